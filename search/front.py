@@ -1,0 +1,21 @@
+"""The front of a study: the COMPLETE trials that no other COMPLETE trial beats in accuracy and size at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from search import pareto
+from search.trial import State, Trial
+
+
+def front(trials: Iterable[Trial]) -> list[Trial]:
+    """The non-dominated COMPLETE trials, smallest first. Trials with equal objectives stay together, in the order of their numbers."""
+    complete = [trial for trial in trials if trial.state is State.COMPLETE]
+    mask = pareto.non_dominated([trial.objectives for trial in complete])
+    members = [trial for trial, survives in zip(complete, mask, strict=True) if survives]
+    return sorted(members, key=lambda trial: (trial.adapter_params, trial.number))
+
+
+def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -> float:
+    """Hypervolume of the COMPLETE trials, in accuracy x decades of parameters (see `pareto.hypervolume`)."""
+    return pareto.hypervolume([t.objectives for t in trials if t.state is State.COMPLETE], reference_point)

@@ -1,0 +1,44 @@
+"""The knobs of training that every method shares.
+
+Source: the common VTAB-1k recipe of this family of papers (AdamW, linear warm-up, cosine; learning rate 1e-3, weight decay 1e-4, batch
+64 or 32, drop path 0.1), and the grids that ARC's and HTA's authors print.
+"""
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from spaces.space import Knob
+
+SHARED = (
+    Knob(
+        "optim.lr",
+        FloatDistribution(1e-4, 2e-2, log=True),
+        default=1e-3,
+        meaning="Peak learning rate of AdamW, reached after the warm-up.",
+        unit="per step",
+        source="NOAH and PETL-ViT scripts 1e-3; ARC 1e-2; HTA's printed grid 1e-4 to 2e-1",
+    ),
+    Knob(
+        "optim.weight_decay",
+        CategoricalDistribution((0.0, 1e-4, 1e-3, 1e-2)),
+        default=1e-4,
+        meaning="Decoupled weight decay of AdamW on matrices; biases and other vectors are not decayed.",
+        unit="per step, times the learning rate",
+        source="NOAH and PETL-ViT scripts 1e-4; ARC and HTA grids 0 to 5e-2",
+    ),
+    Knob(
+        "optim.batch_size",
+        CategoricalDistribution((16, 32, 64)),
+        default=32,
+        meaning="Training images per step.",
+        unit="images",
+        source="PETL-ViT 64; ARC, SNELL and CLoRA 32; HTA grid 16, 32, 64",
+    ),
+    Knob(
+        "recipe.drop_path",
+        CategoricalDistribution((0.0, 0.1)),
+        default=0.1,
+        meaning="Stochastic depth of the last block; earlier blocks follow a linear ramp from 0.",
+        unit="probability",
+        source="PETL-ViT scripts 0.1; ARC 0",
+    ),
+)

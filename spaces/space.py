@@ -1,0 +1,185 @@
+"""What a space is: the knobs of a method, and several methods' spaces joined into one.
+
+A space is data: Optuna distributions with a meaning, a unit and a source. It knows neither models nor training. Optuna is imported
+by whoever samples; a space only holds its distribution objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+Value = str | int | float | bool | None
+Config = dict[str, Value]  # one point of a space: flat, dotted keys, "method" among them
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One hyperparameter of a space.
+
+    Attributes:
+        key: Dotted name, the same in the study file, `--set`, Parquet and MLflow (`lily.rank`, `optim.lr`).
+        distribution: The values that a search tries.
+        default: The paper's value; the first configuration of a method that a search tries is made of defaults.
+        meaning: One sentence.
+        unit: What the value counts or measures ("" for a choice between names).
+        source: Where range and default come from.
+    """
+
+    key: str
+    distribution: BaseDistribution
+    default: Value
+    meaning: str
+    unit: str
+    source: str
+
+    @property
+    def nearest_default(self) -> Value:
+        """The default, or the value of the distribution that lies nearest to it (an override may exclude the paper's value)."""
+        values = self.distribution
+        if isinstance(values, CategoricalDistribution):
+            if self.default in values.choices:
+                return self.default
+            if isinstance(self.default, int | float) and all(isinstance(v, int | float) for v in values.choices):
+                default = self.default
+                return min(values.choices, key=lambda v: abs(float(v) - default))  # type: ignore[arg-type]
+            return values.choices[0]
+        if isinstance(values, IntDistribution | FloatDistribution) and isinstance(self.default, int | float):
+            return min(max(self.default, values.low), values.high)
+        raise TypeError(f"{self.key}: no default can be found in {values!r}")
+
+    def overridden(self, value: Any) -> Knob:
+        """This knob with the values that a study file gives it.
+
+        Args:
+            value: A list (these values), a mapping `{low, high, log?, step?}` (this range) or a plain value (fixed).
+
+        Raises:
+            ValueError: if the override says nothing (an empty list, low above high, an unknown key).
+        """
+        return replace(self, distribution=_distribution(self.key, value))
+
+
+def _distribution(key: str, value: Any) -> BaseDistribution:
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"{key}: an empty list leaves nothing to choose; give at least one value")
+        return CategoricalDistribution(tuple(value))
+    if not isinstance(value, Mapping):
+        return CategoricalDistribution((value,))
+    unknown = set(value) - {"low", "high", "log", "step"}
+    if unknown or not {"low", "high"} <= set(value):
+        raise ValueError(f"{key}: a range is {{low, high, log, step}} with low and high given, got {dict(value)!r}")
+    low, high, log, step = value["low"], value["high"], bool(value.get("log", False)), value.get("step")
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        raise ValueError(f"{key}: low and high are numbers, got {low!r} and {high!r}")
+    if low > high or (log and low <= 0):
+        raise ValueError(f"{key}: a range needs low <= high (and low > 0 when log), got low={low!r}, high={high!r}")
+    if log and step is not None:
+        raise ValueError(f"{key}: a logarithmic range takes no step; drop one of the two")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=int(step or 1))
+    return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def _suggest(trial: optuna.Trial, key: str, values: BaseDistribution) -> Value:
+    if isinstance(values, CategoricalDistribution):
+        return trial.suggest_categorical(key, values.choices)
+    if isinstance(values, IntDistribution):
+        return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
+    if isinstance(values, FloatDistribution):
+        return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
+    raise TypeError(f"{key}: {values!r} is none of Optuna's three distributions")
+
+
+@dataclass(frozen=True)
+class Space:
+    """The knobs of one method, and where its paper's training recipe differs from the shared defaults.
+
+    Attributes:
+        method: The method's name.
+        knobs: Its own knobs, each key beginning with the method's name and a dot.
+        recipe: The paper's values of shared knobs (`optim.lr`) where they differ from the shared defaults.
+    """
+
+    method: str
+    knobs: tuple[Knob, ...] = ()
+    recipe: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """Several methods' spaces as one: the method is asked for first, then its own knobs, then the shared ones.
+
+    Attributes:
+        spaces: One space per method, in the order of the study file.
+        shared: The knobs of training, the same for every method.
+    """
+
+    spaces: tuple[Space, ...]
+    shared: tuple[Knob, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods, in order."""
+        return tuple(space.method for space in self.spaces)
+
+    def knobs(self, method: str) -> tuple[Knob, ...]:
+        """The knobs of a method, its own first, then the shared ones with the paper's defaults."""
+        space = next(s for s in self.spaces if s.method == method)
+        shared = (replace(k, default=space.recipe.get(k.key, k.default)) for k in self.shared)
+        return (*space.knobs, *shared)
+
+    def suggest(self, trial: optuna.Trial) -> Config:
+        """Let an Optuna trial choose one point (define-by-run)."""
+        method = trial.suggest_categorical("method", self.methods)
+        config: Config = {"method": method}
+        for knob in self.knobs(method):
+            config[knob.key] = _suggest(trial, knob.key, knob.distribution)
+        return config
+
+    def distributions(self, method: str) -> dict[str, BaseDistribution]:
+        """Key to distribution for the points of one method, the choice of the method included."""
+        named: dict[str, BaseDistribution] = {"method": CategoricalDistribution(self.methods)}
+        return named | {knob.key: knob.distribution for knob in self.knobs(method)}
+
+    def default(self, method: str) -> Config:
+        """The paper's configuration of a method, each knob moved to the nearest value that the space holds."""
+        return {"method": method} | {knob.key: knob.nearest_default for knob in self.knobs(method)}
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> JointSpace:
+        """This space with the study file's `space:` section applied.
+
+        Raises:
+            ValueError: naming every key that no method has (with the nearest one that exists) and every override that says nothing.
+        """
+        keys = {knob.key for space in self.spaces for knob in space.knobs} | {knob.key for knob in self.shared}
+        problems = []
+        for key, value in overrides.items():
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, n=1)
+                problems.append(f"{key}: no such knob" + (f"; did you mean {near[0]}?" if near else ""))
+                continue
+            try:
+                _distribution(key, value)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+
+        def applied(knobs: Sequence[Knob]) -> tuple[Knob, ...]:
+            return tuple(k.overridden(overrides[k.key]) if k.key in overrides else k for k in knobs)
+
+        return JointSpace(tuple(replace(s, knobs=applied(s.knobs)) for s in self.spaces), applied(self.shared))
