@@ -1,0 +1,95 @@
+"""What one trial runs: adapters on a frozen Vision Transformer, in plain PyTorch and timm.
+
+Two verbs are all that a search needs: `make` gives a worker its trainable (frozen backbone and decoded data, loaded once, reused from
+trial to trial) and `measure` tells the driver, before anything is trained, exactly how many parameters a configuration would train.
+
+Importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Sizes", "Trainable", "make", "measure"]
+
+
+class Trainable(Protocol):
+    """One object per worker, reused from trial to trial."""
+
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+        """Becomes the trial of `config` and `seed`, or takes it up where the checkpoint in `folder` left it.
+
+        Returns:
+            The number of epochs already done; 0 for a fresh trial.
+        """
+
+    def replay(self) -> dict[str, float] | None:
+        """The metrics of the restored epoch, which the checkpoint keeps; None when fresh."""
+
+    def step(self) -> dict[str, float]:
+        """Trains one epoch, evaluates on the validation split, writes the checkpoint (if there is a folder).
+
+        Returns:
+            `val/top1` (fraction in [0, 1]), `val/loss`, `train/loss`, `cost/train_seconds`, `cost/eval_seconds`,
+            `cost/images_per_second`.
+
+        Raises:
+            FloatingPointError: The loss is not finite; the message names the step.
+        """
+
+    def finish(self) -> None:
+        """Leaves the trial: the backbone is again as it was loaded.
+
+        Raises:
+            RuntimeError: It is not: a frozen weight has changed.
+        """
+
+
+class Sizes(Protocol):
+    """What can be known of every configuration before training."""
+
+    @property
+    def n_classes(self) -> int: ...
+
+    @property
+    def backbone_params(self) -> int: ...
+
+    def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Parameters that `config` would train: (adapter, head), exact.
+
+        Raises:
+            ValueError: The configuration is impossible; the message names the law, the value and the remedy.
+        """
+
+
+def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> Trainable:
+    """Loads the frozen backbone and the decoded data, once per worker.
+
+    Args:
+        backbone: `name`, `weights` (null: its own; "random"; or a local safetensors file), `img_size` (null: its own).
+        data: `kind` and what that kind needs, see `trainables.data`.
+        recipe: What is not searched, see `trainables.recipe.Recipe`; every key is optional.
+    """
+    if data.get("kind") == "synthetic":
+        from trainables import synthetic
+
+        return synthetic.make(backbone, data, recipe)
+    from trainables import trial
+
+    return trial.AdapterTrial(backbone, data, recipe)
+
+
+def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
+    """Builds the real model on torch's meta device, where parameters have shapes and no memory, and counts on it.
+
+    `data` may be `{"kind": "none", "n_classes": C}` where only counts are wanted.
+    """
+    if data.get("kind") == "synthetic":
+        from trainables import synthetic
+
+        return synthetic.measure(backbone, data)
+    from trainables import cost
+
+    return cost.MetaSizes(backbone, data)

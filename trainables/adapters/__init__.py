@@ -1,0 +1,87 @@
+"""Adapter methods: one file per paper, what they share in `base`.
+
+model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
+adapt(model, LoRA(rank=8))
+...                                 # train
+merge(model)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from trainables.adapters.arc import ARC
+from trainables.adapters.base import (
+    Layer,
+    Method,
+    adapt,
+    adaptation,
+    load_trainable_state,
+    merge,
+    remove,
+    trainable_parameters,
+    trainable_state,
+)
+from trainables.adapters.head_only import HeadOnly
+from trainables.adapters.lily import Lily
+from trainables.adapters.lora import LoRA
+
+__all__ = [
+    "ARC",
+    "METHODS",
+    "HeadOnly",
+    "Layer",
+    "Lily",
+    "LoRA",
+    "Method",
+    "adapt",
+    "adaptation",
+    "load_trainable_state",
+    "merge",
+    "method_of",
+    "remove",
+    "trainable_parameters",
+    "trainable_state",
+]
+
+METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in (HeadOnly, LoRA, Lily, ARC)}
+
+_TYPES: Final = {"int": (int,), "float": (int, float), "str": (str,)}
+
+
+def method_of(config: Mapping[str, Any]) -> Method:
+    """The method that a configuration names, with the knobs it sets; what it leaves out is the paper's default.
+
+    Args:
+        config: Flat and dotted: `{"method": "lora", "lora.rank": 4, ...}`. Keys of other families (`optim.`, `recipe.`) are not read.
+
+    Raises:
+        ValueError: An unknown method or knob, a value of the wrong type, or one that the method refuses.
+    """
+    name = config.get("method")
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}{near(str(name), METHODS)}")
+    kind = METHODS[name]
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    knobs: dict[str, Any] = {}
+    for key, value in config.items():
+        family, _, knob = key.partition(".")
+        if family in METHODS and family != name:
+            raise ValueError(f"a configuration of {name} holds no knobs of {family}; got {key}; remove it")
+        if family != name:
+            continue
+        if knob not in types:
+            raise ValueError(f"{name} has no knob {knob!r}, it has: {', '.join(types) or 'none'}{near(knob, types)}")
+        if isinstance(value, bool) or not isinstance(value, _TYPES[types[knob]]):
+            raise ValueError(f"{key} must be of type {types[knob]}; got {value!r} of type {type(value).__name__}")
+        knobs[knob] = float(value) if types[knob] == "float" else value
+    return kind(**knobs)
+
+
+def near(word: str, known: Any) -> str:
+    """ "; did you mean X?" for the end of an error, empty if nothing known is near."""
+    matches = difflib.get_close_matches(word, list(known), n=3)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,0 +1,272 @@
+"""What every adapter method shares, written once: where it goes, what is trained, how it merges and how it leaves.
+
+A method is a frozen dataclass of hyperparameters. Its `build` returns one `Layer` for each submodule it adapts; the layer holds the
+frozen submodule as `base` and its trainables beside it. `adapt` puts the layers in, `remove` takes them out, `merge` folds them into
+the weights: after either the model is plain timm again.
+
+    model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
+    adapt(model, LoRA(rank=8))
+    ...                                 # train: only the adapter and the head require gradients
+    merge(model)
+
+A tensor that several layers share is the same `nn.Parameter` object in each, so PyTorch counts, trains and stores it once, under the
+name of its first owner.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from timm.layers import Mlp
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Blocks = Mapping[str, nn.Module]  # a model's transformer blocks in order, by their path in it: "blocks.0", ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """Hyperparameters of an adapter method; the defaults are the paper's.
+
+    Subclasses are frozen dataclasses whose field names are the names of the knobs in a configuration, without the prefix `<name>.`.
+    """
+
+    name: ClassVar[str]
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """Makes the layers that adapt `blocks`, by the path of the submodule each replaces; touches nothing.
+
+        Raises:
+            ValueError: The hyperparameters do not fit this backbone.
+        """
+        raise NotImplementedError
+
+    def require(self, holds: bool, field: str, law: str) -> None:
+        """Raises a ValueError that names the knob, its value and the law, unless the law holds."""
+        if not holds:
+            raise ValueError(f"{self.name}.{field} must be {law}; got {getattr(self, field)!r}")
+
+
+class Layer(nn.Module):
+    """A frozen submodule, `base`, and the trainables that adapt it.
+
+    A layer on a linear says what the adapted weight is and inherits its forward and its merge; another writes its own forward and,
+    in `unmergeable`, why it cannot be folded into the weights.
+    """
+
+    unmergeable: str | None = None
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def adapted_weight(self) -> Tensor:
+        """The weight of the linear that computes what this layer computes, (out, in)."""
+        raise NotImplementedError
+
+    def adapted_bias(self) -> Tensor | None:
+        """Its bias, (out,)."""
+        return self.linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.adapted_weight(), self.adapted_bias())
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The frozen submodule, where it is a linear."""
+        return cast(nn.Linear, self.base)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What `adapt` leaves on a model, so that it can be taken back."""
+
+    method: Method
+    requires_grad: Mapping[str, bool]
+
+
+def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None = None) -> None:
+    """Freezes `model` and puts the method's layers in, in place; the adapter and the classification head are left to train.
+
+    Args:
+        model: A timm VisionTransformer.
+        method: For example `LoRA(rank=8)`.
+        generator: Where the initial values come from (a CPU generator); a new one with seed 0 by default.
+
+    Raises:
+        ValueError: The backbone is not supported, is adapted already, or the method does not fit it. The model is then untouched.
+    """
+    if (present := adaptation(model)) is not None:
+        raise ValueError(
+            f"a model carries one adapter at a time, this one has {present.method.name}; merge or remove it first"
+        )
+    layers = method.build(supported_blocks(model), generator or torch.Generator().manual_seed(0))
+    vars(model)["adaptation"] = Adaptation(method, {name: p.requires_grad for name, p in model.named_parameters()})
+    model.requires_grad_(False)
+    cast(VisionTransformer, model).get_classifier().requires_grad_(True)
+    for path, layer in layers.items():
+        model.set_submodule(path, layer.train(layer.base.training))
+
+
+def adaptation(model: nn.Module) -> Adaptation | None:
+    """What the model is adapted with, None if it is not."""
+    return cast("Adaptation | None", vars(model).get("adaptation"))
+
+
+def adapted_layers(model: nn.Module) -> list[tuple[str, Layer]]:
+    """The layers in the model with their paths, inner ones first."""
+    return [(path, module) for path, module in reversed(list(model.named_modules())) if isinstance(module, Layer)]
+
+
+def remove(model: nn.Module) -> None:
+    """Takes the adapter out: the model is again what it was before `adapt`, its head as trained."""
+    for path, layer in adapted_layers(model):
+        model.set_submodule(path, layer.base)
+    _forget(model)
+
+
+def merge(model: nn.Module) -> None:
+    """Folds the adapter into the weights: a plain timm model that computes the same function.
+
+    The adapted weights are new tensors; what shared memory with the old ones is unaffected.
+
+    Raises:
+        ValueError: A layer cannot be folded, with its reason. The model is then untouched.
+    """
+    layers = adapted_layers(model)
+    for path, layer in layers:
+        if layer.unmergeable is not None:
+            raise ValueError(f"{path} cannot be merged: {layer.unmergeable}")
+    with torch.no_grad():
+        folded = [(path, layer.linear, layer.adapted_weight(), layer.adapted_bias()) for path, layer in layers]
+        for path, linear, weight, bias in folded:
+            linear.weight = nn.Parameter(weight.detach().clone())
+            linear.bias = None if bias is None else nn.Parameter(bias.detach().clone())  # type: ignore[assignment]
+            model.set_submodule(path, linear)
+    _forget(model)
+
+
+def _forget(model: nn.Module) -> None:
+    present = cast(Adaptation, vars(model).pop("adaptation"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(present.requires_grad.get(name, True))
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The trainables of an adapted model, head included; a shared tensor once, under the name of its first owner."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of an adapted model without its frozen backbone: with the method and the backbone it restores the function."""
+    return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
+
+
+def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies a `trainable_state` into a model adapted by the same method.
+
+    Raises:
+        ValueError: The names or shapes are not the model's.
+    """
+    own = trainable_state(model)
+    if mine := own.keys() ^ state.keys():
+        raise ValueError(
+            f"a state must hold exactly the model's trainables; these are in one of the two only: {sorted(mine)}"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} in the model and {tuple(state[name].shape)} in the state"
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+# Which backbones, which blocks
+
+
+def supported_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The transformer blocks of a backbone whose every linear is called as a module, and can therefore be replaced.
+
+    Raises:
+        ValueError: Not timm's plain VisionTransformer. BEiT, EVA and Swin, for example, read `qkv.weight` themselves, so that a layer
+            put in place of `qkv` would never be called and nothing would be adapted.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"supported backbones are timm's plain VisionTransformer; {kind} may read the weights of its linears "
+                         "itself and so bypass an adapter put in their place; choose a plain ViT")  # fmt: skip
+    blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    for path, block in blocks.items():
+        parts = {"block": (block, Block), "attention": (getattr(block, "attn", None), Attention),
+                 "MLP": (getattr(block, "mlp", None), Mlp)}  # fmt: skip
+        for part, (module, plain) in parts.items():
+            if type(module) is not plain:
+                raise ValueError(f"the {part} of a supported backbone is timm's plain {plain.__name__}; {kind}'s {path} has "
+                                 f"{type(module).__name__}; choose a plain ViT")  # fmt: skip
+        if block.attn.gate is not None:
+            raise ValueError(
+                f"the attention of a supported backbone has no gate; {kind}'s {path} has; choose a plain ViT"
+            )
+    return blocks
+
+
+def check_layers(method: Method, layers: str) -> None:
+    """Raises a ValueError unless `layers` reads "all", "first-K" or "last-K"."""
+    method.require(
+        re.fullmatch(r"all|(first|last)-[1-9]\d*", layers) is not None, "layers", '"all", "first-K" or "last-K", K >= 1'
+    )
+
+
+def select(method: Method, layers: str, blocks: Blocks) -> dict[str, nn.Module]:
+    """The blocks that `layers` names, in order."""
+    if layers == "all":
+        return dict(blocks)
+    end, k = layers.split("-")
+    method.require(int(k) <= len(blocks), "layers", f"at most the backbone's {len(blocks)} blocks")
+    chosen = list(blocks.items())
+    return dict(chosen[: int(k)] if end == "first" else chosen[-int(k) :])
+
+
+def check_rank(method: Method, path: str, *sides: int) -> None:
+    """Raises a ValueError if the method's rank is above the smaller side of what it adapts: more rank cannot change the function."""
+    rank: int = cast(Any, method).rank
+    method.require(
+        rank <= min(sides), "rank", f"at most {min(sides)}, the smaller side of {path} on this backbone; lower it"
+    )
+
+
+# Initial values. On the meta device there are none.
+
+
+def zeros(*shape: int, like: Tensor) -> nn.Parameter:
+    """A trainable of zeros, on the device and of the type of `like`."""
+    return nn.Parameter(torch.zeros(shape, device=like.device, dtype=like.dtype))
+
+
+def uniform(*shape: int, bound: float, rng: torch.Generator, like: Tensor) -> nn.Parameter:
+    """A trainable drawn from U(-bound, bound), on the device and of the type of `like`.
+
+    It is drawn in float32 on the CPU, so that a seed gives the same adapter on every device.
+    """
+    if like.is_meta:
+        return nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=rng).to(like))
+
+
+def linear_bound(n_in: int) -> float:
+    """The bound of PyTorch's default for a linear without bias, Kaiming-uniform with a = sqrt(5): 1 / sqrt(n_in)."""
+    return 1.0 / math.sqrt(n_in)
+
+
+def xavier_bound(n_in: int, n_out: int) -> float:
+    """The bound of Xavier-uniform: sqrt(6 / (n_in + n_out))."""
+    return math.sqrt(6.0 / (n_in + n_out))

@@ -1,0 +1,41 @@
+"""What a configuration costs, known before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from trainables import backbones, data
+from trainables.adapters import adapt, method_of, remove
+from trainables.recipe import recipe_of
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Trainable parameters of an adapted model: (adapter, head). A shared tensor counts once."""
+    head = {id(p) for p in cast(VisionTransformer, model).get_classifier().parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    n_head = sum(p.numel() for p in trained if id(p) in head)
+    return sum(p.numel() for p in trained) - n_head, n_head
+
+
+class MetaSizes:
+    """Counts on the real model, built once on torch's meta device: shapes without memory."""
+
+    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
+        self.n_classes = data.n_classes(data_set)
+        self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
+        self.backbone_params = sum(p.numel() for p in self._model.parameters())
+        backbones.set_head(self._model, self.n_classes, torch.Generator())
+
+    def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `trainables.Sizes.count`."""
+        recipe_of({}, config)
+        adapt(self._model, method_of(config))
+        try:
+            return count_parameters(self._model)
+        finally:
+            remove(self._model)

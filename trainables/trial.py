@@ -1,0 +1,250 @@
+"""One trial after another on one worker: the trainable that adapts a frozen Vision Transformer.
+
+The backbone and the decoded images are loaded once. `start` puts a new adapter, head, optimiser and random state on them, `step` trains
+one epoch, `finish` takes everything off again and proves by a fingerprint that the frozen weights are what they were.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables import backbones, checkpoint, data
+from trainables.adapters import (
+    adapt,
+    adaptation,
+    load_trainable_state,
+    method_of,
+    remove,
+    trainable_parameters,
+    trainable_state,
+)
+from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
+
+EVAL_BATCH = 200  # images; accuracy and mean loss do not depend on it
+
+
+class AdapterTrial:
+    """See `trainables.Trainable`. Not safe for threads: a worker has one."""
+
+    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+        self._fixed = dict(recipe)
+        device = recipe_of(recipe, {}).device
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
+        wanted = backbones.preprocessing(self.model)
+        self.n_classes = data.n_classes(data_set)
+        self._splits = {name: split.to(self.device) for name, split in data.load(data_set, wanted).items()}
+        self._normalise = data.Normaliser(wanted, self.device)
+        self._pristine = backbones.fingerprint(self.model)
+        self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
+        self._run: _Run | None = None
+
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+        """See `trainables.Trainable.start`.
+
+        Raises:
+            ValueError: The configuration does not fit the backbone, or the checkpoint is not of this trial.
+        """
+        if self._run is not None or adaptation(self.model) is not None:
+            self.finish()
+        method, recipe = method_of(config), recipe_of(self._fixed, config)
+        saved = None if folder is None else checkpoint.read(folder)
+        if saved is not None:
+            _check_same(saved.facts, config, seed, epochs, cast(Path, folder))
+        torch.set_num_threads(recipe.n_threads)
+        torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        generator = torch.Generator().manual_seed(seed)
+        backbones.set_head(self.model, self.n_classes, generator)
+        adapt(self.model, method, generator=generator)
+        self._run = _Run(self.model, dict(config), seed, epochs, folder, recipe, RandomState(generator, self.device))
+        if saved is not None:
+            self._run.load(saved)
+        return self._run.epoch
+
+    def replay(self) -> dict[str, float] | None:
+        """See `trainables.Trainable.replay`."""
+        return self._running().metrics
+
+    def step(self) -> dict[str, float]:
+        """See `trainables.Trainable.step`."""
+        run = self._running()
+        if run.epoch >= run.epochs:
+            raise RuntimeError(f"the trial has done all of its {run.epochs} epochs; finish it")
+        begun = time.perf_counter()
+        with run.random:
+            train_loss, n_images = self._train(run)
+        trained = time.perf_counter()
+        top1, loss = self.evaluate("validation")
+        evaluated = time.perf_counter()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.epochs}; lower optim.lr"
+            )
+        run.epoch += 1
+        run.metrics = {
+            "val/top1": top1,
+            "val/loss": loss,
+            "train/loss": train_loss,
+            "cost/train_seconds": trained - begun,
+            "cost/eval_seconds": evaluated - trained,
+            "cost/images_per_second": n_images / (trained - begun),
+        }
+        if run.folder is not None:
+            checkpoint.write(run.folder, run.saved())
+        return dict(run.metrics)
+
+    def _train(self, run: _Run) -> tuple[float, int]:
+        train, recipe, model = self._splits["train"], run.recipe, self.model
+        batch = min(recipe.batch_size, len(train))
+        n_steps = len(train) // batch
+        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).split(batch)
+        losses: list[Tensor] = []
+        model.train()
+        for i, index in enumerate(order):
+            step = run.epoch * n_steps + i
+            logits = model(self._normalise(train.images.index_select(0, index)))
+            loss = F.cross_entropy(logits, train.labels.index_select(0, index), label_smoothing=recipe.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip_norm is not None:
+                nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
+            for group in run.optimiser.param_groups:
+                group["lr"] = learning_rate(step, run.epochs * n_steps, recipe)
+            run.optimiser.step()
+            run.optimiser.zero_grad()
+            losses.append(loss.detach())
+        values = torch.stack(losses).tolist()
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the training loss is not finite ({value}) at step {run.epoch * n_steps + i + 1} of {run.epochs * n_steps} "
+                    f"(epoch {run.epoch + 1} of {run.epochs}); lower optim.lr"
+                )
+        return sum(values) / len(values), n_steps * batch
+
+    def evaluate(self, split: str) -> tuple[float, float]:
+        """Accuracy (fraction) and mean cross-entropy of the model as it stands on a split that was loaded."""
+        images, labels = self._splits[split].images, self._splits[split].labels
+        self.model.eval()
+        with torch.inference_mode():
+            logits = torch.cat([self.model(self._normalise(part)) for part in images.split(EVAL_BATCH)])
+            return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
+
+    def finish(self) -> None:
+        """See `trainables.Trainable.finish`."""
+        if self._run is not None:
+            restore(self._run.drop_path_before)
+            self._run = None
+        if adaptation(self.model) is not None:
+            remove(self.model)
+        backbones.remove_head(self.model)
+        self.model.eval()
+        for parameter, flag in zip(self.model.parameters(), self._requires_grad, strict=True):
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        now = backbones.fingerprint(self.model)
+        if changed := sorted(
+            name for name in now.keys() | self._pristine.keys() if now.get(name) != self._pristine.get(name)
+        ):
+            raise RuntimeError(
+                f"a trial must leave the frozen backbone as it found it; changed: {', '.join(changed[:5])}; replace this worker"
+            )
+
+    def _running(self) -> _Run:
+        if self._run is None:
+            raise RuntimeError("no trial is running; start one")
+        return self._run
+
+
+class RandomState:
+    """A trial's own random numbers: in force inside `with`, and the process's own state back afterwards."""
+
+    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
+        self.state: dict[str, Tensor] = {"cpu": generator.get_state()}
+        self._device = device
+        if device.type == "cuda":
+            self.state["cuda"] = torch.Generator(device).manual_seed(generator.initial_seed()).get_state()
+
+    def __enter__(self) -> None:
+        self._outside = self._get()
+        self._set(self.state)
+
+    def __exit__(self, *_: object) -> None:
+        self.state = self._get()
+        self._set(self._outside)
+
+    def _get(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        return state if self._device.type != "cuda" else {**state, "cuda": torch.cuda.get_rng_state(self._device)}
+
+    def _set(self, state: Mapping[str, Tensor]) -> None:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self._device)
+
+
+class _Run:
+    """What belongs to one trial."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: dict[str, Any],
+        seed: int,
+        epochs: int,
+        folder: Path | None,
+        recipe: Recipe,
+        random: RandomState,
+    ) -> None:
+        self.model, self.config, self.seed, self.epochs, self.folder, self.recipe, self.random = (
+            model, config, seed, epochs, folder, recipe, random)  # fmt: skip
+        self.trained = dict(trainable_parameters(model))
+        self.optimiser = optimiser(self.trained.values(), recipe)
+        self.drop_path_before = set_drop_path(cast(VisionTransformer, model).blocks, recipe.drop_path)
+        self.epoch = 0
+        self.metrics: dict[str, float] | None = None
+
+    def saved(self) -> checkpoint.Checkpoint:
+        tensors = {f"trainable/{name}": tensor.cpu() for name, tensor in trainable_state(self.model).items()}
+        for name, parameter in self.trained.items():
+            for key, tensor in self.optimiser.state[parameter].items():
+                tensors[f"optimiser/{name}/{key}"] = tensor.cpu()
+        tensors |= {f"random/{name}": tensor for name, tensor in self.random.state.items()}
+        facts = {
+            "config": self.config,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "epoch": self.epoch,
+            "metrics": self.metrics,
+        }
+        return checkpoint.Checkpoint(tensors, facts)
+
+    def load(self, saved: checkpoint.Checkpoint) -> None:
+        load_trainable_state(self.model, saved.group("trainable"))
+        for name, parameter in self.trained.items():
+            device = {"step": torch.device("cpu") if parameter.device.type == "cpu" else parameter.device}
+            self.optimiser.state[parameter] = {
+                key: tensor.to(device.get(key, parameter.device))
+                for key, tensor in saved.group(f"optimiser/{name}").items()
+            }
+        self.random.state = saved.group("random")
+        self.epoch, self.metrics = saved.facts["epoch"], saved.facts["metrics"]
+
+
+def _check_same(facts: Mapping[str, Any], config: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> None:
+    if facts["config"] != dict(config) or facts["seed"] != seed:
+        raise ValueError(f"a trial resumes from its own checkpoint; {folder} holds one of {facts['config']}, seed {facts['seed']}, not of "
+                         f"{dict(config)}, seed {seed}; use another folder")  # fmt: skip
+    if facts["epoch"] > epochs:
+        raise ValueError(
+            f"the checkpoint in {folder} has {facts['epoch']} epochs, the trial is to have {epochs}; give it as many or more"
+        )
