@@ -9,6 +9,7 @@ Two kinds of user: one `Ledger` per driver that has claimed the study and writes
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import socket
 import time
@@ -281,7 +282,7 @@ class Ledger:
         if trial is not None:
             query = query.where(_reports.c.trial == trial)
         with self._engine.connect() as connection:
-            return [Report(r.trial, r.epoch, r.time, r.event, r.metrics) for r in connection.execute(query)]
+            return [Report(r.trial, r.epoch, r.time, r.event, _read(r.metrics)) for r in connection.execute(query)]
 
     def events(self, *, after: int = -1) -> list[Event]:
         """Everything that happened, in order; `after` as in `reports`."""
@@ -364,7 +365,7 @@ def _trial(row: Any) -> Trial:
         adapter_params=row.adapter_params,
         head_params=row.head_params,
         epochs=row.epoch or 0,
-        metrics=row.metrics or {},
+        metrics=_read(row.metrics),
         reason=row.reason,
         rung=row.rung,
         n_attempts=row.n_attempts,
@@ -374,8 +375,12 @@ def _trial(row: Any) -> Trial:
 
 
 def _finite_json(metrics: Metrics) -> dict[str, float | None]:
-    """JSON has no NaN: a non-finite number is kept as null (the trial's reason tells which it was)."""
-    return {key: value if value == value and abs(value) != float("inf") else None for key, value in metrics.items()}
+    """JSON has no NaN: a number that is not finite is kept as null and read back as NaN (the trial's reason tells which it was)."""
+    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+
+
+def _read(metrics: Mapping[str, float | None] | None) -> Metrics:
+    return {key: math.nan if value is None else value for key, value in (metrics or {}).items()}
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

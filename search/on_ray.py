@@ -1,0 +1,125 @@
+"""The Ray back end: Tune runs the trials on warm actors, the study decides. The only file of `search` that imports Ray.
+
+Two thin shells face Tune: a searcher whose `suggest` is the study's `ask`, and a scheduler whose `on_trial_result` is its `report`.
+Tune keeps no truth here: its snapshots go to a folder that is thrown away, its loggers and retries are off. A driver that dies leaves
+trials RUNNING in the ledger, and the next one takes them up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from trainables.tune import TuneTrial
+
+from search.study import Study
+from search.trial import Decision, State
+
+# Tune's own habits that would fight the ledger or cost time. Set before a Tuner is made; documented in Tune's environment variables.
+_QUIET_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, CSV and TensorBoard per trial: the ledger has it all
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the experiment's snapshot is not what a study resumes from
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the run at once; the ledger is durable at every moment
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # every epoch is reported when it ends
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # no banner; the command line shows the study
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # ask only for a slot that is free
+}
+
+
+def run(study: Study, *, n_slots: int) -> None:
+    """Drive a study to its end on the Ray cluster that this process is connected to.
+
+    Args:
+        study: The study; it stays open.
+        n_slots: How many trials run at once.
+    """
+    os.environ.update(_QUIET_TUNE)
+    resources = study.file.resources
+    per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    scratch = tempfile.mkdtemp(prefix="paretune-tune-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(TuneTrial, per_trial),
+            tune_config=tune.TuneConfig(
+                search_alg=_StudySearcher(study, n_slots),
+                scheduler=_StudyScheduler(study),
+                num_samples=-1,  # the study says when it is over
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=study.file.study,
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own, every epoch
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _StudySearcher(Searcher):  # type: ignore[misc]
+    """`suggest` is the study's `ask`."""
+
+    def __init__(self, study: Study, n_slots: int) -> None:
+        super().__init__()
+        self._study = study
+        self._n_slots = n_slots
+        self._numbers: dict[str, int] = {}  # Tune's name of a live trial -> our number
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self._numbers) >= self._n_slots:
+            return None
+        trial = self._study.ask()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self._numbers[trial_id] = trial.number
+        return {
+            "make": self._study.file.worker(),
+            "trial": trial.number,
+            "config": trial.config,
+            "seed": trial.seed,
+            "epochs": self._study.file.budget.epochs,
+            "reported": trial.epochs,
+            "folder": str(self._study.checkpoint_folder(trial.number).absolute()),
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers.pop(trial_id)
+        if error:
+            self._study.tell(number, State.FAILED, "the worker died")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its shells into a snapshot that nobody reads; a study does not travel
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger holds it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a study is resumed by replaying its ledger."""
+
+
+class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
+    """`on_trial_result` is the study's `report`."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self._study = study
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        report = json.loads(result["report"])
+        if "failure" in report:
+            self._study.tell(report["trial"], State.FAILED, report["failure"])
+            return str(TrialScheduler.STOP)
+        decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
+        return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)

@@ -1,0 +1,312 @@
+"""The study: a state machine with three verbs, `ask`, `report` and `tell`, and neither a loop nor a clock.
+
+Back ends drive it: in-process, Ray. The same study file and seed on one worker writes the same sequence of (event, trial, config,
+epoch, metrics) whichever back end runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from search import front as fronts
+from search.config import StudyFile, StudyFileError, check
+from search.ledger import Ledger, StudyRecord
+from search.sampler import Sampler
+from search.seeds import seed_for
+from search.trial import Decision, Metrics, State, Trial
+from spaces import Config
+
+MAX_REJECTIONS_IN_A_ROW = 1000
+ANCHOR = "head_only"
+
+
+class Sizes(Protocol):
+    """What is known of a configuration before training: its exact size, from the real model on the meta device."""
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of the data set."""
+
+    @property
+    def backbone_params(self) -> int:
+        """Parameters of the frozen backbone."""
+
+    def count(self, config: Config) -> tuple[int, int]:
+        """(adapter_params, head_params); ValueError if the configuration is impossible."""
+
+
+class Study:
+    """One question and everything decided about it so far.
+
+    Made by `Study.create` or `Study.open`; both claim the ledger for this process.
+
+    Attributes:
+        file: The resolved study file.
+        folder: Where everything of the study lies.
+        record: What was fixed when the study was made.
+    """
+
+    def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes) -> None:
+        self.file = file
+        self.folder = file.folder
+        self.record: StudyRecord = ledger.study()
+        self._ledger = ledger
+        self._sizes = sizes
+        self._max_params: int = int(self.record.facts["max_params"])
+        self._space = file.joint_space()
+        self._sampler = Sampler(self._space, kind=file.search.sampler, seed=file.search.seed)
+        self._first = deque(self._first_configs())  # asked for before the sampler is
+        self._trials: list[Trial] = []
+        self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
+        self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
+        self._in_flight: deque[int] = deque()  # running when the last driver ended; go on before anything new starts
+        self._exhausted = False
+        self._replay()
+
+    # -- making and opening --------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, file: StudyFile, sizes: Sizes) -> Study:
+        """A new study in `file.folder`.
+
+        Raises:
+            LedgerError: if the folder holds a study already.
+        """
+        max_params = file.budget.max_params or sizes.backbone_params
+        facts = {
+            "n_classes": sizes.n_classes,
+            "backbone_params": sizes.backbone_params,
+            "max_params": max_params,
+            "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
+        }
+        ledger = Ledger.create(file.folder / "ledger.db", name=file.study, file=file.resolved(), facts=facts)
+        return cls(file, ledger, sizes)
+
+    @classmethod
+    def open(cls, file: StudyFile, sizes: Sizes) -> Study:
+        """The study that lies in `file.folder`, rebuilt by replaying its ledger.
+
+        Raises:
+            LedgerError: if there is none, or another driver runs it.
+            StudyFileError: if it was made from another study file; the message shows the difference.
+        """
+        ledger = Ledger.open(file.folder / "ledger.db")
+        refuse_changes(ledger.study(), file)
+        ledger.claim()
+        return cls(file, ledger, sizes)
+
+    def close(self) -> None:
+        """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
+        self._ledger.close()
+
+    # -- the three verbs -----------------------------------------------------------------------------------------------------------
+
+    def ask(self) -> Trial | None:
+        """The next trial to run, or None when there is nothing (more) to start.
+
+        A trial that ran when the last driver ended comes first, under its own number. Otherwise head-only, then the paper's default
+        of each method, then what the sampler chooses; configurations that are too large, impossible or known already are rejected on
+        the way, in the same transaction.
+        """
+        if self._in_flight:
+            with self._ledger.decision() as writer:
+                trial = writer.attempt(self._trials[self._in_flight[0]])
+            self._in_flight.popleft()
+            self._trials[trial.number] = trial
+            return trial
+        if self._exhausted or len(self._trials) >= self.file.budget.n_trials:
+            return None
+        rejections: list[tuple[Config, str]] = []
+        while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
+            ticket, config = self._next_config()
+            try:
+                adapter_params, head_params = self._sizes.count(config)
+                self._check(config, adapter_params)
+            except ValueError as error:
+                rejections.append((config, str(error)))
+                if ticket is not None:
+                    self._sampler.reject(ticket)
+                continue
+            number = len(self._trials)
+            seed = seed_for(self.file.search.seed, "trial", number)
+            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params)
+            with self._ledger.decision() as writer:
+                writer.reject(rejections)
+                trial = writer.start(trial)
+            self._remember(trial, ticket)
+            return trial
+        with self._ledger.decision() as writer:
+            writer.reject(rejections)
+            writer.event("exhausted", reason=f"{MAX_REJECTIONS_IN_A_ROW} configurations in a row were rejected")
+        self._exhausted = True
+        return None
+
+    def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
+        """Take in one epoch of a trial and decide whether it goes on.
+
+        The last epoch of the budget completes the trial in the same transaction. A number that is not finite fails it. Epochs that
+        the ledger holds already (repeated after a resume) change nothing.
+
+        Raises:
+            ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
+        """
+        trial = self._trials[number]
+        if trial.state.finished:
+            return Decision.STOP
+        if epoch <= trial.epochs:
+            return Decision.CONTINUE
+        if epoch != trial.epochs + 1:
+            raise ValueError(f"trial {number} reported epoch {epoch} after epoch {trial.epochs}; epochs arrive one by one")
+        if (objective := self.file.objectives[0]) not in metrics:
+            raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
+        broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
+        with self._ledger.decision() as writer:
+            trial = writer.report(trial, epoch, metrics)
+            if broken is not None:
+                trial = writer.finish(trial, State.FAILED, reason=broken)
+            elif epoch == self.file.budget.epochs:
+                trial = writer.finish(trial, State.COMPLETE)
+        self._settle(trial)
+        return Decision.STOP if trial.state.finished else Decision.CONTINUE
+
+    def tell(self, number: int, state: State, reason: str) -> None:
+        """End a trial before its last epoch: FAILED by its own or its worker's fault, or PRUNED by hand."""
+        trial = self._trials[number]
+        if trial.state.finished:
+            return
+        with self._ledger.decision() as writer:
+            trial = writer.finish(trial, state, reason=reason)
+        self._settle(trial)
+
+    # -- looking -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def trials(self) -> list[Trial]:
+        """A copy of all trials, safe to read from another thread."""
+        return list(self._trials)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing more will start."""
+        started_all = self._exhausted or len(self._trials) >= self.file.budget.n_trials
+        return started_all and all(trial.state.finished for trial in self._trials)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space has nothing new left (1,000 rejections in a row)."""
+        return self._exhausted
+
+    @property
+    def reference_point(self) -> tuple[float, float]:
+        """(chance level, largest adapter): where the hypervolume is measured from."""
+        top1, size = self.record.facts["reference_point"]
+        return float(top1), float(size)
+
+    def front(self) -> list[Trial]:
+        """The non-dominated COMPLETE trials, smallest first."""
+        return fronts.front(self.trials)
+
+    def hypervolume(self) -> float:
+        """The front's hypervolume."""
+        return fronts.hypervolume(self.trials, self.reference_point)
+
+    def checkpoint_folder(self, number: int) -> Path:
+        """Where a trial's checkpoint lies."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    # -- inside --------------------------------------------------------------------------------------------------------------------
+
+    def _first_configs(self) -> list[Config]:
+        """Head-only anchors the small end of the front; then every method has its paper's default tried."""
+        everything = self.file.model_copy(update={"methods": (ANCHOR, *self.file.methods)}).joint_space()
+        return [everything.default(method) for method in everything.methods]
+
+    def _next_config(self) -> tuple[int | None, Config]:
+        if self._first:
+            config = self._first.popleft()
+            return self._sampler.add(config, drawn=False), config
+        return self._sampler.draw()
+
+    def _check(self, config: Config, adapter_params: int) -> None:
+        if adapter_params > self._max_params:
+            raise ValueError(f"{adapter_params:,} adapter parameters are more than budget.max_params = {self._max_params:,}")
+        if (twin := self._numbers.get(_key(config))) is not None:
+            raise ValueError(f"the same configuration as trial {twin}")
+
+    def _remember(self, trial: Trial, ticket: int | None) -> None:
+        self._trials.append(trial)
+        self._tickets[trial.number] = ticket
+        self._numbers[_key(trial.config)] = trial.number
+
+    def _settle(self, trial: Trial) -> None:
+        """Take a trial's new standing over into memory, and tell the sampler if it has ended."""
+        self._trials[trial.number] = trial
+        ticket = self._tickets[trial.number]
+        if ticket is None:
+            return
+        if trial.state is State.COMPLETE:
+            self._sampler.complete(ticket, *trial.objectives)
+        elif trial.state is State.PRUNED:
+            self._sampler.prune(ticket)
+        elif trial.state is State.FAILED:
+            self._sampler.fail(ticket)
+
+    def _replay(self) -> None:
+        """Rebuild memory and sampler by going through the ledger's events in their order."""
+        trials = {trial.number: trial for trial in self._ledger.trials()}
+        for event in self._ledger.events():
+            if event.kind == "rejected":
+                if (ticket := self._taken_up(event.detail["config"])) is not None:
+                    self._sampler.reject(ticket)
+            elif event.kind == "started" and event.trial is not None:
+                trial = trials[event.trial]
+                self._remember(replace(trial, state=State.RUNNING), self._taken_up(trial.config))
+            elif event.kind in ("completed", "pruned", "failed") and event.trial is not None:
+                self._settle(trials[event.trial])
+            elif event.kind == "exhausted":
+                self._exhausted = True
+        self._in_flight.extend(trial.number for trial in self._trials if not trial.state.finished)
+
+    def _taken_up(self, config: Config) -> int | None:
+        first = bool(self._first) and config == self._first[0]
+        if first:
+            self._first.popleft()
+        return self._sampler.add(config, drawn=not first)
+
+
+def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
+    """A study's file is fixed when the study is made.
+
+    Raises:
+        StudyFileError: showing every key whose value differs.
+    """
+    then, now = _flat(check(record.file).resolved()), _flat(file.resolved())
+    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if changed:
+        lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
+        raise StudyFileError(
+            f"study {file.study} exists in {file.folder} and was made from another study file:\n{lines}\n"
+            f"Give the new question another name (study: ...), or restore the old values."
+        )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        if isinstance(part, Mapping):
+            flat |= _flat(part, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = part
+    return flat
+
+
+def _key(config: Config) -> str:
+    return json.dumps(config, sort_keys=True)
+
+

@@ -1,0 +1,118 @@
+"""A trainable that trains nothing: accuracy is a formula with a known front. To try and to test searches without torch.
+
+The surface. With p adapter parameters and s = log10(1 + p),
+
+    best(p)          = 0.95 - 0.35 / (1 + s)                                  what the right knobs reach at size p
+    top1(config)     = best(p) - 0.02 (log10 lr + 2.5)^2                       a learning rate of 10^-2.5 is right for all
+    top1(config, e)  = chance + (top1(config) - chance) (1 - exp(-4 e / E)) / (1 - exp(-4))      after e of E epochs
+
+so the front holds, at every attainable size, the value best(p). Sizes: head_only 0; lora 1,000 r per adapted matrix; arc 150 r;
+lily 400 r per expert.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+N_CLASSES = 10
+HEAD_PARAMS = 650
+BACKBONE_PARAMS = 1_000_000
+BEST_LOG_LR = -2.5
+
+
+def best(adapter_params: int) -> float:
+    """The accuracy of the front at a size (fraction)."""
+    return 0.95 - 0.35 / (1.0 + math.log10(1.0 + adapter_params))
+
+
+class SyntheticSizes:
+    """Sizes by formula; see `trainables.Sizes`."""
+
+    n_classes = N_CLASSES
+    backbone_params = BACKBONE_PARAMS
+
+    def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """(adapter_params, head_params) of a configuration."""
+        method = config["method"]
+        if method == "head_only":
+            return 0, HEAD_PARAMS
+        rank = int(config[f"{method}.rank"])
+        factor = {
+            "lora": lambda: 1_000 * len(str(config["lora.targets"]).replace("_mlp", "mm")),
+            "arc": lambda: 150,
+            "lily": lambda: 400 * int(config["lily.n_experts"]),
+        }.get(method)
+        if factor is None:
+            raise ValueError(f"the synthetic surface has no size for {method}; it knows head_only, lora, arc and lily")
+        return rank * factor(), HEAD_PARAMS
+
+
+class SyntheticTrainable:
+    """A trainable whose metrics are the surface's; see `trainables.Trainable`.
+
+    Args:
+        noise: Standard deviation of a trial's accuracy around the surface, drawn once per seed.
+        diverges_above_lr: Learning rates above this give NaN from the second epoch on.
+    """
+
+    def __init__(self, *, noise: float = 0.0, diverges_above_lr: float | None = None) -> None:
+        self._noise = noise
+        self._diverges_above_lr = diverges_above_lr
+        self._sizes = SyntheticSizes()
+        self._epoch = 0
+
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+        """Become a trial; goes on from the epoch that `folder` remembers."""
+        self._config, self._epochs, self._folder = dict(config), epochs, folder
+        adapter_params, _ = self._sizes.count(config)
+        self._final = best(adapter_params) - 0.02 * (math.log10(float(config["optim.lr"])) - BEST_LOG_LR) ** 2
+        self._final += self._noise * random.Random(seed).gauss(0.0, 1.0)  # noqa: S311 - not cryptography
+        self._epoch = 0
+        if folder is not None and (folder / "epoch.json").exists():
+            self._epoch = int(json.loads((folder / "epoch.json").read_text())["epoch"])
+        return self._epoch
+
+    def replay(self) -> dict[str, float] | None:
+        """The metrics of the epoch that was restored."""
+        return self._metrics() if self._epoch else None
+
+    def step(self) -> dict[str, float]:
+        """One epoch."""
+        self._epoch += 1
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draft = self._folder / ".epoch.json"
+            draft.write_text(json.dumps({"epoch": self._epoch}))
+            os.replace(draft, self._folder / "epoch.json")
+        return self._metrics()
+
+    def finish(self) -> None:
+        """Nothing to leave behind."""
+
+    def _metrics(self) -> dict[str, float]:
+        if (
+            self._diverges_above_lr is not None
+            and self._config["optim.lr"] > self._diverges_above_lr
+            and self._epoch > 1
+        ):
+            return {"val/top1": math.nan, "val/loss": math.nan, "train/loss": math.nan}
+        chance = 1.0 / N_CLASSES
+        learnt = (1.0 - math.exp(-4.0 * self._epoch / self._epochs)) / (1.0 - math.exp(-4.0))
+        top1 = chance + (self._final - chance) * learnt
+        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1}
+
+
+def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable:
+    """See `trainables.make`; only `data` matters: `noise` and `diverges_above_lr`."""
+    return SyntheticTrainable(noise=data.get("noise", 0.0), diverges_above_lr=data.get("diverges_above_lr"))
+
+
+def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> SyntheticSizes:
+    """See `trainables.measure`."""
+    return SyntheticSizes()

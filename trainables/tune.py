@@ -1,0 +1,76 @@
+"""The Ray Tune trainable: one warm actor that runs trial after trial. The only file of `trainables` that imports Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from trainables import Trainable, make
+
+
+class TuneTrial(tune.Trainable):  # type: ignore[misc]
+    """A class trainable with `reset_config`: one step is one epoch, and the next trial reuses frozen backbone and decoded data.
+
+    A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}` or `{"trial", "failure"}`. Failures travel as
+    results, because Tune would keep an exception's text from the searcher; the trial that failed leaves no worker behind it, the
+    next one builds a new one. The trial itself never says that it is done: the study decides.
+
+    The configuration of a Tune trial: `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`, `reported`
+    (epochs that the ledger holds) and `folder` (of the checkpoint).
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the worker, and become the first trial."""
+        self._trainable: Trainable | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become the next trial."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one epoch, or give again the one that a checkpoint holds and the ledger does not."""
+        if self._failure is None:
+            try:
+                return self._report(**self._epoch())
+            except Exception as error:
+                self._trainable = None
+                self._failure = f"{type(error).__name__}: {error}"
+        return self._report(failure=self._failure)
+
+    def cleanup(self) -> None:
+        """Leave the trial; what the worker keeps must be as it was."""
+        if self._trainable is not None:
+            self._trainable.finish()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._trial: int = config["trial"]
+        self._failure: str | None = None
+        self._pending: dict[str, float] | None = None
+        try:
+            if self._trainable is None:
+                self._trainable = make(**config["make"])
+            folder = Path(config["folder"])
+            self._done = self._trainable.start(config["config"], seed=config["seed"], epochs=config["epochs"], folder=folder)
+            if self._done > config["reported"]:
+                self._pending = self._trainable.replay()
+        except Exception as error:
+            self._trainable = None
+            self._failure = f"{type(error).__name__}: {error}"
+
+    def _epoch(self) -> dict[str, Any]:
+        if self._trainable is None:
+            raise RuntimeError("the worker was not set up")
+        metrics, self._pending = self._pending, None
+        if metrics is None:
+            metrics = self._trainable.step()
+            self._done += 1
+        return {"epoch": self._done, "metrics": metrics}
+
+    def _report(self, **content: Any) -> dict[str, Any]:
+        return {"report": json.dumps({"trial": self._trial, **content})}
