@@ -12,11 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import spaces
+from search.errors import RequestError
 
 PACKAGED = resources.files("search") / "studies"
 
 
-class StudyFileError(ValueError):
+class StudyFileError(RequestError):
     """A study file that cannot be used; the message lists every problem, one per line."""
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from search.errors import RequestError
 from search.trial import Metrics, State, Trial
 from spaces import Config
 
@@ -86,7 +87,7 @@ _owner = sa.Table(
 LEASE_SECONDS = 10.0  # a silent owner on another host counts as dead after this
 
 
-class LedgerError(Exception):
+class LedgerError(RequestError):
     """The ledger cannot be used as asked; the message names the law and the remedy."""
 
 

@@ -43,8 +43,13 @@ class Sampler:
         self._study.sampler = self._sampler(seed_for(self._seed, "ask", self._n_draws))
         trial = self._study.ask()
         config = self._space.suggest(trial)
-        self._n_draws += 1
-        return trial.number, config
+        # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts them
+        # while the trial runs; the ledger does not have them. So the draw itself is given up, and its configuration taken up anew.
+        self._study.tell(trial, state=TrialState.FAIL)
+        ticket = self.add(config, drawn=True)
+        if ticket is None:
+            raise RuntimeError(f"Optuna drew a point outside its own space: {config}")
+        return ticket, config
 
     def add(self, config: Config, *, drawn: bool) -> int | None:
         """Take up a configuration that is known already: from the ledger, or the paper's default.
@@ -61,10 +66,11 @@ class Sampler:
         if method not in self._space.methods:
             return None
         distributions = self._space.distributions(method)
-        params = {key: config[key] for key in distributions}
-        if not all(d._contains(d.to_internal_repr(params[key])) for key, d in distributions.items()):
+        try:
+            params = {key: config[key] for key in distributions}
+            trial = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+        except (KeyError, ValueError):  # an anchor, or a point from before the space was changed
             return None
-        trial = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
         self._study.add_trial(trial)
         return len(self._study.get_trials(deepcopy=False)) - 1
 

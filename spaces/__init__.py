@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from spaces import arc, head_only, lily, lora
 from spaces.shared import SHARED
-from spaces.space import Config, JointSpace, Knob, Space, Value
+from spaces.space import Config, JointSpace, Knob, Space, Value, in_words
 
-__all__ = ["SHARED", "SPACES", "Config", "JointSpace", "Knob", "Space", "Value", "joint"]
+__all__ = ["SHARED", "SPACES", "Config", "JointSpace", "Knob", "Space", "Value", "in_words", "joint"]
 
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in (head_only, lora, arc, lily)}
 

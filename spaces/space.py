@@ -25,6 +25,15 @@ Value = str | int | float | bool | None
 Config = dict[str, Value]  # one point of a space: flat, dotted keys, "method" among them
 
 
+def in_words(values: BaseDistribution) -> str:
+    """A distribution as a person would write it: `1, 2, 4` or `0.0001 to 0.02 (log)`."""
+    if isinstance(values, CategoricalDistribution):
+        return ", ".join(str(choice) for choice in values.choices)
+    if isinstance(values, IntDistribution | FloatDistribution):
+        return f"{values.low:g} to {values.high:g}" + (" (log)" if values.log else "")
+    raise TypeError(f"{values!r} is none of Optuna's three distributions")
+
+
 @dataclass(frozen=True)
 class Knob:
     """One hyperparameter of a space.

@@ -1,0 +1,282 @@
+"""The command line. Heavy libraries are imported by the commands that need them: `--help` and the reading commands stay quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from search.load import SavedStudy
+
+app = typer.Typer(
+    name="paretune",
+    help="Which adapter, at which size, is worth training on my data?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, or its folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]
+DEFAULT_STORAGE = Path("paretune-studies")
+
+
+def main() -> None:
+    """The `paretune` command. Exit code 0: done; 1: the work failed; 2: the request was wrong."""
+    from search.errors import RequestError
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from here")
+        sys.exit(1)
+    except RequestError as error:
+        _complain(str(error))
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")] = None,
+    overrides: Overrides = None,
+    storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
+    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+) -> None:
+    """Search here, or go on with a search. A finished study prints its front."""
+    from search import config
+    from search.progress import Progress
+    from search.run import run as run_study
+
+    if back_end not in ("ray", "in-process"):
+        raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
+    file = config.load(study, overrides or ())
+    if storage is not None:
+        file = file.model_copy(update={"storage": storage})
+    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=Progress(Console()), say=_complain)  # type: ignore[arg-type]
+    _show_front(study_at_end)
+    _show_places(study_at_end)
+    if not study_at_end.members:
+        raise typer.Exit(1)
+
+
+@app.command()
+def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Print the Pareto front of a study."""
+    from search import report
+
+    saved = _load(study, storage)
+    if as_json:
+        _print_json(report.front_json(saved.record, saved.history))
+    else:
+        _show_front(saved)
+
+
+@app.command()
+def trials(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    rejected: Annotated[bool, typer.Option("--rejected", help="The configurations refused before training, and why.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the trials of a study."""
+    from search import report
+
+    saved = _load(study, storage)
+    if rejected:
+        if as_json:
+            _print_json([{"config": config, "reason": reason} for config, reason in saved.rejections])
+            return
+        table = Table("configuration", "reason", box=None)
+        for config, reason in saved.rejections:
+            table.add_row(" ".join(f"{key}={value}" for key, value in config.items()), reason)
+        Console().print(table)
+    elif as_json:
+        _print_json([report.trial_json(trial) for trial in saved.history])
+    else:
+        Console().print(report.trials_table(saved.history))
+
+
+@app.command()
+def show(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Show one trial: configuration, metrics per epoch, what happened to it."""
+    from search import report
+    from search.errors import RequestError
+
+    saved = _load(study, storage)
+    if trial >= len(saved.history):
+        raise RequestError(f"study {saved.name} has no trial {trial}; it has {len(saved.history)}, counted from 0")
+    one = saved.history[trial]
+    reports = [r for r in saved.epochs if r.trial == trial]
+    if as_json:
+        history = [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in reports]
+        _print_json(report.trial_json(one) | {"reports": history})
+        return
+    console = Console()
+    console.print(f"[bold]{one.label}[/]  {one.state}" + (f": {one.reason}" if one.reason else ""), highlight=False)
+    facts = Table(box=None, show_header=False)
+    for key, value in one.config.items():
+        facts.add_row(key, str(value))
+    facts.add_row("adapter_params", f"{one.adapter_params:,}")
+    facts.add_row("head_params", f"{one.head_params:,}")
+    console.print(facts)
+    keys = [key for key in (reports[-1].metrics if reports else {}) if not key.startswith("cost/")]
+    curve = Table("epoch", *keys, box=None)
+    for r in reports:
+        curve.add_row(str(r.epoch), *(f"{r.metrics[key]:.4f}" for key in keys))
+    console.print(curve)
+
+
+@app.command("ls")
+def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """List the studies under the storage."""
+    from search.config import packaged_names
+    from search.load import load
+
+    studies = [load(path.parent) for path in sorted(storage.glob("*/ledger.db"))]
+    found = [{"name": s.name, "state": s.state.lower(), "path": str(s.folder)} for s in studies]
+    if as_json:
+        _print_json({"studies": found, "packaged": packaged_names()})
+        return
+    table = Table("study", "state", "folder", box=None)
+    for one in found:
+        table.add_row(one["name"], one["state"], one["path"])
+    Console().print(table if found else f"No study in {storage}. `paretune run` makes the packaged one.")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the adapter methods and their knobs."""
+    import spaces
+
+    if as_json:
+        rows = [
+            {
+                "method": name,
+                "knobs": [
+                    {"key": k.key, "values": str(k.distribution), "default": k.default, "unit": k.unit, "meaning": k.meaning}
+                    | {"source": k.source}
+                    for k in space.knobs
+                ],
+            }
+            for name, space in spaces.SPACES.items()
+        ]
+        _print_json({"methods": rows})
+        return
+    console = Console()
+    for name, space in [*spaces.SPACES.items(), ("every method", spaces.Space("", spaces.SHARED))]:
+        table = Table("knob", "default", "values", "meaning", title=name, title_justify="left", title_style="bold", box=None)
+        for knob in space.knobs:
+            table.add_row(knob.key, str(knob.default), spaces.in_words(knob.distribution), knob.meaning)
+        console.print(table if space.knobs else f"[bold]{name}[/]\nno knobs of its own", highlight=False)
+        console.print()
+
+
+@app.command()
+def count(
+    method: Annotated[str, typer.Option(help="The adapter method.")],
+    backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name.")] = "vit_glyphs",
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob without the method's prefix.")] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the head, which is counted apart.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Count the parameters that an adapter would train, exactly, without training or allocating anything."""
+    import yaml
+    from trainables import measure
+
+    import spaces
+    from search.errors import RequestError
+
+    try:
+        config = spaces.joint([method]).default(method)
+        for assignment in overrides or ():
+            knob, equals, value = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"--set {assignment}: an override is written knob=value")
+            config[f"{method}.{knob.removeprefix(method + '.')}"] = yaml.safe_load(value)
+        sizes = measure({"name": backbone}, {"kind": "none", "n_classes": classes})
+        adapter_params, head_params = sizes.count(config)
+    except (ValueError, yaml.YAMLError) as error:
+        raise RequestError(str(error)) from error
+    own = {key.removeprefix(f"{method}."): value for key, value in config.items() if key.startswith(f"{method}.")}
+    if as_json:
+        counted = {"adapter_params": adapter_params, "head_params": head_params}
+        _print_json({"method": method, "backbone": backbone, "config": own} | counted)
+        return
+    knobs = " ".join(f"{key}={value}" for key, value in own.items())
+    console = Console()
+    console.print(f"{method} on {backbone}  {knobs}", highlight=False, soft_wrap=True)
+    share = adapter_params / sizes.backbone_params
+    console.print(f"adapter {adapter_params:>12,}  ({share:.3%} of the backbone's {sizes.backbone_params:,})", highlight=False)
+    console.print(f"head    {head_params:>12,}  ({classes} classes)", highlight=False)
+
+
+@app.command()
+def ui(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
+) -> None:
+    """Look at the studies in MLflow, on this machine's loopback address."""
+    from search.recording import serve
+
+    serve(storage, study=study, port=port)
+
+
+def _load(study: str, storage: Path) -> SavedStudy:
+    from search.load import load
+
+    return load(Path(study) if (Path(study) / "ledger.db").exists() else storage / study)
+
+
+def _show_front(study: SavedStudy) -> None:
+    from search import report
+
+    console = Console()
+    if not study.members:
+        console.print("No trial is complete: the front is empty.")
+        return
+    console.print(report.front_table(study.members))
+    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
+
+
+def _show_places(study: SavedStudy) -> None:
+    where = Table.grid(padding=(0, 2))
+    for what, name in (
+        ("picture", "front.png"),
+        ("tables", "front.parquet"),
+        ("", "trials.parquet"),
+        ("ledger", "ledger.db"),
+        ("log", "paretune.log"),
+    ):
+        if (study.folder / name).exists():
+            where.add_row(what, str(study.folder / name))
+    where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
+    Console(soft_wrap=True, highlight=False).print(where)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _complain(message: str) -> None:
+    console = Console(stderr=True)
+    console.print(f"paretune: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Reading a study back: `search.load(folder)` gives a frozen picture of it, for notebooks and the command line."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search import report
+from search.front import front, hypervolume
+from search.ledger import Ledger, Report, StudyRecord
+from search.trial import Trial
+from spaces import Config
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class StudyState(enum.StrEnum):
+    """Where a study stands."""
+
+    RUNNING = "RUNNING"  # a driver is at work
+    FINISHED = "FINISHED"  # nothing runs and nothing more will start
+    INTERRUPTED = "INTERRUPTED"  # its driver is gone before the end; run it again and it goes on
+
+
+def study_state(record: StudyRecord, trials: Sequence[Trial], *, exhausted: bool, owner: str | None) -> StudyState:
+    """Where a study stands, from what its ledger says.
+
+    Args:
+        record: The study.
+        trials: All its trials.
+        exhausted: Whether its space had nothing new left.
+        owner: The driver at work, or None.
+    """
+    all_started = exhausted or len(trials) >= int(record.file["budget"]["n_trials"])
+    if all_started and all(trial.state.finished for trial in trials):
+        return StudyState.FINISHED
+    return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED
+
+
+@dataclass(frozen=True)
+class SavedStudy:
+    """A study as it stood when it was loaded; nothing here changes it, and it does not follow what happens later.
+
+    The tables are Arrow: `study.trials().to_pandas()`.
+
+    Attributes:
+        folder: Where everything of the study lies.
+        record: What was fixed when the study was made: name, resolved file, facts.
+        state: Where it stood.
+        history: All trials in the order of their numbers.
+        epochs: All reports in the order of arrival.
+        rejections: The configurations refused before training, with the reasons.
+    """
+
+    folder: Path
+    record: StudyRecord
+    state: StudyState
+    history: tuple[Trial, ...]
+    epochs: tuple[Report, ...]
+    rejections: tuple[tuple[Config, str], ...]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.record.name
+
+    @property
+    def members(self) -> tuple[Trial, ...]:
+        """The front: the non-dominated COMPLETE trials, smallest first."""
+        return tuple(front(self.history))
+
+    @property
+    def reference_point(self) -> tuple[float, float]:
+        """(chance level, largest adapter): where the hypervolume is measured from."""
+        return report.reference(self.record)
+
+    @property
+    def hypervolume(self) -> float:
+        """The front's hypervolume, in accuracy x decades of parameters."""
+        return hypervolume(self.history, self.reference_point)
+
+    def front(self) -> pa.Table:
+        """The front, smallest member first; columns as in `trials`."""
+        return report.trials_arrow(self.members, study=self.record)
+
+    def trials(self) -> pa.Table:
+        """One row per trial, one column per knob and per metric of the last epoch."""
+        return report.trials_arrow(self.history, study=self.record)
+
+    def reports(self) -> pa.Table:
+        """One row per epoch of every trial."""
+        return report.reports_arrow(self.epochs, study=self.record)
+
+    def plot_front(self, path: Path) -> None:
+        """Draw the front into a `.png` or `.svg` file."""
+        report.plot_front(self.history, path, title=self.name, reference_point=self.reference_point)
+
+
+def load(folder: str | Path) -> SavedStudy:
+    """The study that lies in a folder.
+
+    Raises:
+        LedgerError: if there is none, or it cannot be read.
+    """
+    ledger = Ledger.open(Path(folder) / "ledger.db")
+    try:
+        record, trials = ledger.study(), ledger.trials()
+        events = ledger.events()
+        exhausted = any(event.kind == "exhausted" for event in events)
+        rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
+        state = study_state(record, trials, exhausted=exhausted, owner=ledger.owner())
+        return SavedStudy(Path(folder), record, state, tuple(trials), tuple(ledger.reports()), rejections)
+    finally:
+        ledger.close()

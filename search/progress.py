@@ -1,0 +1,134 @@
+"""What a person sees while a study runs: a live picture on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search import report
+from search.study import Study
+from search.trial import State, Trial
+
+_PLAIN_PERIOD_SECONDS = 0.5
+
+
+class Progress:
+    """Shows a running study on a console.
+
+    Args:
+        console: Where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def __call__(self, study: Study, n_slots: int) -> Iterator[None]:
+        """Show the study while the block runs."""
+        clock = _Clock(study)
+        self._console.print(_opening(study, n_slots), soft_wrap=True)
+        if self._console.is_terminal:
+            with Live(get_renderable=lambda: _picture(study, clock), console=self._console, refresh_per_second=4, transient=True):
+                yield
+            return
+        ended = threading.Event()
+        printer = threading.Thread(target=_print_lines, args=(self._console, study, clock, ended), name="paretune-progress")
+        printer.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            printer.join()
+
+
+class _Clock:
+    """Time spent, and time left by the epochs still to train at the speed so far."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._began = time.monotonic()
+        self._epochs_before = self.epochs_done()
+
+    def epochs_done(self) -> int:
+        full = self._study.file.budget.epochs
+        return sum(full if trial.state.finished else trial.epochs for trial in self._study.trials)
+
+    def epochs_in_all(self) -> int:
+        budget = self._study.file.budget
+        return budget.epochs * budget.n_trials
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def left(self) -> float | None:
+        trained = self.epochs_done() - self._epochs_before
+        if not trained:
+            return None
+        return self.elapsed() / trained * (self.epochs_in_all() - self.epochs_done())
+
+
+def _opening(study: Study, n_slots: int) -> str:
+    file, known = study.file, len(study.trials)
+    what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
+    budget = f"{file.budget.n_trials} trials of {file.budget.epochs} epochs, {n_slots} at a time"
+    return f"Study {file.study}: {what}\n{budget}" + (f"; {known} known already" if known else "")
+
+
+def _counts(trials: list[Trial], n_trials: int) -> str:
+    by_state = Counter(trial.state for trial in trials)
+    parts = [f"{sum(t.state.finished for t in trials)}/{n_trials} trials"]
+    parts += [f"{n} {state.lower()}" for state in (State.RUNNING, State.PRUNED, State.FAILED) if (n := by_state[state])]
+    return ", ".join(parts)
+
+
+def _picture(study: Study, clock: _Clock) -> RenderableType:
+    trials = study.trials
+    left = clock.left()
+    status = Table.grid(padding=(0, 2))
+    status.add_row(
+        ProgressBar(total=clock.epochs_in_all(), completed=clock.epochs_done(), width=20),
+        _counts(trials, study.file.budget.n_trials),
+        f"{_span(clock.elapsed())} gone" + (f", {_span(left)} left" if left is not None else ""),
+    )
+    front = study.front()
+    if not front:
+        return Group(status, Text("No trial is complete yet.", style="dim"))
+    return Group(status, Text(f"Hypervolume {study.hypervolume():.4f}", style="dim"), report.front_table(front))
+
+
+def _print_lines(console: Console, study: Study, clock: _Clock, ended: threading.Event) -> None:
+    shown = {trial.number for trial in study.trials if trial.state.finished}
+    while True:
+        last_look = ended.wait(_PLAIN_PERIOD_SECONDS)
+        for trial in study.trials:
+            if trial.state.finished and trial.number not in shown:
+                shown.add(trial.number)
+                left = clock.left()
+                console.print(_line(study, trial, len(shown), left), soft_wrap=True, highlight=False, markup=False)
+        if last_look:
+            return
+
+
+def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
+    line = f"[{n_finished}/{study.file.budget.n_trials}] {trial.label} {trial.state.lower()}"
+    if trial.state is State.COMPLETE:
+        line += f", val/top1 {report.percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
+    elif trial.reason:
+        line += f": {trial.reason}"
+    line += f"; hypervolume {study.hypervolume():.4f}"
+    return line + (f", {_span(left)} left" if left else "")
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,143 @@
+"""Running a study from its file to its front: the place where study, back end and record meet."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from search import report
+from search.config import StudyFile
+from search.errors import RequestError
+from search.load import SavedStudy, StudyState, load
+from search.recording import Recorder, tracking_uri
+from search.study import Study, refuse_changes
+
+BackEnd = Literal["ray", "in-process"]
+Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots) -> shown while it runs
+
+_log = logging.getLogger(__name__)
+_CHATTY = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warnings", "search", "trainables", "cluster")
+
+
+def run(
+    file: StudyFile,
+    *,
+    back_end: BackEnd = "ray",
+    n_cpus: int | None = None,
+    watch: Watch | None = None,
+    say: Callable[[str], None] = _log.warning,
+) -> SavedStudy:
+    """Make the study, or go on with it, and drive it to its end. A finished study is left as it is.
+
+    Args:
+        file: The study file.
+        back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
+        n_cpus: Cores that an embedded Ray may use; None for all.
+        watch: Makes the context that shows progress.
+        say: Takes what a person should know although the search went well (MLflow is behind).
+
+    Returns:
+        The study as it stands at the end.
+
+    Raises:
+        StudyFileError: if the study exists and was made from another file.
+        LedgerError: if another driver runs it, or its ledger cannot be used.
+        RequestError: if backbone, data or resources are not to be had.
+    """
+    if (file.folder / "ledger.db").exists():
+        known = load(file.folder)
+        refuse_changes(known.record, file)
+        if known.state is StudyState.FINISHED:
+            return known
+    file.folder.mkdir(parents=True, exist_ok=True)
+    with _logged_to(file.folder / "paretune.log"), _connected(back_end, n_cpus):
+        study = _opened(file)
+        recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
+        try:
+            drive, n_slots = _back_end(file, back_end)
+            recorder.start()  # now that the large imports are done, and beside the training
+            with watch(study, n_slots) if watch else nullcontext():
+                drive(study)
+        finally:
+            study.close()
+            behind = recorder.stop()
+        write_views(file.folder)
+    if behind:
+        say(behind)
+    return load(file.folder)
+
+
+def write_views(folder: Path) -> None:
+    """Put the front as picture and the trials as Parquet beside the ledger. Views: they can be rebuilt at any time."""
+    study = load(folder)
+    report.write_parquet(study.history, folder / "trials.parquet", study=study.record)
+    report.write_parquet(study.members, folder / "front.parquet", study=study.record)
+    study.plot_front(folder / "front.png")
+
+
+def _opened(file: StudyFile) -> Study:
+    from trainables import measure
+
+    worker = file.worker()
+    try:
+        sizes = measure(worker["backbone"], worker["data"])
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    if (file.folder / "ledger.db").exists():
+        return Study.open(file, sizes)
+    study = Study.create(file, sizes)
+    (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
+    return study
+
+
+def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:
+    if back_end == "in-process":
+        return nullcontext()
+    from cluster.connect import embedded
+
+    return embedded(n_cpus=n_cpus)
+
+
+def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:
+    """What drives a study, and how many trials it runs at once."""
+    if back_end == "in-process":
+        from trainables import make
+
+        from search import in_process
+
+        return lambda study: in_process.run(study, make(**file.worker())), 1
+    from cluster.connect import slots
+    from search import on_ray
+
+    try:
+        n_slots = slots(cpus_per_trial=file.resources.cpus_per_trial, gpus_per_trial=file.resources.gpus_per_trial)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    return lambda study: on_ray.run(study, n_slots=n_slots), n_slots
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """What the libraries have to say goes to the study's log file, not to the terminal."""
+    handler = logging.handlers.WatchedFileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    before = [(logger.propagate, logger.level) for logger in loggers]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (propagate, level) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.propagate, logger.level = propagate, level
+        handler.close()

@@ -1,0 +1,21 @@
+"""What all tests share: an environment without telemetry and one embedded Ray for those that need it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("PARETUNE_STORAGE", None)
+
+
+@pytest.fixture(scope="session")
+def embedded_ray() -> Iterator[None]:
+    """A real Ray cluster on two cores of this machine."""
+    from cluster.connect import embedded
+
+    with embedded(n_cpus=2):
+        yield

@@ -1,0 +1,86 @@
+"""What the search relies on in Optuna, and that a rebuilt sampler goes on exactly."""
+
+import math
+
+import pytest
+
+import spaces
+from search.sampler import Sampler
+from spaces import Config
+
+SPACE = spaces.joint(["lora", "arc", "lily"])
+
+
+def size(config: Config) -> int:
+    return 1_000 * int(str(config[f"{config['method']}.rank"]))
+
+
+def accuracy(config: Config) -> float:
+    return 0.9 - 0.1 * abs(math.log10(float(str(config["optim.lr"]))) + 3) - 0.1 / int(str(config[f"{config['method']}.rank"]))
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
+    def told(sampler: Sampler, ticket: int, config: Config, n: int) -> None:
+        if n % 5 == 3:
+            sampler.reject(ticket)
+        elif n % 7 == 4:
+            sampler.fail(ticket)
+        elif n % 7 != 5:  # every seventh stays running
+            sampler.complete(ticket, accuracy(config), size(config))
+
+    first = Sampler(SPACE, kind=kind, seed=5)
+    drawn = []
+    for n in range(40):
+        ticket, config = first.draw()
+        told(first, ticket, config, n)
+        drawn.append(config)
+    second = Sampler(SPACE, kind=kind, seed=5)
+    for n, config in enumerate(drawn[:30]):
+        taken_up = second.add(config, drawn=True)
+        assert taken_up is not None
+        told(second, taken_up, config, n)
+    for n in range(30, 40):
+        ticket, config = second.draw()
+        assert config == drawn[n]
+        told(second, ticket, config, n)
+
+
+def test_only_the_chosen_methods_knobs_are_drawn() -> None:
+    sampler = Sampler(SPACE, seed=1)
+    seen = set()
+    for _ in range(40):
+        _, config = sampler.draw()
+        seen.add(config["method"])
+        own = {key for key in config if not key.startswith(("optim.", "recipe."))} - {"method"}
+        assert own == {knob.key for knob in SPACE.knobs(str(config["method"]))} & own
+        assert {key.split(".")[0] for key in own} == {config["method"]}
+    assert seen == {"lora", "arc", "lily"}
+
+
+def test_rejections_teach_the_sampler() -> None:
+    """Optuna: a PRUNED trial with a violated constraint makes its like less likely (contract)."""
+    limit = 4_000
+
+    def asks_per_feasible(kind: str) -> float:
+        sampler = Sampler(spaces.joint(["lora"]), kind=kind, seed=0)
+        asks = feasible = 0
+        while feasible < 40:
+            ticket, config = sampler.draw()
+            asks += 1
+            if size(config) > limit:
+                sampler.reject(ticket)
+            else:
+                feasible += 1
+                sampler.complete(ticket, accuracy(config), size(config))
+        return asks / feasible
+
+    assert asks_per_feasible("tpe") < 0.8 * asks_per_feasible("random")
+
+
+def test_a_configuration_outside_the_space_is_kept_from_the_sampler() -> None:
+    sampler = Sampler(SPACE)
+    anchor = spaces.joint(["head_only"]).default("head_only")
+    assert sampler.add(anchor, drawn=False) is None
+    foreign = SPACE.default("lora") | {"lora.rank": 3}
+    assert sampler.add(foreign, drawn=False) is None

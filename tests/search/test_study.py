@@ -1,0 +1,222 @@
+"""The study's laws, on synthetic surfaces whose fronts are known in closed form."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainables.synthetic import SyntheticSizes, SyntheticTrainable, best
+
+from search import in_process
+from search.config import StudyFile, StudyFileError, check
+from search.ledger import Event, Ledger, OwnedElsewhere
+from search.study import MAX_REJECTIONS_IN_A_ROW, Study
+from search.trial import Decision, State
+
+GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
+
+
+def study_file(storage: Path, **changes: object) -> StudyFile:
+    raw = {
+        "study": "s",
+        "data": {"kind": "synthetic"},
+        "methods": ["lora", "arc", "lily"],
+        "budget": {"n_trials": 12, "epochs": 3, "max_params": 20_000},
+        "storage": str(storage),
+    }
+    return check(raw | changes)
+
+
+def new_study(storage: Path, **changes: object) -> Study:
+    return Study.create(study_file(storage, **changes), SyntheticSizes())
+
+
+def history(study: Study) -> list[tuple[str, int | None, str]]:
+    """The ledger's events without their times."""
+    events: list[Event] = Ledger.open(study.folder / "ledger.db").events()
+    return [(event.kind, event.trial, json.dumps(dict(event.detail))) for event in events]
+
+
+def test_head_only_is_asked_first_then_the_default_of_every_method(tmp_path: Path) -> None:
+    study = new_study(tmp_path, budget={"n_trials": 12, "epochs": 3, "max_params": 10**9})
+    asked = [study.ask() for _ in range(4)]
+    assert [trial.config["method"] for trial in asked if trial] == ["head_only", "lora", "arc", "lily"]
+    assert asked[1] is not None
+    assert asked[1].config["lora.rank"] == 8
+
+
+def test_a_study_runs_exactly_its_trials_and_then_asks_for_nothing(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    in_process.run(study, SyntheticTrainable())
+    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 12
+    assert study.ask() is None
+    assert study.finished
+
+
+def test_the_front_is_what_the_surface_says_for_the_sizes_that_were_tried(tmp_path: Path) -> None:
+    study = new_study(tmp_path, space={"optim.lr": 10**-2.5}, budget={"n_trials": 15, "epochs": 3, "max_params": 20_000})
+    in_process.run(study, SyntheticTrainable())
+    sizes = sorted({trial.adapter_params for trial in study.trials})
+    assert len(sizes) > 4
+    assert sorted({t.adapter_params for t in study.front()}) == sizes  # at the best learning rate larger is always better
+    for trial in study.front():
+        assert trial.metrics["val/top1"] == pytest.approx(best(trial.adapter_params), abs=1e-12)
+
+
+def test_a_trial_is_complete_at_exactly_the_budgeted_epoch(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    trial = study.ask()
+    assert trial is not None
+    decisions = [study.report(trial.number, epoch, GOOD) for epoch in (1, 2, 3)]
+    assert decisions == [Decision.CONTINUE, Decision.CONTINUE, Decision.STOP]
+    assert study.trials[0].state is State.COMPLETE
+
+
+def test_an_epoch_may_not_be_left_out_but_may_be_repeated(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    study.ask()
+    study.report(0, 1, GOOD)
+    study.report(0, 2, GOOD)
+    before = history(study)
+    assert study.report(0, 1, GOOD | {"val/top1": 0.9}) is Decision.CONTINUE
+    assert history(study) == before
+    with pytest.raises(ValueError, match="epoch 4 after epoch 2"):
+        study.report(0, 4, GOOD)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_fails_the_trial_with_the_reason(tmp_path: Path, broken: float) -> None:
+    study = new_study(tmp_path)
+    study.ask()
+    assert study.report(0, 1, GOOD | {"train/loss": broken}) is Decision.STOP
+    assert study.trials[0].state is State.FAILED
+    assert study.trials[0].reason == f"train/loss is {broken} at epoch 1"
+    assert study.front() == []
+
+
+def test_diverging_trials_fail_and_the_search_goes_on(tmp_path: Path) -> None:
+    study = new_study(tmp_path, budget={"n_trials": 30, "epochs": 3, "max_params": 20_000})
+    in_process.run(study, SyntheticTrainable(diverges_above_lr=0.004))
+    states = {trial.state for trial in study.trials}
+    assert states == {State.COMPLETE, State.FAILED}
+    assert all((trial.state is State.FAILED) == (trial.config["optim.lr"] > 0.004) for trial in study.trials)
+    assert all("nan" in str(trial.reason) for trial in study.trials if trial.state is State.FAILED)
+
+
+def test_an_exception_in_the_trainable_fails_the_trial_with_its_text(tmp_path: Path) -> None:
+    class Breaks(SyntheticTrainable):
+        def step(self) -> dict[str, float]:
+            if self._config["method"] == "arc":
+                raise RuntimeError("the GPU fell off the bus")
+            return super().step()
+
+    study = new_study(tmp_path)
+    in_process.run(study, Breaks())
+    for trial in study.trials:
+        assert (trial.state is State.FAILED) == (trial.method == "arc")
+        assert trial.reason == ("RuntimeError: the GPU fell off the bus" if trial.method == "arc" else None)
+
+
+def test_what_is_too_large_is_rejected_with_the_law_and_takes_no_number(tmp_path: Path) -> None:
+    study = new_study(tmp_path, budget={"n_trials": 10, "epochs": 1, "max_params": 3_000})
+    in_process.run(study, SyntheticTrainable())
+    assert [trial.number for trial in study.trials] == list(range(10))
+    assert all(trial.adapter_params <= 3_000 for trial in study.trials)
+    reasons = [json.loads(detail)["reason"] for kind, _, detail in history(study) if kind == "rejected"]
+    assert any("are more than budget.max_params = 3,000" in reason for reason in reasons)
+
+
+def test_the_same_configuration_is_never_trained_twice_and_an_empty_space_is_said_to_be_exhausted(tmp_path: Path) -> None:
+    fixed = {"optim.lr": 1e-3, "optim.weight_decay": 0.0, "optim.batch_size": 32, "recipe.drop_path": 0.0}
+    arc = {"arc.rank": [5, 10], "arc.position": "att", "arc.layers": "all", "arc.dropout": 0.0}
+    study = new_study(tmp_path, methods=["arc"], space=fixed | arc, search={"sampler": "random"})
+    in_process.run(study, SyntheticTrainable())
+    assert sorted(str(trial.config.get("arc.rank")) for trial in study.trials) == ["10", "5", "None"]
+    assert study.exhausted
+    assert study.finished
+    assert sum(kind == "rejected" for kind, _, _ in history(study)) >= MAX_REJECTIONS_IN_A_ROW
+
+
+def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path: Path) -> None:
+    histories = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        study = new_study(tmp_path, study=name, search={"seed": seed})
+        in_process.run(study, SyntheticTrainable(noise=0.01))
+        histories.append(history(study))
+    assert histories[0] == histories[1]
+    assert histories[0] != histories[2]
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.lists(st.integers(0, 36), min_size=1, max_size=3))
+def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(tmp_path_factory: pytest.TempPathFactory, stops: list[int]) -> None:
+    class Stopped(Exception):
+        pass
+
+    class Stops(SyntheticTrainable):
+        """Dies at its n-th step, after the checkpoint is written and before anyone hears of it."""
+
+        n = 0
+
+        def step(self) -> dict[str, float]:
+            metrics = super().step()
+            self.n -= 1
+            if self.n < 0:
+                raise KeyboardInterrupt
+            return metrics
+
+    base = tmp_path_factory.mktemp("study")
+    whole = new_study(base, study="whole", space={"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    in_process.run(whole, SyntheticTrainable(noise=0.01))
+
+    file = study_file(base, study="parts", space={"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    study = Study.create(file, SyntheticSizes())
+    for stop in stops:
+        trainable = Stops(noise=0.01)
+        trainable.n = stop
+        try:
+            in_process.run(study, trainable)
+        except KeyboardInterrupt:
+            study.close()
+            study = Study.open(file, SyntheticSizes())
+    in_process.run(study, SyntheticTrainable(noise=0.01))
+    one, other = ([h for h in history(s) if h[0] != "resumed"] for s in (whole, study))
+    assert one == other
+
+
+def test_in_flight_trials_go_on_under_their_number_before_anything_new_starts(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    study.ask()
+    second = study.ask()
+    study.report(0, 1, GOOD)
+    study.close()
+    again = Study.open(study.file, SyntheticSizes())
+    resumed = [again.ask(), again.ask(), again.ask()]
+    assert [trial.number for trial in resumed if trial] == [0, 1, 2]
+    assert [trial.n_attempts for trial in resumed if trial] == [2, 2, 1]
+    assert resumed[0] is not None
+    assert resumed[0].epochs == 1
+    assert second is not None
+    assert resumed[1] is not None
+    assert resumed[1].config == second.config
+
+
+def test_a_study_made_from_another_file_is_refused_with_the_difference(tmp_path: Path) -> None:
+    new_study(tmp_path).close()
+    changed = study_file(tmp_path, budget={"n_trials": 13, "epochs": 3, "max_params": 20_000})
+    with pytest.raises(StudyFileError, match="budget.n_trials: 12 -> 13"):
+        Study.open(changed, SyntheticSizes())
+
+
+def test_a_study_that_another_driver_holds_is_refused(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    with pytest.raises(OwnedElsewhere, match="is being run by process"):
+        Study.open(study.file, SyntheticSizes())
+
+
+def test_the_reference_point_is_chance_level_and_the_largest_adapter_wanted(tmp_path: Path) -> None:
+    assert new_study(tmp_path).reference_point == (0.1, 20_000.0)
+    without_limit = new_study(tmp_path, study="t", budget={"n_trials": 1, "epochs": 1})
+    assert without_limit.reference_point == (0.1, float(SyntheticSizes.backbone_params))

@@ -1,0 +1,93 @@
+"""Laws of the packaged spaces and of joining and overriding them."""
+
+import dataclasses
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+import spaces
+
+
+@pytest.mark.parametrize("method", spaces.SPACES)
+def test_every_knob_says_what_it_means_and_where_it_comes_from(method: str) -> None:
+    for knob in (*spaces.SPACES[method].knobs, *spaces.SHARED):
+        assert knob.meaning.endswith(".")
+        assert knob.source
+    assert all(knob.key.startswith(f"{method}.") for knob in spaces.SPACES[method].knobs)
+    assert set(spaces.SPACES[method].recipe) <= {knob.key for knob in spaces.SHARED}
+
+
+@pytest.mark.parametrize("method", spaces.SPACES)
+def test_every_method_has_an_adapter_whose_fields_and_defaults_are_the_spaces(method: str) -> None:
+    from trainables.adapters import METHODS
+
+    defaults = {f"{method}.{f.name}": f.default for f in dataclasses.fields(METHODS[method])}
+    for knob in spaces.SPACES[method].knobs:
+        assert knob.default == defaults[knob.key], knob.key
+
+
+def test_every_adapter_has_a_space() -> None:
+    from trainables.adapters import METHODS
+
+    assert set(METHODS) == set(spaces.SPACES)
+
+
+def test_the_default_of_a_method_is_the_papers_in_knobs_and_recipe() -> None:
+    joint = spaces.joint(["lora", "arc"])
+    assert joint.default("arc")["optim.lr"] == 1e-2
+    assert joint.default("lora")["optim.lr"] == 1e-3
+    assert joint.default("arc")["arc.rank"] == 50
+
+
+@pytest.mark.parametrize(
+    ("value", "distribution"),
+    [
+        ([1, 2, 4], CategoricalDistribution((1, 2, 4))),
+        (4, CategoricalDistribution((4,))),
+        ({"low": 1, "high": 8}, IntDistribution(1, 8)),
+        ({"low": 1, "high": 64, "log": True}, IntDistribution(1, 64, log=True)),
+        ({"low": 1e-4, "high": 1e-2, "log": True}, FloatDistribution(1e-4, 1e-2, log=True)),
+    ],
+)
+def test_an_override_is_a_list_a_range_or_a_fixed_value(value: object, distribution: object) -> None:
+    joint = spaces.joint(["lora"]).with_overrides({"lora.rank": value})
+    assert joint.distributions("lora")["lora.rank"] == distribution
+
+
+def test_a_default_outside_an_override_moves_to_the_nearest_value() -> None:
+    assert spaces.joint(["arc"]).with_overrides({"arc.rank": [2, 30, 45]}).default("arc")["arc.rank"] == 45
+    assert spaces.joint(["arc"]).with_overrides({"arc.rank": {"low": 1, "high": 20}}).default("arc")["arc.rank"] == 20
+    assert spaces.joint(["lora"]).with_overrides({"lora.targets": ["qkv", "qkvo"]}).default("lora")["lora.targets"] == "qkv"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"lora.rnak": 4}, "lora.rnak: no such knob; did you mean lora.rank?"),
+        ({"lora.rank": []}, "an empty list leaves nothing to choose"),
+        ({"optim.lr": {"low": 1.0, "high": 0.1}}, "low <= high"),
+        ({"optim.lr": {"low": 0.0, "high": 0.1, "log": True}}, "low > 0 when log"),
+        ({"optim.lr": {"min": 0.0}}, "a range is {low, high, log, step}"),
+        ({"optim.lr": {"low": "a", "high": 1}}, "low and high are numbers"),
+    ],
+)
+def test_an_override_that_says_nothing_is_refused_with_the_law(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("}", r"\}").replace("?", r"\?")):
+        spaces.joint(["lora"]).with_overrides(overrides)
+
+
+def test_an_unknown_method_is_named_with_its_nearest_neighbour() -> None:
+    with pytest.raises(ValueError, match=r"loar: no such method; did you mean lora\?"):
+        spaces.joint(["loar"])
+
+
+def test_the_imported_packages_are_ours() -> None:
+    from pathlib import Path
+
+    import cluster
+    import search
+    import trainables
+
+    here = Path(spaces.__file__).parents[1]
+    assert {Path(str(p.__file__)).parents[1] for p in (cluster, search, trainables)} == {here}
+    assert hasattr(spaces, "joint")
