@@ -1,7 +1,8 @@
 """What one trial runs: adapters on a frozen Vision Transformer, in plain PyTorch and timm.
 
-Two verbs are all that a search needs: `make` gives a worker its trainable (frozen backbone and decoded data, loaded once, reused from
-trial to trial) and `measure` tells the driver, before anything is trained, exactly how many parameters a configuration would train.
+Two verbs are all that a search needs: `make` gives a worker its trainable (frozen backbone and decoded data, loaded
+once, reused from trial to trial) and `measure` tells the driver, before anything is trained, exactly how many
+parameters a configuration would train.
 
 Importing this package does not import torch.
 """
@@ -51,10 +52,12 @@ class Sizes(Protocol):
     """What can be known of every configuration before training."""
 
     @property
-    def n_classes(self) -> int: ...
+    def n_classes(self) -> int:
+        """Classes of the data set; chance level is 1 / n_classes."""
 
     @property
-    def backbone_params(self) -> int: ...
+    def backbone_params(self) -> int:
+        """Parameters of the frozen backbone, without a head."""
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Parameters that `config` would train: (adapter, head), exact.

@@ -25,18 +25,25 @@ RANDOM: Final = "random"
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-@register_model
 def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """The packaged backbone, pretrained on glyphs rendered from fonts; see `trainables/weights/vit_glyphs.json`."""
     card = json.loads((WEIGHTS / "vit_glyphs.json").read_text())
-    architecture = {key: value for key, value in card["architecture"].items() if key not in ("mean", "std")}
-    size, chans = architecture["img_size"], architecture.get("in_chans", 3)
+    architecture = card["architecture"]
+    size, chans = architecture["img_size"], architecture["in_chans"]
     cfg = {
-        "file": str(WEIGHTS / "vit_glyphs.safetensors"), "num_classes": card.get("num_classes", 0), "classifier": "head",
-        "first_conv": "patch_embed.proj", "input_size": (chans, size, size), "fixed_input_size": True, "crop_pct": 1.0,
-        "interpolation": "bicubic", "mean": tuple(card["mean"]), "std": tuple(card["std"]), "architecture": "vit_glyphs",
-    }  # fmt: skip
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        "file": str(WEIGHTS / "vit_glyphs.safetensors"),
+        "num_classes": 0,
+        "classifier": "head",
+        "first_conv": "patch_embed.proj",
+        "input_size": (chans, size, size),
+        "fixed_input_size": True,
+        "crop_pct": 1.0,
+        "interpolation": card.get("interpolation", "bilinear"),
+        "mean": tuple(card["mean"]),
+        "std": tuple(card["std"]),
+        **(kwargs.pop("pretrained_cfg_overlay", None) or {}),
+    }
+    for key in ("pretrained_cfg", "cache_dir"):
         kwargs.pop(key, None)
     model = build_model_with_cfg(
         VisionTransformer,
@@ -49,6 +56,9 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     return cast(VisionTransformer, model)
 
 
+register_model(vit_glyphs)
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a backbone wants its images.
@@ -58,23 +68,23 @@ class Preprocessing:
         size: Height and width, pixels.
         mean: Per channel, of values in [0, 1].
         std: Per channel.
+        interpolation: "bilinear", "bicubic" or "nearest": how images are resized.
     """
 
     channels: int
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
 
 
-def create(
-    name: str, weights: str | None = None, img_size: int | None = None, device: str | torch.device = "cpu"
-) -> nn.Module:
+def create(name: str, weights: str | None = None, img_size: int | None = None, device: str | torch.device = "cpu") -> nn.Module:
     """A timm model without a classifier, in eval mode.
 
     Args:
         name: `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
-        weights: None for the model's own (packaged, or downloaded by timm); "random" for none, the same on every call; or the path of
-            a safetensors file.
+        weights: None for the model's own (packaged, or downloaded by timm); "random" for none, the same on every
+            call; or the path of a safetensors file.
         img_size: Height and width in pixels; None for the model's own. Position embeddings are resampled.
         device: "meta" gives shapes only: nothing is read, downloaded or allocated.
 
@@ -125,16 +135,16 @@ def preprocessing(model: nn.Module) -> Preprocessing:
     embed = getattr(model, "patch_embed", None)
     if embed is not None and getattr(embed, "img_size", None) is not None:
         height, width = embed.img_size
-    return Preprocessing(int(chans), (int(height), int(width)), tuple(config["mean"]), tuple(config["std"]))
+    size = (int(height), int(width))
+    return Preprocessing(int(chans), size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
 
 
 def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> None:
     """Gives a model without a classifier a new one: weights truncated normal with standard deviation 0.02, biases zero."""
     like = next(model.parameters())
-    head = torch.nn.utils.skip_init(
-        nn.Linear, cast(int, model.num_features), n_classes, device=like.device, dtype=like.dtype
-    )
+    head = nn.Linear(cast(int, model.num_features), n_classes, device="meta").to(like.dtype)
     if not like.is_meta:
+        head.to_empty(device=like.device)
         values = nn.init.trunc_normal_(torch.empty(head.weight.shape), std=0.02, generator=generator)
         with torch.no_grad():
             head.weight.copy_(values)
@@ -156,11 +166,7 @@ def fingerprint(model: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str, in
     """
     tensors = model.state_dict()
     sums = [
-        tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
-        for tensor in tensors.values()
+        tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors.values()
     ]
     totals: Tensor = torch.stack(sums).cpu()  # one transfer, however many tensors
-    return {
-        name: (tuple(t.shape), str(t.dtype), total)
-        for (name, t), total in zip(tensors.items(), totals.tolist(), strict=True)
-    }
+    return {name: (tuple(t.shape), str(t.dtype), total) for (name, t), total in zip(tensors.items(), totals.tolist(), strict=True)}

@@ -36,6 +36,7 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
+        """The same images on a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -96,9 +97,7 @@ def digits_split() -> dict[str, Tensor]:
     left, split = [len(members) for members in by_class], {}
     for name, size in DIGITS_SPLIT.items():
         taken = apportion(size, left)
-        split[name] = torch.tensor(
-            sorted(members.pop() for members, n in zip(by_class, taken, strict=True) for _ in range(n))
-        )
+        split[name] = torch.tensor(sorted(members.pop() for members, n in zip(by_class, taken, strict=True) for _ in range(n)))
         left = [len(members) for members in by_class]
     return split
 
@@ -118,10 +117,11 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def resize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 images (n, 1 or 3, h, w), bicubic, at the backbone's size and with its number of channels."""
+    """Brings uint8 images (n, 1 or 3, h, w) to the backbone's size and number of channels."""
     if images.shape[-2:] != preprocessing.size:
-        large = F.interpolate(images.float(), preprocessing.size, mode="bicubic", antialias=True)
-        images = large.round().clamp(0, 255).to(torch.uint8)
+        smooth = preprocessing.interpolation in ("bilinear", "bicubic")
+        resized = F.interpolate(images.float(), preprocessing.size, mode=preprocessing.interpolation, antialias=smooth)
+        images = resized.round().clamp(0, 255).to(torch.uint8)
     if images.shape[1] == preprocessing.channels:
         return images
     if images.shape[1] == 1:
@@ -141,4 +141,5 @@ class Normaliser:
         self.shift = (-mean / std).view(-1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) uint8 -> the same shape, float32."""
         return torch.addcmul(self.shift, images, self.scale)

@@ -1,8 +1,8 @@
 """How a trial is trained: optimiser, schedule, regularisation. The defaults are the recipe the VTAB-1K papers share.
 
-AdamW; learning rate linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak, set at each step; weight decay
-on matrices only (biases, norms and every other 1-D tensor are left out, as timm's optimiser factory does it); batches of a fresh
-permutation each epoch, a last incomplete batch left out.
+AdamW; learning rate linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak, set at each
+step; weight decay on matrices only (biases, norms and every other 1-D tensor are left out, as timm's optimiser
+factory does it); batches of a fresh permutation each epoch, a last incomplete batch left out.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Attributes:
-    lr: Peak learning rate, positive.
-    weight_decay: AdamW's, at least 0.
-    batch_size: Images per step, at least 1.
-    drop_path: Stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
-    warmup_fraction: Part of all steps that warm up, in [0, 1].
-    final_lr_fraction: The last learning rate over the peak, in [0, 1].
-    label_smoothing: In [0, 1).
-    clip_norm: Largest norm of the gradient of all trainables together; None for no limit.
-    n_threads: Torch threads of the worker, at least 1.
-    device: Torch device; None for CUDA where there is one, else the CPU.
+    """The training knobs that are not a method's.
+
+    Attributes:
+        lr: Peak learning rate, positive.
+        weight_decay: AdamW's, at least 0.
+        batch_size: Images per step, at least 1.
+        drop_path: Stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
+        warmup_fraction: Part of all steps that warm up, in [0, 1].
+        final_lr_fraction: The last learning rate over the peak, in [0, 1].
+        label_smoothing: In [0, 1).
+        clip_norm: Largest norm of the gradient of all trainables together; None for no limit.
+        n_threads: Torch threads of the worker, at least 1.
+        device: Torch device; None for CUDA where there is one, else the CPU.
     """
 
     lr: float = 1e-3
     weight_decay: float = 1e-4
-    batch_size: int = 64
+    batch_size: int = 32
     drop_path: float = 0.1
     warmup_fraction: float = 0.1
     final_lr_fraction: float = 0.01
@@ -86,14 +88,12 @@ def recipe_of(fixed: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
 
 
 def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
-    """Learning rate of step 0, ..., n_steps - 1: the peak is reached at the end of the warm-up, the final value at the last step."""
+    """Learning rate of step 0, ..., n_steps - 1: the peak at the end of the warm-up, the final value at the last step."""
     n_warmup = round(recipe.warmup_fraction * n_steps)
     if step < n_warmup:
         return recipe.lr * (step + 1) / n_warmup
     progress = (step + 1 - n_warmup) / (n_steps - n_warmup)
-    return recipe.lr * (
-        recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
-    )
+    return recipe.lr * (recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:

@@ -1,7 +1,8 @@
 """One trial after another on one worker: the trainable that adapts a frozen Vision Transformer.
 
-The backbone and the decoded images are loaded once. `start` puts a new adapter, head, optimiser and random state on them, `step` trains
-one epoch, `finish` takes everything off again and proves by a fingerprint that the frozen weights are what they were.
+The backbone and the decoded images are loaded once. `start` puts a new adapter, head, optimiser and random state on them,
+`step` trains one epoch, `finish` takes everything off again and proves by a fingerprint that the frozen weights are what they
+were.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +31,7 @@ from trainables.adapters import (
 )
 from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
 
-EVAL_BATCH = 200  # images; accuracy and mean loss do not depend on it
+EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lily's router "batch"
 
 
 class AdapterTrial:
@@ -57,16 +59,17 @@ class AdapterTrial:
         if self._run is not None or adaptation(self.model) is not None:
             self.finish()
         method, recipe = method_of(config), recipe_of(self._fixed, config)
+        plan = _Plan(dict(config), seed, epochs, recipe, folder)
         saved = None if folder is None else checkpoint.read(folder)
         if saved is not None:
-            _check_same(saved.facts, config, seed, epochs, cast(Path, folder))
+            plan.check(saved.facts)
         torch.set_num_threads(recipe.n_threads)
         torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(seed)
         backbones.set_head(self.model, self.n_classes, generator)
         adapt(self.model, method, generator=generator)
-        self._run = _Run(self.model, dict(config), seed, epochs, folder, recipe, RandomState(generator, self.device))
+        self._run = _Run(self.model, plan, generator, self.device)
         if saved is not None:
             self._run.load(saved)
         return self._run.epoch
@@ -78,8 +81,8 @@ class AdapterTrial:
     def step(self) -> dict[str, float]:
         """See `trainables.Trainable.step`."""
         run = self._running()
-        if run.epoch >= run.epochs:
-            raise RuntimeError(f"the trial has done all of its {run.epochs} epochs; finish it")
+        if run.epoch >= run.plan.epochs:
+            raise RuntimeError(f"the trial has done all of its {run.plan.epochs} epochs; finish it")
         begun = time.perf_counter()
         with run.random:
             train_loss, n_images = self._train(run)
@@ -88,7 +91,7 @@ class AdapterTrial:
         evaluated = time.perf_counter()
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.epochs}; lower optim.lr"
+                f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
             )
         run.epoch += 1
         run.metrics = {
@@ -99,15 +102,15 @@ class AdapterTrial:
             "cost/eval_seconds": evaluated - trained,
             "cost/images_per_second": n_images / (trained - begun),
         }
-        if run.folder is not None:
-            checkpoint.write(run.folder, run.saved())
+        if run.plan.folder is not None:
+            checkpoint.write(run.plan.folder, run.saved())
         return dict(run.metrics)
 
     def _train(self, run: _Run) -> tuple[float, int]:
-        train, recipe, model = self._splits["train"], run.recipe, self.model
+        train, recipe, model = self._splits["train"], run.plan.recipe, self.model
         batch = min(recipe.batch_size, len(train))
         n_steps = len(train) // batch
-        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).split(batch)
+        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).split(batch)  # type: ignore[no-untyped-call]
         losses: list[Tensor] = []
         model.train()
         for i, index in enumerate(order):
@@ -118,16 +121,16 @@ class AdapterTrial:
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
             for group in run.optimiser.param_groups:
-                group["lr"] = learning_rate(step, run.epochs * n_steps, recipe)
+                group["lr"] = learning_rate(step, run.plan.epochs * n_steps, recipe)
             run.optimiser.step()
             run.optimiser.zero_grad()
             losses.append(loss.detach())
         values = torch.stack(losses).tolist()
-        for i, value in enumerate(values):
+        for step, value in enumerate(values, start=run.epoch * n_steps + 1):
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"the training loss is not finite ({value}) at step {run.epoch * n_steps + i + 1} of {run.epochs * n_steps} "
-                    f"(epoch {run.epoch + 1} of {run.epochs}); lower optim.lr"
+                    f"the training loss is not finite ({value}) at step {step} of {run.plan.epochs * n_steps} "
+                    f"(epoch {run.epoch + 1} of {run.plan.epochs}); lower optim.lr"
                 )
         return sum(values) / len(values), n_steps * batch
 
@@ -136,7 +139,8 @@ class AdapterTrial:
         images, labels = self._splits[split].images, self._splits[split].labels
         self.model.eval()
         with torch.inference_mode():
-            logits = torch.cat([self.model(self._normalise(part)) for part in images.split(EVAL_BATCH)])
+            parts = images.split(EVAL_BATCH)  # type: ignore[no-untyped-call]
+            logits = torch.cat([self.model(self._normalise(part)) for part in parts])
             return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
 
     def finish(self) -> None:
@@ -152,9 +156,7 @@ class AdapterTrial:
             parameter.requires_grad_(flag)
             parameter.grad = None
         now = backbones.fingerprint(self.model)
-        if changed := sorted(
-            name for name in now.keys() | self._pristine.keys() if now.get(name) != self._pristine.get(name)
-        ):
+        if changed := sorted(name for name in now.keys() | self._pristine.keys() if now.get(name) != self._pristine.get(name)):
             raise RuntimeError(
                 f"a trial must leave the frozen backbone as it found it; changed: {', '.join(changed[:5])}; replace this worker"
             )
@@ -163,6 +165,31 @@ class AdapterTrial:
         if self._run is None:
             raise RuntimeError("no trial is running; start one")
         return self._run
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a trial is to be."""
+
+    config: Mapping[str, Any]
+    seed: int
+    epochs: int
+    recipe: Recipe
+    folder: Path | None
+
+    def check(self, facts: Mapping[str, Any]) -> None:
+        """Raises a ValueError unless a checkpoint's facts are of this trial."""
+        saved, own = (facts["config"], facts["seed"]), (dict(self.config), self.seed)
+        if saved != own:
+            raise ValueError(
+                f"a trial resumes from its own checkpoint; {self.folder} holds one of {saved[0]}, seed {saved[1]}, and this is "
+                f"{own[0]}, seed {own[1]}; use another folder"
+            )
+        if facts["epoch"] > self.epochs:
+            raise ValueError(
+                f"a trial has at least the epochs of its checkpoint; the one in {self.folder} has {facts['epoch']}, got "
+                f"{self.epochs}; give it as many or more"
+            )
 
 
 class RandomState:
@@ -193,58 +220,32 @@ class RandomState:
 
 
 class _Run:
-    """What belongs to one trial."""
+    """What belongs to one trial: its plan, where it stands, and the optimiser over its trainables."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: dict[str, Any],
-        seed: int,
-        epochs: int,
-        folder: Path | None,
-        recipe: Recipe,
-        random: RandomState,
-    ) -> None:
-        self.model, self.config, self.seed, self.epochs, self.folder, self.recipe, self.random = (
-            model, config, seed, epochs, folder, recipe, random)  # fmt: skip
+    def __init__(self, model: nn.Module, plan: _Plan, generator: torch.Generator, device: torch.device) -> None:
+        self.model, self.plan = model, plan
+        self.random = RandomState(generator, device)
         self.trained = dict(trainable_parameters(model))
-        self.optimiser = optimiser(self.trained.values(), recipe)
-        self.drop_path_before = set_drop_path(cast(VisionTransformer, model).blocks, recipe.drop_path)
+        self.optimiser = optimiser(self.trained.values(), plan.recipe)
+        self.drop_path_before = set_drop_path(cast(VisionTransformer, model).blocks, plan.recipe.drop_path)
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
 
     def saved(self) -> checkpoint.Checkpoint:
+        """Trainables, optimiser and random state, and where the trial stands."""
         tensors = {f"trainable/{name}": tensor.cpu() for name, tensor in trainable_state(self.model).items()}
         for name, parameter in self.trained.items():
             for key, tensor in self.optimiser.state[parameter].items():
                 tensors[f"optimiser/{name}/{key}"] = tensor.cpu()
         tensors |= {f"random/{name}": tensor for name, tensor in self.random.state.items()}
-        facts = {
-            "config": self.config,
-            "seed": self.seed,
-            "epochs": self.epochs,
-            "epoch": self.epoch,
-            "metrics": self.metrics,
-        }
-        return checkpoint.Checkpoint(tensors, facts)
+        plan = {"config": dict(self.plan.config), "seed": self.plan.seed, "epochs": self.plan.epochs}
+        return checkpoint.Checkpoint(tensors, {**plan, "epoch": self.epoch, "metrics": self.metrics})
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
+        """Takes the trial up where `saved` left it."""
         load_trainable_state(self.model, saved.group("trainable"))
         for name, parameter in self.trained.items():
-            device = {"step": torch.device("cpu") if parameter.device.type == "cpu" else parameter.device}
-            self.optimiser.state[parameter] = {
-                key: tensor.to(device.get(key, parameter.device))
-                for key, tensor in saved.group(f"optimiser/{name}").items()
-            }
+            state = saved.group(f"optimiser/{name}")
+            self.optimiser.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in state.items()}
         self.random.state = saved.group("random")
         self.epoch, self.metrics = saved.facts["epoch"], saved.facts["metrics"]
-
-
-def _check_same(facts: Mapping[str, Any], config: Mapping[str, Any], seed: int, epochs: int, folder: Path) -> None:
-    if facts["config"] != dict(config) or facts["seed"] != seed:
-        raise ValueError(f"a trial resumes from its own checkpoint; {folder} holds one of {facts['config']}, seed {facts['seed']}, not of "
-                         f"{dict(config)}, seed {seed}; use another folder")  # fmt: skip
-    if facts["epoch"] > epochs:
-        raise ValueError(
-            f"the checkpoint in {folder} has {facts['epoch']} epochs, the trial is to have {epochs}; give it as many or more"
-        )

@@ -56,7 +56,8 @@ def method_of(config: Mapping[str, Any]) -> Method:
     """The method that a configuration names, with the knobs it sets; what it leaves out is the paper's default.
 
     Args:
-        config: Flat and dotted: `{"method": "lora", "lora.rank": 4, ...}`. Keys of other families (`optim.`, `recipe.`) are not read.
+        config: Flat and dotted: `{"method": "lora", "lora.rank": 4, ...}`. Keys of other families (`optim.`,
+            `recipe.`) are not read.
 
     Raises:
         ValueError: An unknown method or knob, a value of the wrong type, or one that the method refuses.
@@ -82,6 +83,6 @@ def method_of(config: Mapping[str, Any]) -> Method:
 
 
 def near(word: str, known: Any) -> str:
-    """ "; did you mean X?" for the end of an error, empty if nothing known is near."""
+    """The end of an error about an unknown `word`: `; did you mean X?`, empty if nothing known is near."""
     matches = difflib.get_close_matches(word, list(known), n=3)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -2,17 +2,18 @@
 
     x' = x + Drop(x (U diag(c))) U^T + b         U in R^{d x r}, c in R^r, b in R^d
 
-in front of the attention (`att`) and of the MLP (`att_mlp`: both), after the layer norm. U is shared by all blocks, one for the
-attentions and one for the MLPs; c and b belong to each block. Down- and up-projection are the same tensor, so that the update is
-symmetric. The input of the attention is the input of the fused `qkv`, the input of the MLP that of `fc1`:
+in front of the attention (`att`) and of the MLP (`att_mlp`: both), after the layer norm. U is shared by all blocks,
+one for the attentions and one for the MLPs; c and b belong to each block. Down- and up-projection are the same
+tensor, so that the update is symmetric. The input of the attention is the input of the fused `qkv`, the input of the
+MLP that of `fc1`:
 
     W' = W (I + U diag(c) U^T)      bias' = bias + W b        (W as PyTorch stores it, out x in)
 
 Count, L blocks: d r + L (r + d) for each position; on ViT-B/16 with r = 50 and both positions 96,432.
 
-Initial values, `c_init`: `released`, as the code has it: U Xavier-uniform, b zero, c zero in the attention and Xavier-uniform on a
-(1, r) tensor in the MLP, so that the MLP does not start as pretrained (at r = 50 and d = 768 its input moves by about 9 %);
-`zeros`: c zero in both, an exact start.
+Initial values: U Xavier-uniform, b zero, and c by `c_init`: `released`, as the code has it, zero in the attention and
+Xavier-uniform on a (1, r) tensor in the MLP, so that the MLP does not start as pretrained (at r = 50 and d = 768 its
+input moves by about 9 %); `zeros`: zero in both, an exact start.
 
 *Deviation:* the classification head is initialised as for every method here; the released code starts it at zero.
 """
@@ -20,7 +21,7 @@ Initial values, `c_init`: `released`, as the code has it: U Xavier-uniform, b ze
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +44,14 @@ POSITIONS: Final = {"att": ("attn.qkv",), "att_mlp": ("attn.qkv", "mlp.fc1")}
 
 @dataclass(frozen=True)
 class ARC(Method):
-    """Attributes:
-    rank: r, at least 1 and at most the width d: beyond it the rank of the update does not grow.
-    position: "att" or "att_mlp".
-    layers: Which blocks: "all", "first-K" or "last-K".
-    dropout: Probability of dropping an element of the code x U diag(c), in [0, 1).
-    c_init: "released" or "zeros".
+    """ARC's hyperparameters.
+
+    Attributes:
+        rank: r, at least 1 and at most the width d: beyond it the rank of the update does not grow.
+        position: "att" or "att_mlp".
+        layers: Which blocks: "all", "first-K" or "last-K".
+        dropout: Probability of dropping an element of the code x U diag(c), in [0, 1).
+        c_init: "released" or "zeros".
     """
 
     name: ClassVar[str] = "arc"
@@ -66,20 +69,20 @@ class ARC(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """A layer for each adapted linear; one U for each position."""
         layers: dict[str, Layer] = {}
         chosen = select(self, self.layers, blocks)
         for target in POSITIONS[self.position]:
-            linears = {f"{path}.{target}": block.get_submodule(target) for path, block in chosen.items()}
-            u: nn.Parameter | None = None
+            linears = {f"{path}.{target}": cast(nn.Linear, block.get_submodule(target)) for path, block in chosen.items()}
+            first, like = next(iter(linears)), next(iter(linears.values())).weight
+            d, r = like.shape[1], self.rank
+            check_rank(self, f"the input of {first}", d)
+            u = uniform(d, r, bound=xavier_bound(d, r), rng=rng, like=like)
             for path, linear in linears.items():
-                assert isinstance(linear, nn.Linear)
-                d = linear.in_features
-                check_rank(self, f"the input of {path}", d)
-                if u is None:
-                    u = uniform(d, self.rank, bound=xavier_bound(d, self.rank), rng=rng, like=linear.weight)
-                c = zeros(self.rank, like=linear.weight)
                 if target == "mlp.fc1" and self.c_init == "released":
-                    c = uniform(self.rank, bound=xavier_bound(1, self.rank), rng=rng, like=linear.weight)
+                    c = uniform(r, bound=xavier_bound(1, r), rng=rng, like=like)
+                else:
+                    c = zeros(r, like=like)
                 layers[path] = ARCLayer(linear, u, c, self.dropout)
         return layers
 
@@ -95,15 +98,18 @@ class ARCLayer(Layer):
         self.b = zeros(base.in_features, like=base.weight)
 
     def adapted_weight(self) -> Tensor:
+        """W (I + U diag(c) U^T), (out, in)."""
         weight = self.linear.weight
         return weight + weight @ (self.u * self.c) @ self.u.T
 
     def adapted_bias(self) -> Tensor:
+        """The bias plus W b, (out,)."""
         moved = self.linear.weight @ self.b
         return moved if self.linear.bias is None else self.linear.bias + moved
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.dropout):
+        """In training the two thin products on the input: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        if not self.training:
             return super().forward(x)
         code = F.dropout(x @ (self.u * self.c), self.dropout)
         y: Tensor = self.base(x + code @ self.u.T + self.b)

@@ -1,16 +1,16 @@
 """What every adapter method shares, written once: where it goes, what is trained, how it merges and how it leaves.
 
-A method is a frozen dataclass of hyperparameters. Its `build` returns one `Layer` for each submodule it adapts; the layer holds the
-frozen submodule as `base` and its trainables beside it. `adapt` puts the layers in, `remove` takes them out, `merge` folds them into
-the weights: after either the model is plain timm again.
+A method is a frozen dataclass of hyperparameters. Its `build` returns one `Layer` for each submodule it adapts; the
+layer holds the frozen submodule as `base` and its trainables beside it. `adapt` puts the layers in, `remove` takes
+them out, `merge` folds them into the weights: after either the model is plain timm again.
 
     model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
     adapt(model, LoRA(rank=8))
     ...                                 # train: only the adapter and the head require gradients
     merge(model)
 
-A tensor that several layers share is the same `nn.Parameter` object in each, so PyTorch counts, trains and stores it once, under the
-name of its first owner.
+A tensor that several layers share is the same `nn.Parameter` object in each, so PyTorch counts, trains and stores it
+once, under the name of its first owner.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Blocks = Mapping[str, nn.Module]  # a model's transformer blocks in order, by their path in it: "blocks.0", ...
+Blocks = Mapping[str, Block]  # a model's transformer blocks in order, by their path in it: "blocks.0", ...
 
 
 @dataclass(frozen=True)
 class Method:
     """Hyperparameters of an adapter method; the defaults are the paper's.
 
-    Subclasses are frozen dataclasses whose field names are the names of the knobs in a configuration, without the prefix `<name>.`.
+    Subclasses are frozen dataclasses whose field names are the names of the knobs in a configuration, without the
+    prefix `<name>.`.
     """
 
     name: ClassVar[str]
@@ -57,8 +58,9 @@ class Method:
 class Layer(nn.Module):
     """A frozen submodule, `base`, and the trainables that adapt it.
 
-    A layer on a linear says what the adapted weight is and inherits its forward and its merge; another writes its own forward and,
-    in `unmergeable`, why it cannot be folded into the weights.
+    A layer on a linear says what the adapted weight is and inherits its forward and its merge. It may have another
+    forward for training, where that is faster or where there is dropout. A layer without an adapted weight writes its
+    own forward and, in `unmergeable`, why it cannot be folded into the weights.
     """
 
     unmergeable: str | None = None
@@ -76,6 +78,7 @@ class Layer(nn.Module):
         return self.linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, in) -> (batch, tokens, out)."""
         return F.linear(x, self.adapted_weight(), self.adapted_bias())
 
     @property
@@ -93,7 +96,7 @@ class Adaptation:
 
 
 def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None = None) -> None:
-    """Freezes `model` and puts the method's layers in, in place; the adapter and the classification head are left to train.
+    """Freezes `model` and puts the method's layers in, in place; the adapter and the head are left to train.
 
     Args:
         model: A timm VisionTransformer.
@@ -101,12 +104,11 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
         generator: Where the initial values come from (a CPU generator); a new one with seed 0 by default.
 
     Raises:
-        ValueError: The backbone is not supported, is adapted already, or the method does not fit it. The model is then untouched.
+        ValueError: The backbone is not supported, is adapted already, or the method does not fit it. The model is then
+            untouched.
     """
     if (present := adaptation(model)) is not None:
-        raise ValueError(
-            f"a model carries one adapter at a time, this one has {present.method.name}; merge or remove it first"
-        )
+        raise ValueError(f"a model carries one adapter at a time, this one has {present.method.name}; merge or remove it first")
     layers = method.build(supported_blocks(model), generator or torch.Generator().manual_seed(0))
     vars(model)["adaptation"] = Adaptation(method, {name: p.requires_grad for name, p in model.named_parameters()})
     model.requires_grad_(False)
@@ -165,7 +167,7 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of an adapted model without its frozen backbone: with the method and the backbone it restores the function."""
+    """The trained part of an adapted model: with the method and the frozen backbone it restores the function."""
     return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
 
 
@@ -177,14 +179,10 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     own = trainable_state(model)
     if mine := own.keys() ^ state.keys():
-        raise ValueError(
-            f"a state must hold exactly the model's trainables; these are in one of the two only: {sorted(mine)}"
-        )
+        raise ValueError(f"a state must hold exactly the model's trainables; these are in one of the two only: {sorted(mine)}")
     for name, tensor in own.items():
         if tensor.shape != state[name].shape:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)} in the model and {tuple(state[name].shape)} in the state"
-            )
+            raise ValueError(f"{name} is {tuple(tensor.shape)} in the model and {tuple(state[name].shape)} in the state")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(state[name])
@@ -193,40 +191,43 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 # Which backbones, which blocks
 
 
-def supported_blocks(model: nn.Module) -> dict[str, nn.Module]:
+def supported_blocks(model: nn.Module) -> dict[str, Block]:
     """The transformer blocks of a backbone whose every linear is called as a module, and can therefore be replaced.
 
     Raises:
-        ValueError: Not timm's plain VisionTransformer. BEiT, EVA and Swin, for example, read `qkv.weight` themselves, so that a layer
-            put in place of `qkv` would never be called and nothing would be adapted.
+        ValueError: Not timm's plain VisionTransformer. BEiT, EVA and Swin, for example, read `qkv.weight` themselves,
+            so that a layer put in place of `qkv` would never be called and nothing would be adapted.
     """
     kind = type(model).__name__
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"supported backbones are timm's plain VisionTransformer; {kind} may read the weights of its linears "
-                         "itself and so bypass an adapter put in their place; choose a plain ViT")  # fmt: skip
-    blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
+    if type(model) is not VisionTransformer:
+        raise ValueError(
+            f"a supported backbone is timm's plain VisionTransformer; {kind} may read the weights of its linears itself "
+            "and so bypass an adapter put in their place; choose a plain ViT"
+        )
+    blocks = {f"blocks.{i}": block for i, block in enumerate(cast(nn.Sequential, model.blocks))}
     for path, block in blocks.items():
-        parts = {"block": (block, Block), "attention": (getattr(block, "attn", None), Attention),
-                 "MLP": (getattr(block, "mlp", None), Mlp)}  # fmt: skip
-        for part, (module, plain) in parts.items():
-            if type(module) is not plain:
-                raise ValueError(f"the {part} of a supported backbone is timm's plain {plain.__name__}; {kind}'s {path} has "
-                                 f"{type(module).__name__}; choose a plain ViT")  # fmt: skip
+        plain = {
+            "block": (block, Block),
+            "attention": (getattr(block, "attn", None), Attention),
+            "MLP": (getattr(block, "mlp", None), Mlp),
+        }
+        for part, (module, wanted) in plain.items():
+            if type(module) is not wanted:
+                raise ValueError(
+                    f"the {part} of a supported backbone is timm's plain {wanted.__name__}; {path} has "
+                    f"{type(module).__name__}; choose a plain ViT"
+                )
         if block.attn.gate is not None:
-            raise ValueError(
-                f"the attention of a supported backbone has no gate; {kind}'s {path} has; choose a plain ViT"
-            )
+            raise ValueError(f"the attention of a supported backbone has no gate; that of {path} has; choose a plain ViT")
     return blocks
 
 
 def check_layers(method: Method, layers: str) -> None:
     """Raises a ValueError unless `layers` reads "all", "first-K" or "last-K"."""
-    method.require(
-        re.fullmatch(r"all|(first|last)-[1-9]\d*", layers) is not None, "layers", '"all", "first-K" or "last-K", K >= 1'
-    )
+    method.require(re.fullmatch(r"all|(first|last)-[1-9]\d*", layers) is not None, "layers", '"all", "first-K" or "last-K", K >= 1')
 
 
-def select(method: Method, layers: str, blocks: Blocks) -> dict[str, nn.Module]:
+def select(method: Method, layers: str, blocks: Blocks) -> dict[str, Block]:
     """The blocks that `layers` names, in order."""
     if layers == "all":
         return dict(blocks)
@@ -237,11 +238,9 @@ def select(method: Method, layers: str, blocks: Blocks) -> dict[str, nn.Module]:
 
 
 def check_rank(method: Method, path: str, *sides: int) -> None:
-    """Raises a ValueError if the method's rank is above the smaller side of what it adapts: more rank cannot change the function."""
+    """Raises a ValueError if the rank is above the smaller side of what it adapts: more cannot change the function."""
     rank: int = cast(Any, method).rank
-    method.require(
-        rank <= min(sides), "rank", f"at most {min(sides)}, the smaller side of {path} on this backbone; lower it"
-    )
+    method.require(rank <= min(sides), "rank", f"at most {min(sides)}, the smaller side of {path} on this backbone; lower it")
 
 
 # Initial values. On the meta device there are none.

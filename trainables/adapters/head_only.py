@@ -15,9 +15,10 @@ from trainables.adapters.base import Blocks, Layer, Method
 
 @dataclass(frozen=True)
 class HeadOnly(Method):
-    """No hyperparameters."""
+    """The method without hyperparameters."""
 
     name: ClassVar[str] = "head_only"
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """No layers."""
         return {}
