@@ -53,7 +53,7 @@ class Recipe:
         n_eval: images drawn for each of the two source accuracies.
     """
 
-    n_steps: int = 8000
+    n_steps: int = 6000
     batch_size: int = 256
     lr: float = 5e-3
     warmup_fraction: float = 0.05
@@ -133,6 +133,7 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
         "architecture": ARCHITECTURE,
         "mean": [MEAN],
         "std": [STD],
+        "interpolation": "bicubic",
         "source": "letters and symbols of matplotlib's fonts, digits left out (trainables/weights/glyphs.py)",
         "n_classes": len(glyphs.classes),
         "classes": list(glyphs.classes),
