@@ -217,7 +217,7 @@ def supported_blocks(model: nn.Module) -> dict[str, Block]:
                     f"the {part} of a supported backbone is timm's plain {wanted.__name__}; {path} has "
                     f"{type(module).__name__}; choose a plain ViT"
                 )
-        if block.attn.gate is not None:
+        if cast(Any, block).attn.gate is not None:
             raise ValueError(f"the attention of a supported backbone has no gate; that of {path} has; choose a plain ViT")
     return blocks
 

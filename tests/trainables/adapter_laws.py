@@ -1,0 +1,291 @@
+"""What every adapter method must keep, as a reusable suite.
+
+A method joins with one row, a `Case`, and a dense oracle: its paper's equation written out by hand, one image and one linear at a
+time. `AdapterLaws` then runs every law on every row and every small backbone; a test module inherits it and provides the fixtures
+`case` and `backbone`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pytest
+import safetensors.torch
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from trainables.adapters import (
+    Layer,
+    Method,
+    adapt,
+    load_trainable_state,
+    merge,
+    remove,
+    trainable_parameters,
+    trainable_state,
+)
+from trainables.cost import count_parameters
+
+N_CLASSES = 5
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Arguments of a small random VisionTransformer.
+
+    Attributes:
+        d: Width.
+        depth: Blocks.
+        m: Width of the MLP.
+        kwargs: The rest.
+    """
+
+    name: str
+    d: int
+    depth: int
+    m: int
+    kwargs: Mapping[str, object]
+
+    def build(self, dtype: torch.dtype = torch.float64) -> VisionTransformer:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            model = VisionTransformer(
+                img_size=8, patch_size=4, embed_dim=self.d, depth=self.depth, mlp_ratio=self.m / self.d, num_classes=N_CLASSES,
+                **self.kwargs,
+            )  # fmt: skip
+            for parameter in model.parameters():  # far from timm's small initial values, so that every term matters
+                nn.init.normal_(parameter, std=0.3)
+        return model.to(dtype).eval()
+
+
+TOKEN = Backbone("class token, qkv bias", d=12, depth=4, m=20, kwargs={"num_heads": 3})
+AVERAGE = Backbone(
+    "average, registers, LayerScale, no qkv bias", d=8, depth=3, m=24,
+    kwargs={"num_heads": 2, "class_token": False, "reg_tokens": 1, "global_pool": "avg", "init_values": 0.5, "qkv_bias": False},
+)  # fmt: skip
+
+Linear = Callable[[Method, Tensors, str, Tensor, Tensor, Tensor], Tensor]  # method, trainables, path, x, weight, bias -> y
+
+
+def plain_linear(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x @ weight.T + bias
+
+
+def plain_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    return y
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the laws.
+
+    Attributes:
+        method: With the dropout at zero.
+        n_params: The paper's count for a backbone.
+        linear: Oracle of a linear: its output for the tokens x of one image (or of the batch, where `per_batch`).
+        mlp: Oracle of an MLP, given its input and its frozen output.
+        exact_start: Starts as the pretrained model.
+        unmergeable: Part of the reason why it cannot be merged, None if it can.
+        per_batch: Predictions depend on their batch-mates.
+        dropout: The same method with dropout, where it has any.
+    """
+
+    method: Method
+    n_params: Callable[[Backbone], int]
+    linear: Linear = plain_linear
+    mlp: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_mlp
+    exact_start: bool = True
+    unmergeable: str | None = None
+    per_batch: bool = False
+    dropout: Method | None = None
+
+    def __str__(self) -> str:
+        return repr(self.method).replace("'", "")
+
+
+def oracle(model: VisionTransformer, plain: Tensors, case: Case, images: Tensor) -> Tensor:
+    """Logits of the adapted model, from its plain state and its trainables: a Vision Transformer by hand, image by image."""
+    p = dict(model.named_parameters(remove_duplicate=False))
+    if case.per_batch:
+        return _logits(model, plain, p, case, images)
+    return torch.cat([_logits(model, plain, p, case, image[None]) for image in images])
+
+
+def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images: Tensor) -> Tensor:
+    def norm(x: Tensor, path: str) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{path}.weight"] + w[f"{path}.bias"]
+
+    def linear(x: Tensor, path: str) -> Tensor:
+        bias = w.get(f"{path}.bias", torch.zeros(1, dtype=x.dtype))
+        return case.linear(case.method, p, path, x, w[f"{path}.weight"], bias)
+
+    patches = [images[:, :, i : i + 4, j : j + 4].flatten(1) for i in (0, 4) for j in (0, 4)]
+    x = torch.stack(patches, 1) @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
+    for token in ("reg_token", "cls_token"):
+        if token in w:
+            x = torch.cat([w[token].expand(len(x), -1, -1), x], 1)
+    x = x + w["pos_embed"]
+    for i, block in enumerate(model.blocks):
+        path = f"blocks.{i}"
+        scale1, scale2 = w.get(f"{path}.ls1.gamma", 1.0), w.get(f"{path}.ls2.gamma", 1.0)
+        qkv = linear(norm(x, f"{path}.norm1"), f"{path}.attn.qkv")
+        d = qkv.shape[-1] // 3
+        heads = []
+        for h in range(block.attn.num_heads):
+            rows = slice(h * block.attn.head_dim, (h + 1) * block.attn.head_dim)
+            q, k, v = qkv[..., :d][..., rows], qkv[..., d : 2 * d][..., rows], qkv[..., 2 * d :][..., rows]
+            heads.append((q @ k.mT / math.sqrt(block.attn.head_dim)).softmax(-1) @ v)
+        x = x + scale1 * linear(torch.cat(heads, -1), f"{path}.attn.proj")
+        inside = norm(x, f"{path}.norm2")
+        hidden = linear(inside, f"{path}.mlp.fc1")
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        x = x + scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+    x = norm(x[:, 0], "norm") if "cls_token" in w else norm(x[:, model.num_prefix_tokens :].mean(1), "fc_norm")
+    return x @ p["head.weight"].T + p["head.bias"]
+
+
+def images(n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(2)).to(dtype)
+
+
+def adapted(backbone: Backbone, method: Method, dtype: torch.dtype = torch.float64, *, moved: bool = True) -> VisionTransformer:
+    """A small adapted model; `moved`: with trainables away from their initial values."""
+    model = backbone.build(dtype)
+    adapt(model, method, generator=torch.Generator().manual_seed(3))
+    if moved:
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for _, parameter in trainable_parameters(model):
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*trainable_parameters(model), strict=True)
+    return dict(zip(names, torch.autograd.grad(model(x).square().sum(), parameters), strict=True))
+
+
+class AdapterLaws:
+    def test_it_starts_as_the_pretrained_model_or_says_that_it_does_not(self, case: Case, backbone: Backbone) -> None:
+        plain, model = backbone.build(), adapted(backbone, case.method, moved=False)
+        difference = (model(images(3)) - plain(images(3))).abs().max()
+        assert (difference <= 1e-12) == case.exact_start
+
+    def test_what_is_trained_is_what_the_paper_counts_and_the_head(self, case: Case, backbone: Backbone) -> None:
+        n_adapter, n_head = count_parameters(adapted(backbone, case.method))
+        assert n_adapter == case.n_params(backbone)
+        assert n_head == (backbone.d + 1) * N_CLASSES
+
+    def test_counts_on_the_meta_device_are_those_of_the_real_model(self, case: Case, backbone: Backbone) -> None:
+        model = backbone.build().to("meta")
+        adapt(model, case.method)
+        assert count_parameters(model) == count_parameters(adapted(backbone, case.method))
+
+    def test_every_trainable_moves_within_three_steps_and_nothing_else_does(self, case: Case, backbone: Backbone) -> None:
+        model = adapted(backbone, case.dropout or case.method, moved=False).train()
+        frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+        optimiser = torch.optim.AdamW([p for _, p in trainable_parameters(model)], lr=1e-2)
+        seen = set()
+        for _ in range(3):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(images(4)), torch.tensor([0, 1, 2, 3])).backward()
+            seen |= {name for name, p in trainable_parameters(model) if p.grad is not None and p.grad.abs().max() > 0}
+            optimiser.step()
+        assert set(trainable_state(model)) - seen == set()
+        for name, before in frozen.items():
+            assert torch.equal(model.get_parameter(name), before), name
+            assert model.get_parameter(name).grad is None
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_values_and_gradients_are_those_of_the_dense_equation(self, case: Case, backbone: Backbone, training: bool) -> None:
+        plain, model, x = backbone.build().state_dict(), adapted(backbone, case.method).train(training), images(3)
+        names, parameters = zip(*trainable_parameters(model), strict=True)
+        direction = torch.randn(3, N_CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+        values, expected = model(x), oracle(model, plain, case, x)
+        torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-10)
+        ours = torch.autograd.grad((values * direction).sum(), parameters)
+        theirs = torch.autograd.grad((expected * direction).sum(), parameters)
+        for name, a, b in zip(names, ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+    def test_merging_keeps_the_function_and_leaves_a_plain_timm_model(
+        self, case: Case, backbone: Backbone, dtype: torch.dtype, tolerance: float
+    ) -> None:
+        model = adapted(backbone, case.method, dtype)
+        before, x = copy.deepcopy(model.state_dict()), images(3, dtype)
+        with torch.no_grad():
+            expected = model(x)
+            if case.unmergeable is not None:
+                with pytest.raises(ValueError, match=case.unmergeable):
+                    merge(model)
+                assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+                return
+            merge(model)
+            torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+        plain = backbone.build(dtype)
+        assert {name for name, _ in plain.named_modules()} == {name for name, _ in model.named_modules()}
+        assert not any(isinstance(module, Layer) for module in model.modules())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert model.state_dict().keys() - plain.state_dict().keys() <= {
+            f"blocks.{i}.attn.qkv.bias" for i in range(backbone.depth)  # ARC's b gives a bias to a qkv without one
+        }  # fmt: skip
+
+    def test_removing_gives_the_pretrained_model_back_bit_for_bit(self, case: Case, backbone: Backbone) -> None:
+        plain, model = backbone.build(), adapted(backbone, case.method)
+        remove(model)
+        assert model.state_dict().keys() == plain.state_dict().keys()
+        for name, tensor in plain.state_dict().items():
+            assert name.startswith("head.") or torch.equal(model.state_dict()[name], tensor)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        adapt(model, case.method)  # and it can be adapted again
+
+    def test_the_state_is_the_trainables_only_and_restores_the_function(self, case: Case, backbone: Backbone) -> None:
+        model, fresh = adapted(backbone, case.method), adapted(backbone, case.method, moved=False)
+        blob = safetensors.torch.save(trainable_state(model))  # refuses tensors that share memory
+        state = safetensors.torch.load(blob)
+        assert sum(tensor.numel() for tensor in state.values()) == sum(count_parameters(model))
+        load_trainable_state(fresh, state)
+        assert torch.equal(fresh(images(3)), model(images(3)))
+
+    def test_a_prediction_does_not_depend_on_its_batch_mates(self, case: Case, backbone: Backbone) -> None:
+        model = adapted(backbone, case.method)
+        together, alone = model(images(4)), torch.cat([model(image[None]) for image in images(4)])
+        assert torch.allclose(together, alone, rtol=1e-10, atol=1e-10) != case.per_batch
+
+    def test_bfloat16_autocast_gives_every_trainable_a_finite_gradient(self, case: Case, backbone: Backbone) -> None:
+        model, x = adapted(backbone, case.method, torch.float32), images(3, torch.float32)
+        for training in (False, True):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model.train(training)(x).square().mean()
+            torch.testing.assert_close(loss.float(), model(x).square().mean(), rtol=0.2, atol=0.0)
+            names, parameters = zip(*trainable_parameters(model), strict=True)
+            for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
+                assert gradient.isfinite().all(), name
+                assert gradient.abs().max() > 0, name
+
+    def test_gradient_checkpointing_changes_no_gradient(self, case: Case, backbone: Backbone) -> None:
+        model = adapted(backbone, case.method).train()
+        expected = gradients(model, images(2))
+        model.set_grad_checkpointing(True)
+        for name, gradient in gradients(model, images(2)).items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-12, atol=1e-12)
+
+    def test_dropout_acts_in_training_only(self, case: Case, backbone: Backbone) -> None:
+        if case.dropout is None:
+            return  # the method has none
+        with_dropout, without = adapted(backbone, case.dropout), adapted(backbone, case.method)
+        assert torch.equal(with_dropout(images(3)), without(images(3)))
+        assert not torch.allclose(with_dropout.train()(images(3)), without.train()(images(3)))
+
+    def test_copies_share_what_the_original_shares(self, case: Case, backbone: Backbone) -> None:
+        model = adapted(backbone, case.method)
+        twin = copy.deepcopy(model)
+        assert count_parameters(twin) == count_parameters(model)
+        assert torch.equal(twin(images(2)), model(images(2)))

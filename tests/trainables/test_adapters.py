@@ -1,0 +1,224 @@
+"""The laws, for every method: its row and its equation, written out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from .adapter_laws import AVERAGE, TOKEN, AdapterLaws, Backbone, Case, Tensors, adapted, images, plain_linear
+from torch import Tensor
+
+from trainables.adapters import ARC, METHODS, HeadOnly, Lily, LoRA, Method, adapt, merge, method_of, remove
+from trainables.backbones import create
+
+
+def lora(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W' = W + s B A for each adapted slice of the output."""
+    y = x @ weight.T + bias
+    if f"{path}.a" not in p:
+        return y
+    a, b, scale = p[f"{path}.a"], p[f"{path}.b"], cast(LoRA, method).scale
+    slices = {"qv": [0, 2], "qkv": [0, 1, 2], "qkvo": [0, 1, 2], "qkvo_mlp": [0, 1, 2]}.get(cast(LoRA, method).targets, [0])
+    if not path.endswith("qkv"):
+        slices = [0]
+    n_rows = b.shape[1]
+    delta = torch.zeros_like(y)
+    for pair, i in enumerate(slices):
+        delta[..., i * n_rows : (i + 1) * n_rows] = scale * (x @ (b[pair] @ a[pair]).T)
+    return y + delta
+
+
+def arc(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x' = x (I + U diag(c) U^T) + b in front of the linear."""
+    if f"{path}.u" in p:
+        u, c, b = p[f"{path}.u"], p[f"{path}.c"], p[f"{path}.b"]
+        x = x @ (torch.eye(len(u), dtype=u.dtype) + u @ torch.diag(c) @ u.T) + b
+    return x @ weight.T + bias
+
+
+def _lily_delta(method: Method, p: Tensors, path: str, which: int, z: Tensor) -> Tensor:
+    lily, experts = cast(Lily, method), p[f"{path}.experts"][which]
+    if lily.router == "uniform":
+        gate = torch.full((lily.n_experts,), 1 / lily.n_experts, dtype=z.dtype)
+    else:
+        logits = z @ p[f"{path}.router"][which].T / lily.temperature
+        gate = (logits.exp() / logits.exp().sum(-1, keepdim=True)).mean((0, 1))  # z holds one image, or the batch
+    mixed = torch.zeros_like(experts[0])
+    for e in range(lily.n_experts):
+        mixed = mixed + gate[e] * experts[e]
+    return lily.scale * z @ mixed
+
+
+def lily_linear(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """k and v: z = x A, delta = s z (sum_e S_e B_e)."""
+    y = plain_linear(method, p, path, x, weight, bias)
+    if not path.endswith("qkv") or f"{path}.down" not in p:
+        return y
+    down, d = p[f"{path}.down"], y.shape[-1] // 3
+    k, v = (_lily_delta(method, p, path, which, x @ down[which].T) for which in (0, 1))
+    return torch.cat([y[..., :d], y[..., d : 2 * d] + k, y[..., 2 * d :] + v], -1)
+
+
+def lily_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """The MLP: z = relu(x A), in parallel."""
+    if f"{path}.down" not in p:
+        return y
+    return y + _lily_delta(method, p, path, 0, (x @ p[f"{path}.down"][0].T).clamp(min=0))
+
+
+def lily_case(n_params: Any, **knobs: Any) -> Case:
+    method = Lily(**knobs)
+    reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
+    return Case(method, n_params, lily_linear, lily_mlp, unmergeable=reason, per_batch=method.router == "batch")
+
+
+def lora_case(n_params: Any, **knobs: Any) -> Case:
+    return Case(LoRA(dropout=0.0, **knobs), n_params, lora, dropout=LoRA(dropout=0.3, **knobs))
+
+
+def arc_case(n_params: Any, *, exact_start: bool, **knobs: Any) -> Case:
+    return Case(ARC(dropout=0.0, **knobs), n_params, arc, exact_start=exact_start, dropout=ARC(dropout=0.3, **knobs))
+
+
+CASES = [
+    Case(HeadOnly(), lambda b: 0),
+    lora_case(lambda b: 4 * b.d * b.depth * 3, rank=3),
+    lora_case(lambda b: 4 * b.d * b.depth * 2, rank=2, targets="qkv_fused", scale=2.0),
+    lora_case(lambda b: 6 * b.d * b.depth * 2, rank=2, targets="qkv"),
+    lora_case(lambda b: 8 * b.d * 2 * 2, rank=2, targets="qkvo", scale=0.5, layers="last-2"),
+    lora_case(lambda b: b.depth * 2 * (8 * b.d + 2 * (b.d + b.m)), rank=2, targets="qkvo_mlp"),
+    arc_case(lambda b: b.d * 3 + b.depth * (3 + b.d), rank=3, position="att", exact_start=True),
+    arc_case(lambda b: 2 * (b.d * 3 + b.depth * (3 + b.d)), rank=3, exact_start=False),
+    arc_case(lambda b: 2 * (b.d * 4 + 1 * (4 + b.d)), rank=4, c_init="zeros", layers="first-1", exact_start=True),
+    lily_case(lambda b: 4 * b.d * 3 * (2 + 2) + 4 * b.depth * 3 * 2, rank=3, n_experts=2),
+    lily_case(lambda b: 4 * b.d * 2 * (3 + 2) + 4 * b.depth * 2 * 2, rank=2, n_experts=2, n_downs=3, temperature=0.3, scale=2.0),
+    lily_case(lambda b: 2 * b.d * 2 * (1 + 3) + 2 * 2 * 2 * 3, rank=2, n_experts=3, n_downs=1, targets="kv", layers="last-2"),
+    lily_case(lambda b: 4 * b.d * 3 * (2 + 2) + 4 * b.depth * 3 * 2, rank=3, n_experts=2, router="batch"),
+    lily_case(lambda b: 4 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform"),
+    lily_case(lambda b: 2 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform", targets="kv"),
+]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    return cast(Case, request.param)
+
+
+@pytest.fixture(params=[TOKEN, AVERAGE], ids=lambda backbone: backbone.name)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return cast(Backbone, request.param)
+
+
+class TestEveryMethod(AdapterLaws):
+    pass
+
+
+def test_every_registered_method_has_a_row_in_the_laws() -> None:
+    assert {type(case.method) for case in CASES} == set(METHODS.values())
+
+
+def test_the_released_arc_moves_the_mlps_input_by_about_nine_percent() -> None:
+    model = timm.create_model("vit_base_patch16_224", depth=1, num_classes=0)
+    adapt(model, ARC())
+    layer = model.blocks[0].mlp.fc1
+    x = torch.randn(200, 768, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.layer_norm(x, (768,))
+    moved = x @ (layer.u * layer.c) @ layer.u.T
+    assert 0.07 < (moved.norm(dim=1) / x.norm(dim=1)).mean() < 0.11
+    update = ((layer.u * layer.c) @ layer.u.T).detach()
+    assert torch.linalg.matrix_norm(update, 2).item() == pytest.approx(0.68, abs=0.08)
+
+
+def test_lily_groups_neighbouring_blocks_on_one_down_projection() -> None:
+    model = adapted(TOKEN, Lily(rank=2, n_experts=2, n_downs=2))
+    downs = [id(block.attn.qkv.down) for block in model.blocks]
+    assert downs[0] == downs[1] != downs[2] == downs[3]
+    assert len({id(block.mlp.experts) for block in model.blocks}) == 1
+
+
+def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
+    model = adapted(TOKEN, LoRA(rank=2))
+    expected = model(images(2))
+    merge(model)
+    adapt(model, ARC(rank=2, c_init="zeros"))
+    torch.testing.assert_close(model(images(2)), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"method": "lora", "lora.rank": 0}, r"lora\.rank must be at least 1; got 0"),
+        ({"method": "lora", "lora.rank": 13}, r"lora\.rank must be at most 12, .*blocks\.0\.attn\.qkv.*; got 13"),
+        ({"method": "lora", "lora.rank": 8.0}, r"lora\.rank must be of type int; got 8\.0"),
+        ({"method": "lora", "lora.rank": True}, r"lora\.rank must be of type int"),
+        ({"method": "lora", "lora.scale": 0.0}, r"lora\.scale must be positive; got 0\.0"),
+        ({"method": "lora", "lora.dropout": 1.0}, r"lora\.dropout must be in \[0, 1\); got 1\.0"),
+        ({"method": "lora", "lora.targets": "vq"}, r"lora\.targets must be one of qv, qkv, .*; got 'vq'"),
+        ({"method": "lora", "lora.layers": "last-0"}, r'lora\.layers must be "all", "first-K" or "last-K", K >= 1; got \'last-0\''),
+        ({"method": "lora", "lora.layers": "last-5"}, r"lora\.layers must be at most the backbone's 4 blocks; got 'last-5'"),
+        ({"method": "lora", "lora.ranks": 4}, r"lora has no knob 'ranks', it has: rank, .*; did you mean rank\?"),
+        ({"method": "lora", "arc.rank": 4}, r"lora holds no knobs of arc; got arc\.rank"),
+        ({"method": "lorra"}, r"method must be one of head_only, .*; got 'lorra'; did you mean lora"),
+        ({}, r"method must be one of"),
+        ({"method": "head_only", "head_only.rank": 1}, r"head_only has no knob 'rank', it has: none"),
+        ({"method": "arc", "arc.rank": 13}, r"arc\.rank must be at most 12, .*; got 13"),
+        ({"method": "arc", "arc.position": "mlp"}, r"arc\.position must be one of att, att_mlp; got 'mlp'"),
+        ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),
+        ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
+        ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
+        ({"method": "lily", "lily.rank": 2, "lily.n_downs": 5}, r"lily\.n_downs must be at most one for each of the 4 adapted"),
+        ({"method": "lily", "lily.temperature": 0.0}, r"lily\.temperature must be positive"),
+        ({"method": "lily", "lily.router": "token"}, r"lily\.router must be one of sample, batch, uniform"),
+    ],
+)
+def test_bad_input_is_refused_with_the_law_and_the_value_and_leaves_the_model_untouched(
+    config: dict[str, Any], message: str
+) -> None:
+    model = TOKEN.build()
+    modules = dict(model.named_modules())
+    with pytest.raises(ValueError, match=message):
+        adapt(model, method_of(config))
+    assert dict(model.named_modules()) == modules
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_whole_number_is_a_good_value_for_a_real_knob() -> None:
+    assert method_of({"method": "lora", "lora.scale": 10}) == LoRA(scale=10.0)
+
+
+def test_a_model_carries_one_adapter_at_a_time() -> None:
+    model = adapted(TOKEN, LoRA(rank=2))
+    with pytest.raises(ValueError, match="this one has lora; merge or remove it first"):
+        adapt(model, ARC(rank=2))
+    remove(model)
+    adapt(model, ARC(rank=2))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swinv2_tiny_window8_256", "swin_tiny_patch4_window7_224", "resnet18",
+     "deit_tiny_distilled_patch16_224", "vit_tiny_r_s16_p8_224", "vit_base_patch14_dinov2", "cait_xxs24_224"],
+)  # fmt: skip
+def test_a_backbone_is_either_adapted_or_refused_by_name(name: str) -> None:
+    model = create(name, device="meta")
+    plain = type(model).__name__ == "VisionTransformer"
+    if plain and type(model.blocks[0].mlp).__name__ == "Mlp":
+        adapt(model, LoRA())
+        assert type(model.blocks[0].attn.qkv).__name__ == "LoRALayer"
+    else:
+        with pytest.raises(ValueError, match="choose a plain ViT"):
+            adapt(model, LoRA())
+
+
+def test_adapters_need_neither_ray_nor_a_study() -> None:
+    code = (
+        "import sys, trainables; assert 'torch' not in sys.modules, 'import trainables imports torch'\n"
+        "import timm\nfrom trainables.adapters import LoRA, adapt, merge\n"
+        "model = timm.create_model('test_vit', num_classes=10); adapt(model, LoRA(rank=4)); merge(model)\n"
+        "assert not {'ray', 'optuna', 'mlflow', 'search', 'spaces'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,100 @@
+"""Every count that the papers allow us to check on ViT-B/16, from the real model without its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainables import Sizes, measure
+
+
+@pytest.fixture(scope="module")
+def vit_b() -> Sizes:
+    return measure({"name": "vit_base_patch16_224"}, {"kind": "none", "n_classes": 100})
+
+
+def _grid(method: str, knob: str, knobs: dict[str, Any], values: dict[int, int]) -> list[Any]:
+    return [pytest.param({"method": method, f"{method}.{knob}": v, **knobs}, n) for v, n in values.items()]
+
+
+LORA = {
+    "qv": {1: 36_864, 4: 147_456, 8: 294_912, 16: 589_824, 32: 1_179_648},
+    "qkv_fused": {1: 36_864, 4: 147_456, 8: 294_912, 16: 589_824, 32: 1_179_648},
+    "qkv": {1: 55_296, 4: 221_184, 8: 442_368, 16: 884_736, 32: 1_769_472},
+    "qkvo": {1: 73_728, 4: 294_912, 8: 589_824, 16: 1_179_648, 32: 2_359_296},
+    "qkvo_mlp": {1: 165_888, 4: 663_552, 8: 1_327_104, 16: 2_654_208, 32: 5_308_416},
+}
+LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
+    1: (49_536, 99_072, 198_144, 396_288),
+    2: (99_072, 198_144, 396_288, 792_576),
+    3: (148_608, 297_216, 594_432, 1_188_864),
+    4: (198_144, 396_288, 792_576, 1_585_152),
+    6: (297_216, 594_432, 1_188_864, 2_377_728),
+    12: (594_432, 1_188_864, 2_377_728, 4_755_456),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "adapter_params"),
+    [
+        pytest.param({"method": "head_only"}, 0),
+        pytest.param({"method": "lora"}, 294_912),
+        pytest.param({"method": "arc"}, 96_432),
+        pytest.param({"method": "arc", "arc.position": "att"}, 48_216),
+        pytest.param({"method": "lily"}, 792_576),
+        *(row for targets, counts in LORA.items() for row in _grid("lora", "rank", {"lora.targets": targets}, counts)),
+        *(
+            row
+            for n, counts in LILY.items()
+            for row in _grid("lily", "rank", {"lily.n_experts": n}, dict(zip((8, 16, 32, 64), counts, strict=True)))
+        ),
+        # where n does not divide 12 the released code has more down-projections than experts
+        pytest.param({"method": "lily", "lily.rank": 8, "lily.n_experts": 5, "lily.n_downs": 6}, 272_256),
+        pytest.param({"method": "lily", "lily.rank": 8, "lily.n_experts": 8, "lily.n_downs": 12}, 494_592),
+        pytest.param({"method": "lily", "lily.rank": 16, "lily.n_experts": 5, "lily.n_downs": 6}, 544_512),
+        pytest.param({"method": "lily", "lily.rank": 32, "lily.n_experts": 5, "lily.n_downs": 6}, 1_089_024),
+        # in the last k of 12 blocks
+        pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
+        pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),
+        pytest.param({"method": "lily", "lily.rank": 16, "lily.layers": "last-2"}, 4 * 768 * 16 * (2 + 4) + 4 * 2 * 16 * 4),
+    ],
+)
+def test_a_count_on_vit_b_16_is_the_papers(vit_b: Sizes, config: dict[str, Any], adapter_params: int) -> None:
+    assert vit_b.count(config) == (adapter_params, 769 * 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "depth", "adapter_params"),
+    [("vit_large_patch16_224", 1024, 24, 153_952), ("vit_huge_patch14_224", 1280, 32, 213_120)],
+)
+def test_arcs_counts_on_larger_backbones_are_the_codes(name: str, d: int, depth: int, adapter_params: int) -> None:
+    sizes = measure({"name": name}, {"kind": "none", "n_classes": 2})
+    assert adapter_params == 2 * (d * 50 + depth * (50 + d))
+    assert sizes.count({"method": "arc"}) == (adapter_params, 2 * (d + 1))
+
+
+def test_the_backbone_is_counted_without_a_head(vit_b: Sizes) -> None:
+    d, m, tokens, patch = 768, 3072, 197, 3 * 16 * 16
+    block = 2 * 2 * d + 3 * d * (d + 1) + d * (d + 1) + m * (d + 1) + d * (m + 1)
+    assert vit_b.backbone_params == patch * d + d + d + tokens * d + 12 * block + 2 * d
+
+
+def test_counting_leaves_the_model_ready_for_the_next_count(vit_b: Sizes) -> None:
+    first = vit_b.count({"method": "lily"})
+    with pytest.raises(ValueError, match=r"lora\.rank must be at most 768"):
+        vit_b.count({"method": "lora", "lora.rank": 769})
+    assert vit_b.count({"method": "lily"}) == first
+
+
+def test_a_count_refuses_what_a_trial_would_refuse(vit_b: Sizes) -> None:
+    with pytest.raises(ValueError, match=r"optim\.lr must be positive and finite; got -1"):
+        vit_b.count({"method": "head_only", "optim.lr": -1.0})
+
+
+def test_classes_are_known_without_images() -> None:
+    assert measure({"name": "test_vit"}, {"kind": "digits"}).n_classes == 10
+    with pytest.raises(ValueError, match=r"data\.kind must be one of digits, none, synthetic; got 'digit'; did you mean digits"):
+        measure({"name": "test_vit"}, {"kind": "digit"})
+    with pytest.raises(ValueError, match=r"data\.n_classes must be a positive whole number"):
+        measure({"name": "test_vit"}, {"kind": "none"})
