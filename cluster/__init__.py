@@ -1,0 +1,1 @@
+"""Where a search runs: connecting to Ray and what it offers."""

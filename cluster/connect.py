@@ -7,26 +7,36 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
+# How Ray is told, by environment, before it is imported:
+_EMBEDDED = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would try to reach the internet
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "no cluster beyond this machine": all its servers bind to loopback, on Linux too
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone for trials without a GPU: Ray's coming default
+}
 
 
 @contextmanager
 def embedded(*, n_cpus: int | None = None) -> Iterator[None]:
-    """A private Ray cluster on the loopback interface, without dashboard, that ends with the block.
+    """A private Ray cluster whose servers listen on loopback only, without dashboard, that ends with the block.
 
     Args:
         n_cpus: Cores that it may use; None for all of this machine.
+
+    Raises:
+        RuntimeError: if Ray was imported before and therefore listens on other addresses too.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would try to reach the internet
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
-    ray.init(
-        num_cpus=n_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    for name, value in _EMBEDDED.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        address = ray.nodes()[0]["NodeManagerAddress"]
+        if address not in ("127.0.0.1", "::1"):
+            raise RuntimeError(
+                f"the embedded Ray listens on {address}: Ray was imported before Paretune could keep it on loopback; "
+                f"start Python with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or run the study before importing ray"
+            )
         yield
     finally:
         ray.shutdown()
@@ -38,6 +48,8 @@ def slots(*, cpus_per_trial: int, gpus_per_trial: float) -> int:
     Raises:
         ValueError: if not even one fits.
     """
+    import ray
+
     have = ray.cluster_resources()
     n_slots = int(have.get("CPU", 0) // cpus_per_trial)
     if gpus_per_trial > 0:

@@ -1,0 +1,42 @@
+"""Deciding, remembering and showing: the study, its ledger, its record and the command line.
+
+The verbs of the command line in Python; importing this package imports none of torch, Ray, Optuna or MLflow.
+
+    import search
+    study = search.run("digits")                 # or a path, or a mapping
+    study.front().to_pandas()
+    search.load("paretune-studies/digits")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.saved import SavedStudy
+
+__all__ = ["load", "run"]
+
+
+def run(study: str | Path | Mapping[str, Any] | None = None, **options: Any) -> SavedStudy:
+    """Run a study to its end: a study file's path, a packaged study's name, or its content as a mapping.
+
+    `options` are those of `search.driver.run`: `back_end`, `n_cpus`.
+
+    Raises:
+        search.errors.RequestError: if the request is wrong; the message names place, law and remedy.
+    """
+    from search import config
+    from search.driver import run as run_file
+
+    file = config.check(study) if isinstance(study, Mapping) else config.load(study)
+    return run_file(file, **options)
+
+
+def load(folder: str | Path) -> SavedStudy:
+    """Read a study back as it stands: see `search.saved.SavedStudy`."""
+    from search.saved import load as load_folder
+
+    return load_folder(folder)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from search.load import SavedStudy
+    from search.saved import SavedStudy
 
 app = typer.Typer(
     name="paretune",
@@ -36,9 +36,6 @@ def main() -> None:
 
     try:
         app()
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from here")
-        sys.exit(1)
     except RequestError as error:
         _complain(str(error))
         sys.exit(2)
@@ -46,7 +43,9 @@ def main() -> None:
 
 @app.command()
 def run(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
+    ] = None,
     overrides: Overrides = None,
     storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
@@ -55,14 +54,18 @@ def run(
     """Search here, or go on with a search. A finished study prints its front."""
     from search import config
     from search.progress import Progress
-    from search.run import run as run_study
+    from search.driver import run as run_study
 
     if back_end not in ("ray", "in-process"):
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
     file = config.load(study, overrides or ())
     if storage is not None:
         file = file.model_copy(update={"storage": storage})
-    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=Progress(Console()), say=_complain)  # type: ignore[arg-type]
+    try:
+        study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=Progress(Console()), say=_complain)  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on from here")
+        raise typer.Exit(1) from None
     _show_front(study_at_end)
     _show_places(study_at_end)
     if not study_at_end.members:
@@ -145,7 +148,7 @@ def show(
 def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """List the studies under the storage."""
     from search.config import packaged_names
-    from search.load import load
+    from search.saved import load
 
     studies = [load(path.parent) for path in sorted(storage.glob("*/ledger.db"))]
     found = [{"name": s.name, "state": s.state.lower(), "path": str(s.folder)} for s in studies]
@@ -190,16 +193,18 @@ def methods(as_json: Json = False) -> None:
 def count(
     method: Annotated[str, typer.Option(help="The adapter method.")],
     backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name.")] = "vit_glyphs",
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob without the method's prefix.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob without the method's prefix.")
+    ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head, which is counted apart.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Count the parameters that an adapter would train, exactly, without training or allocating anything."""
     import yaml
-    from trainables import measure
 
     import spaces
     from search.errors import RequestError
+    from trainables import measure
 
     try:
         config = spaces.joint([method]).default(method)
@@ -238,7 +243,7 @@ def ui(
 
 
 def _load(study: str, storage: Path) -> SavedStudy:
-    from search.load import load
+    from search.saved import load
 
     return load(Path(study) if (Path(study) / "ledger.db").exists() else storage / study)
 

@@ -9,7 +9,7 @@ from search.trial import State, Trial
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The non-dominated COMPLETE trials, smallest first. Trials with equal objectives stay together, in the order of their numbers."""
+    """The non-dominated COMPLETE trials, smallest first. Equal objectives stay together, in the order of numbers."""
     complete = [trial for trial in trials if trial.state is State.COMPLETE]
     mask = pareto.non_dominated([trial.objectives for trial in complete])
     members = [trial for trial, survives in zip(complete, mask, strict=True) if survives]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from trainables import Trainable
-
 from search.study import Study
 from search.trial import Decision, State, Trial
+from trainables import Trainable
 
 
 def run(study: Study, trainable: Trainable) -> None:

@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from search.errors import RequestError
 from search.trial import Metrics, State, Trial
-from spaces import Config
+
+if TYPE_CHECKING:
+    from spaces import Config
 
 SCHEMA_VERSION = 1
 
@@ -97,7 +99,7 @@ class OwnedElsewhere(LedgerError):
 
 @dataclass(frozen=True)
 class Event:
-    """One state change, decision or human action: `rejected`, `started`, `resumed`, `reported`, `completed`, `pruned`, `failed` ..."""
+    """One state change or decision: `rejected`, `started`, `resumed`, `reported`, `completed`, `pruned`, `failed` ..."""
 
     number: int
     time: float
@@ -148,10 +150,12 @@ class Ledger:
         self._writing = self._engine.execution_options(writes=True)
         self._n_events: int | None = None  # known to the owner, who alone counts it up
 
-    # -- making, opening, owning ---------------------------------------------------------------------------------------------------
+    # -- making, opening, owning -----------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, *, name: str, file: Mapping[str, Any], facts: Mapping[str, Any], now: Callable[[], float] = time.time) -> Ledger:
+    def create(
+        cls, path: Path, *, name: str, file: Mapping[str, Any], facts: Mapping[str, Any], now: Callable[[], float] = time.time
+    ) -> Ledger:
         """A new ledger, claimed by this process. Written beside its place and renamed, so that a crash leaves none or a whole one.
 
         Raises:
@@ -169,10 +173,13 @@ class Ledger:
         with maker._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         maker._engine.dispose()
-        os.link(draft, path)  # fails if another driver was faster
-        draft.unlink()
-        for suffix in ("-wal", "-shm"):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            raise LedgerError(f"{path} has just been made by another driver; open it instead") from None
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                draft.with_name(draft.name + suffix).unlink(missing_ok=True)
         ledger = cls(path, now=now)
         ledger.claim()
         return ledger
@@ -207,7 +214,8 @@ class Ledger:
             row = connection.execute(sa.select(_owner)).first()
             if row is not None and _alive(row, self._now()):
                 raise OwnedElsewhere(
-                    f"the study is being run by process {row.pid} on {row.host}; stop that one first, or watch it with `paretune trials`"
+                    f"the study is being run by process {row.pid} on {row.host}; "
+                    "stop that one first, or watch it with `paretune trials`"
                 )
             connection.execute(_owner.delete())
             me = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": _process_start(os.getpid())}
@@ -223,7 +231,7 @@ class Ledger:
             self._token = None
         self._engine.dispose()
 
-    # -- writing: one `with ledger.decision()` block is one transaction --------------------------------------------------------------
+    # -- writing: one `with ledger.decision()` block is one transaction ----------------------------------------------------------
 
     @contextmanager
     def decision(self) -> Iterator[Writer]:
@@ -243,7 +251,7 @@ class Ledger:
             yield writer
         self._n_events = writer.n_events
 
-    # -- reading -------------------------------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------------------------------
 
     def study(self) -> StudyRecord:
         """What was fixed when the study was made."""
@@ -401,16 +409,20 @@ def _begin(connection: sa.Connection) -> None:
 def _alive(row: Any, now: float) -> bool:
     """Whether an owner lives: exactly known on this host, by the heartbeat's age elsewhere."""
     if row.host == socket.gethostname() and row.process_start:
-        return _process_start(row.pid) == row.process_start
+        return bool(_process_start(row.pid) == row.process_start)
     return bool(now - row.heartbeat < LEASE_SECONDS)
 
 
 def _process_start(pid: int) -> str:
-    """When a process began, in the kernel's ticks ("" if it is gone or the system cannot tell): a process number alone can be reused."""
+    """When a process began, in the kernel's ticks: a process number alone can be reused.
+
+    Empty if the process has ended (a zombie, whose parent has not taken notice, has ended too) or the system cannot tell.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return ""
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _user() -> str:

@@ -1,8 +1,8 @@
 """The Ray back end: Tune runs the trials on warm actors, the study decides. The only file of `search` that imports Ray.
 
 Two thin shells face Tune: a searcher whose `suggest` is the study's `ask`, and a scheduler whose `on_trial_result` is its `report`.
-Tune keeps no truth here: its snapshots go to a folder that is thrown away, its loggers and retries are off. A driver that dies leaves
-trials RUNNING in the ledger, and the next one takes them up.
+Tune keeps no truth here: its snapshots go to a folder that is thrown away, its loggers and retries are off. A driver that dies
+leaves trials RUNNING in the ledger, and the next one takes them up.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from trainables.tune import TuneTrial
 
 from search.study import Study
 from search.trial import Decision, State
+from trainables.tune import TuneTrial
 
-# Tune's own habits that would fight the ledger or cost time. Set before a Tuner is made; documented in Tune's environment variables.
+# Tune's own habits that would fight the ledger or cost time. Set before a Tuner is made.
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, CSV and TensorBoard per trial: the ledger has it all
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the experiment's snapshot is not what a study resumes from

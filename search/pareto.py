@@ -1,7 +1,7 @@
 """Pareto mathematics in two objectives: accuracy (larger is better) and size (smaller is better).
 
-Exact, vectorised and free of any other part of Paretune. A point is (top1, size); a point *dominates* another when it is at least as
-good in both objectives and better in one. Equal points do not dominate each other, so ties stay on the front together.
+Exact, vectorised and free of any other part of Paretune. A point is (top1, size); a point *dominates* another when it is at least
+as good in both objectives and better in one. Equal points do not dominate each other, so ties stay on the front together.
 """
 
 from __future__ import annotations

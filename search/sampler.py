@@ -43,8 +43,8 @@ class Sampler:
         self._study.sampler = self._sampler(seed_for(self._seed, "ask", self._n_draws))
         trial = self._study.ask()
         config = self._space.suggest(trial)
-        # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts them
-        # while the trial runs; the ledger does not have them. So the draw itself is given up, and its configuration taken up anew.
+        # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts
+        # them while the trial runs; the ledger does not have them. So the draw is given up, and its configuration taken up anew.
         self._study.tell(trial, state=TrialState.FAIL)
         ticket = self.add(config, drawn=True)
         if ticket is None:

@@ -1,4 +1,4 @@
-"""One root seed gives every stream of randomness: each draw's seed depends on the root, the stream's name and the draw's number only."""
+"""One root seed gives every stream of randomness: a draw's seed depends on root, stream and number only."""
 
 from __future__ import annotations
 

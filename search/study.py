@@ -111,8 +111,8 @@ class Study:
         """The next trial to run, or None when there is nothing (more) to start.
 
         A trial that ran when the last driver ended comes first, under its own number. Otherwise head-only, then the paper's default
-        of each method, then what the sampler chooses; configurations that are too large, impossible or known already are rejected on
-        the way, in the same transaction.
+        of each method, then what the sampler chooses; configurations that are too large, impossible or known already are rejected
+        on the way, in the same transaction.
         """
         if self._in_flight:
             with self._ledger.decision() as writer:
@@ -251,7 +251,7 @@ class Study:
         if ticket is None:
             return
         if trial.state is State.COMPLETE:
-            self._sampler.complete(ticket, *trial.objectives)
+            self._sampler.complete(ticket, trial.metrics["val/top1"], trial.adapter_params)
         elif trial.state is State.PRUNED:
             self._sampler.prune(ticket)
         elif trial.state is State.FAILED:
@@ -308,5 +308,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _key(config: Config) -> str:
     return json.dumps(config, sort_keys=True)
-
-

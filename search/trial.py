@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from spaces import Config
+if TYPE_CHECKING:  # a trial is plain data: reading and showing one does not need the space's machinery
+    from spaces import Config
 
 Metrics = Mapping[str, float]  # one epoch's numbers: "val/top1", "val/loss", "train/loss", "cost/train_seconds" ...
 

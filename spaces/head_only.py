@@ -1,4 +1,4 @@
-"""Head-only (linear probe): the frozen backbone and a new classification head. The anchor of every front: zero adapter parameters."""
+"""Head-only (linear probe): the frozen backbone and a new head. The anchor of every front: zero adapter parameters."""
 
 from spaces.space import Space
 

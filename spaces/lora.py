@@ -1,4 +1,4 @@
-"""LoRA as the VTAB-1k baseline. Hu et al., ICLR 2022, arXiv 2106.09685; ranges from the ViT literature's released configurations."""
+"""LoRA as the VTAB-1k baseline. Hu et al., ICLR 2022, arXiv 2106.09685; ranges from released configurations."""
 
 from optuna.distributions import CategoricalDistribution
 

@@ -1,7 +1,7 @@
 """The knobs of training that every method shares.
 
-Source: the common VTAB-1k recipe of this family of papers (AdamW, linear warm-up, cosine; learning rate 1e-3, weight decay 1e-4, batch
-64 or 32, drop path 0.1), and the grids that ARC's and HTA's authors print.
+Source: the common VTAB-1k recipe of this family of papers (AdamW, linear warm-up, cosine; learning rate 1e-3, weight decay 1e-4,
+batch 64 or 32, drop path 0.1), and the grids that ARC's and HTA's authors print.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a test may import Ray before `cluster.connect.embedded` says so
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
 os.environ.pop("MLFLOW_TRACKING_URI", None)

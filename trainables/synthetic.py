@@ -96,11 +96,7 @@ class SyntheticTrainable:
         """Nothing to leave behind."""
 
     def _metrics(self) -> dict[str, float]:
-        if (
-            self._diverges_above_lr is not None
-            and self._config["optim.lr"] > self._diverges_above_lr
-            and self._epoch > 1
-        ):
+        if self._diverges_above_lr is not None and self._config["optim.lr"] > self._diverges_above_lr and self._epoch > 1:
             return {"val/top1": math.nan, "val/loss": math.nan, "train/loss": math.nan}
         chance = 1.0 / N_CLASSES
         learnt = (1.0 - math.exp(-4.0 * self._epoch / self._epochs)) / (1.0 - math.exp(-4.0))

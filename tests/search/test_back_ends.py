@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from trainables import make, measure
 
 from search import in_process, on_ray
 from search.config import StudyFile, check
 from search.ledger import Ledger
 from search.study import Study
 from search.trial import State
+from trainables import make, measure
 
 SYNTHETIC = {
     "data": {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.015},

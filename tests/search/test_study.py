@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable, best
 
 from search import in_process
 from search.config import StudyFile, StudyFileError, check
 from search.ledger import Event, Ledger, OwnedElsewhere
 from search.study import MAX_REJECTIONS_IN_A_ROW, Study
 from search.trial import Decision, State
+from trainables.synthetic import SyntheticSizes, SyntheticTrainable, best
 
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
 
@@ -151,10 +151,9 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path:
 
 @settings(deadline=None, max_examples=8)
 @given(st.lists(st.integers(0, 36), min_size=1, max_size=3))
-def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(tmp_path_factory: pytest.TempPathFactory, stops: list[int]) -> None:
-    class Stopped(Exception):
-        pass
-
+def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
+    tmp_path_factory: pytest.TempPathFactory, stops: list[int]
+) -> None:
     class Stops(SyntheticTrainable):
         """Dies at its n-th step, after the checkpoint is written and before anyone hears of it."""
 
@@ -206,7 +205,7 @@ def test_in_flight_trials_go_on_under_their_number_before_anything_new_starts(tm
 def test_a_study_made_from_another_file_is_refused_with_the_difference(tmp_path: Path) -> None:
     new_study(tmp_path).close()
     changed = study_file(tmp_path, budget={"n_trials": 13, "epochs": 3, "max_params": 20_000})
-    with pytest.raises(StudyFileError, match="budget.n_trials: 12 -> 13"):
+    with pytest.raises(StudyFileError, match=r"budget\.n_trials: 12 -> 13"):
         Study.open(changed, SyntheticSizes())
 
 

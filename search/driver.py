@@ -14,7 +14,7 @@ import yaml
 from search import report
 from search.config import StudyFile
 from search.errors import RequestError
-from search.load import SavedStudy, StudyState, load
+from search.saved import SavedStudy, StudyState, load
 from search.recording import Recorder, tracking_uri
 from search.study import Study, refuse_changes
 
@@ -61,12 +61,15 @@ def run(
         recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
         try:
             drive, n_slots = _back_end(file, back_end)
+            known = len(study.trials)
+            _log.info("study %s: %d trials known, %d at a time, %s", file.study, known, n_slots, _versions())
             recorder.start()  # now that the large imports are done, and beside the training
             with watch(study, n_slots) if watch else nullcontext():
                 drive(study)
         finally:
             study.close()
             behind = recorder.stop()
+            _log.info("study %s left with %d trials; MLflow %s", file.study, len(study.trials), behind or "holds all of it")
         write_views(file.folder)
     if behind:
         say(behind)
@@ -107,9 +110,8 @@ def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[
 def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:
     """What drives a study, and how many trials it runs at once."""
     if back_end == "in-process":
-        from trainables import make
-
         from search import in_process
+        from trainables import make
 
         return lambda study: in_process.run(study, make(**file.worker())), 1
     from cluster.connect import slots
@@ -120,6 +122,12 @@ def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], Non
     except ValueError as error:
         raise RequestError(str(error)) from error
     return lambda study: on_ray.run(study, n_slots=n_slots), n_slots
+
+
+def _versions() -> str:
+    from importlib.metadata import version
+
+    return ", ".join(f"{name} {version(name)}" for name in ("paretune", "torch", "timm", "ray", "optuna", "mlflow"))
 
 
 @contextmanager
@@ -133,6 +141,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.propagate = False
+    logging.getLogger("search").setLevel(logging.INFO)
     try:
         yield
     finally:

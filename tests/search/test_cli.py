@@ -1,0 +1,194 @@
+"""The command line as a person or another program meets it: real processes, real output, real exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search.saved import load
+
+SYNTHETIC = """
+study: syn
+data: {kind: synthetic, noise: 0.01, diverges_above_lr: 0.015}
+methods: [lora, arc, lily]
+budget: {n_trials: 14, epochs: 3, max_params: 20_000}
+"""
+
+
+def paretune(*arguments: str, cwd: Path, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.cli", *arguments]
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a synthetic study has been run by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "syn.yaml").write_text(SYNTHETIC)
+    done = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_run_prints_a_plain_line_per_trial_then_the_front_and_where_everything_lies(searched: Path) -> None:
+    again = paretune("run", "syn.yaml", "--set", "study=syn2", "--back-end", "in-process", cwd=searched)
+    assert again.returncode == 0
+    lines = again.stdout.splitlines()
+    assert sum(line.startswith("[") for line in lines) == 14
+    assert "[14/14]" in again.stdout
+    assert "adapter" in again.stdout
+    for name in ("front.png", "front.parquet", "trials.parquet", "ledger.db", "paretune.log"):
+        path = searched / "paretune-studies" / "syn2" / name
+        assert path.stat().st_size > 0
+        assert f"syn2/{name}" in again.stdout
+    assert "\x1b[" not in again.stdout
+    assert again.stderr == ""
+
+
+def test_running_a_finished_study_again_prints_its_front_and_trains_nothing(searched: Path) -> None:
+    before = load(searched / "paretune-studies" / "syn")
+    again = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=searched)
+    assert again.returncode == 0
+    assert not any(line.startswith("[") for line in again.stdout.splitlines())
+    assert f"Hypervolume {before.hypervolume:.4f}" in again.stdout
+    assert load(searched / "paretune-studies" / "syn") == before
+
+
+def test_json_is_what_the_ledger_holds(searched: Path) -> None:
+    study = load(searched / "paretune-studies" / "syn")
+    front = json.loads(paretune("front", "syn", "--json", cwd=searched).stdout)
+    assert front["study"] == "syn"
+    assert front["objectives"] == ["val/top1", "adapter_params"]
+    assert front["reference_point"] == [0.1, 20_000]
+    assert front["hypervolume"] == pytest.approx(study.hypervolume, abs=1e-12)
+    assert [member["trial"] for member in front["members"]] == [trial.number for trial in study.members]
+    trials = json.loads(paretune("trials", "syn", "--json", cwd=searched).stdout)
+    keys = "trial state method config epochs rung reason n_attempts adapter_params head_params metrics".split()
+    assert all(set(keys) <= set(trial) for trial in trials)
+    assert [trial["trial"] for trial in trials] == list(range(14))
+    shown = json.loads(paretune("show", "syn", "3", "--json", cwd=searched).stdout)
+    assert shown["config"] == study.history[3].config
+    assert [report["epoch"] for report in shown["reports"]] == [1, 2, 3][: shown["epochs"]]
+    rejected = json.loads(paretune("trials", "syn", "--rejected", "--json", cwd=searched).stdout)
+    assert all(set(one) == {"config", "reason"} for one in rejected)
+    listed = json.loads(paretune("ls", "--json", cwd=searched).stdout)
+    assert {"name": "syn", "state": "finished", "path": "paretune-studies/syn"} in listed["studies"]
+    methods = json.loads(paretune("methods", "--json", cwd=searched).stdout)
+    assert [row["method"] for row in methods["methods"]] == ["head_only", "lora", "arc", "lily"]
+
+
+@pytest.mark.parametrize("command", [["front", "syn"], ["trials", "syn"], ["show", "syn", "0"], ["ls"], ["methods"]])
+def test_the_tables_fit_eighty_columns(searched: Path, command: list[str]) -> None:
+    printed = paretune(*command, cwd=searched)
+    assert printed.returncode == 0
+    assert max(len(line) for line in printed.stdout.splitlines()) <= 80
+
+
+def test_count_gives_the_papers_figures_apart_from_the_head(tmp_path: Path) -> None:
+    arguments = ["count", "--method", "lora", "--backbone", "vit_base_patch16_224", "--set", "rank=8", "--json"]
+    counted = json.loads(paretune(*arguments, cwd=tmp_path).stdout)
+    assert set(counted) >= {"method", "backbone", "config", "adapter_params", "head_params"}
+    assert counted["config"]["rank"] == 8
+    assert counted["adapter_params"] == 294_912
+    assert counted["head_params"] == 769_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["run", "--set", "methods=[loar]"], "did you mean lora?"),
+        (["run", "--set", "budget.n_trials=0"], "budget.n_trials: Input should be greater than 0"),
+        (["front", "nothing"], "does not exist"),
+        (["count", "--method", "loar"], "did you mean lora?"),
+        (["count", "--method", "lora", "--set", "rank=100000"], "rank"),
+        (["count", "--method", "lora", "--set", "rank"], "an override is written knob=value"),
+        (["count", "--method", "lora", "--backbone", "vit_bse_patch16_224"], "vit_base_patch16_224"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_message_and_exit_code_two(tmp_path: Path, arguments: list[str], message: str) -> None:
+    refused = paretune(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_does_not_exist_is_refused(searched: Path) -> None:
+    refused = paretune("show", "syn", "99", cwd=searched)
+    assert refused.returncode == 2
+    assert "has no trial 99; it has 14" in refused.stderr
+
+
+def test_another_file_for_an_existing_study_is_refused_with_the_difference(searched: Path) -> None:
+    refused = paretune("run", "syn.yaml", "--set", "budget.epochs=4", "--back-end", "in-process", cwd=searched)
+    assert refused.returncode == 2
+    assert "budget.epochs: 3 -> 4" in refused.stderr
+
+
+def test_a_search_in_which_every_trial_fails_exits_with_one(tmp_path: Path) -> None:
+    (tmp_path / "syn.yaml").write_text(SYNTHETIC.replace("0.015", "1e-9"))
+    failed = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "train/loss is nan" in failed.stdout or "val/top1 is nan" in failed.stdout
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(searched: Path) -> None:
+    """SIGINT in the middle of a real search, then the same command again: the trials of an uninterrupted run."""
+    command = [sys.executable, "-m", "search.cli", "run", "syn.yaml", "--set", "study=cut", "--set", "budget.n_trials=60"]
+    whole = paretune(*command[3:-4], "--set", "study=whole", *command[-2:], "--back-end", "in-process", cwd=searched)
+    assert whole.returncode == 0
+    process = subprocess.Popen(
+        [*command, "--back-end", "in-process"], cwd=searched, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("["):
+            break
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted" in complaint
+    assert "Traceback" not in complaint
+    cut = load(searched / "paretune-studies" / "cut")
+    assert len(cut.history) < 60
+    assert cut.state == "INTERRUPTED"
+    again = paretune(*command[3:], "--back-end", "in-process", cwd=searched)
+    assert again.returncode == 0
+
+    def outcome(name: str) -> list[tuple[object, ...]]:
+        history = load(searched / "paretune-studies" / name).history
+        return [(t.number, t.state, t.config, t.epochs, {k: str(v) for k, v in t.metrics.items()}) for t in history]
+
+    assert outcome("cut") == outcome("whole")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_imports_none_of_the_heavy_libraries(tmp_path: Path, arguments: list[str]) -> None:
+    program = (
+        "import sys, search.cli\n"
+        f"sys.argv = ['paretune', *{arguments!r}]\n"
+        "try:\n    search.cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "print('loaded:', *sorted({'torch', 'ray', 'mlflow', 'optuna', 'timm', 'pandas'} & set(sys.modules)))\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert printed.stdout.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize("command", ["front", "trials"])
+def test_reading_commands_import_neither_torch_nor_ray(searched: Path, command: str) -> None:
+    program = (
+        "import sys, search.cli\n"
+        f"sys.argv = ['paretune', {command!r}, 'syn', '--json']\n"
+        "try:\n    search.cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "print('loaded:', *sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], cwd=searched, capture_output=True, text=True, check=True)
+    assert printed.stderr.splitlines()[-1] == "loaded:"
