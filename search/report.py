@@ -1,7 +1,7 @@
 """Showing a study: the front as a table, a picture, Markdown, JSON and Parquet.
 
-Every function is a view of trials that somebody else read from the ledger. Nothing here needs torch, Ray or MLflow; matplotlib,
-pyarrow and rich are imported by the functions that draw, write and print.
+Every function is a view of trials that somebody else read from the ledger. Nothing here needs torch, Ray or MLflow;
+matplotlib, pyarrow and rich are imported by the functions that draw, write and print.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1  # of the Parquet files
 
-# -- words -----------------------------------------------------------------------------------------------------------------------------
+# -- words -------------------------------------------------------------------------------------------------------------
 
 METHOD_NAMES = {
     "head_only": "head only",
@@ -52,9 +52,7 @@ _SHORT = {
 def knobs(trial: Trial) -> str:
     """A configuration in a few words, what decides its size first: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
     own = {k.removeprefix(f"{trial.method}."): v for k, v in trial.config.items() if k.startswith(f"{trial.method}.")}
-    words = [
-        f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own
-    ]
+    words = [f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own]
     words += [str(own.pop(key)) for key in ("targets", "position", "level", "layers") if key in own]
     if (lr := trial.config.get("optim.lr")) is not None:
         words.append(f"lr={_number(lr)}")
@@ -73,7 +71,7 @@ def _number(value: object) -> str:
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
-# -- tables ----------------------------------------------------------------------------------------------------------------------------
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
@@ -103,12 +101,10 @@ def trials_table(trials: Sequence[Trial], *, title: str | None = None) -> Table:
     table.add_column("adapter", **_RIGHT)
     table.add_column("top1 %", **_RIGHT)
     for trial in trials:
-        top1 = trial.metrics.get("val/top1")
+        top1 = trial.metrics.get("val/top1", math.nan)
         number = f"{trial.number:04d}{'*' if trial.number in members else ''}"
-        shown = percent(top1) if top1 is not None else ""
-        table.add_row(
-            number, trial.state, trial.method, knobs(trial), str(trial.epochs), f"{trial.adapter_params:,}", shown
-        )
+        shown = percent(top1) if math.isfinite(top1) else ""
+        table.add_row(number, trial.state, trial.method, knobs(trial), str(trial.epochs), f"{trial.adapter_params:,}", shown)
     return table
 
 
@@ -141,17 +137,15 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
             label = f"[{label}]({links[trial.number]})"
         top1 = f"{percent(trial.metrics['val/top1'])} %"
         name = METHOD_NAMES.get(trial.method, trial.method)
-        lines.append(
-            f"| {label} | {name} | {knobs(trial)} | {trial.adapter_params:,} | {trial.head_params:,} | {top1} |"
-        )
+        lines.append(f"| {label} | {name} | {knobs(trial)} | {trial.adapter_params:,} | {trial.head_params:,} | {top1} |")
     return "\n".join(lines)
 
 
-# -- JSON ------------------------------------------------------------------------------------------------------------------------------
+# -- JSON --------------------------------------------------------------------------------------------------------------
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """One trial as plain JSON values. Others build on these fields: more may be added, these stay."""
+    """One trial as plain JSON values (NaN is null). Others build on these fields: more may be added, these stay."""
     return {
         "trial": trial.number,
         "state": trial.state.value,
@@ -163,12 +157,12 @@ def trial_json(trial: Trial) -> dict[str, Any]:
         "n_attempts": trial.n_attempts,
         "adapter_params": trial.adapter_params,
         "head_params": trial.head_params,
-        "metrics": dict(trial.metrics),
+        "metrics": {key: value if math.isfinite(value) else None for key, value in trial.metrics.items()},
     }
 
 
 def front_json(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The front as plain JSON values: study, objectives, reference_point [top1, params], hypervolume, members smallest first."""
+    """The front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
     reference_point = reference(study)
     return {
         "study": study.name,
@@ -185,7 +179,7 @@ def reference(study: StudyRecord) -> tuple[float, float]:
     return float(top1), float(params)
 
 
-# -- Arrow and Parquet -----------------------------------------------------------------------------------------------------------------
+# -- Arrow and Parquet -------------------------------------------------------------------------------------------------
 
 _UNITS = {
     "adapter_params": "parameters",
@@ -206,9 +200,10 @@ _UNITS = {
 
 
 def trials_arrow(trials: Sequence[Trial], *, study: StudyRecord | None = None) -> pa.Table:
-    """One row per trial: its standing, one column per knob (null where the method has no such knob), one per metric of the last epoch.
+    """One row per trial: its standing, one column per knob, one per metric of the last epoch.
 
-    Each column's unit is in its metadata (`unit`); the table's metadata hold `paretune.schema_version`, and of which study it is.
+    A knob that the trial's method does not have is null. Each column's unit is in its metadata (`unit`); the table's
+    metadata hold `paretune.schema_version`, and of which study it is.
     """
     import pyarrow as pa
 
@@ -263,14 +258,9 @@ def _arrow(columns: Mapping[str, pa.Array], study: StudyRecord | None) -> pa.Tab
 
     from spaces import SHARED, SPACES  # a knob's unit is written where the knob is
 
-    units = (
-        {knob.key: knob.unit for space in SPACES.values() for knob in space.knobs}
-        | {k.key: k.unit for k in SHARED}
-        | _UNITS
-    )
+    units = {knob.key: knob.unit for space in SPACES.values() for knob in space.knobs} | {k.key: k.unit for k in SHARED} | _UNITS
     fields = [
-        pa.field(key, column.type, metadata={"unit": units[key]} if units.get(key) else None)
-        for key, column in columns.items()
+        pa.field(key, column.type, metadata={"unit": units[key]} if units.get(key) else None) for key, column in columns.items()
     ]
     metadata = {"paretune.schema_version": str(SCHEMA_VERSION)}
     if study is not None:
@@ -284,7 +274,7 @@ def _keys(rows: Iterable[Mapping[str, Any]], *, first: str) -> list[str]:
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """One knob's values. Arrow columns have one type: a knob that takes both numbers and names is written as JSON text."""
+    """One knob's values. Arrow columns have one type: a knob that takes numbers and names is written as JSON text."""
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}
@@ -295,7 +285,7 @@ def _column(values: Sequence[Any]) -> pa.Array:
     return pa.array(values)
 
 
-# -- the picture -----------------------------------------------------------------------------------------------------------------------
+# -- the picture -------------------------------------------------------------------------------------------------------
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour say the same thing twice.
 _STYLES = {
@@ -305,24 +295,23 @@ _STYLES = {
     "lily": ("#009E73", "s"),
 }
 _MORE_STYLES = [
-    (c, m)
-    for m in ("v", "P", "X", "*", "h")
-    for c in ("#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73")
+    (c, m) for m in ("v", "P", "X", "*", "h") for c in ("#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73")
 ]
 _INK, _FAINT = "#222222", "#8a8a8a"
 
 
-def plot_front(
-    trials: Sequence[Trial], path: Path, *, title: str, reference_point: tuple[float, float] | None = None
-) -> None:
+def plot_front(trials: Sequence[Trial], path: Path, *, title: str, reference_point: tuple[float, float] | None = None) -> None:
     """Draw accuracy against size: every trial, and the front as a step line with its members named.
 
     Args:
-        trials: COMPLETE trials are solid on the front and pale behind it; PRUNED trials are faint and open, at their last epoch's accuracy.
+        trials: COMPLETE trials are solid on the front and pale behind it; PRUNED trials are faint and open, drawn at
+            the accuracy of their last epoch.
         path: Where to write; `.png` and `.svg` are understood by their ending.
         title: One line above the picture.
-        reference_point: (top1, params) of the hypervolume; when given, the hypervolume is printed and size is drawn up to params.
+        reference_point: (top1, params) of the hypervolume; when given, the hypervolume is printed and the axis of sizes
+            ends at params.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -330,19 +319,20 @@ def plot_front(
     FigureCanvasAgg(figure)  # no pyplot: nothing global, so that a background thread may draw
     draw_front(figure, trials, title=title, reference_point=reference_point)
     draft = path.with_name(f".draft.{path.name}")
-    metadata = {"Date": None} if path.suffix == ".svg" else None  # the same trials give the same file
-    figure.savefig(draft, metadata=metadata)
+    if path.suffix == ".svg":
+        with rc_context({"svg.hashsalt": title}):  # the same trials give the same file
+            figure.savefig(draft, metadata={"Date": None})
+    else:
+        figure.savefig(draft)
     draft.replace(path)
 
 
-def draw_front(
-    figure: Figure, trials: Sequence[Trial], *, title: str, reference_point: tuple[float, float] | None = None
-) -> None:
+def draw_front(figure: Figure, trials: Sequence[Trial], *, title: str, reference_point: tuple[float, float] | None = None) -> None:
     """Draw what `plot_front` writes into a figure of one's own."""
     axes = figure.add_subplot()
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
-    pruned = [t for t in trials if t.state is State.PRUNED and t.metrics.get("val/top1") is not None]
+    pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.metrics.get("val/top1", math.nan))]
     styles = _styles(trials)
 
     place = _frame(axes, members, behind + pruned, reference_point)
@@ -363,9 +353,7 @@ def draw_front(
         axes.plot(place(trial.adapter_params), _y(trial), marker, color=colour, alpha=0.28, ms=6, mew=0, zorder=2)
     for trial in pruned:
         colour, marker = styles[trial.method]
-        axes.plot(
-            place(trial.adapter_params), _y(trial), marker, mfc="none", mec=colour, alpha=0.35, ms=5, mew=0.9, zorder=2
-        )
+        axes.plot(place(trial.adapter_params), _y(trial), marker, mfc="none", mec=colour, alpha=0.35, ms=5, mew=0.9, zorder=2)
     if members:
         right = axes.get_xlim()[1]
         xs, ys = [place(t.adapter_params) for t in members], [_y(t) for t in members]
@@ -375,14 +363,14 @@ def draw_front(
         colour, marker = styles[trial.method]
         axes.plot(place(trial.adapter_params), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
 
-    _legend(axes, styles, members, behind, pruned, below)
+    _legend(axes, styles=styles, members=members, behind=behind, pruned=pruned, below=below)
     counts = {state: sum(t.state is state for t in trials) for state in State}
     words = [f"{n} {state.value.lower()}" for state, n in counts.items() if n]
     if reference_point is not None:
         words.append(f"hypervolume {hypervolume(trials, reference_point):.3f}")
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold", color=_INK)
     figure.text(0.99, 0.985, " · ".join(words), ha="right", va="top", fontsize=9, color=_FAINT)
-    _name_members(figure, axes, members, behind, styles, place)
+    _name_members(figure, axes, members=members, behind=behind, styles=styles, place=place)
 
 
 def _y(trial: Trial) -> float:
@@ -390,7 +378,7 @@ def _y(trial: Trial) -> float:
 
 
 def _styles(trials: Iterable[Trial]) -> dict[str, tuple[str, str]]:
-    """Method to (colour, marker): always the same for the methods that ship, the rest of the palette in turn for others."""
+    """Method to (colour, marker): fixed for the methods that ship, the rest of the palette in turn for others."""
     spare = cycle(_MORE_STYLES)
     methods = list(dict.fromkeys(sorted(trial.method for trial in trials)))
     order = [m for m in _STYLES if m in methods] + [m for m in methods if m not in _STYLES]
@@ -399,7 +387,7 @@ def _styles(trials: Iterable[Trial]) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a size lies on the axis: at log10(1 + params), but zero no further left than half a decade from the next size."""
+    """Where a size lies on the axis: at log10(1 + params), with zero at most half a decade left of the next size."""
 
     zero: float
 
@@ -407,13 +395,11 @@ class _Place:
         return max(math.log10(1.0 + params), self.zero)
 
 
-def _frame(
-    axes: Axes, members: Sequence[Trial], others: Sequence[Trial], reference_point: tuple[float, float] | None
-) -> _Place:
+def _frame(axes: Axes, members: Sequence[Trial], others: Sequence[Trial], reference_point: tuple[float, float] | None) -> _Place:
     """Axes that show the front large.
 
-    Trials far below the front are marked at the lower edge, by their size alone; the empty decades between head-only and the
-    smallest adapter are left out, and the axis is marked where it is broken.
+    Trials far below the front are marked at the lower edge, by their size alone; the empty decades between head-only
+    and the smallest adapter are left out, and the axis is marked where it is broken.
     """
     sizes = [t.adapter_params for t in (*members, *others) if t.adapter_params]
     smallest = math.log10(1.0 + min(sizes, default=1))
@@ -423,16 +409,17 @@ def _frame(
     left = place.zero if has_zero else smallest
     right = max(largest, left + 1.0)
 
+    first = left + (0.3 if place.zero > 0 else 0.1)  # nothing is labelled left of the break
     steps = (1, 3) if right - left <= 3.2 else (1,)
-    labelled = [d * 10**k for k in range(9) for d in steps if left + 0.1 < math.log10(1.0 + d * 10**k) <= right + 0.01]
+    labelled = [d * 10**k for k in range(9) for d in steps if first < math.log10(1.0 + d * 10**k) <= right + 0.01]
     ticks = [0, *labelled] if has_zero else labelled
     axes.set_xticks([place(n) for n in ticks], [_short(n) for n in ticks])
     unlabelled = [d * 10**k for k in range(9) for d in range(2, 10)]
-    axes.set_xticks([place(n) for n in unlabelled if left + 0.1 < math.log10(1.0 + n) <= right], minor=True)
+    axes.set_xticks([place(n) for n in unlabelled if first < math.log10(1.0 + n) <= right], minor=True)
     margin = 0.035 * (right - left)
     axes.set_xlim(left - margin, right + margin)
     if place.zero > 0:  # the mark of a broken axis
-        mark = {
+        mark: dict[str, Any] = {
             "marker": [(-1, -2), (1, 2)],
             "ms": 9,
             "ls": "",
@@ -445,7 +432,7 @@ def _frame(
         axes.plot(where, [0.0, 0.0], transform=axes.transAxes, **mark)
 
     values = [_y(t) for t in members] or [_y(t) for t in others] or [0.0, 100.0]
-    low, room = min(values), max(max(values) - min(values), 1.0)
+    low, room = min(values), max(max(values) - min(values), 2.0)
     nearby = [_y(t) for t in others if _y(t) >= low - 0.45 * room]
     axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, 100.0 + 0.04 * room))
 
@@ -466,6 +453,7 @@ def _short(n: int) -> str:
 
 def _legend(
     axes: Axes,
+    *,
     styles: Mapping[str, tuple[str, str]],
     members: Sequence[Trial],
     behind: Sequence[Trial],
@@ -490,7 +478,7 @@ def _legend(
         handles=handles,
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
-        ncols=len(handles),
+        ncols=min(len(handles), 8),
         frameon=False,
         fontsize=9,
         labelcolor=_INK,
@@ -503,12 +491,13 @@ def _legend(
 def _name_members(
     figure: Figure,
     axes: Axes,
+    *,
     members: Sequence[Trial],
     behind: Sequence[Trial],
     styles: Mapping[str, tuple[str, str]],
     place: _Place,
 ) -> None:
-    """Write each member's name where nothing is: above and left of the front no trial can lie, so those places are tried first."""
+    """Write each member's name where nothing is: first above and left, where no trial can lie."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -523,7 +512,7 @@ def _name_members(
 
     taken = [square(trial, 5.0) for trial in members]
     avoided = [square(trial, 3.0) for trial in behind]
-    for here, after in zip(members, members[1:], strict=False):  # the step line itself
+    for here, after in pairwise(members):  # the step line itself
         (x0, y0), (x1, y1) = axes.transData.transform(
             [(place(here.adapter_params), _y(here)), (place(after.adapter_params), _y(after))]
         )
@@ -547,9 +536,7 @@ def _name_members(
                 color=colour,
                 zorder=6,
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
-                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.6, "shrinkB": 4}
-                if abs(dy) > 13
-                else None,
+                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.6, "shrinkB": 4} if abs(dy) > 13 else None,
             )
             box = text.get_window_extent(renderer)
             box = Bbox.from_extents(*box.extents) if abs(dy) <= 13 else _text_box(text, renderer)
@@ -580,7 +567,5 @@ def _text_box(text: Any, renderer: Any) -> Any:
 
 def _name(trial: Trial) -> str:
     words = knobs(trial).split()
-    chosen = [w for w in words if w[0] in "re+k" and w[1:].isdigit()] + [
-        w for w in words if w.startswith(("last-", "first-"))
-    ]
+    chosen = [w for w in words if w[0] in "re+k" and w[1:].isdigit()] + [w for w in words if w.startswith(("last-", "first-"))]
     return " ".join([METHOD_NAMES.get(trial.method, trial.method), *chosen])

@@ -1,0 +1,328 @@
+"""The ledger's laws: a decision is all or nothing, there is one owner, and what was acknowledged survives."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.ledger import LEASE_SECONDS, SCHEMA_VERSION, Ledger, LedgerError, OwnedElsewhere
+from search.trial import State, Trial
+
+FILE = {"study": "s", "budget": {"n_trials": 3, "epochs": 2}}
+FACTS = {"reference_point": [0.1, 1000]}
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.time = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        """Unix seconds."""
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Stands still until it is set."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """A new ledger, owned by this process."""
+    with closing(Ledger.create(tmp_path / "s" / "ledger.db", name="s", file=FILE, facts=FACTS, now=clock)) as ledger:
+        yield ledger
+
+
+def new_trial(number: int = 0) -> Trial:
+    config = {"method": "lora", "lora.rank": 2, "optim.lr": 1e-3}
+    return Trial(number, State.RUNNING, config, seed=7, adapter_params=300, head_params=10)
+
+
+def start(ledger: Ledger, number: int = 0) -> Trial:
+    with ledger.decision() as writer:
+        return writer.start(new_trial(number))
+
+
+@contextmanager
+def another_driver(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A real process that claims the ledger, writes one event after the other and prints the number of each that is durable."""
+    program = """
+import sys
+from pathlib import Path
+from search.ledger import Ledger
+ledger = Ledger.open(Path(sys.argv[1]))
+ledger.claim()
+while True:
+    with ledger.decision() as writer:
+        number = writer.event("noted", text="x" * 1000)
+    print(number, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip().isdigit()
+            yield process
+        finally:
+            process.kill()
+
+
+def altered(path: Path, statement: str, *values: Any) -> None:
+    """Change a ledger behind Paretune's back."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement, values)
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_decision_is_all_or_nothing(ledger: Ledger) -> None:
+    trial = start(ledger)
+    before = (ledger.trials(), ledger.reports(), ledger.events())
+
+    def decide_and_fail() -> None:
+        with ledger.decision() as writer:
+            writer.reject([({"method": "arc"}, "too large")])
+            writer.finish(writer.report(trial, 1, {"val/top1": 0.5}), State.COMPLETE)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decide_and_fail()
+    assert (ledger.trials(), ledger.reports(), ledger.events()) == before
+    start(ledger, 1)  # and the next decision goes on where the last durable one ended
+    assert [event.number for event in ledger.events()] == [0, 1]
+
+
+def test_what_a_decision_writes_is_seen_only_when_it_is_done(ledger: Ledger) -> None:
+    with closing(Ledger.open(ledger.path)) as reader:
+        with ledger.decision() as writer:
+            writer.start(new_trial())
+            assert reader.trials() == []
+        assert len(reader.trials()) == 1
+
+
+def test_an_epoch_is_reported_once(ledger: Ledger) -> None:
+    trial = start(ledger)
+    with ledger.decision() as writer:
+        writer.report(trial, 1, {"val/top1": 0.5})
+    with pytest.raises(Exception, match="UNIQUE"), ledger.decision() as writer:
+        writer.report(trial, 1, {"val/top1": 0.6})
+    assert [report.metrics for report in ledger.reports()] == [{"val/top1": 0.5}]
+
+
+def test_the_trial_that_a_decision_returns_is_the_trial_that_is_read_back(ledger: Ledger, clock: Clock) -> None:
+    trial = start(ledger)
+    assert [trial] == ledger.trials()
+    clock.time += 1.0
+    with ledger.decision() as writer:
+        trial = writer.report(trial, 1, {"val/top1": 0.25, "val/loss": 2.0})
+    assert [trial] == ledger.trials()
+    with ledger.decision() as writer:
+        trial = writer.attempt(trial)
+    assert [trial] == ledger.trials()
+    clock.time += 1.0
+    with ledger.decision() as writer:
+        trial = writer.finish(writer.report(trial, 2, {"val/top1": 0.5}), State.PRUNED, reason="by hand", rung=2)
+    assert [trial] == ledger.trials()
+    assert (trial.epochs, trial.n_attempts, trial.rung, trial.finished) == (2, 2, 2, clock.time)
+
+
+def test_events_are_numbered_without_gaps_and_tell_the_whole_story(ledger: Ledger) -> None:
+    with ledger.decision() as writer:
+        writer.reject([({"method": "arc"}, "too large"), ({"method": "lily"}, "the same as trial 0")])
+        trial = writer.start(new_trial())
+    with ledger.decision() as writer:
+        trial = writer.finish(writer.report(trial, 1, {"val/top1": 0.5}), State.FAILED, reason="a reason")
+    events = ledger.events()
+    assert [event.number for event in events] == list(range(5))
+    assert [event.kind for event in events] == ["rejected", "rejected", "started", "reported", "failed"]
+    assert events[0].detail == {"config": {"method": "arc"}, "reason": "too large"}
+    assert events[4].detail == {"reason": "a reason"}
+    assert events[2].trial == trial.number
+
+
+def test_a_reader_takes_up_where_it_left_off(ledger: Ledger) -> None:
+    trial = start(ledger)
+    for epoch in (1, 2, 3):
+        with ledger.decision() as writer:
+            trial = writer.report(trial, epoch, {"val/top1": epoch / 10})
+    events, reports = ledger.events(), ledger.reports()
+    for place in range(-1, len(events)):
+        assert ledger.events(after=place) == [event for event in events if event.number > place]
+        assert ledger.reports(after=place) == [report for report in reports if report.event > place]
+
+
+def test_numbers_that_are_not_finite_are_read_back_as_nan(ledger: Ledger) -> None:
+    trial = start(ledger)
+    with ledger.decision() as writer:
+        writer.report(trial, 1, {"val/top1": 0.5, "train/loss": math.inf, "val/loss": math.nan})
+    metrics = ledger.trials()[0].metrics
+    assert metrics["val/top1"] == 0.5
+    assert math.isnan(metrics["train/loss"])
+    assert math.isnan(metrics["val/loss"])
+
+
+def test_the_history_outlives_its_driver(ledger: Ledger) -> None:
+    trial = start(ledger)
+    with ledger.decision() as writer:
+        writer.report(trial, 1, {"val/top1": 0.5})
+    history = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
+    ledger.close()
+    with closing(Ledger.open(ledger.path)) as again:
+        assert (again.study(), again.trials(), again.reports(), again.events()) == history
+
+
+# -- owners ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_may_not_write(ledger: Ledger) -> None:
+    with closing(Ledger.open(ledger.path)) as reader, pytest.raises(LedgerError, match="claim it"), reader.decision():
+        pass
+
+
+def test_a_second_driver_is_refused_while_the_first_lives_and_may_follow_when_it_is_killed(ledger: Ledger) -> None:
+    ledger.close()
+    with closing(Ledger.open(ledger.path)) as second, another_driver(ledger.path) as first:
+        with pytest.raises(OwnedElsewhere, match=f"process {first.pid} on"):
+            second.claim()
+        assert second.owner() is not None
+        first.send_signal(signal.SIGKILL)  # and nobody has buried it yet: a zombie owns nothing
+        _await_death(first.pid)
+        assert second.owner() is None
+        second.claim()
+        start(second)
+
+
+def _await_death(pid: int) -> None:
+    """Wait until a child has died, without burying it."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def test_every_acknowledged_decision_survives_the_killing_of_the_driver(ledger: Ledger) -> None:
+    ledger.close()
+    with another_driver(ledger.path) as driver:
+        assert driver.stdout is not None
+        for _ in range(20):
+            driver.stdout.readline()
+        driver.send_signal(signal.SIGKILL)
+        acknowledged = [int(line) for line in driver.stdout.read().split()]
+        driver.wait()
+    with closing(Ledger.open(ledger.path)) as reader:
+        numbers = [event.number for event in reader.events()]
+    assert numbers == list(range(len(numbers)))
+    assert numbers[-1] >= max(acknowledged, default=20)
+
+
+def test_a_driver_that_gives_the_study_back_leaves_it_free(ledger: Ledger) -> None:
+    ledger.close()
+    with closing(Ledger.open(ledger.path)) as second:
+        assert second.owner() is None
+        second.claim()
+
+
+def test_an_owner_on_another_host_lives_as_long_as_its_heart_beats(ledger: Ledger, clock: Clock) -> None:
+    altered(ledger.path, "UPDATE owner SET host = 'elsewhere'")
+    with closing(Ledger.open(ledger.path, now=clock)) as second:
+        clock.time += LEASE_SECONDS - 1
+        with pytest.raises(OwnedElsewhere, match="on elsewhere"):
+            second.claim()
+        start(ledger)  # a decision is a heartbeat
+        clock.time += LEASE_SECONDS - 1
+        with pytest.raises(OwnedElsewhere):
+            second.claim()
+        clock.time += 1
+        second.claim()
+
+
+def test_a_driver_that_was_taken_over_cannot_write(ledger: Ledger, clock: Clock) -> None:
+    start(ledger)
+    altered(ledger.path, "UPDATE owner SET host = 'elsewhere'")
+    with closing(Ledger.open(ledger.path, now=clock)) as second:
+        clock.time += LEASE_SECONDS
+        second.claim()
+        with pytest.raises(OwnedElsewhere, match="taken the study over"):
+            start(ledger, 1)
+        assert len(second.trials()) == 1
+        start(second, 1)
+        ledger.close()  # the old driver's end takes nothing from the new one
+        start(second, 2)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_is_made_once(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="exists already"):
+        Ledger.create(ledger.path, name="s", file=FILE, facts=FACTS)
+
+
+def test_of_drivers_that_make_one_study_at_once_one_succeeds(tmp_path: Path) -> None:
+    path = tmp_path / "s" / "ledger.db"
+    together = threading.Barrier(6)
+    outcomes: list[object] = []
+
+    def make() -> None:
+        together.wait()
+        try:
+            outcomes.append(Ledger.create(path, name="s", file=FILE, facts=FACTS))
+        except Exception as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    made = [outcome for outcome in outcomes if isinstance(outcome, Ledger)]
+    assert len(made) == 1
+    assert all(isinstance(outcome, LedgerError) for outcome in outcomes if outcome not in made)
+    assert [entry.name for entry in path.parent.iterdir() if entry.name.startswith(".")] == []
+    made[0].close()
+
+
+def test_a_ledger_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="does not exist"):
+        Ledger.open(tmp_path / "ledger.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_of_a_newer_paretune_is_refused(ledger: Ledger) -> None:
+    ledger.close()
+    altered(ledger.path, "UPDATE study SET schema_version = ?", SCHEMA_VERSION + 1)
+    with pytest.raises(LedgerError, match="use a newer Paretune"):
+        Ledger.open(ledger.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database, and long enough to have a header" * 100, json.dumps(FILE).encode()])
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match="not a readable ledger"):
+        Ledger.open(path)
+
+
+def test_a_damaged_ledger_is_refused(ledger: Ledger) -> None:
+    ledger.close()
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LedgerError, match="not a readable ledger"):
+        Ledger.open(ledger.path)
+
+
+def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="not a readable ledger"):
+        Ledger.open(tmp_path)
