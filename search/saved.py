@@ -12,10 +12,11 @@ from search import report
 from search.front import front, hypervolume
 from search.ledger import Ledger, Report, StudyRecord
 from search.trial import Trial
-from spaces import Config
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from spaces import Config
 
 
 class StudyState(enum.StrEnum):
