@@ -11,6 +11,7 @@ One experiment per study, one parent run for the study, one child run per trial.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import logging
@@ -164,7 +165,10 @@ class Recorder:
             wanted = max(self._period, spent / _SHARE, 2 * pause if failed else 0.0)
             pause = max(self._period, min(wanted, _LONGEST_WAIT))
             self._stopping.wait(pause)
-        self._try(final=True)
+        for again in (1.0, 2.0, None):  # seconds: a database may be locked by another writer just now
+            if self._try(final=True) or again is None:
+                return
+            time.sleep(again)
 
     def _try(self, *, final: bool) -> bool:
         try:
@@ -223,8 +227,9 @@ class _View:
         """Find the study's runs by their tags; the experiment is made when there is none."""
         with _reading(ledger_path) as ledger:
             study = ledger.study()
-        client = _client(uri)
-        view = cls(client, ledger_path, _experiment(client, uri, experiment or study.name, ledger_path), study)
+        with _making(uri):
+            client = _client(uri)
+            view = cls(client, ledger_path, _experiment(client, uri, experiment or study.name, ledger_path), study)
         for run in _search(client, view._experiment_id, f"tags.`paretune.study_uid` = '{study.uid}'"):
             number = run.data.tags.get("paretune.trial")
             twin = view._parent if number is None else view._children.get(int(number))
@@ -490,6 +495,19 @@ def _client(uri: str) -> MlflowClient:
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
     return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def _making(uri: str) -> Iterator[None]:
+    """One process at a time makes an SQLite store: MLflow's migrations fail when two studies begin a storage at once."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also by a process that is killed
+        yield
 
 
 def _experiment(client: MlflowClient, uri: str, name: str, ledger_path: Path) -> str:

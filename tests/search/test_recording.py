@@ -471,6 +471,17 @@ def test_the_thread_records_the_study_by_the_time_it_is_stopped(driven: Driven) 
     assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
 
 
+def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -> None:
+    program = "import sys, pathlib, search.recording as r; r.Recorder(pathlib.Path(sys.argv[1]), sys.argv[2]).sync()"
+    studies = [Driven(tmp_path, f"study-{n}") for n in range(2)]
+    commands = [[sys.executable, "-c", program, str(study.path), tracking_uri(tmp_path)] for study in studies]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    for study in studies:
+        assert_equal_to_the_ledger(tracking_uri(tmp_path), study)
+        study.ledger.close()
+
+
 def test_a_server_that_is_down_is_warned_about_once_and_stops_nothing(
     driven: Driven, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
