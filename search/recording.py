@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from search import report
 from search.errors import RequestError
@@ -67,7 +67,7 @@ def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
     except (OSError, ValueError):
         return True
     with _reading(ledger_path) as ledger:
-        return receipt.get("tracking_uri") != tracking_uri or bool(ledger.events(after=receipt.get("last_event", -1)))
+        return receipt.get("tracking_uri") != _shown(tracking_uri) or bool(ledger.events(after=receipt.get("last_event", -1)))
 
 
 # -- the recorder ------------------------------------------------------------------------------------------------------
@@ -128,9 +128,9 @@ class Recorder:
         self.start()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            return f"MLflow at {self._uri} is behind (no answer within {timeout:g} s); run the study again to catch up"
+            return f"MLflow at {_shown(self._uri)} is behind (no answer within {timeout:g} s); run the study again to catch up"
         if self._problem is not None:
-            return f"MLflow at {self._uri} is behind ({self._problem}); run the study again to catch up"
+            return f"MLflow at {_shown(self._uri)} is behind ({self._problem}); run the study again to catch up"
         return None
 
     def sync(self, *, final: bool = False) -> None:
@@ -176,11 +176,11 @@ class Recorder:
         except Exception as error:
             if self._problem is None:
                 words = "MLflow at %s cannot be written (%s); the search goes on, the record follows later"
-                _log.warning(words, self._uri, _first_line(error))
-            self._problem = _first_line(error)
+                _log.warning(words, _shown(self._uri), _shown(self._uri, _first_line(error)))
+            self._problem = _shown(self._uri, _first_line(error))
             return False
         if self._problem is not None:
-            _log.info("MLflow at %s is up to date again", self._uri)
+            _log.info("MLflow at %s is up to date again", _shown(self._uri))
         self._problem = None
         return True
 
@@ -275,7 +275,7 @@ class _View:
     def write_receipt(self, uri: str) -> None:
         """Note beside the ledger where the study is recorded, and up to which event."""
         receipt = {
-            "tracking_uri": uri,
+            "tracking_uri": _shown(uri),
             "experiment_id": self._experiment_id,
             "run_id": self._parent.id if self._parent else None,
             "last_event": self._place,
@@ -406,7 +406,7 @@ class _View:
             f"- **State** {state.value.lower()}: {len(trials)} of {n_trials} trials started ({standing or 'none yet'})",
             "",
             f"### Front (hypervolume {hypervolume(trials, self._reference_point):.4f})",
-            "",
+            "\n",
         ]
         links = {n: f"#/experiments/{self._experiment_id}/runs/{run.id}" for n, run in self._children.items()}
         head = "\n".join(lines)
@@ -429,7 +429,8 @@ class _View:
             return
         with tempfile.TemporaryDirectory(prefix="paretune-") as name:
             folder = Path(name)
-            report.plot_front(trials, folder / "front.png", title=self._study.name, reference_point=self._reference_point)
+            title = f"{self._study.name}: accuracy against adapter size"
+            report.plot_front(trials, folder / "front.png", title=title, reference_point=self._reference_point)
             report.write_parquet(front(trials), folder / "front.parquet", study=self._study)
             report.write_parquet(trials, folder / "trials.parquet", study=self._study)
             (folder / "study.yaml").write_text(yaml.safe_dump(dict(self._study.file), sort_keys=False))
@@ -544,6 +545,13 @@ def _reading(path: Path) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+def _shown(uri: str, text: str | None = None) -> str:
+    """An address, or a text that holds it, without the name and password that may be in it."""
+    secret, at, _ = urlsplit(uri).netloc.rpartition("@")
+    text = uri if text is None else text
+    return text.replace(secret + at, "") if at else text
 
 
 def _ms(seconds: float) -> int:

@@ -433,7 +433,7 @@ def _frame(axes: Axes, members: Sequence[Trial], others: Sequence[Trial], refere
 
     values = [_y(t) for t in members] or [_y(t) for t in others] or [0.0, 100.0]
     low, room = min(values), max(max(values) - min(values), 2.0)
-    nearby = [_y(t) for t in others if _y(t) >= low - 0.45 * room]
+    nearby = [_y(t) for t in others if _y(t) >= low - max(0.45 * room, 1.0)]
     axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, 100.0 + 0.04 * room))
 
     axes.set_xlabel("trainable adapter parameters, head not counted", color=_INK, fontsize=10)

@@ -98,7 +98,8 @@ class SavedStudy:
 
     def plot_front(self, path: Path) -> None:
         """Draw the front into a `.png` or `.svg` file."""
-        report.plot_front(self.history, path, title=self.name, reference_point=self.reference_point)
+        title = f"{self.name}: accuracy against adapter size"
+        report.plot_front(self.history, path, title=title, reference_point=self.reference_point)
 
 
 def load(folder: str | Path) -> SavedStudy:

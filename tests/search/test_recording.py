@@ -454,6 +454,7 @@ def test_the_description_shows_the_front_with_links_to_its_members(driven: Drive
     note = runs[None]["note"]
     assert "vit_glyphs" in note
     assert "5 of 5 trials" in note
+    assert "\n\n| trial |" in note  # Markdown asks for an empty line before a table
     rows = [line for line in note.splitlines() if line.startswith("| [")]
     assert [row.split("]")[0] for row in rows] == ["| [0000", "| [0004"]
     assert all(runs[n]["id"] in row for n, row in zip((0, 4), rows, strict=True))
@@ -495,6 +496,14 @@ def test_a_server_that_is_down_is_warned_about_once_and_stops_nothing(
     assert problem is not None
     assert "behind" in problem
     assert sum("cannot be written" in record.message for record in caplog.records) == 1
+
+
+def test_a_password_in_the_address_is_not_shown(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib3.connectionpool.log.disabled", True)
+    recorder = driven.recorder(f"http://somebody:secret@127.0.0.1:{_free_port(None)}", period=0.01)
+    problem = recorder.stop(timeout=30)
+    assert problem is not None
+    assert "secret" not in problem
 
 
 def test_a_server_that_never_answers_does_not_hold_the_driver(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
