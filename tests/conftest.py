@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a test may import Ray before `cluster.connect.embedded` says so
@@ -11,6 +12,10 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("PARETUNE_STORAGE", None)
+
+# How long an example takes says something about the machine and its other users, nothing about a law.
+settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("paretune")
 
 
 @pytest.fixture(scope="session")
