@@ -13,6 +13,8 @@ from typing import Any, Final, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -41,9 +43,8 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         "interpolation": card.get("interpolation", "bilinear"),
         "mean": tuple(card["mean"]),
         "std": tuple(card["std"]),
-        **(kwargs.pop("pretrained_cfg_overlay", None) or {}),
     }
-    for key in ("pretrained_cfg", "cache_dir"):
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)
     model = build_model_with_cfg(
         VisionTransformer,
@@ -114,10 +115,18 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     path = Path(weights)
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(f'backbone.weights must be null, "random" or an existing .safetensors file; got {weights!r}')
+    model = create(name, RANDOM, img_size)
     try:
-        model = _create(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        state = load_file(path)
+        if isinstance(model, VisionTransformer):
+            state = checkpoint_filter_fn(state, model)  # names of other libraries, resampled position embeddings
+        wrong = model.load_state_dict({key: t for key, t in state.items() if not key.startswith("head.")}, strict=False)
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path} does not hold weights of {name}: {error}") from error
+    if wrong.missing_keys or wrong.unexpected_keys:
+        raise ValueError(
+            f"{path} does not hold weights of {name}: missing {wrong.missing_keys[:3]}, unexpected {wrong.unexpected_keys[:3]}"
+        )
     return model.to(device).eval()
 
 

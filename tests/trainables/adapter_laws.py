@@ -5,6 +5,7 @@ time. `AdapterLaws` then runs every law on every row and every small backbone; a
 `case` and `backbone`.
 """
 
+# ruff: noqa: D102
 from __future__ import annotations
 
 import copy
@@ -69,11 +70,21 @@ AVERAGE = Backbone(
     kwargs={"num_heads": 2, "class_token": False, "reg_tokens": 1, "global_pool": "avg", "init_values": 0.5, "qkv_bias": False},
 )  # fmt: skip
 
-Linear = Callable[[Method, Tensors, str, Tensor, Tensor, Tensor], Tensor]  # method, trainables, path, x, weight, bias -> y
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen linear: its path in the model, weight (out, in) and bias (out,)."""
+
+    path: str
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
 
 
-def plain_linear(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x @ weight.T + bias
+def plain_linear(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    return frozen(x)
 
 
 def plain_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
@@ -97,7 +108,7 @@ class Case:
 
     method: Method
     n_params: Callable[[Backbone], int]
-    linear: Linear = plain_linear
+    linear: Callable[[Method, Tensors, Frozen, Tensor], Tensor] = plain_linear
     mlp: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_mlp
     exact_start: bool = True
     unmergeable: str | None = None
@@ -123,7 +134,7 @@ def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images
 
     def linear(x: Tensor, path: str) -> Tensor:
         bias = w.get(f"{path}.bias", torch.zeros(1, dtype=x.dtype))
-        return case.linear(case.method, p, path, x, w[f"{path}.weight"], bias)
+        return case.linear(case.method, p, Frozen(path, w[f"{path}.weight"], bias), x)
 
     patches = [images[:, :, i : i + 4, j : j + 4].flatten(1) for i in (0, 4) for j in (0, 4)]
     x = torch.stack(patches, 1) @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
@@ -172,6 +183,8 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 class AdapterLaws:
+    """The laws; each test is one."""
+
     def test_it_starts_as_the_pretrained_model_or_says_that_it_does_not(self, case: Case, backbone: Backbone) -> None:
         plain, model = backbone.build(), adapted(backbone, case.method, moved=False)
         difference = (model(images(3)) - plain(images(3))).abs().max()

@@ -9,16 +9,17 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
-from .adapter_laws import AVERAGE, TOKEN, AdapterLaws, Backbone, Case, Tensors, adapted, images, plain_linear
 from torch import Tensor
 
 from trainables.adapters import ARC, METHODS, HeadOnly, Lily, LoRA, Method, adapt, merge, method_of, remove
 from trainables.backbones import create
 
+from .adapter_laws import AVERAGE, TOKEN, AdapterLaws, Backbone, Case, Frozen, Tensors, adapted, images
 
-def lora(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+
+def lora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
     """W' = W + s B A for each adapted slice of the output."""
-    y = x @ weight.T + bias
+    path, y = frozen.path, frozen(x)
     if f"{path}.a" not in p:
         return y
     a, b, scale = p[f"{path}.a"], p[f"{path}.b"], cast(LoRA, method).scale
@@ -32,12 +33,13 @@ def lora(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias:
     return y + delta
 
 
-def arc(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x' = x (I + U diag(c) U^T) + b in front of the linear."""
+def arc(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """In front of the linear x' = x (I + U diag(c) U^T) + b."""
+    path = frozen.path
     if f"{path}.u" in p:
         u, c, b = p[f"{path}.u"], p[f"{path}.c"], p[f"{path}.b"]
         x = x @ (torch.eye(len(u), dtype=u.dtype) + u @ torch.diag(c) @ u.T) + b
-    return x @ weight.T + bias
+    return frozen(x)
 
 
 def _lily_delta(method: Method, p: Tensors, path: str, which: int, z: Tensor) -> Tensor:
@@ -53,9 +55,9 @@ def _lily_delta(method: Method, p: Tensors, path: str, which: int, z: Tensor) ->
     return lily.scale * z @ mixed
 
 
-def lily_linear(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """k and v: z = x A, delta = s z (sum_e S_e B_e)."""
-    y = plain_linear(method, p, path, x, weight, bias)
+def lily_linear(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """On k and v: z = x A, delta = s z (sum_e S_e B_e)."""
+    path, y = frozen.path, frozen(x)
     if not path.endswith("qkv") or f"{path}.down" not in p:
         return y
     down, d = p[f"{path}.down"], y.shape[-1] // 3
@@ -64,7 +66,7 @@ def lily_linear(method: Method, p: Tensors, path: str, x: Tensor, weight: Tensor
 
 
 def lily_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
-    """The MLP: z = relu(x A), in parallel."""
+    """In parallel to the MLP, with z = relu(x A)."""
     if f"{path}.down" not in p:
         return y
     return y + _lily_delta(method, p, path, 0, (x @ p[f"{path}.down"][0].T).clamp(min=0))
@@ -114,7 +116,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 class TestEveryMethod(AdapterLaws):
-    pass
+    """Every row of the table above on both backbones."""
 
 
 def test_every_registered_method_has_a_row_in_the_laws() -> None:

@@ -84,5 +84,5 @@ def method_of(config: Mapping[str, Any]) -> Method:
 
 def near(word: str, known: Any) -> str:
     """The end of an error about an unknown `word`: `; did you mean X?`, empty if nothing known is near."""
-    matches = difflib.get_close_matches(word, list(known), n=3)
+    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -120,16 +120,17 @@ class LilyLayer(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, d) -> (batch, tokens, out)."""
         y: Tensor = self.base(x)
-        z = torch.einsum("btd,krd->btkr", x, self.down)
+        codes = F.linear(x, self.down.flatten(0, 1))
         if not isinstance(self.base, nn.Linear):
-            z = z.relu()
+            codes = codes.relu()
+        zs = codes.view(*x.shape[:2], -1, self.down.shape[1]).unbind(-2)  # k times (batch, tokens, r)
+        delta = self.scale * torch.cat([z @ self._mixture(i, z) for i, z in enumerate(zs)], -1)
+        return y + F.pad(delta, (y.shape[-1] - delta.shape[-1], 0))
+
+    def _mixture(self, i: int, z: Tensor) -> Tensor:
+        """The sum over e of S_e B_e for map i: (batch, r, out), or without the batch where the gate does not depend on it."""
         if self.router is None:
-            delta = torch.einsum("btkr,kro->btko", z, self.experts.mean(1))
-        else:
-            gate = (torch.einsum("btkr,knr->btkn", z, self.router) / self.temperature).softmax(-1).mean(1)
-            if self.per_batch:
-                gate = gate.mean(0, keepdim=True).expand_as(gate)
-            mixed = torch.einsum("bkn,knro->bkro", gate, self.experts)
-            delta = torch.einsum("btkr,bkro->btko", z, mixed)
-        delta = self.scale * delta.flatten(2)
-        return y + F.pad(delta, (y.shape[2] - delta.shape[2], 0))
+            return self.experts[i].mean(0)
+        gate = (F.linear(z, self.router[i]) / self.temperature).softmax(-1).mean(1)  # (batch, n)
+        gate = gate.mean(0) if self.per_batch else gate
+        return (gate @ self.experts[i].flatten(1)).view(*gate.shape[:-1], *self.experts.shape[2:])

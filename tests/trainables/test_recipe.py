@@ -1,0 +1,77 @@
+"""The recipe: schedule, weight decay, stochastic depth."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
+
+
+def test_the_learning_rate_rises_linearly_then_follows_a_half_cosine() -> None:
+    recipe = Recipe(lr=2.0, warmup_fraction=0.2, final_lr_fraction=0.1)
+    rates = [learning_rate(step, 50, recipe) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert rates[10:] == pytest.approx([2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * t / 40)) / 2) for t in range(1, 41)])
+    assert max(rates) == rates[9] == pytest.approx(2.0)
+    assert rates[-1] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("fraction", "n_steps"), [(0.0, 1), (0.0, 7), (1.0, 7), (0.1, 3)])
+def test_the_learning_rate_is_positive_and_at_most_its_peak_whatever_the_length(fraction: float, n_steps: int) -> None:
+    recipe = Recipe(lr=0.5, warmup_fraction=fraction)
+    assert all(0 < learning_rate(step, n_steps, recipe) <= 0.5 for step in range(n_steps))
+
+
+def test_weight_decay_pulls_matrices_and_leaves_vectors_alone() -> None:
+    matrix, vector = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
+    adamw = optimiser([matrix, vector], Recipe(lr=0.1, weight_decay=0.5))
+    (matrix.sum() * 0 + vector.sum() * 0).backward()
+    adamw.step()
+    assert torch.allclose(matrix, torch.full((2, 3), 1 - 0.1 * 0.5))  # no gradient: AdamW's step is its decay
+    assert torch.equal(vector, torch.ones(3))
+
+
+def test_stochastic_depth_rises_linearly_over_the_blocks_and_can_be_taken_back() -> None:
+    model = timm.create_model("test_vit", num_classes=0)
+    modules = dict(model.named_modules())
+    before = set_drop_path(model.blocks, 0.5)
+    rates = [block.drop_path1.drop_prob if isinstance(block.drop_path1, DropPath) else 0.0 for block in model.blocks]
+    assert rates == pytest.approx([0.1 * i for i in range(6)])
+    assert type(model.blocks[5].drop_path2) is DropPath
+    restore(before)
+    assert dict(model.named_modules()) == modules
+
+
+def test_a_configuration_overrides_what_the_study_fixes() -> None:
+    recipe = recipe_of(
+        {"warmup_fraction": 0.3, "lr": 1.0}, {"method": "lora", "lora.rank": 4, "optim.lr": 0.5, "recipe.drop_path": 0}
+    )
+    assert recipe == Recipe(lr=0.5, warmup_fraction=0.3, drop_path=0)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "config", "message"),
+    [
+        ({}, {"optim.lr": 0.0}, r"optim\.lr must be positive and finite; got 0\.0"),
+        ({}, {"optim.lr": math.nan}, r"optim\.lr must be positive and finite; got nan"),
+        ({}, {"optim.batch_size": 0}, r"optim\.batch_size must be at least 1; got 0"),
+        ({}, {"optim.weight_decay": -0.1}, r"optim\.weight_decay must be at least 0"),
+        ({}, {"recipe.drop_path": 1.0}, r"recipe\.drop_path must be in \[0, 1\); got 1\.0"),
+        ({"label_smoothing": 1.0}, {}, r"recipe\.label_smoothing must be in \[0, 1\)"),
+        ({"clip_norm": 0.0}, {}, r"recipe\.clip_norm must be positive, or null for none"),
+        ({"n_threads": 0}, {}, r"recipe\.n_threads must be at least 1"),
+        ({"warmup": 0.1}, {}, r"'warmup' is not part of a recipe, these are: .*; did you mean warmup_fraction\?"),
+        ({}, {"optim.rl": 0.1}, r"optim\.rl is not a training knob, these are: .*; did you mean optim\.lr"),
+        ({}, {"recipe.lr": 0.1}, r"recipe\.lr is not a training knob, these are: optim\.lr"),
+    ],
+)
+def test_a_bad_recipe_is_refused_with_the_law_and_the_value(fixed: dict[str, Any], config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe_of(fixed, config)
