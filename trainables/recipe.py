@@ -114,7 +114,7 @@ def set_drop_path(blocks: Iterable[nn.Module], rate: float) -> list[tuple[nn.Mod
         p = rate * i / max(1, len(all_blocks) - 1)
         for name in ("drop_path1", "drop_path2"):
             before.append((block, name, getattr(block, name)))
-            setattr(block, name, DropPath(p) if p else nn.Identity())
+            setattr(block, name, (DropPath(p) if p else nn.Identity()).train(block.training))
     return before
 
 

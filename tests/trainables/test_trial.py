@@ -1,0 +1,240 @@
+"""A trial is a function of its configuration and seed, whatever ran before it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from trainables import make
+from trainables.adapters import METHODS
+from trainables.backbones import fingerprint
+from trainables.trial import AdapterTrial
+
+BACKBONE = {"name": "test_vit", "weights": "random", "img_size": 32}
+SHARED = {"optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.batch_size": 64, "recipe.drop_path": 0.2}
+CONFIGS: list[dict[str, Any]] = [
+    {"method": "head_only", **SHARED},
+    {"method": "lora", "lora.rank": 2, "lora.dropout": 0.2, **SHARED},
+    {"method": "arc", "arc.rank": 4, "arc.dropout": 0.2, **SHARED},
+    {"method": "lily", "lily.rank": 2, "lily.n_experts": 2, **SHARED},
+]
+LORA = CONFIGS[1]
+
+
+def worker(**recipe: Any) -> AdapterTrial:
+    trial = make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "clip_norm": 1.0, **recipe})
+    assert isinstance(trial, AdapterTrial)
+    return trial
+
+
+@pytest.fixture(scope="module")
+def shared_worker() -> AdapterTrial:
+    return worker()
+
+
+@pytest.fixture
+def warm(shared_worker: AdapterTrial) -> Iterator[AdapterTrial]:
+    """One worker for many tests, as in a search."""
+    yield shared_worker
+    shared_worker.finish()
+
+
+def without_costs(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    assert metrics is not None
+    return {name: value for name, value in metrics.items() if not name.startswith("cost/")}
+
+
+def run(trial: AdapterTrial, config: Mapping[str, Any], epochs: int = 2, seed: int = 0) -> list[dict[str, float]]:
+    assert trial.start(config, seed=seed, epochs=epochs, folder=None) == 0
+    metrics = [without_costs(trial.step()) for _ in range(epochs)]
+    trial.finish()
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def first_results() -> list[list[dict[str, float]]]:
+    """Each configuration on a worker of its own."""
+    return [run(worker(), config) for config in CONFIGS]
+
+
+def test_every_method_is_tried_here() -> None:
+    assert {config["method"] for config in CONFIGS} == set(METHODS)
+
+
+def test_metrics_do_not_depend_on_which_trials_the_worker_ran_before(
+    warm: AdapterTrial, first_results: list[list[dict[str, float]]]
+) -> None:
+    for order in ((3, 2, 1, 0), (1, 1, 2)):
+        for i in order:
+            torch.manual_seed(i)  # nor on the process's random numbers
+            assert run(warm, CONFIGS[i]) == first_results[i], CONFIGS[i]["method"]
+
+
+def test_a_trial_leaves_the_processs_random_numbers_alone(warm: AdapterTrial) -> None:
+    before = torch.get_rng_state()
+    run(warm, LORA, epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_is_another_trial(warm: AdapterTrial, first_results: list[list[dict[str, float]]]) -> None:
+    assert run(warm, LORA, seed=1) != first_results[1]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["method"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    warm: AdapterTrial, config: dict[str, Any], tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    warm.start(config, seed=5, epochs=3, folder=whole)
+    expected = [without_costs(warm.step()) for _ in range(3)]
+
+    other = worker()
+    assert other.start(config, seed=5, epochs=3, folder=parts) == 0
+    assert other.replay() is None
+    first = without_costs(other.step())
+    del other  # killed
+
+    run(warm, CONFIGS[2], epochs=1)
+    assert warm.start(config, seed=5, epochs=3, folder=parts) == 1
+    assert without_costs(warm.replay()) == first == expected[0]
+    assert [without_costs(warm.step()) for _ in range(2)] == expected[1:]
+    assert tensors(whole) == tensors(parts)
+
+
+def tensors(folder: Path) -> dict[str, list[Any]]:
+    with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
+
+
+def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterTrial, tmp_path: Path) -> None:
+    warm.start(LORA, seed=0, epochs=1, folder=tmp_path)
+    done = warm.step()
+    with pytest.raises(RuntimeError, match="has done all of its 1 epochs"):
+        warm.step()
+    assert warm.start(LORA, seed=0, epochs=1, folder=tmp_path) == 1
+    assert warm.replay() == done
+    assert warm.start(LORA, seed=0, epochs=2, folder=tmp_path) == 1
+    warm.step()
+
+
+def test_a_checkpoint_holds_the_trainable_set_and_nothing_of_the_backbone(warm: AdapterTrial, tmp_path: Path) -> None:
+    warm.start(LORA, seed=0, epochs=1, folder=tmp_path)
+    warm.step()
+    trained = {name for name, parameter in warm.model.named_parameters() if parameter.requires_grad}
+    frozen = {name for name, parameter in warm.model.named_parameters() if not parameter.requires_grad}
+    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:
+        names, facts = set(file.keys()), json.loads(file.metadata()["facts"])
+    moments = {f"optimiser/{name}/{key}" for name in trained for key in ("step", "exp_avg", "exp_avg_sq")}
+    assert names == {f"trainable/{name}" for name in trained} | moments | {"random/cpu"}
+    assert frozen
+    assert (facts["config"], facts["seed"], facts["epoch"]) == (LORA, 0, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": {**LORA, "lora.rank": 3}}, "a trial resumes from its own checkpoint"),
+        ({"seed": 1}, "a trial resumes from its own checkpoint"),
+        ({"epochs": 1}, "a trial has at least the epochs of its checkpoint"),
+    ],
+)
+def test_the_checkpoint_of_another_trial_is_refused(
+    warm: AdapterTrial, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    plan: dict[str, Any] = {"config": LORA, "seed": 0, "epochs": 2, "folder": tmp_path}
+    warm.start(**plan)
+    warm.step()
+    warm.step()
+    with pytest.raises(ValueError, match=message):
+        warm.start(**{**plan, **change})
+
+
+def test_finish_gives_the_backbone_back_as_it_was_loaded() -> None:
+    trial = worker()
+    modules, flags = dict(trial.model.named_modules()), [p.requires_grad for p in trial.model.parameters()]
+    before = fingerprint(trial.model)
+    trial.start(LORA, seed=0, epochs=1, folder=None)
+    trial.step()
+    trial.finish()
+    assert {n: type(m) for n, m in trial.model.named_modules()} == {n: type(m) for n, m in modules.items()}
+    assert [p.requires_grad for p in trial.model.parameters()] == flags
+    assert all(p.grad is None for p in trial.model.parameters())
+    assert not trial.model.training
+    assert fingerprint(trial.model) == before
+
+
+@pytest.mark.parametrize("name", ["blocks.3.attn.qkv.weight", "pos_embed", "norm.bias"])
+def test_a_frozen_weight_that_changed_by_one_bit_is_found_and_named(name: str) -> None:
+    trial = worker()
+    trial.start(LORA, seed=0, epochs=1, folder=None)
+    tensor = dict(trial.model.named_parameters())[name if "qkv" not in name else "blocks.3.attn.qkv.base.weight"]
+    tensor.data.view(torch.int32).view(-1)[0] ^= 1
+    with pytest.raises(RuntimeError, match=f"changed: {name}; replace this worker"):
+        trial.finish()
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_step(warm: AdapterTrial) -> None:
+    law = r"the (training|validation) loss is not finite \((nan|inf)\) (at step \d+ of 12|after epoch \d of 4).*; lower optim\.lr"
+    with pytest.raises(FloatingPointError, match=law):
+        run(warm, {**LORA, "optim.lr": 1e30}, epochs=4)
+    warm.finish()  # and the worker is good for the next trial
+    assert all(math.isfinite(value) for value in run(warm, LORA, epochs=1)[0].values())
+
+
+def test_an_impossible_configuration_leaves_the_worker_ready(
+    warm: AdapterTrial, first_results: list[list[dict[str, float]]]
+) -> None:
+    with pytest.raises(ValueError, match=r"lora\.rank must be at most 64"):
+        warm.start({**LORA, "lora.rank": 65}, seed=0, epochs=1, folder=None)
+    assert run(warm, LORA) == first_results[1]
+
+
+def test_a_trial_that_was_not_finished_is_left_when_the_next_one_starts(
+    warm: AdapterTrial, first_results: list[list[dict[str, float]]]
+) -> None:
+    warm.start(CONFIGS[3], seed=0, epochs=2, folder=None)
+    warm.step()
+    assert run(warm, LORA) == first_results[1]
+
+
+def test_no_step_without_a_trial(warm: AdapterTrial) -> None:
+    with pytest.raises(RuntimeError, match="no trial is running; start one"):
+        warm.step()
+
+
+def test_metrics_are_fractions_losses_and_costs(warm: AdapterTrial) -> None:
+    warm.start(LORA, seed=0, epochs=1, folder=None)
+    metrics = warm.step()
+    assert set(metrics) == {
+        "val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds", "cost/images_per_second"
+    }  # fmt: skip
+    assert (metrics["val/top1"] * 800) == pytest.approx(round(metrics["val/top1"] * 800))
+    assert metrics["cost/images_per_second"] == pytest.approx(192 / metrics["cost/train_seconds"])  # 3 batches of 64
+
+
+def test_evaluation_is_the_mean_over_the_split() -> None:
+    trial = worker()
+    trial.start(CONFIGS[0], seed=0, epochs=1, folder=None)
+    images, labels = trial._splits["validation"].images, trial._splits["validation"].labels
+    with torch.inference_mode():
+        logits = torch.cat([trial.model(trial._normalise(image[None])) for image in images]).double()
+    correct = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))
+    loss = -sum(float(row.log_softmax(0)[label]) for row, label in zip(logits, labels, strict=True)) / 800
+    assert trial.evaluate("validation") == (pytest.approx(correct / 800), pytest.approx(loss, rel=1e-5))
+
+
+def test_the_packaged_backbone_learns_digits_that_it_has_never_seen() -> None:
+    trial = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"device": "cpu"})
+    trial.start({"method": "lora", "lora.rank": 4, "optim.lr": 5e-3, "optim.batch_size": 16}, seed=0, epochs=6, folder=None)
+    for _ in range(6):
+        metrics = trial.step()
+    assert metrics["val/top1"] > 0.9
+    trial.finish()
