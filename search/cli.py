@@ -53,16 +53,18 @@ def run(
 ) -> None:
     """Search here, or go on with a search. A finished study prints its front."""
     from search import config
-    from search.progress import Progress
     from search.driver import run as run_study
+    from search.progress import Progress
 
     if back_end not in ("ray", "in-process"):
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
     file = config.load(study, overrides or ())
     if storage is not None:
         file = file.model_copy(update={"storage": storage})
+    progress = Progress(Console())
+    progress.announce(file)
     try:
-        study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=Progress(Console()), say=_complain)  # type: ignore[arg-type]
+        study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain)  # type: ignore[arg-type]
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on from here")
         raise typer.Exit(1) from None

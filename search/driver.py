@@ -14,8 +14,8 @@ import yaml
 from search import report
 from search.config import StudyFile
 from search.errors import RequestError
+from search.recording import Recorder, is_behind, tracking_uri
 from search.saved import SavedStudy, StudyState, load
-from search.recording import Recorder, tracking_uri
 from search.study import Study, refuse_changes
 
 BackEnd = Literal["ray", "in-process"]
@@ -54,6 +54,11 @@ def run(
         known = load(file.folder)
         refuse_changes(known.record, file)
         if known.state is StudyState.FINISHED:
+            if is_behind(file.folder / "ledger.db", tracking_uri(file.storage)):
+                with _logged_to(file.folder / "paretune.log"):
+                    behind = Recorder(file.folder / "ledger.db", tracking_uri(file.storage)).stop()
+                if behind:
+                    say(behind)
             return known
     file.folder.mkdir(parents=True, exist_ok=True)
     with _logged_to(file.folder / "paretune.log"), _connected(back_end, n_cpus):
@@ -61,8 +66,7 @@ def run(
         recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
         try:
             drive, n_slots = _back_end(file, back_end)
-            known = len(study.trials)
-            _log.info("study %s: %d trials known, %d at a time, %s", file.study, known, n_slots, _versions())
+            _log.info("study %s: %d trials known, %d at a time, %s", file.study, len(study.trials), n_slots, _versions())
             recorder.start()  # now that the large imports are done, and beside the training
             with watch(study, n_slots) if watch else nullcontext():
                 drive(study)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search import report
+from search.config import StudyFile
 from search.study import Study
 from search.trial import State, Trial
 
@@ -31,11 +32,18 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
 
+    def announce(self, file: StudyFile) -> None:
+        """Say what is about to be run; the libraries take some seconds to load."""
+        what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
+        budget = f"{file.budget.n_trials} trials of {file.budget.epochs} epochs"
+        self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True, highlight=False)
+
     @contextmanager
     def __call__(self, study: Study, n_slots: int) -> Iterator[None]:
         """Show the study while the block runs."""
         clock = _Clock(study)
-        self._console.print(_opening(study, n_slots), soft_wrap=True)
+        known = f"; {len(study.trials)} trials known already" if study.trials else ""
+        self._console.print(f"{n_slots} {'trials' if n_slots > 1 else 'trial'} at a time{known}", soft_wrap=True, highlight=False)
         if self._console.is_terminal:
             with Live(get_renderable=lambda: _picture(study, clock), console=self._console, refresh_per_second=4, transient=True):
                 yield
@@ -74,13 +82,6 @@ class _Clock:
         if not trained:
             return None
         return self.elapsed() / trained * (self.epochs_in_all() - self.epochs_done())
-
-
-def _opening(study: Study, n_slots: int) -> str:
-    file, known = study.file, len(study.trials)
-    what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
-    budget = f"{file.budget.n_trials} trials of {file.budget.epochs} epochs, {n_slots} at a time"
-    return f"Study {file.study}: {what}\n{budget}" + (f"; {known} known already" if known else "")
 
 
 def _counts(trials: list[Trial], n_trials: int) -> str:

@@ -42,15 +42,14 @@ class SyntheticSizes:
         method = config["method"]
         if method == "head_only":
             return 0, HEAD_PARAMS
-        rank = int(config[f"{method}.rank"])
-        factor = {
-            "lora": lambda: 1_000 * len(str(config["lora.targets"]).replace("_mlp", "mm")),
-            "arc": lambda: 150,
-            "lily": lambda: 400 * int(config["lily.n_experts"]),
-        }.get(method)
-        if factor is None:
-            raise ValueError(f"the synthetic surface has no size for {method}; it knows head_only, lora, arc and lily")
-        return rank * factor(), HEAD_PARAMS
+        rank = int(config.get(f"{method}.rank", 0))
+        if method == "lora":
+            return 1_000 * rank * len(str(config["lora.targets"]).replace("_mlp", "mm")), HEAD_PARAMS
+        if method == "arc":
+            return 150 * rank, HEAD_PARAMS
+        if method == "lily":
+            return 400 * rank * int(config["lily.n_experts"]), HEAD_PARAMS
+        raise ValueError(f"the synthetic surface has no size for {method}; it knows head_only, lora, arc and lily")
 
 
 class SyntheticTrainable:

@@ -25,6 +25,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         """Build the worker, and become the first trial."""
         self._trainable: Trainable | None = None
+        self._failure: str | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -50,7 +51,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial: int = config["trial"]
-        self._failure: str | None = None
+        self._failure = None
         self._pending: dict[str, float] | None = None
         try:
             if self._trainable is None:

@@ -68,7 +68,19 @@ def test_json_is_what_the_ledger_holds(searched: Path) -> None:
     assert front["hypervolume"] == pytest.approx(study.hypervolume, abs=1e-12)
     assert [member["trial"] for member in front["members"]] == [trial.number for trial in study.members]
     trials = json.loads(paretune("trials", "syn", "--json", cwd=searched).stdout)
-    keys = "trial state method config epochs rung reason n_attempts adapter_params head_params metrics".split()
+    keys = [
+        "trial",
+        "state",
+        "method",
+        "config",
+        "epochs",
+        "rung",
+        "reason",
+        "n_attempts",
+        "adapter_params",
+        "head_params",
+        "metrics",
+    ]
     assert all(set(keys) <= set(trial) for trial in trials)
     assert [trial["trial"] for trial in trials] == list(range(14))
     shown = json.loads(paretune("show", "syn", "3", "--json", cwd=searched).stdout)
