@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -92,9 +92,11 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     Raises:
         ValueError: An unknown name, or weights that cannot be read.
     """
-    known = timm.list_models()
-    if name.partition(".")[0] not in known:
+    architecture, known = name.partition(".")[0], timm.list_models()
+    if architecture not in known:
         raise ValueError(f"backbone.name must be a timm model or vit_glyphs; got {name!r}{near(name, known)}")
+    if "." in name and name not in (tagged := list(get_arch_pretrained_cfgs(architecture))):
+        raise ValueError(f"{architecture} has no weights of the tag in {name!r}, it has: {', '.join(tagged)}{near(name, tagged)}")
     kwargs: dict[str, Any] = {"num_classes": 0} if img_size is None else {"num_classes": 0, "img_size": img_size}
     if torch.device(device).type == "meta":
         with torch.device("meta"):
@@ -171,7 +173,7 @@ def remove_head(model: nn.Module) -> None:
 def fingerprint(model: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str, int]]:
     """Shape, type and the sum of the bit patterns, as integers, of every parameter and buffer by its name.
 
-    One flipped bit changes a sum by a power of two, and so the fingerprint. A pass over the memory, without a cryptographic claim.
+    One flipped bit changes a sum by a power of two, and so the fingerprint. One pass over the memory; not cryptographic.
     """
     tensors = model.state_dict()
     sums = [

@@ -1,7 +1,9 @@
 """Data sets as uint8 tensors, decoded once per worker.
 
-{"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, 200 train / 800 validation / 797 test
-{"kind": "none", "n_classes": C}     no images: for counting parameters
+What a study's `data` may be:
+
+    {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, 200 train / 800 validation / 797 test
+    {"kind": "none", "n_classes": C}     no images: for counting parameters
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class AdapterTrial:
         train, recipe, model = self._splits["train"], run.plan.recipe, self.model
         batch = min(recipe.batch_size, len(train))
         n_steps = len(train) // batch
-        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).split(batch)  # type: ignore[no-untyped-call]
+        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).view(n_steps, batch)
         losses: list[Tensor] = []
         model.train()
         for i, index in enumerate(order):
@@ -139,7 +139,7 @@ class AdapterTrial:
         images, labels = self._splits[split].images, self._splits[split].labels
         self.model.eval()
         with torch.inference_mode():
-            parts = images.split(EVAL_BATCH)  # type: ignore[no-untyped-call]
+            parts = (images[i : i + EVAL_BATCH] for i in range(0, len(images), EVAL_BATCH))
             logits = torch.cat([self.model(self._normalise(part)) for part in parts])
             return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
 

@@ -76,6 +76,11 @@ def test_a_file_that_is_not_of_this_backbone_is_refused_by_name(tmp_path: Path) 
     [
         ("vit_glyph", None, r"backbone\.name must be a timm model or vit_glyphs; got 'vit_glyph'; did you mean vit_glyphs"),
         ("vit_base_patch16_244", "random", r"got 'vit_base_patch16_244'; did you mean .*vit_base_patch16_224"),
+        (
+            "vit_base_patch16_224.augreg",
+            None,
+            r"no weights of the tag in .*, it has: .*did you mean vit_base_patch16_224\.augreg_in",
+        ),
         ("test_vit", "nowhere.safetensors", r"an existing \.safetensors file; got 'nowhere\.safetensors'"),
         ("test_vit", __file__, r"an existing \.safetensors file"),  # never a pickle
     ],
