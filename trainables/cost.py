@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from trainables import backbones, data
-from trainables.adapters import adapt, method_of, remove
+from trainables.adapters import adapt, method_of, remove, supported_blocks
 from trainables.recipe import recipe_of
 
 
@@ -23,12 +23,17 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 class MetaSizes:
-    """Counts on the real model, built once on torch's meta device: shapes without memory."""
+    """Counts on the real model, built once on torch's meta device: shapes without memory.
+
+    Raises:
+        ValueError: An unknown backbone or data set, or a backbone that adapters do not support.
+    """
 
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
         self.n_classes = data.n_classes(data_set)
         self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
         self.backbone_params = sum(p.numel() for p in self._model.parameters())
+        supported_blocks(self._model)
         backbones.set_head(self._model, self.n_classes, torch.Generator())
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from trainables.adapters import (
     load_trainable_state,
     method_of,
     remove,
+    supported_blocks,
     trainable_parameters,
     trainable_state,
 )
@@ -35,13 +36,18 @@ EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lil
 
 
 class AdapterTrial:
-    """See `trainables.Trainable`. Not safe for threads: a worker has one."""
+    """See `trainables.Trainable`. Not safe for threads: a worker has one.
+
+    Raises:
+        ValueError: An unknown backbone, data set or recipe, or a backbone that adapters do not support.
+    """
 
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
         self._fixed = dict(recipe)
         device = recipe_of(recipe, {}).device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
+        supported_blocks(self.model)
         wanted = backbones.preprocessing(self.model)
         self.n_classes = data.n_classes(data_set)
         self._splits = {name: split.to(self.device) for name, split in data.load(data_set, wanted).items()}

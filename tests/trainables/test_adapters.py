@@ -11,7 +11,9 @@ import timm
 import torch
 from torch import Tensor
 
+from trainables import measure
 from trainables.adapters import ARC, METHODS, HeadOnly, Lily, LoRA, Method, adapt, merge, method_of, remove
+from trainables.adapters.lora import LoRALayer
 from trainables.backbones import create
 
 from .adapter_laws import AVERAGE, TOKEN, AdapterLaws, Backbone, Case, Frozen, Tensors, adapted, images
@@ -201,19 +203,32 @@ def test_a_model_carries_one_adapter_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swinv2_tiny_window8_256", "swin_tiny_patch4_window7_224", "resnet18",
-     "deit_tiny_distilled_patch16_224", "vit_tiny_r_s16_p8_224", "vit_base_patch14_dinov2", "cait_xxs24_224"],
-)  # fmt: skip
-def test_a_backbone_is_either_adapted_or_refused_by_name(name: str) -> None:
+    "name", ["deit_tiny_patch16_224", "vit_base_patch14_dinov2", "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224"]
+)
+def test_plain_vision_transformers_of_other_recipes_are_adapted(name: str) -> None:
     model = create(name, device="meta")
-    plain = type(model).__name__ == "VisionTransformer"
-    if plain and type(model.blocks[0].mlp).__name__ == "Mlp":
+    adapt(model, LoRA())
+    assert [type(block.attn.qkv) for block in model.blocks] == [LoRALayer] * len(model.blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("beit_base_patch16_224", "got Beit, which may read the weights of its linears itself"),
+        ("eva02_tiny_patch14_224", "got Eva, "),
+        ("swinv2_tiny_window8_256", "got SwinTransformerV2, "),
+        ("deit_tiny_distilled_patch16_224", "got VisionTransformerDistilled, "),
+        ("resnet18", "got ResNet, "),
+        ("vit_giant_patch14_dinov2", "the MLP of a supported backbone is timm's plain Mlp; blocks.0 has GluMlp"),
+        ("vit_base_patch16_rpn_224", "the block of a supported backbone is timm's plain Block; blocks.0 has ResPostBlock"),
+    ],
+)
+def test_every_other_backbone_is_refused_by_name_before_anything_is_counted_or_trained(name: str, reason: str) -> None:
+    model = create(name, device="meta")
+    with pytest.raises(ValueError, match=f"{reason}.*; choose a plain ViT"):
         adapt(model, LoRA())
-        assert type(model.blocks[0].attn.qkv).__name__ == "LoRALayer"
-    else:
-        with pytest.raises(ValueError, match="choose a plain ViT"):
-            adapt(model, LoRA())
+    with pytest.raises(ValueError, match=reason):
+        measure({"name": name}, {"kind": "none", "n_classes": 2})
 
 
 def test_adapters_need_neither_ray_nor_a_study() -> None:

@@ -22,6 +22,7 @@ from trainables.adapters.base import (
     load_trainable_state,
     merge,
     remove,
+    supported_blocks,
     trainable_parameters,
     trainable_state,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "merge",
     "method_of",
     "remove",
+    "supported_blocks",
     "trainable_parameters",
     "trainable_state",
 ]

@@ -201,7 +201,7 @@ def supported_blocks(model: nn.Module) -> dict[str, Block]:
     kind = type(model).__name__
     if type(model) is not VisionTransformer:
         raise ValueError(
-            f"a supported backbone is timm's plain VisionTransformer; {kind} may read the weights of its linears itself "
+            f"a supported backbone is timm's plain VisionTransformer; got {kind}, which may read the weights of its linears itself "
             "and so bypass an adapter put in their place; choose a plain ViT"
         )
     blocks = {f"blocks.{i}": block for i, block in enumerate(cast(nn.Sequential, model.blocks))}
