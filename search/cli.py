@@ -27,18 +27,27 @@ Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The fold
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, or its folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]
+INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 DEFAULT_STORAGE = Path("paretune-studies")
 
 
 def main() -> None:
-    """The `paretune` command. Exit code 0: done; 1: the work failed; 2: the request was wrong."""
+    """The `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
     from search.errors import RequestError
 
     try:
         app()
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        _complain("interrupted; nothing is lost, and the same command goes on from here")
+        sys.exit(1)
     except RequestError as error:
         _complain(str(error))
         sys.exit(2)
+    except OSError as error:
+        _complain(f"{error}; nothing that was acknowledged is lost: mend this, and the same command goes on from here")
+        sys.exit(1)
 
 
 @app.command()
@@ -63,15 +72,50 @@ def run(
         file = file.model_copy(update={"storage": storage})
     progress = Progress(Console())
     progress.announce(file)
-    try:
-        study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from here")
-        raise typer.Exit(1) from None
+    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain)  # type: ignore[arg-type]
     _show_front(study_at_end)
     _show_places(study_at_end)
     if not study_at_end.members:
         raise typer.Exit(1)
+
+
+@app.command()
+def validate(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check a study file without running it; prints it resolved, with every default written out."""
+    import yaml
+
+    from search import config
+
+    file = config.load(study, overrides or ())
+    sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
+
+
+@app.command("cp")
+def copy(
+    name: Annotated[str, typer.Argument(help="A packaged study (`paretune ls` lists them).")],
+    to: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml in the current folder.")] = None,
+) -> None:
+    """Copy a packaged study file, which opens with its own manual, to start from."""
+    from search import config
+    from search.errors import RequestError
+
+    text = config.packaged_text(name)
+    target = to or Path(f"{name}.yaml")
+    if target.is_dir():
+        target /= f"{name}.yaml"
+    try:
+        with target.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise RequestError(f"{target} exists; name another place: paretune cp {name} OTHER.yaml") from None
+    except OSError as error:
+        raise RequestError(f"{target} cannot be written ({error.strerror})") from None
+    Console().print(f"{target} written; edit it, then: paretune run {target}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -160,7 +204,9 @@ def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> N
     table = Table("study", "state", "folder", box=None)
     for one in found:
         table.add_row(one["name"], one["state"], one["path"])
-    Console().print(table if found else f"No study in {storage}. `paretune run` makes the packaged one.")
+    console = Console(highlight=False)
+    console.print(table if found else f"No study in {storage}.")
+    console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)
 
 
 @app.command()

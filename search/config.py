@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import spaces
 from search.errors import RequestError
 
 PACKAGED = resources.files("search") / "studies"
+MAX_NODES = 10_000  # values in a study file, aliases written out
+ANCHOR = "head_only"  # always runs first, whatever the methods
 
 
 class StudyFileError(RequestError):
@@ -22,7 +26,7 @@ class StudyFileError(RequestError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Backbone(_Section):
@@ -79,11 +83,15 @@ class Budget(_Section):
         n_trials: How many configurations are trained, head-only included.
         epochs: Epochs of a complete trial.
         max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
+        max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
+        stall_trials: No trial is started after this many complete trials that left the front as it was; null for no limit.
     """
 
     n_trials: int = Field(gt=0)
     epochs: int = Field(gt=0)
     max_params: int | None = Field(default=None, gt=0)
+    max_hours: float | None = Field(default=None, gt=0.0)
+    stall_trials: int | None = Field(default=None, gt=0)
 
 
 class Search(_Section):
@@ -125,17 +133,6 @@ class StudyFile(_Section):
     resources: Resources = Resources()
     storage: Path = Path("paretune-studies")
 
-    @field_validator("methods")
-    @classmethod
-    def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        spaces.joint(methods)
-        return methods
-
-    @model_validator(mode="after")
-    def _space_fits(self) -> StudyFile:
-        spaces.joint((*self.methods, "head_only")).with_overrides(self.space)
-        return self
-
     @property
     def folder(self) -> Path:
         """Where everything of this study lies."""
@@ -164,33 +161,28 @@ def load(source: str | Path | None, overrides: Sequence[str] = ()) -> StudyFile:
         overrides: `a.b=value` assignments of the command line, the values in YAML.
 
     Raises:
-        StudyFileError: listing everything that is wrong.
+        StudyFileError: listing everything that is wrong, each with file, line and dotted path.
     """
     name = "digits" if source is None else str(source)
-    packaged = PACKAGED / f"{name}.yaml"
-    path = packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = _find(name).read_text()
     except FileNotFoundError:
         known = ", ".join(packaged_names())
         raise StudyFileError(f"{name}: there is no such file, nor a packaged study of that name (packaged: {known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError(f"{name}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise StudyFileError(f"{name}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise StudyFileError(f"{name}: a study file is a mapping that begins with `study: NAME`")
+    raw, lines = _parse(text, name)
+    places = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
-        _assign(raw, assignment)
-    return check(raw, name)
+        path = _assign(raw, assignment)
+        places |= {path[: n + 1]: f"--set {assignment}" for n in range(len(path)) if path[: n + 1] not in places}
+        places[path] = f"--set {assignment}"
+    return _check(raw, name, places)
 
 
 def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
     """Validate a study given as a mapping; `name` opens each line of the error."""
-    try:
-        return StudyFile.model_validate(raw)
-    except ValidationError as error:
-        raise StudyFileError("\n".join(line for e in error.errors() for line in _lines(name, dict(e)))) from None
+    return _check(raw, name, {})
 
 
 def packaged_names() -> list[str]:
@@ -198,40 +190,185 @@ def packaged_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
 
 
-def _assign(raw: dict[str, Any], assignment: str) -> None:
-    path, equals, text = assignment.partition("=")
-    if not equals or not path:
-        raise StudyFileError(f"--set {assignment}: an override is written a.b=value")
+def packaged_text(name: str) -> str:
+    """The file of a packaged study, comments and all.
+
+    Raises:
+        StudyFileError: if there is none of that name.
+    """
+    if name not in packaged_names():
+        raise StudyFileError(f"{name}: no packaged study of that name; there are {', '.join(packaged_names())}")
+    return (PACKAGED / f"{name}.yaml").read_text()
+
+
+def _find(name: str) -> Path | Traversable:
+    packaged = PACKAGED / f"{name}.yaml"
+    return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that `1e-4` is a number, as in YAML 1.2 and as everyone writes a learning rate."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+_Path = tuple[str, ...]  # ("budget", "n_trials"); the dotted knobs of a space are one part: ("space", "lora.rank")
+
+
+def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[_Path, int]]:
+    """A YAML text as plain values, and the line of every key. Nothing in it is executed, and it cannot be blown up by aliases."""
     try:
-        value = yaml.safe_load(text)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if _size(node, {}) > MAX_NODES:
+                raise StudyFileError(
+                    f"{name}: expands to more than {MAX_NODES:,} values; a study file is small: write less, or drop aliases"
+                )
+            raw = {} if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
-        raise StudyFileError(f"--set {assignment}: the value is not YAML: {' '.join(str(error).split())}") from None
-    head, _, rest = path.partition(".")
-    if head == "space" and rest:  # keys of the space are dotted themselves: space.lora.rank=8
-        raw.setdefault("space", {})[rest] = value
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}" if mark is not None else name
+        raise StudyFileError(f"{place}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise StudyFileError(
+            f"{name}: is nested too deeply or contains itself; a study file is a flat mapping of sections"
+        ) from None
+    if node is None or not isinstance(raw, dict):
+        raise StudyFileError(f"{name}: a study file is a mapping that begins with `study: NAME`")
+    lines: dict[_Path, int] = {}
+    problems = list(_walk(node, (), lines))
+    if problems:
+        raise StudyFileError("\n".join(f"{name}:{line}: {problem}" for line, problem in problems))
+    return raw, lines
+
+
+def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for when every alias is written out."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = MAX_NODES + 1  # a node that contains itself
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _walk(node: yaml.Node, path: _Path, lines: dict[_Path, int]) -> Iterator[tuple[int, str]]:
+    """Note every key's line; yield the keys that are given twice or are not words."""
+    if not isinstance(node, yaml.MappingNode):
         return
-    *sections, last = path.split(".")
+    for key, value in node.value:
+        here, line = (*path, str(key.value)), key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+            yield line, f"{'.'.join(path) or 'the file'}: a key is a word, got {key.value!r}; quote it or correct it"
+            continue
+        if here in lines:
+            yield line, f"{'.'.join(here)}: given twice (first in line {lines[here]}); keep one"
+        lines[here] = line
+        yield from _walk(value, here, lines)
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> _Path:
+    """Apply one `a.b=value` to the raw mapping; returns the path that it set."""
+    dotted, equals, text = assignment.partition("=")
+    if not equals or not dotted:
+        raise StudyFileError(f"--set {assignment}: an override is written a.b=value")
+    value = _parse(f"value: {text}", f"--set {assignment}")[0]["value"]
+    head, _, rest = dotted.partition(".")
+    path = (head, rest) if head == "space" and rest else tuple(dotted.split("."))  # a knob's key has dots of its own
     target: Any = raw
-    for section in sections:
-        target = target.setdefault(section, {})
+    for section in path[:-1]:
+        if target.get(section) is None:
+            target[section] = {}
+        target = target[section]
         if not isinstance(target, dict):
             raise StudyFileError(f"--set {assignment}: {section} is a plain value and has no parts")
-    target[last] = value
+    target[path[-1]] = value
+    return path
 
 
-def _lines(name: str, error: dict[str, Any]) -> list[str]:
-    location = [str(part) for part in error["loc"] if part not in ("digits", "synthetic")]
-    dotted = ".".join(location)
+# -- checking --------------------------------------------------------------------------------------------------------------------
+
+
+def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> StudyFile:
+    """Validate everything, and raise one error that lists every problem in the order of the file."""
+    problems: list[tuple[_Path, str]] = []
+    file: StudyFile | None = None
+    try:
+        file = StudyFile.model_validate(raw)
+    except ValidationError as error:
+        problems += [_explained(dict(e)) for e in error.errors()]
+    problems += _space_problems(raw.get("methods"), raw.get("space"))
+    if problems or file is None:
+        order = {path: n for n, path in enumerate(places)}
+        problems.sort(key=lambda problem: order.get(_nearest(problem[0], places), len(order)))
+        raise StudyFileError(
+            "\n".join(f"{places.get(_nearest(path, places), name)}: {'.'.join(path)}: {text}" for path, text in problems)
+        )
+    return file
+
+
+def _nearest(path: _Path, places: Mapping[_Path, str]) -> _Path:
+    """A key that has a line: this one, or the section around it (a missing key has none)."""
+    while path and path not in places:
+        path = path[:-1]
+    return path
+
+
+def _space_problems(methods: object, overrides: object) -> Iterator[tuple[_Path, str]]:
+    """What is wrong with the names of methods and with the values given to their knobs."""
+    names = [m for m in methods if isinstance(m, str)] if isinstance(methods, list | tuple) else []
+    for n, method in enumerate(names):
+        if (problem := spaces.unknown_method(method)) is not None:
+            yield ("methods", str(n)), problem
+    if isinstance(overrides, Mapping):
+        known = spaces.joint([*(m for m in names if m in spaces.SPACES), ANCHOR])
+        every_method = {knob.key for space in spaces.SPACES.values() for knob in space.knobs}
+        for key, problem in known.problems(overrides).items():
+            other = key.split(".")[0]
+            absent = key in every_method and other not in names
+            mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or drop this line"
+            yield ("space", key), mend if absent else problem
+
+
+def _explained(error: dict[str, Any]) -> tuple[_Path, str]:
+    """One of pydantic's errors as (path, what is wrong and what to do)."""
+    kinds = {"digits", "synthetic"}
+    path = tuple(str(part) for part in error["loc"] if not (part in kinds and error["loc"][0] == "data"))
     if error["type"] == "extra_forbidden":
-        section: Any = StudyFile
-        for part in location[:-1]:
+        keys = _keys(tuple(str(part) for part in error["loc"][:-1]))
+        near = difflib.get_close_matches(path[-1], keys, n=1)
+        return path, "no such key" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(keys)}" if keys else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return path, "is missing; a study needs it"
+    if error["type"] == "string_pattern_mismatch" and path == ("study",):
+        message = "a study's name has 1 to 64 letters, digits, - and _, and begins with a letter or digit"
+    return path, f"{message} (got {_shortened(error['input'])})"
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(path: _Path) -> list[str]:
+    """The keys that a section of a study file may have."""
+    section: Any = StudyFile
+    for part in path:
+        if section is StudyFile and part == "data":
+            continue
+        if part in (kinds := {"digits": Digits, "synthetic": Synthetic}):
+            section = kinds[part]
+        else:
             field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
             section = field.annotation if field else None
-        keys = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
-        near = difflib.get_close_matches(location[-1], keys, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(keys)}" if keys else ""
-        return [f"{name}: {dotted}: no such key{hint}"]
-    message = str(error["msg"]).removeprefix("Value error, ")
-    where = f"{name}: {dotted}: " if dotted else f"{name}: "
-    got = f" (got {error['input']!r})" if error["type"] not in ("missing", "value_error") else ""
-    return [f"{where}{line}{got}" for line in message.splitlines()]
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -223,6 +223,10 @@ class Ledger:
             self._n_events = connection.execute(sa.select(sa.func.count()).select_from(_events)).scalar_one()
         self._token = token
 
+    def now(self) -> float:
+        """The ledger's clock, in Unix seconds."""
+        return self._now()
+
     def close(self) -> None:
         """Give the study back (if it is ours) and close the file."""
         if self._token is not None:

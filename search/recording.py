@@ -219,7 +219,7 @@ class _View:
         self._children: dict[int, _Run] = {}
         self._place = -1  # number of the last event that MLflow shows
         self._progress = _Progress(self._reference_point)
-        self._exhausted = False
+        self._ended = False
         self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
 
     @classmethod
@@ -251,8 +251,8 @@ class _View:
             reports = [r for r in ledger.reports(after=self._place) if r.event <= place]
             trials = ledger.trials()  # as new as the events, or newer: the rest of the news comes with the next sync
             owner = ledger.owner()
-        self._exhausted |= any(event.kind == "exhausted" for event in events)
-        state = study_state(self._study, trials, exhausted=self._exhausted, owner=owner)
+        self._ended |= any(event.kind == "ended" for event in events)
+        state = study_state(self._study, trials, ended=self._ended, owner=owner)
         parent = self._parent = self._parent or self._create_parent(trials)
 
         members = {trial.number for trial in front(trials)}

@@ -7,6 +7,7 @@ rebuilt from the ledger by the same calls in the same order goes on exactly wher
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import optuna
@@ -50,6 +51,10 @@ class Sampler:
         if ticket is None:
             raise RuntimeError(f"Optuna drew a point outside its own space: {config}")
         return ticket, config
+
+    def draws(self, n: int) -> Iterator[Config]:
+        """`n` configurations one after the other; nobody tells what becomes of them."""
+        return (self.draw()[1] for _ in range(n))
 
     def add(self, config: Config, *, drawn: bool) -> int | None:
         """Take up a configuration that is known already: from the ledger, or the paper's default.

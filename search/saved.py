@@ -27,16 +27,16 @@ class StudyState(enum.StrEnum):
     INTERRUPTED = "INTERRUPTED"  # its driver is gone before the end; run it again and it goes on
 
 
-def study_state(record: StudyRecord, trials: Sequence[Trial], *, exhausted: bool, owner: str | None) -> StudyState:
+def study_state(record: StudyRecord, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
     """Where a study stands, from what its ledger says.
 
     Args:
         record: The study.
         trials: All its trials.
-        exhausted: Whether its space had nothing new left.
+        ended: Whether the budget ended before all trials were started (hours, a front that stands still, an exhausted space).
         owner: The driver at work, or None.
     """
-    all_started = exhausted or len(trials) >= int(record.file["budget"]["n_trials"])
+    all_started = ended or len(trials) >= int(record.file["budget"]["n_trials"])
     if all_started and all(trial.state.finished for trial in trials):
         return StudyState.FINISHED
     return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED
@@ -112,9 +112,9 @@ def load(folder: str | Path) -> SavedStudy:
     try:
         record, trials = ledger.study(), ledger.trials()
         events = ledger.events()
-        exhausted = any(event.kind == "exhausted" for event in events)
+        ended = any(event.kind == "ended" for event in events)
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
-        state = study_state(record, trials, exhausted=exhausted, owner=ledger.owner())
+        state = study_state(record, trials, ended=ended, owner=ledger.owner())
         return SavedStudy(Path(folder), record, state, tuple(trials), tuple(ledger.reports()), rejections)
     finally:
         ledger.close()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from search import front as fronts
-from search.config import StudyFile, StudyFileError, check
+from search.config import ANCHOR, StudyFile, StudyFileError, check
 from search.ledger import Ledger, StudyRecord
 from search.sampler import Sampler
 from search.seeds import seed_for
@@ -23,7 +24,7 @@ from search.trial import Decision, Metrics, State, Trial
 from spaces import Config
 
 MAX_REJECTIONS_IN_A_ROW = 1000
-ANCHOR = "head_only"
+N_FEASIBILITY_DRAWS = 50
 
 
 class Sizes(Protocol):
@@ -66,37 +67,43 @@ class Study:
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # running when the last driver ended; go on before anything new starts
-        self._exhausted = False
+        self._ended: str | None = None  # why nothing new starts
+        self._last_move = 0  # how many trials were complete when the front last changed
+        self._seconds_before = 0.0  # time that earlier drivers spent on the study
         self._replay()
+        with ledger.decision() as writer:
+            writer.event("opened")
+        self._opened_at = ledger.now()
 
     # -- making and opening --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, file: StudyFile, sizes: Sizes) -> Study:
-        """A new study in `file.folder`.
+    def create(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] = time.time) -> Study:
+        """A new study in `file.folder`; `now` is the ledger's clock.
 
         Raises:
             LedgerError: if the folder holds a study already.
         """
         max_params = file.budget.max_params or sizes.backbone_params
+        refuse_hopeless(file, sizes, max_params)
         facts = {
             "n_classes": sizes.n_classes,
             "backbone_params": sizes.backbone_params,
             "max_params": max_params,
             "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
         }
-        ledger = Ledger.create(file.folder / "ledger.db", name=file.study, file=file.resolved(), facts=facts)
+        ledger = Ledger.create(file.folder / "ledger.db", name=file.study, file=file.resolved(), facts=facts, now=now)
         return cls(file, ledger, sizes)
 
     @classmethod
-    def open(cls, file: StudyFile, sizes: Sizes) -> Study:
+    def open(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] = time.time) -> Study:
         """The study that lies in `file.folder`, rebuilt by replaying its ledger.
 
         Raises:
             LedgerError: if there is none, or another driver runs it.
             StudyFileError: if it was made from another study file; the message shows the difference.
         """
-        ledger = Ledger.open(file.folder / "ledger.db")
+        ledger = Ledger.open(file.folder / "ledger.db", now=now)
         refuse_changes(ledger.study(), file)
         ledger.claim()
         return cls(file, ledger, sizes)
@@ -120,7 +127,7 @@ class Study:
             self._in_flight.popleft()
             self._trials[trial.number] = trial
             return trial
-        if self._exhausted or len(self._trials) >= self.file.budget.n_trials:
+        if self._nothing_new():
             return None
         rejections: list[tuple[Config, str]] = []
         while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
@@ -141,10 +148,7 @@ class Study:
                 trial = writer.start(trial)
             self._remember(trial, ticket)
             return trial
-        with self._ledger.decision() as writer:
-            writer.reject(rejections)
-            writer.event("exhausted", reason=f"{MAX_REJECTIONS_IN_A_ROW} configurations in a row were rejected")
-        self._exhausted = True
+        self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
         return None
 
     def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
@@ -194,13 +198,13 @@ class Study:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will start."""
-        started_all = self._exhausted or len(self._trials) >= self.file.budget.n_trials
+        started_all = self._ended is not None or len(self._trials) >= self.file.budget.n_trials
         return started_all and all(trial.state.finished for trial in self._trials)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether the space has nothing new left (1,000 rejections in a row)."""
-        return self._exhausted
+    def ended(self) -> str | None:
+        """Why nothing new starts although trials are left in the budget: exhausted space, time spent, a front that stands still."""
+        return self._ended
 
     @property
     def reference_point(self) -> tuple[float, float]:
@@ -227,6 +231,29 @@ class Study:
         everything = self.file.model_copy(update={"methods": (ANCHOR, *self.file.methods)}).joint_space()
         return [everything.default(method) for method in everything.methods]
 
+    def _nothing_new(self) -> bool:
+        """Whether the budget, in trials, in hours or in patience, is spent."""
+        budget = self.file.budget
+        if self._ended is not None or len(self._trials) >= budget.n_trials:
+            return True
+        if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
+            self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
+        elif budget.stall_trials is not None and self._n_complete() - self._last_move >= budget.stall_trials:
+            self._end(f"the front has not moved for {budget.stall_trials} complete trials (budget.stall_trials)")
+        return self._ended is not None
+
+    def _seconds_spent(self) -> float:
+        return self._seconds_before + self._ledger.now() - self._opened_at
+
+    def _n_complete(self) -> int:
+        return sum(trial.state is State.COMPLETE for trial in self._trials)
+
+    def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
+        with self._ledger.decision() as writer:
+            writer.reject(rejections)
+            writer.event("ended", reason=reason)
+        self._ended = reason
+
     def _next_config(self) -> tuple[int | None, Config]:
         if self._first:
             config = self._first.popleft()
@@ -247,6 +274,8 @@ class Study:
     def _settle(self, trial: Trial) -> None:
         """Take a trial's new standing over into memory, and tell the sampler if it has ended."""
         self._trials[trial.number] = trial
+        if trial.state is State.COMPLETE and any(member.number == trial.number for member in self.front()):
+            self._last_move = self._n_complete()
         ticket = self._tickets[trial.number]
         if ticket is None:
             return
@@ -260,7 +289,10 @@ class Study:
     def _replay(self) -> None:
         """Rebuild memory and sampler by going through the ledger's events in their order."""
         trials = {trial.number: trial for trial in self._ledger.trials()}
+        last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
         for event in self._ledger.events():
+            self._seconds_before += 0.0 if event.kind == "opened" else max(0.0, event.time - last)
+            last = event.time
             if event.kind == "rejected":
                 if (ticket := self._taken_up(event.detail["config"])) is not None:
                     self._sampler.reject(ticket)
@@ -269,8 +301,8 @@ class Study:
                 self._remember(replace(trial, state=State.RUNNING), self._taken_up(trial.config))
             elif event.kind in ("completed", "pruned", "failed") and event.trial is not None:
                 self._settle(trials[event.trial])
-            elif event.kind == "exhausted":
-                self._exhausted = True
+            elif event.kind == "ended":
+                self._ended = str(event.detail["reason"])
         self._in_flight.extend(trial.number for trial in self._trials if not trial.state.finished)
 
     def _taken_up(self, config: Config) -> int | None:
@@ -278,6 +310,35 @@ class Study:
         if first:
             self._first.popleft()
         return self._sampler.add(config, drawn=not first)
+
+
+def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
+    """Every method must have a configuration that could be trained; otherwise its share of the search would be spent on rejections.
+
+    Raises:
+        StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
+    """
+    space = file.joint_space()
+    problems = []
+    for method in space.methods:
+        smallest: int | None = None
+        reason = ""
+        for config in (space.default(method), *Sampler(space.only(method), kind="random", seed=0).draws(N_FEASIBILITY_DRAWS)):
+            try:
+                adapter_params, _ = sizes.count(config)
+            except ValueError as error:
+                reason = str(error)
+                continue
+            smallest = adapter_params if smallest is None else min(smallest, adapter_params)
+            if adapter_params <= max_params:
+                break
+        else:
+            if smallest is not None:
+                reason = f"its smallest adapter has {smallest:,} parameters, budget.max_params is {max_params:,}"
+            problems.append(f"methods: {method}: nothing to train: {reason}")
+    if problems:
+        tried = f"(of {N_FEASIBILITY_DRAWS + 1} configurations tried)"
+        raise StudyFileError("\n".join(f"{problem} {tried}; widen the space or the limit" for problem in problems))
 
 
 def refuse_changes(record: StudyRecord, file: StudyFile) -> None:

@@ -9,9 +9,17 @@ from spaces import arc, head_only, lily, lora
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words
 
-__all__ = ["SHARED", "SPACES", "Config", "JointSpace", "Knob", "Space", "Value", "in_words", "joint"]
+__all__ = ["SHARED", "SPACES", "Config", "JointSpace", "Knob", "Space", "Value", "in_words", "joint", "unknown_method"]
 
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in (head_only, lora, arc, lily)}
+
+
+def unknown_method(method: str) -> str | None:
+    """Why a name is no method, with the nearest that is; None if it is one."""
+    if method in SPACES:
+        return None
+    near = difflib.get_close_matches(method, SPACES, n=1, cutoff=0.4)
+    return f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(SPACES)}"
 
 
 def joint(methods: Sequence[str]) -> JointSpace:
@@ -20,13 +28,6 @@ def joint(methods: Sequence[str]) -> JointSpace:
     Raises:
         ValueError: naming every method that has no space, and the nearest that has.
     """
-    problems = []
-    for method in methods:
-        if method not in SPACES:
-            near = difflib.get_close_matches(method, SPACES, n=1, cutoff=0.4)
-            problems.append(
-                f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(SPACES)}"
-            )
-    if problems:
+    if problems := [problem for method in methods if (problem := unknown_method(method)) is not None]:
         raise ValueError("\n".join(problems))
     return JointSpace(tuple(SPACES[method] for method in dict.fromkeys(methods)), SHARED)

@@ -7,6 +7,7 @@ by whoever samples; a space only holds its distribution objects.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -78,29 +79,37 @@ class Knob:
         Raises:
             ValueError: if the override says nothing (an empty list, low above high, an unknown key).
         """
-        return replace(self, distribution=_distribution(self.key, value))
+        return replace(self, distribution=_distribution(value))
 
 
-def _distribution(key: str, value: Any) -> BaseDistribution:
+def _distribution(value: Any) -> BaseDistribution:
     if isinstance(value, list | tuple):
         if not value:
-            raise ValueError(f"{key}: an empty list leaves nothing to choose; give at least one value")
-        return CategoricalDistribution(tuple(value))
+            raise ValueError("an empty list leaves nothing to choose; give at least one value")
+        return CategoricalDistribution(tuple(_plain(choice) for choice in value))
     if not isinstance(value, Mapping):
-        return CategoricalDistribution((value,))
-    unknown = set(value) - {"low", "high", "log", "step"}
-    if unknown or not {"low", "high"} <= set(value):
-        raise ValueError(f"{key}: a range is {{low, high, log, step}} with low and high given, got {dict(value)!r}")
+        return CategoricalDistribution((_plain(value),))
+    if set(value) - {"low", "high", "log", "step"} or not {"low", "high"} <= set(value):
+        raise ValueError(f"a range is {{low, high, log, step}} with low and high given, got {dict(value)!r}")
     low, high, log, step = value["low"], value["high"], bool(value.get("log", False)), value.get("step")
-    if not (isinstance(low, int | float) and isinstance(high, int | float)):
-        raise ValueError(f"{key}: low and high are numbers, got {low!r} and {high!r}")
+    if not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in (low, high)):
+        raise ValueError(f"low and high are finite numbers, got {low!r} and {high!r}")
     if low > high or (log and low <= 0):
-        raise ValueError(f"{key}: a range needs low <= high (and low > 0 when log), got low={low!r}, high={high!r}")
-    if log and step is not None:
-        raise ValueError(f"{key}: a logarithmic range takes no step; drop one of the two")
+        raise ValueError(f"a range needs low <= high (and low > 0 when log), got low={low!r}, high={high!r}")
+    if step is not None and (log or not isinstance(step, int | float) or not step > 0 or not math.isfinite(step)):
+        raise ValueError(f"a step is a number above 0, and a logarithmic range takes none, got step={step!r}")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=int(step or 1))
     return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def _plain(value: Any) -> Value:
+    """A value that a knob can take; JSON must be able to hold it."""
+    if value is not None and not isinstance(value, str | int | float | bool):
+        raise ValueError(f"a knob's value is a number, a word or true and false, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"a knob's value is finite, got {value!r}")
+    return value
 
 
 def _suggest(trial: optuna.Trial, key: str, values: BaseDistribution) -> Value:
@@ -145,6 +154,10 @@ class JointSpace:
         """The names of the methods, in order."""
         return tuple(space.method for space in self.spaces)
 
+    def only(self, method: str) -> JointSpace:
+        """The part of this space that belongs to one method."""
+        return JointSpace(tuple(space for space in self.spaces if space.method == method), self.shared)
+
     def knobs(self, method: str) -> tuple[Knob, ...]:
         """The knobs of a method, its own first, then the shared ones with the paper's defaults."""
         space = next(s for s in self.spaces if s.method == method)
@@ -168,25 +181,29 @@ class JointSpace:
         """The paper's configuration of a method, each knob moved to the nearest value that the space holds."""
         return {"method": method} | {knob.key: knob.nearest_default for knob in self.knobs(method)}
 
+    def problems(self, overrides: Mapping[str, Any]) -> dict[str, str]:
+        """What is wrong with each key of a study file's `space:` section; empty when nothing is."""
+        keys = {knob.key for space in self.spaces for knob in space.knobs} | {knob.key for knob in self.shared}
+        found = {}
+        for key, value in overrides.items():
+            if key not in keys:
+                near = difflib.get_close_matches(str(key), keys, n=1)
+                found[str(key)] = "no such knob" + (f"; did you mean {near[0]}?" if near else "")
+                continue
+            try:
+                _distribution(value)
+            except ValueError as error:
+                found[key] = str(error)
+        return found
+
     def with_overrides(self, overrides: Mapping[str, Any]) -> JointSpace:
         """This space with the study file's `space:` section applied.
 
         Raises:
             ValueError: naming every key that no method has (with the nearest one that exists) and every override that says nothing.
         """
-        keys = {knob.key for space in self.spaces for knob in space.knobs} | {knob.key for knob in self.shared}
-        problems = []
-        for key, value in overrides.items():
-            if key not in keys:
-                near = difflib.get_close_matches(key, keys, n=1)
-                problems.append(f"{key}: no such knob" + (f"; did you mean {near[0]}?" if near else ""))
-                continue
-            try:
-                _distribution(key, value)
-            except ValueError as error:
-                problems.append(str(error))
-        if problems:
-            raise ValueError("\n".join(problems))
+        if problems := self.problems(overrides):
+            raise ValueError("\n".join(f"{key}: {problem}" for key, problem in problems.items()))
 
         def applied(knobs: Sequence[Knob]) -> tuple[Knob, ...]:
             return tuple(k.overridden(overrides[k.key]) if k.key in overrides else k for k in knobs)

@@ -26,14 +26,14 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
 @pytest.mark.parametrize(
     ("change", "messages"),
     [
-        ({"methods": ["loar"]}, ["methods: loar: no such method; did you mean lora?"]),
+        ({"methods": ["loar"]}, ["methods.0: loar: no such method; did you mean lora?"]),
         ({"budgit": {}}, ["budgit: no such key; did you mean budget?"]),
         ({"budget": {"n_trials": 0, "epochs": 2}}, ["budget.n_trials: Input should be greater than 0 (got 0)"]),
         (
             {"budget": {"n_trials": 3, "epoch": 2}},
-            ["budget.epochs: Field required", "budget.epoch: no such key; did you mean epochs?"],
+            ["budget.epochs: is missing", "budget.epoch: no such key; did you mean epochs?"],
         ),
-        ({"study": "../escape"}, ["study: String should match pattern"]),
+        ({"study": "../escape"}, ["study: a study's name has 1 to 64 letters"]),
         ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: an empty list leaves nothing"]),
         ({"data": {"kind": "imagenet"}}, ["data: Input tag 'imagenet' found"]),
         ({"objectives": ["val/loss", "adapter_params"]}, ["objectives.0: Input should be 'val/top1'"]),
@@ -52,6 +52,41 @@ def test_every_problem_is_told_at_once_with_its_place(change: dict[str, object],
     assert all(line.startswith("flowers.yaml: ") for line in str(caught.value).splitlines())
 
 
+def test_every_problem_carries_its_line_or_the_override_that_caused_it(tmp_path: Path) -> None:
+    path = tmp_path / "flowers.yaml"
+    path.write_text(
+        "study: flowers\n"
+        "data: {kind: digits}\n"
+        "methods: [arc, loar]\n"
+        "space:\n"
+        "  arc.rnak: 4\n"
+        "  lora.rank: 2\n"
+        "budget:\n"
+        "  n_trials: .inf\n"
+    )
+    with pytest.raises(StudyFileError) as caught:
+        config.load(path, ["search.seed=-1"])
+    lines = str(caught.value).splitlines()
+    expected = [
+        (3, "methods.1: loar: no such method; did you mean lora?"),
+        (5, "space.arc.rnak: no such knob; did you mean arc.rank?"),
+        (6, "space.lora.rank: is a knob of lora, which is not among the methods"),
+        (7, "budget.epochs: is missing"),
+        (8, "budget.n_trials: Input should be a finite number"),
+    ]
+    for line, (number, text) in zip(lines, expected, strict=False):
+        assert line.startswith(f"{path}:{number}: {text}")
+    assert lines[5].startswith("--set search.seed=-1: search.seed: Input should be greater than or equal to 0")
+    assert len(lines) == 6
+
+
+def test_a_learning_rate_may_be_written_as_everyone_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL) + "space: {optim.lr: {low: 1e-4, high: 1E-2, log: true}, optim.weight_decay: 5e-4}\n")
+    file = config.load(path)
+    assert file.space == {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "optim.weight_decay": 5e-4}
+
+
 def test_overrides_of_the_command_line_are_yaml_and_reach_dotted_knobs(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
@@ -67,7 +102,21 @@ def test_overrides_of_the_command_line_are_yaml_and_reach_dotted_knobs(tmp_path:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not YAML"), ("- a\n- b", "a study file is a mapping"), ("!!python/object/apply:os.getcwd []", "not YAML")],
+    [
+        ("a: [", r"bad\.yaml:1: not YAML"),
+        ("- a\n- b", "a study file is a mapping"),
+        ("", "a study file is a mapping"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+        ("study: a\nstudy: b", r"bad\.yaml:2: study: given twice \(first in line 1\)"),
+        ("1: a", "a key is a word"),
+        ("a: &a [*a]", "expands to more than 10,000 values"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+        (
+            "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefg", "bcdefgh", strict=True)),
+            "expands to more than 10,000 values",
+        ),
+    ],
 )
 def test_a_file_that_is_not_a_study_is_refused_without_running_anything(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.yaml"

@@ -134,7 +134,7 @@ def test_the_same_configuration_is_never_trained_twice_and_an_empty_space_is_sai
     study = new_study(tmp_path, methods=["arc"], space=fixed | arc, search={"sampler": "random"})
     in_process.run(study, SyntheticTrainable())
     assert sorted(str(trial.config.get("arc.rank")) for trial in study.trials) == ["10", "5", "None"]
-    assert study.exhausted
+    assert study.ended == "the space is exhausted: 1,000 configurations in a row were rejected"
     assert study.finished
     assert sum(kind == "rejected" for kind, _, _ in history(study)) >= MAX_REJECTIONS_IN_A_ROW
 
@@ -181,7 +181,7 @@ def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
             study.close()
             study = Study.open(file, SyntheticSizes())
     in_process.run(study, SyntheticTrainable(noise=0.01))
-    one, other = ([h for h in history(s) if h[0] != "resumed"] for s in (whole, study))
+    one, other = ([h for h in history(s) if h[0] not in ("resumed", "opened")] for s in (whole, study))
     assert one == other
 
 
@@ -219,3 +219,47 @@ def test_the_reference_point_is_chance_level_and_the_largest_adapter_wanted(tmp_
     assert new_study(tmp_path).reference_point == (0.1, 20_000.0)
     without_limit = new_study(tmp_path, study="t", budget={"n_trials": 1, "epochs": 1})
     assert without_limit.reference_point == (0.1, float(SyntheticSizes.backbone_params))
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def test_no_trial_starts_after_the_hours_are_spent_over_all_drivers_but_running_ones_finish(tmp_path: Path) -> None:
+    clock = Clock()
+    file = study_file(tmp_path, budget={"n_trials": 50, "epochs": 1, "max_params": 20_000, "max_hours": 1.0})
+    study = Study.create(file, SyntheticSizes(), now=clock)
+    study.ask()
+    clock.time += 1_800
+    study.report(0, 1, GOOD)
+    study.close()
+    clock.time += 1_000_000  # nobody works on it
+    study = Study.open(file, SyntheticSizes(), now=clock)
+    study.ask()
+    running = study.ask()
+    clock.time += 1_801
+    study.report(1, 1, GOOD)
+    assert study.ask() is None
+    assert study.ended == "budget.max_hours = 1 is spent"
+    assert not study.finished
+    assert running is not None
+    study.report(running.number, 1, GOOD)
+    assert study.finished
+
+
+def test_a_front_that_stands_still_ends_the_study(tmp_path: Path) -> None:
+    study = new_study(tmp_path, budget={"n_trials": 50, "epochs": 1, "max_params": 20_000, "stall_trials": 4})
+    study.ask()
+    study.report(0, 1, GOOD | {"val/top1": 0.99})  # head-only at 0.99: nothing larger can do better
+    for _ in range(4):
+        trial = study.ask()
+        assert trial is not None
+        study.report(trial.number, 1, GOOD)
+    assert study.ask() is None
+    assert study.ended == "the front has not moved for 4 complete trials (budget.stall_trials)"

@@ -5,7 +5,6 @@ time. `AdapterLaws` then runs every law on every row and every small backbone; a
 `case` and `backbone`.
 """
 
-# ruff: noqa: D102
 from __future__ import annotations
 
 import copy
