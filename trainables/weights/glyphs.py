@@ -107,7 +107,7 @@ class Atlas:
 
 
 def atlas(characters: Iterable[str] | None = None, faces: Iterable[str] = (*FACES, *HELD_OUT_FACES)) -> Atlas:
-    """Draw every glyph once (about a minute for all of them).
+    """Draw every glyph once (about half a minute for all of them).
 
     Args:
         characters: classes wanted, e.g. "ABC"; None for all of `BLOCKS`.

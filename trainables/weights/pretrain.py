@@ -2,7 +2,11 @@
 
 A small ViT learns to name letters and symbols (`glyphs.py`, digits left out) that are drawn anew for every step. What is kept is
 the moving average of its weights without the classifier, in float16, and beside it everything that is needed to make it again.
-One CPU thread, no downloads; the same seed gives the same file on the same machine and library versions.
+One CPU thread, under three minutes, no downloads; the same seed gives the same file on the same machine and library versions.
+
+The length was chosen on the validation digits, for what the packaged study is for: comparing adapters. After 350 steps head-only and
+LoRA (rank 8) reach 95.1 and 96.4 percent, after 600 96.1 and 98.0, after 800 97.0 and 98.5, after 1,500 98.8 and 99.1: the backbone
+is better then, but of 800 images only two or three are left for an adapter to win.
 """
 
 from __future__ import annotations
@@ -53,9 +57,9 @@ class Recipe:
         n_eval: images drawn for each of the two source accuracies.
     """
 
-    n_steps: int = 6000
+    n_steps: int = 800
     batch_size: int = 256
-    lr: float = 5e-3
+    lr: float = 8e-3
     warmup_fraction: float = 0.05
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
