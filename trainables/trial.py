@@ -33,6 +33,7 @@ from trainables.adapters import (
 from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
 
 EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lily's router "batch"
+PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
 
 
 class AdapterTrial:
@@ -54,6 +55,7 @@ class AdapterTrial:
         self._normalise = data.Normaliser(wanted, self.device)
         self._pristine = backbones.fingerprint(self.model)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
+        self._prefixes: dict[tuple[str, int], list[Tensor]] = {}
         self._run: _Run | None = None
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
@@ -145,9 +147,51 @@ class AdapterTrial:
         images, labels = self._splits[split].images, self._splits[split].labels
         self.model.eval()
         with torch.inference_mode():
-            parts = (images[i : i + EVAL_BATCH] for i in range(0, len(images), EVAL_BATCH))
-            logits = torch.cat([self.model(self._normalise(part)) for part in parts])
+            prefix = self._prefix(split)
+            if prefix is None:
+                batches = (images[i : i + EVAL_BATCH] for i in range(0, len(images), EVAL_BATCH))
+                logits = torch.cat([self.model(self._normalise(batch)) for batch in batches])
+            else:
+                logits = torch.cat([self._after_prefix(tokens) for tokens in prefix])
             return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
+
+    def _prefix(self, split: str) -> list[Tensor] | None:
+        """The tokens of a split, in batches, after the blocks in front of the first that is trained; None where not worth keeping.
+
+        No trial changes these blocks and no image is augmented, so a worker computes them once.
+        """
+        model, images = cast(VisionTransformer, self.model), self._splits[split].images
+        n_frozen = self._n_frozen()
+        n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+        if n_frozen == 0 or 4 * len(images) * n_tokens * model.embed_dim > PREFIX_BYTES:
+            return None
+        if (split, n_frozen) not in self._prefixes:
+            batches = []
+            for i in range(0, len(images), EVAL_BATCH):
+                [found] = model.forward_intermediates(
+                    self._normalise(images[i : i + EVAL_BATCH]),
+                    indices=[n_frozen - 1],
+                    return_prefix_tokens=True,
+                    stop_early=True,
+                    output_fmt="NLC",
+                    intermediates_only=True,
+                )
+                batches.append(found if isinstance(found, Tensor) else torch.cat(found[::-1], 1))  # (patches, class and registers)
+            self._prefixes[split, n_frozen] = batches
+        return self._prefixes[split, n_frozen]
+
+    def _after_prefix(self, tokens: Tensor) -> Tensor:
+        model = cast(VisionTransformer, self.model)
+        for block in list(model.blocks)[self._n_frozen() :]:
+            tokens = block(tokens)
+        logits: Tensor = model.forward_head(model.norm(tokens))
+        return logits
+
+    def _n_frozen(self) -> int:
+        """How many of the first blocks hold nothing that is trained."""
+        blocks = list(cast(VisionTransformer, self.model).blocks)
+        trained = (i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
+        return next(trained, len(blocks))
 
     def finish(self) -> None:
         """See `trainables.Trainable.finish`."""

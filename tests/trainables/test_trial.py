@@ -231,6 +231,22 @@ def test_evaluation_is_the_mean_over_the_split() -> None:
     assert trial.evaluate("validation") == (pytest.approx(correct / 800), pytest.approx(loss, rel=1e-5))
 
 
+@pytest.mark.parametrize(
+    "name", ["vit_glyphs", "test_vit", "test_vit2", "test_vit3"]
+)  # none, class token, registers; attention pooling
+@pytest.mark.parametrize("layers", ["last-1", "last-3", "none"])
+def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit(
+    monkeypatch: pytest.MonkeyPatch, name: str, layers: str
+) -> None:
+    config = CONFIGS[0] if layers == "none" else {**LORA, "lora.layers": layers}
+    trial = make({**BACKBONE, "name": name}, {"kind": "digits"}, {"device": "cpu"})
+    assert isinstance(trial, AdapterTrial)
+    trial.start(config, seed=0, epochs=1, folder=None)
+    kept = [trial.evaluate("validation") for _ in range(2)]
+    monkeypatch.setattr("trainables.trial.PREFIX_BYTES", 0)
+    assert kept == [trial.evaluate("validation")] * 2
+
+
 def test_the_packaged_backbone_learns_digits_that_it_has_never_seen() -> None:
     trial = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"device": "cpu"})
     trial.start({"method": "lora", "lora.rank": 4, "optim.lr": 5e-3, "optim.batch_size": 16}, seed=0, epochs=6, folder=None)
