@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables import measure
-from trainables.adapters import ARC, METHODS, HeadOnly, Lily, LoRA, Method, adapt, merge, method_of, remove
+from trainables.adapters import ARC, METHODS, HeadOnly, Lily, LoRA, Method, SerialLoRA, adapt, merge, method_of, remove
 from trainables.adapters.lora import LoRALayer
 from trainables.backbones import create
 
@@ -33,6 +33,14 @@ def lora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
     for pair, i in enumerate(slices):
         delta[..., i * n_rows : (i + 1) * n_rows] = scale * (x @ (b[pair] @ a[pair]).T)
     return y + delta
+
+
+def serial_lora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """In front of the linear x' = x + s B A x."""
+    path = frozen.path
+    if f"{path}.a" in p:
+        x = x + cast(SerialLoRA, method).scale * (x @ (p[f"{path}.b"] @ p[f"{path}.a"]).T)
+    return frozen(x)
 
 
 def arc(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
@@ -84,6 +92,10 @@ def lora_case(n_params: Any, **knobs: Any) -> Case:
     return Case(LoRA(dropout=0.0, **knobs), n_params, lora, dropout=LoRA(dropout=0.3, **knobs))
 
 
+def serial_lora_case(n_params: Any, **knobs: Any) -> Case:
+    return Case(SerialLoRA(**knobs), n_params, serial_lora, dropout=SerialLoRA(dropout=0.3, **knobs))
+
+
 def arc_case(n_params: Any, *, exact_start: bool, **knobs: Any) -> Case:
     return Case(ARC(dropout=0.0, **knobs), n_params, arc, exact_start=exact_start, dropout=ARC(dropout=0.3, **knobs))
 
@@ -95,6 +107,8 @@ CASES = [
     lora_case(lambda b: 6 * b.d * b.depth * 2, rank=2, targets="qkv"),
     lora_case(lambda b: 8 * b.d * 2 * 2, rank=2, targets="qkvo", scale=0.5, layers="last-2"),
     lora_case(lambda b: b.depth * 2 * (8 * b.d + 2 * (b.d + b.m)), rank=2, targets="qkvo_mlp"),
+    serial_lora_case(lambda b: 2 * b.d * b.depth * 3, rank=3),
+    serial_lora_case(lambda b: 4 * b.d * 2 * 2, rank=2, targets="qkv_mlp", scale=0.5, layers="last-2"),
     arc_case(lambda b: b.d * 3 + b.depth * (3 + b.d), rank=3, position="att", exact_start=True),
     arc_case(lambda b: 2 * (b.d * 3 + b.depth * (3 + b.d)), rank=3, exact_start=False),
     arc_case(lambda b: 2 * (b.d * 4 + 1 * (4 + b.d)), rank=4, c_init="zeros", layers="first-1", exact_start=True),
@@ -169,6 +183,8 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "lorra"}, r"method must be one of head_only, .*; got 'lorra'; did you mean lora"),
         ({}, r"method must be one of"),
         ({"method": "head_only", "head_only.rank": 1}, r"head_only has no knob 'rank', it has: none"),
+        ({"method": "serial_lora", "serial_lora.rank": 13}, r"serial_lora\.rank must be at most 12, .*; got 13"),
+        ({"method": "serial_lora", "serial_lora.targets": "qv"}, r"serial_lora\.targets must be one of qkv, qkv_mlp; got 'qv'"),
         ({"method": "arc", "arc.rank": 13}, r"arc\.rank must be at most 12, .*; got 13"),
         ({"method": "arc", "arc.position": "mlp"}, r"arc\.position must be one of att, att_mlp; got 'mlp'"),
         ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),

@@ -25,6 +25,7 @@ LORA = {
     "qkvo": {1: 73_728, 4: 294_912, 8: 589_824, 16: 1_179_648, 32: 2_359_296},
     "qkvo_mlp": {1: 165_888, 4: 663_552, 8: 1_327_104, 16: 2_654_208, 32: 5_308_416},
 }
+SERIAL_LORA = {4: 73_728, 8: 147_456, 16: 294_912, 32: 589_824, 64: 1_179_648}
 LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     1: (49_536, 99_072, 198_144, 396_288),
     2: (99_072, 198_144, 396_288, 792_576),
@@ -44,6 +45,9 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "arc", "arc.position": "att"}, 48_216),
         pytest.param({"method": "lily"}, 792_576),
         *(row for targets, counts in LORA.items() for row in _grid("lora", "rank", {"lora.targets": targets}, counts)),
+        pytest.param({"method": "serial_lora"}, 294_912),
+        *_grid("serial_lora", "rank", {}, SERIAL_LORA),
+        *_grid("serial_lora", "rank", {"serial_lora.targets": "qkv_mlp"}, {r: 2 * n for r, n in SERIAL_LORA.items()}),
         *(
             row
             for n, counts in LILY.items()

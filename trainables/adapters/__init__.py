@@ -29,6 +29,7 @@ from trainables.adapters.base import (
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
+from trainables.adapters.serial_lora import SerialLoRA
 
 __all__ = [
     "ARC",
@@ -38,6 +39,7 @@ __all__ = [
     "Lily",
     "LoRA",
     "Method",
+    "SerialLoRA",
     "adapt",
     "adaptation",
     "load_trainable_state",
@@ -49,7 +51,7 @@ __all__ = [
     "trainable_state",
 ]
 
-METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in (HeadOnly, LoRA, Lily, ARC)}
+METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in (HeadOnly, LoRA, SerialLoRA, Lily, ARC)}
 
 _TYPES: Final = {"int": (int,), "float": (int, float), "str": (str,)}
 
