@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import logging.handlers
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 import yaml
+from sqlalchemy.exc import OperationalError
 
 from search import report
 from search.config import StudyFile
 from search.errors import RequestError
 from search.recording import Recorder, is_behind, tracking_uri
 from search.saved import SavedStudy, StudyState, load
-from search.study import Study, refuse_changes
+from search.study import Sizes, Study, refuse_changes
 
 BackEnd = Literal["ray", "in-process"]
 Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots) -> shown while it runs
@@ -60,24 +62,34 @@ def run(
                 if behind:
                     say(behind)
             return known
-    file.folder.mkdir(parents=True, exist_ok=True)
-    with _logged_to(file.folder / "paretune.log"), _connected(back_end, n_cpus):
-        study = _opened(file)
-        recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
-        try:
-            drive, n_slots = _back_end(file, back_end)
-            _log.info("study %s: %d trials known, %d at a time, %s", file.study, len(study.trials), n_slots, _versions())
-            recorder.start()  # now that the large imports are done, and beside the training
-            with watch(study, n_slots) if watch else nullcontext():
-                drive(study)
-        finally:
-            study.close()
-            behind = recorder.stop()
-            _log.info("study %s left with %d trials; MLflow %s", file.study, len(study.trials), behind or "holds all of it")
-        write_views(file.folder)
+    with ThreadPoolExecutor(1, "paretune-measure") as beside:
+        measured = beside.submit(_measure, file)  # imports torch and timm while Ray's processes start
+        with _connected(back_end, n_cpus):
+            sizes = measured.result()
+            study = _opened(file, sizes)
+            with _logged_to(file.folder / "paretune.log"):
+                behind = _search(study, back_end, watch)
     if behind:
         say(behind)
     return load(file.folder)
+
+
+def _search(study: Study, back_end: BackEnd, watch: Watch | None) -> str | None:
+    """Drive an open study, record it and draw its front; returns what a person should know about the record."""
+    ledger_path = study.folder / "ledger.db"
+    recorder = Recorder(ledger_path, tracking_uri(study.file.storage))
+    try:
+        drive, n_slots = _back_end(study.file, back_end)
+        _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
+        recorder.start()  # now that the large imports are done, and beside the training
+        with watch(study, n_slots) if watch else nullcontext():
+            drive(study)
+    finally:
+        study.close()
+        behind = recorder.stop()
+        _log.info("study %s left with %d trials; MLflow %s", study.file.study, len(study.trials), behind or "holds all of it")
+    write_views(study.folder)
+    return behind
 
 
 def write_views(folder: Path) -> None:
@@ -88,18 +100,33 @@ def write_views(folder: Path) -> None:
     study.plot_front(folder / "front.png")
 
 
-def _opened(file: StudyFile) -> Study:
+def _measure(file: StudyFile) -> Sizes:
+    """What is known of every configuration before training.
+
+    Raises:
+        RequestError: if backbone or data are not to be had.
+    """
     from trainables import measure
 
     worker = file.worker()
     try:
-        sizes = measure(worker["backbone"], worker["data"])
+        return measure(worker["backbone"], worker["data"])
     except ValueError as error:
         raise RequestError(str(error)) from error
-    if (file.folder / "ledger.db").exists():
-        return Study.open(file, sizes)
-    study = Study.create(file, sizes)
-    (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
+
+
+def _opened(file: StudyFile, sizes: Sizes) -> Study:
+    """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
+    try:
+        if (file.folder / "ledger.db").exists():
+            return Study.open(file, sizes)
+        study = Study.create(file, sizes)
+        (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
+    except (OSError, OperationalError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error.orig)
+        raise RequestError(
+            f"storage: {file.folder} cannot be written ({reason}); make room or rights, or choose another"
+        ) from error
     return study
 
 

@@ -29,7 +29,7 @@ _QUIET_TUNE = {
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # every epoch is reported when it ends
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # no banner; the command line shows the study
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # ask only for a slot that is free
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start the workers of all slots at once; the searcher below keeps to the slots
 }
 
 

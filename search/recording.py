@@ -156,7 +156,9 @@ class Recorder:
                 raise
 
     def _follow(self) -> None:
-        """The thread: a sync, a pause; after `stop` a last full one."""
+        """The thread: nothing while the workers start up, then a sync, a pause; after `stop` a last full one."""
+        while not self._stopping.is_set() and not self._begun():
+            self._stopping.wait(self._period / 4)
         pause = self._period
         while not self._stopping.is_set():
             spent = time.thread_time()
@@ -169,6 +171,14 @@ class Recorder:
             if self._try(final=True) or again is None:
                 return
             time.sleep(again)
+
+    def _begun(self) -> bool:
+        """Whether anything has been reported: importing MLflow before that would delay the first step."""
+        try:
+            with _reading(self._ledger_path) as ledger:
+                return bool(ledger.reports())
+        except Exception:
+            return True  # let the sync say what is wrong
 
     def _try(self, *, final: bool) -> bool:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import spaces
 from search.saved import load
 
 SYNTHETIC = """
@@ -91,7 +92,7 @@ def test_json_is_what_the_ledger_holds(searched: Path) -> None:
     listed = json.loads(paretune("ls", "--json", cwd=searched).stdout)
     assert {"name": "syn", "state": "finished", "path": "paretune-studies/syn"} in listed["studies"]
     methods = json.loads(paretune("methods", "--json", cwd=searched).stdout)
-    assert [row["method"] for row in methods["methods"]] == ["head_only", "lora", "arc", "lily"]
+    assert [row["method"] for row in methods["methods"]] == list(spaces.SPACES)
 
 
 @pytest.mark.parametrize("command", [["front", "syn"], ["trials", "syn"], ["show", "syn", "0"], ["ls"], ["methods"]])
