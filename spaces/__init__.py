@@ -5,13 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from spaces import arc, head_only, lily, lora, serial_lora
+from spaces import (
+    arc,
+    head_only,
+    lily,
+    lora,
+    serial_lora,
+)
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words
 
 __all__ = ["SHARED", "SPACES", "Config", "JointSpace", "Knob", "Space", "Value", "in_words", "joint", "unknown_method"]
 
-SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in (head_only, lora, serial_lora, arc, lily)}
+_METHODS = (
+    head_only,
+    lora,
+    serial_lora,
+    arc,
+    lily,
+)
+SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 
 
 def unknown_method(method: str) -> str | None:

@@ -51,7 +51,14 @@ __all__ = [
     "trainable_state",
 ]
 
-METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in (HeadOnly, LoRA, SerialLoRA, Lily, ARC)}
+_METHODS: Final[tuple[type[Method], ...]] = (
+    HeadOnly,
+    LoRA,
+    SerialLoRA,
+    Lily,
+    ARC,
+)
+METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 
 _TYPES: Final = {"int": (int,), "float": (int, float), "str": (str,)}
 
