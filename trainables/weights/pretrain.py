@@ -4,9 +4,9 @@ A small ViT learns to name letters and symbols (`glyphs.py`, digits left out) th
 the moving average of its weights without the classifier, in float16, and beside it everything that is needed to make it again.
 One CPU thread, under three minutes, no downloads; the same seed gives the same file on the same machine and library versions.
 
-The length was chosen on the validation digits, for what the packaged study is for: comparing adapters. After 350 steps head-only and
-LoRA (rank 8) reach 95.1 and 96.4 percent, after 600 96.1 and 98.0, after 800 97.0 and 98.5, after 1,500 98.8 and 99.1: the backbone
-is better then, but of 800 images only two or three are left for an adapter to win.
+The length was chosen on the validation digits, for what the packaged study is for: comparing adapters. After 350 steps head-only
+and LoRA (rank 8) reach 95.1 and 96.4 percent, after 600 96.1 and 98.0, after 800 97.0 and 98.5, after 1,500 98.8 and 99.1: the
+backbone is better then, but of 800 images only two or three are left for an adapter to win.
 """
 
 from __future__ import annotations
