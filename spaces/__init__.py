@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from spaces import (
     arc,
+    fact,
     head_only,
     lily,
     lora,
@@ -23,6 +24,7 @@ _METHODS = (
     serial_lora,
     arc,
     lily,
+    fact,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

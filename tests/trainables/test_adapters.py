@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any, cast
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables import measure
-from trainables.adapters import ARC, METHODS, HeadOnly, Lily, LoRA, Method, SerialLoRA, adapt, merge, method_of, remove
+from trainables.adapters import ARC, METHODS, FacT, HeadOnly, Lily, LoRA, Method, SerialLoRA, adapt, merge, method_of, remove
 from trainables.adapters.lora import LoRALayer
 from trainables.backbones import create
 
@@ -50,6 +51,23 @@ def arc(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
         u, c, b = p[f"{path}.u"], p[f"{path}.c"], p[f"{path}.b"]
         x = x @ (torch.eye(len(u), dtype=u.dtype) + u @ torch.diag(c) @ u.T) + b
     return frozen(x)
+
+
+def fact(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """Every d x d slice of W moves by s V S^T U; the last slice of the MLP's width is cut where it ends."""
+    path, out, n_in = frozen.path, *frozen.weight.shape
+    if f"{path}.own" not in p:
+        return frozen(x)
+    u, v, own, d = p[f"{path}.u"], p[f"{path}.v"], p[f"{path}.own"], len(p[f"{path}.v"])
+    delta = torch.zeros_like(frozen.weight)
+    for o in range(0, out, d):
+        for i in range(0, n_in, d):
+            s = own[o // d, i // d]
+            if cast(FacT, method).variant == "tk":
+                s = sum(p[f"{path}.core"][:, :, c] * s[c] for c in range(len(s)))
+            rows, columns = min(d, out - o), min(d, n_in - i)
+            delta[o : o + rows, i : i + columns] = (v @ s.T @ u)[:rows, :columns]
+    return Frozen(path, frozen.weight + cast(FacT, method).scale * delta, frozen.bias)(x)
 
 
 def _lily_delta(method: Method, p: Tensors, path: str, which: int, z: Tensor) -> Tensor:
@@ -100,6 +118,10 @@ def arc_case(n_params: Any, *, exact_start: bool, **knobs: Any) -> Case:
     return Case(ARC(dropout=0.0, **knobs), n_params, arc, exact_start=exact_start, dropout=ARC(dropout=0.3, **knobs))
 
 
+def fact_case(n_params: Any, **knobs: Any) -> Case:
+    return Case(FacT(dropout=0.0, **knobs), n_params, fact, dropout=FacT(dropout=0.3, **knobs))
+
+
 CASES = [
     Case(HeadOnly(), lambda b: 0),
     lora_case(lambda b: 4 * b.d * b.depth * 3, rank=3),
@@ -118,6 +140,9 @@ CASES = [
     lily_case(lambda b: 4 * b.d * 3 * (2 + 2) + 4 * b.depth * 3 * 2, rank=3, n_experts=2, router="batch"),
     lily_case(lambda b: 4 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform"),
     lily_case(lambda b: 2 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform", targets="kv"),
+    fact_case(lambda b: 2 * b.d * 3 + b.depth * (4 + 2 * math.ceil(b.m / b.d)) * 9, variant="tt", rank=3, scale=2.0),
+    fact_case(lambda b: 2 * b.d * 3 + b.depth * (4 + 2 * math.ceil(b.m / b.d)) * 3 + 27, rank=3),
+    fact_case(lambda b: 2 * b.d * 2 + 2 * (4 + 2 * math.ceil(b.m / b.d)) * 2 + 8, rank=2, layers="last-2"),
 ]
 
 
@@ -188,6 +213,8 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "arc", "arc.rank": 13}, r"arc\.rank must be at most 12, .*; got 13"),
         ({"method": "arc", "arc.position": "mlp"}, r"arc\.position must be one of att, att_mlp; got 'mlp'"),
         ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),
+        ({"method": "fact", "fact.rank": 13}, r"fact\.rank must be at most 12, .*; got 13"),
+        ({"method": "fact", "fact.variant": "cp"}, r"fact\.variant must be one of tt, tk; got 'cp'"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
         ({"method": "lily", "lily.rank": 2, "lily.n_downs": 5}, r"lily\.n_downs must be at most one for each of the 4 adapted"),

@@ -26,6 +26,7 @@ LORA = {
     "qkvo_mlp": {1: 165_888, 4: 663_552, 8: 1_327_104, 16: 2_654_208, 32: 5_308_416},
 }
 SERIAL_LORA = {4: 73_728, 8: 147_456, 16: 294_912, 32: 589_824, 64: 1_179_648}
+FACT = {"tt": {4: 8_448, 8: 21_504, 16: 61_440}, "tk": {8: 13_952, 16: 30_976, 32: 86_528}}
 LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     1: (49_536, 99_072, 198_144, 396_288),
     2: (99_072, 198_144, 396_288, 792_576),
@@ -58,6 +59,8 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "lily", "lily.rank": 8, "lily.n_experts": 8, "lily.n_downs": 12}, 494_592),
         pytest.param({"method": "lily", "lily.rank": 16, "lily.n_experts": 5, "lily.n_downs": 6}, 544_512),
         pytest.param({"method": "lily", "lily.rank": 32, "lily.n_experts": 5, "lily.n_downs": 6}, 1_089_024),
+        pytest.param({"method": "fact"}, 86_528),
+        *(row for variant, counts in FACT.items() for row in _grid("fact", "rank", {"fact.variant": variant}, counts)),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),
@@ -66,6 +69,10 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
 )
 def test_a_count_on_vit_b_16_is_the_papers(vit_b: Sizes, config: dict[str, Any], adapter_params: int) -> None:
     assert vit_b.count(config) == (adapter_params, 769 * 100)
+
+
+def test_facts_counts_over_the_released_ranks_of_19_tasks_average_to_what_the_paper_prints() -> None:
+    assert round((13 * FACT["tk"][32] + 6 * FACT["tk"][16]) / 19) == 68_985  # 0.07 M
 
 
 @pytest.mark.parametrize(

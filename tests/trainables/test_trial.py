@@ -25,6 +25,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "arc", "arc.rank": 4, "arc.dropout": 0.2, **SHARED},
     {"method": "lily", "lily.rank": 2, "lily.n_experts": 2, **SHARED},
     {"method": "serial_lora", "serial_lora.rank": 2, "serial_lora.dropout": 0.2, **SHARED},
+    {"method": "fact", "fact.rank": 4, "fact.dropout": 0.2, **SHARED},
 ]
 LORA = CONFIGS[1]
 

@@ -26,6 +26,7 @@ from trainables.adapters.base import (
     trainable_parameters,
     trainable_state,
 )
+from trainables.adapters.fact import FacT
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
@@ -34,6 +35,7 @@ from trainables.adapters.serial_lora import SerialLoRA
 __all__ = [
     "ARC",
     "METHODS",
+    "FacT",
     "HeadOnly",
     "Layer",
     "Lily",
@@ -57,6 +59,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     SerialLoRA,
     Lily,
     ARC,
+    FacT,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 
