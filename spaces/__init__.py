@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from spaces import (
     arc,
+    clora,
     fact,
     head_only,
     lily,
@@ -24,6 +25,7 @@ _METHODS = (
     serial_lora,
     arc,
     lily,
+    clora,
     fact,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}

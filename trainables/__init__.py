@@ -33,8 +33,8 @@ class Trainable(Protocol):
         """Trains one epoch, evaluates on the validation split, writes the checkpoint (if there is a folder).
 
         Returns:
-            `val/top1` (fraction in [0, 1]), `val/loss`, `train/loss`, `cost/train_seconds`, `cost/eval_seconds`,
-            `cost/images_per_second`.
+            `val/top1` (fraction in [0, 1]), `val/loss` (cross-entropy), `train/loss` (what was minimised: cross-entropy plus the
+            method's regulariser, where it has one), `cost/train_seconds`, `cost/eval_seconds`, `cost/images_per_second`.
 
         Raises:
             FloatingPointError: The loss is not finite; the message names the step.

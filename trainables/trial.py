@@ -25,6 +25,7 @@ from trainables.adapters import (
     adaptation,
     load_trainable_state,
     method_of,
+    regulariser,
     remove,
     supported_blocks,
     trainable_parameters,
@@ -125,6 +126,8 @@ class AdapterTrial:
             step = run.epoch * n_steps + i
             logits = model(self._normalise(train.images.index_select(0, index)))
             loss = F.cross_entropy(logits, train.labels.index_select(0, index), label_smoothing=recipe.label_smoothing)
+            if (extra := regulariser(model)) is not None:
+                loss = loss + extra
             loss.backward()  # type: ignore[no-untyped-call]
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)

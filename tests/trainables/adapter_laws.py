@@ -24,6 +24,7 @@ from trainables.adapters import (
     adapt,
     load_trainable_state,
     merge,
+    regulariser,
     remove,
     trainable_parameters,
     trainable_state,
@@ -103,6 +104,7 @@ class Case:
         unmergeable: Part of the reason why it cannot be merged, None if it can.
         per_batch: Predictions depend on their batch-mates.
         dropout: The same method with dropout, where it has any.
+        regulariser: Oracle of the method's term in the loss from its trainables, None where it has none.
     """
 
     method: Method
@@ -113,6 +115,7 @@ class Case:
     unmergeable: str | None = None
     per_batch: bool = False
     dropout: Method | None = None
+    regulariser: Callable[[Method, Tensors], Tensor] | None = None
 
     def __str__(self) -> str:
         return repr(self.method).replace("'", "")
@@ -295,6 +298,21 @@ class AdapterLaws:
         with_dropout, without = adapted(backbone, case.dropout), adapted(backbone, case.method)
         assert torch.equal(with_dropout(images(3)), without(images(3)))
         assert not torch.allclose(with_dropout.train()(images(3)), without.train()(images(3)))
+
+    def test_the_regulariser_and_its_gradients_are_those_of_the_dense_formula(self, case: Case, backbone: Backbone) -> None:
+        model = adapted(backbone, case.method)
+        value = regulariser(model)
+        if case.regulariser is None:
+            assert value is None
+            return
+        assert value is not None
+        names, parameters = zip(*trainable_parameters(model), strict=True)
+        expected = case.regulariser(case.method, dict(model.named_parameters(remove_duplicate=False)))
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=0.0)
+        ours = torch.autograd.grad(value, parameters, allow_unused=True)
+        theirs = torch.autograd.grad(expected, parameters, allow_unused=True)
+        for name, a, b in zip(names, ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-14, msg=lambda text, name=name: f"{name}: {text}")
 
     def test_copies_share_what_the_original_shares(self, case: Case, backbone: Backbone) -> None:
         model = adapted(backbone, case.method)

@@ -13,7 +13,22 @@ import torch
 from torch import Tensor
 
 from trainables import measure
-from trainables.adapters import ARC, METHODS, FacT, HeadOnly, Lily, LoRA, Method, SerialLoRA, adapt, merge, method_of, remove
+from trainables.adapters import (
+    ARC,
+    METHODS,
+    CLoRA,
+    FacT,
+    HeadOnly,
+    Lily,
+    LoRA,
+    Method,
+    SerialLoRA,
+    adapt,
+    merge,
+    method_of,
+    regulariser,
+    remove,
+)
 from trainables.adapters.lora import LoRALayer
 from trainables.backbones import create
 
@@ -100,6 +115,38 @@ def lily_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Ten
     return y + _lily_delta(method, p, path, 0, (x @ p[f"{path}.down"][0].T).clamp(min=0))
 
 
+def _clora_maps(p: Tensors, path: str, which: int) -> list[Tensor]:
+    """E_h = D_h Q_h U_h, d x d, of one module, h = 1, ..., p."""
+    return [d @ q @ u for d, q, u in zip(p[f"{path}.down"], p[f"{path}.q"][which], p[f"{path}.up"], strict=True)]
+
+
+def clora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """In front of the linear x (I + dW) + b, or x dW + b beside chosen slices of it; dW = sum_h E_h."""
+    path, insertion = frozen.path, cast(CLoRA, method).insertion
+    if f"{path}.q" not in p:
+        return frozen(x)
+    if insertion.startswith("serial"):
+        delta = torch.stack(_clora_maps(p, path, 0)).sum(0)
+        return frozen(x @ (torch.eye(len(delta), dtype=x.dtype) + delta) + p[f"{path}.b"])
+    y, d = frozen(x).clone(), x.shape[-1]
+    slices = {"parallel_qv": [0, 2]}.get(insertion, [0, 1, 2]) if path.endswith("qkv") else [0]
+    for which, i in enumerate(slices):
+        for e in _clora_maps(p, path, which):
+            y[..., i * d : (i + 1) * d] += x @ e
+        y[..., i * d : (i + 1) * d] += p[f"{path}.b"][which * d : (which + 1) * d]
+    return y
+
+
+def sade(method: Method, p: Tensors) -> Tensor:
+    """The weight times the mean, over modules and pairs of spaces, of || E_h^T E_k ||_F^2."""
+    terms = []
+    for path in (name.removesuffix(".q") for name in p if name.endswith(".q")):
+        for which in range(len(p[f"{path}.q"])):
+            maps = _clora_maps(p, path, which)
+            terms += [(maps[h].T @ maps[k]).square().sum() for k in range(len(maps)) for h in range(k)]
+    return cast(CLoRA, method).sade_weight * torch.stack(terms).mean()
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -112,6 +159,11 @@ def lora_case(n_params: Any, **knobs: Any) -> Case:
 
 def serial_lora_case(n_params: Any, **knobs: Any) -> Case:
     return Case(SerialLoRA(**knobs), n_params, serial_lora, dropout=SerialLoRA(dropout=0.3, **knobs))
+
+
+def clora_case(n_params: Any, **knobs: Any) -> Case:
+    method, dropout = CLoRA(dropout=0.0, **knobs), CLoRA(dropout=0.3, **knobs)
+    return Case(method, n_params, clora, dropout=dropout, regulariser=sade if method.sade_weight and method.n_spaces > 1 else None)
 
 
 def arc_case(n_params: Any, *, exact_start: bool, **knobs: Any) -> Case:
@@ -140,6 +192,14 @@ CASES = [
     lily_case(lambda b: 4 * b.d * 3 * (2 + 2) + 4 * b.depth * 3 * 2, rank=3, n_experts=2, router="batch"),
     lily_case(lambda b: 4 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform"),
     lily_case(lambda b: 2 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform", targets="kv"),
+    clora_case(lambda b: 2 * (2 * (2 * b.d * 3 + b.depth * 3**2) + b.depth * b.d), rank=3),
+    clora_case(lambda b: 3 * (2 * b.d * 2 + 2 * 2**2) + 2 * b.d, rank=2, n_spaces=3, insertion="serial_att", layers="last-2"),
+    clora_case(lambda b: 2 * b.d * 4 + b.depth * 4**2 + b.depth * b.d, rank=4, n_spaces=1, insertion="serial_att"),
+    clora_case(lambda b: 3 * (2 * b.d * 2 + 2 * b.depth * 2**2) + 2 * b.depth * b.d, rank=2, n_spaces=3, insertion="parallel_qv"),
+    clora_case(
+        lambda b: 2 * (2 * b.d * 2 + 3 * b.depth * 2**2) + 3 * b.depth * b.d, rank=2, insertion="parallel_qkv", sade_weight=0.0
+    ),
+    clora_case(lambda b: 2 * (2 * b.d * 2 + 4 * 2**2) + 4 * b.d, rank=2, insertion="parallel_qkvo", layers="first-1"),
     fact_case(lambda b: 2 * b.d * 3 + b.depth * (4 + 2 * math.ceil(b.m / b.d)) * 9, variant="tt", rank=3, scale=2.0),
     fact_case(lambda b: 2 * b.d * 3 + b.depth * (4 + 2 * math.ceil(b.m / b.d)) * 3 + 27, rank=3),
     fact_case(lambda b: 2 * b.d * 2 + 2 * (4 + 2 * math.ceil(b.m / b.d)) * 2 + 8, rank=2, layers="last-2"),
@@ -183,6 +243,26 @@ def test_lily_groups_neighbouring_blocks_on_one_down_projection() -> None:
     assert len({id(block.mlp.experts) for block in model.blocks}) == 1
 
 
+def test_sade_is_proportional_to_its_weight_and_vanishes_at_zero_and_with_one_space() -> None:
+    one, two = (regulariser(adapted(TOKEN, CLoRA(rank=2, n_spaces=3, sade_weight=weight))) for weight in (0.5, 2.0))
+    assert one is not None
+    assert two is not None
+    assert one > 0
+    torch.testing.assert_close(two, 4 * one)
+    assert regulariser(adapted(TOKEN, CLoRA(rank=2, sade_weight=0.0))) is None
+    assert regulariser(adapted(TOKEN, CLoRA(rank=2, n_spaces=1, sade_weight=2.0))) is None
+
+
+def test_cloras_modules_share_their_bases_at_a_place_and_own_their_small_matrices() -> None:
+    serial, parallel = (adapted(TOKEN, CLoRA(rank=2, insertion=insertion)) for insertion in ("serial", "parallel_qkvo"))
+    places = [[getattr(block, part) for block in serial.blocks] for part in ("attn", "mlp")]
+    downs = [{id(layer.qkv.down) for layer in places[0]}, {id(layer.fc1.down) for layer in places[1]}]
+    assert [len(place) for place in downs] == [1, 1]
+    assert downs[0] != downs[1]
+    assert len({id(layer.down) for block in parallel.blocks for layer in (block.attn.qkv, block.attn.proj)}) == 1
+    assert len({id(block.attn.qkv.q) for block in parallel.blocks}) == len(parallel.blocks)
+
+
 def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
     model = adapted(TOKEN, LoRA(rank=2))
     expected = model(images(2))
@@ -210,6 +290,10 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "head_only", "head_only.rank": 1}, r"head_only has no knob 'rank', it has: none"),
         ({"method": "serial_lora", "serial_lora.rank": 13}, r"serial_lora\.rank must be at most 12, .*; got 13"),
         ({"method": "serial_lora", "serial_lora.targets": "qv"}, r"serial_lora\.targets must be one of qkv, qkv_mlp; got 'qv'"),
+        ({"method": "clora", "clora.rank": 13}, r"clora\.rank must be at most 12, .*; got 13"),
+        ({"method": "clora", "clora.n_spaces": 0}, r"clora\.n_spaces must be at least 1; got 0"),
+        ({"method": "clora", "clora.sade_weight": -1.0}, r"clora\.sade_weight must be at least 0; got -1\.0"),
+        ({"method": "clora", "clora.insertion": "parallel"}, r"clora\.insertion must be one of serial, .*; got 'parallel'"),
         ({"method": "arc", "arc.rank": 13}, r"arc\.rank must be at most 12, .*; got 13"),
         ({"method": "arc", "arc.position": "mlp"}, r"arc\.position must be one of att, att_mlp; got 'mlp'"),
         ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),

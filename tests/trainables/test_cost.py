@@ -27,6 +27,13 @@ LORA = {
 }
 SERIAL_LORA = {4: 73_728, 8: 147_456, 16: 294_912, 32: 589_824, 64: 1_179_648}
 FACT = {"tt": {4: 8_448, 8: 21_504, 16: 61_440}, "tk": {8: 13_952, 16: 30_976, 32: 86_528}}
+CLORA = {  # modules: count at 1, 2, 3, 4, 6 and 8 spaces of rank 8, without biases; then the biases
+    12: ((13_056, 26_112, 39_168, 52_224, 78_336, 104_448), 9_216),
+    24: ((13_824, 27_648, 41_472, 55_296, 82_944, 110_592), 18_432),
+    36: ((14_592, 29_184, 43_776, 58_368, 87_552, 116_736), 27_648),
+    48: ((15_360, 30_720, 46_080, 61_440, 92_160, 122_880), 36_864),
+}
+INSERTIONS = {"serial_att": 12, "parallel_qv": 24, "parallel_qkv": 36, "parallel_qkvo": 48}
 LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     1: (49_536, 99_072, 198_144, 396_288),
     2: (99_072, 198_144, 396_288, 792_576),
@@ -49,6 +56,16 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "serial_lora"}, 294_912),
         *_grid("serial_lora", "rank", {}, SERIAL_LORA),
         *_grid("serial_lora", "rank", {"serial_lora.targets": "qkv_mlp"}, {r: 2 * n for r, n in SERIAL_LORA.items()}),
+        pytest.param({"method": "clora"}, 2 * 26_112 + 18_432),
+        *(  # serially in front of attention and MLP, each with bases of its own: two rows of 12 modules
+            pytest.param({"method": "clora", "clora.n_spaces": p}, 2 * (n + CLORA[12][1]))
+            for p, n in zip((1, 2, 3, 4, 6, 8), CLORA[12][0], strict=True)
+        ),
+        *(
+            pytest.param({"method": "clora", "clora.n_spaces": p, "clora.insertion": insertion}, n + CLORA[m][1])
+            for insertion, m in INSERTIONS.items()
+            for p, n in zip((1, 2, 3, 4, 6, 8), CLORA[m][0], strict=True)
+        ),
         *(
             row
             for n, counts in LILY.items()

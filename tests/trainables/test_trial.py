@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from trainables import make
-from trainables.adapters import METHODS
+from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
 from trainables.trial import AdapterTrial
 
@@ -26,6 +26,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "lily", "lily.rank": 2, "lily.n_experts": 2, **SHARED},
     {"method": "serial_lora", "serial_lora.rank": 2, "serial_lora.dropout": 0.2, **SHARED},
     {"method": "fact", "fact.rank": 4, "fact.dropout": 0.2, **SHARED},
+    {"method": "clora", "clora.rank": 2, "clora.sade_weight": 1.0, **SHARED},
 ]
 LORA = CONFIGS[1]
 
@@ -220,6 +221,20 @@ def test_metrics_are_fractions_losses_and_costs(warm: AdapterTrial) -> None:
     }  # fmt: skip
     assert (metrics["val/top1"] * 800) == pytest.approx(round(metrics["val/top1"] * 800))
     assert metrics["cost/images_per_second"] == pytest.approx(192 / metrics["cost/train_seconds"])  # 3 batches of 64
+
+
+def test_a_regulariser_enters_the_training_loss_with_its_weight(warm: AdapterTrial) -> None:
+    losses, after_one_step = {}, {}
+    for weight in (0.0, 1e3):
+        config = {"method": "clora", "clora.sade_weight": weight, **SHARED, "optim.lr": 0.1, "optim.batch_size": 200}
+        warm.start(config, seed=0, epochs=2, folder=None)
+        first = warm.step()["train/loss"]  # the only step of an epoch of 200 images, taken where SADE and its gradient are zero
+        after_one_step[weight] = regulariser(warm.model)
+        losses[weight] = (first, warm.step()["train/loss"])
+    assert losses[0.0][0] == losses[1e3][0]
+    assert after_one_step[0.0] is None
+    assert after_one_step[1e3] > 1
+    assert losses[1e3][1] - losses[0.0][1] == pytest.approx(after_one_step[1e3].item(), rel=1e-4)
 
 
 def test_evaluation_is_the_mean_over_the_split() -> None:

@@ -21,11 +21,13 @@ from trainables.adapters.base import (
     adaptation,
     load_trainable_state,
     merge,
+    regulariser,
     remove,
     supported_blocks,
     trainable_parameters,
     trainable_state,
 )
+from trainables.adapters.clora import CLoRA
 from trainables.adapters.fact import FacT
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.lily import Lily
@@ -35,6 +37,7 @@ from trainables.adapters.serial_lora import SerialLoRA
 __all__ = [
     "ARC",
     "METHODS",
+    "CLoRA",
     "FacT",
     "HeadOnly",
     "Layer",
@@ -47,6 +50,7 @@ __all__ = [
     "load_trainable_state",
     "merge",
     "method_of",
+    "regulariser",
     "remove",
     "supported_blocks",
     "trainable_parameters",
@@ -59,6 +63,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     SerialLoRA,
     Lily,
     ARC,
+    CLoRA,
     FacT,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}

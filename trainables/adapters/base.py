@@ -9,6 +9,8 @@ them out, `merge` folds them into the weights: after either the model is plain t
     ...                                 # train: only the adapter and the head require gradients
     merge(model)
 
+A method with a term of its own in the loss offers it as `regulariser(model)`, which the training adds.
+
 A tensor that several layers share is the same `nn.Parameter` object in each, so PyTorch counts, trains and stores it
 once, under the name of its first owner.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -48,6 +50,10 @@ class Method:
             ValueError: The hyperparameters do not fit this backbone.
         """
         raise NotImplementedError
+
+    def regulariser(self, model: nn.Module) -> Tensor | None:
+        """What the method adds to the training loss of a model that it adapts, its weight included; None for nothing."""
+        return None
 
     def require(self, holds: bool, field: str, law: str) -> None:
         """Raises a ValueError that names the knob, its value and the law, unless the law holds."""
@@ -125,6 +131,12 @@ def adaptation(model: nn.Module) -> Adaptation | None:
 def adapted_layers(model: nn.Module) -> list[tuple[str, Layer]]:
     """The layers in the model with their paths, inner ones first."""
     return [(path, module) for path, module in reversed(list(model.named_modules())) if isinstance(module, Layer)]
+
+
+def regulariser(model: nn.Module) -> Tensor | None:
+    """What is added to the loss when the model is trained: its method's own term, None where it has none."""
+    present = adaptation(model)
+    return None if present is None else present.method.regulariser(model)
 
 
 def remove(model: nn.Module) -> None:
@@ -241,6 +253,14 @@ def check_rank(method: Method, path: str, *sides: int) -> None:
     """Raises a ValueError if the rank is above the smaller side of what it adapts: more cannot change the function."""
     rank: int = cast(Any, method).rank
     method.require(rank <= min(sides), "rank", f"at most {min(sides)}, the smaller side of {path} on this backbone; lower it")
+
+
+def place(parts: Sequence[Tensor] | Tensor, chosen: Sequence[int], n_slices: int, dim: int) -> Tensor:
+    """The parts along `dim`, each in the slice of the whole that `chosen` names for it, and zeros in the other slices."""
+    slices = [torch.zeros_like(parts[0])] * n_slices
+    for i, part in zip(chosen, parts, strict=True):
+        slices[i] = part
+    return torch.cat(slices, dim)
 
 
 # Initial values. On the meta device there are none.

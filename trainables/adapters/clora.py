@@ -1,0 +1,211 @@
+"""CLoRA: Collaborative Low-Rank Adaptation (Liu et al., 2025, arXiv 2512.24603), with SADE.
+
+    dW_j = sum_h D_h Q_hj U_h        D_h in R^{d x r}, U_h in R^{r x d}, Q_hj in R^{r x r}, h = 1, ..., p
+
+for adapter module j. The p pairs (D_h, U_h), the base spaces, are shared by the modules of all blocks; a module owns its p small
+matrices Q and a bias b in R^d. `insertion` says where the modules stand and which of them share:
+
+    insertion       modules                                   count, modules apart from their bias    biases
+    serial          x (I + dW) + b in front of the attention  2 p (2 d r + L r^2)                     2 L d
+                    and of the MLP; bases of each place's own
+    serial_att      in front of the attention only            p (2 d r + L r^2)                       L d
+    parallel_qv     x dW + b beside q and v, shared bases     p (2 d r + 2 L r^2)                     2 L d
+    parallel_qkv    beside q, k and v                         p (2 d r + 3 L r^2)                     3 L d
+    parallel_qkvo   these and the output projection           p (2 d r + 4 L r^2)                     4 L d
+
+(W as PyTorch stores it, out x in: serially W' = W (I + dW)^T and bias' = bias + W b, in parallel W' = W + dW^T and bias' = bias
++ b.) With p = 1, U = D^T and Q diagonal, the serial form is ARC. The bias beside k counts, but cannot change a softmax.
+
+SADE, sample-agnostic diversity enhancement, keeps the spaces of a module apart: with E_hj = D_h Q_hj U_h it adds to the loss
+
+    sade_weight * mean over modules j and pairs h < k of || E_hj^T E_kj ||_F^2
+
+computed without a d x d matrix: with M = Q_hj^T D_h^T D_k Q_kj the square is tr(U_h U_h^T M U_k U_k^T M^T). With one space there
+are no pairs and no SADE.
+
+Initial values: D and U Xavier-uniform, Q and b zero: the adapted model starts as the pretrained one.
+
+How sure: the paper's body could not be read and there is no code. The decomposition is second hand; the place (`serial`), the
+initial values, the bias, the dropout (on the code x D Q, as in ARC), p = 2 and the exact form of SADE, averaged so that its weight
+means the same at any depth, are the most plausible reading and not the paper's words. r = 8 is the paper's, second hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.adapters.base import (
+    Blocks,
+    Layer,
+    Method,
+    adapted_layers,
+    check_layers,
+    check_rank,
+    place,
+    select,
+    uniform,
+    xavier_bound,
+    zeros,
+)
+
+SERIAL: Final = {"serial": ("attn.qkv", "mlp.fc1"), "serial_att": ("attn.qkv",)}
+# submodule -> (equal slices of its output rows, which of them have a module)
+PARALLEL: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
+    "parallel_qv": {"attn.qkv": (3, (0, 2))},
+    "parallel_qkv": {"attn.qkv": (3, (0, 1, 2))},
+    "parallel_qkvo": {"attn.qkv": (3, (0, 1, 2)), "attn.proj": (1, (0,))},
+}
+
+
+@dataclass(frozen=True)
+class CLoRA(Method):
+    """CLoRA's hyperparameters.
+
+    Attributes:
+        rank: r, at least 1 and at most the width d.
+        n_spaces: p, at least 1.
+        sade_weight: Factor of SADE in the loss, at least 0.
+        insertion: Where the modules stand, see the table above.
+        layers: Which blocks: "all", "first-K" or "last-K".
+        dropout: Probability of dropping an element of the code x D Q, in [0, 1).
+    """
+
+    name: ClassVar[str] = "clora"
+    rank: int = 8
+    n_spaces: int = 2
+    sade_weight: float = 1e-2
+    insertion: str = "serial"
+    layers: str = "all"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.require(self.rank >= 1, "rank", "at least 1")
+        self.require(self.n_spaces >= 1, "n_spaces", "at least 1")
+        self.require(self.sade_weight >= 0, "sade_weight", "at least 0")
+        self.require(self.insertion in (*SERIAL, *PARALLEL), "insertion", f"one of {', '.join((*SERIAL, *PARALLEL))}")
+        self.require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
+        check_layers(self, self.layers)
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """A layer for each adapted linear; bases for each place in front of which, or for all beside which, modules stand."""
+        layers: dict[str, Layer] = {}
+        chosen = select(self, self.layers, blocks)
+        for target in SERIAL.get(self.insertion, ()):
+            bases = self._bases(*next(iter(chosen.items())), target, rng)
+            for path, block in chosen.items():
+                layers[f"{path}.{target}"] = SerialLayer(cast(nn.Linear, block.get_submodule(target)), bases, self)
+        if self.insertion in PARALLEL:
+            bases = self._bases(*next(iter(chosen.items())), "attn.qkv", rng)
+            for path, block in chosen.items():
+                for target, (n_slices, which) in PARALLEL[self.insertion].items():
+                    linear = cast(nn.Linear, block.get_submodule(target))
+                    square = linear.in_features == linear.out_features // n_slices == bases[0].shape[1]
+                    law = f"one of {', '.join(SERIAL)} where a projection is not d x d, as in {path}.{target} on this backbone"
+                    self.require(square, "insertion", law)
+                    layers[f"{path}.{target}"] = ParallelLayer(linear, n_slices, which, bases, self)
+        return layers
+
+    def _bases(self, path: str, block: nn.Module, target: str, rng: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
+        like = cast(nn.Linear, block.get_submodule(target)).weight
+        p, d, r = self.n_spaces, like.shape[1], self.rank
+        check_rank(self, f"the input of {path}.{target}", d)
+        bound = xavier_bound(d, r)
+        return uniform(p, d, r, bound=bound, rng=rng, like=like), uniform(p, r, d, bound=bound, rng=rng, like=like)
+
+    def regulariser(self, model: nn.Module) -> Tensor | None:
+        """SADE times its weight; None at weight zero and with one space."""
+        if self.sade_weight == 0 or self.n_spaces == 1:
+            return None
+        groups: dict[int, list[SerialLayer | ParallelLayer]] = {}  # by the bases that the modules share
+        for _, layer in adapted_layers(model):
+            module = cast("SerialLayer | ParallelLayer", layer)
+            groups.setdefault(id(module.down), []).append(module)
+        terms = [sade(group[0].down, group[0].up, torch.cat([layer.q for layer in group])) for group in groups.values()]
+        return self.sade_weight * torch.cat(terms).mean()
+
+
+def sade(down: Tensor, up: Tensor, q: Tensor) -> Tensor:
+    """The squares || E_h^T E_k ||_F^2 of m modules that share their bases, (m, pairs).
+
+    Args:
+        down: D, (p, d, r).
+        up: U, (p, r, d).
+        q: Q, (m, p, r, r).
+    """
+    h, k = torch.triu_indices(len(down), len(down), 1, device=down.device)
+    within = up @ up.mT  # (p, r, r)
+    between = q[:, h].mT @ (down[h].mT @ down[k]) @ q[:, k]  # M, (m, pairs, r, r)
+    return (within[h] @ between @ within[k] * between).sum((-2, -1))
+
+
+def _down(down: Tensor, q: Tensor) -> Tensor:
+    """D Q of each module, its p spaces side by side: (n, d, p r), from q (n, p, r, r)."""
+    return (down @ q).transpose(1, 2).flatten(2)
+
+
+class SerialLayer(Layer):
+    """A linear whose input is transformed by x (I + dW) + b."""
+
+    def __init__(self, base: nn.Linear, bases: tuple[nn.Parameter, nn.Parameter], method: CLoRA) -> None:
+        super().__init__(base)
+        self.dropout = method.dropout
+        self.down, self.up = bases  # (p, d, r) and (p, r, d), shared
+        self.q = zeros(1, method.n_spaces, method.rank, method.rank, like=base.weight)
+        self.b = zeros(base.in_features, like=base.weight)
+
+    def adapted_weight(self) -> Tensor:
+        """W (I + dW)^T, (out, d)."""
+        weight = self.linear.weight
+        return weight + (weight @ self.up.flatten(0, 1).T) @ _down(self.down, self.q)[0].T
+
+    def adapted_bias(self) -> Tensor:
+        """The bias plus W b, (out,)."""
+        moved = self.linear.weight @ self.b
+        return moved if self.linear.bias is None else self.linear.bias + moved
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In training the two thin products on the input: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        if not self.training:
+            return super().forward(x)
+        code = F.dropout(x @ _down(self.down, self.q)[0], self.dropout)  # (batch, tokens, p r)
+        y: Tensor = self.base(x + code @ self.up.flatten(0, 1) + self.b)
+        return y
+
+
+class ParallelLayer(Layer):
+    """Adds x dW + b to chosen slices of a linear's output, a module for each."""
+
+    def __init__(
+        self, base: nn.Linear, n_slices: int, chosen: tuple[int, ...], bases: tuple[nn.Parameter, nn.Parameter], method: CLoRA
+    ) -> None:
+        super().__init__(base)
+        self.n_slices, self.chosen, self.dropout = n_slices, chosen, method.dropout
+        self.down, self.up = bases  # (p, d, r) and (p, r, d), shared
+        self.q = zeros(len(chosen), method.n_spaces, method.rank, method.rank, like=base.weight)
+        self.b = zeros(len(chosen) * base.in_features, like=base.weight)
+
+    def adapted_weight(self) -> Tensor:
+        """In the chosen rows W + dW^T, (out, d)."""
+        delta = (_down(self.down, self.q) @ self.up.flatten(0, 1)).mT  # (chosen, d, d)
+        return self.linear.weight + place(delta, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
+
+    def adapted_bias(self) -> Tensor:
+        """In the chosen rows the bias plus b, (out,)."""
+        b = place(self.b.view(len(self.chosen), -1), self.chosen, self.n_slices, 0)
+        return b if self.linear.bias is None else self.linear.bias + b
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In training the thin products: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        if not self.training:
+            return super().forward(x)
+        down = _down(self.down, self.q)  # (chosen, d, p r)
+        code = F.dropout(x @ down.transpose(0, 1).flatten(1), self.dropout)  # (batch, tokens, chosen p r)
+        delta = code.view(*code.shape[:-1], len(down), -1) @ self.up.flatten(0, 1)  # (batch, tokens, chosen, d)
+        delta = delta + self.b.view(len(self.chosen), -1)
+        y: Tensor = self.base(x)
+        return y + place(delta.unbind(-2), self.chosen, self.n_slices, -1)
