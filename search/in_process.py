@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search.ledger import CannotWrite
 from search.study import Study
 from search.trial import Decision, State, Trial
 from trainables import Trainable
@@ -12,6 +13,8 @@ def run(study: Study, trainable: Trainable) -> None:
     while (trial := study.ask()) is not None:
         try:
             _train(study, trainable, trial)
+        except CannotWrite:
+            raise  # the study's trouble, not the trial's
         except Exception as error:
             study.tell(trial.number, State.FAILED, f"{type(error).__name__}: {error}")
         trainable.finish()

@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +95,10 @@ class LedgerError(RequestError):
 
 class OwnedElsewhere(LedgerError):
     """Another driver holds the study."""
+
+
+class CannotWrite(OSError):
+    """The ledger's disk is full or gone."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,7 @@ class Ledger:
     def close(self) -> None:
         """Give the study back (if it is ours) and close the file."""
         if self._token is not None:
-            with self._writing.begin() as connection:
+            with suppress(sa.exc.OperationalError), self._writing.begin() as connection:  # a full disk: the lease dies with us
                 connection.execute(_owner.delete().where(_owner.c.token == self._token))
             self._token = None
         self._engine.dispose()
@@ -243,16 +247,20 @@ class Ledger:
 
         Raises:
             OwnedElsewhere: if another driver has taken the study over in the meantime; nothing is written then.
+            CannotWrite: if the disk is full or gone; nothing is written then.
         """
         if self._token is None or self._n_events is None:
             raise LedgerError("this ledger was opened for reading; claim it before writing")
         now = self._now()
-        with self._writing.begin() as connection:
-            mine = _owner.update().where(_owner.c.token == self._token).values(heartbeat=now)
-            if connection.execute(mine).rowcount != 1:
-                raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
-            writer = Writer(connection, now, self._who, self._n_events)
-            yield writer
+        try:
+            with self._writing.begin() as connection:
+                mine = _owner.update().where(_owner.c.token == self._token).values(heartbeat=now)
+                if connection.execute(mine).rowcount != 1:
+                    raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
+                writer = Writer(connection, now, self._who, self._n_events)
+                yield writer
+        except sa.exc.OperationalError as error:
+            raise CannotWrite(f"{self.path} cannot be written ({error.orig})") from error
         self._n_events = writer.n_events
 
     # -- reading ---------------------------------------------------------------------------------------------------------------

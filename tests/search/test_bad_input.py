@@ -1,0 +1,122 @@
+"""What goes wrong is told in one clear message: no traceback, exit code 1 or 2, nothing lost."""
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from search.saved import load
+
+SYNTHETIC = """
+study: syn
+data: {kind: synthetic}
+methods: [lora, arc, lily]
+budget: {n_trials: 40, epochs: 3, max_params: 20_000}
+"""
+
+
+def paretune(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.cli", *arguments]
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str, code: int = 2) -> None:
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "syn.yaml").write_text(SYNTHETIC)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study."""
+    folder = tmp_path_factory.mktemp("ran")
+    (folder / "syn.yaml").write_text(SYNTHETIC.replace("40", "5"))
+    assert paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbone.name=vit_bse_patch16_224", "vit_base_patch16_224"),
+        ("space.lora.rank=[1000]", "lora.rank must be at most"),
+        ("space.lily.n_experts=[0]", "n_experts"),
+        ("budget.max_params=1", "budget.max_params is 1"),
+    ],
+)
+def test_what_the_model_cannot_do_is_told_before_anything_is_stored(tmp_path: Path, override: str, message: str) -> None:
+    refused(paretune("run", "--set", override, cwd=tmp_path), message)
+    assert not (tmp_path / "paretune-studies").exists()
+
+
+def test_a_storage_that_cannot_be_written_is_told_before_anything_runs(folder: Path) -> None:
+    (folder / "file").write_text("in the way")
+    done = paretune("run", "syn.yaml", "--back-end", "in-process", "--storage", "file", cwd=folder)
+    refused(done, "storage: file/syn cannot be written (Not a directory)")
+
+
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # the ledger and its log end up larger than this
+
+    done = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder, preexec_fn=little_room)
+    refused(done, "the same command goes on from here", code=1)
+    before = load(folder / "paretune-studies" / "syn")
+    again = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)
+    assert again.returncode == 0
+    after = load(folder / "paretune-studies" / "syn")
+    assert len(after.history) == 40
+    finished = [trial for trial in before.history if trial.state.finished]
+    assert [after.history[trial.number] for trial in finished] == finished
+
+
+def test_a_ledger_of_a_newer_version_is_left_alone(ran: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ran, tmp_path / "copy")
+    path = folder / "paretune-studies" / "syn" / "ledger.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE study SET schema_version = 99")
+    for command in (["run", "syn.yaml", "--back-end", "in-process"], ["front", "syn"], ["ls"]):
+        refused(paretune(*command, cwd=folder), "has schema 99, this Paretune knows up to 1; use a newer Paretune")
+
+
+def test_a_busy_port_is_named(ran: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(paretune("ui", "--port", str(port), cwd=ran), str(port))
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.9, 1.6, 3.0, 6.0])
+def test_ctrl_c_at_any_moment_of_a_real_run_leaves_a_study_that_goes_on(folder: Path, delay: float) -> None:
+    """During imports, while Ray starts, while training, while MLflow is written."""
+    command = [sys.executable, "-m", "search.cli", "run", "syn.yaml"]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    begun = time.monotonic()
+    try:
+        out, err = process.communicate(timeout=delay)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+        out, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 1), err
+    assert "Traceback" not in out + err or time.monotonic() - begun < 1.0  # Python itself, before our first line ran
+    ledger = folder / "paretune-studies" / "syn" / "ledger.db"
+    if ledger.exists():
+        assert load(ledger.parent).state != "RUNNING"
