@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 
 from spaces import (
+    adapter,
+    adaptformer,
     arc,
     clora,
     fact,
@@ -27,6 +29,8 @@ _METHODS = (
     lily,
     clora,
     fact,
+    adapter,
+    adaptformer,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

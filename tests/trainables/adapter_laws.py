@@ -28,6 +28,7 @@ from trainables.adapters import (
     remove,
     trainable_parameters,
     trainable_state,
+    transformer_blocks,
 )
 from trainables.cost import count_parameters
 
@@ -91,6 +92,10 @@ def plain_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Te
     return y
 
 
+def plain_block(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    return y
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the laws.
@@ -100,6 +105,7 @@ class Case:
         n_params: The paper's count for a backbone.
         linear: Oracle of a linear: its output for the tokens x of one image (or of the batch, where `per_batch`).
         mlp: Oracle of an MLP, given its input and its frozen output.
+        block: Oracle of a block, given the residual stream between attention and MLP and the block's frozen output.
         exact_start: Starts as the pretrained model.
         unmergeable: Part of the reason why it cannot be merged, None if it can.
         per_batch: Predictions depend on their batch-mates.
@@ -111,6 +117,7 @@ class Case:
     n_params: Callable[[Backbone], int]
     linear: Callable[[Method, Tensors, Frozen, Tensor], Tensor] = plain_linear
     mlp: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_mlp
+    block: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_block
     exact_start: bool = True
     unmergeable: str | None = None
     per_batch: bool = False
@@ -144,7 +151,7 @@ def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images
         if token in w:
             x = torch.cat([w[token].expand(len(x), -1, -1), x], 1)
     x = x + w["pos_embed"]
-    for i, block in enumerate(model.blocks):
+    for i, block in enumerate(transformer_blocks(model)):
         path = f"blocks.{i}"
         scale1, scale2 = w.get(f"{path}.ls1.gamma", 1.0), w.get(f"{path}.ls2.gamma", 1.0)
         qkv = linear(norm(x, f"{path}.norm1"), f"{path}.attn.qkv")
@@ -158,7 +165,8 @@ def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images
         inside = norm(x, f"{path}.norm2")
         hidden = linear(inside, f"{path}.mlp.fc1")
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        x = x + scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+        y = x + scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+        x = case.block(case.method, p, path, x, y)
     x = norm(x[:, 0], "norm") if "cls_token" in w else norm(x[:, model.num_prefix_tokens :].mean(1), "fc_norm")
     return x @ p["head.weight"].T + p["head.bias"]
 

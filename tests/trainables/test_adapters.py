@@ -16,6 +16,8 @@ from trainables import measure
 from trainables.adapters import (
     ARC,
     METHODS,
+    Adapter,
+    AdaptFormer,
     CLoRA,
     FacT,
     HeadOnly,
@@ -83,6 +85,33 @@ def fact(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
             rows, columns = min(d, out - o), min(d, n_in - i)
             delta[o : o + rows, i : i + columns] = (v @ s.T @ u)[:rows, :columns]
     return Frozen(path, frozen.weight + cast(FacT, method).scale * delta, frozen.bias)(x)
+
+
+def _bottleneck(p: Tensors, path: str, activation: str, x: Tensor) -> Tensor:
+    code = x @ p[f"{path}.down"].T + p[f"{path}.down_bias"]
+    code = code.clamp(min=0) if activation == "relu" else code * 0.5 * (1 + torch.erf(code / math.sqrt(2)))
+    return code @ p[f"{path}.up"].T + p[f"{path}.up_bias"]
+
+
+def adapter_linear(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """After the attention's projection."""
+    y, adapter = frozen(x), cast(Adapter, method)
+    if f"{frozen.path}.down" in p:
+        y = y + adapter.scale * _bottleneck(p, frozen.path, adapter.activation, y)
+    return y
+
+
+def adapter_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """After the MLP, or beside it."""
+    adapter = cast(Adapter, method)
+    if f"{path}.down" not in p:
+        return y
+    return y + adapter.scale * _bottleneck(p, path, adapter.activation, x if adapter.position == "ffn_parallel" else y)
+
+
+def adaptformer(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """Beside layer norm, MLP and LayerScale, on the residual stream."""
+    return y + cast(AdaptFormer, method).scale * _bottleneck(p, path, "relu", x) if f"{path}.down" in p else y
 
 
 def _lily_delta(method: Method, p: Tensors, path: str, which: int, z: Tensor) -> Tensor:
@@ -174,6 +203,16 @@ def fact_case(n_params: Any, **knobs: Any) -> Case:
     return Case(FacT(dropout=0.0, **knobs), n_params, fact, dropout=FacT(dropout=0.3, **knobs))
 
 
+def adapter_case(n_params: Any, **knobs: Any) -> Case:
+    reason, dropout = "cannot be merged: its activation", Adapter(dropout=0.3, **knobs)
+    return Case(Adapter(**knobs), n_params, adapter_linear, adapter_mlp, unmergeable=reason, dropout=dropout)
+
+
+def adaptformer_case(n_params: Any, **knobs: Any) -> Case:
+    reason, dropout = "cannot be merged: its activation", AdaptFormer(dropout=0.3, **knobs)
+    return Case(AdaptFormer(dropout=0.0, **knobs), n_params, block=adaptformer, unmergeable=reason, dropout=dropout)
+
+
 CASES = [
     Case(HeadOnly(), lambda b: 0),
     lora_case(lambda b: 4 * b.d * b.depth * 3, rank=3),
@@ -203,6 +242,11 @@ CASES = [
     fact_case(lambda b: 2 * b.d * 3 + b.depth * (4 + 2 * math.ceil(b.m / b.d)) * 9, variant="tt", rank=3, scale=2.0),
     fact_case(lambda b: 2 * b.d * 3 + b.depth * (4 + 2 * math.ceil(b.m / b.d)) * 3 + 27, rank=3),
     fact_case(lambda b: 2 * b.d * 2 + 2 * (4 + 2 * math.ceil(b.m / b.d)) * 2 + 8, rank=2, layers="last-2"),
+    adapter_case(lambda b: b.depth * (2 * b.d * 3 + 3 + b.d), rank=3),
+    adapter_case(lambda b: 2 * b.depth * (2 * b.d * 6 + 6 + b.d), rank=6, position="attn_ffn", activation="relu", scale=0.5),
+    adapter_case(lambda b: 2 * (2 * b.d * 3 + 3 + b.d), rank=3, position="ffn_parallel", layers="first-2"),
+    adaptformer_case(lambda b: b.depth * (2 * b.d * 3 + 3 + b.d), rank=3, scale=2.0),
+    adaptformer_case(lambda b: 2 * (2 * b.d * 4 + 4 + b.d), rank=4, layers="last-2"),
 ]
 
 
@@ -299,6 +343,11 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),
         ({"method": "fact", "fact.rank": 13}, r"fact\.rank must be at most 12, .*; got 13"),
         ({"method": "fact", "fact.variant": "cp"}, r"fact\.variant must be one of tt, tk; got 'cp'"),
+        ({"method": "adapter", "adapter.rank": 13}, r"adapter\.rank must be at most 12, .*blocks\.0.*; got 13"),
+        ({"method": "adapter", "adapter.position": "mlp"}, r"adapter\.position must be one of ffn, attn_ffn, ffn_parallel; got"),
+        ({"method": "adapter", "adapter.activation": "tanh"}, r"adapter\.activation must be one of gelu, relu; got 'tanh'"),
+        ({"method": "adaptformer", "adaptformer.rank": 13}, r"adaptformer\.rank must be at most 12, .*; got 13"),
+        ({"method": "adaptformer", "adaptformer.scale": 0.0}, r"adaptformer\.scale must be positive; got 0\.0"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
         ({"method": "lily", "lily.rank": 2, "lily.n_downs": 5}, r"lily\.n_downs must be at most one for each of the 4 adapted"),

@@ -34,6 +34,7 @@ CLORA = {  # modules: count at 1, 2, 3, 4, 6 and 8 spaces of rank 8, without bia
     48: ((15_360, 30_720, 46_080, 61_440, 92_160, 122_880), 36_864),
 }
 INSERTIONS = {"serial_att": 12, "parallel_qv": 24, "parallel_qkv": 36, "parallel_qkvo": 48}
+ADAPTER = {8: 156_768, 32: 599_424, 64: 1_189_632}
 LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     1: (49_536, 99_072, 198_144, 396_288),
     2: (99_072, 198_144, 396_288, 792_576),
@@ -78,6 +79,11 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "lily", "lily.rank": 32, "lily.n_experts": 5, "lily.n_downs": 6}, 1_089_024),
         pytest.param({"method": "fact"}, 86_528),
         *(row for variant, counts in FACT.items() for row in _grid("fact", "rank", {"fact.variant": variant}, counts)),
+        pytest.param({"method": "adapter"}, 156_768),
+        pytest.param({"method": "adaptformer"}, 1_189_632),
+        *(row for method in ("adapter", "adaptformer") for row in _grid(method, "rank", {}, ADAPTER)),
+        *_grid("adapter", "rank", {"adapter.position": "ffn_parallel"}, ADAPTER),
+        *_grid("adapter", "rank", {"adapter.position": "attn_ffn"}, {r: 2 * n for r, n in ADAPTER.items()}),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),

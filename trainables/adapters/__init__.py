@@ -13,6 +13,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from trainables.adapters.adapter import Adapter
+from trainables.adapters.adaptformer import AdaptFormer
 from trainables.adapters.arc import ARC
 from trainables.adapters.base import (
     Layer,
@@ -26,6 +28,7 @@ from trainables.adapters.base import (
     supported_blocks,
     trainable_parameters,
     trainable_state,
+    transformer_blocks,
 )
 from trainables.adapters.clora import CLoRA
 from trainables.adapters.fact import FacT
@@ -37,6 +40,8 @@ from trainables.adapters.serial_lora import SerialLoRA
 __all__ = [
     "ARC",
     "METHODS",
+    "AdaptFormer",
+    "Adapter",
     "CLoRA",
     "FacT",
     "HeadOnly",
@@ -55,6 +60,7 @@ __all__ = [
     "supported_blocks",
     "trainable_parameters",
     "trainable_state",
+    "transformer_blocks",
 ]
 
 _METHODS: Final[tuple[type[Method], ...]] = (
@@ -65,6 +71,8 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     ARC,
     CLoRA,
     FacT,
+    Adapter,
+    AdaptFormer,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

@@ -139,6 +139,11 @@ def regulariser(model: nn.Module) -> Tensor | None:
     return None if present is None else present.method.regulariser(model)
 
 
+def transformer_blocks(model: nn.Module) -> list[Block]:
+    """The blocks of a model in order, each without the layer that an adapter may have put around it."""
+    return [block.base if isinstance(block, Layer) else block for block in cast(Any, model).blocks]
+
+
 def remove(model: nn.Module) -> None:
     """Takes the adapter out: the model is again what it was before `adapt`, its head as trained."""
     for path, layer in adapted_layers(model):

@@ -1,0 +1,59 @@
+"""The bottleneck adapter. Houlsby et al., ICML 2019, arXiv 1902.00751; one per block, as in the VTAB-1k tables."""
+
+from optuna.distributions import CategoricalDistribution
+
+from spaces.space import Knob, Space
+
+SPACE = Space(
+    "adapter",
+    (
+        Knob(
+            "adapter.rank",
+            CategoricalDistribution((4, 8, 16, 32, 64)),
+            default=8,
+            meaning="Width r of the bottleneck.",
+            unit="dimensions",
+            source="VTAB-1k tables: Adapter-8 (0.16 M parameters on ViT-B/16) and Adapter-32; Houlsby et al. 8 to 256",
+        ),
+        Knob(
+            "adapter.scale",
+            CategoricalDistribution((0.1, 1.0)),
+            default=1.0,
+            meaning="Plain factor s of the update.",
+            unit="factor",
+            source="Houlsby et al. have none (1); 0.1 is AdaptFormer's",
+        ),
+        Knob(
+            "adapter.activation",
+            CategoricalDistribution(("gelu", "relu")),
+            default="gelu",
+            meaning="Activation inside the bottleneck.",
+            unit="",
+            source="released code GELU; ReLU in later vision papers",
+        ),
+        Knob(
+            "adapter.position",
+            CategoricalDistribution(("ffn", "attn_ffn", "ffn_parallel")),
+            default="ffn",
+            meaning="After the MLP, after attention and MLP, or beside the MLP.",
+            unit="",
+            source="VTAB-1k tables: after the MLP; Houlsby et al.: after both",
+        ),
+        Knob(
+            "adapter.layers",
+            CategoricalDistribution(("all", "last-2", "last-4")),
+            default="all",
+            meaning="Which blocks are adapted: all, the first k or the last k.",
+            unit="blocks",
+            source="paper: all; first and last k are Paretune's",
+        ),
+        Knob(
+            "adapter.dropout",
+            CategoricalDistribution((0.0, 0.1)),
+            default=0.0,
+            meaning="Dropout on the code inside the bottleneck.",
+            unit="probability",
+            source="released code: none; 0.1 in AdaptFormer's",
+        ),
+    ),
+)

@@ -1,0 +1,43 @@
+"""AdaptFormer. Chen et al., NeurIPS 2022, arXiv 2205.13535; ranges from the paper's ablation and the VTAB-1k tables."""
+
+from optuna.distributions import CategoricalDistribution
+
+from spaces.space import Knob, Space
+
+SPACE = Space(
+    "adaptformer",
+    (
+        Knob(
+            "adaptformer.rank",
+            CategoricalDistribution((4, 8, 16, 32, 64)),
+            default=64,
+            meaning="Width r of the bottleneck beside the MLP.",
+            unit="dimensions",
+            source="released code 64; VTAB-1k tables 8 (0.16 M parameters on ViT-B/16)",
+        ),
+        Knob(
+            "adaptformer.scale",
+            CategoricalDistribution((0.01, 0.1, 1.0, 10.0)),
+            default=0.1,
+            meaning="Plain factor s of the update.",
+            unit="factor",
+            source="released code 0.1; 0.01 to 10 per data set in later VTAB-1k work",
+        ),
+        Knob(
+            "adaptformer.layers",
+            CategoricalDistribution(("all", "last-2", "last-4")),
+            default="all",
+            meaning="Which blocks are adapted: all, the first k or the last k.",
+            unit="blocks",
+            source="paper: all; first and last k are Paretune's",
+        ),
+        Knob(
+            "adaptformer.dropout",
+            CategoricalDistribution((0.0, 0.1)),
+            default=0.1,
+            meaning="Dropout on the code inside the bottleneck.",
+            unit="probability",
+            source="released code 0.1",
+        ),
+    ),
+)

@@ -1,0 +1,94 @@
+"""The bottleneck adapter (Houlsby et al., ICML 2019, arXiv 1902.00751; code google-research/adapter-bert, `modeling.py`).
+
+    y = base(x)        y' = y + s Drop(act(h D^T + b_D)) P^T + s b_P        D in R^{r x d}, P in R^{d x r}
+
+    position        base and h                                                                   count on L blocks
+    ffn             after the MLP, h = y (Adapter-8 of the VTAB-1K tables; the default)          L (2 d r + r + d)
+    attn_ffn        after the attention's projection and after the MLP, h = y (Houlsby et al.)   twice that
+    ffn_parallel    beside the MLP, h = x, what the layer norm gives it                          L (2 d r + r + d)
+
+always before the residual is added. On ViT-B/16 with r = 8 156,768.
+
+Initial values: D as PyTorch's linear, P and both biases zero: the adapted model starts as the pretrained one.
+
+*Deviation:* the released code draws D and P from a normal distribution of standard deviation 0.001; here P = 0.
+*Deviation:* s and the dropout are knobs; s = 1 and no dropout is the released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, linear_bound, select, uniform, zeros
+
+POSITIONS: Final = {"ffn": ("mlp",), "attn_ffn": ("attn.proj", "mlp"), "ffn_parallel": ("mlp",)}
+ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"gelu": F.gelu, "relu": F.relu}
+
+
+@dataclass(frozen=True)
+class Adapter(Method):
+    """The bottleneck adapter's hyperparameters.
+
+    Attributes:
+        rank: r, at least 1 and at most the width d.
+        scale: s, positive.
+        activation: "gelu" or "relu".
+        position: "ffn", "attn_ffn" or "ffn_parallel", see the table above.
+        layers: Which blocks: "all", "first-K" or "last-K".
+        dropout: Probability of dropping an element of the code, in [0, 1).
+    """
+
+    name: ClassVar[str] = "adapter"
+    rank: int = 8
+    scale: float = 1.0
+    activation: str = "gelu"
+    position: str = "ffn"
+    layers: str = "all"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.require(self.rank >= 1, "rank", "at least 1")
+        self.require(self.scale > 0, "scale", "positive")
+        self.require(self.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
+        self.require(self.position in POSITIONS, "position", f"one of {', '.join(POSITIONS)}")
+        self.require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
+        check_layers(self, self.layers)
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """A layer for each MLP, and for each output projection where the position says so."""
+        layers: dict[str, Layer] = {}
+        for path, block in select(self, self.layers, blocks).items():
+            like = block.attn.proj.weight  # (d, d)
+            check_rank(self, f"the width of {path}", like.shape[0])
+            for target in POSITIONS[self.position]:
+                layers[f"{path}.{target}"] = AdapterLayer(block.get_submodule(target), like, self, rng)
+        return layers
+
+
+class AdapterLayer(Layer):
+    """Adds a two-layer bottleneck to the output of its base."""
+
+    unmergeable = "its activation makes the update non-linear, so that no weight computes it"
+
+    def __init__(self, base: nn.Module, like: Tensor, method: Adapter, rng: torch.Generator) -> None:
+        super().__init__(base)
+        d, r = like.shape[0], method.rank
+        self.scale, self.dropout, self.parallel = method.scale, method.dropout, method.position == "ffn_parallel"
+        self.activation = ACTIVATIONS[method.activation]
+        self.down = uniform(r, d, bound=linear_bound(d), rng=rng, like=like)
+        self.down_bias = zeros(r, like=like)
+        self.up = zeros(d, r, like=like)
+        self.up_bias = zeros(d, like=like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, in) -> (batch, tokens, d)."""
+        y: Tensor = self.base(x)
+        code = self.activation(F.linear(x if self.parallel else y, self.down, self.down_bias))
+        code = F.dropout(code, self.dropout, self.training)
+        return y + F.linear(code, self.scale * self.up, self.scale * self.up_bias)

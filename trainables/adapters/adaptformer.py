@@ -1,0 +1,82 @@
+"""AdaptFormer (Chen et al., NeurIPS 2022, arXiv 2205.13535; code ShoufaChen/AdaptFormer, `models/adapter.py`, `custom_modules.py`).
+
+    x  <-  x + Attention(LN1(x))
+    x  <-  x + MLP(LN2(x)) + s (Drop(relu(x D^T + b_D)) P^T + b_P)        D in R^{r x d}, P in R^{d x r}
+
+The branch beside the MLP reads the residual stream itself, not what LN2 makes of it. That stream exists nowhere but inside timm's
+`Block.forward`, so the layer stands around the whole block and says its two lines again with the branch in the second. Stochastic
+depth and LayerScale act on the MLP alone.
+
+Count, L blocks: L (2 d r + r + d); on ViT-B/16 with r = 64 1,189,632, with the r = 8 of the VTAB-1K tables 156,768.
+
+Initial values: D as PyTorch's linear, P and both biases zero: the adapted model starts as the pretrained one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, linear_bound, select, uniform, zeros
+
+
+@dataclass(frozen=True)
+class AdaptFormer(Method):
+    """AdaptFormer's hyperparameters.
+
+    Attributes:
+        rank: r, at least 1 and at most the width d.
+        scale: s, positive.
+        layers: Which blocks: "all", "first-K" or "last-K".
+        dropout: Probability of dropping an element of the code, in [0, 1).
+    """
+
+    name: ClassVar[str] = "adaptformer"
+    rank: int = 64
+    scale: float = 0.1
+    layers: str = "all"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.require(self.rank >= 1, "rank", "at least 1")
+        self.require(self.scale > 0, "scale", "positive")
+        self.require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
+        check_layers(self, self.layers)
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """A layer around each block."""
+        layers: dict[str, Layer] = {}
+        for path, block in select(self, self.layers, blocks).items():
+            check_rank(self, f"the width of {path}", block.attn.proj.out_features)
+            layers[path] = AdaptFormerLayer(block, self, rng)
+        return layers
+
+
+class AdaptFormerLayer(Layer):
+    """A transformer block with a bottleneck beside its MLP."""
+
+    unmergeable = "its activation makes the update non-linear, so that no weight computes it"
+
+    def __init__(self, base: Block, method: AdaptFormer, rng: torch.Generator) -> None:
+        super().__init__(base)
+        like = base.attn.proj.weight  # (d, d)
+        d, r = like.shape[0], method.rank
+        self.scale, self.dropout = method.scale, method.dropout
+        self.down = uniform(r, d, bound=linear_bound(d), rng=rng, like=like)
+        self.down_bias = zeros(r, like=like)
+        self.up = zeros(d, r, like=like)
+        self.up_bias = zeros(d, like=like)
+
+    def forward(self, x: Tensor, **attention: Any) -> Tensor:
+        """(batch, tokens, d) -> the same shape; `attention` is what a timm block hands to its attention (`attn_mask`, ...)."""
+        block = cast(Block, self.base)
+        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **attention)))
+        code = F.dropout(F.relu(F.linear(x, self.down, self.down_bias)), self.dropout, self.training)
+        branch = F.linear(code, self.scale * self.up, self.scale * self.up_bias)
+        y: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))) + branch
+        return y
