@@ -1,0 +1,49 @@
+"""What the README tells a newcomer to type works."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("paretune ")
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small version of the packaged study has been run, as `make search` does."""
+    folder = tmp_path_factory.mktemp("readme")
+    small = ["--set", "budget.n_trials=4", "--set", "budget.epochs=1"]
+    subprocess.run([sys.executable, "-m", "search.cli", "run", *small], cwd=folder, check=True, capture_output=True, timeout=180)
+    return folder
+
+
+def test_every_command_of_the_readme_works_in_its_order(digits: Path) -> None:
+    assert len(COMMANDS) > 8
+    for command in COMMANDS:
+        words = [sys.executable, "-m", "search.cli", *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=digits, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout
+
+
+def test_the_adapters_work_as_the_readme_says_without_anything_else() -> None:
+    program = next(block for block in PYTHON if "adapt(" in block)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_link_of_the_readme_to_a_file_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (Path(__file__).parents[1] / target).exists(), target
