@@ -14,6 +14,7 @@ from spaces import (
     head_only,
     lily,
     lora,
+    randlora,
     serial_lora,
 )
 from spaces.shared import SHARED
@@ -31,6 +32,7 @@ _METHODS = (
     fact,
     adapter,
     adaptformer,
+    randlora,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

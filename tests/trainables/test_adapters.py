@@ -24,6 +24,7 @@ from trainables.adapters import (
     Lily,
     LoRA,
     Method,
+    RandLoRA,
     SerialLoRA,
     adapt,
     merge,
@@ -112,6 +113,25 @@ def adapter_mlp(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> 
 def adaptformer(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
     """Beside layer norm, MLP and LayerScale, on the residual stream."""
     return y + cast(AdaptFormer, method).scale * _bottleneck(p, path, "relu", x) if f"{path}.down" in p else y
+
+
+def randlora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """W' = W + alpha / (r sqrt(n)) sum_i B_i diag(l_i) A diag(g_i) in each slice, transposed where it is wide."""
+    path, randlora = frozen.path, cast(RandLoRA, method)
+    if f"{path}.diag_a" not in p:
+        return frozen(x)
+    chosen = {"fused_mlp": [0], "qkvo_mlp": [0, 1, 2], "qv": [0, 2]}[randlora.targets] if path.endswith("qkv") else [0]
+    rows = len(frozen.weight) // (3 if path.endswith("qkv") and randlora.targets != "fused_mlp" else 1)
+    longer, shorter = max(rows, frozen.weight.shape[1]), min(rows, frozen.weight.shape[1])
+    n, weight = math.ceil(shorter / randlora.rank), frozen.weight.clone()
+    for which, i in enumerate(chosen):
+        delta = torch.zeros(longer, shorter, dtype=weight.dtype)
+        for j in range(n):
+            b, a = p[f"{path}.bases.b"][:longer, j], p[f"{path}.bases.a"][:, :shorter]
+            delta = delta + b @ torch.diag(p[f"{path}.diag_b"][which, j]) @ a @ torch.diag(p[f"{path}.diag_a"][which, j])
+        delta = delta * randlora.alpha / (randlora.rank * math.sqrt(n))
+        weight[i * rows : (i + 1) * rows] += delta if longer == rows else delta.T
+    return Frozen(path, weight, frozen.bias)(x)
 
 
 def _lily_delta(method: Method, p: Tensors, path: str, which: int, z: Tensor) -> Tensor:
@@ -247,6 +267,9 @@ CASES = [
     adapter_case(lambda b: 2 * (2 * b.d * 3 + 3 + b.d), rank=3, position="ffn_parallel", layers="first-2"),
     adaptformer_case(lambda b: b.depth * (2 * b.d * 3 + 3 + b.d), rank=3, scale=2.0),
     adaptformer_case(lambda b: 2 * (2 * b.d * 4 + 4 + b.d), rank=4, layers="last-2"),
+    Case(RandLoRA(rank=3, alpha=6.0), lambda b: b.depth * 4 * math.ceil(b.d / 3) * (3 + b.d), randlora),
+    Case(RandLoRA(rank=5, alpha=3.0, targets="qkvo_mlp", layers="last-2"), lambda b: 12 * math.ceil(b.d / 5) * (5 + b.d), randlora),
+    Case(RandLoRA(rank=2, alpha=4.0, targets="qv", seed=7), lambda b: b.depth * b.d * (2 + b.d), randlora),
 ]
 
 
@@ -307,6 +330,17 @@ def test_cloras_modules_share_their_bases_at_a_place_and_own_their_small_matrice
     assert len({id(block.attn.qkv.q) for block in parallel.blocks}) == len(parallel.blocks)
 
 
+def test_randloras_bases_are_a_function_of_its_seed_shared_and_not_in_the_state() -> None:
+    model, again, other = adapted(TOKEN, RandLoRA(rank=3)), TOKEN.build(), adapted(TOKEN, RandLoRA(rank=3, seed=1))
+    adapt(again, RandLoRA(rank=3), generator=torch.Generator().manual_seed(99))
+    bases = model.blocks[0].attn.qkv.bases
+    assert all(block.mlp.fc2.bases is bases for block in model.blocks)
+    assert not any("bases" in name for name in model.state_dict())
+    assert torch.equal(again.blocks[1].mlp.fc1.bases.b, bases.b)
+    assert not torch.equal(other.blocks[0].attn.qkv.bases.a, bases.a)
+    assert bases.a.std().item() == pytest.approx(1.0, rel=1e-6)
+
+
 def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
     model = adapted(TOKEN, LoRA(rank=2))
     expected = model(images(2))
@@ -348,6 +382,9 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "adapter", "adapter.activation": "tanh"}, r"adapter\.activation must be one of gelu, relu; got 'tanh'"),
         ({"method": "adaptformer", "adaptformer.rank": 13}, r"adaptformer\.rank must be at most 12, .*; got 13"),
         ({"method": "adaptformer", "adaptformer.scale": 0.0}, r"adaptformer\.scale must be positive; got 0\.0"),
+        ({"method": "randlora"}, r"randlora\.rank must be at most 12, .*blocks\.0\.attn\.qkv.*; got 32"),
+        ({"method": "randlora", "randlora.alpha": 0.0}, r"randlora\.alpha must be positive; got 0\.0"),
+        ({"method": "randlora", "randlora.targets": "o"}, r"randlora\.targets must be one of qv, fused_mlp, qkvo_mlp; got 'o'"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
         ({"method": "lily", "lily.rank": 2, "lily.n_downs": 5}, r"lily\.n_downs must be at most one for each of the 4 adapted"),

@@ -35,6 +35,11 @@ CLORA = {  # modules: count at 1, 2, 3, 4, 6 and 8 spaces of rank 8, without bia
 }
 INSERTIONS = {"serial_att": 12, "parallel_qv": 24, "parallel_qkv": 36, "parallel_qkvo": 48}
 ADAPTER = {8: 156_768, 32: 599_424, 64: 1_189_632}
+RANDLORA = {
+    "qv": {32: 460_800},
+    "fused_mlp": {32: 921_600},
+    "qkvo_mlp": {6: 7_133_184, 16: 2_709_504, 32: 1_382_400, 64: 718_848},
+}
 LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     1: (49_536, 99_072, 198_144, 396_288),
     2: (99_072, 198_144, 396_288, 792_576),
@@ -84,6 +89,8 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         *(row for method in ("adapter", "adaptformer") for row in _grid(method, "rank", {}, ADAPTER)),
         *_grid("adapter", "rank", {"adapter.position": "ffn_parallel"}, ADAPTER),
         *_grid("adapter", "rank", {"adapter.position": "attn_ffn"}, {r: 2 * n for r, n in ADAPTER.items()}),
+        pytest.param({"method": "randlora"}, 921_600),
+        *(row for targets, counts in RANDLORA.items() for row in _grid("randlora", "rank", {"randlora.targets": targets}, counts)),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),

@@ -29,6 +29,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "clora", "clora.rank": 2, "clora.sade_weight": 1.0, **SHARED},
     {"method": "adapter", "adapter.rank": 4, "adapter.dropout": 0.2, **SHARED},
     {"method": "adaptformer", "adaptformer.rank": 4, "adaptformer.dropout": 0.2, **SHARED},
+    {"method": "randlora", "randlora.rank": 16, **SHARED},
 ]
 LORA = CONFIGS[1]
 

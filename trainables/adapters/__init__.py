@@ -35,6 +35,7 @@ from trainables.adapters.fact import FacT
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
+from trainables.adapters.randlora import RandLoRA
 from trainables.adapters.serial_lora import SerialLoRA
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Lily",
     "LoRA",
     "Method",
+    "RandLoRA",
     "SerialLoRA",
     "adapt",
     "adaptation",
@@ -73,6 +75,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     FacT,
     Adapter,
     AdaptFormer,
+    RandLoRA,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

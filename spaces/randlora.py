@@ -1,0 +1,43 @@
+"""RandLoRA. Albert et al., ICLR 2025, arXiv 2502.00987; ranges from the paper's vision scripts and Hugging Face PEFT's defaults."""
+
+from optuna.distributions import CategoricalDistribution
+
+from spaces.space import Knob, Space
+
+SPACE = Space(
+    "randlora",
+    (
+        Knob(
+            "randlora.rank",
+            CategoricalDistribution((6, 16, 32, 64)),
+            default=32,
+            meaning="Rank r of each random map; a higher rank needs fewer maps and so fewer parameters.",
+            unit="dimensions",
+            source="PEFT 32; the paper's CLIP scripts 6",
+        ),
+        Knob(
+            "randlora.alpha",
+            CategoricalDistribution((16.0, 32.0, 64.0, 128.0)),
+            default=64.0,
+            meaning="Numerator of the scale alpha / (r sqrt(n)) of the update.",
+            unit="factor",
+            source="authors' branch of PEFT: 64, rule of thumb 2 r",
+        ),
+        Knob(
+            "randlora.targets",
+            CategoricalDistribution(("qv", "fused_mlp", "qkvo_mlp")),
+            default="fused_mlp",
+            meaning="Which weights of a block are adapted.",
+            unit="",
+            source="the paper's CLIP scripts: fused qkv, output projection and MLP",
+        ),
+        Knob(
+            "randlora.layers",
+            CategoricalDistribution(("all", "last-2", "last-4")),
+            default="all",
+            meaning="Which blocks are adapted: all, the first k or the last k.",
+            unit="blocks",
+            source="paper: all; first and last k are Paretune's",
+        ),
+    ),
+)

@@ -1,0 +1,126 @@
+"""RandLoRA (Albert et al., ICLR 2025, arXiv 2502.00987; code PaulAlbert31/RandLoRA, and `tuners/randlora` of Hugging Face PEFT).
+
+    W' = W + alpha / (r sqrt(n)) sum_{i=1..n} B_i diag(l_i) A diag(g_i)        n = ceil(min(out, in) / r)
+
+an update of full rank, of which only the diagonals l_i in R^r and g_i in R^min(out, in) are trained. A in R^{r x min(out, in)} and
+B_i in R^{max(out, in) x r} are random and frozen; one set serves the whole network, each weight takes the first rows and columns.
+Where in > out the transposed sum is added. A higher rank means fewer parameters: n (r + min(out, in)) for each weight.
+
+    targets      weights with diagonals of their own (timm keeps q, k and v in one linear)     count on ViT-B/16, r = 32
+    qv           q, v                                                                            460,800
+    fused_mlp    the fused qkv, the output projection, both linears of the MLP (default)         921,600
+    qkvo_mlp     q, k, v, the output projection, both linears of the MLP                       1,382,400
+
+Initial values: l zero, g = 1 / max(n, min(out, in)): the adapted model starts as the pretrained one. A and B uniform, divided by
+their standard deviation. They are no trainables and no part of the state: they are made again from `seed`, which is a
+hyperparameter of the method, so that method, state and frozen backbone restore the function whatever seed the training had.
+
+*Deviation:* the bases depend on the seed through PyTorch's CPU generator, and a future PyTorch may draw others; merge what must
+last.
+*Deviation:* alpha / (r sqrt(n)) is the scale of the authors' branch; PEFT's release has alpha / r, their CLIP scripts 10 alpha / r.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, select, zeros
+
+# submodule -> (equal slices of its output rows, which of them are adapted)
+_REST: Final = {"attn.proj": (1, (0,)), "mlp.fc1": (1, (0,)), "mlp.fc2": (1, (0,))}
+TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
+    "qv": {"attn.qkv": (3, (0, 2))},
+    "fused_mlp": {"attn.qkv": (1, (0,)), **_REST},
+    "qkvo_mlp": {"attn.qkv": (3, (0, 1, 2)), **_REST},
+}
+
+
+@dataclass(frozen=True)
+class RandLoRA(Method):
+    """RandLoRA's hyperparameters.
+
+    Attributes:
+        rank: r, at least 1 and at most the smaller side of a weight.
+        alpha: Positive; 2 r is the authors' rule of thumb.
+        targets: Which weights, see the table above.
+        layers: Which blocks: "all", "first-K" or "last-K".
+        seed: Of the frozen random bases, at least 0.
+    """
+
+    name: ClassVar[str] = "randlora"
+    rank: int = 32
+    alpha: float = 64.0
+    targets: str = "fused_mlp"
+    layers: str = "all"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.require(self.rank >= 1, "rank", "at least 1")
+        self.require(self.alpha > 0, "alpha", "positive")
+        self.require(self.targets in TARGETS, "targets", f"one of {', '.join(TARGETS)}")
+        self.require(self.seed >= 0, "seed", "at least 0")
+        check_layers(self, self.layers)
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """A layer for each adapted linear; the bases, as large as the largest needs, shared by all."""
+        adapted: dict[str, tuple[nn.Linear, int, tuple[int, ...]]] = {}
+        for path, block in select(self, self.layers, blocks).items():
+            for target, (n_slices, chosen) in TARGETS[self.targets].items():
+                linear = cast(nn.Linear, block.get_submodule(target))
+                check_rank(self, f"a weight of {path}.{target}", linear.in_features, linear.out_features // n_slices)
+                adapted[f"{path}.{target}"] = linear, n_slices, chosen
+        shapes = [(linear.out_features // n_slices, linear.in_features) for linear, n_slices, _ in adapted.values()]
+        like = next(iter(adapted.values()))[0].weight
+        bases = Bases(self, max(map(max, shapes)), max(map(min, shapes)), like)
+        return {path: RandLoRALayer(*slices, bases, self) for path, slices in adapted.items()}
+
+
+class Bases(nn.Module):
+    """The frozen random A (r, shorter) and B (longer, n, r) that all layers share, not in the state."""
+
+    a: Tensor
+    b: Tensor
+
+    def __init__(self, method: RandLoRA, longer: int, shorter: int, like: Tensor) -> None:
+        super().__init__()
+        r = method.rank
+        for name, shape in {"b": (longer, math.ceil(shorter / r), r), "a": (r, shorter)}.items():
+            if like.is_meta:
+                basis = torch.empty(shape, device="meta", dtype=like.dtype)
+            else:
+                rng = torch.Generator().manual_seed(2 * method.seed + (name == "a"))
+                basis = torch.empty(shape).uniform_(-1, 1, generator=rng)
+                basis = (basis / basis.std()).to(like)
+            self.register_buffer(name, basis, persistent=False)
+
+
+class RandLoRALayer(Layer):
+    """A linear with a sum of scaled random maps in each chosen slice of its output rows."""
+
+    def __init__(self, base: nn.Linear, n_slices: int, chosen: tuple[int, ...], bases: Bases, method: RandLoRA) -> None:
+        super().__init__(base)
+        shape = (base.out_features // n_slices, base.in_features)
+        self.longer, self.shorter, self.transposed = max(shape), min(shape), shape[0] < shape[1]
+        n = math.ceil(self.shorter / method.rank)
+        self.n_slices, self.chosen, self.scale = n_slices, chosen, method.alpha / (method.rank * math.sqrt(n))
+        self.bases = bases
+        self.diag_b = zeros(len(chosen), n, method.rank, like=base.weight)  # l
+        self.diag_a = zeros(len(chosen), n, self.shorter, like=base.weight)  # g
+        with torch.no_grad():
+            self.diag_a.fill_(1 / max(n, self.shorter))
+
+    def adapted_weight(self) -> Tensor:
+        """W + alpha / (r sqrt(n)) sum_i B_i diag(l_i) A diag(g_i) in the chosen slices, (out, in)."""
+        weight, n = self.linear.weight, self.diag_b.shape[1]
+        scaled = self.diag_b[..., None] * self.bases.a[:, : self.shorter] * self.diag_a[:, :, None]  # (chosen, n, r, shorter)
+        deltas = self.bases.b[: self.longer, :n].flatten(1) @ (self.scale * scaled).flatten(1, 2)  # (chosen, longer, shorter)
+        deltas = deltas.mT if self.transposed else deltas
+        slices = [weight.new_zeros(weight.shape[0] // self.n_slices, weight.shape[1])] * self.n_slices
+        for i, delta in zip(self.chosen, deltas, strict=True):
+            slices[i] = delta.to(weight.dtype)
+        return weight + torch.cat(slices)
