@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.constrain import Constrain
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def trials(
     elif as_json:
         _print_json([report.trial_json(trial) for trial in saved.history])
     else:
-        Console().print(report.trials_table(saved.history))
+        Console().print(Constrain(report.trials_table(saved.history), report.TABLE_WIDTH))
 
 
 @app.command()
@@ -303,7 +304,7 @@ def _show_front(study: SavedStudy) -> None:
     if not study.members:
         console.print("No trial is complete: the front is empty.")
         return
-    console.print(report.front_table(study.members))
+    console.print(Constrain(report.front_table(study.members), report.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
 
 

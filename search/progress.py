@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -103,7 +104,8 @@ def _picture(study: Study, clock: _Clock) -> RenderableType:
     front = study.front()
     if not front:
         return Group(status, Text("No trial is complete yet.", style="dim"))
-    return Group(status, Text(f"Hypervolume {study.hypervolume():.4f}", style="dim"), report.front_table(front))
+    table = Constrain(report.front_table(front), report.TABLE_WIDTH)
+    return Group(status, Text(f"Hypervolume {study.hypervolume():.4f}", style="dim"), table)
 
 
 def _print_lines(console: Console, study: Study, clock: _Clock, ended: threading.Event) -> None:

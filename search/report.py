@@ -74,6 +74,9 @@ def _number(value: object) -> str:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
+TABLE_WIDTH = 100  # columns of a terminal; across more a row would be hard to follow
+
+
 def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
     """The front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead."""
     table = _table(title)
