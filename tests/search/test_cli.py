@@ -205,3 +205,26 @@ def test_reading_commands_import_neither_torch_nor_ray(searched: Path, command: 
     )
     printed = subprocess.run([sys.executable, "-c", program], cwd=searched, capture_output=True, text=True, check=True)
     assert printed.stderr.splitlines()[-1] == "loaded:"
+
+
+def test_a_copied_packaged_study_is_valid_and_says_so_resolved(tmp_path: Path) -> None:
+    copied = paretune("cp", "digits", cwd=tmp_path)
+    assert copied.returncode == 0
+    assert (tmp_path / "digits.yaml").read_text().startswith("# Which adapter is worth training")
+    resolved = paretune("validate", "digits.yaml", "--set", "search.seed=3", cwd=tmp_path)
+    assert resolved.returncode == 0
+    assert "seed: 3" in resolved.stdout
+    assert "warmup_fraction: 0.1" in resolved.stdout
+    (tmp_path / "again.yaml").write_text(resolved.stdout)
+    assert paretune("validate", "again.yaml", cwd=tmp_path).stdout == resolved.stdout
+    refused = paretune("cp", "digits", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "digits.yaml exists" in refused.stderr
+
+
+def test_validate_tells_every_problem_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("study: s\ndata: {kind: digits}\nmethods: [lroa]\nbudget: {n_trials: 0}\n")
+    refused = paretune("validate", "bad.yaml", cwd=tmp_path)
+    assert refused.returncode == 2
+    places = [line.split(": ")[1 if n == 0 else 0] for n, line in enumerate(refused.stderr.splitlines())]
+    assert places == ["bad.yaml:3", "bad.yaml:4", "bad.yaml:4"]
