@@ -2,7 +2,8 @@
 
 AdamW; learning rate linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak, set at each
 step; weight decay on matrices only (biases, norms and every other 1-D tensor are left out, as timm's optimiser
-factory does it); batches of a fresh permutation each epoch, a last incomplete batch left out.
+factory does it, and so is what a method says must not decay); batches of a fresh permutation each epoch, a last
+incomplete batch left out.
 """
 
 from __future__ import annotations
@@ -96,13 +97,12 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
     return recipe.lr * (recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over matrices, with weight decay, and vectors, without. The fused form steps all of them in one call."""
-    trained = list(parameters)
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
+    """AdamW over matrices, with weight decay, and vectors and what is `undecayed`, without; the fused form, one call a step."""
+    spared = {id(p) for p in undecayed}
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0}]
+    for parameter in parameters:
+        groups[parameter.ndim <= 1 or id(parameter) in spared]["params"].append(parameter)
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr, fused=True)
 
 

@@ -31,6 +31,7 @@ from trainables.adapters import (
     trainable_parameters,
     trainable_state,
     transformer_blocks,
+    undecayed_parameters,
 )
 from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
 
@@ -280,7 +281,7 @@ class _Run:
         self.model, self.plan = model, plan
         self.random = RandomState(generator, device)
         self.trained = dict(trainable_parameters(model))
-        self.optimiser = optimiser(self.trained.values(), plan.recipe)
+        self.optimiser = optimiser(self.trained.values(), plan.recipe, undecayed_parameters(model))
         self.drop_path_before = set_drop_path(transformer_blocks(model), plan.recipe.drop_path)
         self.epoch = 0
         self.metrics: dict[str, float] | None = None

@@ -21,6 +21,7 @@ from trainables.adapters import (
     CLoRA,
     FacT,
     HeadOnly,
+    Householder,
     Lily,
     LoRA,
     Method,
@@ -196,6 +197,31 @@ def sade(method: Method, p: Tensors) -> Tensor:
     return cast(CLoRA, method).sade_weight * torch.stack(terms).mean()
 
 
+def householder(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """Adds x (H_l diag(delta) H_r + A B) to chosen slices; `mlp_output`: to y itself, from y."""
+    path, hta, y = frozen.path, cast(Householder, method), frozen(x).clone()
+    if f"{path}.delta" not in p:
+        return y
+    slices = [0]
+    if path.endswith("qkv"):
+        slices = [0, 2] if hta.targets.startswith("qv") else [0, 1, 2]
+    source = frozen(x) if hta.targets == "mlp_output" else x
+    for which, i in enumerate(slices):
+        left, right, delta = (p[f"{path}.{name}"][which] for name in ("v_left", "v_right", "delta"))
+        outer = []
+        for v in (left, right):
+            factor = 1.0 if hta.normalisation == "literal" else 2 / (v @ v + 1e-12)
+            outer.append(torch.eye(len(v), dtype=v.dtype) - factor * torch.outer(v, v))
+        middle = torch.zeros(len(left), len(right), dtype=x.dtype)
+        for j, value in enumerate(delta):
+            middle[j, j] = value
+        update = outer[0] @ middle @ outer[1]
+        if hta.extra_rank:
+            update = update + p[f"{path}.a"][which] @ p[f"{path}.b"][which]
+        y[..., i * len(right) : (i + 1) * len(right)] += source @ update
+    return y
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -213,6 +239,10 @@ def serial_lora_case(n_params: Any, **knobs: Any) -> Case:
 def clora_case(n_params: Any, **knobs: Any) -> Case:
     method, dropout = CLoRA(dropout=0.0, **knobs), CLoRA(dropout=0.3, **knobs)
     return Case(method, n_params, clora, dropout=dropout, regulariser=sade if method.sade_weight and method.n_spaces > 1 else None)
+
+
+def householder_case(n_params: Any, **knobs: Any) -> Case:
+    return Case(Householder(dropout=0.0, **knobs), n_params, householder, dropout=Householder(dropout=0.3, **knobs))
 
 
 def arc_case(n_params: Any, *, exact_start: bool, **knobs: Any) -> Case:
@@ -251,6 +281,14 @@ CASES = [
     lily_case(lambda b: 4 * b.d * 3 * (2 + 2) + 4 * b.depth * 3 * 2, rank=3, n_experts=2, router="batch"),
     lily_case(lambda b: 4 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform"),
     lily_case(lambda b: 2 * b.d * 2 * (2 + 2), rank=2, n_experts=2, router="uniform", targets="kv"),
+    householder_case(lambda b: 4 * 5 * b.d * b.depth),
+    householder_case(lambda b: 4 * 3 * b.d * 2, extra_rank=0, layers="last-2"),
+    householder_case(lambda b: 3 * 7 * b.d * b.depth, extra_rank=2, normalisation="literal", targets="qkv"),
+    householder_case(lambda b: b.depth * (2 * 5 * b.d + 2 * (2 * b.d + b.m + b.d + b.m)), targets="qv_mlp"),
+    householder_case(
+        lambda b: b.depth * (4 * 5 * b.d + 2 * (2 * b.d + b.m + b.d + b.m)), targets="qkvo_mlp", normalisation="literal"
+    ),
+    householder_case(lambda b: 5 * b.d, targets="mlp_output", layers="first-1"),
     clora_case(lambda b: 2 * (2 * (2 * b.d * 3 + b.depth * 3**2) + b.depth * b.d), rank=3),
     clora_case(lambda b: 3 * (2 * b.d * 2 + 2 * 2**2) + 2 * b.d, rank=2, n_spaces=3, insertion="serial_att", layers="last-2"),
     clora_case(lambda b: 2 * b.d * 4 + b.depth * 4**2 + b.depth * b.d, rank=4, n_spaces=1, insertion="serial_att"),
@@ -308,6 +346,21 @@ def test_lily_groups_neighbouring_blocks_on_one_down_projection() -> None:
     downs = [id(block.attn.qkv.down) for block in model.blocks]
     assert downs[0] == downs[1] != downs[2] == downs[3]
     assert len({id(block.mlp.experts) for block in model.blocks}) == 1
+
+
+def test_householders_outer_factors_are_orthogonal_and_literal_ones_only_at_a_length_of_root_two() -> None:
+    """With delta = 1 and no low-rank map dW is the product of the outer factors."""
+    for normalisation, length, orthogonal in (("householder", 3.0, True), ("literal", 2**0.5, True), ("literal", 1.0, False)):
+        model = adapted(TOKEN, Householder(extra_rank=0, normalisation=normalisation), moved=False)
+        layer = model.blocks[0].attn.qkv
+        with torch.no_grad():
+            layer.delta.fill_(1.0)
+            for v in (layer.v_left, layer.v_right):
+                torch.testing.assert_close(v.norm(dim=1), torch.ones(3, dtype=v.dtype), rtol=1e-6, atol=0.0)  # as initialised
+                v.mul_(length / v.norm(dim=1, keepdim=True))
+            for product in (layer.adapted_weight() - layer.base.weight).unflatten(0, (3, 12)):
+                defect = (product @ product.T - torch.eye(12, dtype=product.dtype)).abs().max()
+                assert (defect < 1e-12) == orthogonal
 
 
 def test_sade_is_proportional_to_its_weight_and_vanishes_at_zero_and_with_one_space() -> None:
@@ -372,6 +425,9 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "clora", "clora.n_spaces": 0}, r"clora\.n_spaces must be at least 1; got 0"),
         ({"method": "clora", "clora.sade_weight": -1.0}, r"clora\.sade_weight must be at least 0; got -1\.0"),
         ({"method": "clora", "clora.insertion": "parallel"}, r"clora\.insertion must be one of serial, .*; got 'parallel'"),
+        ({"method": "householder", "householder.extra_rank": 13}, r"householder\.extra_rank must be at most 12, .*; got 13"),
+        ({"method": "householder", "householder.extra_rank": -1}, r"householder\.extra_rank must be at least 0; got -1"),
+        ({"method": "householder", "householder.normalisation": "none"}, r"normalisation must be one of householder, literal"),
         ({"method": "arc", "arc.rank": 13}, r"arc\.rank must be at most 12, .*; got 13"),
         ({"method": "arc", "arc.position": "mlp"}, r"arc\.position must be one of att, att_mlp; got 'mlp'"),
         ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),

@@ -27,6 +27,7 @@ LORA = {
 }
 SERIAL_LORA = {4: 73_728, 8: 147_456, 16: 294_912, 32: 589_824, 64: 1_179_648}
 FACT = {"tt": {4: 8_448, 8: 21_504, 16: 61_440}, "tk": {8: 13_952, 16: 30_976, 32: 86_528}}
+HOUSEHOLDER = {0: 110_592, 1: 184_320, 2: 258_048, 4: 405_504}
 CLORA = {  # modules: count at 1, 2, 3, 4, 6 and 8 spaces of rank 8, without biases; then the biases
     12: ((13_056, 26_112, 39_168, 52_224, 78_336, 104_448), 9_216),
     24: ((13_824, 27_648, 41_472, 55_296, 82_944, 110_592), 18_432),
@@ -62,6 +63,11 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "serial_lora"}, 294_912),
         *_grid("serial_lora", "rank", {}, SERIAL_LORA),
         *_grid("serial_lora", "rank", {"serial_lora.targets": "qkv_mlp"}, {r: 2 * n for r, n in SERIAL_LORA.items()}),
+        pytest.param({"method": "householder"}, 184_320),
+        *_grid("householder", "extra_rank", {}, HOUSEHOLDER),
+        pytest.param({"method": "householder", "householder.targets": "qv"}, 92_160),
+        pytest.param({"method": "householder", "householder.targets": "qv_mlp"}, 294_912),
+        pytest.param({"method": "householder", "householder.targets": "mlp_output"}, 46_080),
         pytest.param({"method": "clora"}, 2 * 26_112 + 18_432),
         *(  # serially in front of attention and MLP, each with bases of its own: two rows of 12 modules
             pytest.param({"method": "clora", "clora.n_spaces": p}, 2 * (n + CLORA[12][1]))
@@ -113,6 +119,11 @@ def test_arcs_counts_on_larger_backbones_are_the_codes(name: str, d: int, depth:
     sizes = measure({"name": name}, {"kind": "none", "n_classes": 2})
     assert adapter_params == 2 * (d * 50 + depth * (50 + d))
     assert sizes.count({"method": "arc"}) == (adapter_params, 2 * (d + 1))
+
+
+def test_householders_count_on_vit_l_is_the_papers() -> None:
+    sizes = measure({"name": "vit_large_patch16_224"}, {"kind": "none", "n_classes": 2})
+    assert sizes.count({"method": "householder"}) == (491_520, 2 * 1025)
 
 
 def test_the_backbone_is_counted_without_a_head(vit_b: Sizes) -> None:

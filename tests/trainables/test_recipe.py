@@ -11,6 +11,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
+from trainables.adapters import Householder, adapt, trainable_parameters, undecayed_parameters
 from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
 
 
@@ -36,6 +37,18 @@ def test_weight_decay_pulls_matrices_and_leaves_vectors_alone() -> None:
     adamw.step()
     assert torch.allclose(matrix, torch.full((2, 3), 1 - 0.1 * 0.5))  # no gradient: AdamW's step is its decay
     assert torch.equal(vector, torch.ones(3))
+
+
+def test_weight_decay_spares_what_a_method_names() -> None:
+    model = timm.create_model("test_vit", num_classes=2)
+    adapt(model, Householder())
+    trained = dict(trainable_parameters(model))
+    adamw = optimiser(trained.values(), Recipe(weight_decay=0.5), undecayed_parameters(model))
+    decays = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert len(decays) == len(trained)
+    for name, parameter in trained.items():
+        spared = name.endswith(("v_left", "v_right", "delta", "bias"))
+        assert decays[id(parameter)] == (0.0 if spared else 0.5), name
 
 
 def test_stochastic_depth_rises_linearly_over_the_blocks_and_can_be_taken_back() -> None:

@@ -29,10 +29,12 @@ from trainables.adapters.base import (
     trainable_parameters,
     trainable_state,
     transformer_blocks,
+    undecayed_parameters,
 )
 from trainables.adapters.clora import CLoRA
 from trainables.adapters.fact import FacT
 from trainables.adapters.head_only import HeadOnly
+from trainables.adapters.householder import Householder
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
 from trainables.adapters.randlora import RandLoRA
@@ -46,6 +48,7 @@ __all__ = [
     "CLoRA",
     "FacT",
     "HeadOnly",
+    "Householder",
     "Layer",
     "Lily",
     "LoRA",
@@ -63,6 +66,7 @@ __all__ = [
     "trainable_parameters",
     "trainable_state",
     "transformer_blocks",
+    "undecayed_parameters",
 ]
 
 _METHODS: Final[tuple[type[Method], ...]] = (
@@ -71,6 +75,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     SerialLoRA,
     Lily,
     ARC,
+    Householder,
     CLoRA,
     FacT,
     Adapter,

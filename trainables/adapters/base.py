@@ -70,6 +70,7 @@ class Layer(nn.Module):
     """
 
     unmergeable: str | None = None
+    undecayed: tuple[str, ...] = ()  # names of its parameters that weight decay must spare although they are not 1-D
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -183,6 +184,11 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def undecayed_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The trainables of an adapted model that weight decay must spare by their nature, besides all that are 1-D."""
+    return [layer.get_parameter(name) for _, layer in adapted_layers(model) for name in layer.undecayed]
+
+
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """The trained part of an adapted model: with the method and the frozen backbone it restores the function."""
     return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
@@ -284,6 +290,13 @@ def uniform(*shape: int, bound: float, rng: torch.Generator, like: Tensor) -> nn
     if like.is_meta:
         return nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=rng).to(like))
+
+
+def directions(n: int, d: int, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:
+    """A trainable of n unit vectors, (n, d), drawn uniformly from the sphere as `uniform` draws."""
+    if like.is_meta:
+        return nn.Parameter(torch.empty(n, d, device=like.device, dtype=like.dtype))
+    return nn.Parameter(F.normalize(torch.empty(n, d).normal_(generator=rng), dim=1).to(like))
 
 
 def linear_bound(n_in: int) -> float:
