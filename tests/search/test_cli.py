@@ -194,11 +194,11 @@ def test_help_imports_none_of_the_heavy_libraries(tmp_path: Path, arguments: lis
     assert printed.stdout.splitlines()[-1] == "loaded:"
 
 
-@pytest.mark.parametrize("command", ["front", "trials"])
-def test_reading_commands_import_neither_torch_nor_ray(searched: Path, command: str) -> None:
+@pytest.mark.parametrize("command", [["front", "syn"], ["trials", "syn"], ["ls"]])
+def test_reading_commands_import_neither_torch_nor_ray(searched: Path, command: list[str]) -> None:
     program = (
         "import sys, search.cli\n"
-        f"sys.argv = ['paretune', {command!r}, 'syn', '--json']\n"
+        f"sys.argv = ['paretune', *{command!r}, '--json']\n"
         "try:\n    search.cli.main()\n"
         "except SystemExit:\n    pass\n"
         "print('loaded:', *sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)), file=sys.stderr)\n"
