@@ -12,6 +12,7 @@ from spaces import (
     clora,
     fact,
     head_only,
+    heart_lora,
     householder,
     lily,
     lora,
@@ -35,6 +36,7 @@ _METHODS = (
     adapter,
     adaptformer,
     randlora,
+    heart_lora,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

@@ -39,8 +39,10 @@ class MetaSizes:
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `trainables.Sizes.count`."""
         recipe_of({}, config)
-        adapt(self._model, method_of(config))
+        method = method_of(config)
+        adapt(self._model, method)
         try:
+            method.settle(self._model)
             return count_parameters(self._model)
         finally:
             remove(self._model)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from trainables import backbones, checkpoint, data
 from trainables.adapters import (
+    Adaptation,
     adapt,
     adaptation,
     load_trainable_state,
@@ -97,6 +98,8 @@ class AdapterTrial:
         begun = time.perf_counter()
         with run.random:
             train_loss, n_images = self._train(run)
+        run.method.after_epoch(self.model, run.epoch + 1, run.plan.epochs, lambda: self._gradients(run))
+        run.keep_what_is_left()
         trained = time.perf_counter()
         top1, loss = self.evaluate("validation")
         evaluated = time.perf_counter()
@@ -146,6 +149,15 @@ class AdapterTrial:
                     f"(epoch {run.epoch + 1} of {run.plan.epochs}); lower optim.lr"
                 )
         return sum(values) / len(values), n_steps * batch
+
+    def _gradients(self, run: _Run) -> None:
+        train, recipe = self._splits["train"], run.plan.recipe
+        self.model.eval()
+        for i in range(0, len(train), recipe.batch_size):
+            images, labels = train.images[i : i + recipe.batch_size], train.labels[i : i + recipe.batch_size]
+            logits = self.model(self._normalise(images))
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Accuracy (fraction) and mean cross-entropy of the model as it stands on a split that was loaded."""
@@ -278,13 +290,22 @@ class _Run:
     """What belongs to one trial: its plan, where it stands, and the optimiser over its trainables."""
 
     def __init__(self, model: nn.Module, plan: _Plan, generator: torch.Generator, device: torch.device) -> None:
-        self.model, self.plan = model, plan
+        self.model, self.plan, self.method = model, plan, cast(Adaptation, adaptation(model)).method
         self.random = RandomState(generator, device)
         self.trained = dict(trainable_parameters(model))
         self.optimiser = optimiser(self.trained.values(), plan.recipe, undecayed_parameters(model))
         self.drop_path_before = set_drop_path(transformer_blocks(model), plan.recipe.drop_path)
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
+
+    def keep_what_is_left(self) -> None:
+        """Forgets the gradients, and the optimiser state of trainables that the method has dropped."""
+        self.optimiser.zero_grad()
+        left, before = dict(trainable_parameters(self.model)), self.optimiser.state
+        if left.keys() != self.trained.keys():
+            self.trained, self.optimiser = left, optimiser(left.values(), self.plan.recipe, undecayed_parameters(self.model))
+            for parameter in left.values():
+                self.optimiser.state[parameter] = before[parameter]
 
     def saved(self) -> checkpoint.Checkpoint:
         """Trainables, optimiser and random state, and where the trial stands."""
@@ -299,6 +320,7 @@ class _Run:
     def load(self, saved: checkpoint.Checkpoint) -> None:
         """Takes the trial up where `saved` left it."""
         load_trainable_state(self.model, saved.group("trainable"))
+        self.keep_what_is_left()
         for name, parameter in self.trained.items():
             state = saved.group(f"optimiser/{name}")
             self.optimiser.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in state.items()}

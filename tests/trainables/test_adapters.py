@@ -21,6 +21,7 @@ from trainables.adapters import (
     CLoRA,
     FacT,
     HeadOnly,
+    HeartLoRA,
     Householder,
     Lily,
     LoRA,
@@ -132,6 +133,18 @@ def randlora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
             delta = delta + b @ torch.diag(p[f"{path}.diag_b"][which, j]) @ a @ torch.diag(p[f"{path}.diag_a"][which, j])
         delta = delta * randlora.alpha / (randlora.rank * math.sqrt(n))
         weight[i * rows : (i + 1) * rows] += delta if longer == rows else delta.T
+    return Frozen(path, weight, frozen.bias)(x)
+
+
+def heart_lora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """The rows of an active head in q and v: W_i + s B_i A."""
+    path, weight = frozen.path, frozen.weight.clone()
+    active = [int(name.removeprefix(f"{path}.b.")) for name in p if name.startswith(f"{path}.b.")]
+    for i in active:
+        b, a = p[f"{path}.b.{i}"], p[f"{path}.a"]
+        for which, start in enumerate((0, 2 * len(weight) // 3)):
+            rows = slice(start + i * b.shape[1], start + (i + 1) * b.shape[1])
+            weight[rows] += cast(HeartLoRA, method).scale * b[which] @ a[which]
     return Frozen(path, weight, frozen.bias)(x)
 
 
@@ -253,6 +266,14 @@ def fact_case(n_params: Any, **knobs: Any) -> Case:
     return Case(FacT(dropout=0.0, **knobs), n_params, fact, dropout=FacT(dropout=0.3, **knobs))
 
 
+def heart_lora_case(n_params: Any, **knobs: Any) -> Case:
+    def counted(backbone: Backbone) -> int:
+        n_active = {3: 2, 2: 1 if "active_head_ratio" in knobs else 2}[cast(int, backbone.kwargs["num_heads"])]
+        return cast(int, n_params(backbone, n_active))
+
+    return Case(HeartLoRA(dropout=0.0, **knobs), counted, heart_lora, dropout=HeartLoRA(dropout=0.3, **knobs))
+
+
 def adapter_case(n_params: Any, **knobs: Any) -> Case:
     reason, dropout = "cannot be merged: its activation", Adapter(dropout=0.3, **knobs)
     return Case(Adapter(**knobs), n_params, adapter_linear, adapter_mlp, unmergeable=reason, dropout=dropout)
@@ -308,6 +329,8 @@ CASES = [
     Case(RandLoRA(rank=3, alpha=6.0), lambda b: b.depth * 4 * math.ceil(b.d / 3) * (3 + b.d), randlora),
     Case(RandLoRA(rank=5, alpha=3.0, targets="qkvo_mlp", layers="last-2"), lambda b: 12 * math.ceil(b.d / 5) * (5 + b.d), randlora),
     Case(RandLoRA(rank=2, alpha=4.0, targets="qv", seed=7), lambda b: b.depth * b.d * (2 + b.d), randlora),
+    heart_lora_case(lambda b, n: 2 * b.depth * 3 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=3, active_head_ratio=0.5),
+    heart_lora_case(lambda b, n: 2 * 2 * 2 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=2, scale=2.0, layers="last-2"),
 ]
 
 
@@ -441,6 +464,11 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "randlora"}, r"randlora\.rank must be at most 12, .*blocks\.0\.attn\.qkv.*; got 32"),
         ({"method": "randlora", "randlora.alpha": 0.0}, r"randlora\.alpha must be positive; got 0\.0"),
         ({"method": "randlora", "randlora.targets": "o"}, r"randlora\.targets must be one of qv, fused_mlp, qkvo_mlp; got 'o'"),
+        ({"method": "heart_lora", "heart_lora.rank": 13}, r"heart_lora\.rank must be at most 12, .*; got 13"),
+        ({"method": "heart_lora", "heart_lora.active_head_ratio": 0.0}, r"active_head_ratio must be in \(0, 1\]; got 0\.0"),
+        ({"method": "heart_lora", "heart_lora.warmup_epochs": 0}, r"heart_lora\.warmup_epochs must be at least 1; got 0"),
+        ({"method": "heart_lora", "heart_lora.level": "head"}, r"heart_lora\.level must be one of global, layer; got 'head'"),
+        ({"method": "heart_lora", "heart_lora.criterion": "square"}, r"heart_lora\.criterion must be one of abs, signed; got"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
         ({"method": "lily", "lily.rank": 2, "lily.n_downs": 5}, r"lily\.n_downs must be at most one for each of the 4 adapted"),

@@ -41,6 +41,7 @@ RANDLORA = {
     "fused_mlp": {32: 921_600},
     "qkvo_mlp": {6: 7_133_184, 16: 2_709_504, 32: 1_382_400, 64: 718_848},
 }
+HEART_LORA = {0: 294_912, 1: 282_624, 2: 270_336, 3: 258_048, 4: 245_760, 6: 221_184, 8: 196_608, 11: 159_744}  # heads off
 LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     1: (49_536, 99_072, 198_144, 396_288),
     2: (99_072, 198_144, 396_288, 792_576),
@@ -97,6 +98,11 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         *_grid("adapter", "rank", {"adapter.position": "attn_ffn"}, {r: 2 * n for r, n in ADAPTER.items()}),
         pytest.param({"method": "randlora"}, 921_600),
         *(row for targets, counts in RANDLORA.items() for row in _grid("randlora", "rank", {"randlora.targets": targets}, counts)),
+        pytest.param({"method": "heart_lora"}, 294_912 - 12_288 * 3),
+        *(
+            pytest.param({"method": "heart_lora", "heart_lora.active_head_ratio": (12 - n) / 12}, adapter_params)
+            for n, adapter_params in HEART_LORA.items()
+        ),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),

@@ -31,6 +31,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "adapter", "adapter.rank": 4, "adapter.dropout": 0.2, **SHARED},
     {"method": "adaptformer", "adaptformer.rank": 4, "adaptformer.dropout": 0.2, **SHARED},
     {"method": "randlora", "randlora.rank": 16, **SHARED},
+    {"method": "heart_lora", "heart_lora.rank": 2, "heart_lora.active_head_ratio": 0.5, "heart_lora.warmup_epochs": 1, **SHARED},
 ]
 LORA = CONFIGS[1]
 

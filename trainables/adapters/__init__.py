@@ -17,6 +17,7 @@ from trainables.adapters.adapter import Adapter
 from trainables.adapters.adaptformer import AdaptFormer
 from trainables.adapters.arc import ARC
 from trainables.adapters.base import (
+    Adaptation,
     Layer,
     Method,
     adapt,
@@ -34,6 +35,7 @@ from trainables.adapters.base import (
 from trainables.adapters.clora import CLoRA
 from trainables.adapters.fact import FacT
 from trainables.adapters.head_only import HeadOnly
+from trainables.adapters.heart_lora import HeartLoRA
 from trainables.adapters.householder import Householder
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
@@ -44,10 +46,12 @@ __all__ = [
     "ARC",
     "METHODS",
     "AdaptFormer",
+    "Adaptation",
     "Adapter",
     "CLoRA",
     "FacT",
     "HeadOnly",
+    "HeartLoRA",
     "Householder",
     "Layer",
     "Lily",
@@ -81,6 +85,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     Adapter,
     AdaptFormer,
     RandLoRA,
+    HeartLoRA,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

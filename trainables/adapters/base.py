@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -55,6 +55,21 @@ class Method:
         """What the method adds to the training loss of a model that it adapts, its weight included; None for nothing."""
         return None
 
+    def after_epoch(self, model: nn.Module, epoch: int, n_epochs: int, gradients: Callable[[], None]) -> None:
+        """Called at the end of each training epoch, before it is evaluated and saved.
+
+        A method may look at the training split and drop trainables then; it draws no random numbers.
+
+        Args:
+            model: Adapted by this method.
+            epoch: 1, ..., n_epochs.
+            n_epochs: All epochs of this trial.
+            gradients: Leaves in the `grad` of every trainable the gradient of the mean loss over the training split, in eval mode.
+        """
+
+    def settle(self, model: nn.Module) -> None:
+        """Brings a model just adapted to the size that training ends with, whichever trainables go: for counting."""
+
     def require(self, holds: bool, field: str, law: str) -> None:
         """Raises a ValueError that names the knob, its value and the law, unless the law holds."""
         if not holds:
@@ -83,6 +98,9 @@ class Layer(nn.Module):
     def adapted_bias(self) -> Tensor | None:
         """Its bias, (out,)."""
         return self.linear.bias
+
+    def fit(self, names: Collection[str]) -> None:
+        """Takes the size of a state of which these are the names in this layer, where the method drops trainables."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, in) -> (batch, tokens, out)."""
@@ -200,6 +218,8 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: The names or shapes are not the model's.
     """
+    for path, layer in adapted_layers(model):
+        layer.fit({name.removeprefix(f"{path}.") for name in state if name.startswith(f"{path}.")})
     own = trainable_state(model)
     if mine := own.keys() ^ state.keys():
         raise ValueError(f"a state must hold exactly the model's trainables; these are in one of the two only: {sorted(mine)}")
