@@ -306,6 +306,10 @@ def _show_front(study: SavedStudy) -> None:
         return
     console.print(Constrain(report.front_table(study.members), report.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
+    if study.ended:
+        console.print(
+            f"Ended before its {study.record.file['budget']['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True
+        )
 
 
 def _show_places(study: SavedStudy) -> None:

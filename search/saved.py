@@ -55,6 +55,7 @@ class SavedStudy:
         history: All trials in the order of their numbers.
         epochs: All reports in the order of arrival.
         rejections: The configurations refused before training, with the reasons.
+        ended: Why nothing more starts although trials were left in the budget, or None.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class SavedStudy:
     history: tuple[Trial, ...]
     epochs: tuple[Report, ...]
     rejections: tuple[tuple[Config, str], ...]
+    ended: str | None
 
     @property
     def name(self) -> str:
@@ -112,9 +114,9 @@ def load(folder: str | Path) -> SavedStudy:
     try:
         record, trials = ledger.study(), ledger.trials()
         events = ledger.events()
-        ended = any(event.kind == "ended" for event in events)
+        ended = next((str(event.detail["reason"]) for event in events if event.kind == "ended"), None)
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
-        state = study_state(record, trials, ended=ended, owner=ledger.owner())
-        return SavedStudy(Path(folder), record, state, tuple(trials), tuple(ledger.reports()), rejections)
+        state = study_state(record, trials, ended=ended is not None, owner=ledger.owner())
+        return SavedStudy(Path(folder), record, state, tuple(trials), tuple(ledger.reports()), rejections, ended)
     finally:
         ledger.close()

@@ -151,6 +151,14 @@ def test_a_search_in_which_every_trial_fails_exits_with_one(tmp_path: Path) -> N
     assert "train/loss is nan" in failed.stdout or "val/top1 is nan" in failed.stdout
 
 
+def test_a_search_that_ends_early_says_why(searched: Path) -> None:
+    early = ["--set", "study=early", "--set", "budget.stall_trials=3", "--set", "budget.n_trials=500"]
+    done = paretune("run", "syn.yaml", *early, "--back-end", "in-process", cwd=searched)
+    assert done.returncode == 0
+    assert "Ended before its 500 trials: the front has not moved for 3 complete trials (budget.stall_trials)" in done.stdout
+    assert load(searched / "paretune-studies" / "early").state == "FINISHED"
+
+
 def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(searched: Path) -> None:
     """SIGINT in the middle of a real search, then the same command again: the trials of an uninterrupted run."""
     command = [sys.executable, "-m", "search.cli", "run", "syn.yaml", "--set", "study=cut", "--set", "budget.n_trials=60"]
