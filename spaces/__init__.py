@@ -9,8 +9,10 @@ from spaces import (
     adapter,
     adaptformer,
     arc,
+    bitfit,
     clora,
     fact,
+    full,
     head_only,
     heart_lora,
     householder,
@@ -37,6 +39,8 @@ _METHODS = (
     adaptformer,
     randlora,
     heart_lora,
+    bitfit,
+    full,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

@@ -131,6 +131,7 @@ class Case:
 def oracle(model: VisionTransformer, plain: Tensors, case: Case, images: Tensor) -> Tensor:
     """Logits of the adapted model, from its plain state and its trainables: a Vision Transformer by hand, image by image."""
     p = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    plain = {**plain, **{name: tensor for name, tensor in p.items() if name in plain}}  # what is trained of the backbone itself
     if case.per_batch:
         return _logits(model, plain, p, case, images)
     return torch.cat([_logits(model, plain, p, case, image[None]) for image in images])

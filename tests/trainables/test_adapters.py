@@ -18,8 +18,10 @@ from trainables.adapters import (
     METHODS,
     Adapter,
     AdaptFormer,
+    BitFit,
     CLoRA,
     FacT,
+    Full,
     HeadOnly,
     HeartLoRA,
     Householder,
@@ -266,6 +268,10 @@ def fact_case(n_params: Any, **knobs: Any) -> Case:
     return Case(FacT(dropout=0.0, **knobs), n_params, fact, dropout=FacT(dropout=0.3, **knobs))
 
 
+def backbone_parameters(backbone: Backbone) -> list[tuple[str, Tensor]]:
+    return [(name, p) for name, p in backbone.build().named_parameters() if not name.startswith("head.")]
+
+
 def heart_lora_case(n_params: Any, **knobs: Any) -> Case:
     def counted(backbone: Backbone) -> int:
         n_active = {3: 2, 2: 1 if "active_head_ratio" in knobs else 2}[cast(int, backbone.kwargs["num_heads"])]
@@ -331,6 +337,8 @@ CASES = [
     Case(RandLoRA(rank=2, alpha=4.0, targets="qv", seed=7), lambda b: b.depth * b.d * (2 + b.d), randlora),
     heart_lora_case(lambda b, n: 2 * b.depth * 3 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=3, active_head_ratio=0.5),
     heart_lora_case(lambda b, n: 2 * 2 * 2 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=2, scale=2.0, layers="last-2"),
+    Case(BitFit(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if name.endswith("bias"))),
+    Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
 ]
 
 

@@ -103,6 +103,8 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
             pytest.param({"method": "heart_lora", "heart_lora.active_head_ratio": (12 - n) / 12}, adapter_params)
             for n, adapter_params in HEART_LORA.items()
         ),
+        pytest.param({"method": "bitfit"}, 12 * (7 * 768 + 3072) + 2 * 768),
+        pytest.param({"method": "full"}, 85_798_656),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),
@@ -136,6 +138,10 @@ def test_the_backbone_is_counted_without_a_head(vit_b: Sizes) -> None:
     d, m, tokens, patch = 768, 3072, 197, 3 * 16 * 16
     block = 2 * 2 * d + 3 * d * (d + 1) + d * (d + 1) + m * (d + 1) + d * (m + 1)
     assert vit_b.backbone_params == patch * d + d + d + tokens * d + 12 * block + 2 * d
+
+
+def test_full_fine_tuning_trains_all_of_the_backbone(vit_b: Sizes) -> None:
+    assert vit_b.count({"method": "full"})[0] == vit_b.backbone_params
 
 
 def test_counting_leaves_the_model_ready_for_the_next_count(vit_b: Sizes) -> None:

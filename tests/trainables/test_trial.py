@@ -32,6 +32,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "adaptformer", "adaptformer.rank": 4, "adaptformer.dropout": 0.2, **SHARED},
     {"method": "randlora", "randlora.rank": 16, **SHARED},
     {"method": "heart_lora", "heart_lora.rank": 2, "heart_lora.active_head_ratio": 0.5, "heart_lora.warmup_epochs": 1, **SHARED},
+    {"method": "bitfit", **SHARED},
+    {"method": "full", **SHARED},
 ]
 LORA = CONFIGS[1]
 
@@ -177,6 +179,28 @@ def test_finish_gives_the_backbone_back_as_it_was_loaded() -> None:
     assert all(p.grad is None for p in trial.model.parameters())
     assert not trial.model.training
     assert fingerprint(trial.model) == before
+
+
+@pytest.mark.parametrize(("method", "name"), [("full", "pos_embed"), ("full", "blocks.2.mlp.fc1.weight"), ("bitfit", "norm.bias")])
+def test_what_was_trained_of_the_backbone_itself_is_given_back(
+    warm: AdapterTrial, first_results: list[list[dict[str, float]]], method: str, name: str
+) -> None:
+    before = warm.model.get_parameter(name).detach().clone()
+    warm.start({"method": method, **SHARED}, seed=0, epochs=1, folder=None)
+    warm.step()
+    assert not torch.equal(warm.model.get_parameter(name), before)
+    warm.finish()
+    assert torch.equal(warm.model.get_parameter(name), before)
+    assert run(warm, LORA) == first_results[1]
+
+
+def test_weight_decay_spares_what_timm_spares_when_the_backbone_itself_is_trained(warm: AdapterTrial) -> None:
+    warm.start({"method": "full", **SHARED}, seed=0, epochs=1, folder=None)
+    decayed, spared = (group["params"] for group in warm._running().optimiser.param_groups)
+    matrices = {id(p) for _, p in warm.model.named_parameters() if p.ndim > 1}
+    embeddings = {id(warm.model.pos_embed), id(warm.model.cls_token)}
+    assert {id(p) for p in decayed} == matrices - embeddings
+    assert embeddings <= {id(p) for p in spared}
 
 
 @pytest.mark.parametrize("name", ["blocks.3.attn.qkv.weight", "pos_embed", "norm.bias"])

@@ -32,8 +32,10 @@ from trainables.adapters.base import (
     transformer_blocks,
     undecayed_parameters,
 )
+from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
 from trainables.adapters.fact import FacT
+from trainables.adapters.full import Full
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.heart_lora import HeartLoRA
 from trainables.adapters.householder import Householder
@@ -48,8 +50,10 @@ __all__ = [
     "AdaptFormer",
     "Adaptation",
     "Adapter",
+    "BitFit",
     "CLoRA",
     "FacT",
+    "Full",
     "HeadOnly",
     "HeartLoRA",
     "Householder",
@@ -86,6 +90,8 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     AdaptFormer,
     RandLoRA,
     HeartLoRA,
+    BitFit,
+    Full,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

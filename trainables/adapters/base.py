@@ -51,6 +51,10 @@ class Method:
         """
         raise NotImplementedError
 
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of this name in the backbone is itself trained."""
+        return False
+
     def regulariser(self, model: nn.Module) -> Tensor | None:
         """What the method adds to the training loss of a model that it adapts, its weight included; None for nothing."""
         return None
@@ -118,10 +122,13 @@ class Adaptation:
 
     method: Method
     requires_grad: Mapping[str, bool]
+    pristine: Mapping[str, Tensor]  # copies of the backbone's own parameters that the method trains
 
 
 def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None = None) -> None:
     """Freezes `model` and puts the method's layers in, in place; the adapter and the head are left to train.
+
+    Of what a method trains in the backbone itself, as full fine-tuning does, a copy is kept, so that `remove` can give it back.
 
     Args:
         model: A timm VisionTransformer.
@@ -135,9 +142,14 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     if (present := adaptation(model)) is not None:
         raise ValueError(f"a model carries one adapter at a time, this one has {present.method.name}; merge or remove it first")
     layers = method.build(supported_blocks(model), generator or torch.Generator().manual_seed(0))
-    vars(model)["adaptation"] = Adaptation(method, {name: p.requires_grad for name, p in model.named_parameters()})
+    parameters, head = dict(model.named_parameters()), cast(VisionTransformer, model).get_classifier()
+    in_head = {id(p) for p in head.parameters()}
+    own = {name: p for name, p in parameters.items() if method.trains(name) and id(p) not in in_head}
+    pristine = {name: p.detach().clone() for name, p in own.items()}
+    vars(model)["adaptation"] = Adaptation(method, {name: p.requires_grad for name, p in parameters.items()}, pristine)
     model.requires_grad_(False)
-    cast(VisionTransformer, model).get_classifier().requires_grad_(True)
+    for parameter in (*head.parameters(), *own.values()):
+        parameter.requires_grad_(True)
     for path, layer in layers.items():
         model.set_submodule(path, layer.train(layer.base.training))
 
@@ -167,6 +179,9 @@ def remove(model: nn.Module) -> None:
     """Takes the adapter out: the model is again what it was before `adapt`, its head as trained."""
     for path, layer in adapted_layers(model):
         model.set_submodule(path, layer.base)
+    with torch.no_grad():
+        for name, tensor in cast(Adaptation, adaptation(model)).pristine.items():
+            model.get_parameter(name).copy_(tensor)
     _forget(model)
 
 
@@ -203,8 +218,9 @@ def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]
 
 
 def undecayed_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trainables of an adapted model that weight decay must spare by their nature, besides all that are 1-D."""
-    return [layer.get_parameter(name) for _, layer in adapted_layers(model) for name in layer.undecayed]
+    """The parameters that weight decay must spare by their nature, besides all that are 1-D: what timm and what layers say."""
+    named = [model.get_parameter(name) for name, _ in model.named_parameters() if name in cast(Any, model).no_weight_decay()]
+    return named + [layer.get_parameter(name) for _, layer in adapted_layers(model) for name in layer.undecayed]
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,32 @@
+"""BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): the biases of the backbone are trained, nothing is added.
+
+All of them: of the patch embedding, of qkv, output projection and MLP, and of every layer norm. An anchor outside the default
+search.
+
+Count, L blocks of width d with an MLP of width m: L (7 d + m) + 2 d; on ViT-B/16 102,912. A backbone without biases on q, k and v
+has fewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from trainables.adapters.base import Blocks, Layer, Method
+
+
+@dataclass(frozen=True)
+class BitFit(Method):
+    """The method without hyperparameters."""
+
+    name: ClassVar[str] = "bitfit"
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """No layers."""
+        return {}
+
+    def trains(self, name: str) -> bool:
+        """The biases."""
+        return name.endswith(".bias")
