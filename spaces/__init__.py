@@ -20,6 +20,7 @@ from spaces import (
     lora,
     randlora,
     serial_lora,
+    snell,
 )
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words
@@ -33,6 +34,7 @@ _METHODS = (
     arc,
     lily,
     householder,
+    snell,
     clora,
     fact,
     adapter,

@@ -16,6 +16,7 @@ from trainables import measure
 from trainables.adapters import (
     ARC,
     METHODS,
+    SNELL,
     Adapter,
     AdaptFormer,
     BitFit,
@@ -237,6 +238,28 @@ def householder(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor
     return y
 
 
+def snell(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """Adds x dW^T to chosen slices: dW from K_ij = kappa(b_i, a_j) by the ceil(s m n)-th smallest |K_ij|, slice by slice."""
+    path, snell, y = frozen.path, cast(SNELL, method), frozen(x).clone()
+    if f"{path}.a" not in p:
+        return y
+    slices = ([0, 2] if snell.targets == "qv" else [0, 1, 2]) if path.endswith("qkv") else [0]
+    for which, i in enumerate(slices):
+        a, b = p[f"{path}.a"][which], p[f"{path}.b"][which]  # (groups, in, r / groups), (groups, out, r / groups)
+        if snell.kernel == "linear":
+            k = b[0] @ a[0].T
+        else:
+            first, second = ((b[g][:, None] - a[g][None]).square().sum(-1).sqrt() for g in (0, 1))
+            k = 0.1 * first - 0.1 * second
+        if snell.sparsity > 0:
+            size = k.abs().detach()
+            t = size.flatten().sort().values[math.ceil(snell.sparsity * k.numel() - 1e-6) - 1]
+            factor = {"code_gate": size, "paper_soft": k.abs() - t, "mask": torch.ones_like(k)}[snell.sparsify]
+            k = torch.where(size > t, k * factor, torch.zeros_like(k))
+        y[..., i * len(k) : (i + 1) * len(k)] += x @ k.T
+    return y
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -258,6 +281,11 @@ def clora_case(n_params: Any, **knobs: Any) -> Case:
 
 def householder_case(n_params: Any, **knobs: Any) -> Case:
     return Case(Householder(dropout=0.0, **knobs), n_params, householder, dropout=Householder(dropout=0.3, **knobs))
+
+
+def snell_case(n_params: Any, **knobs: Any) -> Case:
+    method, dropout = SNELL(dropout=0.0, **knobs), SNELL(dropout=0.3, **knobs)
+    return Case(method, n_params, snell, dropout=dropout, exact_start=False)
 
 
 def arc_case(n_params: Any, *, exact_start: bool, **knobs: Any) -> Case:
@@ -316,6 +344,11 @@ CASES = [
         lambda b: b.depth * (4 * 5 * b.d + 2 * (2 * b.d + b.m + b.d + b.m)), targets="qkvo_mlp", normalisation="literal"
     ),
     householder_case(lambda b: 5 * b.d, targets="mlp_output", layers="first-1"),
+    snell_case(lambda b: b.depth * 4 * (8 * b.d + 2 * (b.d + b.m)), rank=4, sparsity=0.5),
+    snell_case(lambda b: b.depth * 2 * (8 * b.d + 2 * (b.d + b.m)), rank=2, sparsity=0.0),
+    snell_case(lambda b: 2 * 4 * 8 * b.d, rank=4, sparsity=0.3, sparsify="paper_soft", targets="qkvo", layers="last-2"),
+    snell_case(lambda b: b.depth * 6 * 6 * b.d, rank=6, sparsity=0.7, sparsify="mask", targets="qkv"),
+    snell_case(lambda b: b.depth * 3 * 4 * b.d, rank=3, sparsity=0.1, kernel="linear", targets="qv"),
     clora_case(lambda b: 2 * (2 * (2 * b.d * 3 + b.depth * 3**2) + b.depth * b.d), rank=3),
     clora_case(lambda b: 3 * (2 * b.d * 2 + 2 * 2**2) + 2 * b.d, rank=2, n_spaces=3, insertion="serial_att", layers="last-2"),
     clora_case(lambda b: 2 * b.d * 4 + b.depth * 4**2 + b.depth * b.d, rank=4, n_spaces=1, insertion="serial_att"),
@@ -394,6 +427,36 @@ def test_householders_outer_factors_are_orthogonal_and_literal_ones_only_at_a_le
                 assert (defect < 1e-12) == orthogonal
 
 
+@pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.93])
+@pytest.mark.parametrize("sparsify", ["code_gate", "paper_soft", "mask"])
+def test_snells_sparsity_is_the_part_of_each_projections_update_that_is_zero(sparsity: float, sparsify: str) -> None:
+    layer = adapted(TOKEN, SNELL(rank=2, sparsity=sparsity, sparsify=sparsify)).blocks[0].attn.qkv
+    update = (layer.adapted_weight() - layer.base.weight).unflatten(0, (3, 12))
+    assert [(part == 0).sum().item() for part in update] == [math.ceil(sparsity * 144)] * 3
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_snells_training_step_keeps_nothing_of_the_size_of_a_weight_but_the_frozen_weight(dropout: float) -> None:
+    layer = adapted(TOKEN, SNELL(rank=2, dropout=dropout)).train().blocks[0].mlp.fc1
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = layer(torch.randn(1, 2, 12, dtype=torch.float64, requires_grad=True))
+    large = {tensor.data_ptr() for tensor in kept if tensor.numel() >= layer.base.weight.numel()}
+    assert large <= {layer.base.weight.data_ptr()}
+    y.sum().backward()
+    assert layer.a.grad.abs().max() > 0
+
+
+def test_snell_starts_near_the_pretrained_weights() -> None:
+    """At ViT-B/16's width, rank 32: K has entries of about 6e-4; nine tenths thinned out, a tenth of them squared is 2e-6."""
+    model = timm.create_model("vit_base_patch16_224", depth=1, num_classes=0)
+    for method, size in ((SNELL(rank=32, sparsity=0.0, targets="qkvo"), 5e-4), (SNELL(rank=32, targets="qkvo"), 1.7e-7)):
+        adapt(model, method)
+        layer = model.blocks[0].attn.proj
+        assert (layer._update().abs().mean().item()) == pytest.approx(size, rel=0.2)
+        remove(model)
+
+
 def test_sade_is_proportional_to_its_weight_and_vanishes_at_zero_and_with_one_space() -> None:
     one, two = (regulariser(adapted(TOKEN, CLoRA(rank=2, n_spaces=3, sade_weight=weight))) for weight in (0.5, 2.0))
     assert one is not None
@@ -459,6 +522,12 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "householder", "householder.extra_rank": 13}, r"householder\.extra_rank must be at most 12, .*; got 13"),
         ({"method": "householder", "householder.extra_rank": -1}, r"householder\.extra_rank must be at least 0; got -1"),
         ({"method": "householder", "householder.normalisation": "none"}, r"normalisation must be one of householder, literal"),
+        ({"method": "snell", "snell.rank": 3}, r"snell\.rank must be a multiple of 2 for the kernel piecewise_linear; got 3"),
+        ({"method": "snell", "snell.rank": 14}, r"snell\.rank must be at most 12, .*; got 14"),
+        ({"method": "snell", "snell.sparsity": 1.0}, r"snell\.sparsity must be in \[0, 1\); got 1\.0"),
+        ({"method": "snell", "snell.sparsity": 0.999}, r"snell\.sparsity must be so low that one of the 144 entries .* is left"),
+        ({"method": "snell", "snell.kernel": "rbf"}, r"snell\.kernel must be one of piecewise_linear, linear; got 'rbf'"),
+        ({"method": "snell", "snell.sparsify": "soft"}, r"snell\.sparsify must be one of code_gate, paper_soft, mask; got 'soft'"),
         ({"method": "arc", "arc.rank": 13}, r"arc\.rank must be at most 12, .*; got 13"),
         ({"method": "arc", "arc.position": "mlp"}, r"arc\.position must be one of att, att_mlp; got 'mlp'"),
         ({"method": "arc", "arc.c_init": "ones"}, r"arc\.c_init must be one of released, zeros"),

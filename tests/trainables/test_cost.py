@@ -28,6 +28,7 @@ LORA = {
 SERIAL_LORA = {4: 73_728, 8: 147_456, 16: 294_912, 32: 589_824, 64: 1_179_648}
 FACT = {"tt": {4: 8_448, 8: 21_504, 16: 61_440}, "tk": {8: 13_952, 16: 30_976, 32: 86_528}}
 HOUSEHOLDER = {0: 110_592, 1: 184_320, 2: 258_048, 4: 405_504}
+SNELL = {8: 1_327_104, 16: 2_654_208, 32: 5_308_416}
 CLORA = {  # modules: count at 1, 2, 3, 4, 6 and 8 spaces of rank 8, without biases; then the biases
     12: ((13_056, 26_112, 39_168, 52_224, 78_336, 104_448), 9_216),
     24: ((13_824, 27_648, 41_472, 55_296, 82_944, 110_592), 18_432),
@@ -69,6 +70,10 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "householder", "householder.targets": "qv"}, 92_160),
         pytest.param({"method": "householder", "householder.targets": "qv_mlp"}, 294_912),
         pytest.param({"method": "householder", "householder.targets": "mlp_output"}, 46_080),
+        pytest.param({"method": "snell"}, 18 * 768 * 8 * 12),
+        *_grid("snell", "rank", {}, SNELL),
+        *_grid("snell", "rank", {"snell.sparsity": 0.0, "snell.kernel": "linear"}, SNELL),
+        *_grid("snell", "rank", {"snell.targets": "qkvo"}, {r: n * 8 // 18 for r, n in SNELL.items()}),
         pytest.param({"method": "clora"}, 2 * 26_112 + 18_432),
         *(  # serially in front of attention and MLP, each with bases of its own: two rows of 12 modules
             pytest.param({"method": "clora", "clora.n_spaces": p}, 2 * (n + CLORA[12][1]))

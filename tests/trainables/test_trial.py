@@ -27,6 +27,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "serial_lora", "serial_lora.rank": 2, "serial_lora.dropout": 0.2, **SHARED},
     {"method": "fact", "fact.rank": 4, "fact.dropout": 0.2, **SHARED},
     {"method": "householder", "householder.dropout": 0.2, **SHARED},
+    {"method": "snell", "snell.rank": 4, "snell.targets": "qv", **SHARED},
     {"method": "clora", "clora.rank": 2, "clora.sade_weight": 1.0, **SHARED},
     {"method": "adapter", "adapter.rank": 4, "adapter.dropout": 0.2, **SHARED},
     {"method": "adaptformer", "adaptformer.rank": 4, "adaptformer.dropout": 0.2, **SHARED},

@@ -43,10 +43,12 @@ from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
 from trainables.adapters.randlora import RandLoRA
 from trainables.adapters.serial_lora import SerialLoRA
+from trainables.adapters.snell import SNELL
 
 __all__ = [
     "ARC",
     "METHODS",
+    "SNELL",
     "AdaptFormer",
     "Adaptation",
     "Adapter",
@@ -84,6 +86,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     Lily,
     ARC,
     Householder,
+    SNELL,
     CLoRA,
     FacT,
     Adapter,
