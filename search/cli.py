@@ -71,7 +71,7 @@ def run(
     file = config.load(study, overrides or ())
     if storage is not None:
         file = file.model_copy(update={"storage": storage})
-    progress = Progress(Console())
+    progress = Progress(Console(file=sys.stdout))
     progress.announce(file)
     study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain)  # type: ignore[arg-type]
     _show_front(study_at_end)

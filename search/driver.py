@@ -6,7 +6,7 @@ import logging
 import logging.handlers
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Literal
 
@@ -164,21 +164,23 @@ def _versions() -> str:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    """What the libraries have to say goes to the study's log file, not to the terminal."""
+    """What the libraries log and print goes to the study's log file, not to the terminal.
+
+    Progress is shown all the same: its console holds the stream that stood here before.
+    """
     handler = logging.handlers.WatchedFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in _CHATTY]
-    before = [(logger.propagate, logger.level) for logger in loggers]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     logging.captureWarnings(True)
     for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
+        logger.handlers, logger.propagate = [handler], False
     logging.getLogger("search").setLevel(logging.INFO)
     try:
-        yield
+        with path.open("a", buffering=1) as printed, redirect_stdout(printed), redirect_stderr(printed):
+            yield
     finally:
         logging.captureWarnings(False)
-        for logger, (propagate, level) in zip(loggers, before, strict=True):
-            logger.removeHandler(handler)
-            logger.propagate, logger.level = propagate, level
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate, logger.level = handlers, propagate, level
         handler.close()

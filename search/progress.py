@@ -27,7 +27,7 @@ class Progress:
     """Shows a running study on a console.
 
     Args:
-        console: Where to.
+        console: Where to; bound to its own stream, because the libraries' prints are turned away from the terminal meanwhile.
     """
 
     def __init__(self, console: Console) -> None:
@@ -46,7 +46,14 @@ class Progress:
         known = f"; {len(study.trials)} trials known already" if study.trials else ""
         self._console.print(f"{n_slots} {'trials' if n_slots > 1 else 'trial'} at a time{known}", soft_wrap=True, highlight=False)
         if self._console.is_terminal:
-            with Live(get_renderable=lambda: _picture(study, clock), console=self._console, refresh_per_second=4, transient=True):
+            with Live(
+                get_renderable=lambda: _picture(study, clock),
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ):
                 yield
             return
         ended = threading.Event()

@@ -1,8 +1,11 @@
 """Every back end drives a study through the same decisions. Real Ray, real actors."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from search import in_process, on_ray
@@ -69,3 +72,28 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
     on_ray.run(study, n_slots=2)
     assert [trial.state for trial in study.trials] == [State.FAILED] * 3
     assert all("vit_nowhere" in str(trial.reason) for trial in study.trials)
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_killed_worker_fails_its_trial_with_the_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    study = new_study(tmp_path, "killed", DIGITS | {"budget": {"n_trials": 4, "epochs": 8, "max_params": 50_000}})
+    killed = threading.Event()
+
+    def kill_one_worker() -> None:
+        for _ in range(600):  # a bounded wait for the second epoch of anything
+            if any(trial.epochs >= 2 for trial in study.trials):
+                workers = [p for p in psutil.process_iter(["cmdline"]) if "ResourceTrainable" in " ".join(p.info["cmdline"] or [])]
+                ours = [p for p in workers if any(parent.pid == os.getpid() for parent in p.parents())]
+                ours[0].kill()
+                killed.set()
+                return
+            threading.Event().wait(0.1)
+
+    killer = threading.Thread(target=kill_one_worker)
+    killer.start()
+    on_ray.run(study, n_slots=2)
+    killer.join()
+    assert killed.is_set()
+    states = [trial.state for trial in study.trials]
+    assert sorted(states) == [State.COMPLETE] * 3 + [State.FAILED]
+    assert next(trial.reason for trial in study.trials if trial.state is State.FAILED) == "the worker died"
