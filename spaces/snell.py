@@ -32,6 +32,14 @@ SPACE = Space(
             source="paper: piecewise linear; the inner product in its ablation",
         ),
         Knob(
+            "snell.sparsify",
+            CategoricalDistribution(("code_gate", "paper_soft", "mask")),
+            default="code_gate",
+            meaning="What is left of an entry of the kernel above the threshold: times its size, times its excess, or as it is.",
+            unit="",
+            source="released code: code_gate; the paper's Eq. 5: paper_soft; mask is its bare sparsity. No effect at sparsity 0",
+        ),
+        Knob(
             "snell.targets",
             CategoricalDistribution(("qv", "qkv", "qkvo", "qkvo_mlp")),
             default="qkvo_mlp",

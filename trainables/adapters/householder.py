@@ -166,12 +166,10 @@ class HouseholderLayer(Layer):
         blocks = [up.new_zeros(0, up.shape[2])] * self.n_slices
         for i, block in zip(self.chosen, up, strict=True):
             blocks[i] = block
-        code = x @ down.transpose(0, 1).flatten(1)  # (batch, tokens, chosen (2 + D'))
-        y = y + code @ torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
-        return y + self._diagonal(x.to(y.dtype))
-
-    def _diagonal(self, x: Tensor) -> Tensor:
-        """The product of x and diag(delta) in each chosen slice, zeros in the others: (batch, tokens, out)."""
+        code = (x @ down.transpose(0, 1).flatten(1)).flatten(0, 1)  # (batch * tokens, chosen (2 + D'))
+        stacked = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+        thin = torch.addmm(y.flatten(0, 1), code, stacked).view(*y.shape[:-1], self.n_slices, -1)
         k, n_out = self.delta.shape[1], self.v_right.shape[1]
-        delta = place(self.delta, self.chosen, self.n_slices, 0).view(self.n_slices, k).to(x.dtype)
-        return F.pad(x[..., None, :k] * delta, (0, n_out - k)).flatten(-2)
+        delta = F.pad(place(self.delta, self.chosen, self.n_slices, 0).view(self.n_slices, k), (0, n_out - k)).to(y.dtype)
+        x = F.pad(x, (0, n_out - k)) if n_out > x.shape[-1] else x[..., :n_out]
+        return torch.addcmul(thin, x[..., None, :].to(y.dtype), delta).flatten(-2)
