@@ -36,6 +36,7 @@ from trainables.adapters import (
     method_of,
     regulariser,
     remove,
+    transformer_blocks,
 )
 from trainables.adapters.lora import LoRALayer
 from trainables.backbones import create
@@ -486,6 +487,18 @@ def test_randloras_bases_are_a_function_of_its_seed_shared_and_not_in_the_state(
     assert torch.equal(again.blocks[1].mlp.fc1.bases.b, bases.b)
     assert not torch.equal(other.blocks[0].attn.qkv.bases.a, bases.a)
     assert bases.a.std().item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_stochastic_depth_drops_the_mlp_and_never_adaptformers_branch() -> None:
+    class Dropped(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros_like(x)
+
+    model = adapted(TOKEN, AdaptFormer(rank=3, layers="last-1"))
+    layer, x = model.blocks[3], torch.randn(2, 5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    transformer_blocks(model)[3].drop_path1 = transformer_blocks(model)[3].drop_path2 = Dropped()
+    code = (x @ layer.down.T + layer.down_bias).clamp(min=0)
+    torch.testing.assert_close(layer(x), x + 0.1 * (code @ layer.up.T + layer.up_bias), rtol=1e-12, atol=1e-12)
 
 
 def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
