@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 # How Ray is told, by environment, before it is imported:
 _EMBEDDED = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would try to reach the internet
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "no cluster beyond this machine": all its servers bind to loopback, on Linux too
+    "RAY_prestart_worker_first_driver": "0",  # Tune's actors cannot use workers started before them; those would only cost CPU
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone for trials without a GPU: Ray's coming default
 }
 
 
 @contextmanager
-def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Iterator[None]:
+def embedded(*, n_cpus: int | None = None) -> Iterator[None]:
     """A private Ray cluster whose servers listen on loopback only, without dashboard, that ends with the block.
 
     Args:
         n_cpus: Cores that it may use; None for all of this machine.
-        preload: Modules that every worker process imports as it starts, so that no trial waits for them later.
 
     Raises:
         RuntimeError: if Ray was imported before and therefore listens on other addresses too.
     """
     for name, value in _EMBEDDED.items():
         os.environ.setdefault(name, value)
-    os.environ["RAY_preload_python_modules"] = ",".join(preload)  # noqa: SIM112 - Ray's name for it
     import ray
 
     ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

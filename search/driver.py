@@ -64,7 +64,7 @@ def run(
             return known
     with ThreadPoolExecutor(1, "paretune-measure") as beside:
         measured = beside.submit(_measure, file)  # imports torch and timm while Ray's processes start
-        with _connected(file, back_end, n_cpus):
+        with _connected(back_end, n_cpus):
             sizes = measured.result()
             study = _opened(file, sizes)
             with _logged_to(file.folder / "paretune.log"):
@@ -130,13 +130,12 @@ def _opened(file: StudyFile, sizes: Sizes) -> Study:
     return study
 
 
-def _connected(file: StudyFile, back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:
+def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:
     if back_end == "in-process":
         return nullcontext()
     from cluster.connect import embedded
 
-    torch_needed = file.data.kind != "synthetic"
-    return embedded(n_cpus=n_cpus, preload=("trainables.tune", *(["trainables.trial"] if torch_needed else [])))
+    return embedded(n_cpus=n_cpus)
 
 
 def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:

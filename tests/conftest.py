@@ -23,5 +23,5 @@ def embedded_ray() -> Iterator[None]:
     """A real Ray cluster on two cores of this machine."""
     from cluster.connect import embedded
 
-    with embedded(n_cpus=2, preload=["mailbox"]):
+    with embedded(n_cpus=2):
         yield

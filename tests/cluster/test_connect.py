@@ -35,19 +35,3 @@ def test_an_embedded_cluster_lives_on_loopback_without_a_dashboard() -> None:
     ]
     assert len(listening) > 3
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-
-
-def test_workers_import_what_they_are_told_as_they_start() -> None:
-    """Contract with Ray: RAY_preload_python_modules reaches the processes that become actors (conftest preloads `mailbox`)."""
-    import ray
-
-    @ray.remote(num_cpus=1)
-    class Looks:
-        def loaded(self) -> bool:
-            import sys
-
-            return "mailbox" in sys.modules
-
-    looks = Looks.remote()
-    assert ray.get(looks.loaded.remote())
-    ray.kill(looks)
