@@ -11,7 +11,7 @@ search: $(VENV)/.installed
 	$(BIN)/paretune run
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """What a search costs beside its training: `paretune run` against the script that Ray's documentation would have a user write.
 
-Three arms, interleaved, each a process of its own, with the same 64 configurations (LoRA: 4 ranks x 16 learning rates), the same
+Three arms, interleaved, each a process of its own, with the same 64 configurations (LoRA; ours goes first and draws them), the same
 epochs, the same two slots, the same backbone and data, and the same training arithmetic (`trainables.make`), so that only what
 surrounds the training differs:
 
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,15 @@ SLOTS = 2
 MAKE = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}
 
 
-def learning_rates(n_trials: int) -> list[float]:
-    n = n_trials // len(RANKS)
-    return [round(1e-4 * 100 ** (i / max(1, n - 1)), 8) for i in range(n)]
-
-
-def configs(n_trials: int) -> list[dict[str, Any]]:
-    rest = {"method": "lora", "lora.scale": 1.0, "lora.targets": "qv", "lora.layers": "all", "lora.dropout": 0.1}
-    optim = {"optim.weight_decay": 1e-4, "optim.batch_size": 32, "recipe.drop_path": 0.1}
-    return [rest | optim | {"lora.rank": r, "optim.lr": lr} for r in RANKS for lr in learning_rates(n_trials)]
+FIXED = {
+    "lora.scale": 1.0,
+    "lora.targets": "qv",
+    "lora.layers": "all",
+    "lora.dropout": 0.1,
+    "optim.weight_decay": 1e-4,
+    "optim.batch_size": 32,
+    "recipe.drop_path": 0.1,
+}
 
 
 # -- the plain script ------------------------------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ def train(config: dict[str, Any]) -> None:
         tune.report({"top1": metrics["val/top1"], "params": sizes.count(config)[0], "busy": busy})
 
 
-def plain(folder: Path, n_trials: int, epochs: int, *, reuse: bool) -> dict[str, float]:
+def plain(folder: Path, points: list[dict[str, Any]], epochs: int, *, reuse: bool) -> dict[str, float]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     import ray
@@ -74,7 +75,7 @@ def plain(folder: Path, n_trials: int, epochs: int, *, reuse: bool) -> dict[str,
 
     ray.init(num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
     begun = time.time()
-    points = configs(n_trials)
+    n_trials = len(points)
     space = {key: tune.choice(sorted({point[key] for point in points}, key=str)) for key in points[0]} | {
         "epochs": tune.choice([epochs])
     }
@@ -105,13 +106,12 @@ def _with_space(search: Any, space: dict[str, Any]) -> Any:
 # -- ours ------------------------------------------------------------------------------------------------------------------------
 
 
-def ours(folder: Path, n_trials: int, epochs: int) -> dict[str, float]:
-    fixed = {k: v for k, v in configs(n_trials)[0].items() if k not in ("method", "lora.rank", "optim.lr")}
+def ours(folder: Path, n_trials: int, epochs: int) -> dict[str, Any]:
     study = {
         "study": "overhead",
         "data": {"kind": "digits"},
         "methods": ["lora"],
-        "space": fixed | {"lora.rank": list(RANKS), "optim.lr": learning_rates(n_trials)},
+        "space": FIXED | {"lora.rank": list(RANKS), "optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
         "budget": {"n_trials": n_trials + 1, "epochs": epochs},
         "search": {"sampler": "random"},
     }
@@ -133,6 +133,7 @@ def ours(folder: Path, n_trials: int, epochs: int) -> dict[str, float]:
         "busy": sum(busy.values()),
         "trials": len(started),
         "setup_ms": 1000 * statistics.median(waited),
+        "points": [trial.config for trial in ledger.trials()[1:]],  # without the head-only anchor
     }
 
 
@@ -164,7 +165,7 @@ def step_by_hand(epochs: int) -> dict[str, float]:
             qkv[..., -d:] += self.b[1](self.drop(self.a[1](x)))
             return qkv
 
-    config = configs(64)[-1]
+    config = FIXED | {"method": "lora", "lora.rank": 8, "optim.lr": 1e-3}
     trial = make(**MAKE)
     trial.start(config, seed=0, epochs=2 * epochs, folder=None)
     model = backbones.create("vit_glyphs")
@@ -209,31 +210,34 @@ def main() -> None:
     parser.add_argument("--arm", choices=["plain", "reuse", "ours", "step"], help="run one arm here and print its figures")
     options = parser.parse_args()
     if options.arm:
+        points = json.loads(sys.stdin.read() or "[]") if options.arm in ("plain", "reuse") else []
         with tempfile.TemporaryDirectory() as folder:
-            arms = {
-                "plain": lambda: plain(Path(folder), options.trials, options.epochs, reuse=False),
-                "reuse": lambda: plain(Path(folder), options.trials, options.epochs, reuse=True),
+            arms: dict[str, Callable[[], dict[str, Any]]] = {
+                "plain": lambda: plain(Path(folder), points, options.epochs, reuse=False),
+                "reuse": lambda: plain(Path(folder), points, options.epochs, reuse=True),
                 "ours": lambda: ours(Path(folder), options.trials, options.epochs),
                 "step": lambda: step_by_hand(10),
             }
             print(json.dumps(arms[options.arm]()))
         return
-    runs: dict[str, list[dict[str, float]]] = {"plain": [], "reuse": [], "ours": []}
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "reuse": [], "plain": []}
     for _ in range(options.repeats):
-        for arm, results in runs.items():
-            results.append(_arm(arm, options))
+        points: list[dict[str, Any]] = []
+        for arm, results in runs.items():  # ours goes first: the others get its configurations
+            results.append(_arm(arm, options, points))
+            points = results[-1].pop("points", points)
             print(arm, results[-1], flush=True)
-    step = _arm("step", options)
+    step = _arm("step", options, [])
     table = _table(runs, step, options)
     print(table)
     (Path(__file__).parent / "results" / "overhead.md").write_text(table)
 
 
-def _arm(arm: str, options: argparse.Namespace) -> dict[str, float]:
+def _arm(arm: str, options: argparse.Namespace, points: list[dict[str, Any]]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--arm", arm, "--trials", str(options.trials), "--epochs", str(options.epochs)]
     begun = time.time()
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(command, check=True, capture_output=True, text=True, input=json.dumps(points))
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures | {"command": time.time() - begun}
 
 
