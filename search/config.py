@@ -84,7 +84,7 @@ class Budget(_Section):
         epochs: Epochs of a complete trial.
         max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
         max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
-        stall_trials: No trial is started after this many complete trials that left the front as it was; null for no limit.
+        stall_trials: No trial is started after this many, complete or pruned, that left the front as it was; null for no limit.
     """
 
     n_trials: int = Field(gt=0)
@@ -94,15 +94,31 @@ class Budget(_Section):
     stall_trials: int | None = Field(default=None, gt=0)
 
 
+class RungsSection(_Section):
+    """When a trial is looked at and may be stopped; see `search.rungs`.
+
+    Attributes:
+        grace: Epochs before the first rung.
+        factor: How many times as far the next rung is; about one trial in `factor` goes on beyond a rung.
+        epsilon: Accuracy (fraction) by which another trial must be ahead to count as better.
+    """
+
+    grace: int = Field(default=5, gt=0)
+    factor: int = Field(default=3, ge=2)
+    epsilon: float = Field(default=0.005, ge=0.0, lt=1.0)
+
+
 class Search(_Section):
-    """How the next configuration is chosen.
+    """How the next configuration is chosen, and which trials are stopped early.
 
     Attributes:
         sampler: `auto`, `tpe` or `random`.
+        rungs: When trials are compared and the worse ones stopped; null to train all to the end.
         seed: Root of every random stream of the study.
     """
 
     sampler: Literal["auto", "tpe", "random"] = "auto"
+    rungs: RungsSection | None = None
     seed: int = Field(default=0, ge=0)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from search import front as fronts
 from search.config import ANCHOR, StudyFile, StudyFileError, check
 from search.ledger import Ledger, StudyRecord
+from search.rungs import Rungs
 from search.sampler import Sampler
 from search.seeds import seed_for
 from search.trial import Decision, Metrics, State, Trial
@@ -62,13 +63,15 @@ class Study:
         self._max_params: int = int(self.record.facts["max_params"])
         self._space = file.joint_space()
         self._sampler = Sampler(self._space, kind=file.search.sampler, seed=file.search.seed)
+        rungs = file.search.rungs
+        self._rungs = None if rungs is None else Rungs(**rungs.model_dump(), epochs=file.budget.epochs)
         self._first = deque(self._first_configs())  # asked for before the sampler is
         self._trials: list[Trial] = []
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # running when the last driver ended; go on before anything new starts
         self._ended: str | None = None  # why nothing new starts
-        self._last_move = 0  # how many trials were complete when the front last changed
+        self._last_move = 0  # how many trials had ended when the front last changed
         self._seconds_before = 0.0  # time that earlier drivers spent on the study
         self._replay()
         with ledger.decision() as writer:
@@ -154,8 +157,8 @@ class Study:
     def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
         """Take in one epoch of a trial and decide whether it goes on.
 
-        The last epoch of the budget completes the trial in the same transaction. A number that is not finite fails it. Epochs that
-        the ledger holds already (repeated after a resume) change nothing.
+        The last epoch of the budget completes the trial in the same transaction, a rung may prune it, and a number that is not
+        finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing.
 
         Raises:
             ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
@@ -170,12 +173,23 @@ class Study:
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
         broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
+        verdict = None
+        if self._rungs is not None and broken is None:
+            verdict = self._rungs.verdict(epoch, trial.adapter_params, metrics[objective])
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
             if broken is not None:
                 trial = writer.finish(trial, State.FAILED, reason=broken)
             elif epoch == self.file.budget.epochs:
                 trial = writer.finish(trial, State.COMPLETE)
+            elif verdict is not None and not verdict.goes_on:
+                reason = (
+                    f"{objective} {metrics[objective]:.4f} at epoch {epoch} is below {verdict.bar:.4f}, "
+                    f"the bar among the {verdict.n_peers} trials of its size or smaller"
+                )
+                trial = writer.finish(trial, State.PRUNED, reason=reason, rung=epoch)
+        if self._rungs is not None and broken is None:
+            self._rungs.add(epoch, trial.adapter_params, metrics[objective])
         self._settle(trial)
         return Decision.STOP if trial.state.finished else Decision.CONTINUE
 
@@ -238,15 +252,16 @@ class Study:
             return True
         if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
             self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
-        elif budget.stall_trials is not None and self._n_complete() - self._last_move >= budget.stall_trials:
-            self._end(f"the front has not moved for {budget.stall_trials} complete trials (budget.stall_trials)")
+        elif budget.stall_trials is not None and self._n_ended() - self._last_move >= budget.stall_trials:
+            self._end(f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)")
         return self._ended is not None
 
     def _seconds_spent(self) -> float:
         return self._seconds_before + self._ledger.now() - self._opened_at
 
-    def _n_complete(self) -> int:
-        return sum(trial.state is State.COMPLETE for trial in self._trials)
+    def _n_ended(self) -> int:
+        """Trials that had their chance: trained to the end, or stopped because others were better."""
+        return sum(trial.state in (State.COMPLETE, State.PRUNED) for trial in self._trials)
 
     def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
         with self._ledger.decision() as writer:
@@ -275,7 +290,7 @@ class Study:
         """Take a trial's new standing over into memory, and tell the sampler if it has ended."""
         self._trials[trial.number] = trial
         if trial.state is State.COMPLETE and any(member.number == trial.number for member in self.front()):
-            self._last_move = self._n_complete()
+            self._last_move = self._n_ended()
         ticket = self._tickets[trial.number]
         if ticket is None:
             return
@@ -289,6 +304,10 @@ class Study:
     def _replay(self) -> None:
         """Rebuild memory and sampler by going through the ledger's events in their order."""
         trials = {trial.number: trial for trial in self._ledger.trials()}
+        if self._rungs is not None:
+            for report in self._ledger.reports():
+                if math.isfinite(top1 := report.metrics.get(self.file.objectives[0], math.nan)):
+                    self._rungs.add(report.epoch, trials[report.trial].adapter_params, top1)
         last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
         for event in self._ledger.events():
             self._seconds_before += 0.0 if event.kind == "opened" else max(0.0, event.time - last)

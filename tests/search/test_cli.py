@@ -155,7 +155,7 @@ def test_a_search_that_ends_early_says_why(searched: Path) -> None:
     early = ["--set", "study=early", "--set", "budget.stall_trials=3", "--set", "budget.n_trials=500"]
     done = paretune("run", "syn.yaml", *early, "--back-end", "in-process", cwd=searched)
     assert done.returncode == 0
-    assert "Ended before its 500 trials: the front has not moved for 3 complete trials (budget.stall_trials)" in done.stdout
+    assert "Ended before its 500 trials: the front has not moved for 3 trials (budget.stall_trials)" in done.stdout
     assert load(searched / "paretune-studies" / "early").state == "FINISHED"
 
 

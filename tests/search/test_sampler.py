@@ -78,6 +78,23 @@ def test_rejections_teach_the_sampler() -> None:
     assert asks_per_feasible("tpe") < 0.8 * asks_per_feasible("random")
 
 
+def test_pruned_trials_teach_the_sampler() -> None:
+    """Optuna: a PRUNED trial without values makes its like less likely in a multi-objective study (contract)."""
+
+    def share_of_arc(prune: bool) -> float:
+        sampler, n_arc = Sampler(spaces.joint(["lora", "arc"]), kind="tpe", seed=0), 0
+        for n in range(80):
+            ticket, config = sampler.draw()
+            n_arc += n >= 30 and config["method"] == "arc"
+            if prune and config["method"] == "arc":
+                sampler.prune(ticket)
+            else:
+                sampler.complete(ticket, accuracy(config), size(config))
+        return n_arc / 50
+
+    assert share_of_arc(prune=True) < 0.5 * share_of_arc(prune=False)
+
+
 def test_a_configuration_outside_the_space_is_kept_from_the_sampler() -> None:
     sampler = Sampler(SPACE)
     anchor = spaces.joint(["head_only"]).default("head_only")

@@ -12,7 +12,7 @@ from search import in_process
 from search.config import StudyFile, StudyFileError, check
 from search.ledger import Event, Ledger, OwnedElsewhere
 from search.study import MAX_REJECTIONS_IN_A_ROW, Study
-from search.trial import Decision, State
+from search.trial import Decision, State, Trial
 from trainables.synthetic import SyntheticSizes, SyntheticTrainable, best
 
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
@@ -167,10 +167,12 @@ def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
             return metrics
 
     base = tmp_path_factory.mktemp("study")
-    whole = new_study(base, study="whole", space={"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    options = {"space": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}, "search": {"rungs": {"grace": 1, "factor": 2}}}
+    whole = new_study(base, study="whole", **options)
     in_process.run(whole, SyntheticTrainable(noise=0.01))
+    assert any(trial.state is State.PRUNED for trial in whole.trials)
 
-    file = study_file(base, study="parts", space={"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}})
+    file = study_file(base, study="parts", **options)
     study = Study.create(file, SyntheticSizes())
     for stop in stops:
         trainable = Stops(noise=0.01)
@@ -262,4 +264,27 @@ def test_a_front_that_stands_still_ends_the_study(tmp_path: Path) -> None:
         assert trial is not None
         study.report(trial.number, 1, GOOD)
     assert study.ask() is None
-    assert study.ended == "the front has not moved for 4 complete trials (budget.stall_trials)"
+    assert study.ended == "the front has not moved for 4 trials (budget.stall_trials)"
+
+
+def test_rungs_prune_with_rung_and_reason_and_keep_the_front(tmp_path: Path) -> None:
+    budget, rungs = {"n_trials": 60, "epochs": 9, "max_params": 20_000}, {"grace": 1, "factor": 3, "epsilon": 0.0}
+    whole = new_study(tmp_path, study="whole", budget=budget, search={"sampler": "random"})
+    pruned = new_study(tmp_path, study="rungs", budget=budget, search={"sampler": "random", "rungs": rungs})
+    for study in (whole, pruned):
+        in_process.run(study, SyntheticTrainable())
+    stopped = [trial for trial in pruned.trials if trial.state is State.PRUNED]
+    assert stopped
+    assert {trial.rung for trial in stopped} <= {1, 3}
+    for trial in stopped:  # on this surface curves never cross, so that what is stopped has a smaller or equal trial above it
+        assert trial.epochs == trial.rung
+        assert "the bar among the" in str(trial.reason)
+        assert any(other.adapter_params <= trial.adapter_params and curve_end(other) > curve_end(trial) for other in pruned.trials)
+    assert [trial.config for trial in pruned.front()] == [trial.config for trial in whole.front()]
+    n_epochs = [sum(trial.epochs for trial in study.trials) for study in (whole, pruned)]
+    assert n_epochs[1] < 0.75 * n_epochs[0]
+
+
+def curve_end(trial: Trial) -> float:
+    """What the trial would reach at the full budget: the surface's value for its configuration."""
+    return best(trial.adapter_params) - 0.02 * (math.log10(float(str(trial.config["optim.lr"]))) + 2.5) ** 2
