@@ -1,6 +1,7 @@
 """What all tests share: an environment without telemetry and one embedded Ray for those that need it."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,9 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("PARETUNE_STORAGE", None)
+
+# A runner in the background may have been started with Ctrl-C ignored, and its children inherit that; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says something about the machine and its other users, nothing about a law.
 settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])

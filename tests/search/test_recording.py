@@ -583,7 +583,10 @@ def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Dr
         assert experiment is not None
         assert address.endswith(f"/#/experiments/{experiment.experiment_id}")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     port = int(address.split(":")[2].split("/")[0])
