@@ -13,6 +13,7 @@ from rich.constrain import Constrain
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from search.config import StudyFile
     from search.saved import SavedStudy
 
 app = typer.Typer(
@@ -63,21 +64,45 @@ def run(
 ) -> None:
     """Search here, or go on with a search. A finished study prints its front."""
     from search import config
+
+    file = config.load(study, overrides or ())
+    if storage is not None:
+        file = file.model_copy(update={"storage": storage})
+    _search(file, back_end, cpus)
+
+
+def _search(file: StudyFile, back_end: str, cpus: int | None, *, n_trials: int | None = None, **extension: Any) -> None:
     from search.driver import run as run_study
     from search.progress import Progress
 
     if back_end not in ("ray", "in-process"):
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
-    file = config.load(study, overrides or ())
-    if storage is not None:
-        file = file.model_copy(update={"storage": storage})
     progress = Progress(Console(file=sys.stdout))
-    progress.announce(file)
-    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain)  # type: ignore[arg-type]
+    progress.announce(file, n_trials or file.budget.n_trials)
+    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain, **extension)  # type: ignore[arg-type]
     _show_front(study_at_end)
     _show_places(study_at_end)
     if not study_at_end.members:
         raise typer.Exit(1)
+
+
+@app.command()
+def resume(
+    study: StudyName,
+    *,
+    more_trials: Annotated[int, typer.Option(min=0, help="Extend the budget by so many trials.")] = 0,
+    max_hours: Annotated[float | None, typer.Option(help="New limit in hours, over all drivers of the study.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+) -> None:
+    """Go on with a study by its name: one that was interrupted, or a finished one with a larger budget."""
+    from search import config
+
+    saved = _load(study, storage)
+    file = config.check(saved.record.file).model_copy(update={"storage": saved.folder.parent})
+    n_trials = saved.record.budget["n_trials"] + more_trials
+    _search(file, back_end, cpus, n_trials=n_trials, more_trials=more_trials, max_hours=max_hours)
 
 
 @app.command()
@@ -129,6 +154,25 @@ def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = 
         _print_json(report.front_json(saved.record, saved.history))
     else:
         _show_front(saved)
+
+
+@app.command()
+def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """Print everything that happened in a study, in order: when, who, what, why."""
+    from datetime import datetime
+
+    from search.ledger import Ledger
+
+    history = Ledger.open(_folder(study, storage) / "ledger.db").events()
+    if as_json:
+        _print_json([vars(event) for event in history])
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for event in history:
+        when = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
+        trial = "" if event.trial is None else f"{event.trial:04d}"
+        why = ", ".join(f"{key} {value}" for key, value in event.detail.items())
+        console.print(f"{when}  {event.kind:<10} {trial:<4}  {why or '-'}  ({event.who})")
 
 
 @app.command()
@@ -189,6 +233,33 @@ def show(
     for r in reports:
         curve.add_row(str(r.epoch), *(f"{r.metrics[key]:.4f}" for key in keys))
     console.print(curve)
+
+
+@app.command("export-adapter")
+def export(
+    study: StudyName,
+    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a plain timm model.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Take a trial's adapter home: safetensors and a card that says what it is; prints the lines that load it."""
+    from dataclasses import asdict
+
+    from search.export import export_adapter
+    from search.trial import State
+
+    saved = _load(study, storage)
+    card = export_adapter(saved, trial, to, merged=merge)
+    if card.origin["state"] != State.COMPLETE:
+        done = "{done} of {planned} epochs".format(**card.epochs)
+        _complain(f"trial {trial} is {card.origin['state']}: what was written has {done}")
+    if as_json:
+        _print_json({"path": str(to), "file": card.file, "card": asdict(card), "load": card.lines(to)})
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{to / card.file} and {to / 'card.json'} written; to load it:\n\n{card.lines(to)}")
 
 
 @app.command("ls")
@@ -294,7 +365,11 @@ def ui(
 def _load(study: str, storage: Path) -> SavedStudy:
     from search.saved import load
 
-    return load(Path(study) if (Path(study) / "ledger.db").exists() else storage / study)
+    return load(_folder(study, storage))
+
+
+def _folder(study: str, storage: Path) -> Path:
+    return Path(study) if (Path(study) / "ledger.db").exists() else storage / study
 
 
 def _show_front(study: SavedStudy) -> None:
@@ -307,9 +382,7 @@ def _show_front(study: SavedStudy) -> None:
     console.print(Constrain(report.front_table(study.members), report.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
     if study.ended:
-        console.print(
-            f"Ended before its {study.record.file['budget']['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True
-        )
+        console.print(f"Ended before its {study.record.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
 
 
 def _show_places(study: SavedStudy) -> None:

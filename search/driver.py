@@ -30,6 +30,8 @@ _CHATTY = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warni
 def run(
     file: StudyFile,
     *,
+    more_trials: int = 0,
+    max_hours: float | None = None,
     back_end: BackEnd = "ray",
     n_cpus: int | None = None,
     watch: Watch | None = None,
@@ -38,7 +40,9 @@ def run(
     """Make the study, or go on with it, and drive it to its end. A finished study is left as it is.
 
     Args:
-        file: The study file.
+        file: The study file, as the study was made from it.
+        more_trials: Extends the study by so many trials; it must exist.
+        max_hours: Its new `budget.max_hours`; None leaves it.
         back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
         n_cpus: Cores that an embedded Ray may use; None for all.
         watch: Makes the context that shows progress.
@@ -52,10 +56,11 @@ def run(
         LedgerError: if another driver runs it, or its ledger cannot be used.
         RequestError: if backbone, data or resources are not to be had.
     """
+    extended = bool(more_trials) or max_hours is not None
     if (file.folder / "ledger.db").exists():
         known = load(file.folder)
         refuse_changes(known.record, file)
-        if known.state is StudyState.FINISHED:
+        if known.state is StudyState.FINISHED and not extended:
             if is_behind(file.folder / "ledger.db", tracking_uri(file.storage)):
                 with _logged_to(file.folder / "paretune.log"):
                     behind = Recorder(file.folder / "ledger.db", tracking_uri(file.storage)).stop()
@@ -67,6 +72,8 @@ def run(
         with _connected(back_end, n_cpus):
             sizes = measured.result()
             study = _opened(file, sizes)
+            if extended:
+                _extend(study, more_trials, max_hours)
             with _logged_to(file.folder / "paretune.log"):
                 behind = _search(study, back_end, watch)
     if behind:
@@ -128,6 +135,14 @@ def _opened(file: StudyFile, sizes: Sizes) -> Study:
             f"storage: {file.folder} cannot be written ({reason}); make room or rights, or choose another"
         ) from error
     return study
+
+
+def _extend(study: Study, more_trials: int, max_hours: float | None) -> None:
+    try:
+        study.extend(more_trials=more_trials, max_hours=max_hours)
+    except ValueError as error:
+        study.close()
+        raise RequestError(str(error)) from error
 
 
 def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:

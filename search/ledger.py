@@ -126,13 +126,23 @@ class Report:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What is fixed when a study is made."""
+    """What is fixed when a study is made, and the budget, which can be extended.
+
+    Attributes:
+        name: The study's name.
+        uid: Tells it from another study of the same name.
+        created: Unix time.
+        file: The resolved study file that it was made from.
+        facts: What was measured then: number of classes, reference point, ...
+        budget: The file's `budget`, with what `extended` events have changed since.
+    """
 
     name: str
     uid: str
     created: float
     file: Mapping[str, Any]
     facts: Mapping[str, Any]
+    budget: Mapping[str, Any]
 
 
 class Ledger:
@@ -266,10 +276,14 @@ class Ledger:
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
     def study(self) -> StudyRecord:
-        """What was fixed when the study was made."""
+        """What was fixed when the study was made, and its budget now."""
+        extensions = sa.select(_events.c.detail).where(_events.c.kind == "extended").order_by(_events.c.number)
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(_study)).one()
-        return StudyRecord(row.name, row.uid, row.created, row.file, row.facts)
+            budget = dict(row.file.get("budget", {}))
+            for (changes,) in connection.execute(extensions):
+                budget |= changes
+        return StudyRecord(row.name, row.uid, row.created, row.file, row.facts, budget)
 
     def owner(self) -> str | None:
         """Who runs the study now (`process 12 on host`), or None."""

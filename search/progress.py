@@ -33,10 +33,10 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def announce(self, file: StudyFile) -> None:
+    def announce(self, file: StudyFile, n_trials: int) -> None:
         """Say what is about to be run; the libraries take some seconds to load."""
         what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
-        budget = f"{file.budget.n_trials} trials of {file.budget.epochs} epochs"
+        budget = f"{n_trials} trials of {file.budget.epochs} epochs"
         self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True, highlight=False)
 
     @contextmanager

@@ -33,7 +33,7 @@ from search import report
 from search.errors import RequestError
 from search.front import front, hypervolume
 from search.ledger import Event, Ledger, Report, StudyRecord
-from search.saved import StudyState, study_state
+from search.saved import StudyState, ended_by, study_state
 from search.trial import State, Trial
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class _View:
         self._children: dict[int, _Run] = {}
         self._place = -1  # number of the last event that MLflow shows
         self._progress = _Progress(self._reference_point)
-        self._ended = False
+        self._ended: str | None = None
         self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
 
     @classmethod
@@ -261,8 +261,9 @@ class _View:
             reports = [r for r in ledger.reports(after=self._place) if r.event <= place]
             trials = ledger.trials()  # as new as the events, or newer: the rest of the news comes with the next sync
             owner = ledger.owner()
-        self._ended |= any(event.kind == "ended" for event in events)
-        state = study_state(self._study, trials, ended=self._ended, owner=owner)
+            self._study = ledger.study()  # the budget may have been extended
+        self._ended = ended_by(events, self._ended)
+        state = study_state(self._study, trials, ended=self._ended is not None, owner=owner)
         parent = self._parent = self._parent or self._create_parent(trials)
 
         members = {trial.number for trial in front(trials)}
@@ -401,7 +402,7 @@ class _View:
     def _description(self, trials: Sequence[Trial], state: StudyState) -> str:
         """What someone reads first who opens the study in MLflow."""
         file, facts = self._study.file, self._study.facts
-        budget, backbone, data = file["budget"], file["backbone"], file["data"]
+        budget, backbone, data = self._study.budget, file["backbone"], file["data"]
         counts = {s: sum(t.state is s for t in trials) for s in State}
         standing = ", ".join(f"{n} {s.value.lower()}" for s, n in counts.items() if n)
         weights = f", weights `{backbone['weights']}`" if backbone.get("weights") else ""

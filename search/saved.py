@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import report
 from search.front import front, hypervolume
-from search.ledger import Ledger, Report, StudyRecord
+from search.ledger import Event, Ledger, Report, StudyRecord
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -36,10 +36,18 @@ def study_state(record: StudyRecord, trials: Sequence[Trial], *, ended: bool, ow
         ended: Whether the budget ended before all trials were started (hours, a front that stands still, an exhausted space).
         owner: The driver at work, or None.
     """
-    all_started = ended or len(trials) >= int(record.file["budget"]["n_trials"])
+    all_started = ended or len(trials) >= int(record.budget["n_trials"])
     if all_started and all(trial.state.finished for trial in trials):
         return StudyState.FINISHED
     return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED
+
+
+def ended_by(events: Iterable[Event], before: str | None = None) -> str | None:
+    """Why nothing new starts although trials are left in the budget; None if it does. `before`: what earlier events said."""
+    for event in events:
+        if event.kind in ("ended", "extended"):
+            before = event.detail.get("reason")  # an extension has none: the study goes on
+    return before
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def load(folder: str | Path) -> SavedStudy:
     try:
         record, trials = ledger.study(), ledger.trials()
         events = ledger.events()
-        ended = next((str(event.detail["reason"]) for event in events if event.kind == "ended"), None)
+        ended = ended_by(events)
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
         state = study_state(record, trials, ended=ended is not None, owner=ledger.owner())
         return SavedStudy(Path(folder), record, state, tuple(trials), tuple(ledger.reports()), rejections, ended)

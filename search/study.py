@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search import front as fronts
-from search.config import ANCHOR, StudyFile, StudyFileError, check
+from search.config import ANCHOR, Budget, StudyFile, StudyFileError, check
 from search.ledger import Ledger, StudyRecord
 from search.rungs import Rungs
 from search.sampler import Sampler
@@ -49,15 +49,15 @@ class Study:
     Made by `Study.create` or `Study.open`; both claim the ledger for this process.
 
     Attributes:
-        file: The resolved study file.
+        file: The resolved study file, its budget as extended since.
         folder: Where everything of the study lies.
         record: What was fixed when the study was made.
     """
 
     def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes) -> None:
-        self.file = file
-        self.folder = file.folder
         self.record: StudyRecord = ledger.study()
+        self.file = file.model_copy(update={"budget": Budget.model_validate(self.record.budget)})
+        self.folder = file.folder
         self._ledger = ledger
         self._sizes = sizes
         self._max_params: int = int(self.record.facts["max_params"])
@@ -202,6 +202,28 @@ class Study:
             trial = writer.finish(trial, state, reason=reason)
         self._settle(trial)
 
+    def extend(self, *, more_trials: int = 0, max_hours: float | None = None) -> None:
+        """Enlarge the budget; what had ended the study before no longer does.
+
+        Args:
+            more_trials: Added to `budget.n_trials`.
+            max_hours: The new `budget.max_hours`, over all drivers of the study; None leaves it.
+
+        Raises:
+            ValueError: if nothing is added, or the new hours are spent already.
+        """
+        spent = self._seconds_spent() / 3600
+        if more_trials < 0 or (max_hours is not None and max_hours <= spent):
+            raise ValueError(f"a budget is extended, not cut: more_trials >= 0, max_hours above the {spent:.2f} h that are spent")
+        changes: dict[str, Any] = {"n_trials": self.file.budget.n_trials + more_trials}
+        if max_hours is not None:
+            changes["max_hours"] = max_hours
+        with self._ledger.decision() as writer:
+            writer.event("extended", **changes)
+        self.record = self._ledger.study()
+        self.file = self.file.model_copy(update={"budget": Budget.model_validate(self.record.budget)})
+        self._extended()
+
     # -- looking -------------------------------------------------------------------------------------------------------------------
 
     @property
@@ -269,6 +291,10 @@ class Study:
             writer.event("ended", reason=reason)
         self._ended = reason
 
+    def _extended(self) -> None:
+        self._ended = None
+        self._last_move = self._n_ended()  # patience begins anew
+
     def _next_config(self) -> tuple[int | None, Config]:
         if self._first:
             config = self._first.popleft()
@@ -322,6 +348,8 @@ class Study:
                 self._settle(trials[event.trial])
             elif event.kind == "ended":
                 self._ended = str(event.detail["reason"])
+            elif event.kind == "extended":
+                self._extended()
         self._in_flight.extend(trial.number for trial in self._trials if not trial.state.finished)
 
     def _taken_up(self, config: Config) -> int | None:

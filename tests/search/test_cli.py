@@ -1,8 +1,10 @@
 """The command line as a person or another program meets it: real processes, real output, real exit codes."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +238,51 @@ def test_validate_tells_every_problem_with_its_line(tmp_path: Path) -> None:
     assert refused.returncode == 2
     places = [line.split(": ")[1 if n == 0 else 0] for n, line in enumerate(refused.stderr.splitlines())]
     assert places == ["bad.yaml:3", "bad.yaml:4", "bad.yaml:4"]
+
+
+def test_a_finished_study_is_extended_by_name_and_its_events_tell(searched: Path) -> None:
+    storage = searched / "paretune-studies"
+    made = paretune(
+        "run", "syn.yaml", "--set", "study=longer", "--set", "budget.n_trials=6", "--back-end", "in-process", cwd=searched
+    )
+    assert made.returncode == 0
+    longer = paretune("resume", "longer", "--more-trials", "3", "--back-end", "in-process", cwd=searched)
+    assert longer.returncode == 0, longer.stderr
+    assert "9 trials of" in longer.stdout
+    assert "[9/9]" in longer.stdout
+    saved = load(storage / "longer")
+    assert (len(saved.history), saved.state, saved.record.budget["n_trials"]) == (9, "FINISHED", 9)
+    again = paretune(
+        "run", "syn.yaml", "--set", "study=longer", "--set", "budget.n_trials=6", "--back-end", "in-process", cwd=searched
+    )
+    assert again.returncode == 0
+    assert not any(line.startswith("[") for line in again.stdout.splitlines())
+    statuses, notes = zip(*recorded_runs(storage / "mlflow.db", "longer"), strict=True)
+    assert len(statuses) == 1 + 9
+    assert "RUNNING" not in statuses
+    assert any("9 of 9 trials" in str(note) for note in notes)
+    told = paretune("events", "longer", cwd=searched).stdout
+    assert "extended" in told
+    assert "n_trials 9" in told
+    events = json.loads(paretune("events", "longer", "--json", cwd=searched).stdout)
+    assert [event["number"] for event in events] == list(range(len(events)))
+    assert {"opened", "started", "reported", "completed", "extended"} <= {event["kind"] for event in events}
+
+
+def recorded_runs(database: Path, experiment: str) -> list[tuple[str, str | None]]:
+    """(status, note) of each of an experiment's runs, read from MLflow's own tables."""
+    query = (
+        "select runs.status, tags.value from runs join experiments on experiments.experiment_id = runs.experiment_id "
+        "left join tags on tags.run_uuid = runs.run_uuid and tags.key = 'mlflow.note.content' where experiments.name = ?"
+    )
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return connection.execute(query, (experiment,)).fetchall()
+
+
+def test_what_cannot_be_resumed_is_said(searched: Path) -> None:
+    nothing = paretune("resume", "nothing", cwd=searched)
+    assert nothing.returncode == 2
+    assert "does not exist" in nothing.stderr
+    cut = paretune("resume", "syn", "--max-hours", "0", "--back-end", "in-process", cwd=searched)
+    assert cut.returncode == 2
+    assert "a budget is extended, not cut" in cut.stderr

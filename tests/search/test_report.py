@@ -34,6 +34,7 @@ STUDY = StudyRecord(
     created=1_790_000_000.0,
     file={"objectives": ["val/top1", "adapter_params"]},
     facts={"reference_point": [0.1, 50_000]},
+    budget={},
 )
 REFERENCE = (0.1, 50_000.0)
 

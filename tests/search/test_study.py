@@ -288,3 +288,42 @@ def test_rungs_prune_with_rung_and_reason_and_keep_the_front(tmp_path: Path) -> 
 def curve_end(trial: Trial) -> float:
     """What the trial would reach at the full budget: the surface's value for its configuration."""
     return best(trial.adapter_params) - 0.02 * (math.log10(float(str(trial.config["optim.lr"]))) + 2.5) ** 2
+
+
+def test_an_extended_study_goes_on_as_if_it_had_had_the_larger_budget_from_the_start(tmp_path: Path) -> None:
+    budget = {"n_trials": 20, "epochs": 3, "max_params": 20_000}
+    whole = new_study(tmp_path, study="whole", budget=budget)
+    in_process.run(whole, SyntheticTrainable())
+    file = study_file(tmp_path, study="parts", budget=budget | {"n_trials": 12})
+    study = Study.create(file, SyntheticSizes())
+    in_process.run(study, SyntheticTrainable())
+    assert study.finished
+    study.extend(more_trials=5)
+    assert not study.finished
+    study.close()
+    study = Study.open(file, SyntheticSizes())  # the file it was made from still opens it
+    assert study.file.budget.n_trials == 17
+    in_process.run(study, SyntheticTrainable())
+    study.extend(more_trials=3)
+    in_process.run(study, SyntheticTrainable())
+    one, other = ([h for h in history(s) if h[0] not in ("opened", "extended")] for s in (whole, study))
+    assert one == other
+
+
+def test_an_extension_opens_what_patience_or_hours_had_ended(tmp_path: Path) -> None:
+    study = new_study(tmp_path, budget={"n_trials": 50, "epochs": 1, "max_params": 20_000, "stall_trials": 4})
+    in_process.run(study, SyntheticTrainable())
+    n_before = len(study.trials)
+    assert study.ended is not None
+    study.extend()
+    assert study.ended is None
+    in_process.run(study, SyntheticTrainable())
+    assert len(study.trials) >= n_before + 4
+
+
+@pytest.mark.parametrize("cut", [{"more_trials": -1}, {"max_hours": 0.0}])
+def test_a_budget_is_never_cut(tmp_path: Path, cut: dict[str, float]) -> None:
+    study = new_study(tmp_path)
+    with pytest.raises(ValueError, match="a budget is extended, not cut"):
+        study.extend(**cut)  # type: ignore[arg-type]
+    assert study.record.budget["n_trials"] == 12
