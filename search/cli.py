@@ -240,6 +240,7 @@ def export(
     study: StudyName,
     trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
     to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    *,
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a plain timm model.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,

@@ -1,0 +1,45 @@
+"""Taking a trial's adapter out of a study: which trials can be. What is written is in `trainables.export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import RequestError
+from search.saved import SavedStudy
+from search.trial import State
+
+if TYPE_CHECKING:
+    from trainables.export import Card
+
+
+def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = False) -> Card:
+    """Writes the adapter of a trial, or the model merged with it, and its card to the folder `to`; returns the card.
+
+    A trial that is not COMPLETE is exported as its newest checkpoint has it; the card's `origin` and `epochs` tell.
+
+    Raises:
+        RequestError: There is no such trial, it has FAILED or has no checkpoint, `to` is taken, or the method cannot be merged.
+            Nothing is written.
+    """
+    if not 0 <= number < len(study.history):
+        raise RequestError(f"study {study.name} has no trial {number}; it has {len(study.history)}, counted from 0")
+    trial, file = study.history[number], study.record.file
+    if trial.state is State.FAILED:
+        raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
+    if file["data"]["kind"] == "synthetic":
+        raise RequestError(f"study {study.name} searched a synthetic surface: nothing was trained, so there is nothing to export")
+    folder = study.folder / "trials" / f"{number:04d}"
+    if not (folder / "checkpoint.safetensors").is_file():
+        raise RequestError(
+            f"trial {number} of study {study.name} is {trial.state} after {trial.epochs} epochs and has no checkpoint in {folder}; "
+            "export one that has"
+        )
+    from trainables.export import export_adapter as write
+
+    origin = {"study": study.name, "trial": number, "state": str(trial.state)}
+    known = {"config": trial.config, "seed": trial.seed, "backbone": file["backbone"], "data_set": file["data"]}
+    try:
+        return write(folder, to, **known, origin=origin, merged=merged)
+    except ValueError as error:
+        raise RequestError(str(error)) from error

@@ -1,0 +1,123 @@
+"""A trial's adapter leaves its study as it was there: loaded as docs/export.md says, it has the recorded accuracy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import search
+from search.errors import RequestError
+from search.export import export_adapter
+from search.saved import SavedStudy
+from search.trial import State
+from trainables import data
+from trainables.backbones import Preprocessing
+from trainables.export import Card, read_card
+
+SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "export.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> SavedStudy:
+    """The packaged backbone on the digits: head only and LoRA, one epoch each."""
+    budget = {"n_trials": 2, "epochs": 1, "max_params": 50_000}
+    file = {"study": "small", "data": {"kind": "digits"}, "methods": ["lora"], "budget": budget}
+    return search.run({**file, "storage": str(tmp_path_factory.mktemp("studies"))}, back_end="in-process")
+
+
+def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.cli", "export-adapter", *arguments]
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def top1(model: nn.Module, card: Card) -> float:
+    """Accuracy on the validation split, with the preprocessing that the card says."""
+    told = {key: tuple(value) if isinstance(value, list) else value for key, value in card.preprocessing.items()}
+    wanted = Preprocessing(**told)
+    split = data.load(card.data, wanted)["validation"]
+    with torch.no_grad():
+        found = model(data.Normaliser(wanted, torch.device("cpu"))(split.images)).argmax(1)
+    return float((found == split.labels).double().mean())
+
+
+def executed(program: str) -> nn.Module:
+    names: dict[str, Any] = {}
+    exec(program, names)  # noqa: S102
+    model = names["model"]
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def test_both_forms_load_as_documented_and_reproduce_the_recorded_accuracy(
+    study: SavedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [trial.method for trial in study.history] == ["head_only", "lora"]
+    for trial in study.history:
+        folder = tmp_path / trial.method
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for to, merged, snippet in (("my-adapter", False, SNIPPETS[0]), ("my-model", True, SNIPPETS[1])):
+            card = export_adapter(study, trial.number, Path(to), merged=merged)
+            assert card.metrics["val/top1"] == trial.metrics["val/top1"]
+            assert (card.params["adapter"], card.params["head"]) == (trial.adapter_params, trial.head_params)
+            assert card.origin == {"study": "small", "trial": trial.number, "state": "COMPLETE"}
+            for program in (snippet, card.lines(Path(to))):
+                assert top1(executed(program), card) == pytest.approx(trial.metrics["val/top1"], abs=1e-12)
+
+
+def test_the_command_writes_the_files_and_prints_the_lines_that_load_them(study: SavedStudy, tmp_path: Path) -> None:
+    made = paretune(str(study.folder), "1", "home", cwd=tmp_path)
+    assert (made.returncode, made.stderr) == (0, "")
+    card = read_card(tmp_path / "home")
+    assert made.stdout.endswith(card.lines(Path("home")) + "\n")
+    merged = paretune(study.name, "1", "merged", "--merge", "--json", "--storage", str(study.folder.parent), cwd=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    told = json.loads(merged.stdout)
+    assert (tmp_path / told["path"] / told["file"]).name == "model.safetensors"
+    assert told["card"] == json.loads((tmp_path / "merged" / "card.json").read_text())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "merged"]
+    with pytest.raises(RequestError, match="home must not exist or be an empty folder"):
+        export_adapter(study, 1, tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["nothing", "0"], "does not exist"), (["STUDY", "9"], "study small has no trial 9; it has 2")]
+)
+def test_a_wrong_request_is_one_clear_message_and_exit_code_two(
+    study: SavedStudy, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    name, number = arguments
+    refused = paretune(str(study.folder) if name == "STUDY" else name, number, "out", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_trial_and_one_without_a_checkpoint_are_refused_and_a_pruned_one_says_how_far_it_came(
+    study: SavedStudy, tmp_path: Path
+) -> None:
+    def with_trial(**changes: Any) -> SavedStudy:
+        changed = dataclasses.replace(study.history[1], **changes)
+        return dataclasses.replace(study, history=(study.history[0], changed))
+
+    with pytest.raises(RequestError, match="has FAILED \\(the loss is not finite\\)"):
+        export_adapter(with_trial(state=State.FAILED, reason="the loss is not finite"), 1, tmp_path / "out")
+    fresh = with_trial(number=1, state=State.RUNNING, epochs=0)
+    with pytest.raises(RequestError, match="is RUNNING after 0 epochs and has no checkpoint"):
+        export_adapter(dataclasses.replace(fresh, folder=tmp_path), 1, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    card = export_adapter(with_trial(state=State.PRUNED), 1, tmp_path / "out")
+    assert (card.origin["state"], card.epochs["done"]) == ("PRUNED", 1)
