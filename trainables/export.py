@@ -192,10 +192,10 @@ def export_adapter(
     if merged:
         merge(model)
         tensors = model.state_dict()
-        if new := sorted(tensors.keys() ^ plain):
+        if other := sorted(tensors.keys() ^ plain):
             raise ValueError(
-                f"{method.name} cannot be merged for a plain {backbone['name']}: it has no {', '.join(new[:3])}, which the merged "
-                "function needs; export it unmerged"
+                f"{method.name} cannot be merged on {backbone['name']}: the merged function needs tensors for which timm's plain "
+                f"model has no place, or another one ({', '.join(other[:3])}); export it unmerged"
             )
     card = Card(
         version=VERSION,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainables import checkpoint, make
-from trainables.adapters import METHODS, adaptation
-from trainables.backbones import create, fingerprint
+from trainables.adapters import METHODS, adapt, adaptation, method_of, trainable_state
+from trainables.backbones import create, fingerprint, set_head
 from trainables.cost import MetaSizes
 from trainables.export import Card, export_adapter, load_adapter, read_card
 from trainables.trial import AdapterTrial
@@ -131,6 +131,20 @@ def test_what_cannot_be_merged_says_why_and_writes_nothing(
     with pytest.raises(ValueError, match=f"cannot be merged: {reason}"):
         trained[name].export(tmp_path / "out", merged=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merged_weight_that_plain_timm_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    backbone, config = {"name": "vit_medium_patch16_gap_240", "weights": "random", "img_size": 32}, {"method": "arc", "arc.rank": 2}
+    model = create("vit_medium_patch16_gap_240", "random", 32)  # its qkv has no bias, and ARC adds one
+    set_head(model, 10, torch.Generator().manual_seed(0))
+    adapt(model, method_of(config))
+    tensors = {f"trainable/{name}": tensor for name, tensor in trainable_state(model).items()}
+    facts = {"config": config, "seed": SEED, "epoch": 1, "epochs": 1, "metrics": {}}
+    checkpoint.write(tmp_path / "trial", checkpoint.Checkpoint(tensors, facts))
+    own = Trained(config, tmp_path / "trial", torch.empty(0))
+    with pytest.raises(ValueError, match=r"arc cannot be merged on vit_medium.* no place.*blocks\.0\.attn\.qkv\.bias"):
+        own.export(tmp_path / "out", merged=True, backbone=backbone)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trial"]
 
 
 def test_the_card_says_everything_and_is_read_back_as_it_was_written(trained: dict[str, Trained], tmp_path: Path) -> None:
