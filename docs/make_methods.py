@@ -86,6 +86,28 @@ counts are, beside what is printed:
 | CLoRA | see its table below | | not found | |
 """
 
+BACKBONES = """
+## Backbones
+
+Every method passes the laws of `tests/trainables/adapter_laws.py` on a small random model of every family:
+
+| family | in timm | while adapted | after a merge |
+|---|---|---|---|
+| ViT, DeiT, MAE, DINOv2 (also packed SwiGLU), CLIP, SigLIP | `VisionTransformer` | as it is; attention pools are not adapted | plain |
+| BEiT, BEiTv2 | `Beit` | q_bias and v_bias stand in `qkv.bias` | plain |
+| EVA, fused | `Eva` | as BEiT | plain; with rotary embedding or norm on k a bias on k stays in `qkv.bias` |
+| EVA-02 | `Eva` | q, k, v joined in `qkv`, fc1_g and fc1_x in `fc1` | split again; a bias on k becomes `k_proj.bias` |
+| Swin | `SwinTransformer` | as it is | plain |
+
+A bias on k comes from ARC and serial CLoRA only. Where it cannot change a softmax (no rotary embedding, no norm on k) it is left out.
+What a method shares it shares, in a Swin, per stage (ARC's U, Lily's experts, FacT's factors, CLoRA's spaces, which heads of Heart-LoRA
+stay), and `layers` counts blocks over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, full fine-tuning
+and head-only train timm's own parameters and join nothing; BitFit trains q_bias and v_bias, not tables of relative positions.
+
+Refused by name: Swin v2 (attention reads `qkv.weight` itself), distilled DeiT (two heads), EVA blocks with norms behind, with
+`AttentionRope` or a gate, and every model that is not in the table, since one that reads a linear's weight itself would go unadapted.
+"""
+
 
 def merges(method: str) -> str:
     """Whether a small model that the method has adapted can be merged, or the reason that it gives."""
@@ -115,7 +137,7 @@ def page() -> str:
         )
         header = "\n| knob | default | searched | meaning | unit | source |\n|---|---|---|---|---|---|\n"
         sections.append(f"\n## {method}\n\n```text\n{doc}\n```\n" + (header + knobs if knobs else "\nNo knobs of its own.\n"))
-    return OPENING + "\n".join(rows) + "\n" + FIGURES + "".join(sections)
+    return OPENING + "\n".join(rows) + "\n" + FIGURES + BACKBONES + "".join(sections)
 
 
 if __name__ == "__main__":

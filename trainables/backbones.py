@@ -1,4 +1,4 @@
-"""Frozen backbones: timm's plain Vision Transformers and the small packaged one, `vit_glyphs`.
+"""Frozen backbones: timm's Vision Transformers and the small packaged one, `vit_glyphs`.
 
 Importing this module registers `vit_glyphs` with timm: `timm.create_model("vit_glyphs", pretrained=True)`.
 """
@@ -6,7 +6,7 @@ Importing this module registers `vit_glyphs` with timm: `timm.create_model("vit_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
-from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs, register_model
+from timm.layers import ClassifierHead
+from timm.models import beit, build_model_with_cfg, eva, get_arch_pretrained_cfgs, register_model, swin_transformer
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -24,6 +25,13 @@ from trainables.adapters import near
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 RANDOM: Final = "random"
+# names of other libraries, resampled position embeddings and tables
+FILTERS: Final[dict[type[nn.Module], Callable[..., dict[str, Tensor]]]] = {
+    VisionTransformer: checkpoint_filter_fn,
+    beit.Beit: beit.checkpoint_filter_fn,
+    eva.Eva: eva.checkpoint_filter_fn,
+    swin_transformer.SwinTransformer: swin_transformer.checkpoint_filter_fn,
+}
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -120,8 +128,9 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     model = create(name, RANDOM, img_size)
     try:
         state = load_file(path)
-        if isinstance(model, VisionTransformer):
-            state = checkpoint_filter_fn(state, model)  # names of other libraries, resampled position embeddings
+        for kind, translated in FILTERS.items():
+            if isinstance(model, kind):
+                state = translated(state, model)
         wrong = model.load_state_dict({key: t for key, t in state.items() if not key.startswith("head.")}, strict=False)
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise ValueError(f"{path} does not hold weights of {name}: {error}") from error
@@ -161,13 +170,18 @@ def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> No
             head.weight.copy_(values)
             head.bias.zero_()
     model.num_classes = n_classes  # type: ignore[assignment]
-    model.head = head
+    model.set_submodule(_classifier(model), head)
 
 
 def remove_head(model: nn.Module) -> None:
     """Takes the classifier off again."""
     model.num_classes = 0  # type: ignore[assignment]
-    model.head = nn.Identity()
+    model.set_submodule(_classifier(model), nn.Identity())
+
+
+def _classifier(model: nn.Module) -> str:
+    """Where the model keeps the linear that a head is."""
+    return "head.fc" if isinstance(model.head, ClassifierHead) else "head"
 
 
 def fingerprint(model: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str, int]]:

@@ -178,6 +178,8 @@ class AdapterTrial:
         No trial changes these blocks and no image is augmented, so a worker computes them once.
         """
         model, images = cast(VisionTransformer, self.model), self._splits[split].images
+        if type(model) is not VisionTransformer:
+            return None  # other families hand their blocks more than tokens
         n_frozen = self._n_frozen()
         n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
         if n_frozen == 0 or 4 * len(images) * n_tokens * model.embed_dim > PREFIX_BYTES:

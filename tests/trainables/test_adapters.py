@@ -364,7 +364,7 @@ CASES = [
     adapter_case(lambda b: b.depth * (2 * b.d * 3 + 3 + b.d), rank=3),
     adapter_case(lambda b: 2 * b.depth * (2 * b.d * 6 + 6 + b.d), rank=6, position="attn_ffn", activation="relu", scale=0.5),
     adapter_case(lambda b: 2 * (2 * b.d * 3 + 3 + b.d), rank=3, position="ffn_parallel", layers="first-2"),
-    adaptformer_case(lambda b: b.depth * (2 * b.d * 3 + 3 + b.d), rank=3, scale=2.0),
+    adaptformer_case(lambda b: b.depth * (2 * b.d * 6 + 6 + b.d), rank=6, scale=2.0),
     adaptformer_case(lambda b: 2 * (2 * b.d * 4 + 4 + b.d), rank=4, layers="last-2"),
     Case(RandLoRA(rank=3, alpha=6.0), lambda b: b.depth * 4 * math.ceil(b.d / 3) * (3 + b.d), randlora),
     Case(RandLoRA(rank=5, alpha=3.0, targets="qkvo_mlp", layers="last-2"), lambda b: 12 * math.ceil(b.d / 5) * (5 + b.d), randlora),
@@ -601,13 +601,16 @@ def test_plain_vision_transformers_of_other_recipes_are_adapted(name: str) -> No
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("beit_base_patch16_224", "got Beit, which may read the weights of its linears itself"),
-        ("eva02_tiny_patch14_224", "got Eva, "),
-        ("swinv2_tiny_window8_256", "got SwinTransformerV2, "),
-        ("deit_tiny_distilled_patch16_224", "got VisionTransformerDistilled, "),
-        ("resnet18", "got ResNet, "),
-        ("vit_giant_patch14_dinov2", "the MLP of a supported backbone is timm's plain Mlp; blocks.0 has GluMlp"),
-        ("vit_base_patch16_rpn_224", "the block of a supported backbone is timm's plain Block; blocks.0 has ResPostBlock"),
+        ("swinv2_tiny_window8_256", "got SwinTransformerV2: its attention reads `qkv.weight` itself"),
+        ("swinv2_cr_tiny_224", "got SwinTransformerV2Cr: it may read the weights of its linears itself"),
+        ("deit_tiny_distilled_patch16_224", "got VisionTransformerDistilled: it has two heads, and the methods train one"),
+        ("resnet18", "got ResNet: it may read the weights of its linears itself"),
+        ("vit_base_patch16_rpn_224", "the block of a supported VisionTransformer is timm's plain Block; blocks.0 has ResPostBlock"),
+        ("eva02_enormous_patch14_clip_224", "the block of a supported Eva is timm's plain EvaBlock; blocks.0 has EvaBlockPostNorm"),
+        (
+            "vit_pe_core_tiny_patch16_384",
+            "attention of a supported Eva is timm's plain EvaAttention; blocks.0 has AttentionRope",
+        ),
     ],
 )
 def test_every_other_backbone_is_refused_by_name_before_anything_is_counted_or_trained(name: str, reason: str) -> None:

@@ -26,7 +26,6 @@ from trainables.adapters.base import (
     merge,
     regulariser,
     remove,
-    supported_blocks,
     trainable_parameters,
     trainable_state,
     transformer_blocks,
@@ -35,6 +34,7 @@ from trainables.adapters.base import (
 from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
 from trainables.adapters.fact import FacT
+from trainables.adapters.families import supported_blocks
 from trainables.adapters.full import Full
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.heart_lora import HeartLoRA

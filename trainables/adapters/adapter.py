@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, linear_bound, select, uniform, zeros
+from trainables.adapters.base import Layer, Method, check_layers, check_rank, linear_bound, uniform, zeros
+from trainables.adapters.families import Blocks
 
 POSITIONS: Final = {"ffn": ("mlp",), "attn_ffn": ("attn.proj", "mlp"), "ffn_parallel": ("mlp",)}
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"gelu": F.gelu, "relu": F.relu}
@@ -63,7 +64,7 @@ class Adapter(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each MLP, and for each output projection where the position says so."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             like = block.attn.proj.weight  # (d, d)
             check_rank(self, f"the width of {path}", like.shape[0])
             for target in POSITIONS[self.position]:

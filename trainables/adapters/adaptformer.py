@@ -3,9 +3,9 @@
     x  <-  x + Attention(LN1(x))
     x  <-  x + MLP(LN2(x)) + s (Drop(relu(x D^T + b_D)) P^T + b_P)        D in R^{r x d}, P in R^{d x r}
 
-The branch beside the MLP reads the residual stream itself, not what LN2 makes of it. That stream exists nowhere but inside timm's
-`Block.forward`, so the layer stands around the whole block and says its two lines again with the branch in the second. Stochastic
-depth and LayerScale act on the MLP alone.
+The branch beside the MLP reads the residual stream itself, not what LN2 makes of it. That stream exists nowhere but inside the
+forward of timm's block, so the layer stands around the whole block, notes what goes into LN2 and adds the branch to what the block
+gives. Stochastic depth and LayerScale act on the MLP alone.
 
 Count, L blocks: L (2 d r + r + d); on ViT-B/16 with r = 64 1,189,632, with the r = 8 of the VTAB-1K tables 156,768.
 
@@ -22,7 +22,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, linear_bound, select, uniform, zeros
+from trainables.adapters.base import Layer, Method, check_layers, check_rank, linear_bound, uniform, zeros
+from trainables.adapters.families import Blocks
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class AdaptFormer(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer around each block."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             check_rank(self, f"the width of {path}", block.attn.proj.out_features)
             layers[path] = AdaptFormerLayer(block, self, rng)
         return layers
@@ -73,10 +74,12 @@ class AdaptFormerLayer(Layer):
         self.up_bias = zeros(d, like=like)
 
     def forward(self, x: Tensor, **attention: Any) -> Tensor:
-        """(batch, tokens, d) -> the same shape; `attention` is what a timm block hands to its attention (`attn_mask`, ...)."""
-        block = cast(Block, self.base)
-        x = x + block.drop_path1(block.ls1(block.attn(block.norm1(x), **attention)))
-        code = F.dropout(F.relu(F.linear(x, self.down, self.down_bias)), self.dropout, self.training)
-        branch = F.linear(code, self.scale * self.up, self.scale * self.up_bias)
-        y: Tensor = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))) + branch
-        return y
+        """(batch, ..., d) -> the same shape; `attention` is what a timm block hands to its attention (`attn_mask`, `rope`, ...)."""
+        stream: list[Tensor] = []
+        noting = cast(Block, self.base).norm2.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))
+        try:
+            y: Tensor = self.base(x, **attention)
+        finally:
+            noting.remove()
+        code = F.dropout(F.relu(F.linear(stream[0], self.down, self.down_bias)), self.dropout, self.training)
+        return y + F.linear(code, self.scale * self.up, self.scale * self.up_bias).view_as(y)

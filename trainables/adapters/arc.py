@@ -28,16 +28,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     check_layers,
     check_rank,
-    select,
     uniform,
     xavier_bound,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 POSITIONS: Final = {"att": ("attn.qkv",), "att_mlp": ("attn.qkv", "mlp.fc1")}
 
@@ -71,9 +70,8 @@ class ARC(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each adapted linear; one U for each position."""
         layers: dict[str, Layer] = {}
-        chosen = select(self, self.layers, blocks)
         for target in POSITIONS[self.position]:
-            linears = {f"{path}.{target}": cast(nn.Linear, block.get_submodule(target)) for path, block in chosen.items()}
+            linears = {f"{path}.{target}": cast(nn.Linear, block.get_submodule(target)) for path, block in blocks.items()}
             first, like = next(iter(linears)), next(iter(linears.values())).weight
             d, r = like.shape[1], self.rank
             check_rank(self, f"the input of {first}", d)

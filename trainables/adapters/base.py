@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
-from timm.layers import Mlp
-from timm.layers.attention import Attention
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Blocks = Mapping[str, Block]  # a model's transformer blocks in order, by their path in it: "blocks.0", ...
+from trainables.adapters.families import Blocks, Joined, join, split, stages, supported_blocks
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,15 @@ class Method:
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """Makes the layers that adapt `blocks`, by the path of the submodule each replaces; touches nothing.
 
+        Args:
+            blocks: At least one: those that the method's own `layers` names, of one stage of the network (a Swin has several, every
+                other backbone one). What layers share they share here. A method without `layers` adapts no block and is not asked.
+            rng: Where initial values come from.
+
         Raises:
             ValueError: The hyperparameters do not fit this backbone.
         """
-        raise NotImplementedError
+        return {}
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name in the backbone is itself trained."""
@@ -123,6 +127,7 @@ class Adaptation:
     method: Method
     requires_grad: Mapping[str, bool]
     pristine: Mapping[str, Tensor]  # copies of the backbone's own parameters that the method trains
+    joined: Sequence[Joined]  # how its blocks stood
 
 
 def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None = None) -> None:
@@ -131,7 +136,7 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     Of what a method trains in the backbone itself, as full fine-tuning does, a copy is kept, so that `remove` can give it back.
 
     Args:
-        model: A timm VisionTransformer.
+        model: A timm model of one of the families in `families`.
         method: For example `LoRA(rank=8)`.
         generator: Where the initial values come from (a CPU generator); a new one with seed 0 by default.
 
@@ -141,12 +146,23 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     """
     if (present := adaptation(model)) is not None:
         raise ValueError(f"a model carries one adapter at a time, this one has {present.method.name}; merge or remove it first")
-    layers = method.build(supported_blocks(model), generator or torch.Generator().manual_seed(0))
-    parameters, head = dict(model.named_parameters()), cast(VisionTransformer, model).get_classifier()
+    blocks = chosen_blocks(method, supported_blocks(model))
+    requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+    rng = generator or torch.Generator().manual_seed(0)
+    joined = join(model, blocks)
+    layers: dict[str, Layer] = {}
+    try:
+        for stage in stages(blocks):
+            layers |= method.build(stage, rng)
+    except BaseException:
+        split(joined)
+        restore_flags(model, requires_grad)
+        raise
+    head = cast(VisionTransformer, model).get_classifier()
     in_head = {id(p) for p in head.parameters()}
-    own = {name: p for name, p in parameters.items() if method.trains(name) and id(p) not in in_head}
+    own = {name: p for name, p in model.named_parameters() if method.trains(name) and id(p) not in in_head}
     pristine = {name: p.detach().clone() for name, p in own.items()}
-    vars(model)["adaptation"] = Adaptation(method, {name: p.requires_grad for name, p in parameters.items()}, pristine)
+    vars(model)["adaptation"] = Adaptation(method, requires_grad, pristine, joined)
     model.requires_grad_(False)
     for parameter in (*head.parameters(), *own.values()):
         parameter.requires_grad_(True)
@@ -172,7 +188,8 @@ def regulariser(model: nn.Module) -> Tensor | None:
 
 def transformer_blocks(model: nn.Module) -> list[Block]:
     """The blocks of a model in order, each without the layer that an adapter may have put around it."""
-    return [block.base if isinstance(block, Layer) else block for block in cast(Any, model).blocks]
+    parents = cast(Any, model.layers) if isinstance(model, SwinTransformer) else [cast(Any, model)]
+    return [block.base if isinstance(block, Layer) else block for parent in parents for block in parent.blocks]
 
 
 def remove(model: nn.Module) -> None:
@@ -208,8 +225,14 @@ def merge(model: nn.Module) -> None:
 
 def _forget(model: nn.Module) -> None:
     present = cast(Adaptation, vars(model).pop("adaptation"))
+    split(present.joined)
+    restore_flags(model, present.requires_grad)
+
+
+def restore_flags(model: nn.Module, requires_grad: Mapping[str, bool]) -> None:
+    """Makes each parameter trainable or not as it was; a new one is trainable."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(present.requires_grad.get(name, True))
+        parameter.requires_grad_(requires_grad.get(name, True))
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -247,38 +270,7 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             tensor.copy_(state[name])
 
 
-# Which backbones, which blocks
-
-
-def supported_blocks(model: nn.Module) -> dict[str, Block]:
-    """The transformer blocks of a backbone whose every linear is called as a module, and can therefore be replaced.
-
-    Raises:
-        ValueError: Not timm's plain VisionTransformer. BEiT, EVA and Swin, for example, read `qkv.weight` themselves,
-            so that a layer put in place of `qkv` would never be called and nothing would be adapted.
-    """
-    kind = type(model).__name__
-    if type(model) is not VisionTransformer:
-        raise ValueError(
-            f"a supported backbone is timm's plain VisionTransformer; got {kind}, which may read the weights of its linears itself "
-            "and so bypass an adapter put in their place; choose a plain ViT"
-        )
-    blocks = {f"blocks.{i}": block for i, block in enumerate(cast(nn.Sequential, model.blocks))}
-    for path, block in blocks.items():
-        plain = {
-            "block": (block, Block),
-            "attention": (getattr(block, "attn", None), Attention),
-            "MLP": (getattr(block, "mlp", None), Mlp),
-        }
-        for part, (module, wanted) in plain.items():
-            if type(module) is not wanted:
-                raise ValueError(
-                    f"the {part} of a supported backbone is timm's plain {wanted.__name__}; {path} has "
-                    f"{type(module).__name__}; choose a plain ViT"
-                )
-        if cast(Any, block).attn.gate is not None:
-            raise ValueError(f"the attention of a supported backbone has no gate; that of {path} has; choose a plain ViT")
-    return blocks
+# Which blocks
 
 
 def check_layers(method: Method, layers: str) -> None:
@@ -286,8 +278,11 @@ def check_layers(method: Method, layers: str) -> None:
     method.require(re.fullmatch(r"all|(first|last)-[1-9]\d*", layers) is not None, "layers", '"all", "first-K" or "last-K", K >= 1')
 
 
-def select(method: Method, layers: str, blocks: Blocks) -> dict[str, Block]:
-    """The blocks that `layers` names, in order."""
+def chosen_blocks(method: Method, blocks: Blocks) -> dict[str, Block]:
+    """The blocks that the method's `layers` names, over the whole network in order; none for a method that puts in no layers."""
+    layers: str | None = getattr(method, "layers", None)
+    if layers is None:
+        return {}
     if layers == "all":
         return dict(blocks)
     end, k = layers.split("-")

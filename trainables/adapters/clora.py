@@ -40,18 +40,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     adapted_layers,
     check_layers,
     check_rank,
     place,
-    select,
     uniform,
     xavier_bound,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 SERIAL: Final = {"serial": ("attn.qkv", "mlp.fc1"), "serial_att": ("attn.qkv",)}
 # submodule -> (equal slices of its output rows, which of them have a module)
@@ -94,14 +93,13 @@ class CLoRA(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each adapted linear; bases for each place in front of which, or for all beside which, modules stand."""
         layers: dict[str, Layer] = {}
-        chosen = select(self, self.layers, blocks)
         for target in SERIAL.get(self.insertion, ()):
-            bases = self._bases(*next(iter(chosen.items())), target, rng)
-            for path, block in chosen.items():
+            bases = self._bases(*next(iter(blocks.items())), target, rng)
+            for path, block in blocks.items():
                 layers[f"{path}.{target}"] = SerialLayer(cast(nn.Linear, block.get_submodule(target)), bases, self)
         if self.insertion in PARALLEL:
-            bases = self._bases(*next(iter(chosen.items())), "attn.qkv", rng)
-            for path, block in chosen.items():
+            bases = self._bases(*next(iter(blocks.items())), "attn.qkv", rng)
+            for path, block in blocks.items():
                 for target, (n_slices, which) in PARALLEL[self.insertion].items():
                     linear = cast(nn.Linear, block.get_submodule(target))
                     square = linear.in_features == linear.out_features // n_slices == bases[0].shape[1]

@@ -29,17 +29,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     check_layers,
     check_rank,
     linear_bound,
-    select,
     uniform,
     xavier_bound,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 Shared = tuple[nn.Parameter, nn.Parameter, nn.Parameter | None]  # U, V, C
 TARGETS: Final = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -73,8 +72,7 @@ class FacT(Method):
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each linear; U, V and C shared by all."""
-        chosen = select(self, self.layers, blocks)
-        linears = {f"{path}.{t}": cast(nn.Linear, block.get_submodule(t)) for path, block in chosen.items() for t in TARGETS}
+        linears = {f"{path}.{t}": cast(nn.Linear, block.get_submodule(t)) for path, block in blocks.items() for t in TARGETS}
         first, like = next(iter(linears)), next(iter(linears.values())).weight
         d, r = like.shape[1], self.rank
         check_rank(self, f"a slice of {first}", d)

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from trainables.adapters.base import Blocks, Layer, Method
+from trainables.adapters.base import Method
 
 
 @dataclass(frozen=True)
@@ -18,10 +16,6 @@ class Full(Method):
     """The method without hyperparameters."""
 
     name: ClassVar[str] = "full"
-
-    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """No layers."""
-        return {}
 
     def trains(self, name: str) -> bool:
         """All."""

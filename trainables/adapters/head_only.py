@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from trainables.adapters.base import Blocks, Layer, Method
+from trainables.adapters.base import Method
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,3 @@ class HeadOnly(Method):
     """The method without hyperparameters."""
 
     name: ClassVar[str] = "head_only"
-
-    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """No layers."""
-        return {}

@@ -10,7 +10,8 @@ first order, and the lowest of them are dropped; the active ratio rho says how m
 
     r_i = sum over q, v of <B_i, dL/dB_i>      abs: |r_i|      signed: -r_i, the change of L itself
 
-`global` adds the scores of a head's index over all blocks and drops the same heads everywhere, `layer` ranks in each block. The
+`global` adds the scores of a head's index over all blocks (of a Swin: of a stage) and drops the same heads in each of them, `layer`
+ranks in each block. The
 gradient dL/dB is accumulated over the whole training split in eval mode. A dropped head's B_i is no longer a parameter: it is not
 stored, not counted, and has neither optimiser state nor weight decay. The names in the state tell which heads are there.
 
@@ -37,17 +38,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     adapted_layers,
     check_layers,
     check_rank,
     linear_bound,
-    select,
     uniform,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ class HeartLoRA(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each qkv."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             qkv = block.attn.qkv
             check_rank(self, f"a projection of {path}.attn.qkv", qkv.in_features, qkv.out_features // 3)
-            layers[f"{path}.attn.qkv"] = HeartLoRALayer(qkv, block.attn.num_heads, self, rng)
+            layers[f"{path}.attn.qkv"] = HeartLoRALayer(qkv, block.attn.num_heads, self, rng, stage=next(iter(blocks)))
         return layers
 
     def after_epoch(self, model: nn.Module, epoch: int, n_epochs: int, gradients: Callable[[], None]) -> None:
@@ -104,6 +104,10 @@ class HeartLoRA(Method):
         if epoch < min(self.warmup_epochs, n_epochs) or all(layer.is_settled for layer in layers):
             return
         gradients()
+        for stage in dict.fromkeys(layer.stage for layer in layers):
+            self._drop([layer for layer in layers if layer.stage == stage], epoch)
+
+    def _drop(self, layers: list[HeartLoRALayer], epoch: int) -> None:
         responses = torch.stack([layer.responses() for layer in layers]).double().cpu()  # (adapted blocks, heads)
         scores = responses.abs() if self.criterion == "abs" else -responses
         if self.level == "global":
@@ -126,8 +130,9 @@ class HeartLoRA(Method):
 class HeartLoRALayer(Layer):
     """A fused qkv with a low-rank update in the rows of q and v that belong to active heads."""
 
-    def __init__(self, base: nn.Linear, n_heads: int, method: HeartLoRA, rng: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, n_heads: int, method: HeartLoRA, rng: torch.Generator, *, stage: str) -> None:
         super().__init__(base)
+        self.stage = stage  # the layers of a stage have as many heads
         d, r, head_dim = base.in_features, method.rank, base.out_features // (3 * n_heads)
         self.n_heads, self.n_active = n_heads, max(1, math.floor(method.active_head_ratio * n_heads + 0.5))
         self.scale, self.dropout = method.scale, method.dropout

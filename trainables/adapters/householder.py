@@ -43,17 +43,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     check_layers,
     directions,
     linear_bound,
     place,
-    select,
     uniform,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 # submodule -> (equal slices of its output rows, which of them are adapted)
 _MLP: Final = {"mlp.fc1": (1, (0,)), "mlp.fc2": (1, (0,))}
@@ -97,7 +96,7 @@ class Householder(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each adapted linear."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
                 linear = cast(nn.Linear, block.get_submodule(target))
                 side = min(linear.in_features, linear.out_features // n_slices)

@@ -15,6 +15,7 @@ gate is constantly 1, and R, counted as in the paper's code, gets no gradient.
 
 *Deviation:* `router` "sample" averages the gate over the tokens of each image; the released code averages over the whole batch
 ("batch"), which makes a prediction depend on its batch-mates. "uniform" is the paper's ablation without routers: S_e = 1 / n.
+*Deviation:* inside a Swin's attention an image's tokens stand in windows, and the gate of k and v is of the window.
 *Deviation:* the temperature tau; tau = 1 is the released code.
 *Deviation:* n_downs is a knob of its own; the code derives ceil(L / floor(L / n)) from n, which is n where n divides L.
 """
@@ -28,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.adapters.base import Blocks, Layer, Method, check_layers, linear_bound, select, uniform, zeros
+from trainables.adapters.base import Layer, Method, check_layers, linear_bound, uniform, zeros
+from trainables.adapters.families import Blocks
 
 # submodule -> (how many maps are adapted: keys and values, or the MLP; their rank in units of r)
 TARGETS: Final = {"kv": {"attn.qkv": (2, 1)}, "kv_mlp": {"attn.qkv": (2, 1), "mlp": (1, 2)}}
@@ -73,11 +75,10 @@ class Lily(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each qkv and each MLP; A shared within a group of blocks, B by all."""
         layers: dict[str, Layer] = {}
-        chosen = select(self, self.layers, blocks)
-        self.require(self.n_downs <= len(chosen), "n_downs", f"at most one for each of the {len(chosen)} adapted blocks")
-        n_downs = self.n_downs or min(self.n_experts, len(chosen))
-        first = next(iter(chosen))
-        qkv = chosen[first].attn.qkv
+        self.require(self.n_downs <= len(blocks), "n_downs", f"at most one for each of the {len(blocks)} adapted blocks")
+        n_downs = self.n_downs or min(self.n_experts, len(blocks))
+        first = next(iter(blocks))
+        qkv = blocks[first].attn.qkv
         d, like = qkv.in_features, qkv.weight
         for target, (k, ratio) in TARGETS[self.targets].items():
             r, out = ratio * self.rank, d if target == "mlp" else qkv.out_features // 3
@@ -85,11 +86,11 @@ class Lily(Method):
             self.require(r <= min(d, out), "rank", law)
             downs = [uniform(k, r, d, bound=linear_bound(d), rng=rng, like=like) for _ in range(n_downs)]
             experts = zeros(k, self.n_experts, r, out, like=like)
-            for i, (path, block) in enumerate(chosen.items()):
+            for i, (path, block) in enumerate(blocks.items()):
                 router = None
                 if self.router != "uniform":
                     router = uniform(k, self.n_experts, r, bound=linear_bound(r), rng=rng, like=like)
-                base, down = block.get_submodule(target), downs[i * n_downs // len(chosen)]
+                base, down = block.get_submodule(target), downs[i * n_downs // len(blocks)]
                 layers[f"{path}.{target}"] = LilyLayer(base, down, experts, router, self)
         return layers
 

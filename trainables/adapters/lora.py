@@ -29,16 +29,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     check_layers,
     check_rank,
     linear_bound,
-    select,
     uniform,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 # submodule -> (equal slices of its output rows, which of them are adapted)
 _ATTENTION: Final = {"attn.qkv": (3, (0, 1, 2)), "attn.proj": (1, (0,))}
@@ -80,7 +79,7 @@ class LoRA(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each adapted linear."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
                 linear = cast(nn.Linear, block.get_submodule(target))
                 n_rows = linear.out_features // n_slices

@@ -29,7 +29,8 @@ from typing import ClassVar, Final, cast
 import torch
 from torch import Tensor, nn
 
-from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, select, zeros
+from trainables.adapters.base import Layer, Method, check_layers, check_rank, zeros
+from trainables.adapters.families import Blocks
 
 # submodule -> (equal slices of its output rows, which of them are adapted)
 _REST: Final = {"attn.proj": (1, (0,)), "mlp.fc1": (1, (0,)), "mlp.fc2": (1, (0,))}
@@ -69,7 +70,7 @@ class RandLoRA(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each adapted linear; the bases, as large as the largest needs, shared by all."""
         adapted: dict[str, tuple[nn.Linear, int, tuple[int, ...]]] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
                 linear = cast(nn.Linear, block.get_submodule(target))
                 check_rank(self, f"a weight of {path}.{target}", linear.in_features, linear.out_features // n_slices)

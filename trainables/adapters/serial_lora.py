@@ -34,16 +34,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.adapters.base import (
-    Blocks,
     Layer,
     Method,
     check_layers,
     check_rank,
     linear_bound,
-    select,
     uniform,
     zeros,
 )
+from trainables.adapters.families import Blocks
 
 TARGETS: Final = {"qkv": ("attn.qkv",), "qkv_mlp": ("attn.qkv", "mlp.fc1")}
 
@@ -77,7 +76,7 @@ class SerialLoRA(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer, with a pair of its own, for each adapted linear."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             for target in TARGETS[self.targets]:
                 linear = cast(nn.Linear, block.get_submodule(target))
                 check_rank(self, f"the input of {path}.{target}", linear.in_features)

@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trainables.adapters.base import Blocks, Layer, Method, check_layers, check_rank, place, select, uniform
+from trainables.adapters.base import Layer, Method, check_layers, check_rank, place, uniform
+from trainables.adapters.families import Blocks
 
 KERNELS: Final = {"piecewise_linear": 2, "linear": 1}  # -> in how many groups it takes the coordinates
 SPARSIFY: Final = ("code_gate", "paper_soft", "mask")
@@ -93,7 +94,7 @@ class SNELL(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each adapted linear."""
         layers: dict[str, Layer] = {}
-        for path, block in select(self, self.layers, blocks).items():
+        for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
                 linear = cast(nn.Linear, block.get_submodule(target))
                 n_in, n_out = linear.in_features, linear.out_features // n_slices
