@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from timm.layers import LayerNorm, QuickGELU, SwiGLUPacked
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
-from trainables.adapters import METHODS
+from trainables import measure
+from trainables.adapters import METHODS, LoRA, adapt, remove
 from trainables.adapters.base import adapted_layers
+from trainables.backbones import create, fingerprint, remove_head, set_head
 
 from .adapter_laws import N_CLASSES, TOKEN, AdapterLaws, Backbone, Family, adapted
 from .test_adapters import CASES
@@ -57,3 +62,39 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 class TestEveryMethodOnEveryFamily(AdapterLaws):
     """Every method on every family."""
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "bitfit"),
+    [  # r = 8 on q and v; the biases of a plain block with its norms: 7 d + m
+        ("deit_base_patch16_224", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768),
+        ("vit_base_patch14_dinov2", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768),
+        ("vit_base_patch16_clip_224", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768),  # no patch bias, a norm before the blocks
+        (
+            "vit_base_patch16_siglip_224",
+            12 * 4 * 768 * 8,
+            13 * (7 * 768 + 3072) + 2 * 768 - 768,
+        ),  # a pool like a block, one norm less
+        ("beitv2_base_patch16_224", 12 * 4 * 768 * 8, 12 * (6 * 768 + 3072) + 2 * 768),
+        ("eva02_base_patch14_224", 12 * 4 * 768 * 8, 12 * (6 * 768 + 3 * 2048) + 2 * 768),
+        ("swin_tiny_patch4_window7_224", 4 * 8 * (2 * 96 + 2 * 192 + 6 * 384 + 2 * 768), None),
+    ],
+)
+def test_counts_on_real_architectures_are_closed_forms(name: str, lora: int, bitfit: int | None) -> None:
+    sizes = measure({"name": name}, {"kind": "none", "n_classes": 2})
+    assert sizes.count({"method": "lora"})[0] == lora
+    assert bitfit is None or sizes.count({"method": "bitfit"})[0] == bitfit
+    assert sizes.count({"method": "full"})[0] == sizes.backbone_params
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224"])
+def test_a_head_is_set_taken_off_and_left_out_of_local_weights(name: str, tmp_path: Path) -> None:
+    source = create(name, "random")
+    before = fingerprint(source)
+    set_head(source, 3, torch.Generator().manual_seed(0))
+    assert source.get_classifier().out_features == 3
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    adapt(source, LoRA(rank=2))
+    remove(source)
+    remove_head(source)
+    assert fingerprint(source) == before == fingerprint(create(name, str(tmp_path / "weights.safetensors")))
