@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a test may import Ray before `cluster.connect.embedded` says so
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run on all cores side by side; threads of several of them would only wait
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
 os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from trainables.adapters import METHODS, LoRA, adapt, remove
 from trainables.adapters.base import adapted_layers
 from trainables.backbones import create, fingerprint, remove_head, set_head
 
-from .adapter_laws import N_CLASSES, TOKEN, AdapterLaws, Backbone, Family, adapted
+from .adapter_laws import N_CLASSES, TOKEN, AdapterLaws, Backbone, Case, Family, adapted
 from .test_adapters import CASES
 
 HEADS: dict[str, Any] = {"num_heads": 2}
@@ -43,15 +44,22 @@ FAMILIES = [
 ]  # fmt: skip
 
 
-def rows() -> list[Any]:
-    """On every family the row of each method that puts in most layers, on two also the first that adapts some blocks only."""
-    found = []
+@functools.cache
+def chosen_cases() -> list[tuple[Case, list[Case]]]:
+    """Of each method the case that puts in most layers, and the first that adapts some blocks only, if there is one."""
+    chosen = []
     for method in METHODS.values():
         of_method = [case for case in CASES if type(case.method) is method]
         most = max(of_method, key=lambda case: len(adapted_layers(adapted(TOKEN, case.method, moved=False))))
-        found += [(family, most) for family in FAMILIES]
         some = [case for case in of_method if case is not most and getattr(case.method, "layers", "all") != "all"]
-        found += [(family, case) for family in FAMILIES if family.name in ("EVA-02", "Swin") for case in some[:1]]
+        chosen.append((most, some[:1]))
+    return chosen
+
+
+def rows() -> list[Any]:
+    """Every method on every family; on Swin, whose stages differ, also on some blocks only."""
+    found = [(family, most) for most, _ in chosen_cases() for family in FAMILIES]
+    found += [(family, case) for _, some in chosen_cases() for case in some for family in FAMILIES if family.name == "Swin"]
     return [pytest.param(*row, id=f"{row[0].name}-{row[1]}") for row in found]
 
 
