@@ -2,7 +2,7 @@
 
 Ways to learn scikit-learn's handwritten digits from 200 images: logistic regression on the pixels, the same ViT from random weights
 trained whole, and on the packaged backbone the head alone and LoRA. Each network has the same epochs, batches and schedule.
-Learning rates are chosen on the validation split by the mean over the seeds; the test split is met once, by what was chosen.
+Learning rates are chosen on the validation split by the mean over the seeds; the test split is met only by what was chosen.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def table(rows: Sequence[Row], epochs: int) -> str:
         f"Top-1 accuracy in percent, mean ± standard error over {n_seeds} seeds; 200 training images, {epochs} epochs of "
         f"batches of {BATCH} for every network.\n"
         "Learning rates are chosen on validation, the penalty of the logistic regression by cross-validation; the test split "
-        "is met once, by what was chosen.\n"
+        "is met only by what was chosen.\n"
         "The random ViT starts from timm's weights (standard deviation 0.02) and, the harder rival, from the variance-keeping ones "
         "that the\npretraining starts from. Made by `python benchmarks/transfer.py`.\n",
         "| method | trained parameters | chosen | validation (800) | test (797) | seconds |",
