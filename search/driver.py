@@ -41,7 +41,7 @@ def run(
 
     Args:
         file: The study file, as the study was made from it.
-        more_trials: Extends the study by so many trials; it must exist.
+        more_trials: Extends the budget by so many trials; repeated, it extends again.
         max_hours: Its new `budget.max_hours`; None leaves it.
         back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
         n_cpus: Cores that an embedded Ray may use; None for all.
@@ -54,7 +54,7 @@ def run(
     Raises:
         StudyFileError: if the study exists and was made from another file.
         LedgerError: if another driver runs it, or its ledger cannot be used.
-        RequestError: if backbone, data or resources are not to be had.
+        RequestError: if backbone, data or resources are not to be had, or the extension would cut the budget.
     """
     extended = bool(more_trials) or max_hours is not None
     if (file.folder / "ledger.db").exists():

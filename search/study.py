@@ -173,9 +173,8 @@ class Study:
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
         broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
-        verdict = None
-        if self._rungs is not None and broken is None:
-            verdict = self._rungs.verdict(epoch, trial.adapter_params, metrics[objective])
+        rungs = self._rungs if broken is None else None
+        verdict = None if rungs is None else rungs.verdict(epoch, trial.adapter_params, metrics[objective])
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
             if broken is not None:
@@ -188,8 +187,8 @@ class Study:
                     f"the bar among the {verdict.n_peers} trials of its size or smaller"
                 )
                 trial = writer.finish(trial, State.PRUNED, reason=reason, rung=epoch)
-        if self._rungs is not None and broken is None:
-            self._rungs.add(epoch, trial.adapter_params, metrics[objective])
+        if rungs is not None:
+            rungs.add(epoch, trial.adapter_params, metrics[objective])
         self._settle(trial)
         return Decision.STOP if trial.state.finished else Decision.CONTINUE
 

@@ -109,18 +109,14 @@ def test_between_rungs_nothing_is_said() -> None:
     assert [epoch for epoch in range(1, 21) if rungs.verdict(epoch, 0, 0.5) is not None] == [2, 6, 18]
 
 
-@given(st.integers(1, 8), FACTORS, st.integers(1, 200))
-def test_of_equal_sizes_in_falling_order_about_one_in_factor_goes_on(n: int, factor: int, many: int) -> None:
-    rungs = one_rung(factor)
-    survivors = 0
-    for i in range(many):  # every newcomer is the worst so far: only the places that open up as the rung fills are left
-        verdict = rungs.verdict(1, n, 1.0 - i / many)
+@given(FACTORS, st.integers(1, 200))
+def test_the_worst_so_far_is_stopped_and_of_all_at_a_rung_one_in_factor_would_go_on(factor: int, many: int) -> None:
+    rungs, survivors = one_rung(factor), 0
+    for i in range(many):
+        verdict = rungs.verdict(1, 7, 1.0 - i / many)
         assert verdict is not None
         survivors += verdict.goes_on
-        rungs.add(1, n, 1.0 - i / many)
+        rungs.add(1, 7, 1.0 - i / many)
     assert survivors == 1
-    rising = one_rung(factor)
-    for i in range(many):
-        rising.add(1, n, i / many)
-    last = [rising.verdict(1, n, i / many) for i in range(many)]
-    assert sum(v is not None and v.n_better < math.ceil(many / factor) for v in last) == math.ceil(many / factor)
+    again = [rungs.verdict(1, 7, 1.0 - i / many) for i in range(many)]  # each as a newcomer beside all of them
+    assert sum(verdict is not None and verdict.goes_on for verdict in again) == min(many, math.ceil((many + 1) / factor))

@@ -11,9 +11,9 @@ first order, and the lowest of them are dropped; the active ratio rho says how m
     r_i = sum over q, v of <B_i, dL/dB_i>      abs: |r_i|      signed: -r_i, the change of L itself
 
 `global` adds the scores of a head's index over all blocks (of a Swin: of a stage) and drops the same heads in each of them, `layer`
-ranks in each block. The
-gradient dL/dB is accumulated over the whole training split in eval mode. A dropped head's B_i is no longer a parameter: it is not
-stored, not counted, and has neither optimiser state nor weight decay. The names in the state tell which heads are there.
+ranks in each block. The gradient dL/dB is accumulated over the whole training split in eval mode. A dropped head's B_i is no longer
+a parameter: it is not stored, not counted, and has neither optimiser state nor weight decay. The names in the state tell which
+heads are there.
 
 Count, L blocks: 2 d r L (1 + rho), after the warm-up; on ViT-B/16 with r = 8 and n of 12 heads off 294,912 - 12,288 n.
 
