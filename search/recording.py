@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from search import report
+from search import picture, report
 from search.errors import RequestError
 from search.front import front, hypervolume
 from search.ledger import Event, Ledger, Report, StudyRecord
@@ -441,7 +441,7 @@ class _View:
         with tempfile.TemporaryDirectory(prefix="paretune-") as name:
             folder = Path(name)
             title = f"{self._study.name}: accuracy against adapter size"
-            report.plot_front(trials, folder / "front.png", title=title, reference_point=self._reference_point)
+            picture.plot_front(trials, folder / "front.png", title=title, reference_point=self._reference_point)
             report.write_parquet(front(trials), folder / "front.parquet", study=self._study)
             report.write_parquet(trials, folder / "trials.parquet", study=self._study)
             (folder / "study.yaml").write_text(yaml.safe_dump(dict(self._study.file), sort_keys=False))

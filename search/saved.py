@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search import report
+from search import picture, report
 from search.front import front, hypervolume
 from search.ledger import Event, Ledger, Report, StudyRecord
 from search.trial import Trial
@@ -109,7 +109,7 @@ class SavedStudy:
     def plot_front(self, path: Path) -> None:
         """Draw the front into a `.png` or `.svg` file."""
         title = f"{self.name}: accuracy against adapter size"
-        report.plot_front(self.history, path, title=title, reference_point=self.reference_point)
+        picture.plot_front(self.history, path, title=title, reference_point=self.reference_point)
 
 
 def load(folder: str | Path) -> SavedStudy:

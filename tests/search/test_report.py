@@ -21,7 +21,7 @@ from matplotlib.text import Annotation
 from rich.console import Console
 from rich.table import Table
 
-from search import report
+from search import picture, report
 from search.front import front, hypervolume
 from search.ledger import Ledger, StudyRecord
 from search.saved import load
@@ -192,7 +192,7 @@ def test_no_trials_make_an_empty_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_same_trials_give_the_same_picture(tmp_path: Path, suffix: str) -> None:
     for name in ("a", "b"):
-        report.plot_front(TRIALS, tmp_path / f"{name}{suffix}", title="flowers", reference_point=REFERENCE)
+        picture.plot_front(TRIALS, tmp_path / f"{name}{suffix}", title="flowers", reference_point=REFERENCE)
     first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
     assert first == second
     assert len(list(tmp_path.iterdir())) == 2
@@ -248,7 +248,7 @@ def test_every_member_lies_in_the_picture_at_its_accuracy() -> None:
 def drawn(trials: list[Trial], reference_point: tuple[float, float] | None) -> tuple[Figure, list[Annotation]]:
     figure = Figure(figsize=(9.0, 5.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure).draw()
-    report.draw_front(figure, trials, title="flowers", reference_point=reference_point)
+    picture.draw_front(figure, trials, title="flowers", reference_point=reference_point)
     figure.canvas.draw()
     return figure, [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
 
