@@ -1,0 +1,203 @@
+"""A table of real learning curves: `python benchmarks/table.py record`, then `collect` writes results/digits-table.parquet and .md.
+
+Configurations of every method's packaged space are trained on the packaged digits, to full epochs, and every epoch is kept, so that
+ways to search can be compared by anyone in seconds (`paretune simulate`, benchmarks/search.py) on what training really does.
+
+Which configurations: for each adapter its paper's default and seeded random draws, the same number for each; for the anchors
+without knobs of their own (head_only, bitfit) fewer. A draw that repeats one, is impossible or has more than MAX_PARAMS adapter
+parameters is drawn again. `full` has more than that. All are trained with seed 0; the first few of each adapter with seeds 1 and 2
+too.
+
+`record` works in slices: every finished run is one line in a file of its worker, a second call goes on with what is missing, and
+several workers share the runs (`--worker 0 --workers 2`). The order takes all methods in turn, so that a part is a fair sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import spaces
+from trainables import Sizes, make, measure
+
+RESULTS = Path(__file__).parent / "results"
+MAKE: dict[str, Any] = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}
+EPOCHS = 30  # as in the packaged study
+MAX_PARAMS = 100_000  # of the adapter; the backbone has 252,608
+ADAPTERS = tuple(method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full"))
+ANCHORS = ("head_only", "bitfit")
+N_PER_ADAPTER, N_PER_ANCHOR = 50, 8
+N_REPEATED = 5  # configurations of each adapter that are trained with three seeds
+CURVES = ("val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds")
+Run = tuple[str, dict[str, Any], tuple[int, int], int]  # method, configuration, (adapter, head) parameters, seed
+
+
+def draws(method: str, n: int, sizes: Sizes) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
+    """`n` different configurations of a method within the limit, the default first if it is, with their sizes."""
+    space = spaces.joint([method])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(method) + sum(map(ord, method))))
+    config, seen = space.default(method), set()
+    while len(seen) < n:
+        key = json.dumps(config, sort_keys=True)
+        try:
+            params = sizes.count(config)
+        except ValueError:
+            params = (MAX_PARAMS + 1, 0)
+        if key not in seen and params[0] <= MAX_PARAMS:
+            seen.add(key)
+            yield dict(config), params
+        config = space.suggest(study.ask())
+
+
+def runs(sizes: Sizes) -> list[Run]:
+    """All that is to be trained, in order."""
+    of = {method: list(draws(method, N_PER_ADAPTER, sizes)) for method in ADAPTERS}
+    of |= {method: list(draws(method, N_PER_ANCHOR, sizes)) for method in ANCHORS}
+    first = [(method, *of[method][i], 0) for i in range(N_PER_ADAPTER) for method in of if i < len(of[method])]
+    again = [(method, *of[method][i], seed) for i in range(N_REPEATED) for seed in (1, 2) for method in ADAPTERS]
+    return first + again
+
+
+def key_of(run: Run) -> str:
+    return json.dumps([run[1], run[3]], sort_keys=True)
+
+
+def record(parts: Path, worker: int, n_workers: int, minutes: float) -> None:
+    """Trains what is missing of this worker's share, for at most so many minutes."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    parts.mkdir(parents=True, exist_ok=True)
+    done = {json.dumps([line["config"], line["seed"]], sort_keys=True) for line in recorded(parts)}
+    everything = enumerate(runs(measure(MAKE["backbone"], MAKE["data"])))
+    # Turned by one each round: otherwise, with an even number of methods, one worker would get all runs of the slow ones.
+    mine = [run for i, run in everything if (i + i // (len(ADAPTERS) + len(ANCHORS))) % n_workers == worker]
+    todo = [run for run in mine if key_of(run) not in done]
+    trainable, begun = make(**MAKE), time.monotonic()
+    with (parts / f"worker-{worker}.jsonl").open("a") as file:
+        file.write("\n")  # ends a line that a kill has torn
+        for n, (method, config, (adapter_params, head_params), seed) in enumerate(todo):
+            if time.monotonic() - begun > 60 * minutes:
+                break
+            epochs, problem = [], None
+            try:
+                trainable.start(config, seed=seed, epochs=EPOCHS, folder=None)
+                for _ in range(EPOCHS):
+                    epochs.append(trainable.step())  # noqa: PERF401 - what came before a failure is kept
+            except FloatingPointError as error:  # diverged: a result too
+                problem = str(error)
+            trainable.finish()
+            line = {"method": method, "config": config, "seed": seed, "adapter_params": adapter_params, "head_params": head_params}
+            curves = {name: [epoch[name] for epoch in epochs] for name in CURVES}
+            file.write(json.dumps(line | {"problem": problem} | curves) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            left = (time.monotonic() - begun) / (n + 1) * (len(todo) - n - 1)
+            print(f"{n + 1} of {len(todo)}, {left / 60:.0f} min left", flush=True)
+
+
+def recorded(parts: Path) -> list[dict[str, Any]]:
+    """Every whole line that the workers have written; a line torn by a kill is left out and its run made again."""
+    lines = []
+    for part in sorted(parts.glob("worker-*.jsonl")):
+        for text in part.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    return lines
+
+
+def collect(parts: Path) -> None:
+    """Writes what is recorded as one Parquet with its recipe, and the summary beside it."""
+    order = {key_of(run): i for i, run in enumerate(runs(measure(MAKE["backbone"], MAKE["data"])))}
+    lines = sorted(recorded(parts), key=lambda line: order[json.dumps([line["config"], line["seed"]], sort_keys=True)])
+    recipe = MAKE | {
+        "epochs": EPOCHS,
+        "max_params": MAX_PARAMS,
+        "backbone_params": measure(MAKE["backbone"], MAKE["data"]).backbone_params,
+        "n_classes": 10,
+        "n_runs_planned": len(order),
+        "versions": {name: version(name) for name in ("torch", "timm", "optuna", "scikit-learn")},
+        "machine": f"{platform.machine()}, {platform.system()}; one thread for each run, on two cores shared with others",
+        "made_by": "python benchmarks/table.py record; python benchmarks/table.py collect",
+    }
+    columns = {name: [line[name] for line in lines] for name in ("method", "seed", "adapter_params", "head_params", "problem")}
+    columns["config"] = [json.dumps(line["config"], sort_keys=True) for line in lines]
+    for name in CURVES:
+        kind = pa.float64() if name == "val/top1" else pa.float32()
+        columns[name] = pa.array([line[name] for line in lines], pa.list_(kind))
+    table = pa.table(columns).replace_schema_metadata({"paretune.recipe": json.dumps(recipe)})
+    pq.write_table(table, RESULTS / "digits-table.parquet", compression="zstd", compression_level=19)
+    (RESULTS / "digits-table.md").write_text(summary(lines, recipe))
+    print(f"{len(lines)} of {len(order)} runs")
+
+
+def summary(lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
+    """The Markdown beside the table."""
+    configs = {json.dumps(line["config"], sort_keys=True) for line in lines}
+    of_config: dict[str, list[float]] = {}
+    for line in lines:
+        if line["problem"] is None:
+            of_config.setdefault(json.dumps(line["config"], sort_keys=True), []).append(line["val/top1"][-1])
+    three = [tops for tops in of_config.values() if len(tops) == 3]
+    n_methods, curves = len({line["method"] for line in lines}), ", ".join(f"`{name}`" for name in CURVES)
+    versions = ", ".join(f"{name} {number}" for name, number in recipe["versions"].items())
+    text = [
+        "# The recorded table",
+        "",
+        f"{len(lines):,} runs of {len(configs):,} configurations over {n_methods} methods on the packaged digits, {recipe['epochs']} epochs "
+        f"each, every epoch kept; {len(three)} configurations with three seeds.",
+        "`digits-table.parquet` has one row for each run: `method`, `config` (JSON), `seed`, `adapter_params`, `head_params`, `problem` "
+        f"(why it ended early) and the curves {curves} (lists over the epochs; seconds of a shared machine).",
+        f"The recipe is in the file's metadata (`paretune.recipe`). Adapters have at most {recipe['max_params']:,} parameters; `full` "
+        f"fine-tuning has more. {recipe['machine']}; {versions}. Made by `{recipe['made_by']}`.",
+        "",
+    ]
+    if three:
+        spread = statistics.mean(statistics.stdev(tops) for tops in three)
+        text += [f"Spread over three seeds (mean of the standard deviations): {100 * spread:.2f} points of `val/top1`.", ""]
+    text += [
+        "| method | runs | ended early | sizes | val/top1: lowest, median, highest (%) | seconds, median |",
+        "|---|---:|---:|---|---|---:|",
+    ]
+    for method in (*ANCHORS, *ADAPTERS):
+        mine = [line for line in lines if line["method"] == method]
+        if not mine:
+            continue
+        tops = sorted(100 * line["val/top1"][-1] for line in mine if line["problem"] is None)
+        sizes = [line["adapter_params"] for line in mine]
+        seconds = statistics.median(sum(line["cost/train_seconds"]) + sum(line["cost/eval_seconds"]) for line in mine)
+        text.append(
+            f"| {method} | {len(mine)} | {len(mine) - len(tops)} | {min(sizes):,} to {max(sizes):,} | "
+            f"{tops[0]:.1f}, {statistics.median(tops):.1f}, {tops[-1]:.1f} | {seconds:.1f} |"
+        )
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=("record", "collect"))
+    parser.add_argument("--parts", type=Path, default=Path("paretune-studies/digits-table"), help="where the workers write")
+    parser.add_argument("--worker", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=24 * 60.0)
+    asked = parser.parse_args()
+    if asked.verb == "record":
+        record(asked.parts, asked.worker, asked.workers, asked.minutes)
+    else:
+        collect(asked.parts)
+
+
+if __name__ == "__main__":
+    main()
