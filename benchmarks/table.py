@@ -156,12 +156,13 @@ def summary(lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
     text = [
         "# The recorded table",
         "",
-        f"{len(lines):,} runs of {len(configs):,} configurations over {n_methods} methods on the packaged digits, {recipe['epochs']} epochs "
-        f"each, every epoch kept; {len(three)} configurations with three seeds.",
-        "`digits-table.parquet` has one row for each run: `method`, `config` (JSON), `seed`, `adapter_params`, `head_params`, `problem` "
-        f"(why it ended early) and the curves {curves} (lists over the epochs; seconds of a shared machine).",
-        f"The recipe is in the file's metadata (`paretune.recipe`). Adapters have at most {recipe['max_params']:,} parameters; `full` "
-        f"fine-tuning has more. {recipe['machine']}; {versions}. Made by `{recipe['made_by']}`.",
+        f"{len(lines):,} runs of {len(configs):,} configurations over {n_methods} methods on the packaged digits,",
+        f"{recipe['epochs']} epochs each, every epoch kept; {len(three)} configurations with three seeds.",
+        "`digits-table.parquet` has one row for each run: `method`, `config` (JSON), `seed`, `adapter_params`, `head_params`,",
+        f"`problem` (why it ended early) and the curves {curves}",
+        "(lists over the epochs; seconds of a shared machine). The recipe is in the file's metadata (`paretune.recipe`).",
+        f"Adapters have at most {recipe['max_params']:,} parameters; `full` fine-tuning has more. {recipe['machine']};",
+        f"{versions}. Made by `{recipe['made_by']}`.",
         "",
     ]
     if three:
