@@ -7,7 +7,8 @@ as good in both objectives and better in one. Equal points do not dominate each 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,11 +63,156 @@ def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple
     front = inside[non_dominated(inside)]
     if not len(front):
         return 0.0
-    front = front[np.argsort(front[:, 1], kind="stable")]
+    front = np.unique(front[:, ::-1], axis=0)[:, ::-1]  # by size, equal points once
     decades = np.log10(1.0 + front[:, 1])
     right = np.append(decades[1:], size_ceiling)
     # Sorted by size, accuracy rises along the front: each point owns the strip up to its larger neighbour.
     return float(np.sum((right - decades) * (front[:, 0] - top1_floor)))
+
+
+def ranks(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.int64]:
+    """How many fronts lie before each point's own: 0 on the front, 1 on the front of what is left without it, and so on.
+
+    Returns:
+        (n,) ranks in the order of the points. One pass of `non_dominated` for each front.
+
+    Raises:
+        ValueError: if a coordinate is NaN.
+    """
+    array = _checked(points)
+    rank = np.zeros(len(array), dtype=np.int64)
+    left = np.arange(len(array))
+    while len(left):
+        on_front = non_dominated(array[left])
+        left = left[~on_front]
+        rank[left] += 1
+    return rank
+
+
+def crowding(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.float64]:
+    """How lonely each point of a front is: the crowding distance of NSGA-II (Deb et al., 2002).
+
+    Args:
+        points: (n, 2), top1 and size, finite; usually of one rank.
+
+    Returns:
+        (n,) for each objective the gap between the point's two neighbours in it, as a fraction of the objective's range (sizes as
+        log10(1 + p)), summed; infinite where a point is first or last in an objective. Of equal points one bears the gap.
+    """
+    array = _checked(points)
+    distance = np.zeros(len(array))
+    if not len(array):
+        return distance
+    for values in (array[:, 0], np.log10(1.0 + array[:, 1])):
+        order = np.argsort(values, kind="stable")
+        span = values[order[-1]] - values[order[0]]
+        if span > 0:
+            distance[order[1:-1]] += (values[order[2:]] - values[order[:-2]]) / span
+        distance[order[[0, -1]]] = np.inf
+    return distance
+
+
+def contributions(points: Sequence[tuple[float, float]] | Points, reference: tuple[float, float]) -> NDArray[np.float64]:
+    """The hypervolume that the front would lose without each member; zero for all others, and for each of several equal ones."""
+    array = _checked(points)
+    lost = np.zeros(len(array))
+    inside = np.flatnonzero((array[:, 0] > reference[0]) & (np.log10(1.0 + array[:, 1]) < _decades(reference[1])))
+    on_front = inside[non_dominated(array[inside])]
+    distinct, first, count = np.unique(array[on_front][:, ::-1], axis=0, return_index=True, return_counts=True)  # by size
+    if not len(distinct):
+        return lost
+    decades, top1 = np.log10(1.0 + distinct[:, 0]), distinct[:, 1]
+    right = np.append(decades[1:], _decades(reference[1]))
+    below = np.concatenate(([reference[0]], top1[:-1]))
+    # Alone, a point owns the strip up to its larger neighbour, above what its smaller neighbour reaches.
+    lost[on_front[first]] = np.where(count == 1, (right - decades) * (top1 - below), 0.0)
+    return lost
+
+
+class Front:
+    """A front and its hypervolume, kept up to date point by point.
+
+    An insertion is a binary search and, where the point survives, one change of a list as long as the front: how many points were
+    seen does not matter.
+
+    Args:
+        reference: (top1, size) of the worst point that still counts towards the hypervolume.
+    """
+
+    def __init__(self, reference: tuple[float, float]) -> None:
+        self._floor, self._ceiling = reference[0], _decades(reference[1])
+        self._sizes: list[float] = []  # of the distinct points of the front, rising
+        self._top1s: list[float] = []  # of the same, rising
+        self._members: list[list[int]] = []  # of the same: who stands there
+        self.hypervolume = 0.0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._members))
+
+    def __iter__(self) -> Iterator[int]:
+        """The members, smallest first; equal points in the order of insertion."""
+        return (member for equals in self._members for member in equals)
+
+    def add(self, top1: float, size: float, member: int) -> bool:
+        """Take in a point.
+
+        Args:
+            top1: Its accuracy.
+            size: Its parameters.
+            member: By what number it is known.
+
+        Returns:
+            Whether it is on the front now; it may leave when others come.
+
+        Raises:
+            ValueError: if a coordinate is NaN.
+        """
+        if math.isnan(top1) or math.isnan(size):
+            raise ValueError("a Pareto point may not be NaN: such a trial is FAILED, not compared")
+        before = bisect_right(self._sizes, size)  # points of this size or smaller
+        if before and self._top1s[before - 1] >= top1:
+            equal = self._top1s[before - 1] == top1 and self._sizes[before - 1] == size
+            if equal:
+                self._members[before - 1].append(member)
+            return equal
+        self.hypervolume += self.gain(top1, size)
+        first = before - 1 if before and self._sizes[before - 1] == size else before
+        last = bisect_right(self._top1s, top1, first)  # those of this size or larger that are no more accurate fall
+        self._sizes[first:last], self._top1s[first:last], self._members[first:last] = [size], [top1], [[member]]
+        return True
+
+    def gain(self, top1: float, size: float) -> float:
+        """The hypervolume that a point would add: strip by strip, from its size on, what it lies above the front."""
+        gain, left = 0.0, _decades(size)
+        if not (top1 > self._floor and left < self._ceiling):
+            return 0.0
+        n = bisect_right(self._sizes, size)
+        level = self._top1s[n - 1] if n else -math.inf  # of the front on the strip that begins at `left`
+        while left < self._ceiling and level < top1:
+            right = min(_decades(self._sizes[n]), self._ceiling) if n < len(self._sizes) else self._ceiling
+            if right > left:
+                gain += (right - left) * (top1 - max(level, self._floor))
+            if n == len(self._sizes):
+                break
+            left, level, n = right, self._top1s[n], n + 1
+        return gain
+
+    def level(self, size: float) -> float:
+        """The accuracy that the front reaches at a size or below; minus infinity below its smallest member."""
+        n = bisect_right(self._sizes, size)
+        return self._top1s[n - 1] if n else -math.inf
+
+    def strips(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The front as a staircase inside the reference point.
+
+        Returns:
+            (n + 1,) rising edges in decades of size, from 0 to the reference, and (n,) the accuracy reached from each edge to the
+            next, at least the reference's.
+        """
+        n = bisect_left(self._sizes, self._ceiling, key=_decades)
+        decades = [_decades(size) for size in self._sizes[:n]]
+        levels = [self._floor, *(max(top1, self._floor) for top1 in self._top1s[:n])]
+        return np.array([0.0, *decades, self._ceiling]), np.array(levels)
 
 
 def _decades(size: float) -> float:

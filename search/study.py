@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from search import front as fronts
+from search import pareto
 from search.config import ANCHOR, Budget, StudyFile, StudyFileError, check
 from search.ledger import Ledger, StudyRecord
 from search.rungs import Rungs
@@ -70,8 +70,10 @@ class Study:
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # running when the last driver ended; go on before anything new starts
+        self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
         self._ended: str | None = None  # why nothing new starts
-        self._last_move = 0  # how many trials had ended when the front last changed
+        self._n_ended = 0  # trials that had their chance: trained to the end, or stopped because others were better
+        self._last_move = 0  # how many of them had ended when the front last changed
         self._seconds_before = 0.0  # time that earlier drivers spent on the study
         self._replay()
         with ledger.decision() as writer:
@@ -248,12 +250,12 @@ class Study:
         return float(top1), float(size)
 
     def front(self) -> list[Trial]:
-        """The non-dominated COMPLETE trials, smallest first."""
-        return fronts.front(self.trials)
+        """The non-dominated COMPLETE trials, smallest first; equal objectives in the order of numbers."""
+        return sorted((self._trials[number] for number in self._front), key=lambda trial: (trial.adapter_params, trial.number))
 
     def hypervolume(self) -> float:
         """The front's hypervolume."""
-        return fronts.hypervolume(self.trials, self.reference_point)
+        return self._front.hypervolume
 
     def checkpoint_folder(self, number: int) -> Path:
         """Where a trial's checkpoint lies."""
@@ -273,16 +275,12 @@ class Study:
             return True
         if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
             self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
-        elif budget.stall_trials is not None and self._n_ended() - self._last_move >= budget.stall_trials:
+        elif budget.stall_trials is not None and self._n_ended - self._last_move >= budget.stall_trials:
             self._end(f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)")
         return self._ended is not None
 
     def _seconds_spent(self) -> float:
         return self._seconds_before + self._ledger.now() - self._opened_at
-
-    def _n_ended(self) -> int:
-        """Trials that had their chance: trained to the end, or stopped because others were better."""
-        return sum(trial.state in (State.COMPLETE, State.PRUNED) for trial in self._trials)
 
     def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
         with self._ledger.decision() as writer:
@@ -292,7 +290,7 @@ class Study:
 
     def _extended(self) -> None:
         self._ended = None
-        self._last_move = self._n_ended()  # patience begins anew
+        self._last_move = self._n_ended  # patience begins anew
 
     def _next_config(self) -> tuple[int | None, Config]:
         if self._first:
@@ -314,8 +312,9 @@ class Study:
     def _settle(self, trial: Trial) -> None:
         """Take a trial's new standing over into memory, and tell the sampler if it has ended."""
         self._trials[trial.number] = trial
-        if trial.state is State.COMPLETE and any(member.number == trial.number for member in self.front()):
-            self._last_move = self._n_ended()
+        self._n_ended += trial.state in (State.COMPLETE, State.PRUNED)
+        if trial.state is State.COMPLETE and self._front.add(*trial.objectives, trial.number):
+            self._last_move = self._n_ended
         ticket = self._tickets[trial.number]
         if ticket is None:
             return

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.pareto import hypervolume, non_dominated
+from search.pareto import Front, contributions, crowding, hypervolume, non_dominated, ranks
 
 Point = tuple[float, float]
 
@@ -133,3 +133,78 @@ def test_ten_thousand_points_agree_with_a_scan(seed: int) -> None:
             best = top1
     mask = non_dominated(points)
     assert {tuple(point) for point in points[mask].tolist()} == front
+
+
+@given(_ANY, st.randoms(use_true_random=False))
+def test_a_front_kept_point_by_point_is_the_front_of_all(points: list[Point], random: Random) -> None:
+    random.shuffle(points)
+    front = Front(_REFERENCE)
+    for number, point in enumerate(points):
+        now = non_dominated(points[: number + 1])
+        assert front.add(*point, number) == now[number]
+        assert sorted(front) == np.flatnonzero(now).tolist()
+    assert [points[number][1] for number in front] == sorted(points[number][1] for number in front)
+
+
+@given(_FINITE)
+def test_a_hypervolume_kept_point_by_point_is_the_hypervolume_of_all(points: list[Point]) -> None:
+    front = Front(_REFERENCE)
+    for number, point in enumerate(points):
+        before = front.hypervolume
+        promised = front.gain(*point)
+        front.add(*point, number)
+        assert front.hypervolume == pytest.approx(hypervolume(points[: number + 1], _REFERENCE), rel=1e-9, abs=1e-9)
+        assert front.hypervolume - before == pytest.approx(promised, rel=1e-9, abs=1e-9)
+
+
+@given(_ANY)
+def test_infinities_are_worth_the_same_point_by_point(points: list[Point]) -> None:
+    front = Front(_REFERENCE)
+    for number, point in enumerate(points):
+        front.add(*point, number)
+    assert front.hypervolume == pytest.approx(hypervolume(points, _REFERENCE), rel=1e-9, abs=1e-9)
+
+
+@given(_FINITE, st.floats(0.0, 1.0), st.integers(0, 9_999).map(float))
+def test_the_staircase_is_the_front(points: list[Point], top1: float, size: float) -> None:
+    """What a new point adds is the area between it and the stairs to its right."""
+    front = Front(_REFERENCE)
+    for number, point in enumerate(points):
+        front.add(*point, number)
+    edges, levels = front.strips()
+    widths = np.diff(np.maximum(edges, math.log10(1.0 + size)))
+    assert float(np.sum(widths * np.maximum(0.0, top1 - levels))) == pytest.approx(front.gain(top1, size), rel=1e-9, abs=1e-9)
+    assert float(np.sum(np.diff(edges) * (levels - _REFERENCE[0]))) == pytest.approx(front.hypervolume, rel=1e-9, abs=1e-9)
+    assert front.level(size) == max((point[0] for point in points if point[1] <= size), default=-math.inf)
+
+
+def test_a_front_refuses_nan() -> None:
+    with pytest.raises(ValueError, match="may not be NaN"):
+        Front(_REFERENCE).add(math.nan, 1.0, 0)
+
+
+@given(_ANY)
+def test_a_rank_is_the_number_of_fronts_before(points: list[Point]) -> None:
+    """By definition: rank 0 is dominated by nobody; any other is one more than the worst rank among those that dominate it."""
+    found = ranks(points).tolist()
+    for point, rank in zip(points, found, strict=True):
+        above = [other for p, other in zip(points, found, strict=True) if dominates(p, point)]
+        assert rank == (max(above) + 1 if above else 0)
+
+
+@given(_FINITE)
+def test_a_contribution_is_what_the_front_would_lose(points: list[Point]) -> None:
+    everything, survives = hypervolume(points, _REFERENCE), non_dominated(points).tolist()
+    expected = []
+    for i in range(len(points)):
+        others = [point for j, point in enumerate(points) if survives[j] and j != i]
+        expected.append(everything - hypervolume(others, _REFERENCE) if survives[i] else 0.0)
+    assert contributions(points, _REFERENCE).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_crowding_is_the_gap_between_the_neighbours() -> None:
+    # Decades 0, 1, 2, 4 and accuracies 0.1, 0.3, 0.4, 0.5: the second has gaps 2 of 4 decades and 0.3 of 0.4.
+    points = [(0.1, 0.0), (0.3, 9.0), (0.4, 99.0), (0.5, 9_999.0)]
+    assert crowding(points).tolist() == pytest.approx([math.inf, 2 / 4 + 0.3 / 0.4, 3 / 4 + 0.2 / 0.4, math.inf])
+    assert crowding(points[::-1]).tolist() == pytest.approx(crowding(points)[::-1].tolist())
+    assert crowding([]).tolist() == []
