@@ -3,90 +3,28 @@
 A few tables in SQLite (write-ahead log, full synchronisation). Every decision is one transaction, and every transaction checks that
 the writer still owns the study. MLflow, Parquet and the pictures are views that can be rebuilt from here; so is the sampler.
 
-Two kinds of user: one `Ledger` per driver that has claimed the study and writes, any number of them that only read.
+Three kinds of user: one `Ledger` per driver that has claimed the study and writes, any number of them that only read, and people
+who ask the driver for something by a row in `requests`.
 """
 
 from __future__ import annotations
 
-import getpass
-import math
 import os
-import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
+from search import database, owner, schema
 from search.errors import RequestError
-from search.trial import Metrics, State, Trial
-
-if TYPE_CHECKING:
-    from spaces import Config
-
-SCHEMA_VERSION = 1
-
-_schema = sa.MetaData()
-
-_study = sa.Table(
-    "study",
-    _schema,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("uid", sa.String, nullable=False),  # tells two studies of one name apart
-    sa.Column("schema_version", sa.Integer, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("file", sa.JSON, nullable=False),  # the resolved study file
-    sa.Column("facts", sa.JSON, nullable=False),  # what was measured once: n_classes, backbone_params, reference_point, versions
-)
-_trials = sa.Table(
-    "trials",
-    _schema,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("config", sa.JSON, nullable=False),
-    sa.Column("seed", sa.Integer, nullable=False),
-    sa.Column("adapter_params", sa.Integer, nullable=False),
-    sa.Column("head_params", sa.Integer, nullable=False),
-    sa.Column("reason", sa.String),
-    sa.Column("rung", sa.Integer),
-    sa.Column("n_attempts", sa.Integer, nullable=False),
-    sa.Column("started", sa.Float, nullable=False),
-    sa.Column("finished", sa.Float),
-)
-_reports = sa.Table(
-    "reports",
-    _schema,
-    sa.Column("trial", sa.Integer, sa.ForeignKey("trials.number"), primary_key=True),
-    sa.Column("epoch", sa.Integer, primary_key=True),
-    sa.Column("event", sa.Integer, nullable=False, unique=True),
-    sa.Column("metrics", sa.JSON, nullable=False),
-)
-_events = sa.Table(
-    "events",
-    _schema,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("trial", sa.Integer),
-    sa.Column("who", sa.String, nullable=False),
-    sa.Column("detail", sa.JSON, nullable=False),
-)
-_owner = sa.Table(
-    "owner",
-    _schema,
-    sa.Column("token", sa.String, primary_key=True),
-    sa.Column("host", sa.String, nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("process_start", sa.String, nullable=False),  # tells a reused process number from the owner's
-    sa.Column("heartbeat", sa.Float, nullable=False),
-)
-
-LEASE_SECONDS = 10.0  # a silent owner on another host counts as dead after this
+from search.owner import HEARTBEAT_SECONDS, LEASE_SECONDS
+from search.trial import Metrics, Trial
+from search.writer import Request, Writer, metrics_of, trial_of
 
 
 class LedgerError(RequestError):
@@ -157,11 +95,9 @@ class Ledger:
         self.path = path
         self._now = now
         self._token: str | None = None
-        self._who = f"{_user()}@{socket.gethostname()}:{os.getpid()}"
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30.0})
-        event.listen(self._engine, "connect", _configure_sqlite)
-        event.listen(self._engine, "begin", _begin)
-        self._writing = self._engine.execution_options(writes=True)
+        self._file = database.engine(path)
+        self._reading = self._file  # an older ledger is read from a migrated copy
+        self._writing = self._file.execution_options(writes=True)
         self._n_events: int | None = None  # known to the owner, who alone counts it up
 
     # -- making, opening, owning -----------------------------------------------------------------------------------------------
@@ -173,20 +109,21 @@ class Ledger:
         """A new ledger, claimed by this process. Written beside its place and renamed, so that a crash leaves none or a whole one.
 
         Raises:
-            LedgerError: if there is one already.
+            LedgerError: if there is one already, or the place is on a network file system.
         """
         if path.exists():
             raise LedgerError(f"{path} exists already; open it, or choose another study name")
+        refuse_network(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         maker = cls(draft, now=now)
-        _schema.create_all(maker._engine)
+        schema.metadata.create_all(maker._file)
         with maker._writing.begin() as connection:
-            row = {"name": name, "uid": uuid.uuid4().hex, "schema_version": SCHEMA_VERSION, "created": now()}
-            connection.execute(_study.insert().values(**row, file=dict(file), facts=dict(facts)))
-        with maker._engine.connect() as connection:
+            row = {"name": name, "uid": uuid.uuid4().hex, "schema_version": schema.VERSION, "created": now()}
+            connection.execute(schema.study.insert().values(**row, file=dict(file), facts=dict(facts)))
+        with maker._file.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        maker._engine.dispose()
+        maker._file.dispose()
         try:
             os.link(draft, path)
         except FileExistsError:
@@ -200,7 +137,7 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path, *, now: Callable[[], float] = time.time) -> Ledger:
-        """An existing ledger, to read; `claim` it to write.
+        """An existing ledger, to read; `claim` it to write. One of an older Paretune is read as it would be when migrated.
 
         Raises:
             LedgerError: if there is none, it cannot be read, or a newer Paretune wrote it.
@@ -209,33 +146,70 @@ class Ledger:
             raise LedgerError(f"{path} does not exist; `paretune ls` shows the studies that do")
         ledger = cls(path, now=now)
         try:
-            with ledger._engine.connect() as connection:
-                version = connection.execute(sa.select(_study.c.schema_version)).scalar_one()
+            with ledger._file.connect() as connection:
+                version = connection.execute(sa.select(schema.study.c.schema_version)).scalar_one()
         except sa.exc.SQLAlchemyError as error:
             raise LedgerError(f"{path} is not a readable ledger ({error.__class__.__name__}); restore it from a copy") from error
-        if version > SCHEMA_VERSION:
-            raise LedgerError(f"{path} has schema {version}, this Paretune knows up to {SCHEMA_VERSION}; use a newer Paretune")
+        _refuse_newer(path, version)
+        if version < schema.VERSION:
+            ledger._reading = database.copy_in_memory(path)
+            with ledger._reading.begin() as connection:
+                schema.migrate(connection, version)
         return ledger
 
-    def claim(self) -> None:
-        """Become the one driver that may write.
+    def claim(self, *, wait: Callable[[float], None] = time.sleep) -> None:
+        """Become the one driver that may write, and bring the tables of an older Paretune up to date.
+
+        On one machine it is known whether the owner lives. An owner elsewhere is watched, for as long as a lease: when its heart
+        does not beat in that time it is dead. No two machines' clocks are compared.
+
+        Args:
+            wait: Passes seconds; a test passes its own.
 
         Raises:
             OwnedElsewhere: if a live driver holds the study.
+            LedgerError: if it lies on a network file system, or a newer Paretune has migrated it in the meantime.
         """
-        token = uuid.uuid4().hex
-        with self._writing.begin() as connection:
-            row = connection.execute(sa.select(_owner)).first()
-            if row is not None and _alive(row, self._now()):
-                raise OwnedElsewhere(
-                    f"the study is being run by process {row.pid} on {row.host}; "
-                    "stop that one first, or watch it with `paretune trials`"
-                )
-            connection.execute(_owner.delete())
-            me = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": _process_start(os.getpid())}
-            connection.execute(_owner.insert().values(token=token, heartbeat=self._now(), **me))
-            self._n_events = connection.execute(sa.select(sa.func.count()).select_from(_events)).scalar_one()
+        refuse_network(self.path)
+        token, seen, waited = uuid.uuid4().hex, None, 0.0
+        while True:
+            with self._writing.begin() as connection:
+                row = connection.execute(sa.text("SELECT * FROM owner")).first()  # an older one has fewer columns
+                held = row is not None and self._holds(row, seen, waited)
+                if not held:
+                    self._take(connection, token)
+                    break
+            seen = row
+            wait(HEARTBEAT_SECONDS / 4)
+            waited += HEARTBEAT_SECONDS / 4
         self._token = token
+        self._reading = self._file
+
+    def _holds(self, row: Any, seen: Any, waited: float) -> bool:
+        """Whether an owner must be waited for; OwnedElsewhere if it lives."""
+        here = owner.is_here(row)
+        lives = owner.is_alive(row, self._now()) if here else seen is not None and tuple(row) != tuple(seen)
+        if lives:
+            raise OwnedElsewhere(
+                f"the study is being run by process {row.pid} on {row.host}; "
+                "stop that one first, or watch it with `paretune trials`"
+            )
+        return not here and waited < LEASE_SECONDS
+
+    def _take(self, connection: sa.Connection, token: str) -> None:
+        version = connection.execute(sa.select(schema.study.c.schema_version)).scalar_one()
+        _refuse_newer(self.path, version)
+        if version < schema.VERSION:
+            schema.migrate(connection, version)
+        connection.execute(schema.owner.delete())
+        connection.execute(schema.owner.insert().values(token=token, heartbeat=self._now(), **owner.me()))
+        self._n_events = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
+
+    def beat(self) -> bool:
+        """Tell other machines that this driver lives; from any thread. False if the study is no longer its own."""
+        mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=self._now())
+        with self._writing.begin() as connection:
+            return connection.execute(mine).rowcount == 1
 
     def now(self) -> float:
         """The ledger's clock, in Unix seconds."""
@@ -245,9 +219,10 @@ class Ledger:
         """Give the study back (if it is ours) and close the file."""
         if self._token is not None:
             with suppress(sa.exc.OperationalError), self._writing.begin() as connection:  # a full disk: the lease dies with us
-                connection.execute(_owner.delete().where(_owner.c.token == self._token))
+                connection.execute(schema.owner.delete().where(schema.owner.c.token == self._token))
             self._token = None
-        self._engine.dispose()
+        self._reading.dispose()
+        self._file.dispose()
 
     # -- writing: one `with ledger.decision()` block is one transaction ----------------------------------------------------------
 
@@ -264,22 +239,48 @@ class Ledger:
         now = self._now()
         try:
             with self._writing.begin() as connection:
-                mine = _owner.update().where(_owner.c.token == self._token).values(heartbeat=now)
+                mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=now)
                 if connection.execute(mine).rowcount != 1:
                     raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
-                writer = Writer(connection, now, self._who, self._n_events)
+                writer = Writer(connection, now, owner.signature(), self._n_events)
                 yield writer
         except sa.exc.OperationalError as error:
             raise CannotWrite(f"{self.path} cannot be written ({error.orig})") from error
         self._n_events = writer.n_events
 
+    def ask_for(
+        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], allow: Callable[[list[Trial]], None]
+    ) -> list[int]:
+        """Ask the study's driver for something, without owning the study: one request per trial, all or none.
+
+        Args:
+            verb: What is asked for.
+            trials: Numbers; None for the whole study.
+            detail: What the verb needs, and the reason; JSON values.
+            allow: Sees all trials inside the transaction, and raises what is wrong with the request; nothing is written then.
+
+        Returns:
+            The requests' numbers.
+        """
+        if self._reading is not self._file:
+            raise LedgerError("this study was written by an older Paretune; `paretune resume` brings it up to date")
+        row = {"time": self._now(), "who": owner.signature(), "verb": verb, "detail": dict(detail)}
+        insert = schema.requests.insert().returning(schema.requests.c.number)
+        try:
+            with self._writing.begin() as connection:
+                allow(_trials(connection))
+                return [connection.execute(insert.values(**row, trial=number)).scalar_one() for number in trials]
+        except sa.exc.OperationalError as error:
+            raise CannotWrite(f"{self.path} cannot be written ({error.orig})") from error
+
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
     def study(self) -> StudyRecord:
         """What was fixed when the study was made, and its budget now."""
-        extensions = sa.select(_events.c.detail).where(_events.c.kind == "extended").order_by(_events.c.number)
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_study)).one()
+        events = schema.events.c
+        extensions = sa.select(events.detail).where(events.kind == "extended").order_by(events.number)
+        with self._reading.connect() as connection:
+            row = connection.execute(sa.select(schema.study)).one()
             budget = dict(row.file.get("budget", {}))
             for (changes,) in connection.execute(extensions):
                 budget |= changes
@@ -287,19 +288,14 @@ class Ledger:
 
     def owner(self) -> str | None:
         """Who runs the study now (`process 12 on host`), or None."""
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_owner)).first()
-        return f"process {row.pid} on {row.host}" if row is not None and _alive(row, self._now()) else None
+        with self._reading.connect() as connection:
+            row = connection.execute(sa.select(schema.owner)).first()
+        return f"process {row.pid} on {row.host}" if row is not None and owner.is_alive(row, self._now()) else None
 
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers, each with its last epoch's metrics."""
-        last = sa.select(_reports.c.trial, sa.func.max(_reports.c.epoch).label("epoch")).group_by(_reports.c.trial).subquery()
-        joined = _trials.outerjoin(last, last.c.trial == _trials.c.number).outerjoin(
-            _reports, (_reports.c.trial == _trials.c.number) & (_reports.c.epoch == last.c.epoch)
-        )
-        query = sa.select(_trials, _reports.c.epoch, _reports.c.metrics).select_from(joined).order_by(_trials.c.number)
-        with self._engine.connect() as connection:
-            return [_trial(row) for row in connection.execute(query)]
+        with self._reading.connect() as connection:
+            return _trials(connection)
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
         """Epochs in the order of arrival.
@@ -308,151 +304,52 @@ class Ledger:
             trial: Only this trial's.
             after: Only those whose event number is larger (a reader's place in the history).
         """
-        query = (
-            sa.select(_reports, _events.c.time)
-            .join(_events, _events.c.number == _reports.c.event)
-            .where(_reports.c.event > after)
-            .order_by(_reports.c.event)
-        )
+        reports, events = schema.reports, schema.events
+        joined = sa.select(reports, events.c.time).join(events, events.c.number == reports.c.event)
+        query = joined.where(reports.c.event > after).order_by(reports.c.event)
         if trial is not None:
-            query = query.where(_reports.c.trial == trial)
-        with self._engine.connect() as connection:
-            return [Report(r.trial, r.epoch, r.time, r.event, _read(r.metrics)) for r in connection.execute(query)]
+            query = query.where(reports.c.trial == trial)
+        with self._reading.connect() as connection:
+            return [Report(r.trial, r.epoch, r.time, r.event, metrics_of(r.metrics)) for r in connection.execute(query)]
 
     def events(self, *, after: int = -1) -> list[Event]:
         """Everything that happened, in order; `after` as in `reports`."""
-        query = sa.select(_events).where(_events.c.number > after).order_by(_events.c.number)
-        with self._engine.connect() as connection:
+        query = sa.select(schema.events).where(schema.events.c.number > after).order_by(schema.events.c.number)
+        with self._reading.connect() as connection:
             return [Event(r.number, r.time, r.kind, r.trial, r.who, r.detail) for r in connection.execute(query)]
 
-
-class Writer:
-    """What one decision may write. Only `Ledger.decision` makes one."""
-
-    def __init__(self, connection: sa.Connection, now: float, who: str, n_events: int) -> None:
-        self._connection = connection
-        self._now = now
-        self._who = who
-        self.n_events = n_events
-
-    def event(self, kind: str, trial: int | None = None, **detail: Any) -> int:
-        """Write one event and return its number."""
-        number = self.n_events
-        row = {"number": number, "time": self._now, "kind": kind, "trial": trial, "who": self._who, "detail": detail}
-        self._connection.execute(_events.insert().values(**row))
-        self.n_events += 1
-        return number
-
-    def reject(self, rejections: Iterable[tuple[Config, str]]) -> None:
-        """Configurations refused before training, with the reasons."""
-        for config, reason in rejections:
-            self.event("rejected", config=config, reason=reason)
-
-    def start(self, trial: Trial) -> Trial:
-        """A new trial; returned with its starting time."""
-        self._connection.execute(
-            _trials.insert().values(
-                number=trial.number,
-                state=trial.state.value,
-                config=trial.config,
-                seed=trial.seed,
-                adapter_params=trial.adapter_params,
-                head_params=trial.head_params,
-                n_attempts=trial.n_attempts,
-                started=self._now,
-            )
-        )
-        self.event("started", trial.number, config=trial.config)
-        return replace(trial, started=self._now)
-
-    def attempt(self, trial: Trial) -> Trial:
-        """The trial goes on, on a new worker; returned with its attempts counted up."""
-        again = replace(trial, n_attempts=trial.n_attempts + 1)
-        self._connection.execute(_trials.update().where(_trials.c.number == trial.number).values(n_attempts=again.n_attempts))
-        self.event("resumed", trial.number, epochs=trial.epochs, n_attempts=again.n_attempts)
-        return again
-
-    def report(self, trial: Trial, epoch: int, metrics: Metrics) -> Trial:
-        """One more epoch; returned with it."""
-        number = self.event("reported", trial.number, epoch=epoch)
-        row = {"trial": trial.number, "epoch": epoch, "event": number, "metrics": _finite_json(metrics)}
-        self._connection.execute(_reports.insert().values(**row))
-        return replace(trial, epochs=epoch, metrics=dict(metrics))
-
-    def finish(self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None) -> Trial:
-        """The end of a trial; returned with its state, reason and finishing time."""
-        self._connection.execute(
-            _trials.update()
-            .where(_trials.c.number == trial.number)
-            .values(state=state.value, reason=reason, rung=rung, finished=self._now)
-        )
-        kind = {State.COMPLETE: "completed", State.PRUNED: "pruned", State.FAILED: "failed"}[state]
-        self.event(kind, trial.number, **{k: v for k, v in (("reason", reason), ("rung", rung)) if v is not None})
-        return replace(trial, state=state, reason=reason, rung=rung, finished=self._now)
+    def requests(self, *, waiting: bool = False) -> list[Request]:
+        """What people asked for, in order; only what is not answered yet if `waiting`."""
+        query = sa.select(schema.requests).order_by(schema.requests.c.number)
+        if waiting:
+            query = query.where(schema.requests.c.served.is_(None))
+        with self._reading.connect() as connection:
+            rows = connection.execute(query)
+            return [Request(r.number, r.time, r.who, r.verb, r.trial, r.detail, r.served, r.refusal) for r in rows]
 
 
-def _trial(row: Any) -> Trial:
-    return Trial(
-        number=row.number,
-        state=State(row.state),
-        config=row.config,
-        seed=row.seed,
-        adapter_params=row.adapter_params,
-        head_params=row.head_params,
-        epochs=row.epoch or 0,
-        metrics=_read(row.metrics),
-        reason=row.reason,
-        rung=row.rung,
-        n_attempts=row.n_attempts,
-        started=row.started,
-        finished=row.finished,
-    )
+def refuse_network(path: Path) -> None:
+    """SQLite's write-ahead log needs the memory and the locks of one machine.
 
-
-def _finite_json(metrics: Metrics) -> dict[str, float | None]:
-    """JSON has no NaN: a number that is not finite is kept as null and read back as NaN (the trial's reason tells which it was)."""
-    return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-
-
-def _read(metrics: Mapping[str, float | None] | None) -> Metrics:
-    return {key: math.nan if value is None else value for key, value in (metrics or {}).items()}
-
-
-def _configure_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy's own BEGIN, below, decides when a transaction starts
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin(connection: sa.Connection) -> None:
-    """A writer takes the lock at once, so that what it checks stays true until it commits; a reader takes none."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
-
-
-def _alive(row: Any, now: float) -> bool:
-    """Whether an owner lives: exactly known on this host, by the heartbeat's age elsewhere."""
-    if row.host == socket.gethostname() and row.process_start:
-        return bool(_process_start(row.pid) == row.process_start)
-    return bool(now - row.heartbeat < LEASE_SECONDS)
-
-
-def _process_start(pid: int) -> str:
-    """When a process began, in the kernel's ticks: a process number alone can be reused.
-
-    Empty if the process has ended (a zombie, whose parent has not taken notice, has ended too) or the system cannot tell.
+    Raises:
+        LedgerError: if the file would lie on a network file system.
     """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    if (kind := database.network_file_system(path)) is not None:
+        raise LedgerError(
+            f"{path} lies on a network file system ({kind}), where SQLite loses data; keep it on a local disk of the driver"
+        )
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a user database
-        return "unknown"
+def _refuse_newer(path: Path, version: int) -> None:
+    if version > schema.VERSION:
+        raise LedgerError(f"{path} has schema {version}, this Paretune knows up to {schema.VERSION}; use a newer Paretune")
+
+
+def _trials(connection: sa.Connection) -> list[Trial]:
+    trials, reports = schema.trials, schema.reports
+    last = sa.select(reports.c.trial, sa.func.max(reports.c.epoch).label("epoch")).group_by(reports.c.trial).subquery()
+    joined = trials.outerjoin(last, last.c.trial == trials.c.number).outerjoin(
+        reports, (reports.c.trial == trials.c.number) & (reports.c.epoch == last.c.epoch)
+    )
+    query = sa.select(trials, reports.c.epoch, reports.c.metrics).select_from(joined).order_by(trials.c.number)
+    return [trial_of(row) for row in connection.execute(query)]

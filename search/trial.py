@@ -53,6 +53,8 @@ class Trial:
         n_attempts: How often it was started on a worker.
         started: Unix time of the decision to run it.
         finished: Unix time of its end.
+        extends: The trial whose checkpoint it goes on from, with more epochs; None for a trial of the search.
+        planned_epochs: How many epochs an extended trial gets in all; None for the budget's.
     """
 
     number: int
@@ -68,6 +70,8 @@ class Trial:
     n_attempts: int = 1
     started: float = 0.0
     finished: float | None = None
+    extends: int | None = None
+    planned_epochs: int | None = None
 
     @property
     def method(self) -> str:

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from search.ledger import LEASE_SECONDS, SCHEMA_VERSION, Ledger, LedgerError, OwnedElsewhere
+from search import schema
+from search.ledger import Ledger, LedgerError, OwnedElsewhere
+from search.owner import LEASE_SECONDS
 from search.trial import State, Trial
 
 FILE = {"study": "s", "budget": {"n_trials": 3, "epochs": 2}}
@@ -59,8 +61,11 @@ def start(ledger: Ledger, number: int = 0) -> Trial:
 
 
 @contextmanager
-def another_driver(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A real process that claims the ledger, writes one event after the other and prints the number of each that is durable."""
+def another_driver(path: Path, *, when_told: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A real process that claims the ledger, writes one event after the other and prints the number of each that is durable.
+
+    Unless it writes only `when_told`, after the first event: one for each line of input.
+    """
     program = """
 import sys
 from pathlib import Path
@@ -71,8 +76,13 @@ while True:
     with ledger.decision() as writer:
         number = writer.event("noted", text="x" * 1000)
     print(number, flush=True)
+    if sys.argv[2] == "when told":
+        input()
 """
-    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True) as process:
+    both = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path), "when told" if when_told else "always"], **both, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip().isdigit()
@@ -234,32 +244,179 @@ def test_a_driver_that_gives_the_study_back_leaves_it_free(ledger: Ledger) -> No
         second.claim()
 
 
-def test_an_owner_on_another_host_lives_as_long_as_its_heart_beats(ledger: Ledger, clock: Clock) -> None:
+def moved_elsewhere(ledger: Ledger) -> None:
+    """Let the owner be one that cannot be seen from here."""
     altered(ledger.path, "UPDATE owner SET host = 'elsewhere'")
+
+
+def test_an_owner_on_another_machine_lives_as_long_as_its_heart_beats(ledger: Ledger, clock: Clock) -> None:
+    moved_elsewhere(ledger)
+    clock.time -= 3600.0  # whatever the clocks say: what counts is whether the heart beats while one watches
+    waited = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+        if waited >= LEASE_SECONDS - 1:
+            clock.time += 1.0
+            assert ledger.beat()
+
     with closing(Ledger.open(ledger.path, now=clock)) as second:
-        clock.time += LEASE_SECONDS - 1
         with pytest.raises(OwnedElsewhere, match="on elsewhere"):
-            second.claim()
-        start(ledger)  # a decision is a heartbeat
-        clock.time += LEASE_SECONDS - 1
-        with pytest.raises(OwnedElsewhere):
-            second.claim()
-        clock.time += 1
-        second.claim()
+            second.claim(wait=wait)
+        assert waited < LEASE_SECONDS
+        waited = -math.inf  # the heart stands still
+        spans: list[float] = []
+        second.claim(wait=spans.append)
+        assert sum(spans) == LEASE_SECONDS
+        assert not ledger.beat()
 
 
 def test_a_driver_that_was_taken_over_cannot_write(ledger: Ledger, clock: Clock) -> None:
     start(ledger)
-    altered(ledger.path, "UPDATE owner SET host = 'elsewhere'")
+    moved_elsewhere(ledger)
     with closing(Ledger.open(ledger.path, now=clock)) as second:
-        clock.time += LEASE_SECONDS
-        second.claim()
+        second.claim(wait=lambda _: None)
         with pytest.raises(OwnedElsewhere, match="taken the study over"):
             start(ledger, 1)
         assert len(second.trials()) == 1
         start(second, 1)
         ledger.close()  # the old driver's end takes nothing from the new one
         start(second, 2)
+
+
+def test_a_driver_that_was_frozen_and_wakes_up_cannot_write(ledger: Ledger) -> None:
+    """A real process, really stopped and continued."""
+    ledger.close()
+    with closing(Ledger.open(ledger.path)) as second, another_driver(ledger.path, when_told=True) as first:
+        assert first.stdin is not None
+        first.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(OwnedElsewhere):  # on this machine it is known to live, only frozen
+            second.claim()
+        moved_elsewhere(ledger)
+        second.claim(wait=lambda _: None)
+        n_events = len(second.events())
+        first.send_signal(signal.SIGCONT)
+        _, complaint = first.communicate("write\n", timeout=30)
+        assert "OwnedElsewhere: another driver has taken the study over" in complaint
+        assert len(second.events()) == n_events
+        start(second)
+
+
+def test_processes_of_one_number_on_two_machines_are_told_apart(ledger: Ledger) -> None:
+    with closing(Ledger.open(ledger.path)) as second:
+        assert second.owner() is not None
+        altered(ledger.path, "UPDATE owner SET machine = 'another container', heartbeat = 0")
+        assert second.owner() is None
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: Ledger, clock: Clock) -> None:
+    start(ledger)
+    start(ledger, 1)
+    with closing(Ledger.open(ledger.path, now=clock)) as other:
+        numbers = other.ask_for("prune", [0, 1], {"reason": "too slow"}, lambda trials: None)
+        requests = ledger.requests(waiting=True)
+        assert [(r.number, r.verb, r.trial, r.detail, r.time) for r in requests] == [
+            (numbers[0], "prune", 0, {"reason": "too slow"}, clock.time),
+            (numbers[1], "prune", 1, {"reason": "too slow"}, clock.time),
+        ]
+        with ledger.decision() as writer:
+            writer.serve(requests[0])
+            writer.serve(requests[1], "trial 1 has ended")
+        assert other.requests(waiting=True) == []
+        assert [(r.served, r.refusal) for r in other.requests()] == [(clock.time, None), (clock.time, "trial 1 has ended")]
+
+
+def test_a_request_that_is_not_allowed_leaves_nothing(ledger: Ledger) -> None:
+    start(ledger)
+
+    def forbid(trials: list[Trial]) -> None:
+        raise LedgerError(f"{len(trials)} trials, and none of them may")
+
+    with pytest.raises(LedgerError, match="1 trials"):
+        ledger.ask_for("prune", [0], {}, forbid)
+    assert ledger.requests() == []
+
+
+# -- older ledgers -----------------------------------------------------------------------------------------------------
+
+SCHEMA_1 = """
+CREATE TABLE study (name VARCHAR NOT NULL, uid VARCHAR NOT NULL, schema_version INTEGER NOT NULL, created FLOAT NOT NULL,
+    file JSON NOT NULL, facts JSON NOT NULL, PRIMARY KEY (name));
+CREATE TABLE trials (number INTEGER NOT NULL, state VARCHAR NOT NULL, config JSON NOT NULL, seed INTEGER NOT NULL,
+    adapter_params INTEGER NOT NULL, head_params INTEGER NOT NULL, reason VARCHAR, rung INTEGER, n_attempts INTEGER NOT NULL,
+    started FLOAT NOT NULL, finished FLOAT, PRIMARY KEY (number));
+CREATE TABLE events (number INTEGER NOT NULL, time FLOAT NOT NULL, kind VARCHAR NOT NULL, trial INTEGER, who VARCHAR NOT NULL,
+    detail JSON NOT NULL, PRIMARY KEY (number));
+CREATE TABLE owner (token VARCHAR NOT NULL, host VARCHAR NOT NULL, pid INTEGER NOT NULL, process_start VARCHAR NOT NULL,
+    heartbeat FLOAT NOT NULL, PRIMARY KEY (token));
+CREATE TABLE reports (trial INTEGER NOT NULL, epoch INTEGER NOT NULL, event INTEGER NOT NULL, metrics JSON NOT NULL,
+    PRIMARY KEY (trial, epoch), FOREIGN KEY(trial) REFERENCES trials (number), UNIQUE (event));
+PRAGMA journal_mode=WAL;
+INSERT INTO study VALUES ('s', 'u', 1, 5.0, '{"study": "s", "budget": {"n_trials": 3, "epochs": 2}}', '{"max_params": 9}');
+INSERT INTO trials VALUES (0, 'COMPLETE', '{"method": "head_only"}', 7, 0, 10, NULL, NULL, 1, 6.0, 8.0);
+INSERT INTO trials VALUES (1, 'RUNNING', '{"method": "lora"}', 8, 300, 10, NULL, NULL, 1, 9.0, NULL);
+INSERT INTO events VALUES (0, 6.0, 'started', 0, 'me@here:1', '{"config": {"method": "head_only"}}');
+INSERT INTO events VALUES (1, 7.0, 'reported', 0, 'me@here:1', '{"epoch": 1}');
+INSERT INTO events VALUES (2, 8.0, 'completed', 0, 'me@here:1', '{}');
+INSERT INTO events VALUES (3, 9.0, 'started', 1, 'me@here:1', '{"config": {"method": "lora"}}');
+INSERT INTO reports VALUES (0, 1, 1, '{"val/top1": 0.5}');
+INSERT INTO owner VALUES ('t', 'elsewhere', 1, '17', 1.0);
+"""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A ledger as the first Paretune wrote it."""
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA_1)
+    return path
+
+
+def columns(path: Path) -> dict[str, set[str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {table: {row[1] for row in connection.execute(f"PRAGMA table_info({table})")} for table in tables}
+
+
+def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(old: Path) -> None:
+    before = old.read_bytes()
+    with closing(Ledger.open(old)) as reader:
+        states = [(trial.number, trial.state, trial.epochs, trial.extends) for trial in reader.trials()]
+        assert states == [(0, State.COMPLETE, 1, None), (1, State.RUNNING, 0, None)]
+        assert [event.kind for event in reader.events()] == ["started", "reported", "completed", "started"]
+        assert reader.study().budget == {"n_trials": 3, "epochs": 2}
+        assert reader.requests() == []
+        with pytest.raises(LedgerError, match="paretune resume"):
+            reader.ask_for("prune", [1], {}, lambda trials: None)
+    assert old.read_bytes() == before
+
+
+def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old: Path, tmp_path: Path, clock: Clock) -> None:
+    with closing(Ledger.open(old, now=clock)) as ledger:
+        read = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
+        ledger.claim(wait=lambda _: None)
+        assert (ledger.study(), ledger.trials(), ledger.reports(), ledger.events()) == read
+        with ledger.decision() as writer:
+            assert writer.event("opened") == 4
+        ledger.ask_for("prune", [1], {}, lambda trials: None)
+        assert len(ledger.requests(waiting=True)) == 1
+    with closing(Ledger.create(tmp_path / "new" / "ledger.db", name="s", file=FILE, facts=FACTS)) as new:
+        assert columns(old) == columns(new.path)
+
+
+def test_a_migration_that_is_cut_off_leaves_the_old_ledger(old: Path) -> None:
+    altered(old, "CREATE TABLE requests (number INTEGER)")  # the last step of the migration will find its table taken
+    with closing(Ledger(old)) as ledger, pytest.raises(Exception, match="already exists"):
+        ledger.claim(wait=lambda _: None)
+    assert "extends" not in columns(old)["trials"]
+    with closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("SELECT schema_version FROM study").fetchone() == (1,)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -302,7 +459,7 @@ def test_a_ledger_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 def test_a_ledger_of_a_newer_paretune_is_refused(ledger: Ledger) -> None:
     ledger.close()
-    altered(ledger.path, "UPDATE study SET schema_version = ?", SCHEMA_VERSION + 1)
+    altered(ledger.path, "UPDATE study SET schema_version = ?", schema.VERSION + 1)
     with pytest.raises(LedgerError, match="use a newer Paretune"):
         Ledger.open(ledger.path)
 
