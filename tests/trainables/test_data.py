@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from trainables.backbones import Preprocessing
-from trainables.data import DIGITS_SPLIT, Normaliser, apportion, digits_split, load, n_classes, resize
+from trainables.data import DIGITS_SPLIT, Normaliser, _digits, apportion, digits_split, load, n_classes, resize
 
 GREY8 = Preprocessing(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), interpolation="bicubic")
 
@@ -19,6 +19,13 @@ GREY8 = Preprocessing(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), interpo
 def test_the_digits_split_is_the_one_that_was_published_with_the_first_release() -> None:
     listed = ";".join(f"{name}:{','.join(map(str, order.tolist()))}" for name, order in digits_split().items())
     assert hashlib.sha256(listed.encode()).hexdigest() == "39d99ebe7afa3299680716ece5da3534aa823a9d499daac68df8bcdebaa0aed8"
+
+
+def test_the_packaged_digits_are_those_of_scikit_learn() -> None:
+    original = load_digits()
+    images, labels = _digits()
+    assert torch.equal(images[:, 0], torch.from_numpy((original.images * 255 / 16).round()).to(torch.uint8))
+    assert torch.equal(labels, torch.from_numpy(original.target))
 
 
 def test_the_digits_split_is_disjoint_complete_and_of_the_promised_sizes() -> None:
