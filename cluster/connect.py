@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 # How Ray is told, by environment, before it is imported:
 _EMBEDDED = {
@@ -16,9 +16,10 @@ _EMBEDDED = {
 }
 
 
-@contextmanager
-def embedded(*, n_cpus: int | None = None) -> Iterator[None]:
+def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
     """A private Ray cluster whose servers listen on loopback only, without dashboard, that ends with the block.
+
+    Ray is imported by the call, its processes start when the block is entered.
 
     Args:
         n_cpus: Cores that it may use; None for all of this machine.
@@ -28,6 +29,13 @@ def embedded(*, n_cpus: int | None = None) -> Iterator[None]:
     """
     for name, value in _EMBEDDED.items():
         os.environ.setdefault(name, value)
+    import ray  # noqa: F401
+
+    return _embedded(n_cpus)
+
+
+@contextmanager
+def _embedded(n_cpus: int | None) -> Iterator[None]:
     import ray
 
     ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

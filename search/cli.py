@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,21 +38,33 @@ DEFAULT_STORAGE = Path("paretune-studies")
 
 def main() -> None:
     """The `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
+    code = _exit_code()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads any more
+            stream.flush()
+    os._exit(code)  # taking down an interpreter with torch, Ray and Optuna in it would keep the user waiting for seconds
+
+
+def _exit_code() -> int:
     from search.errors import RequestError
 
     try:
         app()
     except SystemExit as end:
         if end.code != INTERRUPTED:
-            raise
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
         _complain("interrupted; nothing is lost, and the same command goes on from here")
-        sys.exit(1)
+        return 1
     except RequestError as error:
         _complain(str(error))
-        sys.exit(2)
+        return 2
     except OSError as error:
         _complain(f"{error}; nothing that was acknowledged is lost: mend this, and the same command goes on from here")
-        sys.exit(1)
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 @app.command()
@@ -358,7 +373,7 @@ def ui(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
 ) -> None:
     """Look at the studies in MLflow, on this machine's loopback address."""
-    from search.recording import serve
+    from search.pages import serve
 
     serve(storage, study=study, port=port)
 

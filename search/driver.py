@@ -16,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 from search import report
 from search.config import StudyFile
 from search.errors import RequestError
-from search.recording import Recorder, is_behind, tracking_uri
+from search.recorder import Recorder
+from search.recording import is_behind, tracking_uri
 from search.saved import SavedStudy, StudyState, load
 from search.study import Sizes, Study, refuse_changes
 
@@ -24,6 +25,7 @@ BackEnd = Literal["ray", "in-process"]
 Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots) -> shown while it runs
 
 _log = logging.getLogger(__name__)
+_RECORDED_WHEN_CUT = 5.0  # seconds that an interrupted search waits for MLflow; the next run catches up
 _CHATTY = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warnings", "search", "trainables", "cluster")
 
 
@@ -57,46 +59,50 @@ def run(
         RequestError: if backbone, data or resources are not to be had, or the extension would cut the budget.
     """
     extended = bool(more_trials) or max_hours is not None
+    recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
     if (file.folder / "ledger.db").exists():
         known = load(file.folder)
         refuse_changes(known.record, file)
         if known.state is StudyState.FINISHED and not extended:
             if is_behind(file.folder / "ledger.db", tracking_uri(file.storage)):
-                with _logged_to(file.folder / "paretune.log"):
-                    behind = Recorder(file.folder / "ledger.db", tracking_uri(file.storage)).stop()
-                if behind:
-                    say(behind)
+                recorder.start()
+                _tell(recorder.stop(), say)
             return known
-    with ThreadPoolExecutor(1, "paretune-measure") as beside:
-        measured = beside.submit(_measure, file)  # imports torch and timm while Ray's processes start
-        with _connected(back_end, n_cpus):
-            sizes = measured.result()
-            study = _opened(file, sizes)
-            if extended:
-                _extend(study, more_trials, max_hours)
-            with _logged_to(file.folder / "paretune.log"):
-                behind = _search(study, back_end, watch)
-    if behind:
-        say(behind)
+    try:
+        connection = _connected(back_end, n_cpus)
+        with ThreadPoolExecutor(1, "paretune-import") as beside:
+            sizes = beside.submit(_measure, file, back_end)  # imports torch, timm and Tune while Ray's processes start
+            with connection:
+                study = _opened(file, sizes.result())
+                if extended:
+                    _extend(study, more_trials, max_hours)
+                with _logged_to(file.folder / "paretune.log"):
+                    _search(study, back_end, watch, recorder)
+    except BaseException:
+        recorder.stop(timeout=_RECORDED_WHEN_CUT)
+        raise
+    _tell(recorder.stop(), say)
     return load(file.folder)
 
 
-def _search(study: Study, back_end: BackEnd, watch: Watch | None) -> str | None:
-    """Drive an open study, record it and draw its front; returns what a person should know about the record."""
-    ledger_path = study.folder / "ledger.db"
-    recorder = Recorder(ledger_path, tracking_uri(study.file.storage))
+def _tell(problem: str | None, say: Callable[[str], None]) -> None:
+    if problem is not None:
+        say(problem)
+
+
+def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Recorder) -> None:
+    """Drive an open study, record it and draw its front. The recorder goes on to the end of what it has to send."""
     try:
         drive, n_slots = _back_end(study.file, back_end)
         _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
-        recorder.start()  # now that the large imports are done, and beside the training
+        recorder.start()
         with watch(study, n_slots) if watch else nullcontext():
             drive(study)
     finally:
         study.close()
-        behind = recorder.stop()
-        _log.info("study %s left with %d trials; MLflow %s", study.file.study, len(study.trials), behind or "holds all of it")
+        recorder.close()
+        _log.info("study %s left with %d trials", study.file.study, len(study.trials))
     write_views(study.folder)
-    return behind
 
 
 def write_views(folder: Path) -> None:
@@ -107,19 +113,22 @@ def write_views(folder: Path) -> None:
     study.plot_front(folder / "front.png")
 
 
-def _measure(file: StudyFile) -> Sizes:
-    """What is known of every configuration before training.
+def _measure(file: StudyFile, back_end: BackEnd) -> Sizes:
+    """What is known of every configuration before training. Also imports what drives it, which is not needed before.
 
     Raises:
         RequestError: if backbone or data are not to be had.
     """
-    from trainables import measure
+    from trainables import large_imports, measure
 
-    worker = file.worker()
-    try:
-        return measure(worker["backbone"], worker["data"])
-    except ValueError as error:
-        raise RequestError(str(error)) from error
+    with large_imports():
+        if back_end == "ray":
+            from search import on_ray  # noqa: F401
+        worker = file.worker()
+        try:
+            return measure(worker["backbone"], worker["data"])
+        except ValueError as error:
+            raise RequestError(str(error)) from error
 
 
 def _opened(file: StudyFile, sizes: Sizes) -> Study:

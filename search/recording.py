@@ -1,8 +1,8 @@
 """The record: a study's ledger shown in MLflow. The only file that imports it.
 
-MLflow is a view. Everything written here is read from the ledger, by a thread of its own that the search never waits
-for: an MLflow that is slow, down or killed only leaves the view behind, and the next sync catches up. What MLflow holds
-already is known by tags (`paretune.study_uid`, `paretune.trial`, `paretune.epochs`), so that a sync sends only what is
+MLflow is a view. Everything written here is read from the ledger, by a process of its own (`search.recorder`) that the search
+never waits for: an MLflow that is slow, down or killed only leaves the view behind, and the next sync catches up. What MLflow
+holds already is known by tags (`paretune.study_uid`, `paretune.trial`, `paretune.epochs`), so that a sync sends only what is
 missing and a second one sends nothing.
 
 One experiment per study, one parent run for the study, one child run per trial.
@@ -12,22 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import json
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from search import picture, report
 from search.errors import RequestError
@@ -40,15 +34,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_log = logging.getLogger(__name__)
-
 MAX_METRICS_PER_CALL = 1000  # MLflow's limits of one log_batch
 MAX_TAG_CHARACTERS = 5000
 _STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}  # RUNNING for the rest
 _STUDY_STATUS = {StudyState.FINISHED: "FINISHED", StudyState.INTERRUPTED: "KILLED", StudyState.RUNNING: "RUNNING"}
 RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
-_SHARE = 0.1  # of one core: the largest part that the thread takes for itself
-_LONGEST_WAIT = 10.0  # seconds between two syncs of a thread that is expensive or fails
 
 
 class RecordingError(RequestError):
@@ -67,71 +57,25 @@ def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
     except (OSError, ValueError):
         return True
     with _reading(ledger_path) as ledger:
-        return receipt.get("tracking_uri") != _shown(tracking_uri) or bool(ledger.events(after=receipt.get("last_event", -1)))
+        return receipt.get("tracking_uri") != without_secret(tracking_uri) or bool(
+            ledger.events(after=receipt.get("last_event", -1))
+        )
 
 
-# -- the recorder ------------------------------------------------------------------------------------------------------
-
-
-class Recorder:
-    """Keeps MLflow up to date with one study's ledger.
+class Record:
+    """One study's record, which `sync` brings up to date with the ledger.
 
     Args:
         ledger_path: The study's ledger, `<storage>/<study>/ledger.db`; it is opened to read only.
         tracking_uri: An MLflow server or database (see `tracking_uri`).
-        experiment: Name of the experiment; the study's name when None.
-        period: Seconds between two syncs of the thread.
         artifact_period: Seconds between two drawings of the front while the study runs.
     """
 
-    def __init__(
-        self,
-        ledger_path: Path,
-        tracking_uri: str,
-        experiment: str | None = None,
-        *,
-        period: float = 2.0,
-        artifact_period: float = 15.0,
-    ) -> None:
+    def __init__(self, ledger_path: Path, tracking_uri: str, *, artifact_period: float = 15.0) -> None:
+        self.tracking_uri = tracking_uri
         self._ledger_path = ledger_path
-        self._uri = tracking_uri
-        self._experiment = experiment
-        self._period = period
         self._artifact_period = artifact_period
-        self._lock = threading.Lock()  # one sync at a time, whoever calls it
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="paretune-recorder", daemon=True)
-        self._problem: str | None = None  # what the last sync of the thread failed with
         self._view: _View | None = None  # None: what MLflow holds has to be looked up
-
-    def start(self) -> None:
-        """Record in the background from now on. Returns at once; whatever fails is warned about and tried again.
-
-        The thread imports MLflow: start it when the driver's own large imports are done, because Python may hand
-        half-made modules to two threads that import the same ones.
-        """
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def stop(self, timeout: float = 60.0) -> str | None:
-        """One last full sync, then the end of the thread.
-
-        Call it when the driver has given the ledger back, so that an unfinished study is shown as interrupted.
-
-        Args:
-            timeout: Seconds to wait; an MLflow that hangs is left behind after this.
-
-        Returns:
-            None when MLflow holds the whole study, otherwise a sentence that says why not.
-        """
-        self._stopping.set()
-        self.start()
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            return f"MLflow at {_shown(self._uri)} is behind (no answer within {timeout:g} s); run the study again to catch up"
-        if self._problem is not None:
-            return f"MLflow at {_shown(self._uri)} is behind ({self._problem}); run the study again to catch up"
-        return None
 
     def sync(self, *, final: bool = False) -> None:
         """Bring MLflow up to date with the ledger. Nothing is sent that MLflow holds already.
@@ -142,57 +86,17 @@ class Recorder:
         Raises:
             Exception: whatever MLflow raises. What has arrived stays; the next sync sends the rest.
         """
-        with self._lock:
+        if final:
+            self._view = None
+        try:
+            if self._view is None:
+                self._view = _View.look_up(self._ledger_path, self.tracking_uri)
+            self._view.advance(time.monotonic(), self._artifact_period, final=final)
             if final:
-                self._view = None
-            try:
-                if self._view is None:
-                    self._view = _View.look_up(self._ledger_path, self._uri, self._experiment)
-                self._view.advance(time.monotonic(), self._artifact_period, final=final)
-                if final:
-                    self._view.write_receipt(self._uri)
-            except BaseException:
-                self._view = None
-                raise
-
-    def _follow(self) -> None:
-        """The thread: nothing while the workers start up, then a sync, a pause; after `stop` a last full one."""
-        while not self._stopping.is_set() and not self._begun():
-            self._stopping.wait(self._period / 4)
-        pause = self._period
-        while not self._stopping.is_set():
-            spent = time.thread_time()
-            failed = not self._try(final=False)
-            spent = time.thread_time() - spent
-            wanted = max(self._period, spent / _SHARE, 2 * pause if failed else 0.0)
-            pause = max(self._period, min(wanted, _LONGEST_WAIT))
-            self._stopping.wait(pause)
-        for again in (1.0, 2.0, None):  # seconds: a database may be locked by another writer just now
-            if self._try(final=True) or again is None:
-                return
-            time.sleep(again)
-
-    def _begun(self) -> bool:
-        """Whether anything has been reported: importing MLflow before that would delay the first step."""
-        try:
-            with _reading(self._ledger_path) as ledger:
-                return bool(ledger.reports())
-        except Exception:
-            return True  # let the sync say what is wrong
-
-    def _try(self, *, final: bool) -> bool:
-        try:
-            self.sync(final=final)
-        except Exception as error:
-            if self._problem is None:
-                words = "MLflow at %s cannot be written (%s); the search goes on, the record follows later"
-                _log.warning(words, _shown(self._uri), _shown(self._uri, _first_line(error)))
-            self._problem = _shown(self._uri, _first_line(error))
-            return False
-        if self._problem is not None:
-            _log.info("MLflow at %s is up to date again", _shown(self._uri))
-        self._problem = None
-        return True
+                self._view.write_receipt(self.tracking_uri)
+        except BaseException:
+            self._view = None
+            raise
 
 
 # -- one view: what MLflow holds of a study, and what it lacks ---------------------------------------------------------
@@ -233,13 +137,13 @@ class _View:
         self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
 
     @classmethod
-    def look_up(cls, ledger_path: Path, uri: str, experiment: str | None) -> _View:
+    def look_up(cls, ledger_path: Path, uri: str) -> _View:
         """Find the study's runs by their tags; the experiment is made when there is none."""
         with _reading(ledger_path) as ledger:
             study = ledger.study()
         with _making(uri):
             client = _client(uri)
-            view = cls(client, ledger_path, _experiment(client, uri, experiment or study.name, ledger_path), study)
+            view = cls(client, ledger_path, _experiment(client, uri, study.name, ledger_path), study)
         for run in _search(client, view._experiment_id, f"tags.`paretune.study_uid` = '{study.uid}'"):
             number = run.data.tags.get("paretune.trial")
             twin = view._parent if number is None else view._children.get(int(number))
@@ -286,7 +190,7 @@ class _View:
     def write_receipt(self, uri: str) -> None:
         """Note beside the ledger where the study is recorded, and up to which event."""
         receipt = {
-            "tracking_uri": _shown(uri),
+            "tracking_uri": without_secret(uri),
             "experiment_id": self._experiment_id,
             "run_id": self._parent.id if self._parent else None,
             "last_event": self._place,
@@ -558,142 +462,18 @@ def _reading(path: Path) -> Iterator[Ledger]:
         ledger.close()
 
 
-def _shown(uri: str, text: str | None = None) -> str:
+def without_secret(uri: str, text: str | None = None) -> str:
     """An address, or a text that holds it, without the name and password that may be in it."""
     secret, at, _ = urlsplit(uri).netloc.rpartition("@")
     text = uri if text is None else text
     return text.replace(secret + at, "") if at else text
 
 
+def in_short(error: BaseException, uri: str) -> str:
+    """The first line of what an error says, without the secret of the address."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return without_secret(uri, line)[:300]
+
+
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
-
-
-# -- looking at the record ---------------------------------------------------------------------------------------------
-
-
-def serve(
-    storage: Path,
-    *,
-    study: str | None = None,
-    port: int | None = None,
-    say: Callable[[str], None] = print,
-    start_timeout: float = 60.0,
-) -> None:
-    """Show a storage folder's record in MLflow's pages, on this machine only, until interrupted (SIGINT, SIGTERM).
-
-    Args:
-        storage: The folder of the studies.
-        study: The study whose page the printed address opens.
-        port: Where to listen; a free port when None.
-        say: Takes the lines for the user; the address is the last word of the first.
-        start_timeout: Seconds that MLflow's server may take to answer.
-
-    Raises:
-        RecordingError: if there is no record, the port is taken, or the server does not start.
-    """
-    uri = tracking_uri(storage)
-    if uri.startswith(("http://", "https://")):
-        say(f"MLFLOW_TRACKING_URI names a server that runs already: {uri}")
-        return
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not database.exists():
-        raise RecordingError(f"{database} does not exist: nothing is recorded in {storage} yet; run a study first")
-    port = _free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", str(storage.resolve() / "mlflow-artifacts")]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with _interruptible(), tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
-        try:
-            _await_answer(process, port, start_timeout, output)
-            page = _experiment_page(port, study)
-            say(f"MLflow shows {study or 'the studies'} at http://127.0.0.1:{port}/{page}")
-            say("Ctrl-C ends it.")
-            if (status := process.wait()) != 0:
-                raise RecordingError(f"MLflow's server ended with status {status}: {_tail(output)}")
-        except KeyboardInterrupt:
-            pass
-        finally:
-            _end(process)
-
-
-def _free_port(port: int | None) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port or 0))
-        except OSError as error:
-            raise RecordingError(
-                f"port {port} of 127.0.0.1 is taken ({error.strerror}); choose another, or none for a free one"
-            ) from None
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that no server is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _await_answer(process: subprocess.Popen[bytes], port: int, timeout: float, output: Any) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RecordingError(f"MLflow's server did not start: {_tail(output)}")
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if _get(port, "/health")[0] == http.client.OK:
-                return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)
-    raise RecordingError(f"MLflow's server did not answer within {timeout:g} s: {_tail(output)}")
-
-
-def _experiment_page(port: int, study: str | None) -> str:
-    if study is None:
-        return "#/experiments"
-    status, body = _get(port, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}")
-    if status != http.client.OK:
-        raise RecordingError(f"{study}: MLflow has no such experiment yet; run the study first")
-    return f"#/experiments/{json.loads(body)['experiment']['experiment_id']}"
-
-
-def _get(port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def _tail(output: Any) -> str:
-    output.seek(0)
-    lines = output.read().decode(errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:]) or "it said nothing"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the workers it started; it has a session of its own, so that Ctrl-C reached only us."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-            return

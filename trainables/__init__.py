@@ -9,11 +9,14 @@ Importing this package does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import atexit
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Sizes", "Trainable", "make", "measure"]
+__all__ = ["Sizes", "Trainable", "large_imports", "make", "measure"]
 
 
 class Trainable(Protocol):
@@ -79,9 +82,10 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
         from trainables import synthetic
 
         return synthetic.make(backbone, data, recipe)
-    from trainables import trial
+    with large_imports():
+        from trainables import trial
 
-    return trial.AdapterTrial(backbone, data, recipe)
+        return trial.AdapterTrial(backbone, data, recipe)
 
 
 def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
@@ -93,6 +97,26 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
         from trainables import synthetic
 
         return synthetic.measure(backbone, data)
-    from trainables import cost
+    with large_imports():
+        from trainables import cost
 
-    return cost.MetaSizes(backbone, data)
+        return cost.MetaSizes(backbone, data)
+
+
+@contextmanager
+def large_imports() -> Iterator[None]:
+    """No garbage collection inside, and what was made inside is never looked at again.
+
+    Importing torch, timm and Ray makes a million objects that stay. Collecting among them again and again is a third of the time
+    of the import, and looking through them at every full collection later on costs a training step half a second.
+    """
+    if not gc.isenabled():  # an outer block, or the user, has it off
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # triton complains about objects that are left over when the interpreter ends
+        gc.enable()

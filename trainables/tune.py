@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from trainables import Trainable, large_imports, make
 
-from trainables import Trainable, make
+with large_imports():
+    from ray import tune
 
 
 class TuneTrial(tune.Trainable):  # type: ignore[misc]

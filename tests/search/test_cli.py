@@ -163,7 +163,7 @@ def test_a_search_that_ends_early_says_why(searched: Path) -> None:
 
 def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(searched: Path) -> None:
     """SIGINT in the middle of a real search, then the same command again: the trials of an uninterrupted run."""
-    command = [sys.executable, "-m", "search.cli", "run", "syn.yaml", "--set", "study=cut", "--set", "budget.n_trials=60"]
+    command = [sys.executable, "-m", "search.cli", "run", "syn.yaml", "--set", "study=cut", "--set", "budget.n_trials=400"]
     whole = paretune(*command[3:-4], "--set", "study=whole", *command[-2:], "--back-end", "in-process", cwd=searched)
     assert whole.returncode == 0
     process = subprocess.Popen(
@@ -179,7 +179,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(search
     assert "interrupted" in complaint
     assert "Traceback" not in complaint
     cut = load(searched / "paretune-studies" / "cut")
-    assert len(cut.history) < 60
+    assert len(cut.history) < 400
     assert cut.state == "INTERRUPTED"
     again = paretune(*command[3:], "--back-end", "in-process", cwd=searched)
     assert again.returncode == 0
@@ -196,7 +196,7 @@ def test_help_imports_none_of_the_heavy_libraries(tmp_path: Path, arguments: lis
     program = (
         "import sys, search.cli\n"
         f"sys.argv = ['paretune', *{arguments!r}]\n"
-        "try:\n    search.cli.main()\n"
+        "try:\n    search.cli.app()\n"
         "except SystemExit:\n    pass\n"
         "print('loaded:', *sorted({'torch', 'ray', 'mlflow', 'optuna', 'timm', 'pandas'} & set(sys.modules)))\n"
     )
@@ -209,7 +209,7 @@ def test_reading_commands_import_neither_torch_nor_ray(searched: Path, command: 
     program = (
         "import sys, search.cli\n"
         f"sys.argv = ['paretune', *{command!r}, '--json']\n"
-        "try:\n    search.cli.main()\n"
+        "try:\n    search.cli.app()\n"
         "except SystemExit:\n    pass\n"
         "print('loaded:', *sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)), file=sys.stderr)\n"
     )

@@ -1,0 +1,164 @@
+"""The recorder: a process of its own that keeps a study's record up to date while the search runs.
+
+The driver holds one end of a pipe and never waits for MLflow: importing it, a server that is slow or hangs, drawing the front cost
+the driver nothing, and training little, because the process runs at the lowest priority. When the pipe closes, the study has been
+left, by a driver that ended or by one that was killed: one last full sync shows it as it stands, and the process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from search.recording import Record, in_short, without_secret
+
+_log = logging.getLogger(__name__)
+
+_SHARE = 0.1  # of one core: the largest part that the process takes for itself
+_LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensive or fails
+_LAST_SYNC = 60  # seconds that a recorder may live after its driver has gone
+
+
+class Recorder:
+    """The driver's end of it.
+
+    Args:
+        ledger_path: The study's ledger, `<storage>/<study>/ledger.db`; it is opened to read only.
+        tracking_uri: An MLflow server or database (see `search.recording.tracking_uri`).
+        period: Seconds between two syncs.
+    """
+
+    def __init__(self, ledger_path: Path, tracking_uri: str, *, period: float = 2.0) -> None:
+        self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": tracking_uri, "period": period}
+        self._log_file = ledger_path.parent / "paretune.log"
+        self._where = without_secret(tracking_uri)
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Record in the background from now on. Returns at once; whatever fails is warned about in the log and tried again."""
+        path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # what the driver imports, the process imports
+        with self._log_file.open("a") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "search.recorder"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is the driver's
+            )
+        self._write(json.dumps(self._order) + "\n")  # through the pipe: an address may hold a password
+
+    def close(self) -> None:
+        """Nothing more follows: the last full sync begins. Call it when the driver has given the ledger back."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def stop(self, timeout: float = 60.0) -> str | None:
+        """Wait for the last full sync and for the end of the process.
+
+        Args:
+            timeout: Seconds to wait; a recorder that has not arrived by then is ended.
+
+        Returns:
+            None when MLflow holds the whole study, otherwise a sentence that says why not.
+        """
+        if self._process is None:
+            return None
+        self.close()
+        with self._process as process:
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return self._behind(f"no answer within {timeout:g} s")
+            if status != 0:
+                return self._behind(f"the recorder ended with status {status}, see {self._log_file}")
+            answer = process.stdout.read() if process.stdout is not None else ""
+        problem: str | None = json.loads(answer)["problem"]
+        return None if problem is None else self._behind(problem)
+
+    def _behind(self, problem: str) -> str:
+        return f"MLflow at {self._where} is behind ({problem}); run the study again to catch up"
+
+    def _write(self, text: str) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died: `stop` tells
+                self._process.stdin.write(text)
+                self._process.stdin.flush()
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def follow(record: Record, driver: IO[Any], *, period: float) -> str | None:
+    """Sync until the driver's pipe closes, then once more in full.
+
+    Args:
+        record: What is brought up to date.
+        driver: The pipe; readable means closed, because the driver writes nothing more.
+        period: Seconds between two syncs.
+
+    Returns:
+        What the last sync failed with, None when it succeeded.
+    """
+    problem: str | None = None
+    where = without_secret(record.tracking_uri)
+
+    def sync(*, final: bool) -> None:
+        nonlocal problem
+        try:
+            record.sync(final=final)
+        except Exception as error:
+            known, problem = problem, in_short(error, record.tracking_uri)
+            if known is None:
+                _log.warning("MLflow at %s cannot be written (%s); the search goes on, the record follows later", where, problem)
+        else:
+            if problem is not None:
+                _log.info("MLflow at %s is up to date again", where)
+            problem = None
+
+    pause = 0.0
+    while not select.select([driver], [], [], pause)[0]:
+        spent = time.process_time()
+        sync(final=False)
+        spent = time.process_time() - spent
+        wanted = max(period, spent / _SHARE, 2 * pause if problem is not None else 0.0)
+        pause = max(period, min(wanted, _LONGEST_WAIT))
+    signal.alarm(_LAST_SYNC)  # an MLflow that hangs does not keep us for ever, and there may be nobody left to end us
+    for again in (1.0, 2.0, None):  # seconds: a database may be locked by another writer just now
+        sync(final=True)
+        if problem is None or again is None:
+            break
+        time.sleep(again)
+    return problem
+
+
+def main() -> None:
+    """What `Recorder.start` starts."""
+    os.nice(19)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger(__name__).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    if not (line := sys.stdin.readline()):
+        return  # the driver died at once
+    order = json.loads(line)
+    with contextlib.redirect_stdout(sys.stderr):  # what MLflow prints goes to the log
+        problem = follow(Record(Path(order["ledger"]), order["tracking_uri"]), sys.stdin, period=order["period"])
+    with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
+        print(json.dumps({"problem": problem}), flush=True)
+    os._exit(0)  # taking down an interpreter with MLflow in it takes as long as the last sync
+
+
+if __name__ == "__main__":
+    main()

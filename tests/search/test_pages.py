@@ -1,0 +1,56 @@
+"""The record's pages: MLflow's own, on this machine only, ended cleanly."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from search.pages import serve
+from search.recording import RecordingError
+
+from .driven import Driven
+
+
+def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Driven) -> None:
+    driven.finish(0)
+    driven.record().sync()
+    name = driven.ledger.study().name
+    program = "from pathlib import Path; from search.pages import serve; serve(Path({!r}), study={!r}, say={})"
+    say = "lambda line: print(line, flush=True)"
+    command = [sys.executable, "-c", program.format(str(driven.storage), name, say)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        client = MlflowClient(tracking_uri=address.split("/#")[0])
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        assert address.endswith(f"/#/experiments/{experiment.experiment_id}")
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    port = int(address.split(":")[2].split("/")[0])
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def test_a_port_that_is_taken_is_refused_with_its_number(driven: Driven) -> None:
+    driven.record().sync()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RecordingError, match=f"port {port} .* is taken"):
+            serve(driven.storage, port=port)
+
+
+def test_pages_without_a_record_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="run a study first"):
+        serve(tmp_path)

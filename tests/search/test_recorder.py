@@ -1,0 +1,134 @@
+"""The recorder: a process beside the search that brings the record up to date, and never holds the search up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from search.pages import free_port
+from search.recorder import Recorder
+from search.recording import tracking_uri
+
+from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
+
+# MLflow 3.17 asks SQLAlchemy 2.1 for a loading strategy that the latter deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+
+
+def recorder(driven: Driven, uri: str | None = None) -> Recorder:
+    return Recorder(driven.path, uri or tracking_uri(driven.storage), period=0.01)
+
+
+def test_the_study_is_recorded_by_the_time_the_recorder_is_stopped(driven: Driven) -> None:
+    recording = recorder(driven)
+    recording.start()
+    driven.finish(*HISTORY)
+    driven.ledger.close()
+    assert recording.stop() is None
+    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+
+
+def test_a_recorder_that_was_never_started_has_nothing_to_tell(driven: Driven) -> None:
+    recording = recorder(driven)
+    recording.close()
+    assert recording.stop() is None
+
+
+def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(driven: Driven) -> None:
+    """The pipe closes with the driver, whatever ended it: no run stays RUNNING in MLflow."""
+    driven.finish(0)
+    driven.start(1)
+    driven.step(1)
+    driven.ledger.close()
+    program = (
+        "import json, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from search.ledger import Ledger\n"
+        "from search.recorder import Recorder\n"
+        "Ledger.open(Path(sys.argv[1])).claim()\n"
+        "recording = Recorder(Path(sys.argv[1]), sys.argv[2], period=0.01)\n"
+        "recording.start()\n"
+        "print(recording._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", program, str(driven.path), tracking_uri(driven.storage)]
+    driver = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert driver.returncode == -signal.SIGKILL
+    _gone(int(driver.stdout))
+    found = recorded(tracking_uri(driven.storage), driven)
+    assert (found[None]["status"], found[None]["tags"]["paretune.state"]) == ("KILLED", "INTERRUPTED")
+    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+
+
+def _gone(pid: int) -> None:
+    try:
+        psutil.Process(pid).wait(60)
+    except psutil.NoSuchProcess:
+        return
+
+
+def test_a_server_that_is_down_is_warned_about_once_and_stops_nothing(driven: Driven) -> None:
+    driven.finish(0)
+    recording = recorder(driven, f"http://127.0.0.1:{free_port()}")
+    recording.start()
+    problem = recording.stop()
+    assert problem is not None
+    assert "behind" in problem
+    log = (driven.path.parent / "paretune.log").read_text()
+    assert log.count("cannot be written") == 1
+    assert log.count("the record follows later") == 1
+
+
+def test_a_password_in_the_address_is_neither_shown_nor_logged_nor_among_the_arguments(driven: Driven) -> None:
+    recording = recorder(driven, f"http://somebody:secret@127.0.0.1:{free_port()}")
+    recording.start()
+    assert recording._process is not None
+    arguments = psutil.Process(recording._process.pid).cmdline()
+    problem = recording.stop()
+    assert problem is not None
+    assert "127.0.0.1" in problem
+    assert "secret" not in problem + " ".join(arguments) + (driven.path.parent / "paretune.log").read_text()
+
+
+def test_a_server_that_never_answers_does_not_hold_the_driver(driven: Driven) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recording = recorder(driven, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        recording.start()
+        assert recording._process is not None
+        silent.settimeout(60)
+        connection, _ = silent.accept()  # it has asked, and waits
+        began = time.monotonic()
+        driven.finish(*HISTORY)  # the driver goes on
+        problem = recording.stop(timeout=0.2)
+        assert time.monotonic() - began < 10
+        connection.close()
+    assert problem is not None
+    assert "no answer within 0.2 s" in problem
+    assert not psutil.pid_exists(recording._process.pid)
+
+
+def test_a_recorder_that_is_killed_is_told_and_caught_up_with(driven: Driven) -> None:
+    recording = recorder(driven)
+    recording.start()
+    assert recording._process is not None
+    os.kill(recording._process.pid, signal.SIGKILL)
+    driven.finish(0, 1)
+    problem = recording.stop()
+    assert problem is not None
+    assert "ended with status -9" in problem
+    again = recorder(driven)
+    again.start()
+    assert again.stop() is None
+    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+
+
+def test_the_driver_does_not_import_mlflow() -> None:
+    program = "import sys, search.recorder; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
