@@ -16,6 +16,7 @@ import pytest
 from search import config, driver
 from search.errors import RequestError
 from search.saved import load
+from search.schema import VERSION
 
 SYNTHETIC = """
 study: syn
@@ -100,7 +101,7 @@ def test_a_ledger_of_a_newer_version_is_left_alone(ran: Path, tmp_path: Path) ->
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE study SET schema_version = 99")
     for command in (["run", "syn.yaml", "--back-end", "in-process"], ["front", "syn"], ["ls"]):
-        refused(paretune(*command, cwd=folder), "has schema 99, this Paretune knows up to 1; use a newer Paretune")
+        refused(paretune(*command, cwd=folder), f"has schema 99, this Paretune knows up to {VERSION}; use a newer Paretune")
 
 
 def test_a_busy_port_is_named(ran: Path) -> None:
