@@ -55,7 +55,7 @@ OPENING = """# The methods, side by side
 
 `paretune methods` prints the knobs, `paretune count --method NAME --backbone TIMM_NAME --set knob=value` the exact size on any supported
 backbone. Defaults are the papers'. Counts are of the adapter alone, on ViT-B/16; the head adds 769 for each class. Every method also has
-`layers` (all, first-K or last-K blocks), unless it says otherwise.
+`layers` (all, first-K or last-K blocks), unless it says otherwise. The tuners of Hugging Face PEFT are methods too: [peft.md](peft.md).
 
 | method | shared | parameters, ViT-B/16, defaults | merges into the backbone | how sure its source is |
 |---|---|---:|---|---|

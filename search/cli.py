@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.constrain import Constrain
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -302,6 +302,7 @@ def methods(as_json: Json = False) -> None:
     """List the adapter methods and their knobs."""
     import spaces
 
+    every = spaces.SPACES | {name: spaces.space_of(name) for name in spaces.peft.tuners()}
     if as_json:
         rows = [
             {
@@ -312,17 +313,20 @@ def methods(as_json: Json = False) -> None:
                     for k in space.knobs
                 ],
             }
-            for name, space in spaces.SPACES.items()
+            for name, space in every.items()
         ]
         _print_json({"methods": rows})
         return
     console = Console()
-    for name, space in [*spaces.SPACES.items(), ("every method", spaces.Space("", spaces.SHARED))]:
-        table = Table("knob", "default", "values", "meaning", title=name, title_justify="left", title_style="bold", box=None)
+    for name, space in [*every.items(), ("every method", spaces.Space("", spaces.SHARED))]:
+        key = Column("knob", min_width=max((len(knob.key) for knob in space.knobs), default=0))
+        table = Table(key, "default", "values", "meaning", title=name, title_justify="left", title_style="bold", box=None)
         for knob in space.knobs:
             table.add_row(knob.key, str(knob.default), spaces.in_words(knob.distribution), knob.meaning)
         console.print(table if space.knobs else f"[bold]{name}[/]\nno knobs of its own", highlight=False)
         console.print()
+    if not spaces.peft.installed():
+        console.print(f"The tuners of Hugging Face PEFT are methods too, as peft.<tuner>; {spaces.peft.REMEDY}", markup=False)
 
 
 @app.command()

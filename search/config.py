@@ -346,11 +346,14 @@ def _space_problems(methods: object, overrides: object) -> Iterator[tuple[_Path,
         if (problem := spaces.unknown_method(method)) is not None:
             yield ("methods", str(n)), problem
     if isinstance(overrides, Mapping):
-        known = spaces.joint([*(m for m in names if m in spaces.SPACES), ANCHOR])
-        every_method = {knob.key for space in spaces.SPACES.values() for knob in space.knobs}
+        known = spaces.joint([*(m for m in names if spaces.unknown_method(m) is None), ANCHOR])
         for key, problem in known.problems(overrides).items():
-            other = key.split(".")[0]
-            absent = key in every_method and other not in names
+            other = str(key).rpartition(".")[0]
+            if other in names and spaces.unknown_method(other) is not None:
+                continue  # told above
+            absent = (
+                other not in names and spaces.unknown_method(other) is None and key in {k.key for k in spaces.space_of(other).knobs}
+            )
             mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or drop this line"
             yield ("space", key), mend if absent else problem
 

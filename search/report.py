@@ -255,9 +255,11 @@ def write_parquet(trials: Sequence[Trial], path: Path, *, study: StudyRecord | N
 def _arrow(columns: Mapping[str, pa.Array], study: StudyRecord | None) -> pa.Table:
     import pyarrow as pa
 
-    from spaces import SHARED, SPACES  # a knob's unit is written where the knob is
+    from spaces import SHARED, space_of, unknown_method  # a knob's unit is written where the knob is
 
-    units = {knob.key: knob.unit for space in SPACES.values() for knob in space.knobs} | {k.key: k.unit for k in SHARED} | _UNITS
+    methods = {key.rpartition(".")[0] for key in columns}
+    named = [space_of(method) for method in methods if unknown_method(method) is None]
+    units = {knob.key: knob.unit for space in named for knob in space.knobs} | {k.key: k.unit for k in SHARED} | _UNITS
     fields = [
         pa.field(key, column.type, metadata={"unit": units[key]} if units.get(key) else None) for key, column in columns.items()
     ]

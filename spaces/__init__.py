@@ -18,6 +18,7 @@ from spaces import (
     householder,
     lily,
     lora,
+    peft,
     randlora,
     serial_lora,
     snell,
@@ -25,7 +26,20 @@ from spaces import (
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words
 
-__all__ = ["SHARED", "SPACES", "Config", "JointSpace", "Knob", "Space", "Value", "in_words", "joint", "unknown_method"]
+__all__ = [
+    "SHARED",
+    "SPACES",
+    "Config",
+    "JointSpace",
+    "Knob",
+    "Space",
+    "Value",
+    "in_words",
+    "joint",
+    "peft",
+    "space_of",
+    "unknown_method",
+]
 
 _METHODS = (
     head_only,
@@ -48,11 +62,24 @@ SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _MET
 
 
 def unknown_method(method: str) -> str | None:
-    """Why a name is no method, with the nearest that is; None if it is one."""
+    """Why a name is no method, with the nearest that is or what to install; None if it is one."""
     if method in SPACES:
         return None
+    if method.startswith(peft.PREFIX):
+        return peft.problem(method)
     near = difflib.get_close_matches(method, SPACES, n=1, cutoff=0.4)
     return f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(SPACES)}"
+
+
+def space_of(method: str) -> Space:
+    """The space of a method, one of ours or a tuner of PEFT.
+
+    Raises:
+        ValueError: `unknown_method(method)`.
+    """
+    if (problem := unknown_method(method)) is not None:
+        raise ValueError(problem)
+    return SPACES[method] if method in SPACES else peft.space(method)
 
 
 def joint(methods: Sequence[str]) -> JointSpace:
@@ -63,4 +90,4 @@ def joint(methods: Sequence[str]) -> JointSpace:
     """
     if problems := [problem for method in methods if (problem := unknown_method(method)) is not None]:
         raise ValueError("\n".join(problems))
-    return JointSpace(tuple(SPACES[method] for method in dict.fromkeys(methods)), SHARED)
+    return JointSpace(tuple(space_of(method) for method in dict.fromkeys(methods)), SHARED)

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables import backbones, checkpoint, data
-from trainables.adapters import adapt, load_trainable_state, merge, method_of, remove, trainable_state
+from trainables.adapters import PeftMethod, adapt, load_trainable_state, merge, method_of, remove, trainable_state
 from trainables.cost import count_parameters
 
 VERSION: Final = 1
@@ -197,6 +197,7 @@ def export_adapter(
                 f"{method.name} cannot be merged on {backbone['name']}: the merged function needs tensors for which timm's plain "
                 f"model has no place, or another one ({', '.join(other[:3])}); export it unmerged"
             )
+    packages = (*_PACKAGES, "peft") if isinstance(method, PeftMethod) else _PACKAGES
     card = Card(
         version=VERSION,
         form="merged" if merged else "adapter",
@@ -212,7 +213,7 @@ def export_adapter(
         params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
         seed=seed,
         origin=dict(origin),
-        packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
     _write(to, card, tensors)
     return read_card(to)

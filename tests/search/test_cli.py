@@ -94,7 +94,7 @@ def test_json_is_what_the_ledger_holds(searched: Path) -> None:
     listed = json.loads(paretune("ls", "--json", cwd=searched).stdout)
     assert {"name": "syn", "state": "finished", "path": "paretune-studies/syn"} in listed["studies"]
     methods = json.loads(paretune("methods", "--json", cwd=searched).stdout)
-    assert [row["method"] for row in methods["methods"]] == list(spaces.SPACES)
+    assert [row["method"] for row in methods["methods"]] == [*spaces.SPACES, *spaces.peft.tuners()]
 
 
 @pytest.mark.parametrize("command", [["front", "syn"], ["trials", "syn"], ["show", "syn", "0"], ["ls"], ["methods"]])

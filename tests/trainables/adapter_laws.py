@@ -212,6 +212,7 @@ class Case:
         per_batch: Predictions depend on their batch-mates.
         dropout: The same method with dropout, where it has any.
         regulariser: Oracle of the method's term in the loss from its trainables, None where it has none.
+        noise: Relative error of what it computes in single precision whatever the model's is.
     """
 
     method: Method
@@ -224,6 +225,7 @@ class Case:
     per_batch: bool = False
     dropout: Method | None = None
     regulariser: Callable[[Method, Tensors], Tensor] | None = None
+    noise: float = 0.0
 
     def __str__(self) -> str:
         return repr(self.method).replace("'", "")
@@ -291,6 +293,7 @@ def adapted(backbone: Backbone, method: Method, dtype: torch.dtype = torch.float
 
 
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    torch.manual_seed(6)  # of what is sampled in training
     names, parameters = zip(*trainable_parameters(model), strict=True)
     return dict(zip(names, torch.autograd.grad(model(x).square().sum(), parameters), strict=True))
 
@@ -301,7 +304,7 @@ class AdapterLaws:
     def test_it_starts_as_the_pretrained_model_or_says_that_it_does_not(self, case: Case, backbone: Backbone) -> None:
         plain, model = backbone.build(), adapted(backbone, case.method, moved=False)
         difference = (model(images(3)) - plain(images(3))).abs().max()
-        assert (difference <= 1e-12) == case.exact_start
+        assert (difference <= max(1e-12, case.noise)) == case.exact_start
 
     def test_what_is_trained_is_what_the_paper_counts_and_the_head(self, case: Case, backbone: Backbone) -> None:
         n_adapter, n_head = count_parameters(adapted(backbone, case.method))
@@ -346,7 +349,7 @@ class AdapterLaws:
     def test_merging_keeps_the_function_and_leaves_a_plain_timm_model(
         self, case: Case, backbone: Backbone, dtype: torch.dtype, tolerance: float
     ) -> None:
-        model = adapted(backbone, case.method, dtype)
+        model, tolerance = adapted(backbone, case.method, dtype), max(tolerance, case.noise)
         before, x = copy.deepcopy(model.state_dict()), images(3, dtype)
         with torch.no_grad():
             expected = model(x)
@@ -385,7 +388,8 @@ class AdapterLaws:
     def test_a_prediction_does_not_depend_on_its_batch_mates(self, case: Case, backbone: Backbone) -> None:
         model = adapted(backbone, case.method)
         together, alone = model(images(4)), torch.cat([model(image[None]) for image in images(4)])
-        assert torch.allclose(together, alone, rtol=1e-10, atol=1e-10) != case.per_batch
+        tolerance = max(1e-10, case.noise)
+        assert torch.allclose(together, alone, rtol=tolerance, atol=tolerance) != case.per_batch
 
     def test_bfloat16_autocast_gives_every_trainable_a_finite_gradient(self, case: Case, backbone: Backbone) -> None:
         model, x = adapted(backbone, case.method, torch.float32), images(3, torch.float32)

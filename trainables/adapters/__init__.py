@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Final
 
 from trainables.adapters.adapter import Adapter
@@ -41,6 +42,7 @@ from trainables.adapters.heart_lora import HeartLoRA
 from trainables.adapters.householder import Householder
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
+from trainables.adapters.peft_bridge import PREFIX, PeftMethod, peft_method
 from trainables.adapters.randlora import RandLoRA
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
@@ -63,6 +65,7 @@ __all__ = [
     "Lily",
     "LoRA",
     "Method",
+    "PeftMethod",
     "RandLoRA",
     "SerialLoRA",
     "adapt",
@@ -70,6 +73,8 @@ __all__ = [
     "load_trainable_state",
     "merge",
     "method_of",
+    "method_type",
+    "peft_method",
     "regulariser",
     "remove",
     "supported_blocks",
@@ -98,7 +103,14 @@ _METHODS: Final[tuple[type[Method], ...]] = (
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 
-_TYPES: Final = {"int": (int,), "float": (int, float), "str": (str,)}
+# the types of a knob, as a dataclass writes them -> what a configuration may hold
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "None": (NoneType,),
+}
 
 
 def method_of(config: Mapping[str, Any]) -> Method:
@@ -112,23 +124,34 @@ def method_of(config: Mapping[str, Any]) -> Method:
         ValueError: An unknown method or knob, a value of the wrong type, or one that the method refuses.
     """
     name = config.get("method")
-    if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}{near(str(name), METHODS)}")
-    kind = METHODS[name]
+    kind = method_type(name)
     types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     knobs: dict[str, Any] = {}
     for key, value in config.items():
-        family, _, knob = key.partition(".")
-        if family in METHODS and family != name:
+        family, _, knob = key.rpartition(".")
+        if (family in METHODS or family.startswith(PREFIX)) and family != name:
             raise ValueError(f"a configuration of {name} holds no knobs of {family}; got {key}; remove it")
         if family != name:
             continue
         if knob not in types:
             raise ValueError(f"{name} has no knob {knob!r}, it has: {', '.join(types) or 'none'}{near(knob, types)}")
-        if isinstance(value, bool) or not isinstance(value, _TYPES[types[knob]]):
+        if not any(type(value) in _TYPES[part] for part in types[knob].split(" | ")):
             raise ValueError(f"{key} must be of type {types[knob]}; got {value!r} of type {type(value).__name__}")
         knobs[knob] = float(value) if types[knob] == "float" else value
     return kind(**knobs)
+
+
+def method_type(name: Any) -> type[Method]:
+    """The method of a name, one of ours or, as `peft.<tuner>`, one of Hugging Face PEFT's.
+
+    Raises:
+        ValueError: There is none, or PEFT is not installed.
+    """
+    if isinstance(name, str) and name.startswith(PREFIX):
+        return peft_method(name.removeprefix(PREFIX))
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}{near(str(name), METHODS)}")
+    return METHODS[name]
 
 
 def near(word: str, known: Any) -> str:

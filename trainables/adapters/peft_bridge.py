@@ -1,0 +1,262 @@
+"""Any tuner of Hugging Face PEFT that adapts linears, as a method: `peft.lora`, `peft.vera`, `peft.fourierft`, ...
+
+    model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
+    adapt(model, peft_method("vera")(r=64))
+
+`peft_method(tuner)` is a frozen dataclass like that of every method. Its fields are `targets`, `layers` and the plain fields of
+PEFT's configuration class with PEFT's names and defaults.
+
+PEFT makes its layers on a tree that holds the chosen linears of one stage and nothing else, under their names in the model. Each
+layer is then put beside its linear in a `Layer` of ours, so that freezing, counting, checkpoints and removal are those of every
+method. What a tuner shares between layers (VeRA's projections, VB-LoRA's vectors) it shares within the stage.
+
+Merging needs none of PEFT's code: a layer that is affine in its input is a linear, whose bias is what it makes of zero and whose
+weight is what it makes of the unit vectors. One that is not affine is found out by a probe and refused.
+
+A checkpoint holds trainables only. So what a tuner freezes (random projections, chosen entries) must not depend on the trial's
+seed: PEFT draws it from seeds in its configuration, which stay at PEFT's defaults, 0 where that is none.
+
+targets      linears of each block (q, k and v are one in timm)
+qkv          attn.qkv
+qkvo         attn.qkv and attn.proj
+mlp          mlp.fc1 and mlp.fc2
+qkvo_mlp     all four
+
+This is the only file that imports PEFT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, ClassVar, Final, cast
+
+import torch
+from torch import Tensor, nn
+
+from trainables.adapters.base import Layer, Method, check_layers
+from trainables.adapters.families import Blocks
+
+PREFIX: Final = "peft."
+TARGETS: Final[dict[str, tuple[str, ...]]] = {
+    "qkv": ("attn.qkv",),
+    "qkvo": ("attn.qkv", "attn.proj"),
+    "mlp": ("mlp.fc1", "mlp.fc2"),
+    "qkvo_mlp": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
+}
+_PLAIN: Final = (bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class PeftMethod(Method):
+    """What all tuners of PEFT share; `peft_method` adds the tuner's own fields.
+
+    Attributes:
+        targets: Which linears, see the table above.
+        layers: Which blocks: "all", "first-K" or "last-K".
+    """
+
+    tuner: ClassVar[str]
+    targets: str = "qkv"
+    layers: str = "all"
+
+    def __post_init__(self) -> None:
+        self.require(self.targets in TARGETS, "targets", f"one of {', '.join(TARGETS)}")
+        check_layers(self, self.layers)
+
+    def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """A layer for each adapted linear.
+
+        Raises:
+            ValueError: PEFT refuses the hyperparameters or these linears, or what it makes is not an adapter beside each linear.
+        """
+        linears = {
+            f"{path}.{target}": cast(nn.Linear, block.get_submodule(target))
+            for path, block in blocks.items()
+            for target in TARGETS[self.targets]
+        }
+        seed = int(torch.randint(2**62, (), generator=rng))
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.default_generator.manual_seed(seed)
+            try:
+                try:
+                    tuners = self._tuned(linears)
+                except NotImplementedError:  # it looks at weights when it is made, and on the meta device there are none
+                    tuners = self._tuned({path: _blank(linear) for path, linear in linears.items()})
+                return {path: PeftLayer(linears[path], tuner) for path, tuner in tuners.items()}
+            except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
+                first, linear = next(iter(linears.items()))
+                shape = f"{linear.in_features} in, {linear.out_features} out"
+                raise ValueError(f"{self.name} does not fit {first} ({shape}) as configured; PEFT says: {error}") from error
+
+    def _tuned(self, linears: Mapping[str, nn.Linear]) -> dict[str, nn.Module]:
+        """PEFT's layers by path; each holds its linear as `base_layer`."""
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        kind = _config_class(self.tuner)
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        suffixes = list(TARGETS[own.pop("targets")])
+        del own["layers"]
+        names = {field.name for field in dataclasses.fields(kind)}
+        fixed: dict[str, Any] = {"target_modules": suffixes}
+        if "feedforward_modules" in names:  # IA3 scales the input of these, and the output of the others
+            fixed["feedforward_modules"] = [suffix for suffix in suffixes if suffix == "mlp.fc2"]
+        if "progressbar" in names:
+            fixed["progressbar"] = False
+        if own.get("random_seed", 0) is None:
+            fixed["random_seed"] = 0
+        config = kind(**own | fixed)
+        tree = _tree(linears)
+        PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
+        tuners = {path: tree.get_submodule(path) for path in linears}
+        for path, tuner in tuners.items():
+            if not isinstance(tuner, BaseTunerLayer) or vars(tuner)["_modules"].get("base_layer") is not linears[path]:
+                raise ValueError(f"it puts no layer beside {path}")
+        frozen = {id(p) for linear in linears.values() for p in linear.parameters()}
+        trained = {id(p) for p in tree.parameters() if p.requires_grad}
+        if not trained or trained & frozen:
+            raise ValueError("it trains the linears themselves" if trained else "it trains nothing")
+        return tuners
+
+
+@functools.cache
+def peft_method(tuner: str) -> type[PeftMethod]:
+    """The method `peft.<tuner>`.
+
+    Raises:
+        ValueError: PEFT is not installed, has no tuner of this name, or has one that cannot stand beside linears.
+    """
+    kind, name = _config_class(tuner), f"{PREFIX}{tuner}"
+    hints, common = typing.get_type_hints(kind), _common_fields()
+    knobs: list[tuple[str, str, Any]] = []
+    for field in dataclasses.fields(kind):
+        types = _types(hints[field.name], field.default)
+        if field.name not in common and types:
+            knobs.append((field.name, types, dataclasses.field(default=field.default)))
+    space = {"name": name, "tuner": tuner, "__module__": __name__}
+    made = dataclasses.make_dataclass(f"Peft_{tuner}", knobs, bases=(PeftMethod,), frozen=True, namespace=space)
+    return cast("type[PeftMethod]", made)
+
+
+def _config_class(tuner: str) -> type[Any]:
+    """PEFT's configuration class of a tuner that adapts linears."""
+    try:
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+        from peft.tuners.tuners_utils import BaseTuner
+    except ImportError as error:
+        raise ValueError(
+            f"peft.{tuner} needs Hugging Face PEFT, which is not here ({error}); install it with: pip install 'paretune[peft]'"
+        ) from error
+    known = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_TUNER_MAPPING}
+    fitting = {
+        name: kind
+        for name, kind in known.items()
+        if isinstance(made := PEFT_TYPE_TO_TUNER_MAPPING[kind], type)
+        and issubclass(made, BaseTuner)
+        and "target_modules" in {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
+    }
+    if tuner not in fitting:
+        reason = "is a tuner of PEFT that adapts no linears" if tuner in known else "is no tuner of PEFT"
+        raise ValueError(f"peft.{tuner} {reason}; there are {', '.join(sorted(fitting))}")
+    return PEFT_TYPE_TO_CONFIG_MAPPING[fitting[tuner]]
+
+
+def _common_fields() -> set[str]:
+    """Fields of a configuration of PEFT that are of no tuner of its own, or that the bridge sets."""
+    from peft import PeftConfig
+
+    return {field.name for field in dataclasses.fields(PeftConfig)} | {"target_modules", "layers_to_transform", "layers_pattern"}
+
+
+def _types(hint: Any, default: Any) -> str:
+    """The types of a plain field as `method_of` reads them, "int | None"; empty if its default is not plain."""
+    if isinstance(default, _PLAIN):
+        return type(default).__name__
+    if default is not None:
+        return ""
+    return " | ".join(kind.__name__ for kind in _PLAIN if kind in _leaves(hint)) + " | None" * bool(set(_PLAIN) & _leaves(hint))
+
+
+def _leaves(hint: Any) -> set[Any]:
+    """The types that a union is made of."""
+    parts = typing.get_args(hint)
+    is_union = NoneType in parts or typing.get_origin(hint) is typing.Union
+    return set().union(*map(_leaves, parts)) if is_union else {hint}
+
+
+def _tree(linears: Mapping[str, nn.Linear]) -> nn.Module:
+    """A module that holds the linears under their paths and nothing else."""
+    tree = nn.Module()
+    for path, linear in linears.items():
+        parent = tree
+        *parents, name = path.split(".")
+        for part in parents:
+            if part not in vars(parent)["_modules"]:
+                parent.add_module(part, nn.Module())
+            parent = cast(nn.Module, getattr(parent, part))
+        parent.add_module(name, linear)
+    return tree
+
+
+def _blank(linear: nn.Linear) -> nn.Linear:
+    """A linear of the same shape on the CPU, all zero; its weight takes the memory of one number."""
+    blank = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
+    blank.weight = nn.Parameter(torch.zeros(()).expand_as(blank.weight))
+    if linear.bias is not None:
+        blank.bias = nn.Parameter(torch.zeros(linear.out_features))
+    return blank
+
+
+class PeftLayer(Layer):
+    """A frozen linear and PEFT's layer beside it."""
+
+    def __init__(self, base: nn.Linear, tuner: nn.Module) -> None:
+        super().__init__(base)
+        del tuner.base_layer  # the linear belongs to `base`; PEFT's layer finds it as an attribute that is no child
+        vars(tuner)["base_layer"] = base
+        self.tuner = tuner.to(base.weight.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, ..., in) -> (batch, ..., out); PEFT's layers see (batch, tokens, in)."""
+        tokens = x.flatten(1, -2) if x.dim() > 3 else x
+        y: Tensor = self.tuner(tokens)
+        return y.view(*x.shape[:-1], -1)
+
+    @property
+    def unmergeable(self) -> str | None:  # type: ignore[override]
+        """Why no linear computes this layer, None if one does: f(a) + f(b) = f(a + b) + f(0) for random tokens a and b."""
+        weight = self.linear.weight
+        a, b = torch.randn(2, 3, 4, self.linear.in_features, generator=torch.Generator().manual_seed(0)).to(weight)
+        fa, fb, fab, f0 = (self._settled(x) for x in (a, b, a + b, torch.zeros_like(a)))
+        error = (fa + fb - fab - f0).abs().max() / fab.abs().max()
+        return None if error < 1e-4 else "its update is not linear in its input, so that no weight computes it"
+
+    def adapted_weight(self) -> Tensor:
+        """What the unit vectors become, (out, in)."""
+        weight = self.linear.weight
+        units = torch.eye(self.linear.in_features, device=weight.device, dtype=weight.dtype)
+        return (self._settled(units[None])[0] - self._zero_becomes()).T
+
+    def adapted_bias(self) -> Tensor | None:
+        """What zero becomes, (out,)."""
+        bias = self._zero_becomes()
+        return None if self.linear.bias is None and not bias.any() else bias
+
+    def _zero_becomes(self) -> Tensor:
+        return self._settled(self.linear.weight.new_zeros(1, 1, self.linear.in_features))[0, 0]
+
+    @torch.no_grad()
+    def _settled(self, x: Tensor) -> Tensor:
+        """(batch, tokens, in) -> (batch, tokens, out), without dropout."""
+        training = self.tuner.training
+        try:
+            return cast(Tensor, self.tuner.eval()(x))
+        finally:
+            self.tuner.train(training)
