@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Column, Table
 
+from search import by_hand
+from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, complain, folder_of
+
 if TYPE_CHECKING:
     from search.config import StudyFile
     from search.saved import SavedStudy
@@ -28,12 +31,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, or its folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]
+app.add_typer(by_hand.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
-DEFAULT_STORAGE = Path("paretune-studies")
 
 
 def main() -> None:
@@ -53,13 +52,13 @@ def _exit_code() -> int:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
-        _complain("interrupted; nothing is lost, and the same command goes on from here")
+        complain("interrupted; nothing is lost, and the same command goes on from here")
         return 1
     except RequestError as error:
-        _complain(str(error))
+        complain(str(error))
         return 2
     except OSError as error:
-        _complain(f"{error}; nothing that was acknowledged is lost: mend this, and the same command goes on from here")
+        complain(f"{error}; nothing that was acknowledged is lost: mend this, and the same command goes on from here")
         return 1
     except Exception:
         traceback.print_exc()
@@ -89,16 +88,30 @@ def run(
 def _search(file: StudyFile, back_end: str, cpus: int | None, *, n_trials: int | None = None, **extension: Any) -> None:
     from search.driver import run as run_study
     from search.progress import Progress
+    from search.saved import StudyState
 
     if back_end not in ("ray", "in-process"):
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
     progress = Progress(Console(file=sys.stdout))
     progress.announce(file, n_trials or file.budget.n_trials)
-    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=_complain, **extension)  # type: ignore[arg-type]
+    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=complain, **extension)  # type: ignore[arg-type]
     _show_front(study_at_end)
     _show_places(study_at_end)
+    if study_at_end.state is StudyState.INTERRUPTED:
+        _say_what_is_left(study_at_end)
+        raise typer.Exit(1)
     if not study_at_end.members:
         raise typer.Exit(1)
+
+
+def _say_what_is_left(study: SavedStudy) -> None:
+    """Why a driver has ended before its study: stopped by hand, or nothing but paused trials left."""
+    from search.trial import State
+
+    paused = [str(trial.number) for trial in study.history if trial.state is State.PAUSED]
+    if paused:
+        complain(f"paused: trial {', '.join(paused)}; `paretune unpause {study.name} {' '.join(paused)}` lets them go on")
+    complain(f"the study has not ended; nothing is lost, and `paretune resume {study.name}` goes on from here")
 
 
 @app.command()
@@ -178,7 +191,7 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 
     from search.ledger import Ledger
 
-    history = Ledger.open(_folder(study, storage) / "ledger.db").events()
+    history = Ledger.open(folder_of(study, storage) / "ledger.db").events()
     if as_json:
         _print_json([vars(event) for event in history])
         return
@@ -270,7 +283,7 @@ def export(
     card = export_adapter(saved, trial, to, merged=merge)
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)
-        _complain(f"trial {trial} is {card.origin['state']}: what was written has {done}")
+        complain(f"trial {trial} is {card.origin['state']}: what was written has {done}")
     if as_json:
         _print_json({"path": str(to), "file": card.file, "card": asdict(card), "load": card.lines(to)})
         return
@@ -385,11 +398,7 @@ def ui(
 def _load(study: str, storage: Path) -> SavedStudy:
     from search.saved import load
 
-    return load(_folder(study, storage))
-
-
-def _folder(study: str, storage: Path) -> Path:
-    return Path(study) if (Path(study) / "ledger.db").exists() else storage / study
+    return load(folder_of(study, storage))
 
 
 def _show_front(study: SavedStudy) -> None:
@@ -422,11 +431,6 @@ def _show_places(study: SavedStudy) -> None:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
-
-
-def _complain(message: str) -> None:
-    console = Console(stderr=True)
-    console.print(f"paretune: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

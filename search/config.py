@@ -55,11 +55,15 @@ class Synthetic(_Section):
     Attributes:
         noise: Standard deviation of the accuracy around the surface.
         diverges_above_lr: Learning rates above this end in NaN.
+        epoch_seconds: How long an epoch takes.
+        memory_params: Larger adapters run out of memory in their second epoch.
     """
 
     kind: Literal["synthetic"]
     noise: float = Field(default=0.0, ge=0.0)
     diverges_above_lr: float | None = Field(default=None, gt=0.0)
+    epoch_seconds: float = Field(default=0.0, ge=0.0)
+    memory_params: int | None = Field(default=None, ge=0)
 
 
 class Recipe(_Section):

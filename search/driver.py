@@ -96,7 +96,7 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
         drive, n_slots = _back_end(study.file, back_end)
         _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
         recorder.start()
-        with watch(study, n_slots) if watch else nullcontext():
+        with watch(study, n_slots) if watch else nullcontext(), study.attended():
             drive(study)
     finally:
         study.close()

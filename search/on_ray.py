@@ -54,6 +54,7 @@ def run(study: Study, *, n_slots: int) -> None:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
+                callbacks=[_Obedience(study)],
                 name=study.file.study,
                 storage_path=scratch,
                 verbose=0,
@@ -63,6 +64,19 @@ def run(study: Study, *, n_slots: int) -> None:
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Obedience(tune.Callback):  # type: ignore[misc]
+    """Looks at what people ask for in every step of Tune's loop, at least ten times a second."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._study.obey()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -77,16 +91,18 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if len(self._numbers) >= self._n_slots:
             return None
+        if not self._numbers:
+            self._study.obey()  # while nothing runs, Tune asks here again and again, and nowhere else
         trial = self._study.ask()
-        if trial is None:
-            return str(Searcher.FINISHED)
+        if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
+            return None if self._numbers or self._study.waits else str(Searcher.FINISHED)
         self._numbers[trial_id] = trial.number
         return {
             "make": self._study.file.worker(),
             "trial": trial.number,
             "config": trial.config,
             "seed": trial.seed,
-            "epochs": self._study.file.budget.epochs,
+            "epochs": self._study.planned_epochs(trial),
             "reported": trial.epochs,
             "folder": str(self._study.checkpoint_folder(trial.number).absolute()),
         }
@@ -95,6 +111,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         number = self._numbers.pop(trial_id)
         if error:
             self._study.tell(number, State.FAILED, "the worker died")
+        self._study.left(number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its shells into a snapshot that nobody reads; a study does not travel
@@ -120,6 +137,8 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         report = json.loads(result["report"])
         if "failure" in report:
             self._study.tell(report["trial"], State.FAILED, report["failure"])
+            return str(TrialScheduler.STOP)
+        if "stopped" in report:  # at its flag
             return str(TrialScheduler.STOP)
         decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)

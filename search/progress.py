@@ -95,7 +95,9 @@ class _Clock:
 def _counts(trials: list[Trial], n_trials: int) -> str:
     by_state = Counter(trial.state for trial in trials)
     parts = [f"{sum(t.state.finished for t in trials)}/{n_trials} trials"]
-    parts += [f"{n} {state.lower()}" for state in (State.RUNNING, State.PRUNED, State.FAILED) if (n := by_state[state])]
+    parts += [
+        f"{n} {state.lower()}" for state in (State.RUNNING, State.PAUSED, State.PRUNED, State.FAILED) if (n := by_state[state])
+    ]
     return ", ".join(parts)
 
 

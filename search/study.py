@@ -6,6 +6,7 @@ epoch, metrics) whichever back end runs it.
 
 from __future__ import annotations
 
+import enum
 import json
 import math
 import time
@@ -15,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from search import pareto
+from search import flags, pareto, requests
+from search.attendant import Attendant
 from search.config import ANCHOR, Budget, StudyFile, StudyFileError, check
 from search.ledger import Ledger, StudyRecord
 from search.rungs import Rungs
@@ -26,6 +28,13 @@ from spaces import Config
 
 MAX_REJECTIONS_IN_A_ROW = 1000
 N_FEASIBILITY_DRAWS = 50
+
+
+class Stopping(enum.Enum):
+    """How a driver was told to stop by hand; the study is INTERRUPTED then, and can be resumed."""
+
+    WHEN_IDLE = "nothing new starts, what runs is trained to its end"
+    NOW = "what runs is left at its checkpoint"
 
 
 class Sizes(Protocol):
@@ -69,7 +78,10 @@ class Study:
         self._trials: list[Trial] = []
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
-        self._in_flight: deque[int] = deque()  # running when the last driver ended; go on before anything new starts
+        self._in_flight: deque[int] = deque()  # RUNNING and on no worker; go on before anything new starts
+        self._at_work: set[int] = set()  # handed to a worker that has not left it yet
+        self._paused = False  # nothing new starts until it is unpaused
+        self._stopping: Stopping | None = None
         self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
         self._ended: str | None = None  # why nothing new starts
         self._n_ended = 0  # trials that had their chance: trained to the end, or stopped because others were better
@@ -113,6 +125,10 @@ class Study:
         ledger.claim()
         return cls(file, ledger, sizes)
 
+    def attended(self) -> Attendant:
+        """The thread that keeps the lease and raises flags, while the `with` block runs."""
+        return Attendant(self._ledger, self.folder)
+
     def close(self) -> None:
         """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
         self._ledger.close()
@@ -126,13 +142,15 @@ class Study:
         of each method, then what the sampler chooses; configurations that are too large, impossible or known already are rejected
         on the way, in the same transaction.
         """
+        if self._stopping is Stopping.NOW:
+            return None
         if self._in_flight:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self._trials[self._in_flight[0]])
             self._in_flight.popleft()
             self._trials[trial.number] = trial
-            return trial
-        if self._nothing_new():
+            return self._handed_out(trial)
+        if self._stopping is not None or self._paused or self._nothing_new():
             return None
         rejections: list[tuple[Config, str]] = []
         while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
@@ -152,7 +170,7 @@ class Study:
                 writer.reject(rejections)
                 trial = writer.start(trial)
             self._remember(trial, ticket)
-            return trial
+            return self._handed_out(trial)
         self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
         return None
 
@@ -160,13 +178,14 @@ class Study:
         """Take in one epoch of a trial and decide whether it goes on.
 
         The last epoch of the budget completes the trial in the same transaction, a rung may prune it, and a number that is not
-        finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing.
+        finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing, nor do those of a trial that
+        has ended or is paused: its checkpoint holds them.
 
         Raises:
             ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
         """
         trial = self._trials[number]
-        if trial.state.finished:
+        if trial.state is not State.RUNNING:
             return Decision.STOP
         if epoch <= trial.epochs:
             return Decision.CONTINUE
@@ -181,7 +200,7 @@ class Study:
             trial = writer.report(trial, epoch, metrics)
             if broken is not None:
                 trial = writer.finish(trial, State.FAILED, reason=broken)
-            elif epoch == self.file.budget.epochs:
+            elif epoch == self.planned_epochs(trial):
                 trial = writer.finish(trial, State.COMPLETE)
             elif verdict is not None and not verdict.goes_on:
                 reason = (
@@ -192,7 +211,8 @@ class Study:
         if rungs is not None:
             rungs.add(epoch, trial.adapter_params, metrics[objective])
         self._settle(trial)
-        return Decision.STOP if trial.state.finished else Decision.CONTINUE
+        goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
+        return Decision.CONTINUE if goes_on else Decision.STOP
 
     def tell(self, number: int, state: State, reason: str) -> None:
         """End a trial before its last epoch: FAILED by its own or its worker's fault, or PRUNED by hand."""
@@ -202,6 +222,50 @@ class Study:
         with self._ledger.decision() as writer:
             trial = writer.finish(trial, state, reason=reason)
         self._settle(trial)
+
+    def left(self, number: int) -> None:
+        """The trial's worker has left it: at its end, at its flag, or because it died. A trial still RUNNING waits for another.
+
+        Every back end says so once for every trial that it was given.
+        """
+        self._at_work.discard(number)
+        flags.lower(self.folder, number)
+        if self._trials[number].state is State.RUNNING and number not in self._in_flight:
+            self._in_flight.append(number)
+
+    # -- by hand -------------------------------------------------------------------------------------------------------------------
+
+    def obey(self) -> None:
+        """Carry out what people have asked for since the last look; each request is one decision, refused or done."""
+        for request in self._ledger.requests(waiting=True):
+            with self._ledger.decision() as writer:
+                try:
+                    requests.allow(request.verb, self._trials, request.trial)
+                except requests.Refused as refusal:
+                    writer.serve(request, str(refusal))
+                    continue
+                trial = requests.carry_out(writer, request, None if request.trial is None else self._trials[request.trial])
+            if trial is not None:
+                self._changed_by_hand(trial)
+            elif request.verb == "stop":
+                self._stopping = Stopping.NOW if request.detail.get("now") else Stopping.WHEN_IDLE
+                if self._stopping is Stopping.NOW:
+                    flags.hoist(self.folder, self._at_work)
+            else:
+                self._paused = request.verb == "pause"
+
+    def _changed_by_hand(self, trial: Trial) -> None:
+        number = trial.number
+        self._settle(trial)
+        if trial.state is State.RUNNING:  # unpaused: if its worker has not left yet, it goes on as if nothing had happened
+            flags.lower(self.folder, number)
+            if number not in self._at_work:
+                self._in_flight.append(number)
+            return
+        if number in self._in_flight:
+            self._in_flight.remove(number)
+        if number in self._at_work:
+            flags.hoist(self.folder, [number])
 
     def extend(self, *, more_trials: int = 0, max_hours: float | None = None) -> None:
         """Enlarge the budget; what had ended the study before no longer does.
@@ -239,6 +303,17 @@ class Study:
         return started_all and all(trial.state.finished for trial in self._trials)
 
     @property
+    def waits(self) -> bool:
+        """Whether nothing starts now, but may when the study is unpaused by hand."""
+        more = self._ended is None and len(self._trials) < self.file.budget.n_trials
+        return self._paused and self._stopping is None and more
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """How the driver was told to stop by hand, or None."""
+        return self._stopping
+
+    @property
     def ended(self) -> str | None:
         """Why nothing new starts although trials are left in the budget: exhausted space, time spent, a front that stands still."""
         return self._ended
@@ -257,9 +332,13 @@ class Study:
         """The front's hypervolume."""
         return self._front.hypervolume
 
+    def planned_epochs(self, trial: Trial) -> int:
+        """How many epochs the trial has when it is complete."""
+        return trial.planned_epochs or self.file.budget.epochs
+
     def checkpoint_folder(self, number: int) -> Path:
         """Where a trial's checkpoint lies."""
-        return self.folder / "trials" / f"{number:04d}"
+        return flags.trial_folder(self.folder, number)
 
     # -- inside --------------------------------------------------------------------------------------------------------------------
 
@@ -309,6 +388,11 @@ class Study:
         self._tickets[trial.number] = ticket
         self._numbers[_key(trial.config)] = trial.number
 
+    def _handed_out(self, trial: Trial) -> Trial:
+        flags.lower(self.folder, trial.number)
+        self._at_work.add(trial.number)
+        return trial
+
     def _settle(self, trial: Trial) -> None:
         """Take a trial's new standing over into memory, and tell the sampler if it has ended."""
         self._trials[trial.number] = trial
@@ -348,7 +432,13 @@ class Study:
                 self._ended = str(event.detail["reason"])
             elif event.kind == "extended":
                 self._extended()
-        self._in_flight.extend(trial.number for trial in self._trials if not trial.state.finished)
+            elif event.kind in ("paused", "unpaused"):
+                state = State.PAUSED if event.kind == "paused" else State.RUNNING
+                if event.trial is None:
+                    self._paused = state is State.PAUSED
+                else:
+                    self._trials[event.trial] = replace(self._trials[event.trial], state=state)
+        self._in_flight.extend(trial.number for trial in self._trials if trial.state is State.RUNNING)
 
     def _taken_up(self, config: Config) -> int | None:
         first = bool(self._first) and config == self._first[0]

@@ -124,10 +124,9 @@ class Writer:
         if refusal is not None:
             self.event("refused", request.trial, request=request.verb, reason=refusal)
 
-    def by(self, who: str) -> Writer:
-        """The same decision, in someone else's name: its events tell who asked for it."""
+    def by(self, who: str) -> None:
+        """Write the events that follow in someone else's name: they tell who asked for it."""
         self._who = who
-        return self
 
     def _update(self, trial: Trial, **values: Any) -> None:
         self._connection.execute(schema.trials.update().where(schema.trials.c.number == trial.number).values(**values))

@@ -16,7 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Sizes", "Trainable", "large_imports", "make", "measure"]
+__all__ = ["STOP_FLAG", "Sizes", "Stopped", "Trainable", "large_imports", "look_at_flag", "make", "measure"]
+
+STOP_FLAG = "stop"  # a file of this name in a trial's folder tells its worker to stop
+
+
+class Stopped(Exception):
+    """The trial was told to stop, and did so between two batches. What its checkpoint holds is what there is of it."""
+
+
+def look_at_flag(folder: Path | None) -> None:
+    """To be called between two batches.
+
+    Raises:
+        Stopped: the trial of this folder was told to stop.
+    """
+    if folder is not None and (folder / STOP_FLAG).exists():
+        raise Stopped
 
 
 class Trainable(Protocol):
@@ -41,6 +57,7 @@ class Trainable(Protocol):
 
         Raises:
             FloatingPointError: The loss is not finite; the message names the step.
+            Stopped: The trial was told to stop by the flag in its folder. It can only be finished then.
         """
 
     def finish(self) -> None:

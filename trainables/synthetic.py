@@ -16,10 +16,14 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables import look_at_flag
+
+N_BATCHES = 20
 N_CLASSES = 10
 HEAD_PARAMS = 650
 BACKBONE_PARAMS = 1_000_000
@@ -58,10 +62,21 @@ class SyntheticTrainable:
     Args:
         noise: Standard deviation of a trial's accuracy around the surface, drawn once per seed.
         diverges_above_lr: Learning rates above this give NaN from the second epoch on.
+        epoch_seconds: How long an epoch takes, in `N_BATCHES` batches, between which the stop flag is looked at.
+        memory_params: Adapters with more parameters than this run out of memory in their second epoch.
     """
 
-    def __init__(self, *, noise: float = 0.0, diverges_above_lr: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        noise: float = 0.0,
+        diverges_above_lr: float | None = None,
+        epoch_seconds: float = 0.0,
+        memory_params: int | None = None,
+    ) -> None:
         self._noise = noise
+        self._epoch_seconds = epoch_seconds
+        self._memory_params = memory_params
         self._diverges_above_lr = diverges_above_lr
         self._sizes = SyntheticSizes()
         self._epoch = 0
@@ -69,8 +84,8 @@ class SyntheticTrainable:
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
         """Become a trial; goes on from the epoch that `folder` remembers."""
         self._config, self._epochs, self._folder = dict(config), epochs, folder
-        adapter_params, _ = self._sizes.count(config)
-        self._final = best(adapter_params) - 0.02 * (math.log10(float(config["optim.lr"])) - BEST_LOG_LR) ** 2
+        self._adapter_params, _ = self._sizes.count(config)
+        self._final = best(self._adapter_params) - 0.02 * (math.log10(float(config["optim.lr"])) - BEST_LOG_LR) ** 2
         self._final += self._noise * random.Random(seed).gauss(0.0, 1.0)  # noqa: S311 - not cryptography
         self._epoch = 0
         if folder is not None and (folder / "epoch.json").exists():
@@ -83,6 +98,11 @@ class SyntheticTrainable:
 
     def step(self) -> dict[str, float]:
         """One epoch."""
+        for _ in range(N_BATCHES if self._epoch_seconds else 1):
+            look_at_flag(self._folder)
+            time.sleep(self._epoch_seconds / N_BATCHES)
+        if self._memory_params is not None and self._epoch and self._adapter_params > self._memory_params:
+            raise MemoryError(f"{self._adapter_params:,} adapter parameters do not fit")
         self._epoch += 1
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -104,8 +124,8 @@ class SyntheticTrainable:
 
 
 def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable:
-    """See `trainables.make`; only `data` matters: `noise` and `diverges_above_lr`."""
-    return SyntheticTrainable(noise=data.get("noise", 0.0), diverges_above_lr=data.get("diverges_above_lr"))
+    """See `trainables.make`; only `data` matters, all but its `kind`."""
+    return SyntheticTrainable(**{key: value for key, value in data.items() if key != "kind"})
 
 
 def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> SyntheticSizes:

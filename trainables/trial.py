@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables import backbones, checkpoint, data
+from trainables import backbones, checkpoint, data, look_at_flag
 from trainables.adapters import (
     Adaptation,
     adapt,
@@ -128,6 +128,7 @@ class AdapterTrial:
         losses: list[Tensor] = []
         model.train()
         for i, index in enumerate(order):
+            look_at_flag(run.plan.folder)
             step = run.epoch * n_steps + i
             logits = model(self._normalise(train.images.index_select(0, index)))
             loss = F.cross_entropy(logits, train.labels.index_select(0, index), label_smoothing=recipe.label_smoothing)
@@ -154,6 +155,7 @@ class AdapterTrial:
         train, recipe = self._splits["train"], run.plan.recipe
         self.model.eval()
         for i in range(0, len(train), recipe.batch_size):
+            look_at_flag(run.plan.folder)
             images, labels = train.images[i : i + recipe.batch_size], train.labels[i : i + recipe.batch_size]
             logits = self.model(self._normalise(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
@@ -167,10 +169,15 @@ class AdapterTrial:
             prefix = self._prefix(split)
             if prefix is None:
                 batches = (images[i : i + EVAL_BATCH] for i in range(0, len(images), EVAL_BATCH))
-                logits = torch.cat([self.model(self._normalise(batch)) for batch in batches])
+                logits = torch.cat([self.model(self._normalise(batch)) for batch in self._unless_stopped(batches)])
             else:
-                logits = torch.cat([self._after_prefix(tokens) for tokens in prefix])
+                logits = torch.cat([self._after_prefix(tokens) for tokens in self._unless_stopped(prefix)])
             return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
+
+    def _unless_stopped(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            look_at_flag(self._run.plan.folder if self._run is not None else None)
+            yield batch
 
     def _prefix(self, split: str) -> list[Tensor] | None:
         """The tokens of a split, in batches, after the blocks in front of the first that is trained; None where not worth keeping.

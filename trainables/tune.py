@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainables import Trainable, large_imports, make
+from trainables import Stopped, Trainable, large_imports, make
 
 with large_imports():
     from ray import tune
@@ -15,9 +15,10 @@ with large_imports():
 class TuneTrial(tune.Trainable):  # type: ignore[misc]
     """A class trainable with `reset_config`: one step is one epoch, and the next trial reuses frozen backbone and decoded data.
 
-    A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}` or `{"trial", "failure"}`. Failures travel as
-    results, because Tune would keep an exception's text from the searcher; the trial that failed leaves no worker behind it, the
-    next one builds a new one. The trial itself never says that it is done: the study decides.
+    A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (told by its flag) or
+    `{"trial", "failure"}`. Failures travel as results, because Tune would keep an exception's text from the searcher; the trial
+    that failed leaves no worker behind it, the next one builds a new one. The trial itself never says that it is done: the study
+    decides.
 
     The configuration of a Tune trial: `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`, `reported`
     (epochs that the ledger holds) and `folder` (of the checkpoint).
@@ -40,6 +41,8 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         if self._failure is None:
             try:
                 return self._report(**self._epoch())
+            except Stopped:
+                return self._report(stopped=True)
             except Exception as error:
                 self._trainable = None
                 self._failure = f"{type(error).__name__}: {error}"

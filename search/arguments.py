@@ -1,0 +1,26 @@
+"""What several commands of the command line take, and how they speak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+DEFAULT_STORAGE = Path("paretune-studies")
+Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, or its folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]
+
+
+def folder_of(study: str, storage: Path) -> Path:
+    """The folder of a study that is given by its name or its folder."""
+    return Path(study) if (Path(study) / "ledger.db").exists() else storage / study
+
+
+def complain(message: str) -> None:
+    """Tell a person what went otherwise than expected."""
+    console = Console(stderr=True)
+    console.print(f"paretune: {message}", style="red", highlight=False, markup=False, soft_wrap=True)

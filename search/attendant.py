@@ -1,0 +1,68 @@
+"""What must not wait while the driver's own thread trains or talks to Ray: the heartbeat, and the flags of trials to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from search import flags
+from search.ledger import Ledger
+from search.owner import HEARTBEAT_SECONDS
+from search.trial import State
+
+LOOK_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Attendant:
+    """A thread beside a driver, for as long as the `with` block lasts.
+
+    It decides nothing: requests are carried out by the driver's thread, which may be in the middle of an epoch. The flag ends that
+    epoch at its next batch.
+
+    Args:
+        ledger: The driver's ledger, claimed.
+        folder: The study's folder.
+    """
+
+    def __init__(self, ledger: Ledger, folder: Path) -> None:
+        self._ledger, self._folder = ledger, folder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._attend, name="paretune-attendant", daemon=True)
+        self._known = -1  # number of the last request that was looked at
+
+    def __enter__(self) -> Attendant:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _attend(self) -> None:
+        beat = time.monotonic()
+        while not self._ended.wait(LOOK_SECONDS):
+            with contextlib.suppress(sa.exc.OperationalError):  # a lock held for long, a full disk: the next look is soon
+                self._look()
+                if time.monotonic() - beat >= HEARTBEAT_SECONDS:
+                    beat = time.monotonic()
+                    if not self._ledger.beat():
+                        _log.warning("another driver has taken the study over; this one stops at its next decision")
+                        return
+
+    def _look(self) -> None:
+        for request in self._ledger.requests(waiting=True):
+            if request.number <= self._known:
+                continue
+            self._known = request.number
+            if request.verb in ("prune", "pause") and request.trial is not None:
+                flags.hoist(self._folder, [request.trial])
+            elif request.verb == "stop" and request.detail.get("now"):
+                running = [trial.number for trial in self._ledger.trials() if trial.state is State.RUNNING]
+                flags.hoist(self._folder, running)

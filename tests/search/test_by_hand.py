@@ -1,0 +1,308 @@
+"""What a person does to a study while it runs: real requests from another process, real drivers that obey."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+import trainables
+from search import flags, in_process, on_ray, requests
+from search.config import StudyFile, check
+from search.ledger import Ledger
+from search.saved import StudyState, load
+from search.study import Stopping, Study
+from search.trial import Decision, State
+from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+
+GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
+
+
+def study_file(storage: Path, **changes: object) -> StudyFile:
+    raw = {
+        "study": "s",
+        "data": {"kind": "synthetic"},
+        "methods": ["lora", "arc", "lily"],
+        "budget": {"n_trials": 6, "epochs": 3, "max_params": 20_000},
+        "storage": str(storage),
+    }
+    return check(raw | changes)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    """A new study with trials 0 and 1 on workers, after one epoch each."""
+    with closing(Study.create(study_file(tmp_path), SyntheticSizes())) as study:
+        for number in (0, 1):
+            study.ask()
+            study.report(number, 1, GOOD)
+        yield study
+
+
+def ask(study: Study, verb: str, *numbers: int, **detail: object) -> None:
+    requests.ask(study.folder, verb, numbers, detail)
+    study.obey()
+
+
+def states(study: Study) -> list[State]:
+    return [trial.state for trial in study.trials]
+
+
+def flagged(study: Study, number: int) -> bool:
+    return (study.checkpoint_folder(number) / trainables.STOP_FLAG).exists()
+
+
+# -- the study obeys ---------------------------------------------------------------------------------------------------
+
+
+def test_the_flag_that_a_driver_raises_is_the_one_that_a_worker_looks_for() -> None:
+    assert flags.FLAG == trainables.STOP_FLAG
+
+
+def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_asked(study: Study) -> None:
+    ask(study, "prune", 1, reason="looks bad")
+    assert states(study) == [State.RUNNING, State.PRUNED]
+    assert flagged(study, 1)
+    assert not flagged(study, 0)
+    assert study.report(1, 2, GOOD) is Decision.STOP
+    study.left(1)
+    assert not flagged(study, 1)
+    assert study.trials[1].reason == "pruned by hand: looks bad"
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        assert ledger.trials() == study.trials
+        assert [(e.kind, e.trial) for e in ledger.events()][-1] == ("pruned", 1)
+        assert ledger.events()[-1].who == ledger.requests()[0].who
+        assert ledger.requests()[0].served is not None
+
+
+def test_a_paused_trial_gives_up_its_slot_and_goes_on_before_anything_new(study: Study) -> None:
+    ask(study, "pause", 0)
+    assert states(study) == [State.PAUSED, State.RUNNING]
+    study.left(0)
+    new = study.ask()
+    assert new is not None
+    assert new.number == 2
+    ask(study, "unpause", 0)
+    again = study.ask()
+    assert again is not None
+    assert (again.number, again.epochs, again.n_attempts) == (0, 1, 2)
+    assert study.report(0, 2, GOOD) is Decision.CONTINUE
+
+
+def test_a_trial_unpaused_before_its_worker_has_left_simply_goes_on(study: Study) -> None:
+    ask(study, "pause", 0)
+    ask(study, "unpause", 0)
+    assert not flagged(study, 0)
+    assert study.report(0, 2, GOOD) is Decision.CONTINUE
+    next_one = study.ask()
+    assert next_one is not None
+    assert next_one.number == 2  # trial 0 is not given to a second worker
+
+
+def test_a_worker_that_stopped_for_a_pause_that_was_lifted_leaves_its_trial_to_the_next(study: Study) -> None:
+    ask(study, "pause", 0)
+    ask(study, "unpause", 0)
+    study.left(0)  # it had seen the flag already
+    again = study.ask()
+    assert again is not None
+    assert again.number == 0
+
+
+def test_a_paused_study_starts_nothing_new_until_it_is_unpaused(study: Study) -> None:
+    ask(study, "pause")
+    assert study.waits
+    assert study.ask() is None
+    assert study.report(0, 2, GOOD) is Decision.CONTINUE  # what runs goes on
+    ask(study, "unpause")
+    assert not study.waits
+    assert study.ask() is not None
+
+
+def test_pauses_outlive_the_driver(study: Study) -> None:
+    ask(study, "pause", 1)
+    ask(study, "pause")
+    study.close()
+    with closing(Study.open(study.file, SyntheticSizes())) as again:
+        assert states(again) == [State.RUNNING, State.PAUSED]
+        resumed = again.ask()
+        assert resumed is not None
+        assert resumed.number == 0
+        assert again.ask() is None
+        assert again.waits
+
+
+def test_a_request_that_its_driver_did_not_live_to_see_is_carried_out_by_the_next(study: Study) -> None:
+    requests.ask(study.folder, "prune", [1], {})
+    study.close()
+    with closing(Study.open(study.file, SyntheticSizes())) as again:
+        again.obey()
+        assert states(again) == [State.RUNNING, State.PRUNED]
+
+
+@pytest.mark.parametrize(
+    ("verb", "number", "law"),
+    [
+        ("prune", 7, "there is no trial 7; 2 are started"),
+        ("pause", 1, "trial 1 is COMPLETE; only a trial that is RUNNING can be paused"),
+        ("prune", 1, "trial 1 is COMPLETE; only a trial that is RUNNING or PAUSED can be pruned"),
+        ("unpause", 0, "trial 0 is RUNNING; only a trial that is PAUSED can be unpaused"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_changes_nothing(study: Study, verb: str, number: int, law: str) -> None:
+    for epoch in (2, 3):
+        study.report(1, epoch, GOOD)
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        before = (ledger.trials(), ledger.events())
+        with pytest.raises(requests.Refused, match=law):
+            requests.ask(study.folder, verb, [number] if verb == "unpause" else [0, number], {})
+        study.obey()
+        assert (ledger.trials(), ledger.events()) == before
+
+
+def test_a_trial_that_ends_before_its_request_is_seen_is_left_as_it_ended(study: Study) -> None:
+    requests.ask(study.folder, "prune", [1], {})
+    for epoch in (2, 3):
+        study.report(1, epoch, GOOD)
+    study.obey()
+    assert states(study)[1] is State.COMPLETE
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        assert str(ledger.requests()[0].refusal).startswith("trial 1 is COMPLETE")
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_stopped_study_starts_nothing_and_leaves_what_runs_only_when_told_now(study: Study, now: bool) -> None:
+    ask(study, "stop", now=now)
+    assert study.stopping is (Stopping.NOW if now else Stopping.WHEN_IDLE)
+    assert study.ask() is None
+    assert [flagged(study, number) for number in (0, 1)] == [now, now]
+    assert study.report(0, 2, GOOD) is (Decision.STOP if now else Decision.CONTINUE)
+    study.close()
+    with closing(Study.open(study.file, SyntheticSizes())) as again:
+        resumed = again.ask()
+        assert resumed is not None
+        assert (resumed.number, resumed.epochs) == (0, 2)
+
+
+def test_where_no_driver_runs_the_command_carries_it_out_itself(study: Study) -> None:
+    study.close()
+    numbers = requests.ask(study.folder, "prune", [0], {"reason": "enough"})
+    answers = requests.answers(study.folder, numbers)
+    assert answers is not None
+    assert [answer.refusal for answer in answers] == [None]
+    assert load(study.folder).history[0].reason == "pruned by hand: enough"
+    with pytest.raises(requests.Refused, match="no driver is running the study: there is nothing to stop"):
+        requests.ask(study.folder, "stop", [], {})
+
+
+# -- drivers obey ------------------------------------------------------------------------------------------------------
+
+
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
+    """A bounded wait for something real."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.05)
+
+
+def command(*arguments: str, cwd: Path) -> list[str]:
+    return [sys.executable, "-m", "search.cli", *arguments, "--storage", str(cwd)]
+
+
+SLOW = """
+study: slow
+data: {kind: synthetic, epoch_seconds: 20}
+methods: [lora, arc, lily]
+budget: {n_trials: 3, epochs: 2, max_params: 20_000}
+"""
+
+
+@contextmanager
+def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A real driver of a study whose epochs take 20 seconds, in 20 batches; at work on trial 0."""
+    (folder / "slow.yaml").write_text(SLOW)
+    run = command("run", str(folder / "slow.yaml"), "--back-end", "in-process", cwd=folder)
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        try:
+            until(lambda: (folder / "slow" / "ledger.db").exists() and load(folder / "slow").history)
+            yield process
+        finally:
+            process.kill()
+
+
+def said(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments, cwd=cwd), capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_from_another_terminal_a_trial_is_pruned_within_an_epoch_of_20_seconds(tmp_path: Path) -> None:
+    with driver(tmp_path) as process:
+        done = said("prune", "slow", "0", "--reason", "by the way", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "slow: pruned trial 0\n"), done.stderr
+        until(lambda: len(load(tmp_path / "slow").history) == 2)  # the slot is free
+        with closing(Ledger.open(tmp_path / "slow" / "ledger.db")) as ledger:
+            asked = ledger.requests()[0].time
+            times = {(event.kind, event.trial): event.time for event in ledger.events()}
+        assert times["pruned", 0] - asked < 10.0  # half the time of an epoch; measured: 1.5
+        assert times["started", 1] - asked < 10.0
+        refused = said("prune", "slow", "0", "1", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "trial 0 is PRUNED" in refused.stderr
+        assert load(tmp_path / "slow").history[1].state is State.RUNNING
+        assert said("stop", "slow", "--now", cwd=tmp_path).returncode == 0
+        _, complaint = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "paretune resume slow" in complaint
+        assert "Traceback" not in complaint
+    saved = load(tmp_path / "slow")
+    assert [trial.state for trial in saved.history] == [State.PRUNED, State.RUNNING]
+    assert saved.state is StudyState.INTERRUPTED
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp_path: Path) -> None:
+    slow = {"kind": "synthetic", "epoch_seconds": 2.0}
+    study = Study.create(
+        study_file(tmp_path, data=slow, budget={"n_trials": 5, "epochs": 2, "max_params": 20_000}), SyntheticSizes()
+    )
+    problems: list[BaseException] = []
+
+    def interfere() -> None:
+        try:
+            until(lambda: all(trial.epochs for trial in study.trials[:2]) and len(study.trials) == 2)
+            requests.ask(study.folder, "prune", [0], {"reason": "enough"})
+            requests.ask(study.folder, "pause", [1], {})
+            until(lambda: len(study.trials) == 4)  # both slots were free for others
+            requests.ask(study.folder, "unpause", [1], {})
+        except BaseException as error:
+            problems.append(error)
+
+    interfering = threading.Thread(target=interfere)
+    interfering.start()
+    on_ray.run(study, n_slots=2)
+    interfering.join()
+    assert problems == []
+    assert states(study) == [State.PRUNED, *[State.COMPLETE] * 4]
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        order = [(event.kind, event.trial) for event in ledger.events() if event.kind != "reported"]
+    assert order.index(("resumed", 1)) < order.index(("started", 4))  # before anything new
+    assert (study.trials[1].epochs, study.trials[1].n_attempts) == (2, 2)
+
+
+def test_an_in_process_driver_waits_while_its_study_is_paused(tmp_path: Path) -> None:
+    study = Study.create(study_file(tmp_path), SyntheticSizes())
+    ask(study, "pause")
+
+    def lift() -> None:
+        threading.Event().wait(0.3)
+        requests.ask(study.folder, "unpause", [], {})
+
+    lifting = threading.Thread(target=lift)
+    lifting.start()
+    in_process.run(study, SyntheticTrainable())
+    lifting.join()
+    assert states(study) == [State.COMPLETE] * 6
