@@ -1,4 +1,4 @@
-"""The commands that reach into a study while it runs, from another terminal: prune, pause, unpause, stop."""
+"""The commands that reach into a study while it runs, from another terminal: prune, pause, unpause, stop; and gc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.arguments import DEFAULT_STORAGE, Storage, StudyName, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of
 
 PATIENCE_SECONDS = 10.0  # for a driver that is slow to answer; the request stays
 app = typer.Typer()
@@ -47,6 +47,34 @@ def stop(
 ) -> None:
     """Stop a study's driver: nothing new starts, and what runs is trained to its end, or left with --now. `resume` goes on."""
     _ask(study, storage, "stop", [], reason=reason, now=now)
+
+
+@app.command()
+def gc(
+    study: StudyName,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Remove the checkpoints that nobody needs: all but those of trials that go on, of the front and of extended trials."""
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from search import disk
+
+    found = disk.collect(folder_of(study, storage), dry_run=dry_run)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found)) + "\n")
+        return
+    what = f"{len(found.trials)} checkpoints, {_mebibytes(found.freed_bytes)}"
+    words = "would be removed" if dry_run else "removed"
+    Console(highlight=False, soft_wrap=True).print(f"{what} {words}; {_mebibytes(found.kept_bytes)} kept")
+
+
+def _mebibytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"
 
 
 def _ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from search.ledger import CannotWrite
-from search.study import Study
+from search.study import Loss, Study
 from search.trial import Decision, State, Trial
-from trainables import Stopped, Trainable
+from trainables import Stopped, Trainable, out_of_memory
 
 PAUSE_SECONDS = 0.25  # between two looks at a study that is paused
 
@@ -33,7 +33,11 @@ def _attempt(study: Study, trainable: Trainable, trial: Trial) -> None:
     except CannotWrite:
         raise  # the study's trouble, not the trial's
     except Exception as error:
-        study.tell(trial.number, State.FAILED, f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        if out_of_memory(error):
+            study.lost(trial.number, Loss.MEMORY, why)
+        else:
+            study.tell(trial.number, State.FAILED, why)
     trainable.finish()
     study.left(trial.number)
 

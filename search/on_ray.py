@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from search.study import Study
+from search.study import Loss, Study
 from search.trial import Decision, State
 from trainables.tune import TuneTrial
 
@@ -42,11 +45,14 @@ def run(study: Study, *, n_slots: int) -> None:
     """
     os.environ.update(_QUIET_TUNE)
     resources = study.file.resources
-    per_trial = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+
+    def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"]}])
+
     scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
         tuner = tune.Tuner(
-            tune.with_resources(TuneTrial, per_trial),
+            tune.with_resources(TuneTrial, bundle),
             tune_config=tune.TuneConfig(
                 search_alg=_StudySearcher(study, n_slots),
                 scheduler=_StudyScheduler(study),
@@ -104,14 +110,12 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             "seed": trial.seed,
             "epochs": self._study.planned_epochs(trial),
             "reported": trial.epochs,
+            "gpus": self._study.gpus(trial),
             "folder": str(self._study.checkpoint_folder(trial.number).absolute()),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self._numbers.pop(trial_id)
-        if error:
-            self._study.tell(number, State.FAILED, "the worker died")
-        self._study.left(number)
+        self._study.left(self._numbers.pop(trial_id))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its shells into a snapshot that nobody reads; a study does not travel
@@ -124,17 +128,23 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
 
 class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
-    """`on_trial_result` is the study's `report`."""
+    """`on_trial_result` is the study's `report`, `on_trial_error` its `lost`. Tune calls the latter before `on_trial_complete`."""
 
     def __init__(self, study: Study) -> None:
         super().__init__()
         self._study = study
+        self._ended: set[str] = set()  # Tune's names of trials whose workers we have ended ourselves
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         report = json.loads(result["report"])
+        if report.get("memory"):
+            self._study.lost(report["trial"], Loss.MEMORY, report["failure"])
+            self._ended.add(trial.trial_id)
+            ray.kill(trial.temporary_state.ray_actor)  # a process that ran out of memory is not used again
+            return str(TrialScheduler.CONTINUE)
         if "failure" in report:
             self._study.tell(report["trial"], State.FAILED, report["failure"])
             return str(TrialScheduler.STOP)
@@ -142,3 +152,18 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.STOP)
         decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if trial.trial_id in self._ended:
+            return
+        why = _first_line(trial.error_file)
+        memory = re.search("low on memory|out of memory|OutOfMemory|OOM", why) is not None  # Ray's memory monitor killed it
+        self._study.lost(trial.config["trial"], Loss.MEMORY if memory else Loss.DEATH, why)
+
+
+def _first_line(path: str | None) -> str:
+    """What Tune noted of an error, without its own heading."""
+    if path is None:
+        return "no reason is known"
+    lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    return " ".join(lines[1:4])[:300] or "no reason is known"

@@ -10,7 +10,7 @@ import enum
 import json
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,16 @@ from spaces import Config
 
 MAX_REJECTIONS_IN_A_ROW = 1000
 N_FEASIBILITY_DRAWS = 50
+
+
+class Loss(enum.Enum):
+    """How a trial can lose its worker without its own fault, and how often it may: after that it is FAILED."""
+
+    DEATH = ("the worker died", 3)
+    MEMORY = ("out of memory", 2)
+
+    def __init__(self, words: str, limit: int) -> None:
+        self.words, self.limit = words, limit
 
 
 class Stopping(enum.Enum):
@@ -80,6 +90,7 @@ class Study:
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # RUNNING and on no worker; go on before anything new starts
         self._at_work: set[int] = set()  # handed to a worker that has not left it yet
+        self._losses: Counter[tuple[int, Loss]] = Counter()  # (trial, how) -> how often it lost its worker
         self._paused = False  # nothing new starts until it is unpaused
         self._stopping: Stopping | None = None
         self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
@@ -222,6 +233,29 @@ class Study:
         with self._ledger.decision() as writer:
             trial = writer.finish(trial, state, reason=reason)
         self._settle(trial)
+
+    def lost(self, number: int, loss: Loss, why: str) -> None:
+        """The trial has lost its worker. It goes on from its checkpoint in a fresh one, unless that has happened too often.
+
+        After running out of memory the fresh worker gets twice the share of a GPU, where trials share one.
+        """
+        trial = self._trials[number]
+        if trial.state is not State.RUNNING:
+            return
+        times = self._losses[number, loss] + 1
+        if times >= loss.limit:
+            self.tell(number, State.FAILED, f"{loss.words} {times} times: {why}")
+            return
+        self._losses[number, loss] = times
+        share = self.gpus(trial)
+        detail = {"gpus": share} if loss is Loss.MEMORY and share != self.file.resources.gpus_per_trial else {}
+        with self._ledger.decision() as writer:
+            writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **detail)
+
+    def gpus(self, trial: Trial) -> float:
+        """The share of a GPU that a trial's worker gets: the study file's, twice that once memory was short."""
+        share = self.file.resources.gpus_per_trial
+        return min(1.0, 2 * share) if 0.0 < share < 1.0 and self._losses[trial.number, Loss.MEMORY] else share
 
     def left(self, number: int) -> None:
         """The trial's worker has left it: at its end, at its flag, or because it died. A trial still RUNNING waits for another.
@@ -432,6 +466,8 @@ class Study:
                 self._ended = str(event.detail["reason"])
             elif event.kind == "extended":
                 self._extended()
+            elif event.kind == "lost" and event.trial is not None:
+                self._losses[event.trial, Loss[event.detail["loss"]]] += 1
             elif event.kind in ("paused", "unpaused"):
                 state = State.PAUSED if event.kind == "paused" else State.RUNNING
                 if event.trial is None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["STOP_FLAG", "Sizes", "Stopped", "Trainable", "large_imports", "look_at_flag", "make", "measure"]
+__all__ = ["STOP_FLAG", "Sizes", "Stopped", "Trainable", "large_imports", "look_at_flag", "make", "measure", "out_of_memory"]
 
 STOP_FLAG = "stop"  # a file of this name in a trial's folder tells its worker to stop
 
@@ -33,6 +33,12 @@ def look_at_flag(folder: Path | None) -> None:
     """
     if folder is not None and (folder / STOP_FLAG).exists():
         raise Stopped
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU (`torch.OutOfMemoryError`) or the host has no memory left."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 
 
 class Trainable(Protocol):

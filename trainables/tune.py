@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainables import Stopped, Trainable, large_imports, make
+from trainables import Stopped, Trainable, large_imports, make, out_of_memory
 
 with large_imports():
     from ray import tune
@@ -16,9 +16,9 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
     """A class trainable with `reset_config`: one step is one epoch, and the next trial reuses frozen backbone and decoded data.
 
     A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (told by its flag) or
-    `{"trial", "failure"}`. Failures travel as results, because Tune would keep an exception's text from the searcher; the trial
-    that failed leaves no worker behind it, the next one builds a new one. The trial itself never says that it is done: the study
-    decides.
+    `{"trial", "failure", "memory"}` (whether memory was short). Failures travel as results, because Tune would keep an exception's
+    text from the searcher; the trial that failed leaves no worker behind it, the next one builds a new one. The trial itself never
+    says that it is done: the study decides.
 
     The configuration of a Tune trial: `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`, `reported`
     (epochs that the ledger holds) and `folder` (of the checkpoint).
@@ -28,6 +28,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         """Build the worker, and become the first trial."""
         self._trainable: Trainable | None = None
         self._failure: str | None = None
+        self._short_of_memory = False
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -44,9 +45,8 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
             except Stopped:
                 return self._report(stopped=True)
             except Exception as error:
-                self._trainable = None
-                self._failure = f"{type(error).__name__}: {error}"
-        return self._report(failure=self._failure)
+                self._fail(error)
+        return self._report(failure=self._failure, memory=self._short_of_memory)
 
     def cleanup(self) -> None:
         """Leave the trial; what the worker keeps must be as it was."""
@@ -65,8 +65,11 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
             if self._done > config["reported"]:
                 self._pending = self._trainable.replay()
         except Exception as error:
-            self._trainable = None
-            self._failure = f"{type(error).__name__}: {error}"
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._trainable = None
+        self._failure, self._short_of_memory = f"{type(error).__name__}: {error}", out_of_memory(error)
 
     def _epoch(self) -> dict[str, Any]:
         if self._trainable is None:

@@ -3,6 +3,8 @@
 import json
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -11,7 +13,7 @@ import pytest
 from search import in_process, on_ray
 from search.config import StudyFile, check
 from search.ledger import Ledger
-from search.study import Study
+from search.study import Loss, Study
 from search.trial import State
 from trainables import make, measure
 
@@ -75,25 +77,95 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
 
 
 @pytest.mark.usefixtures("embedded_ray")
-def test_a_killed_worker_fails_its_trial_with_the_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one(tmp_path: Path) -> None:
     study = new_study(tmp_path, "killed", DIGITS | {"budget": {"n_trials": 4, "epochs": 8, "max_params": 50_000}})
+    with killing(lambda: any(2 <= trial.epochs < 7 for trial in study.trials)) as killed:
+        on_ray.run(study, n_slots=2)
+    assert killed.is_set()
+    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 4
+    assert sorted(trial.n_attempts for trial in study.trials) == [1, 1, 1, 2]
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        lost = [event for event in ledger.events() if event.kind == "lost"]
+        assert [event.detail["loss"] for event in lost] == ["DEATH"]
+        epochs = [report.epoch for report in ledger.reports(trial=lost[0].trial)]
+    assert epochs == list(range(1, 9))
+    whole = new_study(tmp_path, "whole", DIGITS | {"budget": {"n_trials": 4, "epochs": 8, "max_params": 50_000}})
+    in_process.run(whole, make(**whole.file.worker()))
+    accuracies = [[trial.metrics["val/top1"] for trial in one.trials if trial.number == lost[0].trial] for one in (study, whole)]
+    assert accuracies[0] == accuracies[1]  # one epoch was trained twice, from the same state
+
+
+@contextmanager
+def killing(when: Callable[[], bool]) -> Iterator[threading.Event]:
+    """Kill one of our Ray's busy workers with -9 once `when` is true; the event tells that it was done."""
     killed = threading.Event()
 
-    def kill_one_worker() -> None:
-        for _ in range(600):  # a bounded wait for the second epoch of anything
-            if any(trial.epochs >= 2 for trial in study.trials):
+    def kill() -> None:
+        for _ in range(1200):  # a bounded wait
+            if when():
                 workers = [p for p in psutil.process_iter(["cmdline"]) if "ResourceTrainable" in " ".join(p.info["cmdline"] or [])]
                 ours = [p for p in workers if any(parent.pid == os.getpid() for parent in p.parents())]
-                ours[0].kill()
-                killed.set()
-                return
-            threading.Event().wait(0.1)
+                if ours:
+                    ours[0].kill()
+                    killed.set()
+                    return
+            threading.Event().wait(0.05)
 
-    killer = threading.Thread(target=kill_one_worker)
+    killer = threading.Thread(target=kill)
     killer.start()
-    on_ray.run(study, n_slots=2)
+    yield killed
     killer.join()
-    assert killed.is_set()
-    states = [trial.state for trial in study.trials]
-    assert sorted(states) == [State.COMPLETE] * 3 + [State.FAILED]
-    assert next(trial.reason for trial in study.trials if trial.state is State.FAILED) == "the worker died"
+
+
+MEMORY = SYNTHETIC | {
+    "data": {"kind": "synthetic", "memory_params": 3_000},
+    "budget": {"n_trials": 6, "epochs": 3, "max_params": 20_000},
+    "search": {"seed": 3},
+}
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_trial_that_runs_out_of_memory_is_tried_once_more_in_a_fresh_process(tmp_path: Path) -> None:
+    study = new_study(tmp_path, "memory", MEMORY)
+    on_ray.run(study, n_slots=1)
+    check_memory(study)
+    here = new_study(tmp_path, "here", MEMORY)
+    in_process.run(here, make(**here.file.worker()))
+    check_memory(here)
+    assert history(here) == history(study)
+
+
+def check_memory(study: Study) -> None:
+    large = [trial for trial in study.trials if trial.adapter_params > 3_000]
+    assert large
+    assert all((trial.state, trial.n_attempts, trial.epochs) == (State.FAILED, 2, 1) for trial in large)
+    assert all(str(trial.reason).startswith("out of memory 2 times: MemoryError:") for trial in large)
+    assert all(trial.state is State.COMPLETE for trial in study.trials if trial not in large)
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        assert [event.trial for event in ledger.events() if event.kind == "lost"] == [trial.number for trial in large]
+
+
+def test_after_running_out_of_memory_a_trial_gets_twice_the_share_of_a_gpu(tmp_path: Path) -> None:
+    with closing(new_study(tmp_path, "share", MEMORY | {"resources": {"gpus_per_trial": 0.4}})) as study:
+        first, second = study.ask(), study.ask()
+        assert first is not None
+        assert second is not None
+        study.lost(0, Loss.MEMORY, "MemoryError: too large")
+        assert (study.gpus(first), study.gpus(second)) == (0.8, 0.4)
+    with closing(Study.open(study.file, measure(study.file.worker()["backbone"], study.file.worker()["data"]))) as again:
+        assert again.gpus(first) == 0.8  # also after a restart
+
+
+def test_a_trial_whose_workers_keep_dying_fails_at_the_third(tmp_path: Path) -> None:
+    with closing(new_study(tmp_path, "dying", SYNTHETIC)) as study:
+        for attempt in (1, 2, 3):
+            trial = study.ask()
+            assert trial is not None
+            assert (trial.number, trial.n_attempts) == (0, attempt)
+            study.lost(0, Loss.DEATH, "killed")
+            study.left(0)
+        assert study.trials[0].state is State.FAILED
+        assert study.trials[0].reason == "the worker died 3 times: killed"
+        following = study.ask()
+        assert following is not None
+        assert following.number == 1

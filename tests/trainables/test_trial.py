@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from trainables import make
+from trainables import STOP_FLAG, Stopped, make
 from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
 from trainables.trial import AdapterTrial
@@ -122,6 +122,34 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 def tensors(folder: Path) -> dict[str, list[Any]]:
     with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
         return {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
+
+
+def test_a_trial_that_is_told_to_stop_does_so_at_its_next_batch_and_goes_on_from_its_checkpoint(
+    warm: AdapterTrial, tmp_path: Path
+) -> None:
+    expected = run(warm, LORA, epochs=3)
+    warm.start(LORA, seed=0, epochs=3, folder=tmp_path)
+    warm.step()
+    normalise, n_batches = warm._normalise, 0
+
+    def normalise_and_count(images: torch.Tensor) -> torch.Tensor:
+        nonlocal n_batches
+        n_batches += 1
+        if n_batches == 2:
+            (tmp_path / STOP_FLAG).touch()
+        return normalise(images)
+
+    warm._normalise = normalise_and_count  # type: ignore[assignment]
+    try:
+        with pytest.raises(Stopped):
+            warm.step()
+    finally:
+        warm._normalise = normalise
+    assert n_batches == 2
+    warm.finish()
+    (tmp_path / STOP_FLAG).unlink()
+    assert warm.start(LORA, seed=0, epochs=3, folder=tmp_path) == 1
+    assert [without_costs(warm.step()) for _ in range(2)] == expected[1:]
 
 
 def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterTrial, tmp_path: Path) -> None:

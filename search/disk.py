@@ -1,0 +1,63 @@
+"""What a study's checkpoints take of the disk, and which of them nobody needs any more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from search import flags
+from search.front import front
+from search.ledger import Ledger
+from search.trial import State, Trial
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What was, or would be, removed.
+
+    Attributes:
+        trials: Whose checkpoints.
+        freed_bytes: What they took.
+        kept_bytes: What the others take.
+    """
+
+    trials: tuple[int, ...]
+    freed_bytes: int
+    kept_bytes: int
+
+
+def needed(trials: Iterable[Trial]) -> set[int]:
+    """Whose checkpoints are kept: trials that go on (RUNNING, PAUSED), members of the front, and extended trials.
+
+    Whatever a COMPLETE trial is dominated by stays, so one that is not on the front never comes back to it.
+    """
+    trials = list(trials)
+    going_on = {trial.number for trial in trials if not trial.state.finished}
+    extended = {trial.number for trial in trials if trial.extends is not None and trial.state is State.COMPLETE}
+    return going_on | extended | {trial.number for trial in front(trials)}
+
+
+def collect(study: Path, *, dry_run: bool = False) -> Collection:
+    """Remove the checkpoints that nobody needs; safe while the study runs.
+
+    Args:
+        study: The study's folder.
+        dry_run: Only say what would be removed.
+    """
+    with closing(Ledger.open(study / "ledger.db")) as ledger:
+        trials = ledger.trials()
+    keep = needed(trials)
+    sizes = {trial.number: _size(flags.trial_folder(study, trial.number)) for trial in trials}
+    gone = tuple(number for number, size in sizes.items() if number not in keep and size)
+    if not dry_run:
+        for number in gone:
+            shutil.rmtree(flags.trial_folder(study, number))
+    return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder, 0 if there is none."""
+    return sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) if folder.is_dir() else 0

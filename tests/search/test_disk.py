@@ -1,0 +1,40 @@
+"""Which checkpoints are kept."""
+
+import json
+from pathlib import Path
+
+from search import disk, in_process
+from search.config import check
+from search.front import front
+from search.study import Study
+from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+
+
+def run_study(storage: Path) -> Study:
+    raw = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora", "arc"], "storage": str(storage)}
+    study = Study.create(check(raw | {"budget": {"n_trials": 12, "epochs": 2, "max_params": 20_000}}), SyntheticSizes())
+    in_process.run(study, SyntheticTrainable())
+    return study
+
+
+def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_collected(tmp_path: Path) -> None:
+    study = run_study(tmp_path)
+    members = {trial.number for trial in front(study.trials)}
+    study.extend(more_trials=1)
+    going_on = study.ask()
+    assert going_on is not None
+    SyntheticTrainable().start(going_on.config, seed=0, epochs=2, folder=study.checkpoint_folder(going_on.number))
+    study.checkpoint_folder(going_on.number).mkdir()
+    (study.checkpoint_folder(going_on.number) / "epoch.json").write_text(json.dumps({"epoch": 1}))
+    study.close()
+    kept = members | {going_on.number}
+    gone = tuple(trial.number for trial in study.trials if trial.number not in kept)
+    assert gone
+    size = len('{"epoch": 2}')
+    expected = disk.Collection(gone, len(gone) * size, len(kept) * size)
+    assert disk.collect(study.folder, dry_run=True) == expected
+    assert all(study.checkpoint_folder(number).exists() for number in gone)
+    assert disk.collect(study.folder) == expected
+    left = {int(folder.name) for folder in (study.folder / "trials").iterdir()}
+    assert left == kept
+    assert disk.collect(study.folder) == disk.Collection((), 0, len(kept) * size)
