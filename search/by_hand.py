@@ -68,13 +68,9 @@ def gc(
     if as_json:
         sys.stdout.write(json.dumps(asdict(found)) + "\n")
         return
-    what = f"{len(found.trials)} checkpoints, {_mebibytes(found.freed_bytes)}"
+    what = f"{len(found.trials)} checkpoints, {disk.mebibytes(found.freed_bytes)}"
     words = "would be removed" if dry_run else "removed"
-    Console(highlight=False, soft_wrap=True).print(f"{what} {words}; {_mebibytes(found.kept_bytes)} kept")
-
-
-def _mebibytes(n_bytes: int) -> str:
-    return f"{n_bytes / 2**20:,.1f} MiB"
+    Console(highlight=False, soft_wrap=True).print(f"{what} {words}; {disk.mebibytes(found.kept_bytes)} kept")
 
 
 def _ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:

@@ -415,6 +415,8 @@ def _show_front(study: SavedStudy) -> None:
 
 
 def _show_places(study: SavedStudy) -> None:
+    from search import disk
+
     where = Table.grid(padding=(0, 2))
     for what, name in (
         ("picture", "front.png"),
@@ -425,6 +427,9 @@ def _show_places(study: SavedStudy) -> None:
     ):
         if (study.folder / name).exists():
             where.add_row(what, str(study.folder / name))
+    checkpoints = disk.collect(study.folder, dry_run=True)
+    spare = f"; `paretune gc` frees {disk.mebibytes(checkpoints.freed_bytes)}" if checkpoints.trials else ""
+    where.add_row("checkpoints", f"{disk.mebibytes(checkpoints.freed_bytes + checkpoints.kept_bytes)}{spare}")
     where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
     Console(soft_wrap=True, highlight=False).print(where)
 

@@ -58,6 +58,11 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
 
 
+def mebibytes(n_bytes: int) -> str:
+    """As a person reads it."""
+    return f"{n_bytes / 2**20:,.1f} MiB"
+
+
 def _size(folder: Path) -> int:
     """Bytes of the files in a folder, 0 if there is none."""
     return sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) if folder.is_dir() else 0

@@ -16,10 +16,11 @@ from sqlalchemy.exc import OperationalError
 from search import report
 from search.config import StudyFile
 from search.errors import RequestError
+from search.question import Sizes, refuse_changes
 from search.recorder import Recorder
 from search.recording import is_behind, tracking_uri
 from search.saved import SavedStudy, StudyState, load
-from search.study import Sizes, Study, refuse_changes
+from search.study import Study
 
 BackEnd = Literal["ray", "in-process"]
 Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots) -> shown while it runs
@@ -68,19 +69,21 @@ def run(
                 recorder.start()
                 _tell(recorder.stop(), say)
             return known
+    beside = ThreadPoolExecutor(1, "paretune-import")
     try:
         connection = _connected(back_end, n_cpus)
-        with ThreadPoolExecutor(1, "paretune-import") as beside:
-            sizes = beside.submit(_measure, file, back_end)  # imports torch, timm and Tune while Ray's processes start
-            with connection:
-                study = _opened(file, sizes.result())
-                if extended:
-                    _extend(study, more_trials, max_hours)
-                with _logged_to(file.folder / "paretune.log"):
-                    _search(study, back_end, watch, recorder)
+        sizes = beside.submit(_measure, file, back_end)  # imports torch, timm and Tune while Ray's processes start
+        with connection:
+            study = _opened(file, sizes.result())
+            if extended:
+                _extend(study, more_trials, max_hours)
+            with _logged_to(file.folder / "paretune.log"):
+                _search(study, back_end, watch, recorder)
     except BaseException:
         recorder.stop(timeout=_RECORDED_WHEN_CUT)
         raise
+    finally:
+        beside.shutdown(wait=False)  # whoever interrupts does not wait for imports
     _tell(recorder.stop(), say)
     return load(file.folder)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from search.ledger import CannotWrite
-from search.study import Loss, Study
+from search.losses import Loss
+from search.study import Study
 from search.trial import Decision, State, Trial
 from trainables import Stopped, Trainable, out_of_memory
 

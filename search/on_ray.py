@@ -20,7 +20,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from search.study import Loss, Study
+from search.losses import Loss
+from search.study import Study
 from search.trial import Decision, State
 from trainables.tune import TuneTrial
 
@@ -110,7 +111,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             "seed": trial.seed,
             "epochs": self._study.planned_epochs(trial),
             "reported": trial.epochs,
-            "gpus": self._study.gpus(trial),
+            "gpus": self._study.gpus(trial.number),
             "folder": str(self._study.checkpoint_folder(trial.number).absolute()),
         }
 

@@ -10,16 +10,18 @@ import enum
 import json
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from search import flags, pareto, requests
 from search.attendant import Attendant
-from search.config import ANCHOR, Budget, StudyFile, StudyFileError, check
+from search.config import ANCHOR, Budget, StudyFile
 from search.ledger import Ledger, StudyRecord
+from search.losses import Loss, Losses
+from search.question import Sizes, refuse_changes, refuse_hopeless
 from search.rungs import Rungs
 from search.sampler import Sampler
 from search.seeds import seed_for
@@ -27,17 +29,6 @@ from search.trial import Decision, Metrics, State, Trial
 from spaces import Config
 
 MAX_REJECTIONS_IN_A_ROW = 1000
-N_FEASIBILITY_DRAWS = 50
-
-
-class Loss(enum.Enum):
-    """How a trial can lose its worker without its own fault, and how often it may: after that it is FAILED."""
-
-    DEATH = ("the worker died", 3)
-    MEMORY = ("out of memory", 2)
-
-    def __init__(self, words: str, limit: int) -> None:
-        self.words, self.limit = words, limit
 
 
 class Stopping(enum.Enum):
@@ -45,21 +36,6 @@ class Stopping(enum.Enum):
 
     WHEN_IDLE = "nothing new starts, what runs is trained to its end"
     NOW = "what runs is left at its checkpoint"
-
-
-class Sizes(Protocol):
-    """What is known of a configuration before training: its exact size, from the real model on the meta device."""
-
-    @property
-    def n_classes(self) -> int:
-        """Classes of the data set."""
-
-    @property
-    def backbone_params(self) -> int:
-        """Parameters of the frozen backbone."""
-
-    def count(self, config: Config) -> tuple[int, int]:
-        """(adapter_params, head_params); ValueError if the configuration is impossible."""
 
 
 class Study:
@@ -90,7 +66,7 @@ class Study:
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # RUNNING and on no worker; go on before anything new starts
         self._at_work: set[int] = set()  # handed to a worker that has not left it yet
-        self._losses: Counter[tuple[int, Loss]] = Counter()  # (trial, how) -> how often it lost its worker
+        self._losses = Losses(file.resources.gpus_per_trial)
         self._paused = False  # nothing new starts until it is unpaused
         self._stopping: Stopping | None = None
         self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
@@ -242,20 +218,19 @@ class Study:
         trial = self._trials[number]
         if trial.state is not State.RUNNING:
             return
-        times = self._losses[number, loss] + 1
+        times = self._losses.times(number, loss) + 1
         if times >= loss.limit:
             self.tell(number, State.FAILED, f"{loss.words} {times} times: {why}")
             return
-        self._losses[number, loss] = times
-        share = self.gpus(trial)
-        detail = {"gpus": share} if loss is Loss.MEMORY and share != self.file.resources.gpus_per_trial else {}
+        share = self._losses.gpus(number)
+        self._losses.note(number, loss)
+        more = {"gpus": gpus} if (gpus := self._losses.gpus(number)) != share else {}
         with self._ledger.decision() as writer:
-            writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **detail)
+            writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **more)
 
-    def gpus(self, trial: Trial) -> float:
-        """The share of a GPU that a trial's worker gets: the study file's, twice that once memory was short."""
-        share = self.file.resources.gpus_per_trial
-        return min(1.0, 2 * share) if 0.0 < share < 1.0 and self._losses[trial.number, Loss.MEMORY] else share
+    def gpus(self, number: int) -> float:
+        """The share of a GPU that the trial's worker gets."""
+        return self._losses.gpus(number)
 
     def left(self, number: int) -> None:
         """The trial's worker has left it: at its end, at its flag, or because it died. A trial still RUNNING waits for another.
@@ -467,7 +442,7 @@ class Study:
             elif event.kind == "extended":
                 self._extended()
             elif event.kind == "lost" and event.trial is not None:
-                self._losses[event.trial, Loss[event.detail["loss"]]] += 1
+                self._losses.note(event.trial, Loss[event.detail["loss"]])
             elif event.kind in ("paused", "unpaused"):
                 state = State.PAUSED if event.kind == "paused" else State.RUNNING
                 if event.trial is None:
@@ -481,61 +456,6 @@ class Study:
         if first:
             self._first.popleft()
         return self._sampler.add(config, drawn=not first)
-
-
-def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
-    """Every method must have a configuration that could be trained; otherwise its share of the search would be spent on rejections.
-
-    Raises:
-        StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
-    """
-    space = file.joint_space()
-    problems = []
-    for method in space.methods:
-        smallest: int | None = None
-        reason = ""
-        for config in (space.default(method), *Sampler(space.only(method), kind="random", seed=0).draws(N_FEASIBILITY_DRAWS)):
-            try:
-                adapter_params, _ = sizes.count(config)
-            except ValueError as error:
-                reason = str(error)
-                continue
-            smallest = adapter_params if smallest is None else min(smallest, adapter_params)
-            if adapter_params <= max_params:
-                break
-        else:
-            if smallest is not None:
-                reason = f"its smallest adapter has {smallest:,} parameters, budget.max_params is {max_params:,}"
-            problems.append(f"methods: {method}: nothing to train: {reason}")
-    if problems:
-        tried = f"(of {N_FEASIBILITY_DRAWS + 1} configurations tried)"
-        raise StudyFileError("\n".join(f"{problem} {tried}; widen the space or the limit" for problem in problems))
-
-
-def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
-    """A study's file is fixed when the study is made.
-
-    Raises:
-        StudyFileError: showing every key whose value differs.
-    """
-    then, now = _flat(check(record.file).resolved()), _flat(file.resolved())
-    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
-    if changed:
-        lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
-        raise StudyFileError(
-            f"study {file.study} exists in {file.folder} and was made from another study file:\n{lines}\n"
-            f"Give the new question another name (study: ...), or restore the old values."
-        )
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, part in value.items():
-        if isinstance(part, Mapping):
-            flat |= _flat(part, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = part
-    return flat
 
 
 def _key(config: Config) -> str:

@@ -13,7 +13,8 @@ import pytest
 from search import in_process, on_ray
 from search.config import StudyFile, check
 from search.ledger import Ledger
-from search.study import Loss, Study
+from search.losses import Loss
+from search.study import Study
 from search.trial import State
 from trainables import make, measure
 
@@ -78,18 +79,18 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one(tmp_path: Path) -> None:
-    study = new_study(tmp_path, "killed", DIGITS | {"budget": {"n_trials": 4, "epochs": 8, "max_params": 50_000}})
-    with killing(lambda: any(2 <= trial.epochs < 7 for trial in study.trials)) as killed:
+    study = new_study(tmp_path, "killed", DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
+    with killing(lambda: any(2 <= trial.epochs < 5 for trial in study.trials)) as killed:
         on_ray.run(study, n_slots=2)
     assert killed.is_set()
-    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 4
-    assert sorted(trial.n_attempts for trial in study.trials) == [1, 1, 1, 2]
+    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
+    assert sorted(trial.n_attempts for trial in study.trials) == [1, 2]
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
         lost = [event for event in ledger.events() if event.kind == "lost"]
         assert [event.detail["loss"] for event in lost] == ["DEATH"]
         epochs = [report.epoch for report in ledger.reports(trial=lost[0].trial)]
-    assert epochs == list(range(1, 9))
-    whole = new_study(tmp_path, "whole", DIGITS | {"budget": {"n_trials": 4, "epochs": 8, "max_params": 50_000}})
+    assert epochs == list(range(1, 7))
+    whole = new_study(tmp_path, "whole", DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
     in_process.run(whole, make(**whole.file.worker()))
     accuracies = [[trial.metrics["val/top1"] for trial in one.trials if trial.number == lost[0].trial] for one in (study, whole)]
     assert accuracies[0] == accuracies[1]  # one epoch was trained twice, from the same state
@@ -151,9 +152,9 @@ def test_after_running_out_of_memory_a_trial_gets_twice_the_share_of_a_gpu(tmp_p
         assert first is not None
         assert second is not None
         study.lost(0, Loss.MEMORY, "MemoryError: too large")
-        assert (study.gpus(first), study.gpus(second)) == (0.8, 0.4)
+        assert (study.gpus(0), study.gpus(1)) == (0.8, 0.4)
     with closing(Study.open(study.file, measure(study.file.worker()["backbone"], study.file.worker()["data"]))) as again:
-        assert again.gpus(first) == 0.8  # also after a restart
+        assert again.gpus(0) == 0.8  # also after a restart
 
 
 def test_a_trial_whose_workers_keep_dying_fails_at_the_third(tmp_path: Path) -> None:

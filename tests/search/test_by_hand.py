@@ -1,6 +1,7 @@
 """What a person does to a study while it runs: real requests from another process, real drivers that obey."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -261,6 +262,29 @@ def test_from_another_terminal_a_trial_is_pruned_within_an_epoch_of_20_seconds(t
     saved = load(tmp_path / "slow")
     assert [trial.state for trial in saved.history] == [State.PRUNED, State.RUNNING]
     assert saved.state is StudyState.INTERRUPTED
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as mlflow:
+        reason = "SELECT status, value FROM runs JOIN tags USING (run_uuid) WHERE key = 'paretune.reason'"
+        assert mlflow.execute(reason).fetchall() == [("KILLED", "pruned by hand: by the way")]
+
+
+@contextmanager
+def beside(study: Study, interfere: Callable[[], None]) -> Iterator[None]:
+    """Do something beside a driver in this process. If it goes wrong the driver is told to stop, and the reason is raised here."""
+    problems: list[BaseException] = []
+
+    def try_it() -> None:
+        try:
+            interfere()
+        except BaseException as problem:
+            problems.append(problem)
+            requests.ask(study.folder, "stop", [], {"now": True})
+
+    thread = threading.Thread(target=try_it)
+    thread.start()
+    yield
+    thread.join(60)
+    if problems:
+        raise problems[0]
 
 
 @pytest.mark.usefixtures("embedded_ray")
@@ -269,23 +293,16 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
     study = Study.create(
         study_file(tmp_path, data=slow, budget={"n_trials": 5, "epochs": 2, "max_params": 20_000}), SyntheticSizes()
     )
-    problems: list[BaseException] = []
 
     def interfere() -> None:
-        try:
-            until(lambda: all(trial.epochs for trial in study.trials[:2]) and len(study.trials) == 2)
-            requests.ask(study.folder, "prune", [0], {"reason": "enough"})
-            requests.ask(study.folder, "pause", [1], {})
-            until(lambda: len(study.trials) == 4)  # both slots were free for others
-            requests.ask(study.folder, "unpause", [1], {})
-        except BaseException as error:
-            problems.append(error)
+        until(lambda: all(trial.epochs for trial in study.trials[:2]) and len(study.trials) == 2)
+        requests.ask(study.folder, "prune", [0], {"reason": "enough"})
+        requests.ask(study.folder, "pause", [1], {})
+        until(lambda: len(study.trials) == 4)  # both slots were free for others
+        requests.ask(study.folder, "unpause", [1], {})
 
-    interfering = threading.Thread(target=interfere)
-    interfering.start()
-    on_ray.run(study, n_slots=2)
-    interfering.join()
-    assert problems == []
+    with beside(study, interfere):
+        on_ray.run(study, n_slots=2)
     assert states(study) == [State.PRUNED, *[State.COMPLETE] * 4]
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
         order = [(event.kind, event.trial) for event in ledger.events() if event.kind != "reported"]
@@ -295,14 +312,15 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
 
 def test_an_in_process_driver_waits_while_its_study_is_paused(tmp_path: Path) -> None:
     study = Study.create(study_file(tmp_path), SyntheticSizes())
-    ask(study, "pause")
+    requests.ask(study.folder, "pause", [], {})
 
     def lift() -> None:
-        threading.Event().wait(0.3)
+        with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+            until(lambda: not ledger.requests(waiting=True))  # the driver has seen it
         requests.ask(study.folder, "unpause", [], {})
 
-    lifting = threading.Thread(target=lift)
-    lifting.start()
-    in_process.run(study, SyntheticTrainable())
-    lifting.join()
+    with beside(study, lift):
+        in_process.run(study, SyntheticTrainable())
     assert states(study) == [State.COMPLETE] * 6
+    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        assert [event.kind for event in ledger.events()][1:4] == ["paused", "unpaused", "started"]

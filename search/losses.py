@@ -1,0 +1,41 @@
+"""Trials that lose their workers without a fault of their own: how often they may, and what a fresh worker gets."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+
+
+class Loss(enum.Enum):
+    """How a trial can lose its worker, and with which loss it is FAILED."""
+
+    DEATH = ("the worker died", 3)
+    MEMORY = ("out of memory", 2)
+
+    def __init__(self, words: str, limit: int) -> None:
+        self.words, self.limit = words, limit
+
+
+class Losses:
+    """What the trials of a study have lost so far.
+
+    Args:
+        share: The study file's `resources.gpus_per_trial`.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._counts: Counter[tuple[int, Loss]] = Counter()
+
+    def times(self, number: int, loss: Loss) -> int:
+        """How often the trial has lost its worker in this way."""
+        return self._counts[number, loss]
+
+    def note(self, number: int, loss: Loss) -> None:
+        """Once more."""
+        self._counts[number, loss] += 1
+
+    def gpus(self, number: int) -> float:
+        """The share of a GPU that the trial's next worker gets: twice the usual once memory was short, where trials share one."""
+        share = self._share
+        return min(1.0, 2 * share) if 0.0 < share < 1.0 and self.times(number, Loss.MEMORY) else share

@@ -1,0 +1,83 @@
+"""The question that a study asks: what is known of it before anything is trained, and what is refused then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from search.config import StudyFile, StudyFileError, check
+from search.ledger import StudyRecord
+from search.sampler import Sampler
+from spaces import Config
+
+N_FEASIBILITY_DRAWS = 50
+
+
+class Sizes(Protocol):
+    """What is known of a configuration before training: its exact size, from the real model on the meta device."""
+
+    @property
+    def n_classes(self) -> int:
+        """Classes of the data set."""
+
+    @property
+    def backbone_params(self) -> int:
+        """Parameters of the frozen backbone."""
+
+    def count(self, config: Config) -> tuple[int, int]:
+        """(adapter_params, head_params); ValueError if the configuration is impossible."""
+
+
+def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
+    """Every method must have a configuration that could be trained; otherwise its share of the search would be spent on rejections.
+
+    Raises:
+        StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
+    """
+    space = file.joint_space()
+    problems = []
+    for method in space.methods:
+        smallest: int | None = None
+        reason = ""
+        for config in (space.default(method), *Sampler(space.only(method), kind="random", seed=0).draws(N_FEASIBILITY_DRAWS)):
+            try:
+                adapter_params, _ = sizes.count(config)
+            except ValueError as error:
+                reason = str(error)
+                continue
+            smallest = adapter_params if smallest is None else min(smallest, adapter_params)
+            if adapter_params <= max_params:
+                break
+        else:
+            if smallest is not None:
+                reason = f"its smallest adapter has {smallest:,} parameters, budget.max_params is {max_params:,}"
+            problems.append(f"methods: {method}: nothing to train: {reason}")
+    if problems:
+        tried = f"(of {N_FEASIBILITY_DRAWS + 1} configurations tried)"
+        raise StudyFileError("\n".join(f"{problem} {tried}; widen the space or the limit" for problem in problems))
+
+
+def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
+    """A study's file is fixed when the study is made.
+
+    Raises:
+        StudyFileError: showing every key whose value differs.
+    """
+    then, now = _flat(check(record.file).resolved()), _flat(file.resolved())
+    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if changed:
+        lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
+        raise StudyFileError(
+            f"study {file.study} exists in {file.folder} and was made from another study file:\n{lines}\n"
+            f"Give the new question another name (study: ...), or restore the old values."
+        )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        if isinstance(part, Mapping):
+            flat |= _flat(part, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = part
+    return flat
