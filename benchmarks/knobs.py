@@ -1,10 +1,10 @@
 """Does every knob of every space move accuracy or size? `python benchmarks/knobs.py` writes results/knobs.md.
 
-On the packaged digits: around each method's defaults one knob at a time takes its values (all if there are at most four, else the
-lowest, the middle and the highest), with everything else as it was. Each point is trained with the same seeds and epochs. A knob
-moves the size if the counts differ; it moves accuracy if the best and the worst of its values are further apart than twice the
-standard error of that difference. With several values the largest of several differences is looked at, so that some knobs will
-pass by chance: the table gives the differences themselves.
+On the packaged digits: around each method's defaults one knob at a time takes its values (names all, numbers all if there are at
+most four, else the lowest, the middle and the highest), with everything else as it was. Each point is trained with the same seeds
+and epochs. A knob moves the size if the counts differ; it moves accuracy if the best and the worst of its values are further
+apart than twice the standard error of that difference. With several values the largest of several differences is looked at, so
+that some knobs will pass by chance: the table gives the differences themselves.
 
 What is trained is kept in results/knobs.parquet, one row for each point and seed; a second call goes on where the first stopped.
 """
@@ -41,7 +41,8 @@ def values(knob: Knob) -> list[Any]:
         every = [low, round(middle) if isinstance(low, int) else middle, high]
     else:
         raise TypeError(f"{knob.key}: {knob.distribution!r}")
-    return every if len(every) <= 4 else [every[0], every[len(every) // 2], every[-1]]
+    named = any(isinstance(value, str) for value in every)
+    return every if named or len(every) <= 4 else [every[0], every[len(every) // 2], every[-1]]
 
 
 def points() -> Iterator[tuple[str, Knob, Any, dict[str, Any]]]:

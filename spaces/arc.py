@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -23,14 +24,7 @@ SPACE = Space(
             unit="",
             source="released code: both (ARC) or attention only (ARC_att)",
         ),
-        Knob(
-            "arc.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("arc"),
         Knob(
             "arc.dropout",
             CategoricalDistribution((0.0, 0.1, 0.3)),

@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -39,14 +40,7 @@ SPACE = Space(
             unit="",
             source="inferred from second-hand notes: serial; the others are Paretune's",
         ),
-        Knob(
-            "clora.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("clora"),
         Knob(
             "clora.dropout",
             CategoricalDistribution((0.0, 0.1)),

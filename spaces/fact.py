@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -31,14 +32,7 @@ SPACE = Space(
             unit="factor",
             source="released configurations: 0.01 to 100, chosen per data set; 1 is the code's default",
         ),
-        Knob(
-            "fact.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("fact"),
         Knob(
             "fact.dropout",
             CategoricalDistribution((0.0, 0.1)),

@@ -5,6 +5,7 @@ Ranges from the paper's appendix and from its LoRA baseline.
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -58,14 +59,7 @@ SPACE = Space(
             unit="epochs",
             source="Paretune; 10 is the warm-up of the shared recipe of 100 epochs",
         ),
-        Knob(
-            "heart_lora.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("heart_lora"),
         Knob(
             "heart_lora.dropout",
             CategoricalDistribution((0.0, 0.1)),

@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -31,14 +32,7 @@ SPACE = Space(
             unit="",
             source="paper: counts fit q, k, v and output; q and v, with the MLP, and the MLP's output in its ablation",
         ),
-        Knob(
-            "householder.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("householder"),
         Knob(
             "householder.dropout",
             CategoricalDistribution((0.0, 0.1, 0.2, 0.3, 0.5)),

@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -47,13 +48,6 @@ SPACE = Space(
             unit="",
             source="released ViT code: keys, values and MLP",
         ),
-        Knob(
-            "lily.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("lily"),
     ),
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space, Value
 
 PREFIX = "peft."
@@ -131,14 +132,7 @@ def space(method: str) -> Space:
             unit="",
             source="Paretune's: PEFT leaves it to the user",
         ),
-        Knob(
-            f"{method}.layers",
-            CategoricalDistribution(("all", "first-2", "first-4", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="PEFT: all; first and last k are Paretune's",
-        ),
+        layers(method),
     )
     return Space(method, (*knobs, *_read(tuner)))
 

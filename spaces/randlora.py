@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -31,13 +32,6 @@ SPACE = Space(
             unit="",
             source="the paper's CLIP scripts: fused qkv, output projection and MLP",
         ),
-        Knob(
-            "randlora.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("randlora"),
     ),
 )

@@ -2,6 +2,7 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.shared import layers
 from spaces.space import Knob, Space
 
 SPACE = Space(
@@ -31,14 +32,7 @@ SPACE = Space(
             unit="",
             source="paper: attention only; with the MLP is Paretune's",
         ),
-        Knob(
-            "serial_lora.layers",
-            CategoricalDistribution(("all", "last-2", "last-4")),
-            default="all",
-            meaning="Which blocks are adapted: all, the first k or the last k.",
-            unit="blocks",
-            source="paper: all; first and last k are Paretune's",
-        ),
+        layers("serial_lora"),
         Knob(
             "serial_lora.dropout",
             CategoricalDistribution((0.0, 0.1)),

@@ -1,4 +1,4 @@
-"""The knobs of training that every method shares.
+"""The knobs of training that every method shares, and the one that all methods with layers have alike.
 
 Source: the common VTAB-1k recipe of this family of papers (AdamW, linear warm-up, cosine; learning rate 1e-3, weight decay 1e-4,
 batch 64 or 32, drop path 0.1), and the grids that ARC's and HTA's authors print.
@@ -42,3 +42,15 @@ SHARED = (
         source="PETL-ViT scripts 0.1; ARC 0",
     ),
 )
+
+
+def layers(method: str) -> Knob:
+    """Which blocks a method adapts, the knob of every method that adapts blocks."""
+    return Knob(
+        f"{method}.layers",
+        CategoricalDistribution(("all", "first-2", "first-4", "last-2", "last-4")),
+        default="all",
+        meaning="Which blocks are adapted: all, the first k or the last k.",
+        unit="blocks",
+        source="paper: all; first and last k are Paretune's",
+    )

@@ -59,6 +59,11 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(KINDS)}; got {kind!r}{near(str(kind), KINDS)}")
 
 
+def class_names(data: Mapping[str, Any]) -> list[str] | None:
+    """What the classes are called, in the order of their labels; None if the data set has no names for them."""
+    return [str(digit) for digit in range(10)] if data.get("kind") == "digits" else None
+
+
 def load(
     data: Mapping[str, Any], preprocessing: Preprocessing, splits: Sequence[str] = ("train", "validation")
 ) -> dict[str, Split]:

@@ -206,7 +206,7 @@ def export_adapter(
         backbone=identity,
         preprocessing=wanted,
         n_classes=n_classes,
-        class_names=None,
+        class_names=data.class_names(data_set),
         data=dict(data_set),
         metrics=facts["metrics"],
         epochs={"done": facts["epoch"], "planned": facts["epochs"]},

@@ -561,7 +561,10 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "heart_lora", "heart_lora.criterion": "square"}, r"heart_lora\.criterion must be one of abs, signed; got"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
-        ({"method": "lily", "lily.rank": 2, "lily.n_downs": 5}, r"lily\.n_downs must be at most one for each of the 4 adapted"),
+        (
+            {"method": "lily", "lily.rank": 2, "lily.n_downs": 5},
+            r"lily\.n_downs must be at most 4, one for each adapted block of blocks,",
+        ),
         ({"method": "lily", "lily.temperature": 0.0}, r"lily\.temperature must be positive"),
         ({"method": "lily", "lily.router": "token"}, r"lily\.router must be one of sample, batch, uniform"),
     ],

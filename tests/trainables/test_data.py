@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from trainables.backbones import Preprocessing
-from trainables.data import DIGITS_SPLIT, Normaliser, _digits, apportion, digits_split, load, n_classes, resize
+from trainables.data import DIGITS_SPLIT, Normaliser, _digits, apportion, class_names, digits_split, load, n_classes, resize
 
 GREY8 = Preprocessing(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), interpolation="bicubic")
 
@@ -26,6 +26,11 @@ def test_the_packaged_digits_are_those_of_scikit_learn() -> None:
     images, labels = _digits()
     assert torch.equal(images[:, 0], torch.from_numpy((original.images * 255 / 16).round()).to(torch.uint8))
     assert torch.equal(labels, torch.from_numpy(original.target))
+    assert class_names({"kind": "digits"}) == [str(name) for name in original.target_names]
+
+
+def test_a_data_set_without_names_has_none() -> None:
+    assert class_names({"kind": "none", "n_classes": 3}) is None
 
 
 def test_the_digits_split_is_disjoint_complete_and_of_the_promised_sizes() -> None:

@@ -155,6 +155,7 @@ def test_the_card_says_everything_and_is_read_back_as_it_was_written(trained: di
     assert read_card(tmp_path / "a" / "out") == card
     assert card.metrics == saved.facts["metrics"]
     assert (card.method, card.config, card.seed, card.n_classes) == ("lora", own.config, SEED, 10)
+    assert card.class_names == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
     assert card.epochs == {"done": 1, "planned": 1}
     assert card.origin == {"study": "s", "trial": 4, "state": "COMPLETE"}
     assert card.preprocessing.keys() == {"channels", "size", "mean", "std", "interpolation"}

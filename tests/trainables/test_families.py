@@ -17,7 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from trainables import measure
-from trainables.adapters import METHODS, LoRA, adapt, remove
+from trainables.adapters import METHODS, Lily, LoRA, adapt, remove
 from trainables.adapters.base import adapted_layers
 from trainables.backbones import create, fingerprint, remove_head, set_head
 
@@ -93,6 +93,15 @@ def test_counts_on_real_architectures_are_closed_forms(name: str, lora: int, bit
     assert sizes.count({"method": "lora"})[0] == lora
     assert bitfit is None or sizes.count({"method": "bitfit"})[0] == bitfit
     assert sizes.count({"method": "full"})[0] == sizes.backbone_params
+
+
+def test_what_does_not_fit_a_stage_of_a_swin_is_refused_with_the_stage() -> None:
+    """Of the last four blocks one is in the first stage and three are in the second."""
+    swin = next(family for family in FAMILIES if family.name == "Swin")
+    with pytest.raises(
+        ValueError, match=r"lily\.n_downs must be at most 1, one for each adapted block of layers\.0\.blocks, .*; got 2"
+    ):
+        adapt(swin.build(), Lily(rank=2, n_downs=2, layers="last-4"))
 
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224"])

@@ -25,9 +25,25 @@ are no pairs and no SADE.
 
 Initial values: D and U Xavier-uniform, Q and b zero: the adapted model starts as the pretrained one.
 
-How sure: the paper's body could not be read and there is no code. The decomposition is second hand; the place (`serial`), the
-initial values, the bias, the dropout (on the code x D Q, as in ARC), p = 2 and the exact form of SADE, averaged so that its weight
-means the same at any depth, are the most plausible reading and not the paper's words. r = 8 is the paper's, second hand.
+How sure: the paper's body could not be read and there is no code. Its abstract says that all modules share spaces of down- and
+up-projection and that SADE penalises similarity. The decomposition, full matrices Q, a Frobenius norm on weights alone, r = 8 and a
+search for p and the weight of SADE are second hand. What is left open, and what is taken as the most plausible reading:
+
+    where a module stands      in front, as in ARC (`serial`): the notes merge an identity branch into the projection that follows;
+                               beside projections is an option; beside fc1 and fc2, which have no width in common, is not offered
+    who shares the spaces      modules of one place: attention and MLP apart in front of them, all of a block's projections beside
+                               them; in a Swin within a stage
+    U tied to D                no: the notes have two tensors
+    bias of a module           one, as in ARC; the notes' count has a remainder that is not explained
+    initial values             Q zero, D and U random, so that the spaces differ and Q has a gradient; U zero would do as well
+    scale of the update        none, which is 1
+    dropout                    0.1 on the code x D Q, as in ARC
+    p, by default              2, the least at which SADE acts
+    what SADE compares         the d x d updates of the spaces of one module, which has the cost that the notes give, p^2 d^3; not
+                               updates of several modules
+    how SADE is reduced        a mean, so that its weight means the same at any depth and p; a sum is as likely
+    norms in SADE              not divided out: at the start they are zero. So SADE also shrinks the updates
+    weight of SADE             0.01 of a grid of ours: it depends on the reduction
 """
 
 from __future__ import annotations

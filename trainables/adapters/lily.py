@@ -75,9 +75,11 @@ class Lily(Method):
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """A layer for each qkv and each MLP; A shared within a group of blocks, B by all."""
         layers: dict[str, Layer] = {}
-        self.require(self.n_downs <= len(blocks), "n_downs", f"at most one for each of the {len(blocks)} adapted blocks")
-        n_downs = self.n_downs or min(self.n_experts, len(blocks))
         first = next(iter(blocks))
+        stage = first.rpartition(".")[0]  # "blocks", or of a Swin "layers.2.blocks"
+        law = f"at most {len(blocks)}, one for each adapted block of {stage}, which share the down-projections; lower it"
+        self.require(self.n_downs <= len(blocks), "n_downs", law)
+        n_downs = self.n_downs or min(self.n_experts, len(blocks))
         qkv = blocks[first].attn.qkv
         d, like = qkv.in_features, qkv.weight
         for target, (k, ratio) in TARGETS[self.targets].items():

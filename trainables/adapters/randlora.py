@@ -15,6 +15,12 @@ Initial values: l zero, g = 1 / max(n, min(out, in)): the adapted model starts a
 their standard deviation. They are no trainables and no part of the state: they are made again from `seed`, which is a
 hyperparameter of the method, so that method, state and frozen backbone restore the function whatever seed the training had.
 
+How sure: read in the authors' code. Where it has several values, r = 32 and alpha = 2 r are those of their branch of PEFT (r = 6 in
+the CLIP scripts), and `fused_mlp` adapts what those scripts adapt; q, k and v with diagonals of their own, which a model with
+separate linears has, are `qkvo_mlp`. A dropout of the input, 0 by default, is not offered.
+
+*Deviation:* the sparse bases, with entries in {-1, 0, 1}, are not offered; nor is the code's own backward, which makes the scaled
+basis again instead of keeping it: the same gradients.
 *Deviation:* the bases depend on the seed through PyTorch's CPU generator, and a future PyTorch may draw others; merge what must
 last.
 *Deviation:* alpha / (r sqrt(n)) is the scale of the authors' branch; PEFT's release has alpha / r, their CLIP scripts 10 alpha / r.
