@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -38,7 +40,8 @@ def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
 def _embedded(n_cpus: int | None) -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    with _own_sigterm():
+        ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         address = ray.nodes()[0]["NodeManagerAddress"]
         if address not in ("127.0.0.1", "::1"):
@@ -49,6 +52,15 @@ def _embedded(n_cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of ours, which would exit in the middle of anything."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def slots(*, cpus_per_trial: int, gpus_per_trial: float) -> int:

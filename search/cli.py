@@ -87,6 +87,7 @@ def run(
 
 def _search(file: StudyFile, back_end: str, cpus: int | None, *, n_trials: int | None = None, **extension: Any) -> None:
     from search.driver import run as run_study
+    from search.interrupts import interruptible
     from search.progress import Progress
     from search.saved import StudyState
 
@@ -94,7 +95,8 @@ def _search(file: StudyFile, back_end: str, cpus: int | None, *, n_trials: int |
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
     progress = Progress(Console(file=sys.stdout))
     progress.announce(file, n_trials or file.budget.n_trials)
-    study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=complain, **extension)  # type: ignore[arg-type]
+    with interruptible():
+        study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=complain, **extension)  # type: ignore[arg-type]
     _show_front(study_at_end)
     _show_places(study_at_end)
     if study_at_end.state is StudyState.INTERRUPTED:

@@ -1,0 +1,94 @@
+"""How a search is ended from outside: SIGINT (Ctrl-C), SIGTERM, SIGHUP.
+
+The ledger is durable at every moment, so there is nothing to save: the first signal unwinds the driver, which gives the study back
+and takes its processes down. The second one, or the end of our patience, ends everything at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PATIENCE_SECONDS = 8.0  # for the driver to unwind
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In this block the first signal raises KeyboardInterrupt, in the main thread, whose block it must be.
+
+    A thread learns of signals by a pipe, at once: the main thread may be deep in a library that does not come back to Python.
+    """
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has said that it does not matter
+        signals.append(signal.SIGHUP)
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    told, teller = os.pipe()
+    os.set_blocking(teller, False)
+    threading.Thread(target=_watch, args=(told, frozenset(signals)), name="paretune-interrupts", daemon=True).start()
+    handlers = {number: signal.signal(number, interrupt) for number in signals}
+    fd = signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
+    try:
+        yield
+    except SystemExit:  # Ray's own handler of SIGTERM, which stands while it starts
+        interrupted.set()
+        raise KeyboardInterrupt from None
+    finally:
+        if interrupted.is_set():  # the process is on its way out, and a second signal still means now
+            _kill_descendants()  # Ray may have been half started
+        else:
+            signal.set_wakeup_fd(fd)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            os.close(teller)
+
+
+def _watch(told: int, signals: frozenset[int]) -> None:
+    """Read the numbers of arriving signals; end everything at the second of ours, or when patience is at an end."""
+    interrupted = False
+    while select.select([told], [], [], PATIENCE_SECONDS if interrupted else None)[0]:
+        numbers = os.read(told, 64)
+        if not numbers:  # the block has ended
+            os.close(told)
+            return
+        n_ours = sum(number in signals for number in numbers)
+        if n_ours > 1 or (n_ours and interrupted):
+            break
+        interrupted = interrupted or n_ours == 1
+    end_at_once()
+
+
+def end_at_once() -> None:
+    """End this process, and all that it has started, without another word. Exit code 1."""
+    _kill_descendants()
+    os._exit(1)
+
+
+def _kill_descendants() -> None:
+    for _ in range(2):  # what was started while we looked
+        for pid in descendants(os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have started; empty where there is no `/proc`."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError, ValueError):  # it has just ended
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(pid, []))
+    for one in found:
+        found += children.get(one, [])
+    return found
