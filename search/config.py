@@ -53,13 +53,17 @@ class Synthetic(_Section):
     """No training: a surface with a known front, to try searches without torch (see `trainables.synthetic`).
 
     Attributes:
-        noise: Standard deviation of the accuracy around the surface.
-        diverges_above_lr: Learning rates above this end in NaN.
+        surface: `plain` (lora, arc and lily only), or a family with all methods, `valley` or `crossing` (`trainables.surfaces`).
+        instance: Which member of the family.
+        noise: Standard deviation of the accuracy around the plain surface.
+        diverges_above_lr: Learning rates above this end in NaN on the plain surface.
         epoch_seconds: How long an epoch takes.
         memory_params: Larger adapters run out of memory in their second epoch.
     """
 
     kind: Literal["synthetic"]
+    surface: Literal["plain", "valley", "crossing"] = "plain"
+    instance: int = Field(default=0, ge=0)
     noise: float = Field(default=0.0, ge=0.0)
     diverges_above_lr: float | None = Field(default=None, gt=0.0)
     epoch_seconds: float = Field(default=0.0, ge=0.0)
@@ -116,12 +120,12 @@ class Search(_Section):
     """How the next configuration is chosen, and which trials are stopped early.
 
     Attributes:
-        sampler: `auto`, `tpe` or `random`.
+        sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.sampler`.
         rungs: When trials are compared and the worse ones stopped; null to train all to the end.
         seed: Root of every random stream of the study.
     """
 
-    sampler: Literal["auto", "tpe", "random"] = "auto"
+    sampler: Literal["auto", "tpe", "nsga2", "gp", "random", "grid"] = "auto"
     rungs: RungsSection | None = None
     seed: int = Field(default=0, ge=0)
 

@@ -28,6 +28,17 @@ class Sizes(Protocol):
         """(adapter_params, head_params); ValueError if the configuration is impossible."""
 
 
+def facts_of(file: StudyFile, sizes: Sizes) -> dict[str, Any]:
+    """What is measured once, when a study is made, and kept in its ledger."""
+    max_params = file.budget.max_params or sizes.backbone_params
+    return {
+        "n_classes": sizes.n_classes,
+        "backbone_params": sizes.backbone_params,
+        "max_params": max_params,
+        "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
+    }
+
+
 def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
     """Every method must have a configuration that could be trained; otherwise its share of the search would be spent on rejections.
 

@@ -23,6 +23,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -54,21 +57,41 @@ class Rungs:
     def __init__(self, *, grace: int, factor: int, epsilon: float, epochs: int) -> None:
         self.factor, self.epsilon = factor, epsilon
         self.at: tuple[int, ...] = tuple(_geometric(grace, factor, epochs))  # epochs
-        self._seen: dict[int, list[tuple[int, float]]] = {epoch: [] for epoch in self.at}  # rung -> (size, top1) of its trials
+        self._seen = {epoch: _Seen() for epoch in self.at}
 
     def add(self, epoch: int, size: int, top1: float) -> None:
         """Takes in what a trial of `size` parameters reports after `epoch` epochs; between rungs nothing."""
         if epoch in self._seen:
-            self._seen[epoch].append((size, top1))
+            self._seen[epoch].append(size, top1)
 
     def verdict(self, epoch: int, size: int, top1: float) -> Verdict | None:
-        """Judges a trial that reaches a rung, before it is added; None between rungs. O(n log n) in the trials at the rung."""
+        """Judges a trial that reaches a rung, before it is added; None between rungs. O(n) in the trials at the rung."""
         if epoch not in self._seen:
             return None
-        peers = sorted([top1, *(other for its_size, other in self._seen[epoch] if its_size <= size)], reverse=True)
-        n_better = sum(other > top1 + self.epsilon for other in peers)
-        places = max(1, math.ceil(len(peers) / self.factor))
-        return Verdict(n_better < places, len(peers), n_better, peers[places - 1] - self.epsilon)
+        peers = np.append(self._seen[epoch].not_larger(size), top1)
+        n_better = int(np.count_nonzero(peers > top1 + self.epsilon))
+        last_place = len(peers) - max(1, math.ceil(len(peers) / self.factor))  # counted from the worst
+        bar = float(np.partition(peers, last_place)[last_place]) - self.epsilon
+        return Verdict(n_better < len(peers) - last_place, len(peers), n_better, bar)
+
+
+class _Seen:
+    """(size, top1) of the trials that have reached a rung: two arrays that grow by doubling."""
+
+    def __init__(self) -> None:
+        self._n, self._sizes, self._top1s = 0, np.empty(64), np.empty(64)
+
+    def append(self, size: int, top1: float) -> None:
+        """One more trial."""
+        if self._n == len(self._sizes):
+            self._sizes, self._top1s = (np.append(values, np.empty(self._n)) for values in (self._sizes, self._top1s))
+        self._sizes[self._n], self._top1s[self._n] = size, top1
+        self._n += 1
+
+    def not_larger(self, size: int) -> NDArray[np.float64]:
+        """The accuracies of the trials of at most a size."""
+        found: NDArray[np.float64] = self._top1s[: self._n][self._sizes[: self._n] <= size]
+        return found
 
 
 def _geometric(grace: int, factor: int, epochs: int) -> list[int]:

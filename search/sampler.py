@@ -1,25 +1,24 @@
-"""Choosing what to try next: Optuna's multi-objective samplers, made replayable.
+"""Choosing what to try next: one face for all samplers, made replayable.
 
-The Optuna study lives in memory only. Every draw uses a sampler seeded from (root seed, number of the draw), so a study that is
-rebuilt from the ledger by the same calls in the same order goes on exactly where the first one stopped.
+Every draw is seeded from (root seed, number of the draw) and depends on nothing else but what was told, so that a study rebuilt
+from the ledger by the same calls in the same order goes on exactly where the first one stopped.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
-import optuna
-from optuna.trial import TrialState
-
+from search.auto import Auto
+from search.optuna_sampler import OptunaSampler
+from search.pareto import Front
+from search.pool import Pool
 from search.seeds import seed_for
+from search.uniform import uniform
 from spaces import Config, JointSpace
 
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-
-KINDS = ("auto", "tpe", "random")
+KINDS = ("auto", "tpe", "nsga2", "gp", "random", "grid")
 
 
 class Sampler:
@@ -27,29 +26,45 @@ class Sampler:
 
     Args:
         space: The joint space.
-        kind: `tpe` (Optuna's multi-objective TPE, multivariate within each method's group of knobs), `random`, or `auto` (TPE).
+        kind: `auto` (see `search.auto`), Optuna's `tpe`, `nsga2`, `gp` or `grid` (see `search.optuna_sampler`), or `random`.
         seed: The study's root seed.
+        size: The adapter parameters of a configuration, ValueError if it is impossible; only `auto` asks.
+        max_params: Largest adapter that is wanted; only `auto` asks.
+        front: The front of the complete trials, kept up to date by the study; only `auto` asks.
+        pool: The only configurations that there are: what is drawn is moved to the nearest of them that is left. None for all.
     """
 
-    def __init__(self, space: JointSpace, *, kind: str = "auto", seed: int = 0) -> None:
-        self._space = space
-        self._kind = kind
-        self._seed = seed
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(directions=["maximize", "minimize"])
-        self._n_draws = 0
+    def __init__(
+        self,
+        space: JointSpace,
+        *,
+        kind: str = "random",
+        seed: int = 0,
+        size: Callable[[Config], int] | None = None,
+        max_params: int | None = None,
+        front: Front | None = None,
+        pool: Sequence[Config] | None = None,
+    ) -> None:
+        self._space, self._seed, self._n_draws = space, seed, 0
+        self._pool = None if pool is None else Pool(space, pool)
+        self._engine: _Engine
+        if kind == "auto":
+            if size is None or max_params is None or front is None:
+                raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
+            self._engine = Auto(space, size=size, max_params=max_params, front=front, pool=pool)
+        elif kind == "random":
+            self._engine = _Random(space)
+        else:
+            self._engine = OptunaSampler(space, kind)
 
     def draw(self) -> tuple[int, Config]:
         """A new configuration, and the ticket under which to tell what became of it."""
-        self._study.sampler = self._sampler(seed_for(self._seed, "ask", self._n_draws))
-        trial = self._study.ask()
-        config = self._space.suggest(trial)
-        # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts
-        # them while the trial runs; the ledger does not have them. So the draw is given up, and its configuration taken up anew.
-        self._study.tell(trial, state=TrialState.FAIL)
+        config = self._engine.choose(seed_for(self._seed, "ask", self._n_draws))
+        if self._pool is not None:
+            config = self._pool.nearest(config)
         ticket = self.add(config, drawn=True)
         if ticket is None:
-            raise RuntimeError(f"Optuna drew a point outside its own space: {config}")
+            raise RuntimeError(f"the sampler drew a point outside its own space: {config}")
         return ticket, config
 
     def draws(self, n: int) -> Iterator[Config]:
@@ -67,38 +82,60 @@ class Sampler:
             Its ticket.
         """
         self._n_draws += drawn
-        method = str(config["method"])
-        if method not in self._space.methods:
+        if self._pool is not None:
+            self._pool.take(config)
+        if not self._space.holds(config):  # an anchor, or a point from before the space was changed
             return None
-        distributions = self._space.distributions(method)
-        try:
-            params = {key: config[key] for key in distributions}
-            trial = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
-        except (KeyError, ValueError):  # an anchor, or a point from before the space was changed
-            return None
-        self._study.add_trial(trial)
-        return len(self._study.get_trials(deepcopy=False)) - 1
+        return self._engine.add(config, drawn=drawn)
+
+    def report(self, ticket: int, epoch: int, top1: float) -> None:
+        """The configuration has been trained for so many epochs."""
+        self._engine.report(ticket, epoch, top1)
 
     def complete(self, ticket: int, top1: float, size: int) -> None:
         """The configuration was trained to the end."""
-        self._study.tell(ticket, (top1, size))
+        self._engine.complete(ticket, top1, size)
 
     def prune(self, ticket: int) -> None:
         """The configuration was stopped because others were better."""
-        self._study.tell(ticket, state=TrialState.PRUNED)
+        self._engine.prune(ticket)
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault."""
-        self._study.tell(ticket, state=TrialState.FAIL)
+        self._engine.fail(ticket)
 
     def reject(self, ticket: int) -> None:
-        """The configuration was refused before training: told as PRUNED and infeasible, so that the sampler avoids its like."""
-        optuna.trial.Trial(self._study, ticket).set_constraint("feasible", 1.0)
-        self._study.tell(ticket, state=TrialState.PRUNED)
+        """The configuration was refused before training."""
+        self._engine.reject(ticket)
 
-    def _sampler(self, seed: int) -> BaseSampler:
-        if self._kind == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `multivariate` and `group`: long in use
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+class _Engine(Protocol):
+    """What is different from sampler to sampler."""
+
+    def choose(self, seed: int) -> Config: ...
+    def add(self, config: Config, *, drawn: bool) -> int: ...
+    def report(self, ticket: int, epoch: int, top1: float) -> None: ...
+    def complete(self, ticket: int, top1: float, size: int) -> None: ...
+    def prune(self, ticket: int) -> None: ...
+    def fail(self, ticket: int) -> None: ...
+    def reject(self, ticket: int) -> None: ...
+
+
+class _Random:
+    """Draws uniformly and learns nothing."""
+
+    def __init__(self, space: JointSpace) -> None:
+        self._space, self._n = space, 0
+
+    def choose(self, seed: int) -> Config:
+        return uniform(self._space, random.Random(seed))  # noqa: S311 - not cryptography
+
+    def add(self, config: Config, *, drawn: bool) -> int:
+        self._n += 1
+        return self._n - 1
+
+    def report(self, ticket: int, epoch: int, top1: float) -> None: ...
+    def complete(self, ticket: int, top1: float, size: int) -> None: ...
+    def prune(self, ticket: int) -> None: ...
+    def fail(self, ticket: int) -> None: ...
+    def reject(self, ticket: int) -> None: ...

@@ -1,6 +1,6 @@
 """The study: a state machine with three verbs, `ask`, `report` and `tell`, and neither a loop nor a clock.
 
-Back ends drive it: in-process, Ray. The same study file and seed on one worker writes the same sequence of (event, trial, config,
+Back ends drive it: in-process, simulated, Ray. The same study file and seed on one worker writes the same sequence of (event, trial, config,
 epoch, metrics) whichever back end runs it.
 """
 
@@ -21,10 +21,11 @@ from search.attendant import Attendant
 from search.config import ANCHOR, Budget, StudyFile
 from search.ledger import Ledger, StudyRecord
 from search.losses import Loss, Losses
-from search.question import Sizes, refuse_changes, refuse_hopeless
+from search.question import Sizes, facts_of, refuse_changes, refuse_hopeless
 from search.rungs import Rungs
 from search.sampler import Sampler
 from search.seeds import seed_for
+from search.sizes import CachedSize
 from search.trial import Decision, Metrics, State, Trial
 from spaces import Config
 
@@ -43,13 +44,19 @@ class Study:
 
     Made by `Study.create` or `Study.open`; both claim the ledger for this process.
 
+    Args:
+        file: The study file.
+        ledger: Claimed by this process.
+        sizes: What is known of a configuration before training.
+        pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
+
     Attributes:
         file: The resolved study file, its budget as extended since.
         folder: Where everything of the study lies.
         record: What was fixed when the study was made.
     """
 
-    def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes) -> None:
+    def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None) -> None:
         self.record: StudyRecord = ledger.study()
         self.file = file.model_copy(update={"budget": Budget.model_validate(self.record.budget)})
         self.folder = file.folder
@@ -57,7 +64,16 @@ class Study:
         self._sizes = sizes
         self._max_params: int = int(self.record.facts["max_params"])
         self._space = file.joint_space()
-        self._sampler = Sampler(self._space, kind=file.search.sampler, seed=file.search.seed)
+        self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
+        self._sampler = Sampler(
+            self._space,
+            kind=file.search.sampler,
+            seed=file.search.seed,
+            size=CachedSize(sizes, self._space, exact=pool is not None),
+            max_params=self._max_params,
+            front=self._front,
+            pool=pool,
+        )
         rungs = file.search.rungs
         self._rungs = None if rungs is None else Rungs(**rungs.model_dump(), epochs=file.budget.epochs)
         self._first = deque(self._first_configs())  # asked for before the sampler is
@@ -69,7 +85,6 @@ class Study:
         self._losses = Losses(file.resources.gpus_per_trial)
         self._paused = False  # nothing new starts until it is unpaused
         self._stopping: Stopping | None = None
-        self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
         self._ended: str | None = None  # why nothing new starts
         self._n_ended = 0  # trials that had their chance: trained to the end, or stopped because others were better
         self._last_move = 0  # how many of them had ended when the front last changed
@@ -88,14 +103,8 @@ class Study:
         Raises:
             LedgerError: if the folder holds a study already.
         """
-        max_params = file.budget.max_params or sizes.backbone_params
-        refuse_hopeless(file, sizes, max_params)
-        facts = {
-            "n_classes": sizes.n_classes,
-            "backbone_params": sizes.backbone_params,
-            "max_params": max_params,
-            "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
-        }
+        facts = facts_of(file, sizes)
+        refuse_hopeless(file, sizes, facts["max_params"])
         ledger = Ledger.create(file.folder / "ledger.db", name=file.study, file=file.resolved(), facts=facts, now=now)
         return cls(file, ledger, sizes)
 
@@ -197,6 +206,8 @@ class Study:
                 trial = writer.finish(trial, State.PRUNED, reason=reason, rung=epoch)
         if rungs is not None:
             rungs.add(epoch, trial.adapter_params, metrics[objective])
+        if broken is None and (ticket := self._tickets[number]) is not None:
+            self._sampler.report(ticket, epoch, metrics[objective])
         self._settle(trial)
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
@@ -421,8 +432,9 @@ class Study:
     def _replay(self) -> None:
         """Rebuild memory and sampler by going through the ledger's events in their order."""
         trials = {trial.number: trial for trial in self._ledger.trials()}
+        reports = {report.event: report for report in self._ledger.reports()}
         if self._rungs is not None:
-            for report in self._ledger.reports():
+            for report in reports.values():
                 if math.isfinite(top1 := report.metrics.get(self.file.objectives[0], math.nan)):
                     self._rungs.add(report.epoch, trials[report.trial].adapter_params, top1)
         last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
@@ -435,6 +447,10 @@ class Study:
             elif event.kind == "started" and event.trial is not None:
                 trial = trials[event.trial]
                 self._remember(replace(trial, state=State.RUNNING), self._taken_up(trial.config))
+            elif event.kind == "reported" and event.trial is not None:
+                top1 = reports[event.number].metrics.get(self.file.objectives[0], math.nan)
+                if math.isfinite(top1) and (ticket := self._tickets[event.trial]) is not None:
+                    self._sampler.report(ticket, reports[event.number].epoch, top1)
             elif event.kind in ("completed", "pruned", "failed") and event.trial is not None:
                 self._settle(trials[event.trial])
             elif event.kind == "ended":

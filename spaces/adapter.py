@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Plain factor s of the update.",
             unit="factor",
             source="Houlsby et al. have none (1); 0.1 is AdaptFormer's",
+            sizes=False,
         ),
         Knob(
             "adapter.activation",
@@ -31,6 +32,7 @@ SPACE = Space(
             meaning="Activation inside the bottleneck.",
             unit="",
             source="released code GELU; ReLU in later vision papers",
+            sizes=False,
         ),
         Knob(
             "adapter.position",
@@ -48,6 +50,7 @@ SPACE = Space(
             meaning="Dropout on the code inside the bottleneck.",
             unit="probability",
             source="released code: none; 0.1 in AdaptFormer's",
+            sizes=False,
         ),
     ),
 )

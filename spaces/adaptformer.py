@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Plain factor s of the update.",
             unit="factor",
             source="released code 0.1; 0.01 to 10 per data set in later VTAB-1k work",
+            sizes=False,
         ),
         layers("adaptformer"),
         Knob(
@@ -32,6 +33,7 @@ SPACE = Space(
             meaning="Dropout on the code inside the bottleneck.",
             unit="probability",
             source="released code 0.1",
+            sizes=False,
         ),
     ),
 )

@@ -32,6 +32,7 @@ SPACE = Space(
             meaning="Dropout on the bottleneck, after the re-scaling.",
             unit="probability",
             source="released scripts 0.1; grid 0 to 0.5 in the same laboratory's HTA",
+            sizes=False,
         ),
     ),
     recipe={"optim.lr": 1e-2, "optim.weight_decay": 0.0, "recipe.drop_path": 0.0},

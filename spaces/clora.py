@@ -31,6 +31,7 @@ SPACE = Space(
             meaning="Factor of SADE, which keeps a module's spaces apart, in the loss (a mean over modules and pairs).",
             unit="nats per unit of SADE",
             source="paper, second hand: searched per task; grid and default are Paretune's",
+            sizes=False,
         ),
         Knob(
             "clora.insertion",
@@ -48,6 +49,7 @@ SPACE = Space(
             meaning="Dropout on the code of every space.",
             unit="probability",
             source="inferred: as released for ARC, which CLoRA contains",
+            sizes=False,
         ),
     ),
 )

@@ -31,6 +31,7 @@ SPACE = Space(
             meaning="Plain factor s of the update.",
             unit="factor",
             source="released configurations: 0.01 to 100, chosen per data set; 1 is the code's default",
+            sizes=False,
         ),
         layers("fact"),
         Knob(
@@ -40,6 +41,7 @@ SPACE = Space(
             meaning="Dropout on the code in front of the shared up-projection.",
             unit="probability",
             source="released code 0.1",
+            sizes=False,
         ),
     ),
 )

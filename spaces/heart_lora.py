@@ -26,6 +26,7 @@ SPACE = Space(
             meaning="Plain factor s of the update.",
             unit="factor",
             source="released configurations of its LoRA baseline: 0.01 to 10, chosen per data set",
+            sizes=False,
         ),
         Knob(
             "heart_lora.active_head_ratio",
@@ -42,6 +43,7 @@ SPACE = Space(
             meaning="Drop the same heads in all blocks, by their accumulated score, or rank in each block.",
             unit="",
             source="paper, appendix A: accumulated over layers; the variant ranks in each layer",
+            sizes=False,
         ),
         Knob(
             "heart_lora.criterion",
@@ -50,6 +52,7 @@ SPACE = Space(
             meaning="Score a head by the size of the loss's change when it is switched off, or by the change with its sign.",
             unit="",
             source="Paretune; the paper's text leaves it open",
+            sizes=False,
         ),
         Knob(
             "heart_lora.warmup_epochs",
@@ -58,6 +61,7 @@ SPACE = Space(
             meaning="Epochs with all heads before they are scored; a shorter trial scores after its last epoch.",
             unit="epochs",
             source="Paretune; 10 is the warm-up of the shared recipe of 100 epochs",
+            sizes=False,
         ),
         layers("heart_lora"),
         Knob(
@@ -67,6 +71,7 @@ SPACE = Space(
             meaning="Dropout on the code between A and B.",
             unit="probability",
             source="its LoRA baseline, PETL-ViT lora.py: 0.1",
+            sizes=False,
         ),
     ),
 )

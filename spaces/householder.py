@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Divide by |v|^2, so that both outer factors are orthogonal, or take I - v v^T as printed.",
             unit="",
             source="the paper prints the literal form and calls it orthogonal; normalising is Paretune's",
+            sizes=False,
         ),
         Knob(
             "householder.targets",
@@ -40,6 +41,7 @@ SPACE = Space(
             meaning="Dropout on the input of the branch.",
             unit="probability",
             source="paper's grid 0 to 0.5, its place not stated; 0.1 as released for ARC, of the same laboratory",
+            sizes=False,
         ),
     ),
     recipe={"optim.lr": 1e-2},

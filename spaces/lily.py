@@ -31,6 +31,7 @@ SPACE = Space(
             meaning="Router temperature: gate = softmax(logits / temperature).",
             unit="logits",
             source="Paretune; 1 is the released code",
+            sizes=False,
         ),
         Knob(
             "lily.scale",
@@ -39,6 +40,7 @@ SPACE = Space(
             meaning="Plain factor s of the update.",
             unit="factor",
             source="the author's guidance: a logarithmic grid from 0.01 to 10",
+            sizes=False,
         ),
         Knob(
             "lily.targets",

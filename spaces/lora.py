@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Plain factor s of the update (not alpha/r).",
             unit="factor",
             source="PETL-ViT scripts: 0.01 to 100, chosen per data set",
+            sizes=False,
         ),
         Knob(
             "lora.targets",
@@ -40,6 +41,7 @@ SPACE = Space(
             meaning="Dropout on the code between A and B.",
             unit="probability",
             source="PETL-ViT lora.py 0.1",
+            sizes=False,
         ),
     ),
 )

@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Numerator of the scale alpha / (r sqrt(n)) of the update.",
             unit="factor",
             source="authors' branch of PEFT: 64, rule of thumb 2 r",
+            sizes=False,
         ),
         Knob(
             "randlora.targets",

@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Plain factor s of the update.",
             unit="factor",
             source="the paper's figures show none, which is 1; the grid is LoRA's",
+            sizes=False,
         ),
         Knob(
             "serial_lora.targets",
@@ -40,6 +41,7 @@ SPACE = Space(
             meaning="Dropout on the code between A and B.",
             unit="probability",
             source="the paper's figures show none; PETL-ViT's LoRA 0.1",
+            sizes=False,
         ),
     ),
 )

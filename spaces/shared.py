@@ -16,6 +16,7 @@ SHARED = (
         meaning="Peak learning rate of AdamW, reached after the warm-up.",
         unit="per step",
         source="NOAH and PETL-ViT scripts 1e-3; ARC 1e-2; HTA's printed grid 1e-4 to 2e-1",
+        sizes=False,
     ),
     Knob(
         "optim.weight_decay",
@@ -24,6 +25,7 @@ SHARED = (
         meaning="Decoupled weight decay of AdamW on matrices; biases and other vectors are not decayed.",
         unit="per step, times the learning rate",
         source="NOAH and PETL-ViT scripts 1e-4; ARC and HTA grids 0 to 5e-2",
+        sizes=False,
     ),
     Knob(
         "optim.batch_size",
@@ -32,6 +34,7 @@ SHARED = (
         meaning="Training images per step.",
         unit="images",
         source="PETL-ViT 64; ARC, SNELL and CLoRA 32; HTA grid 16, 32, 64",
+        sizes=False,
     ),
     Knob(
         "recipe.drop_path",
@@ -40,6 +43,7 @@ SHARED = (
         meaning="Stochastic depth of the last block; earlier blocks follow a linear ramp from 0.",
         unit="probability",
         source="PETL-ViT scripts 0.1; ARC 0",
+        sizes=False,
     ),
 )
 

@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Part of each update that is zero; 0 is the plain kernelised form, not shrunk by |K|.",
             unit="fraction",
             source="released configurations 0 to 0.995, chosen per data set; 0 and 0.9 on large backbones",
+            sizes=False,
         ),
         Knob(
             "snell.kernel",
@@ -31,6 +32,7 @@ SPACE = Space(
             meaning="Kernel between the vectors: difference of two distances, or inner product.",
             unit="",
             source="paper: piecewise linear; the inner product in its ablation",
+            sizes=False,
         ),
         Knob(
             "snell.sparsify",
@@ -39,6 +41,7 @@ SPACE = Space(
             meaning="What is left of an entry of the kernel above the threshold: times its size, times its excess, or as it is.",
             unit="",
             source="released code: code_gate; the paper's Eq. 5: paper_soft; mask is its bare sparsity. No effect at sparsity 0",
+            sizes=False,
         ),
         Knob(
             "snell.targets",
@@ -56,6 +59,7 @@ SPACE = Space(
             meaning="Dropout on the input of the branch.",
             unit="probability",
             source="released code: 0.1, none on the output projection",
+            sizes=False,
         ),
     ),
 )

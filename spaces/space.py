@@ -46,6 +46,7 @@ class Knob:
         meaning: One sentence.
         unit: What the value counts or measures ("" for a choice between names).
         source: Where range and default come from.
+        sizes: Whether the number of trainable parameters depends on it.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Knob:
     meaning: str
     unit: str
     source: str
+    sizes: bool = True
 
     @property
     def nearest_default(self) -> Value:
@@ -122,6 +124,14 @@ def _suggest(trial: optuna.Trial, key: str, values: BaseDistribution) -> Value:
     raise TypeError(f"{key}: {values!r} is none of Optuna's three distributions")
 
 
+def _contains(values: BaseDistribution, value: Value) -> bool:
+    if isinstance(values, CategoricalDistribution):
+        return value in values.choices
+    if isinstance(values, IntDistribution | FloatDistribution):
+        return isinstance(value, int | float) and values.low <= value <= values.high
+    raise TypeError(f"{values!r} is none of Optuna's three distributions")
+
+
 @dataclass(frozen=True)
 class Space:
     """The knobs of one method, and where its paper's training recipe differs from the shared defaults.
@@ -176,6 +186,16 @@ class JointSpace:
         """Key to distribution for the points of one method, the choice of the method included."""
         named: dict[str, BaseDistribution] = {"method": CategoricalDistribution(self.methods)}
         return named | {knob.key: knob.distribution for knob in self.knobs(method)}
+
+    def holds(self, config: Config) -> bool:
+        """Whether a configuration is a point of this space."""
+        method = str(config["method"])
+        if method not in self.methods:
+            return False
+        try:
+            return all(_contains(knob.distribution, config[knob.key]) for knob in self.knobs(method))
+        except KeyError:
+            return False
 
     def default(self, method: str) -> Config:
         """The paper's configuration of a method, each knob moved to the nearest value that the space holds."""

@@ -40,7 +40,7 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
         ({"recipe": {"warmup_fraction": float("nan")}}, ["recipe.warmup_fraction"]),
         (
             {"search": {"seed": -1, "sampler": "magic"}},
-            ["search.seed", "search.sampler: Input should be 'auto', 'tpe' or 'random'"],
+            ["search.seed", "search.sampler: Input should be 'auto', 'tpe', 'nsga2', 'gp', 'random' or 'grid'"],
         ),
     ],
 )

@@ -41,7 +41,7 @@ REFERENCE = (0.1, 50_000.0)
 
 def study_of(n_trials: int, seed: int = 0) -> list[Trial]:
     """Trials of every method and state, with ties, sizes over many decades and accuracies far below the front."""
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     trials = []
     for number in range(n_trials):
         method = "head_only" if number == 0 else rng.choice(["lora", "arc", "lily"])

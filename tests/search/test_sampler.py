@@ -5,7 +5,8 @@ import math
 import pytest
 
 import spaces
-from search.sampler import Sampler
+from search.pareto import Front
+from search.sampler import KINDS, Sampler
 from spaces import Config
 
 SPACE = spaces.joint(["lora", "arc", "lily"])
@@ -19,7 +20,7 @@ def accuracy(config: Config) -> float:
     return 0.9 - 0.1 * abs(math.log10(float(str(config["optim.lr"]))) + 3) - 0.1 / int(str(config[f"{config['method']}.rank"]))
 
 
-@pytest.mark.parametrize("kind", ["tpe", "random"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
     def told(sampler: Sampler, ticket: int, config: Config, n: int) -> None:
         if n % 5 == 3:
@@ -29,13 +30,16 @@ def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
         elif n % 7 != 5:  # every seventh stays running
             sampler.complete(ticket, accuracy(config), size(config))
 
-    first = Sampler(SPACE, kind=kind, seed=5)
+    def new() -> Sampler:
+        return Sampler(SPACE, kind=kind, seed=5, size=size, max_params=100_000, front=Front((0.1, 100_000.0)))
+
+    first = new()
     drawn = []
     for n in range(40):
         ticket, config = first.draw()
         told(first, ticket, config, n)
         drawn.append(config)
-    second = Sampler(SPACE, kind=kind, seed=5)
+    second = new()
     for n, config in enumerate(drawn[:30]):
         taken_up = second.add(config, drawn=True)
         assert taken_up is not None

@@ -149,10 +149,11 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path:
     assert histories[0] != histories[2]
 
 
-@settings(deadline=None, max_examples=8)
-@given(st.lists(st.integers(0, 36), min_size=1, max_size=3))
+@pytest.mark.parametrize("sampler", ["auto", "tpe", "nsga2", "random", "grid"])
+@settings(deadline=None, max_examples=3)
+@given(st.lists(st.integers(0, 54), min_size=1, max_size=3))
 def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
-    tmp_path_factory: pytest.TempPathFactory, stops: list[int]
+    tmp_path_factory: pytest.TempPathFactory, sampler: str, stops: list[int]
 ) -> None:
     class Stops(SyntheticTrainable):
         """Dies at its n-th step, after the checkpoint is written and before anyone hears of it."""
@@ -167,22 +168,26 @@ def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
             return metrics
 
     base = tmp_path_factory.mktemp("study")
-    options = {"space": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}, "search": {"rungs": {"grace": 1, "factor": 2}}}
+    options: dict[str, object] = {
+        "space": {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+        "search": {"sampler": sampler, "rungs": {"grace": 1, "factor": 2}},
+        "budget": {"n_trials": 24, "epochs": 3, "max_params": 20_000},
+    }
     whole = new_study(base, study="whole", **options)
-    in_process.run(whole, SyntheticTrainable(noise=0.01))
+    in_process.run(whole, SyntheticTrainable(noise=0.05))
     assert any(trial.state is State.PRUNED for trial in whole.trials)
 
     file = study_file(base, study="parts", **options)
     study = Study.create(file, SyntheticSizes())
     for stop in stops:
-        trainable = Stops(noise=0.01)
+        trainable = Stops(noise=0.05)
         trainable.n = stop
         try:
             in_process.run(study, trainable)
         except KeyboardInterrupt:
             study.close()
             study = Study.open(file, SyntheticSizes())
-    in_process.run(study, SyntheticTrainable(noise=0.01))
+    in_process.run(study, SyntheticTrainable(noise=0.05))
     one, other = ([h for h in history(s) if h[0] not in ("resumed", "opened")] for s in (whole, study))
     assert one == other
 

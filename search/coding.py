@@ -1,0 +1,160 @@
+"""Points of a joint space as numbers: what a surrogate measures distances in, drawn and changed many at a time.
+
+A *code* is a row of numbers, one for each knob of the method: the index of a choice, or the place in a range between 0 and 1 (in
+the logarithm where the range says so). *Features* are columns that all methods share; equal knob names of several methods (`rank`,
+`scale`, `layers`) have columns of their own for each method but one weight, so that what is learnt of one helps the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from spaces import Config, JointSpace, Value
+from spaces.space import Knob
+
+Array = NDArray[np.float64]
+
+
+class Column:
+    """One knob: its values as codes, and the features of a code.
+
+    Args:
+        knob: The knob.
+    """
+
+    def __init__(self, knob: Knob) -> None:
+        self.key, self.suffix = knob.key, knob.key.partition(".")[2]
+        self.values: BaseDistribution = knob.distribution
+        choices = self.values.choices if isinstance(self.values, CategoricalDistribution) else None
+        self.choices = None if choices is None else list(choices)
+        self.ordered = self.choices is None or (
+            len(self.choices) > 2 and all(isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices)
+        )
+        self.width = 1 if self.ordered or self.choices is None else (len(self.choices) if len(self.choices) > 1 else 0)
+        if self.choices is not None:
+            self._features = self._of_choices()
+
+    def _of_choices(self) -> Array:
+        """(choices, width): places on a scale where the choices are numbers, else one column for each."""
+        choices = self.choices or []
+        if not self.ordered:
+            return np.eye(len(choices)) / math.sqrt(2.0) if len(choices) > 1 else np.zeros((1, 0))  # two names are 1 apart
+        places = np.argsort(np.argsort(np.asarray(choices, dtype=np.float64)))
+        return (places / (len(choices) - 1))[:, None]
+
+    def draw(self, n: int, random: np.random.Generator) -> Array:
+        """`n` codes, uniform over the choices or the range."""
+        return random.integers(len(self.choices), size=n).astype(float) if self.choices is not None else random.random(n)
+
+    def features(self, codes: Array) -> Array:
+        """(n,) codes to (n, width) features."""
+        return self._features[codes.astype(np.int64)] if self.choices is not None else codes[:, None]
+
+    def value(self, code: float) -> Value:
+        """The knob's value."""
+        if self.choices is not None:
+            return self.choices[int(code)]
+        values = cast(FloatDistribution | IntDistribution, self.values)
+        low, high = float(values.low), float(values.high)
+        place = math.exp(math.log(low) + code * (math.log(high) - math.log(low))) if values.log else low + code * (high - low)
+        if values.step is not None and not values.log:
+            place = low + round((place - low) / values.step) * values.step
+        place = min(max(place, low), high)
+        return round(place) if isinstance(values, IntDistribution) else place
+
+    def code(self, value: Value) -> float:
+        """The code of a value.
+
+        Raises:
+            ValueError: if the knob cannot take it.
+        """
+        if self.choices is not None:
+            return float(self.choices.index(value))
+        values = cast(FloatDistribution | IntDistribution, self.values)
+        if not isinstance(value, int | float) or not values.low <= value <= values.high:
+            raise ValueError(f"{self.key}: {value!r} is outside its range")
+        if values.low == values.high:
+            return 0.5
+        if values.log:
+            return (math.log(value) - math.log(values.low)) / (math.log(values.high) - math.log(values.low))
+        return (value - values.low) / (values.high - values.low)
+
+
+class Coding:
+    """Codes and features of a joint space."""
+
+    def __init__(self, space: JointSpace) -> None:
+        self.methods = space.methods
+        self.columns = {method: [Column(knob) for knob in space.knobs(method)] for method in self.methods}
+        shared = {knob.key for knob in space.shared}
+        names = ["size", *(f"shared {knob.suffix}" for knob in self.columns[self.methods[0]] if knob.key in shared), "method"]
+        self._places: dict[tuple[str, str], slice] = {}  # (method, key) -> columns of the features
+        groups, is_shared = [0], [True]
+        for key, column in ((c.key, c) for c in self.columns[self.methods[0]] if c.key in shared):
+            place = slice(len(groups), len(groups) + column.width)
+            self._places |= {(method, key): place for method in self.methods}
+            groups += [names.index(f"shared {column.suffix}")] * column.width
+            is_shared += [True] * column.width
+        self._method_at = len(groups)
+        groups += [names.index("method")] * len(self.methods)
+        is_shared += [False] * len(self.methods)
+        for method in self.methods:
+            for column in self.columns[method]:
+                if column.key in shared:
+                    continue
+                if column.suffix not in names:
+                    names.append(column.suffix)
+                self._places[method, column.key] = slice(len(groups), len(groups) + column.width)
+                groups += [names.index(column.suffix)] * column.width
+                is_shared += [False] * column.width
+        self.sized = {m: [j for j, knob in enumerate(space.knobs(m)) if knob.sizes] for m in self.methods}
+        self.names = names  # of the groups
+        self.groups, self.shared = np.array(groups), np.array(is_shared)
+
+    def draw(self, method: str, n: int, random: np.random.Generator) -> Array:
+        """(n, knobs) codes, uniform over the method's space."""
+        return np.stack([column.draw(n, random) for column in self.columns[method]], axis=1)
+
+    def change(self, method: str, codes: Array, random: np.random.Generator) -> Array:
+        """Neighbours of some points, (n, knobs): one or two knobs drawn anew, the ranges moved by about a tenth."""
+        columns, changed = self.columns[method], codes.copy()
+        touched = random.random(codes.shape) < 1.5 / len(columns)
+        touched[np.arange(len(codes)), random.integers(len(columns), size=len(codes))] = True
+        for j, column in enumerate(columns):
+            rows = np.flatnonzero(touched[:, j])
+            if column.choices is None:
+                moved = codes[rows, j] + 0.1 * random.standard_normal(len(rows))
+                changed[rows, j] = np.clip(moved, 0.0, 1.0)
+            else:
+                changed[rows, j] = column.draw(len(rows), random)
+        return changed
+
+    def config(self, method: str, code: Array) -> Config:
+        """The configuration of one code."""
+        config: Config = {"method": method}
+        for column, number in zip(self.columns[method], code, strict=True):
+            config[column.key] = column.value(float(number))
+        return config
+
+    def code(self, config: Mapping[str, Value]) -> Array:
+        """The code of a configuration, (knobs,).
+
+        Raises:
+            ValueError, KeyError: if it is not a point of the space.
+        """
+        return np.array([column.code(config[column.key]) for column in self.columns[str(config["method"])]])
+
+    def features(self, method: str, codes: Array, sizes: NDArray[np.int64]) -> Array:
+        """(n, F) features of codes of one method and their sizes in parameters: a unit of size is four decades."""
+        found = np.zeros((len(codes), len(self.groups)))
+        found[:, 0] = np.log10(1.0 + sizes) / 4.0
+        found[:, self._method_at + self.methods.index(method)] = 1.0 / math.sqrt(2.0)
+        for j, column in enumerate(self.columns[method]):
+            found[:, self._places[method, column.key]] = column.features(codes[:, j])
+        return found

@@ -1,0 +1,88 @@
+"""What an early look at a trial promises: its accuracy at the end, and what that would add to the front.
+
+Accuracy is modelled as its *goodness* -log(error), in which a halved error is the same step everywhere; a small constant keeps it
+finite where nothing is wrong any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.pareto import Front
+
+Array = NDArray[np.float64]
+
+LEAST_ERROR = 0.005  # added to every error before its logarithm
+SPREAD = 0.35  # standard deviation of what goodness gains from the first epoch to the end, before any trial has shown it
+WEIGHT = 4.0  # trials that this prior is worth
+N_CURVES = 200  # complete trials that are looked at: the newest
+UNKNOWN = (1.0, 0.0, SPREAD**2)  # slope, shift, variance
+NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(8)
+NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
+
+
+def goodness(top1: float) -> float:
+    """-log(error) of an accuracy (fraction), about 5.3 at most."""
+    return -math.log(1.0 + LEAST_ERROR - min(top1, 1.0))
+
+
+class Extrapolation:
+    """The end of a trial given an early value: for each epoch a regression line over the trials that were trained to the end."""
+
+    def __init__(self) -> None:
+        self._curves: list[list[float]] = []
+        self._lines: list[tuple[float, float, float]] | None = None  # of each epoch, while no curve has come since
+
+    def add(self, curve: list[float]) -> None:
+        """Learn from a complete trial: its goodness after each epoch."""
+        if curve and (not self._curves or len(curve) == len(self._curves[0])):
+            self._curves.append(curve)
+            self._lines = None
+
+    def __call__(self, curve: Sequence[float]) -> tuple[float, float]:
+        """(mean, variance) of the goodness at the end of a trial that has come so far."""
+        if self._lines is None:
+            self._lines = lines(np.array(self._curves[-N_CURVES:]))
+        slope, shift, variance = self._lines[len(curve) - 1] if len(curve) <= len(self._lines) else UNKNOWN
+        return shift + slope * curve[-1], variance
+
+
+def lines(curves: Array) -> list[tuple[float, float, float]]:
+    """For each epoch (slope, shift, variance) of the end given the value then, from n complete curves (n, epochs)."""
+    n, n_epochs = curves.shape if curves.ndim == 2 else (0, 0)
+    if n < 2:
+        return [UNKNOWN] * n_epochs
+    middle, end = curves.mean(0), curves[:, -1]
+    away, end_away = curves - middle, end - end.mean()
+    slope = np.clip((end_away @ away + 0.5) / ((away**2).sum(0) + 0.5), 0.2, 1.5)  # ridge towards 1
+    left = ((end_away[:, None] - slope * away) ** 2).sum(0)
+    prior = WEIGHT * (SPREAD * (1.0 - np.arange(1, n_epochs + 1) / n_epochs)) ** 2
+    return list(zip(slope.tolist(), (end.mean() - slope * middle).tolist(), ((left + prior) / (n + WEIGHT)).tolist(), strict=True))
+
+
+def expected_gain(front: Front, mean: Array, std: Array, decades: Array) -> Array:
+    """Expected hypervolume improvement of points of known size.
+
+    Args:
+        front: The front so far.
+        mean: (n,) of -log(error), normally distributed.
+        std: (n,) its standard deviation.
+        decades: (n,) log10(1 + size).
+
+    Returns:
+        (n,) in accuracy x decades: the mean over Gauss-Hermite nodes of the area between the accuracy and the front, to the right.
+    """
+    edges, levels = front.strips()
+    top1 = 1.0 + LEAST_ERROR - np.exp(-(mean[:, None] + std[:, None] * NODES[None, :]))  # (n, nodes)
+    widths = np.diff(edges)
+    before = np.concatenate(([0.0], np.cumsum(widths))), np.concatenate(([0.0], np.cumsum(widths * levels)))
+    first = np.clip(np.searchsorted(edges, decades, side="right") - 1, 0, len(levels) - 1)  # the strip that the point lies in
+    last = np.maximum(np.searchsorted(levels, top1.ravel(), side="left").reshape(top1.shape), first[:, None])  # levels rise
+    cut = np.where(last > first[:, None], (decades - edges[first])[:, None] * (top1 - levels[first][:, None]), 0.0)
+    area = top1 * (before[0][last] - before[0][first][:, None]) - (before[1][last] - before[1][first][:, None]) - cut
+    gain: Array = np.maximum(area, 0.0) @ NODE_WEIGHTS
+    return gain

@@ -1,0 +1,150 @@
+"""Optuna's multi-objective samplers, made replayable: `tpe`, `nsga2`, `gp` and `grid`.
+
+The Optuna study lives in memory only; the ledger is the truth, and what it does not hold must not influence a draw.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from spaces import Config, JointSpace, Value
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+GRID_POINTS = 5  # of a range
+POPULATION = 24  # of NSGA-II: Optuna's 50 is more than many a study has trials
+
+
+class OptunaSampler:
+    """One of Optuna's samplers on a joint space.
+
+    Args:
+        space: The joint space.
+        kind: `tpe` (multivariate within each method's group of knobs), `nsga2`, `gp` (a study for each method, because Optuna's GP
+            draws conditional knobs at random; methods take turns) or `grid` (see `Grid`).
+    """
+
+    def __init__(self, space: JointSpace, kind: str) -> None:
+        self._space, self._kind = space, kind
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        names = space.methods if kind == "gp" else ("all",)
+        self._studies = {name: optuna.create_study(directions=["maximize", "minimize"]) for name in names}
+        self._tickets: list[tuple[str, int]] = []  # (study, Optuna's number)
+        self._distributions = {method: space.distributions(method) for method in space.methods}
+        self._grid = Grid(space) if kind == "grid" else None
+        self._nsga2 = optuna.samplers.NSGAIISampler(population_size=POPULATION) if kind == "nsga2" else None
+
+    def choose(self, seed: int) -> Config:
+        """The next configuration. The same history and seed choose the same."""
+        if self._grid is not None:
+            return self._grid.next()
+        name = self._space.methods[len(self._tickets) % len(self._space.methods)] if self._kind == "gp" else "all"
+        study, space = self._studies[name], self._space.only(name) if self._kind == "gp" else self._space
+        study.sampler = self._sampler(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = study.ask()
+            config = space.suggest(trial)
+        # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts
+        # them while the trial runs; the ledger does not have them. So the draw is given up, and its configuration taken up anew.
+        study.tell(trial, state=TrialState.FAIL)
+        return config
+
+    def add(self, config: Config, *, drawn: bool) -> int:
+        """Take up a configuration of the space; returns its ticket."""
+        method = str(config["method"])
+        name = method if self._kind == "gp" else "all"
+        if self._grid is not None and drawn:
+            self._grid.n_drawn += 1
+        distributions = self._distributions[method]
+        if self._kind == "gp":
+            distributions = distributions | {"method": CategoricalDistribution((method,))}
+        params = {key: config[key] for key in distributions}
+        study = self._studies[name]
+        study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
+        if self._nsga2 is not None:  # the generation that Optuna gave the draw, and its parents, found again from what was told
+            trial = study.get_trials(deepcopy=False)[-1]
+            self._nsga2.get_parent_population(study, self._nsga2.get_trial_generation(study, trial))
+        self._tickets.append((name, study.get_trials(deepcopy=False)[-1].number))
+        return len(self._tickets) - 1
+
+    def report(self, ticket: int, epoch: int, top1: float) -> None:
+        """Optuna's multi-objective studies know no intermediate values."""
+
+    def complete(self, ticket: int, top1: float, size: int) -> None:
+        """The configuration was trained to the end."""
+        name, number = self._tickets[ticket]
+        self._studies[name].tell(number, (top1, size))
+
+    def prune(self, ticket: int) -> None:
+        """The configuration was stopped because others were better."""
+        name, number = self._tickets[ticket]
+        self._studies[name].tell(number, state=TrialState.PRUNED)
+
+    def fail(self, ticket: int) -> None:
+        """The configuration ended by its own fault."""
+        name, number = self._tickets[ticket]
+        self._studies[name].tell(number, state=TrialState.FAIL)
+
+    def reject(self, ticket: int) -> None:
+        """The configuration was refused before training: told as PRUNED and infeasible, so that the sampler avoids its like."""
+        name, number = self._tickets[ticket]
+        optuna.trial.Trial(self._studies[name], number).set_constraint("feasible", 1.0)
+        self._studies[name].tell(number, state=TrialState.PRUNED)
+
+    def _sampler(self, seed: int) -> BaseSampler:
+        if self._kind == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `multivariate` and `group`: long in use
+            if self._kind == "gp":
+                return optuna.samplers.GPSampler(seed=seed, deterministic_objective=False)
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+
+class Grid:
+    """All combinations of a joint space, ranges at `GRID_POINTS` places, methods in turn.
+
+    Within a method the combinations come in an order that moves every knob from one to the next (steps through all of them by a
+    stride that has no factor in common with their number), so that a part of the grid covers all of it thinly.
+    """
+
+    def __init__(self, space: JointSpace) -> None:
+        self._values = {m: {k.key: _places(k.distribution) for k in space.knobs(m)} for m in space.methods}
+        self.n_drawn = 0
+
+    def next(self) -> Config:
+        """The combination after those that were drawn; from the first again when all were."""
+        methods = list(self._values)
+        method, turn = methods[self.n_drawn % len(methods)], self.n_drawn // len(methods)
+        values = self._values[method]
+        n = math.prod(len(places) for places in values.values())
+        stride = next(s for s in range(max(1, round(n * 0.618)), 2 * n + 2) if math.gcd(s, n) == 1)  # the golden ratio spreads best
+        number, config = turn * stride % n, Config(method=method)
+        for key, places in values.items():
+            number, place = divmod(number, len(places))
+            config[key] = places[place]
+        return config
+
+
+def _places(values: BaseDistribution) -> list[Value]:
+    if isinstance(values, CategoricalDistribution):
+        return list(values.choices)
+    if isinstance(values, IntDistribution | FloatDistribution):
+        if values.low == values.high:
+            return [values.low]
+        parts = [i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
+        if values.log:
+            found = [math.exp(math.log(values.low) + p * (math.log(values.high) - math.log(values.low))) for p in parts]
+        else:
+            found = [values.low + p * (values.high - values.low) for p in parts]
+        found = [min(max(place, values.low), values.high) for place in found]
+        return list(dict.fromkeys(map(round, found))) if isinstance(values, IntDistribution) else list(found)
+    raise TypeError(f"{values!r} is none of Optuna's three distributions")

@@ -1,0 +1,39 @@
+"""Points drawn uniformly from a joint space, without a study around it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from spaces import Config, JointSpace, Value
+
+
+def uniform(space: JointSpace, by: random.Random) -> Config:
+    """A method, each as likely, then each of its knobs: choices alike, ranges evenly (in the logarithm if they say so)."""
+    method = by.choice(space.methods)
+    config: Config = {"method": method}
+    for knob in space.knobs(method):
+        config[knob.key] = _value(knob.distribution, by)
+    return config
+
+
+def _value(values: BaseDistribution, by: random.Random) -> Value:
+    if isinstance(values, CategoricalDistribution):
+        return by.choice(values.choices)
+    if isinstance(values, IntDistribution):
+        if values.log:
+            return min(
+                values.high, max(values.low, round(math.exp(by.uniform(math.log(values.low - 0.5), math.log(values.high + 0.5)))))
+            )
+        return by.randrange(values.low, values.high + 1, values.step)
+    if isinstance(values, FloatDistribution):
+        if values.log:
+            return min(values.high, max(values.low, math.exp(by.uniform(math.log(values.low), math.log(values.high)))))
+        if values.step is not None:
+            return min(
+                values.high, values.low + values.step * by.randrange(int((values.high - values.low) / values.step + 1e-9) + 1)
+            )
+        return by.uniform(values.low, values.high)
+    raise TypeError(f"{values!r} is none of Optuna's three distributions")
