@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Column, Table
 
-from search import by_hand
+from search import by_hand, simulate_command
 from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, complain, folder_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
 app.add_typer(by_hand.app)
+app.add_typer(simulate_command.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
 

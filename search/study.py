@@ -1,7 +1,7 @@
 """The study: a state machine with three verbs, `ask`, `report` and `tell`, and neither a loop nor a clock.
 
-Back ends drive it: in-process, simulated, Ray. The same study file and seed on one worker writes the same sequence of (event, trial, config,
-epoch, metrics) whichever back end runs it.
+Back ends drive it: in-process, simulated, Ray. The same study file and seed on one worker writes the same sequence of (event,
+trial, config, epoch, metrics) whichever back end runs it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables import look_at_flag
+from trainables.surfaces import Surface, SurfaceTrainable
 
 N_BATCHES = 20
 N_CLASSES = 10
@@ -123,11 +124,15 @@ class SyntheticTrainable:
         return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1}
 
 
-def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable:
-    """See `trainables.make`; only `data` matters, all but its `kind`."""
-    return SyntheticTrainable(**{key: value for key, value in data.items() if key != "kind"})
+def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable | SurfaceTrainable:
+    """See `trainables.make`; only `data` matters: `surface` and `instance`, or what the plain surface takes."""
+    if (family := data.get("surface", "plain")) != "plain":
+        return SurfaceTrainable(Surface(family, data.get("instance", 0)))
+    return SyntheticTrainable(**{key: value for key, value in data.items() if key not in ("kind", "surface", "instance")})
 
 
-def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> SyntheticSizes:
+def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> SyntheticSizes | Surface:
     """See `trainables.measure`."""
+    if (family := data.get("surface", "plain")) != "plain":
+        return Surface(family, data.get("instance", 0))
     return SyntheticSizes()

@@ -316,7 +316,9 @@ def test_an_extended_study_goes_on_as_if_it_had_had_the_larger_budget_from_the_s
 
 
 def test_an_extension_opens_what_patience_or_hours_had_ended(tmp_path: Path) -> None:
-    study = new_study(tmp_path, budget={"n_trials": 50, "epochs": 1, "max_params": 20_000, "stall_trials": 4})
+    study = new_study(
+        tmp_path, budget={"n_trials": 50, "epochs": 1, "max_params": 20_000, "stall_trials": 4}, search={"sampler": "random"}
+    )
     in_process.run(study, SyntheticTrainable())
     n_before = len(study.trials)
     assert study.ended is not None

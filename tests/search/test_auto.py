@@ -1,0 +1,118 @@
+"""The sampler `auto`: fair to every method, never twice the same, and drawn to what adds to the front."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import spaces
+from search.auto import N_FAIR
+from search.config import check
+from search.pareto import Front
+from search.sampler import Sampler
+from search.simulated import VirtualClock, create, run
+from search.study import Study
+from search.trial import State
+from spaces import Config
+from trainables.surfaces import Surface, SurfaceTrainable
+
+METHODS = ("lora", "arc", "lily", "fact", "adapter")
+
+
+def searched(seed: int, n_trials: int, methods: tuple[str, ...] = METHODS, *, workers: int = 1, **search: object) -> Study:
+    file = check(
+        {
+            "study": "s",
+            "data": {"kind": "synthetic"},
+            "methods": list(methods),
+            "budget": {"n_trials": n_trials, "epochs": 9, "max_params": 50_000},
+            "search": {"seed": seed} | search,
+        }
+    )
+    surface, clock = Surface("valley", seed), VirtualClock()
+    study = create(file, surface, clock)
+    run(study, lambda: SurfaceTrainable(surface), clock, n_workers=workers)
+    return study
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=5, unique=True),
+    more=st.integers(0, 10),
+    workers=st.sampled_from([1, 4]),
+    rungs=st.sampled_from([None, {"grace": 1, "factor": 3}]),
+)
+def test_every_method_gets_its_default_and_three_sampled_configurations_within_the_first_third(
+    seed: int, methods: list[str], more: int, workers: int, rungs: dict[str, int] | None
+) -> None:
+    """Where a third is enough for that: head-only, and four configurations of each method."""
+    n_trials = 3 * (1 + (1 + N_FAIR) * len(methods)) + more
+    study = searched(seed, n_trials, tuple(methods), workers=workers, rungs=rungs)
+    first = [trial.config for trial in study.trials[: n_trials // 3]]
+    for method in methods:
+        default = study.file.joint_space().default(method)
+        allowed = [default] if study._sizes.count(default)[0] <= 50_000 else []  # a default above the limit is rejected
+        assert [config for config in first if config == default] == allowed
+        assert sum(config["method"] == method and config != default for config in first) >= N_FAIR
+
+
+def test_a_method_whose_trials_all_fail_does_not_eat_the_budget() -> None:
+    space = spaces.joint(["lora", "arc"])
+    sampler = Sampler(space, kind="auto", size=lambda config: 100, max_params=1000, front=Front((0.1, 1000.0)))
+    drawn = []
+    for n in range(20):
+        ticket, config = sampler.draw()
+        drawn.append(config["method"])
+        if config["method"] == "lora":
+            sampler.fail(ticket)
+        else:
+            sampler.complete(ticket, 0.5 + n / 100, 100)
+    assert drawn.count("lora") < 12
+
+
+def test_afterwards_the_budget_follows_promise() -> None:
+    """Of two methods with equal sizes one is always worse; it gets its share and hardly more."""
+    space, front = spaces.joint(["adapter", "adaptformer"]), Front((0.1, 100_000.0))
+
+    def size(config: Config) -> int:
+        return 100 * int(str(config[f"{config['method']}.rank"]))
+
+    sampler, n = Sampler(space, kind="auto", size=size, max_params=100_000, front=front), {"adapter": 0, "adaptformer": 0}
+    for number in range(60):
+        ticket, config = sampler.draw()
+        n[str(config["method"])] += 1
+        top1 = 0.5 + 0.05 * math.log10(size(config)) + (0.2 if config["method"] == "adapter" else 0.0)
+        front.add(top1, size(config), number)
+        sampler.complete(ticket, top1, size(config))
+    assert n["adaptformer"] <= 15
+
+
+def test_what_is_too_large_impossible_or_known_is_hardly_ever_drawn() -> None:
+    study = searched(3, 120)
+    rejections = [event for event in study._ledger.events() if event.kind == "rejected"]
+    assert len(rejections) <= 6  # the papers' defaults above the limit
+    assert len({str(sorted(trial.config.items())) for trial in study.trials}) == 120
+
+
+def test_it_finds_a_better_front_than_random_search_in_as_many_trials() -> None:
+    auto, random = ([searched(seed, 80, sampler=kind).hypervolume() for seed in range(3)] for kind in ("auto", "random"))
+    assert all(a > r for a, r in zip(auto, random, strict=True))
+
+
+def test_with_a_pool_every_configuration_is_drawn_once_and_only_those() -> None:
+    space, surface = spaces.joint(["lora", "arc"]), Surface("valley")
+    pool = list(Sampler(space, seed=1).draws(12))
+    file = check({"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora", "arc"], "budget": {"n_trials": 40, "epochs": 2}})
+    study = create(file, surface, clock := VirtualClock(), pool=pool)
+    run(study, lambda: SurfaceTrainable(surface), clock, n_workers=1)
+    drawn = [trial.config for trial in study.trials if trial.config in pool]
+    assert sorted(map(str, drawn)) == sorted(map(str, pool))
+    assert study.ended is not None
+    assert all(trial.state is State.COMPLETE for trial in study.trials)
+
+
+def test_it_cannot_be_made_without_what_it_needs_to_know() -> None:
+    with pytest.raises(ValueError, match="needs the sizes of configurations, their limit, and the front"):
+        Sampler(spaces.joint(["lora"]), kind="auto")

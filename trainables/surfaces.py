@@ -1,0 +1,174 @@
+"""Families of synthetic surfaces over every method's knobs, with known fronts: to compare ways to search without training.
+
+A member of a family is drawn from its number: every constant below follows from (family, instance, name), so that two instances are
+two different questions. With p adapter parameters, s = log10(1 + p) decades and method m,
+
+    top1 = ceiling_m(s) - sum over knobs k of penalty_m,k(value),    ceiling_m(s) = o_m - 0.4 exp(-s / d_m)
+
+Sizes: p = c_m x (product of ranks and counts) x (part of the blocks) x (matrices that the targets name). Knobs that move the size
+have no penalty; any other costs w_k u(value)^2 with u in [0, 1] drawn for each value, most w_k small. The learning rate costs
+0.06 (log10 lr - l)^2, other continuous knobs 0.02 times the squared decades from their best value.
+
+`valley`: l is the method's. Curves rise alike, so that an early look ranks well.
+`crossing`: l falls with the size and `scale` acts as its square root in learning rate, so that knobs depend on each other; and
+large adapters and small learning rates start slowly, so that curves cross and an early look misleads.
+
+A curve wiggles by noise that dies out with the learning rate: the last epoch is exact, and so is the front.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+FAMILIES = ("valley", "crossing")
+N_CLASSES = 10
+HEAD_PARAMS = 650
+BACKBONE_PARAMS = 1_000_000
+CHANCE = 1.0 / N_CLASSES
+WIGGLE = 0.02  # standard deviation of the first epochs' noise, as a fraction of accuracy
+
+_RANKS = ("rank", "extra_rank", "n_experts", "n_spaces")
+_TARGETS = ("targets", "position", "insertion", "variant")
+_N_BLOCKS = 8  # of the imaginary backbone
+
+
+class Surface:
+    """One member of a family; see `trainables.Sizes` for `count`.
+
+    Args:
+        family: `valley` or `crossing`.
+        instance: Which member.
+    """
+
+    n_classes = N_CLASSES
+    backbone_params = BACKBONE_PARAMS
+
+    def __init__(self, family: str, instance: int = 0) -> None:
+        if family not in FAMILIES:
+            raise ValueError(f"a synthetic surface is one of {', '.join(FAMILIES)}, got {family!r}")
+        self.family, self._name = family, f"{family}/{instance}"
+        self._drawn = cache(lambda name: random.Random(f"{self._name}/{name}").random())  # noqa: S311 - not cryptography
+
+    def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """(adapter_params, head_params) of a configuration."""
+        method = str(config["method"])
+        if method == "head_only":
+            return 0, HEAD_PARAMS
+        size = 20.0 * 10.0 ** (1.5 * self._drawn(f"{method}/size"))
+        for key, value in config.items():
+            owner, _, knob = key.partition(".")
+            if owner != method:
+                continue
+            if knob in _RANKS:
+                size *= max(0.5, float(value))  # `householder.extra_rank` may be 0
+            elif knob in _TARGETS:
+                size *= 1 + int(4.0 * self._drawn(f"{key}={value}"))
+            elif knob == "layers":
+                size *= 1.0 if value == "all" else int(value.rpartition("-")[2]) / _N_BLOCKS
+        return max(1, int(size)), HEAD_PARAMS
+
+    def final(self, config: Mapping[str, Any]) -> float:
+        """The accuracy of a configuration after its last epoch (fraction)."""
+        method, (size, _) = str(config["method"]), self.count(config)
+        lost = sum(self._penalty(key, value) for key, value in config.items() if not moves_size(key))
+        lost += 0.06 * (self._log_lr(config) - self._best_log_lr(method, size)) ** 2
+        return max(CHANCE, self._ceiling(method, size) - lost)
+
+    def curve(self, config: Mapping[str, Any], *, seed: int, epochs: int) -> Iterator[float]:
+        """The accuracy after each epoch; `seed` draws the wiggle."""
+        final, speed, noise = self.final(config), self._speed(config), random.Random(seed)  # noqa: S311 - not cryptography
+        for epoch in range(1, epochs + 1):
+            risen = (1.0 - math.exp(-speed * epoch / epochs)) / (1.0 - math.exp(-speed))
+            wiggle = WIGGLE * (1.0 - epoch / epochs) * noise.gauss(0.0, 1.0)
+            yield min(1.0, max(0.0, CHANCE + (final - CHANCE) * risen + wiggle))
+
+    def best(self, values: Mapping[str, Sequence[Any] | None]) -> list[tuple[float, int]]:
+        """The most accurate configuration at every size of one method: (top1, adapter_params).
+
+        Args:
+            values: `method` with one value, and each of its knobs with its values, None for a range. A range's best value, and one
+                learning rate that fits any size, are taken to lie within it.
+        """
+        [method] = values["method"] or ()
+        sized = {key: choices for key, choices in values.items() if choices is not None and moves_size(key)}
+        lost = sum(
+            min(self._penalty(key, value) for value in choices)
+            for key, choices in values.items()
+            if choices is not None and key not in sized
+        )
+        found = []
+        for combination in product(*sized.values()):
+            size, _ = self.count({"method": method} | dict(zip(sized, combination, strict=True)))
+            found.append((max(CHANCE, self._ceiling(method, size) - lost), size))
+        return found
+
+    # -- the constants of this member ----------------------------------------------------------------------------------------------
+
+    def _ceiling(self, method: str, size: int) -> float:
+        offset, decades = 0.97 - 0.12 * self._drawn(f"{method}/offset"), 1.2 + 1.2 * self._drawn(f"{method}/decades")
+        return offset - 0.4 * math.exp(-math.log10(1.0 + size) / decades)
+
+    def _penalty(self, key: str, value: Any) -> float:
+        if key in ("method", "optim.lr") or (self.family == "crossing" and key.endswith(".scale")):
+            return 0.0
+        if isinstance(value, float) and key.endswith("temperature"):
+            return 0.02 * (math.log10(value) - 2.0 * self._drawn(f"{key}/best") + 1.0) ** 2
+        return 0.15 * self._drawn(f"{key}/weight") ** 3 * self._drawn(f"{key}={value}") ** 2
+
+    def _best_log_lr(self, method: str, size: int) -> float:
+        best = -3.2 + 0.6 * self._drawn("lr") + 0.4 * self._drawn(f"{method}/lr")
+        if self.family == "crossing":
+            best -= 0.25 * (math.log10(1.0 + size) - 3.0)
+        return min(max(best, -3.9), -1.8)  # within the packaged range
+
+    def _log_lr(self, config: Mapping[str, Any]) -> float:
+        log_lr = math.log10(float(config["optim.lr"]))
+        if self.family == "crossing" and (scale := config.get(f"{config['method']}.scale")) is not None:
+            log_lr += 0.5 * math.log10(float(scale))
+        return log_lr
+
+    def _speed(self, config: Mapping[str, Any]) -> float:
+        """How many time constants a whole run has."""
+        if self.family == "valley":
+            return 5.0
+        method, (size, _) = str(config["method"]), self.count(config)
+        behind = self._best_log_lr(method, size) - self._log_lr(config)  # decades below the best learning rate
+        slow = 0.25 * (math.log10(1.0 + size) - 3.0) + 0.8 * behind + self._drawn(f"{method}/slow")
+        return 6.0 / (1.0 + math.exp(2.0 * (slow - 0.8))) + 1.0
+
+
+def moves_size(key: str) -> bool:
+    """Whether the surfaces' size depends on a knob."""
+    knob = key.partition(".")[2]
+    return knob in _RANKS or knob in _TARGETS or knob == "layers"
+
+
+class SurfaceTrainable:
+    """A trainable whose metrics are a surface's; see `trainables.Trainable`. It keeps no checkpoint: a trial begins anew."""
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+        self._left: Iterator[float] = iter(())
+
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+        """Become a trial."""
+        self._left = self._surface.curve(config, seed=seed, epochs=epochs)
+        return 0
+
+    def replay(self) -> dict[str, float] | None:
+        """Nothing is ever restored."""
+        return None
+
+    def step(self) -> dict[str, float]:
+        """One epoch."""
+        top1 = next(self._left)
+        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1}
+
+    def finish(self) -> None:
+        """Nothing to leave behind."""
