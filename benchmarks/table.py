@@ -39,6 +39,7 @@ MAX_PARAMS = 100_000  # of the adapter; the backbone has 252,608
 ADAPTERS = tuple(method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full"))
 ANCHORS = ("head_only", "bitfit")
 N_PER_ADAPTER, N_PER_ANCHOR = 50, 8
+LAYERS = ("all", "last-2", "last-4")  # values of the knob `layers`; the packaged spaces had no others when the table was begun
 N_REPEATED = 5  # configurations of each adapter that are trained with three seeds
 CURVES = ("val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds")
 Run = tuple[str, dict[str, Any], tuple[int, int], int]  # method, configuration, (adapter, head) parameters, seed
@@ -47,6 +48,8 @@ Run = tuple[str, dict[str, Any], tuple[int, int], int]  # method, configuration,
 def draws(method: str, n: int, sizes: Sizes) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
     """`n` different configurations of a method within the limit, the default first if it is, with their sizes."""
     space = spaces.joint([method])
+    if any(knob.key == f"{method}.layers" for knob in space.knobs(method)):
+        space = space.with_overrides({f"{method}.layers": list(LAYERS)})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(method) + sum(map(ord, method))))
     config, seen = space.default(method), set()
     while len(seen) < n:
