@@ -13,7 +13,6 @@ from typing import Literal
 import yaml
 from sqlalchemy.exc import OperationalError
 
-from search import report
 from search.config import StudyFile
 from search.errors import RequestError
 from search.question import Sizes, refuse_changes
@@ -67,7 +66,7 @@ def run(
         if known.state is StudyState.FINISHED and not extended:
             if is_behind(file.folder / "ledger.db", tracking_uri(file.storage)):
                 recorder.start()
-                _tell(recorder.stop(), say)
+                return _recorded(recorder, file.folder, say)
             return known
     beside = ThreadPoolExecutor(1, "paretune-import")
     try:
@@ -84,17 +83,21 @@ def run(
         raise
     finally:
         beside.shutdown(wait=False)  # whoever interrupts does not wait for imports
-    _tell(recorder.stop(), say)
-    return load(file.folder)
+    return _recorded(recorder, file.folder, say)
 
 
-def _tell(problem: str | None, say: Callable[[str], None]) -> None:
+def _recorded(recorder: Recorder, folder: Path, say: Callable[[str], None]) -> SavedStudy:
+    """The study as it stands, when the record shows it or has said why not."""
+    problem = recorder.stop()
+    study = load(folder)
     if problem is not None:
         say(problem)
+        study.write_views()  # the recorder may not have come so far
+    return study
 
 
 def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Recorder) -> None:
-    """Drive an open study, record it and draw its front. The recorder goes on to the end of what it has to send."""
+    """Drive an open study and record it. The recorder goes on to the end of what it has to draw and to send."""
     try:
         drive, n_slots = _back_end(study.file, back_end)
         _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
@@ -105,15 +108,6 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
         study.close()
         recorder.close()
         _log.info("study %s left with %d trials", study.file.study, len(study.trials))
-    write_views(study.folder)
-
-
-def write_views(folder: Path) -> None:
-    """Put the front as picture and the trials as Parquet beside the ledger. Views: they can be rebuilt at any time."""
-    study = load(folder)
-    report.write_parquet(study.history, folder / "trials.parquet", study=study.record)
-    report.write_parquet(study.members, folder / "front.parquet", study=study.record)
-    study.plot_front(folder / "front.png")
 
 
 def _measure(file: StudyFile, back_end: BackEnd) -> Sizes:

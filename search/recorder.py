@@ -8,6 +8,7 @@ left, by a driver that ended or by one that was killed: one last full sync shows
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -147,6 +148,7 @@ def follow(record: Record, driver: IO[Any], *, period: float) -> str | None:
 def main() -> None:
     """What `Recorder.start` starts."""
     os.nice(19)
+    gc.set_threshold(100_000, 20, 100)  # MLflow imports a million objects that stay: looking through them doubles the time
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger(__name__).setLevel(logging.INFO)
     logging.captureWarnings(True)

@@ -15,7 +15,6 @@ import fcntl
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from search import picture, report
+from search import report
 from search.errors import RequestError
 from search.front import front, hypervolume
 from search.ledger import Event, Ledger, Report, StudyRecord
-from search.saved import StudyState, ended_by, study_state
+from search.saved import StudyState, ended_by, load, study_state
 from search.trial import State, Trial
 
 if TYPE_CHECKING:
@@ -81,13 +80,15 @@ class Record:
         """Bring MLflow up to date with the ledger. Nothing is sent that MLflow holds already.
 
         Args:
-            final: Look up afresh what MLflow holds, and bring the artifacts up to date too.
+            final: Write the views beside the ledger, whatever becomes of MLflow; look up afresh what MLflow holds, and bring the
+                artifacts up to date too.
 
         Raises:
             Exception: whatever MLflow raises. What has arrived stays; the next sync sends the rest.
         """
         if final:
             self._view = None
+            load(self._ledger_path.parent).write_views()
         try:
             if self._view is None:
                 self._view = _View.look_up(self._ledger_path, self.tracking_uri)
@@ -183,7 +184,9 @@ class _View:
         self._show_study(parent, trials, state, self._progress.advance(events, reports, trials))
         drawn_at, drawn_members = self._drawn
         if final or (members != drawn_members and now - drawn_at >= artifact_period):
-            self._draw(parent, trials, place)
+            if not final:
+                load(self._ledger_path.parent).write_views()
+            self._attach_views(parent, place)
             self._drawn = (now, members)
         self._place = place
 
@@ -336,20 +339,15 @@ class _View:
             kept.append(line)
         return head + "\n".join(kept if len(table) > 2 else ["No trial is complete yet."])
 
-    def _draw(self, parent: _Run, trials: Sequence[Trial], place: int) -> None:
-        """The artifacts: the front as picture and table, all trials, the study file; once per state of the ledger."""
+    def _attach_views(self, parent: _Run, place: int) -> None:
+        """The artifacts: the views and the study file; once per state of the ledger."""
         import yaml
 
         if parent.tags.get("paretune.drawn_at_event") == str(place):
             return
-        with tempfile.TemporaryDirectory(prefix="paretune-") as name:
-            folder = Path(name)
-            title = f"{self._study.name}: accuracy against adapter size"
-            picture.plot_front(trials, folder / "front.png", title=title, reference_point=self._reference_point)
-            report.write_parquet(front(trials), folder / "front.parquet", study=self._study)
-            report.write_parquet(trials, folder / "trials.parquet", study=self._study)
-            (folder / "study.yaml").write_text(yaml.safe_dump(dict(self._study.file), sort_keys=False))
-            self._client.log_artifacts(parent.id, str(folder))
+        for name in ("front.png", "front.parquet", "trials.parquet"):
+            self._client.log_artifact(parent.id, str(self._ledger_path.parent / name))
+        self._client.log_text(parent.id, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
         self._log(parent, [], {}, parent.tags | {"paretune.drawn_at_event": str(place)})
 
 

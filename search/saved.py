@@ -111,6 +111,12 @@ class SavedStudy:
         title = f"{self.name}: accuracy against adapter size"
         picture.plot_front(self.history, path, title=title, reference_point=self.reference_point)
 
+    def write_views(self) -> None:
+        """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time."""
+        report.write_parquet(self.history, self.folder / "trials.parquet", study=self.record)
+        report.write_parquet(self.members, self.folder / "front.parquet", study=self.record)
+        self.plot_front(self.folder / "front.png")
+
 
 def load(folder: str | Path) -> SavedStudy:
     """The study that lies in a folder.
