@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
 # How Ray is told, by environment, before it is imported:
 _EMBEDDED = {
@@ -16,6 +18,10 @@ _EMBEDDED = {
     "RAY_prestart_worker_first_driver": "0",  # Tune's actors cannot use workers started before them; those would only cost CPU
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone for trials without a GPU: Ray's coming default
 }
+
+
+class RayDied(ConnectionError):
+    """Ray's own processes have ended while they were needed."""
 
 
 def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
@@ -28,6 +34,7 @@ def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
 
     Raises:
         RuntimeError: if Ray was imported before and therefore listens on other addresses too.
+        RayDied: out of the block, if Ray dies inside it.
     """
     for name, value in _EMBEDDED.items():
         os.environ.setdefault(name, value)
@@ -42,6 +49,8 @@ def _embedded(n_cpus: int | None) -> Iterator[None]:
 
     with _own_sigterm():
         ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    died = threading.Event()
+    ended = _watched(died)
     try:
         address = ray.nodes()[0]["NodeManagerAddress"]
         if address not in ("127.0.0.1", "::1"):
@@ -50,8 +59,48 @@ def _embedded(n_cpus: int | None) -> Iterator[None]:
                 f"start Python with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or run the study before importing ray"
             )
         yield
+    except KeyboardInterrupt:
+        if died.is_set():
+            raise RayDied("Ray's process on this machine (raylet) has died, and with it all workers") from None
+        raise
     finally:
+        ended.set()
         ray.shutdown()
+
+
+def _watched(died: threading.Event) -> threading.Event:
+    """Interrupt the main thread when Ray's raylet dies: nothing that waits for Ray ever comes back then.
+
+    Returns:
+        What ends the watch when it is set.
+    """
+    ended = threading.Event()
+    raylets = [pid for pid, name in _children(os.getpid()) if name == "raylet"]
+    if not raylets or not hasattr(os, "pidfd_open"):
+        return ended  # not Linux
+    handle = os.pidfd_open(raylets[0])  # readable once the process has ended
+
+    def watch() -> None:
+        while not ended.is_set():
+            if select.select([handle], [], [], 0.5)[0]:
+                if not ended.is_set():
+                    died.set()
+                    os.kill(os.getpid(), signal.SIGINT)
+                break
+        os.close(handle)
+
+    threading.Thread(target=watch, name="paretune-raylet", daemon=True).start()
+    return ended
+
+
+def _children(pid: int) -> Iterator[tuple[int, str]]:
+    """(number, name) of the processes that a process has started; none where there is no `/proc`."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            start, _, rest = stat.read_text().rpartition(")")
+            number, _, name = start.partition(" (")
+            if int(rest.split()[1]) == pid:
+                yield int(number), name
 
 
 @contextmanager

@@ -88,11 +88,11 @@ class Study:
         self._ended: str | None = None  # why nothing new starts
         self._n_ended = 0  # trials that had their chance: trained to the end, or stopped because others were better
         self._last_move = 0  # how many of them had ended when the front last changed
-        self._seconds_before = 0.0  # time that earlier drivers spent on the study
+        self._seconds = 0.0  # spent on the study, over all drivers, up to the last look at the clock
         self._replay()
         with ledger.decision() as writer:
             writer.event("opened")
-        self._opened_at = ledger.now()
+        self._looked_at = ledger.now()
 
     # -- making and opening --------------------------------------------------------------------------------------------------------
 
@@ -379,7 +379,10 @@ class Study:
         return self._ended is not None
 
     def _seconds_spent(self) -> float:
-        return self._seconds_before + self._ledger.now() - self._opened_at
+        now = self._ledger.now()
+        self._seconds += max(0.0, now - self._looked_at)  # a clock that is stepped back gives no time back
+        self._looked_at = now
+        return self._seconds
 
     def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
         with self._ledger.decision() as writer:
@@ -439,7 +442,7 @@ class Study:
                     self._rungs.add(report.epoch, trials[report.trial].adapter_params, top1)
         last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
         for event in self._ledger.events():
-            self._seconds_before += 0.0 if event.kind == "opened" else max(0.0, event.time - last)
+            self._seconds += 0.0 if event.kind == "opened" else max(0.0, event.time - last)
             last = event.time
             if event.kind == "rejected":
                 if (ticket := self._taken_up(event.detail["config"])) is not None:

@@ -1,0 +1,291 @@
+"""Killing real searches: what is lost when driver, worker or raylet die by SIGKILL at random moments, several times per search.
+
+Each search is a real `paretune run` on the synthetic surface, in a process of its own, killed and started again until it has ended.
+After every death and at the end the ledger and MLflow are held against the laws of docs/reliability.md:
+
+    lost        events that the ledger held before a death and does not hold after it
+    rerun       trials that started, resumed or reported after they had ended
+    behind      running trials whose checkpoint was older than what was reported of them: more than the epoch in flight is repeated
+    zombies     trials RUNNING in a ledger whose study has ended, and runs RUNNING in MLflow
+    different   trials of a one-worker search (state, configuration, epochs, metrics) that differ from an uninterrupted twin's
+
+Seeded and resumable: search number n is the same in every run, and results go to one JSON line per search, which are not run again.
+
+    python benchmarks/chaos.py [--kills 200] [--seed 0] [--results benchmarks/results/chaos.jsonl] [--table]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from search.ledger import Event, Ledger
+from search.saved import StudyState, load
+from search.trial import State, Trial
+
+STUDY = """
+study: s
+data: {{kind: synthetic, noise: 0.01, diverges_above_lr: 0.015, epoch_seconds: {epoch_seconds}}}
+methods: [lora, arc, lily]
+budget: {{n_trials: {n_trials}, epochs: 5, max_params: 20_000}}
+search: {{seed: {seed}, rungs: {{grace: 2, factor: 3}}}}
+"""
+PATIENCE_SECONDS = 120.0
+_ENDS = ("completed", "pruned", "failed")
+
+
+@dataclass
+class Outcome:
+    """What became of one search.
+
+    Attributes:
+        number: Which search of the series.
+        back_end: `ray` or `in-process`.
+        kills: How often which victim was killed.
+        n_trials: How many trials it has in the end.
+        lost, rerun, behind, zombies, different: See the head of this file; all should be 0.
+        seconds: From the first start to the end.
+    """
+
+    number: int
+    back_end: str
+    kills: dict[str, int] = field(default_factory=dict)
+    n_trials: int = 0
+    lost: int = 0
+    rerun: int = 0
+    behind: int = 0
+    zombies: int = 0
+    different: int = 0
+    seconds: float = 0.0
+
+    @property
+    def flaws(self) -> int:
+        """The sum of all that should be 0."""
+        return self.lost + self.rerun + self.behind + self.zombies + self.different
+
+
+def search(
+    folder: Path, number: int, *, back_end: str, victims: list[str], n_trials: int, epoch_seconds: float, seed: int
+) -> Outcome:
+    """Run one search to its end, killing the victims one after the other.
+
+    Args:
+        folder: An empty folder for it.
+        number: Of the search, for its seed.
+        back_end: `ray` or `in-process`.
+        victims: `driver`, `worker` (with Ray) or `raylet` (with Ray), in the order of their deaths.
+        n_trials: The budget.
+        epoch_seconds: How long an epoch takes.
+        seed: Of the series.
+    """
+    chance = random.Random(f"{seed}/{number}")  # noqa: S311 - not cryptography
+    outcome, kills, begun = Outcome(number, back_end), Counter[str](), time.monotonic()
+    study = STUDY.format(n_trials=n_trials, epoch_seconds=epoch_seconds, seed=seed + number)
+    (folder / "s.yaml").write_text(study)
+    left, process, n_known = list(victims), None, 0
+    try:
+        while True:
+            if process is None:
+                process = _start(folder, "s.yaml", back_end)
+                n_known = len(_events(folder))
+            if not left:
+                if process.wait(PATIENCE_SECONDS) != 0:
+                    raise RuntimeError(f"the search ended with {process.returncode}; see {folder}/paretune-studies/s/paretune.log")
+                break
+            if not _await_progress(folder, process, n_known):  # it ended before all victims were killed
+                break
+            threading.Event().wait(chance.uniform(0.0, 5 * epoch_seconds))
+            before = _events(folder)
+            if not _kill(process, left[0]):
+                continue
+            victim = left.pop(0)
+            kills[victim] += 1
+            n_known = len(before)
+            if victim != "worker":  # its death is not the driver's
+                process.wait(PATIENCE_SECONDS)
+            outcome.behind += _behind(folder)
+            if process.poll() is not None:
+                process = None
+            outcome.lost += _lost(before, _events(folder))
+    finally:
+        if process is not None:
+            process.kill()
+    saved = load(folder / "paretune-studies" / "s")
+    outcome.kills, outcome.n_trials = dict(kills), len(saved.history)
+    outcome.rerun = rerun(_events(folder))
+    outcome.zombies = sum(trial.state is State.RUNNING for trial in saved.history) + recorded_running(folder)
+    outcome.zombies += saved.state is not StudyState.FINISHED
+    if back_end == "in-process":
+        outcome.different = _different(folder, study)
+    outcome.seconds = round(time.monotonic() - begun, 1)
+    return outcome
+
+
+def _start(folder: Path, file: str, back_end: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "search.cli", "run", file, "--back-end", back_end]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment.pop("PARETUNE_STORAGE", None)
+    with (folder / "output.txt").open("a") as output:
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment)
+
+
+def _ledger(folder: Path) -> Path:
+    return folder / "paretune-studies" / "s" / "ledger.db"
+
+
+def _events(folder: Path) -> list[Event]:
+    if not _ledger(folder).exists():
+        return []
+    with closing(Ledger.open(_ledger(folder))) as ledger:
+        return ledger.events()
+
+
+def _await_progress(folder: Path, process: subprocess.Popen[bytes], n_known: int) -> bool:
+    """Wait until something was reported since; False if the driver ends first."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if any(event.kind == "reported" for event in _events(folder)[n_known:]):
+            return True
+        if process.poll() is not None:
+            if process.returncode != 0:
+                raise RuntimeError(f"the driver ended by itself with {process.returncode}; see {folder}/output.txt")
+            return False
+        threading.Event().wait(0.05)
+    raise RuntimeError(f"no progress within {PATIENCE_SECONDS:g} s; see {folder}/output.txt")
+
+
+def _kill(process: subprocess.Popen[bytes], victim: str) -> bool:
+    """SIGKILL; False if there is none to be killed just now."""
+    if victim == "driver":
+        process.kill()
+        return True
+    names = {"raylet": ("raylet",), "worker": ("ray::ResourceTrainable", "ray::TuneTrial")}[victim]
+    with suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if one.name().startswith(names) or (one.cmdline() or [""])[0].startswith(names):
+                    one.send_signal(signal.SIGKILL)
+                    return True
+    return False
+
+
+# -- the laws ------------------------------------------------------------------------------------------------------------
+
+
+def _lost(before: list[Event], after: list[Event]) -> int:
+    """Events that were durable before a death and are not there, or not the same, after it."""
+    return sum(event not in after[event.number : event.number + 1] for event in before)
+
+
+def rerun(events: list[Event]) -> int:
+    """Trials to which anything happened after their end."""
+    ended: set[int | None] = set()
+    again: set[int | None] = set()
+    for event in events:
+        if event.trial in ended and event.kind in ("started", "resumed", "reported"):
+            again.add(event.trial)
+        if event.kind in _ENDS:
+            ended.add(event.trial)
+    return len(again)
+
+
+def _behind(folder: Path) -> int:
+    """Running trials whose checkpoint holds fewer epochs than are reported. It is read last: it may be newer, never older."""
+    with closing(Ledger.open(_ledger(folder))) as ledger:
+        running = [trial for trial in ledger.trials() if trial.state is State.RUNNING and trial.epochs]
+    return sum(_checkpoint(folder, trial) < trial.epochs for trial in running)
+
+
+def _checkpoint(folder: Path, trial: Trial) -> int:
+    path = _ledger(folder).parent / "trials" / f"{trial.number:04d}" / "epoch.json"
+    return int(json.loads(path.read_text())["epoch"]) if path.exists() else 0
+
+
+def recorded_running(folder: Path) -> int:
+    """Runs that MLflow shows as RUNNING, read from its own tables."""
+    with closing(sqlite3.connect(folder / "paretune-studies" / "mlflow.db")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
+    return int(count)
+
+
+def _different(folder: Path, study: str) -> int:
+    """Trials that an uninterrupted twin has otherwise."""
+    (folder / "twin.yaml").write_text(study.replace("study: s", "study: twin"))
+    if _start(folder, "twin.yaml", "in-process").wait(PATIENCE_SECONDS) != 0:
+        raise RuntimeError(f"the uninterrupted twin failed; see {folder}/output.txt")
+    ours, twins = (load(folder / "paretune-studies" / name).history for name in ("s", "twin"))
+    return abs(len(ours) - len(twins)) + sum(_essence(a) != _essence(b) for a, b in zip(ours, twins, strict=False))
+
+
+def _essence(trial: Trial) -> tuple[Any, ...]:
+    return trial.number, trial.state, trial.config, trial.seed, trial.epochs, {k: str(v) for k, v in trial.metrics.items()}
+
+
+# -- the long form -------------------------------------------------------------------------------------------------------
+
+
+def plan(number: int, seed: int) -> dict[str, Any]:
+    """What search `number` of a series is: every second one with Ray."""
+    chance = random.Random(f"plan {seed}/{number}")  # noqa: S311 - not cryptography
+    if number % 2:
+        return {"back_end": "in-process", "victims": ["driver"] * 10, "n_trials": 40, "epoch_seconds": 0.05}
+    victims = [chance.choice(["driver", "worker", "worker", "raylet"]) for _ in range(8)]
+    return {"back_end": "ray", "victims": victims, "n_trials": 60, "epoch_seconds": 0.2}
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The counts as Markdown."""
+    lines = ["| back end | searches | trials | kills | lost | run again | behind | zombies | different |", "|---" * 9 + "|"]
+    for back_end in ("ray", "in-process"):
+        mine = [outcome for outcome in outcomes if outcome.back_end == back_end]
+        kills = sum((Counter(outcome.kills) for outcome in mine), Counter[str]())
+        shown = ", ".join(f"{n} {victim}" for victim, n in sorted(kills.items()))
+        sums = [sum(getattr(one, law) for one in mine) for law in ("lost", "rerun", "behind", "zombies", "different")]
+        different = sums[-1] if back_end == "in-process" else "-"
+        n_trials = sum(one.n_trials for one in mine)
+        counts = f"{sums[0]} | {sums[1]} | {sums[2]} | {sums[3]} | {different}"
+        lines.append(f"| {back_end} | {len(mine)} | {n_trials} | {kills.total()} ({shown}) | {counts} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "chaos.jsonl")
+    parser.add_argument("--table", action="store_true", help="only print what is known")
+    arguments = parser.parse_args()
+    known = (
+        [Outcome(**json.loads(line)) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
+    )
+    number = max((outcome.number for outcome in known), default=-1) + 1
+    while not arguments.table and sum(sum(outcome.kills.values()) for outcome in known) < arguments.kills:
+        with tempfile.TemporaryDirectory(prefix="paretune-chaos-") as folder:
+            outcome = search(Path(folder), number, seed=arguments.seed, **plan(number, arguments.seed))
+        known.append(outcome)
+        with arguments.results.open("a") as file:
+            file.write(json.dumps(asdict(outcome)) + "\n")
+        print(outcome, flush=True)
+        number += 1
+    print(table(known))
+    sys.exit(any(outcome.flaws for outcome in known))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Twelve kills of real searches. The same killing goes on for long in `benchmarks/chaos.py`; docs/reliability.md has its counts."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def chaos() -> ModuleType:
+    """The benchmark, which is no package."""
+    spec = importlib.util.spec_from_file_location("chaos", Path(__file__).parents[2] / "benchmarks" / "chaos.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["chaos"] = made = importlib.util.module_from_spec(spec)  # its dataclasses look themselves up there
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_of_a_search_on_ray_driver_workers_and_raylet_are_killed_and_nothing_is_lost(chaos: ModuleType, tmp_path: Path) -> None:
+    victims = ["worker", "driver", "raylet", "worker"]
+    outcome = chaos.search(tmp_path, 0, back_end="ray", victims=victims, n_trials=40, epoch_seconds=0.25, seed=0)
+    assert outcome.kills == {"worker": 2, "driver": 1, "raylet": 1}
+    assert outcome.n_trials == 40
+    assert outcome.flaws == 0, outcome
+
+
+def test_a_driver_that_is_killed_eight_times_ends_with_the_trials_of_one_that_was_not(chaos: ModuleType, tmp_path: Path) -> None:
+    outcome = chaos.search(tmp_path, 1, back_end="in-process", victims=["driver"] * 8, n_trials=16, epoch_seconds=0.1, seed=0)
+    assert outcome.kills == {"driver": 8}
+    assert outcome.n_trials == 16
+    assert outcome.flaws == 0, outcome
+
+
+def test_what_should_be_zero_is_counted(chaos: ModuleType) -> None:
+    """The laws can fail: a history that breaks each of them."""
+
+    def event(number: int, kind: str, trial: int | None) -> object:
+        return chaos.Event(number, 0.0, kind, trial, "me", {})
+
+    history = [event(0, "started", 0), event(1, "reported", 0), event(2, "completed", 0)]
+    assert chaos.rerun(history) == 0
+    assert chaos.rerun([*history, event(3, "resumed", 0), event(4, "reported", 0)]) == 1
+    assert chaos._lost(history, history) == 0
+    assert chaos._lost(history, history[:1]) == 2
+    assert chaos._lost(history, [*history[:2], event(2, "pruned", 0)]) == 1
