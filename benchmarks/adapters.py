@@ -2,15 +2,16 @@
 
 The floor is the same frozen backbone on the same batch: forward, and backward through the activations down to the input of the
 first block, without the gradient of any weight, without optimiser. A step of a method is forward, loss, backward and the
-optimiser (AdamW), with the method's defaults on all blocks. All arms are built once and run in one process, in a new random order
-in every round; a round gives each arm's time over the floor's of the same round. Beside it stands the arithmetic: floating-point
+optimiser (AdamW), with the method's defaults on all blocks. All arms are built once, on the same frozen tensors, and run in one
+process, in a new random order in every round; a round gives each arm's time over the floor's of the same round. The floor runs
+twice in a round: the second against the first shows what noise is. Beside the times stands the arithmetic: floating-point
 operations of the step over those of the floor's, counted by PyTorch (matrix products, convolutions and attention).
 
-    python benchmarks/adapters.py [--rounds 30] [--depth 12] [--batch 64]
+    python benchmarks/adapters.py [--minutes 8] [--depth 12] [--batch 64] [--only lora lily] [--to FOLDER]
 
-ViT-B/16 at 224 px: on a GPU 12 blocks, batch 64, bfloat16; elsewhere 4 blocks, batch 4, float32.
+ViT-B/16 at 224 px: on a GPU 12 blocks, batch 64, bfloat16; elsewhere 3 blocks, batch 4, float32 (`--bfloat16` for the other).
 
-Writes results/adapters-<device>.md.
+Writes adapters-cpu.md, or on a GPU adapters-<its name>.md, to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import itertools
 import platform
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -35,27 +38,35 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.adapters import METHODS, Lily, LoRA, Method, adapt, regulariser
 
 RESULTS = Path(__file__).parent / "results"
-FLOOR = "floor"
+FLOOR, AGAIN, OURS, THEIRS = "floor", "floor, again", "ours: ", "PEFT: "
+AIMED = ("lora", "serial_lora", "arc", "clora")
+AIMS = {"cpu": 1.25, "cuda": 1.15}  # of the time over the floor's, for these methods
 Step = Callable[[], None]
 
 
 class Bench:
     """One backbone, one batch, and the steps on them."""
 
-    def __init__(self, depth: int, batch: int, device: torch.device) -> None:
+    def __init__(self, depth: int, batch: int, device: torch.device, *, half: bool) -> None:
         torch.manual_seed(0)
-        self.device, self.depth, self.batch = device, depth, batch
+        self.device, self.depth, self.half = device, depth, half
         self.backbone = VisionTransformer(depth=depth, num_classes=100).to(device).train()
         self.images = torch.randn(batch, 3, 224, 224, device=device)
         self.labels = torch.randint(0, 100, (batch,), device=device)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """bfloat16 on a GPU, nothing elsewhere."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+        """bfloat16, where it is asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.half else contextlib.nullcontext()
+
+    def frozen(self) -> VisionTransformer:
+        """The backbone again: the same frozen tensors, a head of its own."""
+        in_head = {id(parameter) for parameter in self.backbone.head.parameters()}
+        shared = {id(parameter): parameter for parameter in self.backbone.parameters() if id(parameter) not in in_head}
+        return copy.deepcopy(self.backbone, shared).requires_grad_(False)
 
     def floor(self) -> Step:
         """Forward, and backward through activations only."""
-        model = copy.deepcopy(self.backbone).requires_grad_(False)
+        model = self.frozen()
         model.blocks[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].detach().requires_grad_(), *inputs[1:]))
 
         def step() -> None:
@@ -82,26 +93,28 @@ class Bench:
         return step
 
     def ours(self, method: Method) -> Step:
-        """A method of ours on a copy of the backbone."""
-        model = copy.deepcopy(self.backbone)
+        """A method of ours; one that trains the backbone itself has a copy."""
+        model = self.frozen() if type(method).trains is Method.trains else copy.deepcopy(self.backbone)
         adapt(model, method)
         return self.training(model.train())
 
     def peft(self, config: Any) -> Step:
-        """A tuner of Hugging Face PEFT on a copy of the backbone, with a head that trains."""
+        """A tuner of Hugging Face PEFT, with a head that trains."""
         from peft import inject_adapter_in_model
 
-        model = copy.deepcopy(self.backbone).requires_grad_(False)
+        model = self.frozen()
         inject_adapter_in_model(config, model)
         model.head.requires_grad_(True)
         return self.training(model.train())
 
 
 def rivals(bench: Bench) -> dict[str, tuple[Step, Step]]:
-    """The same adapter by us and by PEFT."""
-    from peft import LoraConfig
+    """The same LoRA by us and by PEFT, and Lily beside PEFT's, whose gate is of the batch and which adapts whole linears."""
+    from peft import LilyConfig, LoraConfig
 
-    pairs = {
+    n = min(4, bench.depth)
+    stride = bench.depth // n
+    return {
         "LoRA r=8, fused qkv": (
             bench.ours(LoRA(rank=8, scale=1.0, targets="qkv_fused", dropout=0.0)),
             bench.peft(LoraConfig(r=8, lora_alpha=8, target_modules=["qkv"], lora_dropout=0.0)),
@@ -114,16 +127,15 @@ def rivals(bench: Bench) -> dict[str, tuple[Step, Step]]:
             bench.ours(LoRA(rank=8, scale=1.0, targets="qkvo_mlp", dropout=0.0)),
             bench.peft(LoraConfig(r=8, lora_alpha=8, target_modules=["qkv", "attn.proj", "fc1", "fc2"], lora_dropout=0.0)),
         ),
-    }
-    with contextlib.suppress(ImportError):
-        from peft import LilyConfig
-
-        n = min(4, bench.depth)
-        pairs[f"Lily r=16, {n} experts: ours on k, v and the MLP, PEFT's on qkv, fc1 and fc2"] = (
+        f"Lily r=16, {n} experts: ours on k and v, PEFT's on the fused qkv": (
+            bench.ours(Lily(rank=16, n_experts=n, n_downs=n, targets="kv")),
+            bench.peft(LilyConfig(r=16, num_B=n, stride_A=stride, target_modules=["qkv"])),
+        ),
+        f"Lily r=16, {n} experts: ours on k, v and beside the MLP, PEFT's on qkv, fc1 and fc2": (
             bench.ours(Lily(rank=16, n_experts=n, n_downs=n)),
-            bench.peft(LilyConfig(r=16, num_B=n, stride_A=bench.depth // n, target_modules=["qkv", "fc1", "fc2"])),
-        )
-    return pairs
+            bench.peft(LilyConfig(r=16, num_B=n, stride_A=stride, target_modules=["qkv", "fc1", "fc2"])),
+        ),
+    }
 
 
 def seconds(step: Step, device: torch.device) -> float:
@@ -155,57 +167,77 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), medians[50], medians[1949]
 
 
-def rounds(arms: dict[str, Step], n: int, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds of every arm, in a new order each round; two rounds to warm up are not given."""
-    order, rng = list(arms), random.Random(0)  # noqa: S311 - an order
-    for i in range(n + 2):
+def rounds(arms: dict[str, Step], minutes: float, device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds of every arm, in a new order each round, for so long; a first round to warm up is not given."""
+    order, rng, until = list(arms), random.Random(0), time.monotonic() + 60 * minutes  # noqa: S311 - an order
+    for i in itertools.count():
         rng.shuffle(order)
         times = {name: seconds(arms[name], device) for name in order}
-        if i >= 2:
+        if i:
             yield times
-            print(f"round {i - 1} of {n}: floor {1000 * times[FLOOR]:.0f} ms", flush=True)
+            print(f"round {i}: floor {1000 * times[FLOOR]:.0f} ms", flush=True)
+        if i and time.monotonic() > until:
+            return
+
+
+def report(bench: Bench, title: str, table: list[dict[str, float]], operations: dict[str, int]) -> str:
+    """The Markdown page."""
+    aim = AIMS[bench.device.type]
+
+    def ratio(arm: str, of: str) -> tuple[str, float, float]:
+        middle, low, high = interval([times[arm] / times[of] for times in table])
+        return f"{middle:.2f} ({low:.2f} to {high:.2f})", middle, operations[arm] / operations[of]
+
+    lines = [
+        f"# A training step of each method, {title}",
+        "",
+        f"ViT-B/16's width, {bench.depth} blocks, 224 px, batch {len(bench.images)}, "
+        f"{'bfloat16 autocast' if bench.half else 'float32'}, {len(table)} interleaved rounds; median and 95 % bootstrap interval",
+        "of the ratio of times within a round. Made by `python benchmarks/adapters.py`.",
+        "",
+        f"The floor takes {1000 * statistics.median(times[FLOOR] for times in table):.0f} ms; measured twice in each round, its "
+        f"second time over its first is {ratio(AGAIN, FLOOR)[0]}.",
+        "",
+        f"| method, at its defaults | time over the floor's | operations over the floor's | time over operations | at most {aim} |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name in (name for name in METHODS if name in operations):
+        shown, middle, arithmetic = ratio(name, FLOOR)
+        verdict = ("yes" if middle <= aim else "no") if name in AIMED else "-"
+        lines.append(f"| {name} | {shown} | {arithmetic:.2f} | {middle / arithmetic:.2f} | {verdict} |")
+    lines += ["", "| by us and by PEFT | our time over PEFT's | our operations over PEFT's |", "|---|---:|---:|"]
+    for ours in (name for name in operations if name.startswith(OURS)):
+        pair = ours.removeprefix(OURS)
+        shown, _, arithmetic = ratio(ours, THEIRS + pair)
+        lines.append(f"| {pair} | {shown} | {arithmetic:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Runs all arms and writes the table."""
+    """Runs all arms and writes the page."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=50 if cuda else 15)
-    parser.add_argument("--depth", type=int, default=12 if cuda else 4)
+    parser.add_argument("--minutes", type=float, default=8, help="of rounds, beside some for building and counting")
+    parser.add_argument("--depth", type=int, default=12 if cuda else 3)
     parser.add_argument("--batch", type=int, default=64 if cuda else 4)
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=cuda)
+    parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS, help="these methods, and no rivals")
+    parser.add_argument("--to", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     device = torch.device("cuda" if cuda else "cpu")
-    bench = Bench(arguments.depth, arguments.batch, device)
+    bench = Bench(arguments.depth, arguments.batch, device, half=arguments.bfloat16)
 
-    arms = {FLOOR: bench.floor()} | {name: bench.ours(kind()) for name, kind in METHODS.items()}
-    pairs = rivals(bench)
-    for name, (ours, theirs) in pairs.items():
-        arms |= {f"ours: {name}": ours, f"PEFT: {name}": theirs}
+    arms = {FLOOR: bench.floor(), AGAIN: bench.floor()} | {name: bench.ours(METHODS[name]()) for name in arguments.only}
+    if len(arguments.only) == len(METHODS):
+        for name, (ours, theirs) in rivals(bench).items():
+            arms |= {OURS + name: ours, THEIRS + name: theirs}
     operations = {name: flops(step) for name, step in arms.items()}
-    table = list(rounds(arms, arguments.rounds, device))
+    table = list(rounds(arms, arguments.minutes, device))
 
-    where = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"
-    lines = [
-        f"# A training step of each method, {where}",
-        "",
-        f"ViT-B/16's width, {arguments.depth} blocks, 224 px, batch {arguments.batch}, "
-        f"{'bfloat16 autocast' if cuda else 'float32'}, {arguments.rounds} interleaved rounds; median and 95 % bootstrap interval",
-        "of the ratio of times within a round. Made by `python benchmarks/adapters.py`.",
-        "",
-        "| method, at its defaults | time over the floor's | operations over the floor's | time beyond the operations |",
-        "|---|---:|---:|---:|",
-    ]
-    for name in METHODS:
-        middle, low, high = interval([times[name] / times[FLOOR] for times in table])
-        arithmetic = operations[name] / operations[FLOOR]
-        lines.append(f"| {name} | {middle:.2f} ({low:.2f} to {high:.2f}) | {arithmetic:.2f} | {middle / arithmetic:.2f} |")
-    lines += ["", "| the same adapter by us and by PEFT | our time over PEFT's | our operations over PEFT's |", "|---|---:|---:|"]
-    for name in pairs:
-        middle, low, high = interval([times[f"ours: {name}"] / times[f"PEFT: {name}"] for times in table])
-        arithmetic = operations[f"ours: {name}"] / operations[f"PEFT: {name}"]
-        lines.append(f"| {name} | {middle:.2f} ({low:.2f} to {high:.2f}) | {arithmetic:.2f} |")
-    text = "\n".join(lines) + "\n"
-    (RESULTS / f"adapters-{device.type}.md").write_text(text)
+    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"
+    file = re.sub(r"\W+", "-", name.lower()) if cuda else "cpu"
+    text = report(bench, f"{name}, torch {torch.__version__}", table, operations)
+    (arguments.to / f"adapters-{file}.md").write_text(text)
     print(text)
 
 
