@@ -302,7 +302,7 @@ def place(parts: Sequence[Tensor] | Tensor, chosen: Sequence[int], n_slices: int
     slices = [torch.zeros_like(parts[0])] * n_slices
     for i, part in zip(chosen, parts, strict=True):
         slices[i] = part
-    return torch.cat(slices, dim)
+    return slices[0] if n_slices == 1 else torch.cat(slices, dim)
 
 
 # Initial values. On the meta device there are none.

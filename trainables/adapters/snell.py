@@ -38,6 +38,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Final, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,8 +112,8 @@ class SNELL(Method):
 
 def _kth_smallest(x: Tensor, k: int) -> Tensor:
     """The k-th smallest number of each row of x, (rows,)."""
-    if x.is_cpu:
-        return x.kthvalue(k).values
+    if x.is_cpu:  # a tenth of the time of PyTorch's kthvalue
+        return torch.from_numpy(np.partition(x.numpy(), k - 1, axis=1)[:, k - 1])
     return x.sort().values[:, k - 1]  # on CUDA kthvalue counts as not deterministic, for its indices
 
 
@@ -139,8 +140,8 @@ class SNELLLayer(Layer):
             a, b = self.a.to(wide), self.b.to(wide)
             if self.method.kernel == "linear":
                 return (b @ a.mT).squeeze(1)
-            distances = torch.cdist(b, a)  # (chosen, 2, out, in)
-            return 0.1 * (distances[:, 0] - distances[:, 1])
+            distances = torch.cdist(0.1 * b, 0.1 * a)  # (chosen, 2, out, in)
+            return distances[:, 0] - distances[:, 1]
 
     def _update(self) -> Tensor:
         """dW, (out, in), zeros in the rows that are not adapted."""
@@ -151,7 +152,7 @@ class SNELLLayer(Layer):
             if self.method.sparsify == "paper_soft":
                 k = k * (k.abs() - t).clamp(min=0)
             else:
-                k = k * (size > t) * (size if self.method.sparsify == "code_gate" else 1)
+                k = k * (size.masked_fill_(size <= t, 0) if self.method.sparsify == "code_gate" else size > t)
         return place(k, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
 
     def adapted_weight(self) -> Tensor:
