@@ -9,7 +9,7 @@ operations of the step over those of the floor's, counted by PyTorch (matrix pro
 
     python benchmarks/adapters.py [--minutes 8] [--depth 12] [--batch 64] [--only lora lily] [--to FOLDER]
 
-ViT-B/16 at 224 px: on a GPU 12 blocks, batch 64, bfloat16; elsewhere 3 blocks, batch 4, float32 (`--bfloat16` for the other).
+ViT-B/16 at 224 px: on a GPU 12 blocks, batch 64, bfloat16; elsewhere 2 blocks, batch 4, float32 (`--bfloat16` for the other).
 
 Writes adapters-cpu.md, or on a GPU adapters-<its name>.md, to benchmarks/results.
 """
@@ -218,7 +218,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=8, help="of rounds, beside some for building and counting")
-    parser.add_argument("--depth", type=int, default=12 if cuda else 3)
+    parser.add_argument("--depth", type=int, default=12 if cuda else 2)
     parser.add_argument("--batch", type=int, default=64 if cuda else 4)
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=cuda)
     parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS, help="these methods, and no rivals")
