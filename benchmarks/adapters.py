@@ -41,6 +41,12 @@ RESULTS = Path(__file__).parent / "results"
 FLOOR, AGAIN, OURS, THEIRS = "floor", "floor, again", "ours: ", "PEFT: "
 AIMED = ("lora", "serial_lora", "arc", "clora")
 AIMS = {"cpu": 1.25, "cuda": 1.15}  # of the time over the floor's, for these methods
+LEFT = """\
+What is left beyond the operations, by the profiler and the code: SNELL makes distances, square roots, threshold and gate of every
+entry of every adapted weight, and again in the backward pass instead of keeping them; Householder passes over inputs and outputs
+once more for dropout and diagonal; FacT and Lily add a term as wide as the output of each linear or MLP that they adapt; full
+fine-tuning steps AdamW over every weight.
+"""
 Step = Callable[[], None]
 
 
@@ -210,7 +216,7 @@ def report(bench: Bench, title: str, table: list[dict[str, float]], operations: 
         pair = ours.removeprefix(OURS)
         shown, _, arithmetic = ratio(ours, THEIRS + pair)
         lines.append(f"| {pair} | {shown} | {arithmetic:.2f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n" + LEFT
 
 
 def main() -> None:
