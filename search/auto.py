@@ -14,15 +14,15 @@ and the front to the right of its size.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search.coding import Coding
-from search.extrapolation import SPREAD, Extrapolation, expected_gain, goodness
+from search.extrapolation import SPREAD, expected_gain, goodness
+from search.known import Known, Tickets
 from search.pareto import Front
 from search.surrogate import Hyperparameters, Kernel, Surrogate, fit
 from spaces import Config, JointSpace
@@ -33,48 +33,13 @@ N_DRAWN, N_CHANGED = 320, 192  # candidates of one ask: drawn from the space, an
 N_PARENTS = 24  # good trials whose neighbours are candidates
 N_STRUCTURES = 8  # different sizes among the drawn of one method, so that counting stays cheap
 N_KNOWN, N_RUNNING = 256, 48  # trials that the surrogate is given: at most so many that have told something, so many that have not
+N_STOPPED = 64  # stopped trials that are looked at
 N_LEAST = 4  # observations without which nothing is predicted
 N_FIT_FIRST, N_FIT = 12, 192  # observations that hyperparameters are first fitted to, and at most
 
 # Squared inverse length scales that a fit begins with, by group; the unit is a knob's whole range, and four decades of size.
 PRIOR_WEIGHTS = {"size": 8.0, "shared lr": 12.0, "method": 1.0, "rank": 1.0, "scale": 3.0, "layers": 1.0}
 PRIOR_WEIGHT_OF_OTHERS = 0.3
-
-
-@dataclass
-class _Seen:
-    """What is known of one configuration.
-
-    Attributes:
-        method: Its method.
-        code: Its code.
-        size: Its adapter parameters.
-        features: (F,) its features.
-        curve: What it has reported, epoch by epoch, as -log(error).
-        end: The last value of a complete trial.
-        sampled: Whether it was drawn, not given.
-        gone: Whether it was refused or failed: nothing is learnt of its accuracy.
-        refused: Whether it was refused before training.
-    """
-
-    method: str
-    code: Array
-    size: int
-    features: Array
-    sampled: bool
-    curve: list[float] = field(default_factory=list)
-    end: float | None = None
-    ended: bool = False
-    gone: bool = False
-    refused: bool = False
-
-
-class _Observation(NamedTuple):
-    """What a trial's accuracy comes to at its end, as -log(error), and how uncertain that is."""
-
-    ticket: int
-    value: float
-    variance: float
 
 
 class _Row(NamedTuple):
@@ -111,6 +76,7 @@ class Auto:
         size: The adapter parameters of a configuration; ValueError if it is impossible.
         max_params: Largest adapter that is wanted.
         front: The front of the complete trials, kept by the study.
+        n_epochs: Epochs of a whole trial.
         pool: The only configurations that there are; None for the whole space.
         fair: Whether each method gets its share first.
     """
@@ -122,18 +88,21 @@ class Auto:
         size: Callable[[Config], int],
         max_params: int,
         front: Front,
+        n_epochs: int,
         pool: Sequence[Config] | None = None,
         fair: bool = True,
     ) -> None:
         self._coding, self._size, self._max_params, self._front = Coding(space), size, max_params, front
+        self._n_epochs, self._fair = n_epochs, fair
+        self._known = Known(len(self._coding.groups))
+        self._keys: set[str] = set()
+        self._n_sampled = dict.fromkeys(self._coding.methods, 0)
+        self._sampled: set[int] = set()
         self._kernel = Kernel(self._coding.groups, self._coding.shared)
         self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, PRIOR_WEIGHT_OF_OTHERS) for name in self._coding.names])
-        self._fair = fair
-        self._seen: list[_Seen] = []
-        self._known: set[str] = set()
-        self._observed: list[int] = []  # tickets in the order of their first report
-        self._extrapolation = Extrapolation()
-        self._fitted: tuple[int, Hyperparameters] = (0, self._prior)
+        self._by = self._prior
+        self._n_ended, self._next_fit = 0, N_FIT_FIRST
+        self._to_fit: tuple[Array, Array, Array] | None = None  # features, values and variances when so many had ended
         self._pool = None if pool is None else [self._of_pool(config) for config in pool]
 
     # -- what became of it ---------------------------------------------------------------------------------------------------------
@@ -145,81 +114,124 @@ class Auto:
             size = self._size(config)
         except ValueError:
             size = 0  # it will be refused
-        features = self._coding.features(method, code[None, :], np.array([size]))[0]
-        self._seen.append(_Seen(method, code, size, features, sampled=drawn))
-        self._known.add(_key(config))
-        return len(self._seen) - 1
+        self._keys.add(_key(config))
+        ticket = self._known.add(method, code, size, self._coding.features(method, code[None, :], np.array([size]))[0])
+        if drawn:
+            self._sampled.add(ticket)
+            self._n_sampled[method] += 1
+        return ticket
 
     def report(self, ticket: int, epoch: int, top1: float) -> None:
         """One epoch of a trial."""
-        seen = self._seen[ticket]
-        if not seen.curve:
-            self._observed.append(ticket)
-        seen.curve.append(goodness(top1))
+        self._known.report(ticket, top1)
 
     def complete(self, ticket: int, top1: float, size: int) -> None:
         """The trial was trained to the end."""
-        seen = self._seen[ticket]
-        if not seen.curve:
-            self._observed.append(ticket)
-        seen.end, seen.ended = goodness(top1), True
-        self._extrapolation.add(seen.curve)
+        self._known.complete(ticket, top1)
+        self._ended()
 
-    def prune(self, ticket: int) -> None:
-        """The trial was stopped because others were better; what it reported stays known."""
-        self._seen[ticket].ended = True
+    def prune(self, ticket: int, *, for_good: bool) -> None:
+        """The trial was stopped early; what it reported stays known, and unless it was for good, it may be revived."""
+        self._known.stop(ticket, for_good=for_good)
+        self._ended()
+
+    def revive(self, ticket: int) -> None:
+        """The trial goes on from where it was stopped."""
+        self._known.revive(ticket)
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault: nothing is known of its accuracy."""
-        self._seen[ticket].gone = True
+        self._known.drop(ticket)
 
     def reject(self, ticket: int) -> None:
         """The configuration was refused before training; it is never a candidate again."""
-        self._seen[ticket].gone = self._seen[ticket].refused = True
+        self._known.drop(ticket)
+        if ticket in self._sampled:
+            self._n_sampled[self._known.methods[ticket]] -= 1
+
+    def _ended(self) -> None:
+        """Hyperparameters are fitted anew whenever half as many trials again have ended: to what is known at that moment."""
+        self._n_ended += 1
+        if self._n_ended == self._next_fit:
+            self._next_fit = self._next_fit * 3 // 2 if self._next_fit * 3 // 2 <= N_FIT else 0
+            observed = self._known.observed()[-N_FIT:]
+            if len(observed) >= N_LEAST:
+                self._to_fit = self._known.features(observed), *self._known.ends(observed)
 
     # -- choosing ------------------------------------------------------------------------------------------------------------------
 
-    def choose(self, seed: int) -> Config:
-        """The next configuration. The same history and seed choose the same."""
+    def choose(self, seed: int) -> Config | int:
+        """The next configuration, or the ticket of a stopped trial that promises more; the same for the same history and seed."""
         random = np.random.default_rng(seed)
-        observed = self._observations()
-        for candidates in self._candidates(observed, random):
-            for i in np.argsort(-self._promise(candidates, observed, random), kind="stable"):
-                config = candidates.config(int(i), self._coding)
-                if _key(config) not in self._known:
-                    return config
+        observed = self._known.observed()
+        ends, variances = self._known.ends(observed)
+        below = self._below(self._known.decades(observed), ends)
+        surrogate = self._surrogate(observed, ends, variances, below)
+        due = self._due()
+        if self._pool is not None:
+            self._pool = [row for row in self._pool if row.key not in self._keys]
+        for methods in [[method] for method in due] + [list(self._coding.methods)]:
+            found = self._candidates(methods, observed[np.argsort(below, kind="stable")[:N_PARENTS]], random)
+            if found is None:
+                continue
+            if surrogate is None:
+                promise = random.random(len(found.sizes))
+            else:
+                promise = self._promise(surrogate, found.features, np.log10(1.0 + found.sizes))
+            order = np.argsort(-promise, kind="stable")
+            for i in order:
+                config = found.config(int(i), self._coding)
+                if _key(config) in self._keys:
+                    continue
+                if surrogate is not None and not due:
+                    ticket, gain = self._best_stopped(surrogate, below, observed)
+                    if ticket is not None and gain > promise[i] / self._n_epochs:
+                        return ticket
+                return config
+        if surrogate is not None and (ticket := self._best_stopped(surrogate, below, observed)[0]) is not None:
+            return ticket
         # Nothing is left that could be trained: whoever asked refuses it, and knows why.
         method = self._coding.methods[int(random.integers(len(self._coding.methods)))]
         return self._coding.config(method, self._coding.draw(method, 1, random)[0])
 
-    def _promise(self, candidates: _Candidates, observed: list[_Observation], random: np.random.Generator) -> Array:
+    def _promise(self, surrogate: Surrogate, features: Array, decades: Array) -> Array:
         """(n,) expected hypervolume improvement; where nothing can be improved, what is likeliest to be good."""
-        surrogate = self._surrogate(observed)
-        if surrogate is None:
-            return random.random(len(candidates.sizes))
-        mean, std = surrogate.predict(candidates.features)
-        return expected_gain(self._front, mean, std, np.log10(1.0 + candidates.sizes)) + 1e-12 * (mean + std)
+        mean, std = surrogate.predict(features)
+        return expected_gain(self._front, mean, std, decades) + 1e-12 * (mean + std)
+
+    def _best_stopped(self, surrogate: Surrogate, below: Array, observed: Tickets) -> tuple[int | None, float]:
+        """The stopped trial that promises most for each epoch that it has left, and how much."""
+        stopped = self._known.stopped()
+        if not len(stopped):
+            return None, 0.0
+        if len(stopped) > N_STOPPED:
+            nearness = np.full(len(self._known), np.inf)
+            nearness[observed] = below
+            stopped = stopped[np.argsort(nearness[stopped], kind="stable")[:N_STOPPED]]
+        gain = self._promise(surrogate, self._known.features(stopped), self._known.decades(stopped))
+        gain /= np.maximum(1, self._n_epochs - self._known.n_epochs(stopped))
+        return int(stopped[gain.argmax()]), float(gain.max())
 
     def _due(self) -> list[str]:
         """The methods that still have a share to get, the poorest first."""
-        n = dict.fromkeys(self._coding.methods, 0)
-        for seen in self._seen:
-            n[seen.method] += seen.sampled and not seen.refused
+        n = self._n_sampled
         return sorted((m for m in n if n[m] < N_FAIR), key=lambda m: n[m]) if self._fair else []
 
-    def _candidates(self, observed: list[_Observation], random: np.random.Generator) -> Iterator[_Candidates]:
-        """Candidates of the method that is due, if one is, then those of all."""
-        groups = [[method] for method in self._due()] + [list(self._coding.methods)]
+    def _below(self, decades: Array, ends: Array) -> Array:
+        """(n,) how far below the front the ends lie, in goodness."""
+        edges, levels = self._front.strips()
+        strip = np.clip(np.searchsorted(edges, decades, side="right") - 1, 0, len(levels) - 1)
+        found: Array = np.array([goodness(top1) for top1 in levels])[strip] - ends
+        return found
+
+    def _candidates(self, methods: Sequence[str], parents: Tickets, random: np.random.Generator) -> _Candidates | None:
+        """Candidates of some methods: what is left of the pool, or points drawn and neighbours of good trials."""
         if self._pool is not None:
-            self._pool = [row for row in self._pool if row.key not in self._known]
-        for methods in groups:
-            if self._pool is not None:
-                found = _of_rows([row for row in self._pool if row.method in methods and row.size <= self._max_params])
-            else:
-                drawn = [(m, self._drawn(m, max(N_STRUCTURES, N_DRAWN // len(methods)), random)) for m in methods]
-                found = self._allowed(drawn + self._changed(observed, methods, random))
-            if found is not None:
-                yield found
+            left = [row for row in self._pool if row.method in methods and row.size <= self._max_params]
+            part = random.choice(len(left), size=(len(left) + 1) // 2, replace=False)  # as a space is never seen whole either
+            return _of_rows([left[i] for i in np.sort(part)])
+        drawn = [(m, self._drawn(m, max(N_STRUCTURES, N_DRAWN // len(methods)), random)) for m in methods]
+        return self._allowed(drawn + self._changed(parents, methods, random))
 
     def _drawn(self, method: str, n: int, random: np.random.Generator) -> Array:
         """Codes of a method: few different settings of the knobs that move its size, many of the others."""
@@ -228,25 +240,14 @@ class Auto:
         codes[:, sized] = codes[random.integers(min(n, N_STRUCTURES), size=n)][:, sized]
         return codes
 
-    def _changed(
-        self, observed: list[_Observation], methods: Sequence[str], random: np.random.Generator
-    ) -> list[tuple[str, Array]]:
+    def _changed(self, parents: Tickets, methods: Sequence[str], random: np.random.Generator) -> list[tuple[str, Array]]:
         """Neighbours of the trials that lie highest above, or least below, the front."""
-        parents = [self._seen[o.ticket] for o in self._best(observed, N_PARENTS)]
         found = []
         for method in methods:
-            if codes := [seen.code for seen in parents if seen.method == method]:
+            if codes := [self._known.codes[ticket] for ticket in parents if self._known.methods[ticket] == method]:
                 share = max(1, round(N_CHANGED * len(codes) / len(parents)))
                 found.append((method, self._coding.change(method, np.stack(codes)[np.arange(share) % len(codes)], random)))
         return found
-
-    def _best(self, observed: list[_Observation], n: int) -> list[_Observation]:
-        """The observations that lie highest above, or least below, the front at their size."""
-        edges, levels = self._front.strips()
-        decades = np.log10(1.0 + np.array([self._seen[o.ticket].size for o in observed]))
-        strip = np.clip(np.searchsorted(edges, decades, side="right") - 1, 0, len(levels) - 1)
-        below = np.array([goodness(top1) for top1 in levels])[strip] - np.array([o.value for o in observed])
-        return [observed[i] for i in np.argsort(below, kind="stable")[:n]]
 
     def _allowed(self, points: list[tuple[str, Array]]) -> _Candidates | None:
         """Those that are possible and small enough, with their sizes and features; each different size is counted once."""
@@ -270,54 +271,22 @@ class Auto:
 
     # -- learning ------------------------------------------------------------------------------------------------------------------
 
-    def _observations(self) -> list[_Observation]:
-        """What the accuracy of each trial that has told something comes to at its end."""
-        found = []
-        for ticket in self._observed:
-            seen = self._seen[ticket]
-            if seen.end is not None:
-                found.append(_Observation(ticket, seen.end, 0.0))
-            elif not seen.gone:
-                found.append(_Observation(ticket, *self._extrapolation(seen.curve)))
-        return found
-
-    def _surrogate(self, observed: list[_Observation]) -> Surrogate | None:
+    def _surrogate(self, observed: Tickets, ends: Array, variances: Array, below: Array) -> Surrogate | None:
         """What is known now; None while that is too little."""
         if len(observed) < N_LEAST:
             return None
-        by = self._hyperparameters(observed)
-        if len(observed) > N_KNOWN:
-            near = self._best(observed, N_KNOWN // 2)
-            tickets = {o.ticket for o in near}
-            others = [o for o in observed if o.ticket not in tickets]
-            step = len(others) / (N_KNOWN - len(near))
-            observed = near + [others[int(i * step)] for i in range(N_KNOWN - len(near))]
-        x, y, extra = self._arrays(observed)
-        surrogate = Surrogate(self._kernel, by, x, y, extra)
-        running = [seen for seen in self._seen[-4 * N_RUNNING :] if not (seen.curve or seen.ended or seen.gone)][-N_RUNNING:]
-        if running:  # nobody tries the same twice: what runs counts with what is expected of it
-            more = np.stack([seen.features for seen in running])
-            expected, _ = surrogate.predict(more)
-            spread = np.full(len(running), SPREAD**2)
-            x, y, extra = np.concatenate([x, more]), np.concatenate([y, expected]), np.concatenate([extra, spread])
-            surrogate = Surrogate(self._kernel, by, x, y, extra)
-        return surrogate
-
-    def _hyperparameters(self, observed: list[_Observation]) -> Hyperparameters:
-        """Fitted anew whenever half as many observations again are there, up to `N_FIT`, and to the first of them only."""
-        n = N_FIT_FIRST
-        while n * 3 // 2 <= min(len(observed), N_FIT):
-            n = n * 3 // 2
-        if len(observed) < n:
-            return self._prior
-        if self._fitted[0] != n:
-            self._fitted = (n, fit(self._kernel, self._prior, *self._arrays(observed[:n])))
-        return self._fitted[1]
-
-    def _arrays(self, observed: list[_Observation]) -> tuple[Array, Array, Array]:
-        """Features, values and variances."""
-        x = np.stack([self._seen[o.ticket].features for o in observed])
-        return x, np.array([o.value for o in observed]), np.array([o.variance for o in observed])
+        if self._to_fit is not None:
+            self._by, self._to_fit = fit(self._kernel, self._prior, *self._to_fit), None
+        if len(observed) > N_KNOWN:  # those nearest to the front, and an even part of the others
+            order = np.argsort(below, kind="stable")
+            near, others = order[: N_KNOWN // 2], np.sort(order[N_KNOWN // 2 :])
+            part = others[np.linspace(0, len(others) - 1, N_KNOWN - len(near)).astype(np.int64)]
+            taken = np.concatenate([near, part])
+            observed, ends, variances = observed[taken], ends[taken], variances[taken]
+        silent = self._known.features(self._known.silent()[-N_RUNNING:])
+        return Surrogate(
+            self._kernel, self._by, self._known.features(observed), ends, variances, pending=silent, pending_extra=SPREAD**2
+        )
 
     def _of_pool(self, config: Config) -> _Row:
         method, code, size = str(config["method"]), self._coding.code(config), self._size(config)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Column, Table
 
-from search import by_hand, simulate_command
+from search import by_hand, look_back_commands, simulate_command
 from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, complain, folder_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
+app.add_typer(look_back_commands.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
 

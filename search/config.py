@@ -109,11 +109,13 @@ class RungsSection(_Section):
         grace: Epochs before the first rung.
         factor: How many times as far the next rung is; about one trial in `factor` goes on beyond a rung.
         epsilon: Accuracy (fraction) by which another trial must be ahead to count as better.
+        promote: Whether a stopped trial goes on from its checkpoint when `auto` expects more of it than of anything new.
     """
 
     grace: int = Field(default=5, gt=0)
     factor: int = Field(default=3, ge=2)
     epsilon: float = Field(default=0.005, ge=0.0, lt=1.0)
+    promote: bool = True
 
 
 class Search(_Section):

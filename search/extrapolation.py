@@ -7,7 +7,6 @@ finite where nothing is wrong any more.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ class Extrapolation:
 
     def __init__(self) -> None:
         self._curves: list[list[float]] = []
-        self._lines: list[tuple[float, float, float]] | None = None  # of each epoch, while no curve has come since
+        self._lines: Array | None = None  # those of `lines`, while no curve has come since
 
     def add(self, curve: list[float]) -> None:
         """Learn from a complete trial: its goodness after each epoch."""
@@ -43,25 +42,32 @@ class Extrapolation:
             self._curves.append(curve)
             self._lines = None
 
-    def __call__(self, curve: Sequence[float]) -> tuple[float, float]:
-        """(mean, variance) of the goodness at the end of a trial that has come so far."""
+    def __call__(self, last: Array, n_epochs: NDArray[np.int64]) -> tuple[Array, Array]:
+        """(mean, variance) of the goodness at the end of trials that have come so far, each (n,).
+
+        Args:
+            last: (n,) goodness after the last epoch.
+            n_epochs: (n,) which that was, at least 1.
+        """
         if self._lines is None:
             self._lines = lines(np.array(self._curves[-N_CURVES:]))
-        slope, shift, variance = self._lines[len(curve) - 1] if len(curve) <= len(self._lines) else UNKNOWN
-        return shift + slope * curve[-1], variance
+        known = len(self._lines)
+        line = self._lines[np.minimum(n_epochs, known) - 1] if known else np.tile(UNKNOWN, (len(last), 1))
+        slope, shift, variance = np.where((n_epochs <= known)[:, None], line, UNKNOWN).T
+        return shift + slope * last, variance
 
 
-def lines(curves: Array) -> list[tuple[float, float, float]]:
-    """For each epoch (slope, shift, variance) of the end given the value then, from n complete curves (n, epochs)."""
+def lines(curves: Array) -> Array:
+    """(epochs, 3): for each epoch (slope, shift, variance) of the end given the value then, from n complete curves (n, epochs)."""
     n, n_epochs = curves.shape if curves.ndim == 2 else (0, 0)
     if n < 2:
-        return [UNKNOWN] * n_epochs
+        return np.tile(UNKNOWN, (n_epochs, 1))
     middle, end = curves.mean(0), curves[:, -1]
     away, end_away = curves - middle, end - end.mean()
     slope = np.clip((end_away @ away + 0.5) / ((away**2).sum(0) + 0.5), 0.2, 1.5)  # ridge towards 1
     left = ((end_away[:, None] - slope * away) ** 2).sum(0)
     prior = WEIGHT * (SPREAD * (1.0 - np.arange(1, n_epochs + 1) / n_epochs)) ** 2
-    return list(zip(slope.tolist(), (end.mean() - slope * middle).tolist(), ((left + prior) / (n + WEIGHT)).tolist(), strict=True))
+    return np.stack([slope, end.mean() - slope * middle, (left + prior) / (n + WEIGHT)], axis=1)
 
 
 def expected_gain(front: Front, mean: Array, std: Array, decades: Array) -> Array:

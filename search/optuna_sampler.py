@@ -83,10 +83,14 @@ class OptunaSampler:
         name, number = self._tickets[ticket]
         self._studies[name].tell(number, (top1, size))
 
-    def prune(self, ticket: int) -> None:
+    def prune(self, ticket: int, *, for_good: bool) -> None:
         """The configuration was stopped because others were better."""
         name, number = self._tickets[ticket]
         self._studies[name].tell(number, state=TrialState.PRUNED)
+
+    def revive(self, ticket: int) -> None:
+        """Never asked for: what Optuna was told stands."""
+        raise NotImplementedError
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault."""

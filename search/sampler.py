@@ -31,6 +31,7 @@ class Sampler:
         size: The adapter parameters of a configuration, ValueError if it is impossible; only `auto` asks.
         max_params: Largest adapter that is wanted; only `auto` asks.
         front: The front of the complete trials, kept up to date by the study; only `auto` asks.
+        n_epochs: Epochs of a whole trial; only `auto` asks.
         pool: The only configurations that there are: what is drawn is moved to the nearest of them that is left. None for all.
     """
 
@@ -43,6 +44,7 @@ class Sampler:
         size: Callable[[Config], int] | None = None,
         max_params: int | None = None,
         front: Front | None = None,
+        n_epochs: int = 1,
         pool: Sequence[Config] | None = None,
     ) -> None:
         self._space, self._seed, self._n_draws = space, seed, 0
@@ -51,15 +53,18 @@ class Sampler:
         if kind == "auto":
             if size is None or max_params is None or front is None:
                 raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
-            self._engine = Auto(space, size=size, max_params=max_params, front=front, pool=pool)
+            self._engine = Auto(space, size=size, max_params=max_params, front=front, n_epochs=n_epochs, pool=pool)
         elif kind == "random":
             self._engine = _Random(space)
         else:
             self._engine = OptunaSampler(space, kind)
 
-    def draw(self) -> tuple[int, Config]:
-        """A new configuration, and the ticket under which to tell what became of it."""
+    def draw(self) -> tuple[int, Config | None]:
+        """A new configuration, and the ticket under which to tell what became of it; None: the ticket's stopped trial goes on."""
         config = self._engine.choose(seed_for(self._seed, "ask", self._n_draws))
+        if isinstance(config, int):
+            self.revive(config)
+            return config, None
         if self._pool is not None:
             config = self._pool.nearest(config)
         ticket = self.add(config, drawn=True)
@@ -69,7 +74,12 @@ class Sampler:
 
     def draws(self, n: int) -> Iterator[Config]:
         """`n` configurations one after the other; nobody tells what becomes of them."""
-        return (self.draw()[1] for _ in range(n))
+        return (config for _ in range(n) if (config := self.draw()[1]) is not None)
+
+    def revive(self, ticket: int) -> None:
+        """A trial that was stopped goes on: a draw too."""
+        self._n_draws += 1
+        self._engine.revive(ticket)
 
     def add(self, config: Config, *, drawn: bool) -> int | None:
         """Take up a configuration that is known already: from the ledger, or the paper's default.
@@ -96,9 +106,9 @@ class Sampler:
         """The configuration was trained to the end."""
         self._engine.complete(ticket, top1, size)
 
-    def prune(self, ticket: int) -> None:
-        """The configuration was stopped because others were better."""
-        self._engine.prune(ticket)
+    def prune(self, ticket: int, *, for_good: bool = True) -> None:
+        """The configuration was stopped because others were better; unless for good, `draw` may let it go on."""
+        self._engine.prune(ticket, for_good=for_good)
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault."""
@@ -112,11 +122,12 @@ class Sampler:
 class _Engine(Protocol):
     """What is different from sampler to sampler."""
 
-    def choose(self, seed: int) -> Config: ...
+    def choose(self, seed: int) -> Config | int: ...
     def add(self, config: Config, *, drawn: bool) -> int: ...
     def report(self, ticket: int, epoch: int, top1: float) -> None: ...
     def complete(self, ticket: int, top1: float, size: int) -> None: ...
-    def prune(self, ticket: int) -> None: ...
+    def prune(self, ticket: int, *, for_good: bool) -> None: ...
+    def revive(self, ticket: int) -> None: ...
     def fail(self, ticket: int) -> None: ...
     def reject(self, ticket: int) -> None: ...
 
@@ -136,6 +147,7 @@ class _Random:
 
     def report(self, ticket: int, epoch: int, top1: float) -> None: ...
     def complete(self, ticket: int, top1: float, size: int) -> None: ...
-    def prune(self, ticket: int) -> None: ...
+    def prune(self, ticket: int, *, for_good: bool) -> None: ...
+    def revive(self, ticket: int) -> None: ...
     def fail(self, ticket: int) -> None: ...
     def reject(self, ticket: int) -> None: ...

@@ -72,13 +72,16 @@ class Study:
             size=CachedSize(sizes, self._space, exact=pool is not None),
             max_params=self._max_params,
             front=self._front,
+            n_epochs=file.budget.epochs,
             pool=pool,
         )
         rungs = file.search.rungs
-        self._rungs = None if rungs is None else Rungs(**rungs.model_dump(), epochs=file.budget.epochs)
+        self._rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
+        self._promotes = rungs is not None and rungs.promote
         self._first = deque(self._first_configs())  # asked for before the sampler is
         self._trials: list[Trial] = []
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
+        self._trial_of: dict[int | None, int] = {}  # the other way round
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # RUNNING and on no worker; go on before anything new starts
         self._at_work: set[int] = set()  # handed to a worker that has not left it yet
@@ -151,6 +154,8 @@ class Study:
         rejections: list[tuple[Config, str]] = []
         while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
             ticket, config = self._next_config()
+            if config is None:
+                return self._promoted(self._trial_of[ticket], rejections)
             try:
                 adapter_params, head_params = self._sizes.count(config)
                 self._check(config, adapter_params)
@@ -169,6 +174,15 @@ class Study:
             return self._handed_out(trial)
         self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
         return None
+
+    def _promoted(self, number: int, rejections: Sequence[tuple[Config, str]]) -> Trial:
+        """A trial that a rung had stopped goes on, because the sampler expects more of it than of anything new."""
+        with self._ledger.decision() as writer:
+            writer.reject(rejections)
+            trial = writer.promote(self._trials[number])
+        self._trials[number] = trial
+        self._n_ended -= 1
+        return self._handed_out(trial)
 
     def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
         """Take in one epoch of a trial and decide whether it goes on.
@@ -394,7 +408,7 @@ class Study:
         self._ended = None
         self._last_move = self._n_ended  # patience begins anew
 
-    def _next_config(self) -> tuple[int | None, Config]:
+    def _next_config(self) -> tuple[int | None, Config | None]:
         if self._first:
             config = self._first.popleft()
             return self._sampler.add(config, drawn=False), config
@@ -409,6 +423,7 @@ class Study:
     def _remember(self, trial: Trial, ticket: int | None) -> None:
         self._trials.append(trial)
         self._tickets[trial.number] = ticket
+        self._trial_of[ticket] = trial.number
         self._numbers[_key(trial.config)] = trial.number
 
     def _handed_out(self, trial: Trial) -> Trial:
@@ -428,7 +443,7 @@ class Study:
         if trial.state is State.COMPLETE:
             self._sampler.complete(ticket, trial.metrics["val/top1"], trial.adapter_params)
         elif trial.state is State.PRUNED:
-            self._sampler.prune(ticket)
+            self._sampler.prune(ticket, for_good=trial.rung is None or not self._promotes)
         elif trial.state is State.FAILED:
             self._sampler.fail(ticket)
 
@@ -454,7 +469,14 @@ class Study:
                 top1 = reports[event.number].metrics.get(self.file.objectives[0], math.nan)
                 if math.isfinite(top1) and (ticket := self._tickets[event.trial]) is not None:
                     self._sampler.report(ticket, reports[event.number].epoch, top1)
-            elif event.kind in ("completed", "pruned", "failed") and event.trial is not None:
+            elif event.kind == "pruned" and event.trial is not None:  # it may have gone on since
+                self._settle(replace(trials[event.trial], state=State.PRUNED, rung=event.detail.get("rung")))
+            elif event.kind == "promoted" and event.trial is not None:
+                self._trials[event.trial] = replace(trials[event.trial], state=State.RUNNING)
+                self._n_ended -= 1
+                if (ticket := self._tickets[event.trial]) is not None:
+                    self._sampler.revive(ticket)
+            elif event.kind in ("completed", "failed") and event.trial is not None:
                 self._settle(trials[event.trial])
             elif event.kind == "ended":
                 self._ended = str(event.detail["reason"])

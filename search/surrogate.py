@@ -90,21 +90,29 @@ class Surrogate:
         x: (n, F) features.
         y: (n,) targets.
         extra: (n,) variance of each observation beyond the noise (0 where the target was seen itself).
+        pending: (m, F) features of points that are being observed now: nobody need observe them again, so they lessen the
+            uncertainty near them (as observations that will turn out as expected: they change no mean).
+        pending_extra: Variance of their observations beyond the noise.
     """
 
-    def __init__(self, kernel: Kernel, by: Hyperparameters, x: Array, y: Array, extra: Array) -> None:
-        self._kernel, self._by, self._x = kernel, by, x
+    def __init__(
+        self, kernel: Kernel, by: Hyperparameters, x: Array, y: Array, extra: Array, *, pending: Array, pending_extra: float
+    ) -> None:
+        self._kernel, self._by = kernel, by
         self._mean, self._std = _standard(y)
-        covariance = kernel(x, x, by)
-        covariance[np.diag_indices(len(x))] += by.noise + extra / self._std**2
-        self._half = np.linalg.inv(np.linalg.cholesky(covariance))  # half' half is the covariance's inverse
-        self._alpha = self._half.T @ (self._half @ ((y - self._mean) / self._std))
+        n = len(x)
+        self._x = np.concatenate([x, pending])
+        covariance = kernel(self._x, self._x, by)
+        noise = by.noise + np.concatenate([extra, np.full(len(pending), pending_extra)]) / self._std**2
+        covariance[np.diag_indices(len(self._x))] += noise
+        self._inverse = np.linalg.inv(covariance)
+        alpha = np.linalg.solve(covariance[:n, :n], (y - self._mean) / self._std)
+        self._alpha = np.concatenate([alpha, np.zeros(len(pending))])
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, each (m,), of the noise-free target at features (m, F)."""
         cross = self._kernel(x, self._x, self._by)
-        explained = cross @ self._half.T
-        variance = self._by.amplitudes.sum() - np.einsum("mn,mn->m", explained, explained)
+        variance = self._by.amplitudes.sum() - ((cross @ self._inverse) * cross).sum(1)
         return self._mean + self._std * (cross @ self._alpha), self._std * np.sqrt(np.maximum(variance, 1e-10))
 
 

@@ -111,6 +111,12 @@ class Writer:
         self.event("unpaused", trial.number, **_given(reason=reason))
         return replace(trial, state=State.RUNNING, reason=None)
 
+    def promote(self, trial: Trial) -> Trial:
+        """A trial that a rung had stopped goes on from its checkpoint; returned as RUNNING."""
+        self._update(trial, state=State.RUNNING.value, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
+        self.event("promoted", trial.number, epoch=trial.epochs)
+        return replace(trial, state=State.RUNNING, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
+
     def finish(self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None) -> Trial:
         """The end of a trial; returned with its state, reason and finishing time."""
         self._update(trial, state=state.value, reason=reason, rung=rung, finished=self._now)

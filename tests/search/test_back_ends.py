@@ -61,7 +61,8 @@ def test_ray_with_one_worker_and_in_process_write_the_same_history(tmp_path: Pat
 @pytest.mark.usefixtures("embedded_ray")
 def test_two_slots_finish_every_trial_once(tmp_path: Path) -> None:
     search = {"seed": 3, "sampler": "tpe", "rungs": {"grace": 1, "factor": 3}}  # which tries bad ones too
-    study = new_study(tmp_path, "two", SYNTHETIC | {"search": search})
+    data = {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.004}
+    study = new_study(tmp_path, "two", SYNTHETIC | {"search": search, "data": data})
     on_ray.run(study, n_slots=2)
     assert [trial.number for trial in study.trials] == list(range(20))
     assert all(trial.state.finished for trial in study.trials)

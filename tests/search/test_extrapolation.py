@@ -37,25 +37,30 @@ def test_the_expected_gain_is_the_mean_of_the_gains() -> None:
     assert found[0] == pytest.approx(np.mean(gains), rel=0.05)
 
 
+def end(extrapolation: Extrapolation, *curve: float) -> tuple[float, float]:
+    mean, variance = extrapolation(np.array([curve[-1]]), np.array([len(curve)]))
+    return float(mean[0]), float(variance[0])
+
+
 def test_before_anything_is_complete_an_early_value_is_taken_as_it_is_with_the_prior_spread() -> None:
-    assert Extrapolation()([1.0, 1.5]) == pytest.approx((1.5, SPREAD**2))
+    assert end(Extrapolation(), 1.0, 1.5) == pytest.approx((1.5, SPREAD**2))
 
 
 def test_many_parallel_curves_teach_the_distance_to_the_end_and_its_certainty() -> None:
     extrapolation = Extrapolation()
     for start in np.linspace(0.0, 1.0, 50):
         extrapolation.add([start, start + 1.0, start + 1.5])
-    mean, variance = extrapolation([0.3])
+    mean, variance = end(extrapolation, 0.3)
     assert mean == pytest.approx(1.8, abs=0.05)
     assert variance < 0.1 * SPREAD**2
-    assert extrapolation([0.3, 1.3, 1.8])[0] == pytest.approx(1.8, abs=0.05)
-    assert extrapolation([0.3, 1.3, 1.8])[1] < variance
+    assert end(extrapolation, 0.3, 1.3, 1.8)[0] == pytest.approx(1.8, abs=0.05)
+    assert end(extrapolation, 0.3, 1.3, 1.8)[1] < variance
 
 
 def test_curves_of_another_length_teach_nothing() -> None:
     extrapolation = Extrapolation()
     extrapolation.add([0.0, 1.0])
-    before = extrapolation([0.5])
+    before = end(extrapolation, 0.5)
     extrapolation.add([0.0, 1.0, 5.0])
     extrapolation.add([])
-    assert extrapolation([0.5]) == before
+    assert end(extrapolation, 0.5) == before

@@ -37,9 +37,24 @@ def test_the_prediction_is_the_normal_distribution_given_the_observations(seed: 
     cross = naive_kernel(new, x)
     mean = middle + scale * cross @ np.linalg.solve(covariance, (y - middle) / scale)
     variance = np.diag(naive_kernel(new, new) - cross @ np.linalg.solve(covariance, cross.T)) * scale**2
-    found, std = Surrogate(KERNEL, PRIOR, x, y, extra).predict(new)
+    found, std = Surrogate(KERNEL, PRIOR, x, y, extra, pending=new[:0], pending_extra=0.0).predict(new)
     np.testing.assert_allclose(found, mean, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(std**2, variance, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32))
+def test_pending_points_are_observations_that_turn_out_as_expected(seed: int) -> None:
+    x, y, extra = data(seed, 12)
+    new, pending = data(seed + 1, 5)[0], data(seed + 2, 3)[0]
+    without = Surrogate(KERNEL, PRIOR, x, y, extra, pending=pending[:0], pending_extra=0.0)
+    mean, std = Surrogate(KERNEL, PRIOR, x, y, extra, pending=pending, pending_extra=0.2).predict(new)
+    np.testing.assert_allclose(mean, without.predict(new)[0], rtol=1e-9, atol=1e-9)
+    together, scale = np.concatenate([x, pending]), y.std()
+    noise = PRIOR.noise + np.concatenate([extra, np.full(3, 0.2)]) / scale**2
+    cross = naive_kernel(new, together)
+    reduced = cross @ np.linalg.solve(naive_kernel(together, together) + np.diag(noise), cross.T)
+    np.testing.assert_allclose(std**2, np.diag(naive_kernel(new, new) - reduced) * scale**2, rtol=1e-6, atol=1e-9)
 
 
 @settings(max_examples=10, deadline=None)

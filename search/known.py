@@ -1,0 +1,115 @@
+"""What the sampler `auto` knows of every configuration it has heard of, in columns: many trials are looked at in one ask."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.extrapolation import Extrapolation, goodness
+
+Array = NDArray[np.float64]
+Tickets = NDArray[np.int64]
+
+
+class Known:
+    """One row for each ticket, in the order of taking them up.
+
+    Args:
+        n_features: F, columns of a configuration's features.
+
+    Attributes:
+        methods: Of each ticket.
+        codes: Of each ticket, (knobs,) as in `search.coding`.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        self.methods: list[str] = []
+        self.codes: list[Array] = []
+        self._features = np.empty((64, n_features))
+        self._rows = np.zeros(64, dtype=_ROW)
+        self._curves: list[list[float]] = []
+        self._extrapolation = Extrapolation()
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def add(self, method: str, code: Array, size: int, features: Array) -> int:
+        """Take up a configuration; returns its ticket."""
+        ticket = len(self.methods)
+        if ticket == len(self._rows):
+            self._features = np.concatenate([self._features, np.empty_like(self._features)])
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self.methods.append(method)
+        self.codes.append(code)
+        self._curves.append([])
+        self._features[ticket] = features
+        self._rows[ticket]["decades"] = np.log10(1.0 + size)
+        self._rows[ticket]["running"] = True
+        return ticket
+
+    # -- what became of it ---------------------------------------------------------------------------------------------------------
+
+    def report(self, ticket: int, top1: float) -> None:
+        """One more epoch."""
+        curve = self._curves[ticket]
+        curve.append(goodness(top1))
+        self._rows[ticket]["last"], self._rows[ticket]["n_epochs"] = curve[-1], len(curve)
+
+    def complete(self, ticket: int, top1: float) -> None:
+        """It was trained to the end."""
+        row = self._rows[ticket]
+        row["last"], row["complete"], row["running"] = goodness(top1), True, False
+        row["n_epochs"] = max(1, row["n_epochs"])
+        self._extrapolation.add(self._curves[ticket])
+
+    def stop(self, ticket: int, *, for_good: bool) -> None:
+        """It was stopped early; unless for good, it may go on one day."""
+        self._rows[ticket]["running"], self._rows[ticket]["stopped"] = False, not for_good
+
+    def revive(self, ticket: int) -> None:
+        """It goes on from where it was stopped."""
+        self._rows[ticket]["running"], self._rows[ticket]["stopped"] = True, False
+
+    def drop(self, ticket: int) -> None:
+        """It was refused, or has failed: nothing is learnt of its accuracy."""
+        self._rows[ticket]["gone"], self._rows[ticket]["running"] = True, False
+
+    # -- looking -------------------------------------------------------------------------------------------------------------------
+
+    def observed(self) -> Tickets:
+        """All that have told something."""
+        rows = self._rows[: len(self)]
+        return np.flatnonzero((rows["n_epochs"] > 0) & ~rows["gone"])
+
+    def silent(self) -> Tickets:
+        """All that run and have told nothing yet."""
+        rows = self._rows[: len(self)]
+        return np.flatnonzero(rows["running"] & (rows["n_epochs"] == 0))
+
+    def stopped(self) -> Tickets:
+        """All that were stopped and may go on."""
+        return np.flatnonzero(self._rows["stopped"][: len(self)])
+
+    def features(self, tickets: Tickets) -> Array:
+        """(n, F)."""
+        return self._features[tickets]
+
+    def decades(self, tickets: Tickets) -> Array:
+        """(n,) log10(1 + size)."""
+        return self._rows["decades"][tickets]
+
+    def n_epochs(self, tickets: Tickets) -> NDArray[np.int64]:
+        """(n,) epochs that were reported."""
+        return self._rows["n_epochs"][tickets]
+
+    def ends(self, tickets: Tickets) -> tuple[Array, Array]:
+        """What the goodness of observed trials comes to at the end, and the variance of that: 0 for complete ones."""
+        rows = self._rows[tickets]
+        value, variance = self._extrapolation(rows["last"], rows["n_epochs"])
+        return np.where(rows["complete"], rows["last"], value), np.where(rows["complete"], 0.0, variance)
+
+
+_ROW = np.dtype(
+    [("decades", float), ("last", float), ("n_epochs", np.int64)]
+    + [(flag, bool) for flag in ("running", "complete", "stopped", "gone")]
+)
