@@ -8,7 +8,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -97,7 +97,15 @@ def _search(file: StudyFile, back_end: str, cpus: int | None, *, n_trials: int |
     progress = Progress(Console(file=sys.stdout))
     progress.announce(file, n_trials or file.budget.n_trials)
     with interruptible():
-        study_at_end = run_study(file, back_end=back_end, n_cpus=cpus, watch=progress, say=complain, **extension)  # type: ignore[arg-type]
+        study_at_end = run_study(
+            file,
+            back_end=cast(Literal["ray", "in-process"], back_end),
+            n_cpus=cpus,
+            watch=progress,
+            on_decoded=progress.decoded,
+            say=complain,
+            **extension,
+        )
     _show_front(study_at_end)
     _show_places(study_at_end)
     if study_at_end.state is StudyState.INTERRUPTED:
@@ -143,13 +151,34 @@ def validate(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Check a study file without running it; prints it resolved, with every default written out."""
+    """Check a study file and its images without running it; prints it resolved, with every default written out."""
     import yaml
 
     from search import config
 
     file = config.load(study, overrides or ())
+    if isinstance(file.data, config.Images):
+        _look_at_images(file)
     sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
+
+
+def _look_at_images(file: StudyFile) -> None:
+    """Decode them, unless this machine has done it, and say what there is; on standard error, beside the resolved file."""
+    from search.driver import skipped_in_words
+    from search.errors import RequestError
+    from search.progress import Progress
+    from trainables import audit
+
+    worker = file.worker()
+    try:
+        found = audit(worker["backbone"], worker["data"], progress=Progress(Console(stderr=True)).decoded)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    if found is not None:
+        if found.skipped:
+            complain(skipped_in_words(found.skipped))
+        counts = ", ".join(f"{n:,} {split}" for split, n in found.n_images.items())
+        complain(f"data: {counts} images of {found.n_classes} classes")
 
 
 @app.command("cp")

@@ -11,147 +11,47 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 import spaces
 from search.errors import RequestError
+from search.sections import (
+    DATA_KINDS,
+    Backbone,
+    Budget,
+    Digits,
+    Fgvc,
+    ImageFolder,
+    Images,
+    Parquet,
+    Recipe,
+    Resources,
+    Search,
+    Section,
+    Synthetic,
+    Vtab,
+)
 
 PACKAGED = resources.files("search") / "studies"
 MAX_NODES = 10_000  # values in a study file, aliases written out
 ANCHOR = "head_only"  # always runs first, whatever the methods
 
 
+__all__ = ["ANCHOR", "Budget", "Images", "StudyFile", "StudyFileError", "check", "load", "packaged_names", "packaged_text"]
+
+
 class StudyFileError(RequestError):
     """A study file that cannot be used; the message lists every problem, one per line."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Backbone(_Section):
-    """The frozen model.
-
-    Attributes:
-        name: `vit_glyphs` (packaged) or a timm name.
-        weights: null for the packaged or timm's own weights, a local file, or `random`.
-        img_size: Side of the square input in pixels; null for the model's own.
-    """
-
-    name: str = "vit_glyphs"
-    weights: str | None = None
-    img_size: int | None = Field(default=None, gt=0)
-
-
-class Digits(_Section):
-    """scikit-learn's bundled handwritten digits: 200 images to train, 800 to validate, 797 to test."""
-
-    kind: Literal["digits"]
-
-
-class Synthetic(_Section):
-    """No training: a surface with a known front, to try searches without torch (see `trainables.synthetic`).
-
-    Attributes:
-        surface: `plain` (lora, arc and lily only), or a family with all methods, `valley` or `crossing` (`trainables.surfaces`).
-        instance: Which member of the family.
-        noise: Standard deviation of the accuracy around the plain surface.
-        diverges_above_lr: Learning rates above this end in NaN on the plain surface.
-        epoch_seconds: How long an epoch takes.
-        memory_params: Larger adapters run out of memory in their second epoch.
-    """
-
-    kind: Literal["synthetic"]
-    surface: Literal["plain", "valley", "crossing"] = "plain"
-    instance: int = Field(default=0, ge=0)
-    noise: float = Field(default=0.0, ge=0.0)
-    diverges_above_lr: float | None = Field(default=None, gt=0.0)
-    epoch_seconds: float = Field(default=0.0, ge=0.0)
-    memory_params: int | None = Field(default=None, ge=0)
-
-
-class Recipe(_Section):
-    """What training fixes for all trials of a study.
-
-    Attributes:
-        warmup_fraction: Share of the epochs with a linearly rising learning rate.
-        label_smoothing: Probability mass moved from the true class to all.
-        clip_norm: Largest gradient norm, or null for no clipping.
-    """
-
-    warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
-    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    clip_norm: float | None = Field(default=None, gt=0.0)
-
-
-class Budget(_Section):
-    """How much the study may spend.
-
-    Attributes:
-        n_trials: How many configurations are trained, head-only included.
-        epochs: Epochs of a complete trial.
-        max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
-        max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
-        stall_trials: No trial is started after this many, complete or pruned, that left the front as it was; null for no limit.
-    """
-
-    n_trials: int = Field(gt=0)
-    epochs: int = Field(gt=0)
-    max_params: int | None = Field(default=None, gt=0)
-    max_hours: float | None = Field(default=None, gt=0.0)
-    stall_trials: int | None = Field(default=None, gt=0)
-
-
-class RungsSection(_Section):
-    """When a trial is looked at and may be stopped; see `search.rungs`.
-
-    Attributes:
-        grace: Epochs before the first rung.
-        factor: How many times as far the next rung is; about one trial in `factor` goes on beyond a rung.
-        epsilon: Accuracy (fraction) by which another trial must be ahead to count as better.
-        promote: Whether a stopped trial goes on from its checkpoint when `auto` expects more of it than of anything new.
-    """
-
-    grace: int = Field(default=5, gt=0)
-    factor: int = Field(default=3, ge=2)
-    epsilon: float = Field(default=0.005, ge=0.0, lt=1.0)
-    promote: bool = True
-
-
-class Search(_Section):
-    """How the next configuration is chosen, and which trials are stopped early.
-
-    Attributes:
-        sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.sampler`.
-        rungs: When trials are compared and the worse ones stopped; null to train all to the end.
-        seed: Root of every random stream of the study.
-    """
-
-    sampler: Literal["auto", "tpe", "nsga2", "gp", "random", "grid"] = "auto"
-    rungs: RungsSection | None = None
-    seed: int = Field(default=0, ge=0)
-
-
-class Resources(_Section):
-    """What one trial takes of the machine.
-
-    Attributes:
-        cpus_per_trial: Cores, and threads, of one trial.
-        gpus_per_trial: Share of a GPU; 0 trains on the CPU.
-    """
-
-    cpus_per_trial: int = Field(default=1, gt=0)
-    gpus_per_trial: float = Field(default=0.0, ge=0.0)
-
-
-class StudyFile(_Section):
+class StudyFile(Section):
     """One question: one backbone, one data set, one joint space, one budget. DESIGN: ARCHITECTURE.md, "The study file"."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     backbone: Backbone = Backbone()
-    data: Annotated[Digits | Synthetic, Field(discriminator="kind")]
+    data: Annotated[Digits | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
     methods: tuple[str, ...] = Field(min_length=1)
-    space: dict[str, Any] = {}
+    space: dict[str, Any] = Field(default_factory=dict)
     objectives: tuple[Literal["val/top1"], Literal["adapter_params"]] = ("val/top1", "adapter_params")
     recipe: Recipe = Recipe()
     budget: Budget
@@ -170,9 +70,14 @@ class StudyFile(_Section):
         return spaces.joint(self.methods).with_overrides(own)
 
     def worker(self) -> dict[str, Any]:
-        """The arguments of `trainables.make`, as plain JSON values."""
+        """The arguments of `trainables.make`, as plain JSON values; paths are absolute, because workers run elsewhere."""
+        backbone, data = self.backbone.model_dump(mode="json"), self.data.model_dump(mode="json")
+        if backbone["weights"] not in (None, "random"):
+            backbone["weights"] = str(Path(backbone["weights"]).expanduser().absolute())
+        if isinstance(self.data, Images):
+            data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}
-        return {"backbone": self.backbone.model_dump(mode="json"), "data": self.data.model_dump(mode="json"), "recipe": recipe}
+        return {"backbone": backbone, "data": data, "recipe": recipe}
 
     def resolved(self) -> dict[str, Any]:
         """The file with every default written out, as plain JSON values; where it is stored is not part of the question."""
@@ -370,8 +275,7 @@ def _space_problems(methods: object, overrides: object) -> Iterator[tuple[_Path,
 
 def _explained(error: dict[str, Any]) -> tuple[_Path, str]:
     """One of pydantic's errors as (path, what is wrong and what to do)."""
-    kinds = {"digits", "synthetic"}
-    path = tuple(str(part) for part in error["loc"] if not (part in kinds and error["loc"][0] == "data"))
+    path = tuple(str(part) for part in error["loc"] if not (part in DATA_KINDS and error["loc"][0] == "data"))
     if error["type"] == "extra_forbidden":
         keys = _keys(tuple(str(part) for part in error["loc"][:-1]))
         near = difflib.get_close_matches(path[-1], keys, n=1)
@@ -395,8 +299,8 @@ def _keys(path: _Path) -> list[str]:
     for part in path:
         if section is StudyFile and part == "data":
             continue
-        if part in (kinds := {"digits": Digits, "synthetic": Synthetic}):
-            section = kinds[part]
+        if part in DATA_KINDS:
+            section = DATA_KINDS[part]
         else:
             field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
             section = field.annotation if field else None

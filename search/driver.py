@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -37,6 +37,7 @@ def run(
     back_end: BackEnd = "ray",
     n_cpus: int | None = None,
     watch: Watch | None = None,
+    on_decoded: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> SavedStudy:
     """Make the study, or go on with it, and drive it to its end. A finished study is left as it is.
@@ -48,6 +49,7 @@ def run(
         back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
         n_cpus: Cores that an embedded Ray may use; None for all.
         watch: Makes the context that shows progress.
+        on_decoded: Told, while images are decoded for the first time on this machine, how many are done and of how many.
         say: Takes what a person should know although the search went well (MLflow is behind).
 
     Returns:
@@ -71,7 +73,7 @@ def run(
     beside = ThreadPoolExecutor(1, "paretune-import")
     try:
         connection = _connected(back_end, n_cpus)
-        sizes = beside.submit(_measure, file, back_end)  # imports torch, timm and Tune while Ray's processes start
+        sizes = beside.submit(_measure, file, back_end, on_decoded, say)  # imports torch, timm and Tune while Ray's processes start
         with connection:
             study = _opened(file, sizes.result())
             if extended:
@@ -110,22 +112,33 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
         _log.info("study %s left with %d trials", study.file.study, len(study.trials))
 
 
-def _measure(file: StudyFile, back_end: BackEnd) -> Sizes:
-    """What is known of every configuration before training. Also imports what drives it, which is not needed before.
+def _measure(
+    file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
+) -> Sizes:
+    """What is known of every configuration before training. Looks at the images, and imports what drives the search, too.
 
     Raises:
         RequestError: if backbone or data are not to be had.
     """
-    from trainables import large_imports, measure
+    from trainables import audit, large_imports, measure
 
     with large_imports():
         if back_end == "ray":
             from search import on_ray  # noqa: F401
         worker = file.worker()
         try:
-            return measure(worker["backbone"], worker["data"])
+            sizes = measure(worker["backbone"], worker["data"])
+            if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
+                say(skipped_in_words(found.skipped))
+            return sizes
         except ValueError as error:
             raise RequestError(str(error)) from error
+
+
+def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
+    """What was left out of a data set, for people."""
+    more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
+    return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
 
 
 def _opened(file: StudyFile, sizes: Sizes) -> Study:

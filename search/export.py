@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.config import check
 from search.errors import RequestError
 from search.saved import SavedStudy
 from search.trial import State
@@ -24,10 +25,10 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     """
     if not 0 <= number < len(study.history):
         raise RequestError(f"study {study.name} has no trial {number}; it has {len(study.history)}, counted from 0")
-    trial, file = study.history[number], study.record.file
+    trial, worker = study.history[number], check(study.record.file).worker()
     if trial.state is State.FAILED:
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
-    if file["data"]["kind"] == "synthetic":
+    if worker["data"]["kind"] == "synthetic":
         raise RequestError(f"study {study.name} searched a synthetic surface: nothing was trained, so there is nothing to export")
     folder = study.folder / "trials" / f"{number:04d}"
     if not (folder / "checkpoint.safetensors").is_file():
@@ -38,7 +39,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     from trainables.export import export_adapter as write
 
     origin = {"study": study.name, "trial": number, "state": str(trial.state)}
-    known = {"config": trial.config, "seed": trial.seed, "backbone": file["backbone"], "data_set": file["data"]}
+    known = {"config": trial.config, "seed": trial.seed, "backbone": worker["backbone"], "data_set": worker["data"]}
     try:
         return write(folder, to, **known, origin=origin, merged=merged)
     except ValueError as error:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group, RenderableType
 from rich.constrain import Constrain
 from rich.live import Live
+from rich.progress import Progress as RichProgress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -32,12 +33,25 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._decoding: RichProgress | None = None
 
     def announce(self, file: StudyFile, n_trials: int) -> None:
         """Say what is about to be run; the libraries take some seconds to load."""
         what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
         budget = f"{n_trials} trials of {file.budget.epochs} epochs"
         self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True, highlight=False)
+
+    def decoded(self, n_done: int, n_images: int) -> None:
+        """Show how far the images of a split are decoded, which is done once per machine."""
+        if self._decoding is None:
+            self._console.print("decoding images, once for this machine", highlight=False)
+            self._decoding = RichProgress(console=self._console, transient=True, disable=not self._console.is_terminal)
+            self._decoding.start()
+            self._split = self._decoding.add_task("images", total=n_images)
+        self._decoding.update(self._split, completed=n_done, total=n_images)
+        if n_done == n_images:
+            self._decoding.stop()
+            self._decoding = None
 
     @contextmanager
     def __call__(self, study: Study, n_slots: int) -> Iterator[None]:

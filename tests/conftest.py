@@ -1,7 +1,10 @@
 """What all tests share: an environment without telemetry and one embedded Ray for those that need it."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +17,8 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("PARETUNE_STORAGE", None)
+os.environ["PARETUNE_CACHE"] = tempfile.mkdtemp(prefix="paretune-tests-")  # decoded images; not the user's own
+atexit.register(shutil.rmtree, os.environ["PARETUNE_CACHE"], ignore_errors=True)
 
 # A runner in the background may have been started with Ctrl-C ignored, and its children inherit that; some tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

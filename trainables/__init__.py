@@ -1,8 +1,8 @@
 """What one trial runs: adapters on a frozen Vision Transformer, in plain PyTorch and timm.
 
-Two verbs are all that a search needs: `make` gives a worker its trainable (frozen backbone and decoded data, loaded
-once, reused from trial to trial) and `measure` tells the driver, before anything is trained, exactly how many
-parameters a configuration would train.
+Three verbs are all that a search needs: `audit` looks at every image and decodes it once per machine, `measure` tells the driver,
+before anything is trained, exactly how many parameters a configuration would train, and `make` gives a worker its trainable (frozen
+backbone and decoded data, loaded once, reused from trial to trial).
 
 Importing this package does not import torch.
 """
@@ -11,12 +11,24 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["STOP_FLAG", "Sizes", "Stopped", "Trainable", "large_imports", "look_at_flag", "make", "measure", "out_of_memory"]
+__all__ = [
+    "STOP_FLAG",
+    "Audit",
+    "Sizes",
+    "Stopped",
+    "Trainable",
+    "audit",
+    "large_imports",
+    "look_at_flag",
+    "make",
+    "measure",
+    "out_of_memory",
+]
 
 STOP_FLAG = "stop"  # a file of this name in a trial's folder tells its worker to stop
 
@@ -74,6 +86,22 @@ class Trainable(Protocol):
         """
 
 
+class Audit(Protocol):
+    """What a data set holds for a search."""
+
+    @property
+    def n_images(self) -> Mapping[str, int]:
+        """Images of each split that a search sees."""
+
+    @property
+    def n_classes(self) -> int:
+        """Classes."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """What was left out, a line each."""
+
+
 class Sizes(Protocol):
     """What can be known of every configuration before training."""
 
@@ -124,6 +152,35 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
         from trainables import cost
 
         return cost.MetaSizes(backbone, data)
+
+
+def audit(
+    backbone: Mapping[str, Any], data: Mapping[str, Any], *, progress: Callable[[int, int], None] | None = None
+) -> Audit | None:
+    """Looks at everything that a search needs, before it begins.
+
+    The backbone's weights are downloaded if need be, and every image is decoded for this machine unless that has been done.
+
+    Args:
+        backbone: As of `make`.
+        data: As of `make`.
+        progress: Told how many images of a split are decoded, and of how many.
+
+    Returns:
+        What there is, and what was skipped; None for a kind of data without images.
+
+    Raises:
+        ValueError: The weights cannot be had, or the data set cannot be used; the message lists what is wrong with it.
+    """
+    if data.get("kind") in ("synthetic", "none"):
+        return None
+    with large_imports():
+        from trainables import backbones
+        from trainables import data as images
+
+        model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
+        wanted = backbones.preprocessing(model)
+        return images.audit(data, wanted, progress=progress)
 
 
 @contextmanager

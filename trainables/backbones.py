@@ -6,32 +6,24 @@ Importing this module registers `vit_glyphs` with timm: `timm.create_model("vit_
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from timm.layers import ClassifierHead
-from timm.models import beit, build_model_with_cfg, eva, get_arch_pretrained_cfgs, register_model, swin_transformer
+from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from trainables.adapters import near
+from trainables.pretrained import load_weights
 
 WEIGHTS: Final = Path(__file__).parent / "weights"
 RANDOM: Final = "random"
-# names of other libraries, resampled position embeddings and tables
-FILTERS: Final[dict[type[nn.Module], Callable[..., dict[str, Tensor]]]] = {
-    VisionTransformer: checkpoint_filter_fn,
-    beit.Beit: beit.checkpoint_filter_fn,
-    eva.Eva: eva.checkpoint_filter_fn,
-    swin_transformer.SwinTransformer: swin_transformer.checkpoint_filter_fn,
-}
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -93,7 +85,7 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     Args:
         name: `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
         weights: None for the model's own (packaged, or downloaded by timm); "random" for none, the same on every
-            call; or the path of a safetensors file.
+            call; or the path of a local file, see `trainables.pretrained`.
         img_size: Height and width in pixels; None for the model's own. Position embeddings are resampled.
         device: "meta" gives shapes only: nothing is read, downloaded or allocated.
 
@@ -119,25 +111,11 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"the weights of backbone {name!r} could not be read or downloaded ({type(error).__name__}: {error}); without a "
-                'network, set backbone.weights to a local safetensors file (or to "random" for an untrained backbone)'
+                'network, set backbone.weights to a local file (or to "random" for an untrained backbone)'
             ) from error
         return model.to(device).eval()
-    path = Path(weights)
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(f'backbone.weights must be null, "random" or an existing .safetensors file; got {weights!r}')
     model = create(name, RANDOM, img_size)
-    try:
-        state = load_file(path)
-        for kind, translated in FILTERS.items():
-            if isinstance(model, kind):
-                state = translated(state, model)
-        wrong = model.load_state_dict({key: t for key, t in state.items() if not key.startswith("head.")}, strict=False)
-    except (SafetensorError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold weights of {name}: {error}") from error
-    if wrong.missing_keys or wrong.unexpected_keys:
-        raise ValueError(
-            f"{path} does not hold weights of {name}: missing {wrong.missing_keys[:3]}, unexpected {wrong.unexpected_keys[:3]}"
-        )
+    load_weights(model, name, Path(weights))
     return model.to(device).eval()
 
 

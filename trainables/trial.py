@@ -130,7 +130,7 @@ class AdapterTrial:
         for i, index in enumerate(order):
             look_at_flag(run.plan.folder)
             step = run.epoch * n_steps + i
-            logits = model(self._normalise(train.images.index_select(0, index)))
+            logits = model(self._normalise(train.take(index)))
             loss = F.cross_entropy(logits, train.labels.index_select(0, index), label_smoothing=recipe.label_smoothing)
             if (extra := regulariser(model)) is not None:
                 loss = loss + extra
@@ -154,22 +154,20 @@ class AdapterTrial:
     def _gradients(self, run: _Run) -> None:
         train, recipe = self._splits["train"], run.plan.recipe
         self.model.eval()
-        for i in range(0, len(train), recipe.batch_size):
+        for images, labels in zip(train.batches(recipe.batch_size), torch.split(train.labels, recipe.batch_size), strict=True):
             look_at_flag(run.plan.folder)
-            images, labels = train.images[i : i + recipe.batch_size], train.labels[i : i + recipe.batch_size]
             logits = self.model(self._normalise(images))
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
             loss.backward()  # type: ignore[no-untyped-call]
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Accuracy (fraction) and mean cross-entropy of the model as it stands on a split that was loaded."""
-        images, labels = self._splits[split].images, self._splits[split].labels
+        images, labels = self._splits[split].batches(EVAL_BATCH), self._splits[split].labels
         self.model.eval()
         with torch.inference_mode():
             prefix = self._prefix(split)
             if prefix is None:
-                batches = (images[i : i + EVAL_BATCH] for i in range(0, len(images), EVAL_BATCH))
-                logits = torch.cat([self.model(self._normalise(batch)) for batch in self._unless_stopped(batches)])
+                logits = torch.cat([self.model(self._normalise(batch)) for batch in self._unless_stopped(images)])
             else:
                 logits = torch.cat([self._after_prefix(tokens) for tokens in self._unless_stopped(prefix)])
             return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
@@ -184,18 +182,18 @@ class AdapterTrial:
 
         No trial changes these blocks and no image is augmented, so a worker computes them once.
         """
-        model, images = cast(VisionTransformer, self.model), self._splits[split].images
+        model, held = cast(VisionTransformer, self.model), self._splits[split]
         if type(model) is not VisionTransformer:
             return None  # other families hand their blocks more than tokens
         n_frozen = self._n_frozen()
         n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-        if n_frozen == 0 or 4 * len(images) * n_tokens * model.embed_dim > PREFIX_BYTES:
+        if n_frozen == 0 or 4 * len(held) * n_tokens * model.embed_dim > PREFIX_BYTES:
             return None
         if (split, n_frozen) not in self._prefixes:
             batches = []
-            for i in range(0, len(images), EVAL_BATCH):
+            for images in held.batches(EVAL_BATCH):
                 [found] = model.forward_intermediates(
-                    self._normalise(images[i : i + EVAL_BATCH]),
+                    self._normalise(images),
                     indices=[n_frozen - 1],
                     return_prefix_tokens=True,
                     stop_early=True,

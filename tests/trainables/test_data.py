@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from trainables.backbones import Preprocessing
-from trainables.data import DIGITS_SPLIT, Normaliser, _digits, apportion, class_names, digits_split, load, n_classes, resize
+from trainables.data import Normaliser, class_names, load, n_classes
+from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
+from trainables.data.layouts import apportion
 
 GREY8 = Preprocessing(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), interpolation="bicubic")
 
@@ -23,7 +25,7 @@ def test_the_digits_split_is_the_one_that_was_published_with_the_first_release()
 
 def test_the_packaged_digits_are_those_of_scikit_learn() -> None:
     original = load_digits()
-    images, labels = _digits()
+    images, labels = digits()
     assert torch.equal(images[:, 0], torch.from_numpy((original.images * 255 / 16).round()).to(torch.uint8))
     assert torch.equal(labels, torch.from_numpy(original.target))
     assert class_names({"kind": "digits"}) == [str(name) for name in original.target_names]
@@ -53,11 +55,11 @@ def test_a_search_that_names_no_split_sees_train_and_validation_only() -> None:
 
 
 def test_digits_at_their_own_size_are_the_source_pixels() -> None:
-    digits, order = load_digits(), digits_split()["train"]
+    original, order = load_digits(), digits_split()["train"]
     train = load({"kind": "digits"}, GREY8)["train"]
     assert train.images.dtype == torch.uint8
-    assert torch.equal(train.labels, torch.from_numpy(digits.target)[order])
-    expected = torch.from_numpy(digits.images)[order, None] * 255 / 16
+    assert torch.equal(train.labels, torch.from_numpy(original.target)[order])
+    expected = torch.from_numpy(original.images)[order, None] * 255 / 16
     assert (train.images.double() - expected).abs().max() <= 0.5
 
 
@@ -91,8 +93,8 @@ def test_apportioned_shares_add_up_and_are_within_one_of_their_quota(total: int,
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"kind": "digit"}, r"data\.kind must be one of digits, none, synthetic; got 'digit'; did you mean digits\?"),
-        ({}, r"data\.kind must be one of digits, none, synthetic; got None"),
+        ({"kind": "digit"}, r"data\.kind must be one of digits, .*synthetic; got 'digit'; did you mean digits\?"),
+        ({}, r"data\.kind must be one of digits, .*synthetic; got None"),
         ({"kind": "none", "n_classes": 0}, r"data\.n_classes must be a positive whole number .*; got 0"),
         ({"kind": "none", "n_classes": 5}, r"data\.kind 'none' has no images to train on"),
     ],

@@ -1,0 +1,119 @@
+"""A search on a user's own images, in every layout, through the real command; and what a user is told when images are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ..trainables import pictures  # noqa: TID252  the same files as the tests of decoding; tests are no package of ours
+
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "imagefolder": pictures.image_folder,
+    "vtab": pictures.vtab,
+    "fgvc": pictures.fgvc,
+    "parquet": pictures.parquet,
+}
+
+
+def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "PARETUNE_CACHE": str(cwd / "cache")}
+    command = [sys.executable, "-m", "search.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+
+def study(folder: Path, **data: object) -> None:
+    file = {
+        "study": "own",
+        "data": data,
+        "methods": ["lora"],
+        "space": {"lora.rank": 2, "optim.lr": 5e-3, "optim.batch_size": 8, "lora.targets": "qv"},
+        "budget": {"n_trials": 2, "epochs": 12},
+        "search": {"sampler": "random"},
+    }
+    (folder / "own.yaml").write_text(yaml.safe_dump(file))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_search_runs_on_images_of_every_layout_and_learns(kind: str, tmp_path: Path) -> None:
+    LAYOUTS[kind](tmp_path / "set")
+    study(tmp_path, kind=kind, path="set")
+    done = paretune("run", "own.yaml", "--back-end", "in-process", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "decoding images, once for this machine" in done.stdout
+    front = json.loads(paretune("front", "own", "--json", cwd=tmp_path).stdout)
+    best = max(member["metrics"]["val/top1"] for member in front["members"])
+    assert best > 1 / 3 + 0.2  # chance is one in three
+
+
+def test_another_study_on_the_same_images_decodes_nothing_and_finds_the_same(tmp_path: Path) -> None:
+    pictures.vtab(tmp_path / "set")
+    study(tmp_path, kind="vtab", path="set")
+    found = []
+    for name in ("one", "two"):
+        small = ["--set", f"study={name}", "--set", "budget.epochs=1"]
+        done = paretune("run", "own.yaml", "--back-end", "in-process", *small, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("decoding" in done.stdout) is (name == "one")
+        trials = json.loads(paretune("trials", name, "--json", cwd=tmp_path).stdout)
+        found.append([{key: value for key, value in t["metrics"].items() if not key.startswith("cost/")} for t in trials])
+    assert found[0] == found[1]
+
+
+def test_ray_workers_find_the_images_of_a_path_relative_to_where_the_command_was_given(tmp_path: Path) -> None:
+    pictures.image_folder(tmp_path / "set")
+    study(tmp_path, kind="imagefolder", path="set", augment="flip")
+    done = paretune("run", "own.yaml", "--cpus", "1", "--set", "budget.epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_request(tmp_path: Path) -> None:
+    root = pictures.image_folder(tmp_path / "set")
+    bad = root / "down" / "001.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    study(tmp_path, kind="imagefolder", path="set")
+    for command in (["run", "own.yaml", "--back-end", "in-process"], ["validate", "own.yaml"]):
+        refused = paretune(*command, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "down/001.png: " in refused.stderr
+        assert "mend them, or set data.on_problem: skip" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "paretune-studies" / "own" / "ledger.db").exists()
+    skip = ["--set", "data.on_problem=skip", "--set", "budget.epochs=1"]
+    done = paretune("run", "own.yaml", "--back-end", "in-process", *skip, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data: skipped, as data.on_problem asks (1):" in done.stderr
+    assert "down/001.png: " in done.stderr
+
+
+def test_validating_tells_what_the_data_set_holds(tmp_path: Path) -> None:
+    pictures.image_folder(tmp_path / "set")
+    study(tmp_path, kind="imagefolder", path="set")
+    done = paretune("validate", "own.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "data: 19 train, 5 validation images of 3 classes" in done.stderr
+    assert yaml.safe_load(done.stdout)["data"]["kind"] == "imagefolder"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"kind": "imagefolder"}, "own.yaml:4: data.path: is missing; a study needs it"),
+        ({"kind": "imagefolder", "path": "nowhere"}, "data.path: there is no"),
+        ({"kind": "vtab", "path": "x", "augment": "crop"}, "it needs resize: crop and a crop_fraction below 1"),
+        ({"kind": "imagenet", "path": "x"}, "'digits', 'imagefolder', 'vtab', 'fgvc', 'parquet', 'synthetic'"),
+        ({"kind": "imagefolder", "path": "x", "val_fractoin": 0.3}, "data.val_fractoin: no such key; did you mean val_fraction?"),
+    ],
+)
+def test_a_wrong_data_section_is_told_with_its_place(data: dict[str, object], message: str, tmp_path: Path) -> None:
+    study(tmp_path, **data)
+    done = paretune("run", "own.yaml", "--back-end", "in-process", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

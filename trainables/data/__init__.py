@@ -1,0 +1,270 @@
+"""Data sets as uint8 images, decoded once per machine.
+
+What a study's `data` may be:
+
+    {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, packaged
+    {"kind": "imagefolder", "path": P}   and `vtab`, `fgvc`, `parquet`: images on a disk, see `trainables.data.layouts`
+    {"kind": "none", "n_classes": C}     no images: for counting parameters
+
+What images on a disk may have beside that: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
+`interpolation`, `augment` ("none", "flip", "crop"), and what their layout takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.adapters import near
+from trainables.backbones import Preprocessing
+from trainables.data import layouts
+from trainables.data.decoded import Progress, Transform, decoded, digests
+from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
+from trainables.data.layouts import Listing, in_short
+
+FILES: Final = ("imagefolder", "vtab", "fgvc", "parquet")
+KINDS: Final = ("digits", *FILES, "none", "synthetic")
+SHARE_OF_DEVICE: Final = 0.25  # of an accelerator's free memory: what one split may take; a larger one stays on the host
+UNIT: Final = 224 / 256  # the papers' cut: resize to 256, cut out 224
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split.
+
+    Attributes:
+        images: (n, channels, height, width) uint8; on the host they may be a file that is mapped into memory. They are larger than
+            `size` when training cuts pieces out of them.
+        labels: (n,) int64, on the device of the training.
+        size: (height, width) that the backbone takes.
+        augment: What `take` may do to images for training: "none", "flip" (mirror every second one) or "crop" (a piece of `size`
+            anywhere, and mirror). METHODS: "crop" is ARC's for FGVC, on the square in the middle.
+    """
+
+    images: Tensor
+    labels: Tensor
+    size: tuple[int, int]
+    augment: str = "none"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Split:
+        """The same split for training on a device: uploaded whole when it fits its share of the memory, else batch by batch."""
+        images = self.images
+        if device.type == "cuda" and images.nbytes <= SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            images = images.to(device)
+        return replace(self, images=images, labels=self.labels.to(device))
+
+    def take(self, index: Tensor) -> Tensor:
+        """The images of a training batch, (len(index), channels, height, width) uint8 on the labels' device, augmented.
+
+        Random numbers are those of torch's default generator on the CPU.
+        """
+        return _augmented(self._fetched(index), self.size, self.augment)
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All images in order and as they are, in batches of at most `size`."""
+        for first in range(0, len(self), size):
+            yield _middle(self._fetched(slice(first, first + size)), self.size)
+
+    def _fetched(self, index: Tensor | slice) -> Tensor:
+        device = self.labels.device
+        if self.images.device == device:
+            return self.images[index] if isinstance(index, slice) else self.images.index_select(0, index)
+        found = self.images[index] if isinstance(index, slice) else self.images.index_select(0, index.cpu())
+        return found.pin_memory().to(device, non_blocking=True)
+
+
+def n_classes(data: Mapping[str, Any]) -> int:
+    """Number of classes of a data set, without decoding it.
+
+    Raises:
+        ValueError: An unknown kind, or a kind without its keys, or problems in a data set that are not to be skipped.
+    """
+    kind = data.get("kind")
+    if kind == "digits":
+        return 10
+    if kind in FILES:
+        return len(_listing(data).classes)
+    if kind == "none":
+        count = data.get("n_classes")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f'data.n_classes must be a positive whole number with data.kind "none"; got {count!r}')
+        return count
+    raise ValueError(f"data.kind must be one of {', '.join(KINDS)}; got {kind!r}{near(str(kind), KINDS)}")
+
+
+def class_names(data: Mapping[str, Any]) -> list[str] | None:
+    """What the classes are called, in the order of their labels; None if the data set has no names for them."""
+    if data.get("kind") in FILES:
+        return list(_listing(data).classes)
+    return [str(digit) for digit in range(10)] if data.get("kind") == "digits" else None
+
+
+def load(
+    data: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    splits: Sequence[str] = ("train", "validation"),
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Split]:
+    """The named splits, at the backbone's size. A search never names "test".
+
+    Args:
+        data: See above.
+        preprocessing: What the backbone wants.
+        splits: Of "train", "validation" and "test".
+        progress: Told of every image that is decoded now.
+
+    Raises:
+        ValueError: An unknown kind or split, a kind without images, or images with problems that are not to be skipped.
+    """
+    n_classes(data)
+    known = tuple(_listing(data).splits) if data["kind"] in FILES else tuple(DIGITS_SPLIT)
+    if data["kind"] not in ("digits", *FILES):
+        raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of digits, {', '.join(FILES)}")
+    if unknown := set(splits) - set(known):
+        raise ValueError(f"splits are {', '.join(known)}; got {sorted(unknown)}")
+    if data["kind"] in FILES:
+        return _from_files(data, preprocessing, splits, progress)[0]
+    images, labels = digits()
+    order = digits_split()
+    size = preprocessing.size
+    return {name: Split(resize(images[order[name]], preprocessing), labels[order[name]], size) for name in splits}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a data set holds for a search: images of each split, number of classes, and what was skipped, a line each."""
+
+    n_images: Mapping[str, int]
+    n_classes: int
+    skipped: tuple[str, ...]
+
+
+def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Progress | None = None) -> Audit:
+    """Decode what a search needs, unless this machine has done it, and look at every image for problems.
+
+    Raises:
+        ValueError: The problems, unless they are to be skipped.
+    """
+    if data.get("kind") in FILES:
+        splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
+    else:
+        splits, skipped = load(data, preprocessing), []
+    return Audit({name: len(split) for name, split in splits.items()}, n_classes(data), tuple(skipped))
+
+
+# -- images on a disk --------------------------------------------------------------------------------------------------------------
+
+
+def _listing(data: Mapping[str, Any]) -> Listing:
+    found = _listed(json.dumps(dict(data), sort_keys=True, default=str))
+    _refuse(data, found.problems)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _listed(data: str) -> Listing:
+    return layouts.listing(json.loads(data))
+
+
+def _refuse(data: Mapping[str, Any], problems: Sequence[str]) -> None:
+    if problems and data.get("on_problem", "refuse") == "refuse":
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise ValueError(f"data: {count} in {data['path']}: {in_short(problems)}; mend them, or set data.on_problem: skip")
+
+
+def _from_files(
+    data: Mapping[str, Any], preprocessing: Preprocessing, splits: Sequence[str], progress: Progress | None
+) -> tuple[dict[str, Split], list[str]]:
+    listing, augment = _listing(data), data.get("augment", "none")
+    transform = _transform(data, preprocessing)
+    found = {name: decoded(listing, name, transform, progress=progress) for name in splits}
+    problems = [*listing.problems, *(f"{name}: {broken}" for name in splits for broken in found[name].broken)]
+    # an image that is in two splits counts as the later one's: what is evaluated stays as it is
+    seen = {name: found[name].digests if name in found else digests(listing, name) for name in listing.splits}
+    taken: set[bytes] = set()
+    kept: dict[str, Split] = {}
+    for name in reversed(layouts.SPLITS):
+        if name not in seen:
+            continue
+        own = [row.tobytes() for row in seen[name]]
+        if name in found:
+            fresh = np.array([digest not in taken for digest in own], bool)
+            if not fresh.all():
+                places = [image.place for image in _unbroken(listing, name, found[name].broken)]
+                twice = [place for place, new in zip(places, fresh, strict=True) if not new]
+                problems += [f"{name}: {place} has the same bytes as an image of a later split" for place in twice]
+            images, labels = found[name].images, found[name].labels
+            if not fresh.all():
+                images, labels = images[fresh], labels[fresh]
+            augmented = augment if name == "train" else "none"
+            kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented)
+        taken.update(own)
+    _refuse(data, problems)
+    for name, split in kept.items():
+        if len(split) == 0:
+            raise ValueError(f"data: {data['path']} has no usable {name} image; {in_short(problems)}")
+    return {name: kept[name] for name in splits}, problems
+
+
+def _unbroken(listing: Listing, split: str, broken: Sequence[str]) -> list[layouts.Image]:
+    bad = {line.split(": ")[0] for line in broken}
+    return [image for image in listing.splits[split] if image.place not in bad]
+
+
+def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
+    interpolation = data.get("interpolation") or wanted.interpolation
+    if data.get("resize", "squash" if data["kind"] == "vtab" else "crop") == "squash":
+        return Transform(wanted.channels, wanted.size, None, interpolation)
+    fraction = data.get("crop_fraction", UNIT)
+    if data.get("augment") != "crop":
+        return Transform(wanted.channels, wanted.size, fraction, interpolation)
+    height, width = (round(side / fraction) for side in wanted.size)
+    return Transform(wanted.channels, (height, width), 1.0, interpolation)
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------------------
+
+
+def _augmented(images: Tensor, size: tuple[int, int], how: str) -> Tensor:
+    if how == "none":
+        return _middle(images, size)
+    n, device = len(images), images.device
+    if how == "crop":
+        room = [have - want + 1 for have, want in zip(images.shape[-2:], size, strict=True)]
+        corners = [torch.randint(extent, (n, 1)).to(device) for extent in room]
+        rows, columns = (corner + torch.arange(want, device=device) for corner, want in zip(corners, size, strict=True))
+        every = torch.arange(n, device=device)[:, None, None, None]
+        channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
+        images = images[every, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    mirrored = (torch.rand(n) < 0.5).to(device)[:, None, None, None]
+    return torch.where(mirrored, images.flip(-1), images)
+
+
+def _middle(images: Tensor, size: tuple[int, int]) -> Tensor:
+    top, left = ((have - want) // 2 for have, want in zip(images.shape[-2:], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1]]
+
+
+class Normaliser:
+    """uint8 images to what the backbone takes: (pixel / 255 - mean) / std, in float32."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        mean = torch.tensor(preprocessing.mean[: preprocessing.channels], device=device)
+        std = torch.tensor(preprocessing.std[: preprocessing.channels], device=device)
+        self.scale = (1 / (255 * std)).view(-1, 1, 1)
+        self.shift = (-mean / std).view(-1, 1, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) uint8 -> the same shape, float32."""
+        return torch.addcmul(self.shift, images, self.scale)

@@ -1,0 +1,235 @@
+"""Images decoded once per machine: uint8 pixels at the size a backbone wants, in Arrow files that every trial maps into memory.
+
+One Arrow IPC file per split, with one record batch: `image` (fixed-size binary, channels x height x width), `label` (int64) and
+`digest` (16 bytes, of the encoded image). Its name is a fingerprint of everything that it depends on: the listing with sizes and
+times of the files, the transform, the versions of Pillow and of this format. It is written beside and renamed, under a lock: actors
+that race for it decode once, and nobody ever sees a half of it. It lies in `$PARETUNE_CACHE`, or `~/.cache/paretune`.
+
+Mapped privately: the pages are the page cache's, shared by all processes of the machine, and writing to them changes no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import PIL
+import pyarrow as pa
+from PIL import Image as Pillow
+
+from trainables.data.layouts import Listing
+
+FORMAT: Final = 1  # of the files; part of their names
+_AT_ONCE: Final = 64  # images decoded at a time, by all threads together
+_RESAMPLING: Final = {
+    "bilinear": Pillow.Resampling.BILINEAR,
+    "bicubic": Pillow.Resampling.BICUBIC,
+    "nearest": Pillow.Resampling.NEAREST,
+}
+_NO_BYTES: Final = bytes(16)
+Progress = Callable[[int, int], None]  # (images done, of how many)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From an encoded image to pixels.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        size: Height and width, pixels.
+        crop: None to squash the whole image to `size`, as the VTAB-1k papers do; otherwise the largest piece of the middle that has
+            the shape of `size`, times this fraction (0.875 is "resize to 256, cut out 224").
+        interpolation: "bilinear", "bicubic" or "nearest".
+    """
+
+    channels: int
+    size: tuple[int, int]
+    crop: float | None
+    interpolation: str
+
+    def __call__(self, encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """(channels, height, width).
+
+        Raises:
+            OSError, SyntaxError, ValueError: Not an image, or a broken one; or one of more than 8 bits per channel.
+        """
+        with Pillow.open(io.BytesIO(encoded)) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode}: more than 8 bits per channel")
+            pixels = image.convert("RGB" if self.channels == 3 else "L")
+        height, width = self.size
+        across, down = map(float, pixels.size)
+        if self.crop is not None:
+            side = self.crop * min(across / width, down / height)
+            across, down = side * width, side * height
+        left, top = (pixels.width - across) / 2, (pixels.height - down) / 2
+        if (box := (left, top, left + across, top + down)) != (0, 0, width, height):
+            pixels = pixels.resize((width, height), _RESAMPLING[self.interpolation], box=box)
+        found = np.asarray(pixels)
+        return found[None] if self.channels == 1 else found.transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A split, mapped: images (n, channels, height, width) uint8, labels (n,) int64, digests (n, 16) uint8; and what is broken."""
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    digests: np.ndarray[Any, np.dtype[np.uint8]]
+    broken: tuple[str, ...]
+
+
+def decoded(listing: Listing, split: str, transform: Transform, *, progress: Progress | None = None) -> Decoded:
+    """The pixels of a split, from the file that holds them, which is made if there is none.
+
+    Raises:
+        ValueError: The cache cannot be written.
+    """
+    path = cache() / f"{split}-{_fingerprint(listing, split, asdict(transform))}.arrow"
+    with _made(path) as draft:
+        if draft is not None:
+            _decode(listing, split, transform, draft, progress)
+    return _map(path, (transform.channels, *transform.size))
+
+
+def digests(listing: Listing, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Digests (n, 16) of the encoded images of a split, without decoding them: to find the same bytes in two splits."""
+    path = cache() / f"{split}-{_fingerprint(listing, split, {})}.digests"
+    with _made(path) as draft:
+        if draft is not None:
+            draft.write_bytes(b"".join(_digest(encoded) for encoded in listing.read(split)))
+    return np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 16)
+
+
+def cache() -> Path:
+    """The folder of the decoded files on this machine; nothing in it is needed: it can be removed at any time."""
+    base = os.environ.get("PARETUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretune"
+    return Path(base).expanduser() / "decoded"
+
+
+# -- making a file -----------------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str:
+    what = {"format": FORMAT, "pillow": PIL.__version__, "root": str(listing.root.absolute()), "transform": transform}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for image in listing.splits[split]:
+        digest.update(f"\0{image.place}\0{image.label}\0{image.stamp}".encode())
+    return digest.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _made(path: Path) -> Iterator[Path | None]:
+    """Yields where to write what becomes `path`, or None when it is there. One process at a time makes it, the others wait."""
+    if path.exists():
+        yield None
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also by a process that is killed
+            if path.exists():
+                yield None
+                return
+            with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:
+                yield (draft := Path(folder) / path.name)
+                draft.replace(path)
+    except OSError as error:
+        raise ValueError(
+            f"data: decoded images cannot be written to {path.parent} ({error.strerror}); make room or rights, or set "
+            "PARETUNE_CACHE to another folder"
+        ) from error
+
+
+def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:
+    images, shape = listing.splits[split], (transform.channels, *transform.size)
+    width = int(np.prod(shape))
+    labels, found, broken = [], [], []
+    raw = draft.with_suffix(".raw")
+    with raw.open("wb") as pixels:
+        for i, (array, digest, problem) in enumerate(_in_threads(listing.read(split), transform)):
+            if array is None:
+                broken.append(f"{images[i].place}: {problem}")
+            else:
+                pixels.write(array.tobytes())
+                labels.append(images[i].label)
+                found.append(digest)
+            if progress is not None:
+                progress(i + 1, len(images))
+    schema = pa.schema(
+        {"image": pa.binary(width), "label": pa.int64(), "digest": pa.binary(16)},
+        metadata={"paretune.shape": json.dumps(shape), "paretune.broken": json.dumps(broken)},
+    )
+    with pa.memory_map(str(raw)) if labels else contextlib.nullcontext() as source:
+        buffer = source.read_buffer() if source is not None else pa.py_buffer(b"")
+        columns = [
+            pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(labels), [None, buffer]),
+            pa.array(labels, pa.int64()),
+            pa.array(found, pa.binary(16)),
+        ]
+        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    raw.unlink()
+
+
+_Outcome = tuple[np.ndarray[Any, np.dtype[np.uint8]] | None, bytes, str]
+
+
+def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterator[_Outcome]:
+    """Pixels or problem of each image, in order. Pillow lets other threads run while it decodes and resizes."""
+
+    def one(content: bytes | None) -> _Outcome:
+        if content is None:
+            return None, _NO_BYTES, "cannot be read"
+        try:
+            return transform(content), _digest(content), ""
+        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+            return None, _NO_BYTES, str(error).replace("\n", " ")[:120] or type(error).__name__
+
+    source = iter(encoded)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "paretune-decode") as pool:
+        while part := list(islice(source, _AT_ONCE)):
+            yield from pool.map(one, part)
+
+
+def _digest(content: bytes | None) -> bytes:
+    return _NO_BYTES if content is None else hashlib.blake2b(content, digest_size=16).digest()
+
+
+# -- mapping it --------------------------------------------------------------------------------------------------------------------
+
+
+def _map(path: Path, shape: tuple[int, int, int]) -> Decoded:
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    whole = pa.py_buffer(mapped)
+    batch = pa.ipc.open_file(whole).get_batch(0)
+
+    def column(name: str, kind: type[np.generic]) -> np.ndarray[Any, Any]:
+        array = batch.column(name)
+        buffer = array.buffers()[1]
+        if len(array) == 0 or buffer is None:
+            return np.empty(0, kind)
+        return np.frombuffer(mapped, kind, buffer.size // np.dtype(kind).itemsize, buffer.address - whole.address)
+
+    n = batch.num_rows
+    width = int(np.prod(shape))
+    return Decoded(
+        column("image", np.uint8)[: n * width].reshape(n, *shape),
+        column("label", np.int64)[:n],
+        column("digest", np.uint8)[: 16 * n].reshape(n, 16),
+        tuple(json.loads(batch.schema.metadata[b"paretune.broken"])),
+    )

@@ -1,0 +1,96 @@
+"""Pretrained weights from local files. Nothing in a file is ever executed: no pickled code, only tensors.
+
+.safetensors       timm's names, or those of the libraries whose checkpoints timm translates (DINOv2, CLIP, MAE, BEiT, EVA, Swin)
+.pth .pt .bin      the same, read with torch's `weights_only`; also nested under `model`, `state_dict`, ...
+.npz               the original ViT releases of Google Research (augreg and in21k), in JAX's names
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import beit, eva, swin_transformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+ENDINGS: Final = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+# names of other libraries, resampled position embeddings and tables
+FILTERS: Final[dict[type[nn.Module], Callable[..., dict[str, Tensor]]]] = {
+    VisionTransformer: checkpoint_filter_fn,
+    beit.Beit: beit.checkpoint_filter_fn,
+    eva.Eva: eva.checkpoint_filter_fn,
+    swin_transformer.SwinTransformer: swin_transformer.checkpoint_filter_fn,
+}
+_NESTED: Final = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher")
+_HEADS: Final = ("head.", "head_dist.", "pre_logits.", "classifier.")
+
+
+def load_weights(model: nn.Module, name: str, path: Path) -> None:
+    """Put the weights of a file into a timm model without a classifier; position embeddings are resampled to its input size.
+
+    Args:
+        model: The model, on the CPU.
+        name: What it is called, for messages.
+        path: The file.
+
+    Raises:
+        ValueError: The file cannot be read, holds more than tensors, or does not hold exactly this model's weights.
+    """
+    if path.suffix not in ENDINGS or not path.is_file():
+        raise ValueError(f'backbone.weights must be null, "random" or an existing {", ".join(ENDINGS)} file; got {str(path)!r}')
+    try:
+        state = {".safetensors": load_file, ".npz": lambda file: _of_jax(model, name, file)}.get(path.suffix, _unpickled)(path)
+        for kind, translated in FILTERS.items():
+            if isinstance(model, kind):
+                state = translated(state, model)
+        wrong = model.load_state_dict({key: t for key, t in state.items() if not key.startswith(_HEADS)}, strict=False)
+    except (SafetensorError, RuntimeError, KeyError, OSError, AssertionError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} does not hold weights of {name}: {str(error) or type(error).__name__}") from error
+    if wrong.missing_keys or wrong.unexpected_keys:
+        told = [f"{what} {_some(keys)}" for what, keys in wrong._asdict().items() if keys]
+        raise ValueError(f"{path} does not hold weights of {name}: {'; '.join(told).replace('_keys', '')}")
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch file; anything else in it is refused, and never run."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, which is not run here; save its state dict alone, best as .safetensors"
+        ) from error
+    while isinstance(content, Mapping) and (inner := next((key for key in _NESTED if isinstance(content.get(key), Mapping)), None)):
+        content = content[inner]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no state dict: names with a tensor each")
+    return {key.removeprefix("module.").removeprefix("backbone."): value for key, value in content.items()}
+
+
+def _of_jax(model: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
+    """The state dict of an original ViT release, which timm translates into a model of its own input size."""
+    if type(model) is not VisionTransformer or not isinstance(model.blocks, nn.Sequential):
+        raise ValueError(f"{path}: .npz files are of plain Vision Transformers; {type(model).__name__} is none")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            blocks = {found.group(1) for key in file.files if (found := re.search(r"encoderblock_(\d+)/", key))}
+            if blocks and len(blocks) != len(model.blocks):
+                raise ValueError(f"it has {len(blocks)} blocks, the model {len(model.blocks)}")
+        native = timm.create_model(name, num_classes=0)
+        native.load_pretrained(str(path))
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold weights of {name}: {error}") from error
+    return dict(native.state_dict())
