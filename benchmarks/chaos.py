@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -276,8 +277,10 @@ def main() -> None:
     )
     number = max((outcome.number for outcome in known), default=-1) + 1
     while not arguments.table and sum(sum(outcome.kills.values()) for outcome in known) < arguments.kills:
-        with tempfile.TemporaryDirectory(prefix="paretune-chaos-") as folder:
-            outcome = search(Path(folder), number, seed=arguments.seed, **plan(number, arguments.seed))
+        folder = Path(tempfile.mkdtemp(prefix="paretune-chaos-"))
+        outcome = search(folder, number, seed=arguments.seed, **plan(number, arguments.seed))
+        if not outcome.flaws:  # otherwise it is there to be looked at
+            shutil.rmtree(folder)
         known.append(outcome)
         with arguments.results.open("a") as file:
             file.write(json.dumps(asdict(outcome)) + "\n")

@@ -22,19 +22,19 @@ Reason = Annotated[str | None, typer.Option(help="Why; kept with it.")]
 @app.command()
 def prune(study: StudyName, trials: Trials, *, reason: Reason = None, storage: Storage = DEFAULT_STORAGE) -> None:
     """End trials now, while the study runs: PRUNED, with the reason; their slots are free at their next batch."""
-    _ask(study, storage, "prune", trials, reason=reason)
+    ask(study, storage, "prune", trials, reason=reason)
 
 
 @app.command()
 def pause(study: StudyName, trials: MaybeTrials = None, *, reason: Reason = None, storage: Storage = DEFAULT_STORAGE) -> None:
     """Let trials give up their slots and keep their checkpoints; without trials: let the study start nothing new."""
-    _ask(study, storage, "pause", trials or [], reason=reason)
+    ask(study, storage, "pause", trials or [], reason=reason)
 
 
 @app.command()
 def unpause(study: StudyName, trials: MaybeTrials = None, *, reason: Reason = None, storage: Storage = DEFAULT_STORAGE) -> None:
     """Let paused trials go on, before anything new starts; without trials: let a paused study start trials again."""
-    _ask(study, storage, "unpause", trials or [], reason=reason)
+    ask(study, storage, "unpause", trials or [], reason=reason)
 
 
 @app.command()
@@ -46,7 +46,7 @@ def stop(
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Stop a study's driver: nothing new starts, and what runs is trained to its end, or left with --now. `resume` goes on."""
-    _ask(study, storage, "stop", [], reason=reason, now=now)
+    ask(study, storage, "stop", [], reason=reason, now=now)
 
 
 @app.command()
@@ -73,7 +73,7 @@ def gc(
     Console(highlight=False, soft_wrap=True).print(f"{what} {words}; {disk.mebibytes(found.kept_bytes)} kept")
 
 
-def _ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:
+def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:
     """Write the request, wait a while for its answer, and say what became of it.
 
     Raises:

@@ -8,14 +8,14 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Column, Table
 
-from search import by_hand, look_back_commands, simulate_command
+from search import by_hand, look_back_commands, run_command, simulate_command
 from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, complain, folder_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(run_command.app)
 app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
 app.add_typer(look_back_commands.app)
@@ -65,83 +66,6 @@ def _exit_code() -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-@app.command()
-def run(
-    study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
-    ] = None,
-    overrides: Overrides = None,
-    storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
-    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
-) -> None:
-    """Search here, or go on with a search. A finished study prints its front."""
-    from search import config
-
-    file = config.load(study, overrides or ())
-    if storage is not None:
-        file = file.model_copy(update={"storage": storage})
-    _search(file, back_end, cpus)
-
-
-def _search(file: StudyFile, back_end: str, cpus: int | None, *, n_trials: int | None = None, **extension: Any) -> None:
-    from search.driver import run as run_study
-    from search.interrupts import interruptible
-    from search.progress import Progress
-    from search.saved import StudyState
-
-    if back_end not in ("ray", "in-process"):
-        raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
-    progress = Progress(Console(file=sys.stdout))
-    progress.announce(file, n_trials or file.budget.n_trials)
-    with interruptible():
-        study_at_end = run_study(
-            file,
-            back_end=cast(Literal["ray", "in-process"], back_end),
-            n_cpus=cpus,
-            watch=progress,
-            on_decoded=progress.decoded,
-            say=complain,
-            **extension,
-        )
-    _show_front(study_at_end)
-    _show_places(study_at_end)
-    if study_at_end.state is StudyState.INTERRUPTED:
-        _say_what_is_left(study_at_end)
-        raise typer.Exit(1)
-    if not study_at_end.members:
-        raise typer.Exit(1)
-
-
-def _say_what_is_left(study: SavedStudy) -> None:
-    """Why a driver has ended before its study: stopped by hand, or nothing but paused trials left."""
-    from search.trial import State
-
-    paused = [str(trial.number) for trial in study.history if trial.state is State.PAUSED]
-    if paused:
-        complain(f"paused: trial {', '.join(paused)}; `paretune unpause {study.name} {' '.join(paused)}` lets them go on")
-    complain(f"the study has not ended; nothing is lost, and `paretune resume {study.name}` goes on from here")
-
-
-@app.command()
-def resume(
-    study: StudyName,
-    *,
-    more_trials: Annotated[int, typer.Option(min=0, help="Extend the budget by so many trials.")] = 0,
-    max_hours: Annotated[float | None, typer.Option(help="New limit in hours, over all drivers of the study.")] = None,
-    storage: Storage = DEFAULT_STORAGE,
-    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
-) -> None:
-    """Go on with a study by its name: one that was interrupted, or a finished one with a larger budget."""
-    from search import config
-
-    saved = _load(study, storage)
-    file = config.check(saved.record.file).model_copy(update={"storage": saved.folder.parent})
-    n_trials = saved.record.budget["n_trials"] + more_trials
-    _search(file, back_end, cpus, n_trials=n_trials, more_trials=more_trials, max_hours=max_hours)
 
 
 @app.command()
@@ -213,7 +137,7 @@ def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = 
     if as_json:
         _print_json(report.front_json(saved.record, saved.history))
     else:
-        _show_front(saved)
+        run_command.show_front(saved)
 
 
 @app.command()
@@ -431,39 +355,6 @@ def _load(study: str, storage: Path) -> SavedStudy:
     from search.saved import load
 
     return load(folder_of(study, storage))
-
-
-def _show_front(study: SavedStudy) -> None:
-    from search import report
-
-    console = Console()
-    if not study.members:
-        console.print("No trial is complete: the front is empty.")
-        return
-    console.print(Constrain(report.front_table(study.members), report.TABLE_WIDTH))
-    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
-    if study.ended:
-        console.print(f"Ended before its {study.record.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
-
-
-def _show_places(study: SavedStudy) -> None:
-    from search import disk
-
-    where = Table.grid(padding=(0, 2))
-    for what, name in (
-        ("picture", "front.png"),
-        ("tables", "front.parquet"),
-        ("", "trials.parquet"),
-        ("ledger", "ledger.db"),
-        ("log", "paretune.log"),
-    ):
-        if (study.folder / name).exists():
-            where.add_row(what, str(study.folder / name))
-    checkpoints = disk.collect(study.folder, dry_run=True)
-    spare = f"; `paretune gc` frees {disk.mebibytes(checkpoints.freed_bytes)}" if checkpoints.trials else ""
-    where.add_row("checkpoints", f"{disk.mebibytes(checkpoints.freed_bytes + checkpoints.kept_bytes)}{spare}")
-    where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
-    Console(soft_wrap=True, highlight=False).print(where)
 
 
 def _print_json(value: Any) -> None:

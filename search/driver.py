@@ -15,9 +15,11 @@ from sqlalchemy.exc import OperationalError
 
 from search.config import StudyFile
 from search.errors import RequestError
+from search.extension import Extension
 from search.question import Sizes, refuse_changes
 from search.recorder import Recorder
 from search.recording import is_behind, tracking_uri
+from search.requests import waiting
 from search.saved import SavedStudy, StudyState, load
 from search.study import Study
 
@@ -32,8 +34,7 @@ _CHATTY = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warni
 def run(
     file: StudyFile,
     *,
-    more_trials: int = 0,
-    max_hours: float | None = None,
+    extension: Extension | None = None,
     back_end: BackEnd = "ray",
     n_cpus: int | None = None,
     watch: Watch | None = None,
@@ -44,8 +45,7 @@ def run(
 
     Args:
         file: The study file, as the study was made from it.
-        more_trials: Extends the budget by so many trials; repeated, it extends again.
-        max_hours: Its new `budget.max_hours`; None leaves it.
+        extension: What makes the study larger than it is; repeated, it extends again.
         back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
         n_cpus: Cores that an embedded Ray may use; None for all.
         watch: Makes the context that shows progress.
@@ -60,12 +60,11 @@ def run(
         LedgerError: if another driver runs it, or its ledger cannot be used.
         RequestError: if backbone, data or resources are not to be had, or the extension would cut the budget.
     """
-    extended = bool(more_trials) or max_hours is not None
     recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
     if (file.folder / "ledger.db").exists():
         known = load(file.folder)
         refuse_changes(known.record, file)
-        if known.state is StudyState.FINISHED and not extended:
+        if known.state is StudyState.FINISHED and not extension and not waiting(file.folder):
             if is_behind(file.folder / "ledger.db", tracking_uri(file.storage)):
                 recorder.start()
                 return _recorded(recorder, file.folder, say)
@@ -76,8 +75,8 @@ def run(
         sizes = beside.submit(_measure, file, back_end, on_decoded, say)  # imports torch, timm and Tune while Ray's processes start
         with connection:
             study = _opened(file, sizes.result())
-            if extended:
-                _extend(study, more_trials, max_hours)
+            if extension:
+                _extend(study, extension)
             with _logged_to(file.folder / "paretune.log"):
                 _search(study, back_end, watch, recorder)
     except BaseException:
@@ -156,10 +155,10 @@ def _opened(file: StudyFile, sizes: Sizes) -> Study:
     return study
 
 
-def _extend(study: Study, more_trials: int, max_hours: float | None) -> None:
+def _extend(study: Study, extension: Extension) -> None:
     try:
-        study.extend(more_trials=more_trials, max_hours=max_hours)
-    except ValueError as error:
+        study.extend(extension)
+    except (ValueError, RequestError) as error:
         study.close()
         raise RequestError(str(error)) from error
 

@@ -1,4 +1,7 @@
-"""The front of a study: the COMPLETE trials that no other COMPLETE trial beats in accuracy and size at once."""
+"""The front of a study: the COMPLETE trials that no other COMPLETE trial beats in accuracy and size at once.
+
+Only trials of equal epochs are compared: one that was extended beyond the budget's stands beside the front.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from search.trial import State, Trial
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
     """The non-dominated COMPLETE trials, smallest first. Equal objectives stay together, in the order of numbers."""
-    complete = [trial for trial in trials if trial.state is State.COMPLETE]
+    complete = [trial for trial in trials if compared(trial)]
     mask = pareto.non_dominated([trial.objectives for trial in complete])
     members = [trial for trial, survives in zip(complete, mask, strict=True) if survives]
     return sorted(members, key=lambda trial: (trial.adapter_params, trial.number))
@@ -18,4 +21,15 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
 
 def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -> float:
     """Hypervolume of the COMPLETE trials, in accuracy x decades of parameters (see `pareto.hypervolume`)."""
-    return pareto.hypervolume([t.objectives for t in trials if t.state is State.COMPLETE], reference_point)
+    return pareto.hypervolume([t.objectives for t in trials if compared(t)], reference_point)
+
+
+def compared(trial: Trial) -> bool:
+    """Whether a trial is COMPLETE with the epochs of the budget."""
+    return trial.state is State.COMPLETE and trial.planned_epochs is None
+
+
+def beside(trials: Iterable[Trial]) -> list[Trial]:
+    """The COMPLETE trials with more epochs than the budget's, smallest first."""
+    longer = [trial for trial in trials if trial.state is State.COMPLETE and trial.planned_epochs is not None]
+    return sorted(longer, key=lambda trial: (trial.adapter_params, trial.number))

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,13 @@ class Report:
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What is fixed when a study is made, and the budget, which can be extended.
+    """What is fixed when a study is made; but the space can be widened, and the budget extended.
 
     Attributes:
         name: The study's name.
         uid: Tells it from another study of the same name.
         created: Unix time.
-        file: The resolved study file that it was made from.
+        file: The resolved study file that it was made from, or that it was widened to since.
         facts: What was measured then: number of classes, reference point, ...
         budget: The file's `budget`, with what `extended` events have changed since.
     """
@@ -278,13 +278,16 @@ class Ledger:
     def study(self) -> StudyRecord:
         """What was fixed when the study was made, and its budget now."""
         events = schema.events.c
-        extensions = sa.select(events.detail).where(events.kind == "extended").order_by(events.number)
+        changed = sa.select(events.kind, events.detail).where(events.kind.in_(("extended", "widened"))).order_by(events.number)
         with self._reading.connect() as connection:
             row = connection.execute(sa.select(schema.study)).one()
-            budget = dict(row.file.get("budget", {}))
-            for (changes,) in connection.execute(extensions):
-                budget |= changes
-        return StudyRecord(row.name, row.uid, row.created, row.file, row.facts, budget)
+            file, budget = row.file, dict(row.file.get("budget", {}))
+            for kind, detail in connection.execute(changed):
+                if kind == "widened":
+                    file, budget = detail["file"], dict(detail["file"]["budget"])
+                else:
+                    budget |= detail
+        return StudyRecord(row.name, row.uid, row.created, file, row.facts, budget)
 
     def owner(self) -> str | None:
         """Who runs the study now (`process 12 on host`), or None."""
@@ -352,4 +355,10 @@ def _trials(connection: sa.Connection) -> list[Trial]:
         reports, (reports.c.trial == trials.c.number) & (reports.c.epoch == last.c.epoch)
     )
     query = sa.select(trials, reports.c.epoch, reports.c.metrics).select_from(joined).order_by(trials.c.number)
-    return [trial_of(row) for row in connection.execute(query)]
+    found: list[Trial] = []
+    for row in connection.execute(query):
+        trial = trial_of(row)
+        if trial.extends is not None and not trial.epochs:  # it goes on where the other one ended
+            trial = replace(trial, epochs=found[trial.extends].epochs, metrics=found[trial.extends].metrics)
+        found.append(trial)
+    return found

@@ -228,6 +228,8 @@ class _View:
             "paretune.attempts": str(trial.n_attempts),
             "mlflow.parentRunId": parent.id,
         }
+        if trial.extends is not None:
+            wanted["paretune.extends"] = str(trial.extends)
         if trial.rung is not None:
             wanted["paretune.rung"] = str(trial.rung)
         if trial.reason is not None:
@@ -375,7 +377,7 @@ class _Progress:
             elif event.kind in ("completed", "pruned", "failed"):
                 self._n_ended += 1
                 last = self._running.pop(event.trial, None)
-                if event.kind == "completed" and last is not None:
+                if event.kind == "completed" and last is not None and trials[event.trial].planned_epochs is None:
                     self._complete = front([*self._complete, _completed(trials[event.trial], last)])
                     self._best = max(self._best, last)
                 values = {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.front import front, hypervolume
+from search.front import beside, front, hypervolume
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -91,6 +91,19 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
     return table
 
 
+def extended_table(trials: Iterable[Trial]) -> Table:
+    """The trials beside the front: with more epochs than the budget's, and therefore not compared with it."""
+    table = _table("Beside the front: extended trials")
+    for heading, options in (("trial", _RIGHT), ("extends", _RIGHT), ("method", _LEFT), ("knobs", _CUT), ("epochs", _RIGHT)):
+        table.add_column(heading, **options)
+    table.add_column("adapter", **_RIGHT)
+    table.add_column("val/top1 %", **_RIGHT)
+    for trial in beside(trials):
+        numbers = (str(trial.epochs), f"{trial.adapter_params:,}", percent(trial.metrics["val/top1"]))
+        table.add_row(f"{trial.number:04d}", f"{trial.extends:04d}", trial.method, knobs(trial), *numbers)
+    return table
+
+
 def trials_table(trials: Sequence[Trial], *, title: str | None = None) -> Table:
     """All trials in the order of their numbers, members of the front marked with a star."""
     members = {trial.number for trial in front(trials)}
@@ -154,6 +167,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
         "rung": trial.rung,
         "reason": trial.reason,
         "n_attempts": trial.n_attempts,
+        "extends": trial.extends,
         "adapter_params": trial.adapter_params,
         "head_params": trial.head_params,
         "metrics": {key: value if math.isfinite(value) else None for key, value in trial.metrics.items()},
@@ -169,6 +183,7 @@ def front_json(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any]:
         "reference_point": list(reference_point),
         "hypervolume": hypervolume(trials, reference_point),
         "members": [trial_json(trial) for trial in front(trials)],
+        "extended": [trial_json(trial) for trial in beside(trials)],
     }
 
 

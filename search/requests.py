@@ -16,8 +16,13 @@ from search.ledger import Ledger, OwnedElsewhere
 from search.trial import State, Trial
 from search.writer import Request, Writer
 
-_FROM = {"prune": (State.RUNNING, State.PAUSED), "pause": (State.RUNNING,), "unpause": (State.PAUSED,)}
-DONE = {"prune": "pruned", "pause": "paused", "unpause": "unpaused", "stop": "stopping"}
+_FROM = {
+    "prune": (State.RUNNING, State.PAUSED),
+    "pause": (State.RUNNING,),
+    "unpause": (State.PAUSED,),
+    "extend": (State.COMPLETE, State.PRUNED),
+}
+DONE = {"prune": "pruned", "pause": "paused", "unpause": "unpaused", "stop": "stopping", "extend": "extended"}
 
 
 class Refused(RequestError):
@@ -86,6 +91,12 @@ def answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
     return mine if all(request.served is not None for request in mine) else None
 
 
+def waiting(folder: Path) -> bool:
+    """Whether something was asked of the study that no driver has answered."""
+    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+        return bool(ledger.requests(waiting=True))
+
+
 def _serve_alone(ledger: Ledger) -> None:
     try:
         ledger.claim()
@@ -93,6 +104,8 @@ def _serve_alone(ledger: Ledger) -> None:
         return
     trials = ledger.trials()
     for request in ledger.requests(waiting=True):
+        if request.verb == "extend":  # is the next driver's, who then goes on with it
+            continue
         with ledger.decision() as writer:
             try:
                 _alone(request.verb, request.trial)

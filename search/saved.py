@@ -36,7 +36,7 @@ def study_state(record: StudyRecord, trials: Sequence[Trial], *, ended: bool, ow
         ended: Whether the budget ended before all trials were started (hours, a front that stands still, an exhausted space).
         owner: The driver at work, or None.
     """
-    all_started = ended or len(trials) >= int(record.budget["n_trials"])
+    all_started = ended or sum(trial.extends is None for trial in trials) >= int(record.budget["n_trials"])
     if all_started and all(trial.state.finished for trial in trials):
         return StudyState.FINISHED
     return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -168,6 +169,7 @@ class Budget(Section):
         epochs: Epochs of a complete trial.
         max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
         max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
+        until: No trial is started after this moment (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
         stall_trials: No trial is started after this many, complete or pruned, that left the front as it was; null for no limit.
     """
 
@@ -175,7 +177,13 @@ class Budget(Section):
     epochs: int = Field(gt=0)
     max_params: int | None = Field(default=None, gt=0)
     max_hours: float | None = Field(default=None, gt=0.0)
+    until: datetime | None = None
     stall_trials: int | None = Field(default=None, gt=0)
+
+    @field_validator("until")
+    @classmethod
+    def _in_a_time_zone(cls, until: datetime | None) -> datetime | None:
+        return None if until is None else until.astimezone()
 
 
 class RungsSection(Section):

@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from search import flags, pareto, requests
 from search.attendant import Attendant
-from search.config import ANCHOR, Budget, StudyFile
+from search.config import ANCHOR, Budget, StudyFile, check
+from search.errors import RequestError
+from search.extension import Extension, copy_checkpoint, longer, wider
+from search.front import compared
 from search.ledger import Ledger, StudyRecord
 from search.losses import Loss, Losses
 from search.question import Sizes, facts_of, refuse_changes, refuse_hopeless
@@ -27,6 +29,7 @@ from search.sampler import Sampler
 from search.seeds import seed_for
 from search.sizes import CachedSize
 from search.trial import Decision, Metrics, State, Trial
+from search.writer import Request
 from spaces import Config
 
 MAX_REJECTIONS_IN_A_ROW = 1000
@@ -62,6 +65,17 @@ class Study:
         self.folder = file.folder
         self._ledger = ledger
         self._sizes = sizes
+        self._pool = pool
+        self._at_work: set[int] = set()  # handed to a worker that has not left it yet
+        self._stopping: Stopping | None = None
+        self._remember_all()
+        with ledger.decision() as writer:
+            writer.event("opened")
+        self._looked_at = ledger.now()
+
+    def _remember_all(self) -> None:
+        """What is known is made from the ledger alone: when a study is opened, and when its space was widened."""
+        file, sizes = self.file, self._sizes
         self._max_params: int = int(self.record.facts["max_params"])
         self._space = file.joint_space()
         self._front = pareto.Front(self.reference_point)  # of the COMPLETE trials
@@ -69,11 +83,11 @@ class Study:
             self._space,
             kind=file.search.sampler,
             seed=file.search.seed,
-            size=CachedSize(sizes, self._space, exact=pool is not None),
+            size=CachedSize(sizes, self._space, exact=self._pool is not None),
             max_params=self._max_params,
             front=self._front,
             n_epochs=file.budget.epochs,
-            pool=pool,
+            pool=self._pool,
         )
         rungs = file.search.rungs
         self._rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
@@ -84,18 +98,14 @@ class Study:
         self._trial_of: dict[int | None, int] = {}  # the other way round
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._in_flight: deque[int] = deque()  # RUNNING and on no worker; go on before anything new starts
-        self._at_work: set[int] = set()  # handed to a worker that has not left it yet
         self._losses = Losses(file.resources.gpus_per_trial)
         self._paused = False  # nothing new starts until it is unpaused
-        self._stopping: Stopping | None = None
         self._ended: str | None = None  # why nothing new starts
         self._n_ended = 0  # trials that had their chance: trained to the end, or stopped because others were better
         self._last_move = 0  # how many of them had ended when the front last changed
         self._seconds = 0.0  # spent on the study, over all drivers, up to the last look at the clock
+        self._n_extended = 0  # trials that go on where another one ended; no part of `budget.n_trials`
         self._replay()
-        with ledger.decision() as writer:
-            writer.event("opened")
-        self._looked_at = ledger.now()
 
     # -- making and opening --------------------------------------------------------------------------------------------------------
 
@@ -165,7 +175,7 @@ class Study:
                     self._sampler.reject(ticket)
                 continue
             number = len(self._trials)
-            seed = seed_for(self.file.search.seed, "trial", number)
+            seed = seed_for(self.file.search.seed, "trial", self._n_searched)
             trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params)
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
@@ -204,7 +214,7 @@ class Study:
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
         broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
-        rungs = self._rungs if broken is None else None
+        rungs = self._rungs if broken is None and trial.extends is None else None
         verdict = None if rungs is None else rungs.verdict(epoch, trial.adapter_params, metrics[objective])
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
@@ -272,6 +282,9 @@ class Study:
     def obey(self) -> None:
         """Carry out what people have asked for since the last look; each request is one decision, refused or done."""
         for request in self._ledger.requests(waiting=True):
+            if request.verb == "extend":
+                self._extend_for(request)
+                continue
             with self._ledger.decision() as writer:
                 try:
                     requests.allow(request.verb, self._trials, request.trial)
@@ -301,27 +314,60 @@ class Study:
         if number in self._at_work:
             flags.hoist(self.folder, [number])
 
-    def extend(self, *, more_trials: int = 0, max_hours: float | None = None) -> None:
-        """Enlarge the budget; what had ended the study before no longer does.
+    def _extend_for(self, request: Request) -> None:
+        try:
+            self.extend(Extension(**request.detail, trial=request.trial), request=request)
+        except (ValueError, RequestError) as error:
+            with self._ledger.decision() as writer:
+                writer.by(request.who)
+                writer.serve(request, str(error))
+
+    def extend(self, extension: Extension, *, request: Request | None = None) -> None:
+        """Make the study larger; what had ended it before no longer does.
 
         Args:
-            more_trials: Added to `budget.n_trials`.
-            max_hours: The new `budget.max_hours`, over all drivers of the study; None leaves it.
+            extension: What is asked for.
+            request: Of whom, if it was asked for by hand.
 
         Raises:
-            ValueError: if nothing is added, or the new hours are spent already.
+            ValueError: if it would not be larger in everything, or a trial cannot go on; nothing is changed then.
         """
-        spent = self._seconds_spent() / 3600
-        if more_trials < 0 or (max_hours is not None and max_hours <= spent):
-            raise ValueError(f"a budget is extended, not cut: more_trials >= 0, max_hours above the {spent:.2f} h that are spent")
-        changes: dict[str, Any] = {"n_trials": self.file.budget.n_trials + more_trials}
-        if max_hours is not None:
-            changes["max_hours"] = max_hours
+        wide = None if extension.file is None else wider(self._current(), extension.file)
+        budget = self.record.budget if wide is None else wide.resolved()["budget"]
+        changes = extension.changes(budget, spent=self._seconds_spent() / 3600, now=self._ledger.now())
+        trial = None
+        if extension.trial is not None:
+            trial = longer(self._trials, extension.trial, extension.epochs, usual=self.file.budget.epochs)
+            copy_checkpoint(self.folder, extension.trial, trial.number)
+        elif extension.epochs is not None:
+            raise ValueError("--epochs extends one trial: name it with --trial; budget.epochs is fixed")
+        if wide is not None:
+            refuse_hopeless(wide, self._sizes, self._max_params)
         with self._ledger.decision() as writer:
-            writer.event("extended", **changes)
+            if request is not None:
+                writer.by(request.who)
+                writer.serve(request)
+            if wide is not None:
+                writer.event("widened", file=wide.resolved())
+            if trial is None or extension.more_trials or extension.max_hours is not None or extension.until is not None:
+                writer.event("extended", **changes)
+            if trial is not None:
+                trial = writer.start(trial)
         self.record = self._ledger.study()
-        self.file = self.file.model_copy(update={"budget": Budget.model_validate(self.record.budget)})
+        self.file = self._current()
+        if wide is not None:
+            self._remember_all()
+            self._looked_at = self._ledger.now()
+            return
+        if trial is not None:
+            self._remember(trial, None)
+            self._in_flight.append(trial.number)
         self._extended()
+
+    def _current(self) -> StudyFile:
+        """The study file with the budget as extended."""
+        file = check(dict(self.record.file) | {"budget": dict(self.record.budget)})
+        return file.model_copy(update={"storage": self.file.storage})
 
     # -- looking -------------------------------------------------------------------------------------------------------------------
 
@@ -333,13 +379,13 @@ class Study:
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will start."""
-        started_all = self._ended is not None or len(self._trials) >= self.file.budget.n_trials
+        started_all = self._ended is not None or self._n_searched >= self.file.budget.n_trials
         return started_all and all(trial.state.finished for trial in self._trials)
 
     @property
     def waits(self) -> bool:
         """Whether nothing starts now, but may when the study is unpaused by hand."""
-        more = self._ended is None and len(self._trials) < self.file.budget.n_trials
+        more = self._ended is None and self._n_searched < self.file.budget.n_trials
         return self._paused and self._stopping is None and more
 
     @property
@@ -384,13 +430,20 @@ class Study:
     def _nothing_new(self) -> bool:
         """Whether the budget, in trials, in hours or in patience, is spent."""
         budget = self.file.budget
-        if self._ended is not None or len(self._trials) >= budget.n_trials:
+        if self._ended is not None or self._n_searched >= budget.n_trials:
             return True
         if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
             self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
+        elif budget.until is not None and self._ledger.now() >= budget.until.timestamp():
+            self._end(f"budget.until = {budget.until:%Y-%m-%d %H:%M} is over")
         elif budget.stall_trials is not None and self._n_ended - self._last_move >= budget.stall_trials:
             self._end(f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)")
         return self._ended is not None
+
+    @property
+    def _n_searched(self) -> int:
+        """Trials that count against `budget.n_trials`."""
+        return len(self._trials) - self._n_extended
 
     def _seconds_spent(self) -> float:
         now = self._ledger.now()
@@ -424,7 +477,9 @@ class Study:
         self._trials.append(trial)
         self._tickets[trial.number] = ticket
         self._trial_of[ticket] = trial.number
-        self._numbers[_key(trial.config)] = trial.number
+        self._n_extended += trial.extends is not None
+        if trial.extends is None:
+            self._numbers[_key(trial.config)] = trial.number
 
     def _handed_out(self, trial: Trial) -> Trial:
         flags.lower(self.folder, trial.number)
@@ -434,8 +489,8 @@ class Study:
     def _settle(self, trial: Trial) -> None:
         """Take a trial's new standing over into memory, and tell the sampler if it has ended."""
         self._trials[trial.number] = trial
-        self._n_ended += trial.state in (State.COMPLETE, State.PRUNED)
-        if trial.state is State.COMPLETE and self._front.add(*trial.objectives, trial.number):
+        self._n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
+        if compared(trial) and self._front.add(*trial.objectives, trial.number):
             self._last_move = self._n_ended
         ticket = self._tickets[trial.number]
         if ticket is None:
@@ -453,7 +508,8 @@ class Study:
         reports = {report.event: report for report in self._ledger.reports()}
         if self._rungs is not None:
             for report in reports.values():
-                if math.isfinite(top1 := report.metrics.get(self.file.objectives[0], math.nan)):
+                top1 = report.metrics.get(self.file.objectives[0], math.nan)
+                if math.isfinite(top1) and trials[report.trial].extends is None:
                     self._rungs.add(report.epoch, trials[report.trial].adapter_params, top1)
         last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
         for event in self._ledger.events():
@@ -464,7 +520,8 @@ class Study:
                     self._sampler.reject(ticket)
             elif event.kind == "started" and event.trial is not None:
                 trial = trials[event.trial]
-                self._remember(replace(trial, state=State.RUNNING), self._taken_up(trial.config))
+                ticket = self._taken_up(trial.config) if trial.extends is None else None
+                self._remember(replace(trial, state=State.RUNNING), ticket)
             elif event.kind == "reported" and event.trial is not None:
                 top1 = reports[event.number].metrics.get(self.file.objectives[0], math.nan)
                 if math.isfinite(top1) and (ticket := self._tickets[event.trial]) is not None:
@@ -490,12 +547,13 @@ class Study:
                     self._paused = state is State.PAUSED
                 else:
                     self._trials[event.trial] = replace(self._trials[event.trial], state=state)
-        self._in_flight.extend(trial.number for trial in self._trials if trial.state is State.RUNNING)
+        running = (trial.number for trial in self._trials if trial.state is State.RUNNING)
+        self._in_flight.extend(number for number in running if number not in self._at_work)
 
     def _taken_up(self, config: Config) -> int | None:
-        first = bool(self._first) and config == self._first[0]
+        first = config in self._first  # in its order, unless the space was widened since
         if first:
-            self._first.popleft()
+            self._first.remove(config)
         return self._sampler.add(config, drawn=not first)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from search import disk, in_process
 from search.config import check
+from search.extension import Extension
 from search.front import front
 from search.study import Study
 from trainables.synthetic import SyntheticSizes, SyntheticTrainable
@@ -20,7 +21,7 @@ def run_study(storage: Path) -> Study:
 def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_collected(tmp_path: Path) -> None:
     study = run_study(tmp_path)
     members = {trial.number for trial in front(study.trials)}
-    study.extend(more_trials=1)
+    study.extend(Extension(more_trials=1))
     going_on = study.ask()
     assert going_on is not None
     SyntheticTrainable().start(going_on.config, seed=0, epochs=2, folder=study.checkpoint_folder(going_on.number))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from search import in_process
 from search.config import StudyFile, StudyFileError, check
+from search.extension import Extension
 from search.ledger import Event, Ledger, OwnedElsewhere
 from search.study import MAX_REJECTIONS_IN_A_ROW, Study
 from search.trial import Decision, State, Trial
@@ -303,13 +304,13 @@ def test_an_extended_study_goes_on_as_if_it_had_had_the_larger_budget_from_the_s
     study = Study.create(file, SyntheticSizes())
     in_process.run(study, SyntheticTrainable())
     assert study.finished
-    study.extend(more_trials=5)
+    study.extend(Extension(more_trials=5))
     assert not study.finished
     study.close()
     study = Study.open(file, SyntheticSizes())  # the file it was made from still opens it
     assert study.file.budget.n_trials == 17
     in_process.run(study, SyntheticTrainable())
-    study.extend(more_trials=3)
+    study.extend(Extension(more_trials=3))
     in_process.run(study, SyntheticTrainable())
     one, other = ([h for h in history(s) if h[0] not in ("opened", "extended")] for s in (whole, study))
     assert one == other
@@ -322,7 +323,7 @@ def test_an_extension_opens_what_patience_or_hours_had_ended(tmp_path: Path) -> 
     in_process.run(study, SyntheticTrainable())
     n_before = len(study.trials)
     assert study.ended is not None
-    study.extend()
+    study.extend(Extension())
     assert study.ended is None
     in_process.run(study, SyntheticTrainable())
     assert len(study.trials) >= n_before + 4
@@ -332,5 +333,5 @@ def test_an_extension_opens_what_patience_or_hours_had_ended(tmp_path: Path) -> 
 def test_a_budget_is_never_cut(tmp_path: Path, cut: dict[str, float]) -> None:
     study = new_study(tmp_path)
     with pytest.raises(ValueError, match="a budget is extended, not cut"):
-        study.extend(**cut)  # type: ignore[arg-type]
+        study.extend(Extension(**cut))  # type: ignore[arg-type]
     assert study.record.budget["n_trials"] == 12
