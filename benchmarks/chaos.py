@@ -199,6 +199,8 @@ def rerun(events: list[Event]) -> int:
     ended: set[int | None] = set()
     again: set[int | None] = set()
     for event in events:
+        if event.kind == "promoted":  # a trial that a rung had stopped goes on
+            ended.discard(event.trial)
         if event.trial in ended and event.kind in ("started", "resumed", "reported"):
             again.add(event.trial)
         if event.kind in _ENDS:

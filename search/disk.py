@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from search import flags
 from search.front import front
-from search.ledger import Ledger
+from search.saved import StudyState, load
 from search.trial import State, Trial
 
 
@@ -29,13 +28,17 @@ class Collection:
     kept_bytes: int
 
 
-def needed(trials: Iterable[Trial]) -> set[int]:
+def needed(trials: Iterable[Trial], *, finished: bool) -> set[int]:
     """Whose checkpoints are kept: trials that go on (RUNNING, PAUSED), members of the front, and extended trials.
+
+    While the study has not finished also those of trials that a rung has stopped, because they may be promoted.
 
     Whatever a COMPLETE trial is dominated by stays, so one that is not on the front never comes back to it.
     """
     trials = list(trials)
     going_on = {trial.number for trial in trials if not trial.state.finished}
+    if not finished:
+        going_on |= {trial.number for trial in trials if trial.state is State.PRUNED and trial.rung is not None}
     extended = {trial.number for trial in trials if trial.extends is not None and trial.state is State.COMPLETE}
     return going_on | extended | {trial.number for trial in front(trials)}
 
@@ -47,9 +50,9 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
         study: The study's folder.
         dry_run: Only say what would be removed.
     """
-    with closing(Ledger.open(study / "ledger.db")) as ledger:
-        trials = ledger.trials()
-    keep = needed(trials)
+    saved = load(study)
+    trials = saved.history
+    keep = needed(trials, finished=saved.state is StudyState.FINISHED)
     sizes = {trial.number: _size(flags.trial_folder(study, trial.number)) for trial in trials}
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
     if not dry_run:
