@@ -69,6 +69,26 @@ class StudyFile(Section):
         own = {key: value for key, value in self.space.items() if not key.startswith("head_only.")}
         return spaces.joint(self.methods).with_overrides(own)
 
+    def points(self) -> list[spaces.Config]:
+        """The configurations of `search.points`, completed.
+
+        Raises:
+            ValueError: naming the first one that is no point of the space.
+        """
+        space, found = self.joint_space(), []
+        for number, point in enumerate(self.search.points):
+            method = point.get("method")
+            if method not in space.methods:
+                raise ValueError(f"search.points[{number}]: its method is one of {', '.join(space.methods)}, got {method!r}")
+            config = space.default(str(method))
+            if foreign := [key for key in point if key not in config]:
+                raise ValueError(f"search.points[{number}]: {foreign[0]} is no knob of {method}; it has {', '.join(config)}")
+            if not space.holds(config | point):
+                wrong = next(key for key in point if not space.holds(config | {key: point[key]}))
+                raise ValueError(f"search.points[{number}]: {wrong} = {point[wrong]!r} is not among the values that the space has")
+            found.append(config | point)
+        return found
+
     def worker(self) -> dict[str, Any]:
         """The arguments of `trainables.make`, as plain JSON values; paths are absolute, because workers run elsewhere."""
         backbone, data = self.backbone.model_dump(mode="json"), self.data.model_dump(mode="json")
@@ -244,6 +264,10 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> St
         raise StudyFileError(
             "\n".join(f"{places.get(_nearest(path, places), name)}: {'.'.join(path)}: {text}" for path, text in problems)
         )
+    try:
+        file.points()
+    except ValueError as error:
+        raise StudyFileError(f"{places.get(_nearest(('search', 'points'), places), name)}: {error}") from None
     return file
 
 

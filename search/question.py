@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from search.config import StudyFile, StudyFileError, check
 from search.ledger import StudyRecord
 from search.sampler import Sampler
+from search.warm_start import learnt
 from spaces import Config
 
 N_FEASIBILITY_DRAWS = 50
@@ -36,6 +37,7 @@ def facts_of(file: StudyFile, sizes: Sizes) -> dict[str, Any]:
         "backbone_params": sizes.backbone_params,
         "max_params": max_params,
         "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
+        "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.warm_start`
     }
 
 

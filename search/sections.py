@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -208,11 +208,16 @@ class Search(Section):
     Attributes:
         sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.sampler`.
         rungs: When trials are compared and the worse ones stopped; null to train all to the end.
+        points: Configurations to try right after the papers' defaults; knobs that one leaves out take the default.
+        learn_from: Folders of other studies, or their `trials.parquet`: the sampler learns from their complete trials, and the
+            members of their fronts are tried after the points.
         seed: Root of every random stream of the study.
     """
 
     sampler: Literal["auto", "tpe", "nsga2", "gp", "random", "grid"] = "auto"
     rungs: RungsSection | None = None
+    points: tuple[dict[str, Any], ...] = ()
+    learn_from: tuple[Path, ...] = ()
     seed: int = Field(default=0, ge=0)
 
 

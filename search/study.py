@@ -105,6 +105,9 @@ class Study:
         self._last_move = 0  # how many of them had ended when the front last changed
         self._seconds = 0.0  # spent on the study, over all drivers, up to the last look at the clock
         self._n_extended = 0  # trials that go on where another one ended; no part of `budget.n_trials`
+        for config, top1, size, _ in self.record.facts.get("learnt", ()):
+            if (known := self._sampler.add(config, drawn=False)) is not None:
+                self._sampler.complete(known, top1, size)
         self._replay()
 
     # -- making and opening --------------------------------------------------------------------------------------------------------
@@ -423,9 +426,11 @@ class Study:
     # -- inside --------------------------------------------------------------------------------------------------------------------
 
     def _first_configs(self) -> list[Config]:
-        """Head-only anchors the small end of the front; then every method has its paper's default tried."""
+        """Head-only anchors the small end; then the papers' defaults, the file's points, and the fronts that it learns from."""
         everything = self.file.model_copy(update={"methods": (ANCHOR, *self.file.methods)}).joint_space()
-        return [everything.default(method) for method in everything.methods]
+        fronts = [config for config, _, _, on_front in self.record.facts.get("learnt", ()) if on_front]
+        first = [everything.default(method) for method in everything.methods] + self.file.points() + fronts
+        return list({_key(config): config for config in first}.values())
 
     def _nothing_new(self) -> bool:
         """Whether the budget, in trials, in hours or in patience, is spent."""
