@@ -113,7 +113,7 @@ def search(
                 break
             threading.Event().wait(chance.uniform(0.0, 5 * epoch_seconds))
             before = _events(folder)
-            if not _kill(process, left[0]):
+            if not kill(process, left[0]):
                 continue
             victim = left.pop(0)
             kills[victim] += 1
@@ -171,12 +171,12 @@ def _await_progress(folder: Path, process: subprocess.Popen[bytes], n_known: int
     raise RuntimeError(f"no progress within {PATIENCE_SECONDS:g} s; see {folder}/output.txt")
 
 
-def _kill(process: subprocess.Popen[bytes], victim: str) -> bool:
+def kill(process: subprocess.Popen[bytes], victim: str) -> bool:
     """SIGKILL; False if there is none to be killed just now."""
     if victim == "driver":
         process.kill()
         return True
-    names = {"raylet": ("raylet",), "worker": ("ray::ResourceTrainable", "ray::TuneTrial")}[victim]
+    names = {"raylet": ("raylet",), "worker": ("ray::ResourceTrainable", "ray::TuneTrial", "ray::ImplicitFunc")}[victim]
     with suppress(psutil.NoSuchProcess):
         for one in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -255,7 +255,7 @@ def plan(number: int, seed: int) -> dict[str, Any]:
 def table(outcomes: list[Outcome]) -> str:
     """The counts as Markdown."""
     lines = ["| back end | searches | trials | kills | lost | run again | behind | zombies | different |", "|---" * 9 + "|"]
-    for back_end in ("ray", "in-process"):
+    for back_end in dict.fromkeys(outcome.back_end for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.back_end == back_end]
         kills = sum((Counter(outcome.kills) for outcome in mine), Counter[str]())
         shown = ", ".join(f"{n} {victim}" for victim, n in sorted(kills.items()))

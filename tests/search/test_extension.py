@@ -243,7 +243,7 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
 
 def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "search.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_the_command_extends_a_finished_study_and_one_that_runs(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_command_extends_a_finished_study_and_one_that_runs(tmp_path: Path) 
             threading.Event().wait(0.05)
         said = paretune("resume", "s", "--more-trials", "2", cwd=tmp_path)
         assert (said.returncode, said.stdout) == (0, "s: extended\n"), said.stderr
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=150)
         assert process.returncode == 0, err
         assert "[14/14]" in out
     longer = paretune("resume", "s", "--trial", "1", "--epochs", "4", "--back-end", "in-process", cwd=tmp_path)

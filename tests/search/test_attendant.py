@@ -1,0 +1,72 @@
+"""The thread beside a driver, while the driver's own thread does something else for long."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from search import requests
+from search.config import check
+from search.ledger import Ledger
+from search.owner import LEASE_SECONDS
+from search.study import Study
+from trainables import STOP_FLAG
+from trainables.synthetic import SyntheticSizes
+
+GOOD = {"val/top1": 0.5}
+
+
+def new_study(storage: Path) -> Study:
+    raw = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora"], "storage": str(storage)}
+    return Study.create(check(raw | {"budget": {"n_trials": 6, "epochs": 3, "max_params": 20_000}}), SyntheticSizes())
+
+
+def seconds_until(true: Callable[[], object]) -> float:
+    """A bounded wait for something real."""
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() - begun < 60
+        threading.Event().wait(0.02)
+    return time.monotonic() - begun
+
+
+def heartbeat(ledger: Ledger) -> float:
+    with ledger._file.connect() as connection:
+        return float(connection.execute(sa.text("SELECT heartbeat FROM owner")).scalar_one())
+
+
+def test_the_heart_beats_within_the_lease_while_the_driver_is_busy(tmp_path: Path) -> None:
+    with closing(new_study(tmp_path)) as study, closing(Ledger.open(study.folder / "ledger.db")) as ledger, study.attended():
+        for _ in range(2):
+            before = heartbeat(ledger)
+            assert seconds_until(lambda: heartbeat(ledger) != before) < LEASE_SECONDS  # noqa: B023 - called at once
+
+
+def test_flags_are_raised_while_the_driver_is_busy_and_the_rest_is_left_to_it(tmp_path: Path) -> None:
+    with closing(new_study(tmp_path)) as study:
+        for number in (0, 1):
+            study.ask()
+            study.report(number, 1, GOOD)
+        before = study.trials
+        with study.attended():
+            requests.ask(study.folder, "prune", [1], {})
+            seconds_until((study.checkpoint_folder(1) / STOP_FLAG).exists)
+            assert not (study.checkpoint_folder(0) / STOP_FLAG).exists()
+            requests.ask(study.folder, "stop", [], {"now": True})
+            seconds_until((study.checkpoint_folder(0) / STOP_FLAG).exists)
+            assert study.trials == before
+            assert study.stopping is None
+        study.obey()
+        assert study.trials[1].reason == "pruned by hand"
+
+
+def test_a_driver_that_was_taken_over_stops_beating(tmp_path: Path) -> None:
+    with closing(new_study(tmp_path)) as study, closing(Ledger.open(study.folder / "ledger.db")) as ledger, study.attended():
+        with ledger._writing.begin() as connection:
+            connection.execute(sa.text("UPDATE owner SET token = 'another', heartbeat = 5"))
+        names = {"paretune-attendant"}
+        seconds_until(lambda: not names & {thread.name for thread in threading.enumerate()})
+        assert heartbeat(ledger) == 5.0
