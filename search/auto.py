@@ -98,6 +98,7 @@ class Auto:
         self._keys: set[str] = set()
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
+        self._counted: dict[tuple[str, bytes], int] = {}  # sizes by method and the codes of the knobs that move them
         self._kernel = Kernel(self._coding.groups, self._coding.shared)
         self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, PRIOR_WEIGHT_OF_OTHERS) for name in self._coding.names])
         self._by = self._prior
@@ -253,8 +254,11 @@ class Auto:
         """Those that are possible and small enough, with their sizes and features; each different size is counted once."""
         kept, sizes, features = [], [], []
         for method, codes in points:
-            _, first, same = np.unique(codes[:, self._coding.sized[method]], axis=0, return_index=True, return_inverse=True)
-            counted = np.array([self._count(self._coding.config(method, codes[i])) for i in first])[same.ravel()]
+            keys = [(method, row.tobytes()) for row in np.ascontiguousarray(codes[:, self._coding.sized[method]])]
+            for key, code in zip(keys, codes, strict=True):
+                if key not in self._counted:
+                    self._counted[key] = self._count(self._coding.config(method, code))
+            counted = np.array([self._counted[key] for key in keys])
             good = counted <= self._max_params
             if good.any():
                 kept.append((method, codes[good]))
