@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search.finalize import Order, Outcome
 from search.losses import Loss
 from search.study import Study
 from search.trial import Decision, State
+from trainables.final import Retrainer
 from trainables.tune import TuneTrial
 
 # Tune's own habits that would fight the ledger or cost time. Set before a Tuner is made.
@@ -71,6 +74,42 @@ def run(study: Study, *, n_slots: int) -> None:
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def retrain(
+    worker: Mapping[str, Any], orders: Iterable[Order], *, n_slots: int, cpus_per_trial: int, gpus_per_trial: float
+) -> Iterator[Outcome]:
+    """Carry out final trainings on warm actors, as many at a time as there are slots.
+
+    An actor that dies is started again by Ray and goes on from its checkpoint, twice at most.
+
+    Args:
+        worker: The arguments of `Retrainer`.
+        orders: What to train; taken one by one, when a slot is free.
+        n_slots: How many at a time.
+        cpus_per_trial: Cores of one.
+        gpus_per_trial: Share of a GPU of one.
+    """
+    actor_class = ray.remote(num_cpus=cpus_per_trial, num_gpus=gpus_per_trial, max_restarts=2, max_task_retries=2)(Retrainer)
+    waiting = iter(orders)
+    idle: list[Any] = []
+    running: dict[Any, tuple[Order, Any]] = {}
+    while True:
+        while len(running) < n_slots and (order := next(waiting, None)) is not None:
+            actor = idle.pop() if idle else actor_class.remote(**worker)
+            done = actor.__call__.remote(order.config, seed=order.seed, epochs=order.epochs, folder=Path(order.folder))
+            running[done] = order, actor
+        if not running:
+            return
+        [done], _ = ray.wait(list(running), num_returns=1)
+        order, actor = running.pop(done)
+        idle.append(actor)
+        try:
+            final = ray.get(done)
+        except ray.exceptions.RayError as error:
+            yield Outcome(order.number, {}, None, str(getattr(error, "cause", None) or error).strip().splitlines()[-1])
+        else:
+            yield Outcome(order.number, final.metrics, final.correct)
 
 
 class _Obedience(tune.Callback):  # type: ignore[misc]

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,6 +99,21 @@ class Record:
         except BaseException:
             self._view = None
             raise
+
+
+def record_final(ledger_path: Path, uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Show what finalizing has found: test accuracies on the members' runs, the table on the study's.
+
+    Args:
+        ledger_path: The study's ledger.
+        uri: See `tracking_uri`.
+        rows: Of `search.finalize.row`.
+
+    Raises:
+        Exception: whatever MLflow raises.
+    """
+    view = _View.look_up(ledger_path, uri)
+    view.show_final(rows)
 
 
 # -- one view: what MLflow holds of a study, and what it lacks ---------------------------------------------------------
@@ -351,6 +367,20 @@ class _View:
             self._client.log_artifact(parent.id, str(self._ledger_path.parent / name))
         self._client.log_text(parent.id, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
         self._log(parent, [], {}, parent.tags | {"paretune.drawn_at_event": str(place)})
+
+    def show_final(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Test accuracies on the members' runs, and the table on the study's."""
+        from mlflow.entities import Metric
+
+        now = _ms(time.time())
+        for row in rows:
+            if (run := self._children.get(row["trial"])) is not None:
+                named = ("test/top1_mean", "test/top1_deviation", "p_front", "n")
+                values = {f"final/{key.removeprefix('test/')}": float(row[key]) for key in named}
+                metrics = [Metric(key, value, now, 0) for key, value in values.items() if math.isfinite(value)]
+                self._client.log_batch(run.id, metrics)
+        if self._parent is not None:
+            self._client.log_artifact(self._parent.id, str(self._ledger_path.parent / "final.parquet"))
 
 
 class _Progress:

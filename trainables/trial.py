@@ -43,11 +43,19 @@ PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `Ada
 class AdapterTrial:
     """See `trainables.Trainable`. Not safe for threads: a worker has one.
 
+    Args:
+        backbone: As of `trainables.make`.
+        data_set: As of `trainables.make`.
+        recipe: As of `trainables.make`.
+        final: Train on the train and validation splits together, evaluate no epoch, and hold the test split for `correct`.
+
     Raises:
         ValueError: An unknown backbone, data set or recipe, or a backbone that adapters do not support.
     """
 
-    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], recipe: Mapping[str, Any], *, final: bool = False
+    ) -> None:
         self._fixed = dict(recipe)
         device = recipe_of(recipe, {}).device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -55,7 +63,8 @@ class AdapterTrial:
         supported_blocks(self.model)
         wanted = backbones.preprocessing(self.model)
         self.n_classes = data.n_classes(data_set)
-        self._splits = {name: split.to(self.device) for name, split in data.load(data_set, wanted).items()}
+        splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)
+        self._splits = {name: split.to(self.device) for name, split in splits.items()}
         self._normalise = data.Normaliser(wanted, self.device)
         self._pristine = backbones.fingerprint(self.model)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
@@ -101,16 +110,10 @@ class AdapterTrial:
         run.method.after_epoch(self.model, run.epoch + 1, run.plan.epochs, lambda: self._gradients(run))
         run.keep_what_is_left()
         trained = time.perf_counter()
-        top1, loss = self.evaluate("validation")
+        validated = self._validated(run) if "validation" in self._splits else {}
         evaluated = time.perf_counter()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
-            )
         run.epoch += 1
-        run.metrics = {
-            "val/top1": top1,
-            "val/loss": loss,
+        run.metrics = validated | {
             "train/loss": train_loss,
             "cost/train_seconds": trained - begun,
             "cost/eval_seconds": evaluated - trained,
@@ -119,6 +122,14 @@ class AdapterTrial:
         if run.plan.folder is not None:
             checkpoint.write(run.plan.folder, run.saved())
         return dict(run.metrics)
+
+    def _validated(self, run: _Run) -> dict[str, float]:
+        top1, loss = self.evaluate("validation")
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
+            )
+        return {"val/top1": top1, "val/loss": loss}
 
     def _train(self, run: _Run) -> tuple[float, int]:
         train, recipe, model = self._splits["train"], run.plan.recipe, self.model
@@ -162,6 +173,11 @@ class AdapterTrial:
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Accuracy (fraction) and mean cross-entropy of the model as it stands on a split that was loaded."""
+        correct, loss = self.correct(split)
+        return correct.double().mean().item(), loss
+
+    def correct(self, split: str) -> tuple[Tensor, float]:
+        """Which images of a split that was loaded the model as it stands gets right, (n,) bool, and the mean cross-entropy."""
         images, labels = self._splits[split].batches(EVAL_BATCH), self._splits[split].labels
         self.model.eval()
         with torch.inference_mode():
@@ -170,7 +186,7 @@ class AdapterTrial:
                 logits = torch.cat([self.model(self._normalise(batch)) for batch in self._unless_stopped(images)])
             else:
                 logits = torch.cat([self._after_prefix(tokens) for tokens in self._unless_stopped(prefix)])
-            return (logits.argmax(-1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
+            return logits.argmax(-1) == labels, F.cross_entropy(logits, labels).item()
 
     def _unless_stopped(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:

@@ -141,6 +141,21 @@ def load(
     return {name: Split(resize(images[order[name]], preprocessing), labels[order[name]], size) for name in splits}
 
 
+def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Split]:
+    """What a final training sees: `train`, which is the train and validation splits together, and `test`.
+
+    Raises:
+        ValueError: As `load`; and a data set without a test split.
+    """
+    n_classes(data)
+    if data["kind"] in FILES and "test" not in _listing(data).splits:
+        raise ValueError(f"data: {data['path']} has no test split to meet; add one (docs/data.md), or set data.test_fraction")
+    splits = load(data, preprocessing, layouts.SPLITS)
+    train, validation = splits["train"], splits["validation"]
+    images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
+    return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
+
+
 @dataclass(frozen=True)
 class Audit:
     """What a data set holds for a search: images of each split, number of classes, and what was skipped, a line each."""
