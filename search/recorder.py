@@ -145,16 +145,9 @@ def follow(record: Record, driver: IO[Any], *, period: float) -> str | None:
     return problem
 
 
-def _give_way() -> None:
-    """The lowest priority; where Linux shares the cores among sessions first (autogroup), for the session too."""
-    os.nice(19)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
-
-
 def main() -> None:
     """What `Recorder.start` starts."""
-    _give_way()
+    os.nice(19)  # within its session; lower still, and a busy machine would starve the last sync
     gc.set_threshold(100_000, 20, 100)  # MLflow imports a million objects that stay: looking through them doubles the time
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger(__name__).setLevel(logging.INFO)
