@@ -37,7 +37,19 @@ MAX_NODES = 10_000  # values in a study file, aliases written out
 ANCHOR = "head_only"  # always runs first, whatever the methods
 
 
-__all__ = ["ANCHOR", "Budget", "Images", "StudyFile", "StudyFileError", "check", "load", "packaged_names", "packaged_text"]
+__all__ = [
+    "ANCHOR",
+    "Budget",
+    "Images",
+    "StudyFile",
+    "StudyFileError",
+    "assign",
+    "check",
+    "load",
+    "packaged_names",
+    "packaged_text",
+    "parse",
+]
 
 
 class StudyFileError(RequestError):
@@ -122,10 +134,10 @@ def load(source: str | Path | None, overrides: Sequence[str] = ()) -> StudyFile:
         raise StudyFileError(f"{name}: there is no such file, nor a packaged study of that name (packaged: {known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError(f"{name}: cannot be read ({error})") from None
-    raw, lines = _parse(text, name)
+    raw, lines = parse(text, name)
     places = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
-        path = _assign(raw, assignment)
+        path = assign(raw, assignment)
         places |= {path[: n + 1]: f"--set {assignment}" for n in range(len(path)) if path[: n + 1] not in places}
         places[path] = f"--set {assignment}"
     return _check(raw, name, places)
@@ -171,8 +183,12 @@ _Loader.add_implicit_resolver(
 _Path = tuple[str, ...]  # ("budget", "n_trials"); the dotted knobs of a space are one part: ("space", "lora.rank")
 
 
-def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[_Path, int]]:
-    """A YAML text as plain values, and the line of every key. Nothing in it is executed, and it cannot be blown up by aliases."""
+def parse(text: str, name: str) -> tuple[dict[str, Any], dict[_Path, int]]:
+    """A YAML text as plain values, and the line of every key. Nothing in it is executed, and it cannot be blown up by aliases.
+
+    Raises:
+        StudyFileError: It is not YAML, no mapping, or says something twice; `name` opens each line of the message.
+    """
     try:
         loader = _Loader(text)
         try:
@@ -227,12 +243,16 @@ def _walk(node: yaml.Node, path: _Path, lines: dict[_Path, int]) -> Iterator[tup
         yield from _walk(value, here, lines)
 
 
-def _assign(raw: dict[str, Any], assignment: str) -> _Path:
-    """Apply one `a.b=value` to the raw mapping; returns the path that it set."""
+def assign(raw: dict[str, Any], assignment: str) -> _Path:
+    """Apply one `a.b=value` to the raw mapping; returns the path that it set.
+
+    Raises:
+        StudyFileError: It is not of that form, or leads into a plain value.
+    """
     dotted, equals, text = assignment.partition("=")
     if not equals or not dotted:
         raise StudyFileError(f"--set {assignment}: an override is written a.b=value")
-    value = _parse(f"value: {text}", f"--set {assignment}")[0]["value"]
+    value = parse(f"value: {text}", f"--set {assignment}")[0]["value"]
     head, _, rest = dotted.partition(".")
     path = (head, rest) if head == "space" and rest else tuple(dotted.split("."))  # a knob's key has dots of its own
     target: Any = raw

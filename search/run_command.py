@@ -42,20 +42,36 @@ def run(
 
 def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None) -> None:
     """Search, and show what was found and where it lies. Exit code 1 if no trial is complete, or the study has not ended."""
+    from search.saved import StudyState
+
+    study_at_end = search_quietly(file, back_end, cpus, extension)
+    show_front(study_at_end)
+    _show_places(study_at_end)
+    if study_at_end.state is StudyState.INTERRUPTED:
+        _say_what_is_left(study_at_end)
+        raise typer.Exit(1)
+    if not study_at_end.members:
+        raise typer.Exit(1)
+
+
+def search_quietly(
+    file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, progress_on: Console | None = None
+) -> SavedStudy:
+    """Search, and show progress only, on standard output or where one wants it."""
     from search.driver import run as run_study
     from search.interrupts import interruptible
     from search.progress import Progress
-    from search.saved import StudyState, load
+    from search.saved import load
 
     if back_end not in ("ray", "in-process"):
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
-    progress = Progress(Console(file=sys.stdout))
+    progress = Progress(progress_on or Console(file=sys.stdout))
     more_trials = 0 if extension is None else extension.more_trials
     known = file.folder / "ledger.db"
     n_trials = load(file.folder).record.budget["n_trials"] if known.exists() else file.budget.n_trials
     progress.announce(file, n_trials + more_trials)
     with interruptible():
-        study_at_end = run_study(
+        return run_study(
             file,
             back_end=cast(Literal["ray", "in-process"], back_end),
             n_cpus=cpus,
@@ -64,13 +80,6 @@ def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extensio
             say=complain,
             extension=extension,
         )
-    show_front(study_at_end)
-    _show_places(study_at_end)
-    if study_at_end.state is StudyState.INTERRUPTED:
-        _say_what_is_left(study_at_end)
-        raise typer.Exit(1)
-    if not study_at_end.members:
-        raise typer.Exit(1)
 
 
 def _say_what_is_left(study: SavedStudy) -> None:

@@ -1,0 +1,118 @@
+"""A suite: one study over many tasks, and the means that papers print."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from search.config import StudyFileError
+from search.suite import Task, load, packaged_names, standings
+
+SMALL = """
+suite: small
+study:
+  methods: [lora, arc]
+  budget: {n_trials: 6, epochs: 3}
+  search: {sampler: random}
+data: {kind: synthetic}
+tasks:
+  left:
+    a: {instance: 0}
+    b: {instance: 1, noise: 0.01}
+  right:
+    c: {noise: 0.02}
+"""
+
+
+def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "search.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return str(path)
+
+
+def test_the_packaged_suites_are_the_protocols_of_the_papers() -> None:
+    assert packaged_names() == ["fgvc", "vtab1k"]
+    _, vtab = load("vtab1k", root=Path("/data"))
+    groups = {group: [t for t in vtab if t.group == group] for group in ("natural", "specialized", "structured")}
+    assert {group: len(tasks) for group, tasks in groups.items()} == {"natural": 7, "specialized": 4, "structured": 8}
+    n_classes = [task.file.data.n_classes for task in vtab]  # type: ignore[union-attr]
+    assert 769 * sum(n_classes) / 19 == pytest.approx(38_045, abs=1)  # METHODS: the average VTAB head on ViT-B, measured
+    assert vtab[0].file.worker()["data"]["path"] == "/data/cifar"
+    assert len(load("fgvc")[1]) == 5
+
+
+def test_means_are_over_tasks_and_over_groups_and_only_where_nothing_is_missing(small: str) -> None:
+    tasks = load(small)[1]
+    best = {"a": {"lora": 0.9, "arc": 0.5}, "b": {"lora": 0.7, "arc": 0.6}, "c": {"lora": 0.2}}
+    lora, arc = standings(tasks, best)
+    assert lora.group_means == {"left": pytest.approx(0.8), "right": pytest.approx(0.2)}
+    assert lora.mean_of_tasks == pytest.approx(0.6)
+    assert lora.mean_of_groups == pytest.approx(0.5)
+    assert arc.group_means == {"left": pytest.approx(0.55)}
+    assert (arc.mean_of_tasks, arc.mean_of_groups) == (None, None)
+
+
+def test_the_order_of_tasks_changes_no_mean(small: str) -> None:
+    tasks: list[Task] = load(small)[1]
+    best = {"a": {"lora": 0.9}, "b": {"lora": 0.7}, "c": {"lora": 0.2}}
+    [one], [other] = standings(tasks, best), standings(tasks[::-1], best)
+    assert one.mean_of_tasks == pytest.approx(other.mean_of_tasks)
+    assert one.mean_of_groups == pytest.approx(other.mean_of_groups)
+
+
+def test_overrides_reach_every_task_and_leave_the_others_sections_alone(small: str) -> None:
+    tasks = load(small, overrides=["budget.epochs=7", "search.seed=3"], storage=Path("elsewhere"))[1]
+    assert [task.file.study for task in tasks] == ["small-a", "small-b", "small-c"]
+    assert {task.file.budget.epochs for task in tasks} == {7}
+    assert {task.file.budget.n_trials for task in tasks} == {6}
+    assert {str(task.file.storage) for task in tasks} == {"elsewhere"}
+    assert [task.name for task in load(small, only=["c"])[1]] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("suite: small", "suit: small", "suit: Extra inputs are not permitted"),
+        ("{n_trials: 6, epochs: 3}", "{n_trials: 6}", "small: c: budget.epochs: is missing"),
+        ("    c: {noise: 0.02}", "    a: {noise: 0.02}", "tasks: a is there twice"),
+        ("methods: [lora, arc]", "methods: [lora, ark]", "did you mean arc"),
+    ],
+)
+def test_what_is_wrong_is_told(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL.replace(old, new))
+    with pytest.raises(StudyFileError, match=message):
+        load(str(path))
+
+
+def test_unknown_suites_and_tasks_are_told_with_what_there_is(small: str) -> None:
+    with pytest.raises(StudyFileError, match=r"packaged: fgvc, vtab1k"):
+        load("vtab")
+    with pytest.raises(StudyFileError, match=r"the suite has no task d; it has a, b, c"):
+        load(small, only=["d"])
+
+
+def test_the_command_runs_every_task_and_again_only_shows_them(small: str, tmp_path: Path) -> None:
+    done = paretune("suite", small, "--back-end", "in-process", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "mean of groups" in done.stdout
+    again = paretune("suite", small, "--back-end", "in-process", "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert {row["method"] for row in found["standings"]} == {"head_only", "lora", "arc"}
+    assert "chosen by it" in found["measure"]
+    kept = pq.read_table(tmp_path / "paretune-studies" / "suite-small.parquet").to_pylist()
+    assert {row["method"]: row["a"] for row in kept} == {row["method"]: row["top1"]["a"] for row in found["standings"]}
