@@ -44,7 +44,8 @@ class Extension:
 
     def detail(self) -> dict[str, Any]:
         """As JSON values, for a request; `Extension(**detail)` is the same again."""
-        return {key: value for key, value in asdict(self).items() if value is not None and value != 0}
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: value for key, value in given.items() if (key, value) != ("more_trials", 0)}
 
     def __bool__(self) -> bool:
         return bool(self.detail())
