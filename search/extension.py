@@ -129,7 +129,7 @@ def copy_checkpoint(study: Path, source: int, to: int) -> None:
         ValueError: if there is none any more.
     """
     origin, target = flags.trial_folder(study, source), flags.trial_folder(study, to)
-    if not any(file.name != flags.FLAG for file in origin.glob("*")):
+    if not flags.has_checkpoint(study, source):
         raise ValueError(f"trial {source} has no checkpoint any more (`paretune gc`): there is nothing to go on from")
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     shutil.copytree(origin, draft, ignore=shutil.ignore_patterns(flags.FLAG))

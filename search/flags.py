@@ -16,6 +16,11 @@ def trial_folder(study: Path, number: int) -> Path:
     return study / "trials" / f"{number:04d}"
 
 
+def has_checkpoint(study: Path, number: int) -> bool:
+    """Whether there is anything in a trial's folder but its flag."""
+    return any(file.name != FLAG for file in trial_folder(study, number).glob("*"))
+
+
 def hoist(study: Path, numbers: Iterable[int]) -> None:
     """Tell the workers of trials to stop."""
     for number in numbers:

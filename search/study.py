@@ -159,6 +159,9 @@ class Study:
         if self._in_flight:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self._trials[self._in_flight[0]])
+                if trial.epochs and not flags.has_checkpoint(self.folder, trial.number):
+                    reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
+                    writer.event("restarted", trial.number, reason=reason)
             self._in_flight.popleft()
             self._trials[trial.number] = trial
             return self._handed_out(trial)

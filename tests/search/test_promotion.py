@@ -116,4 +116,4 @@ def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(tmp_pa
 def history(folder: Path) -> str:
     """What happened, without times and without what tells of the interruption."""
     events = Ledger.open(folder / "ledger.db").events()
-    return "\n".join(f"{e.kind} {e.trial} {dict(e.detail)}" for e in events if e.kind not in ("resumed", "opened"))
+    return "\n".join(f"{e.kind} {e.trial} {dict(e.detail)}" for e in events if e.kind not in ("resumed", "opened", "restarted"))

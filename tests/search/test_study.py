@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -335,3 +336,29 @@ def test_a_budget_is_never_cut(tmp_path: Path, cut: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a budget is extended, not cut"):
         study.extend(Extension(**cut))  # type: ignore[arg-type]
     assert study.record.budget["n_trials"] == 12
+
+
+def test_a_trial_whose_checkpoint_is_gone_is_trained_again_and_its_events_say_so(tmp_path: Path) -> None:
+    whole = new_study(tmp_path / "whole")
+    in_process.run(whole, SyntheticTrainable())
+    study = new_study(tmp_path)
+    trial = study.ask()
+    assert trial is not None
+    study.report(0, 1, whole_reports(whole)[1])
+    study.close()
+    with closing(Study.open(study.file, SyntheticSizes())) as again:
+        in_process.run(again, SyntheticTrainable())
+        assert [(kind, number) for kind, number, _ in history(again)][:6] == [
+            ("opened", None),
+            ("started", 0),
+            ("reported", 0),
+            ("opened", None),
+            ("resumed", 0),
+            ("restarted", 0),
+        ]
+        assert [t.metrics for t in again.trials] == [t.metrics for t in whole.trials]
+
+
+def whole_reports(study: Study) -> dict[int, dict[str, float]]:
+    """Epoch to metrics of trial 0."""
+    return {report.epoch: dict(report.metrics) for report in Ledger.open(study.folder / "ledger.db").reports(trial=0)}
