@@ -101,14 +101,20 @@ class StudyFile(Section):
             found.append(config | point)
         return found
 
-    def worker(self) -> dict[str, Any]:
-        """The arguments of `trainables.make`, as plain JSON values; paths are absolute, because workers run elsewhere."""
+    def worker(self, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The arguments of `trainables.make`, as plain JSON values; paths are absolute, because workers run elsewhere.
+
+        Args:
+            facts: The study's, which hold what `recipe.precision: auto` came to; without them it is float32.
+        """
         backbone, data = self.backbone.model_dump(mode="json"), self.data.model_dump(mode="json")
         if backbone["weights"] not in (None, "random"):
             backbone["weights"] = str(Path(backbone["weights"]).expanduser().absolute())
         if isinstance(self.data, Images):
             data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}
+        if recipe["precision"] == "auto":
+            recipe["precision"] = (facts or {}).get("precision", {}).get("chosen", "float32")
         return {"backbone": backbone, "data": data, "recipe": recipe}
 
     def resolved(self) -> dict[str, Any]:

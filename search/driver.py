@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from sqlalchemy.exc import OperationalError
@@ -72,9 +72,11 @@ def run(
     beside = ThreadPoolExecutor(1, "paretune-import")
     try:
         connection = _connected(back_end, n_cpus)
-        sizes = beside.submit(_measure, file, back_end, on_decoded, say)  # imports torch, timm and Tune while Ray's processes start
+        measured = beside.submit(
+            _measure, file, back_end, on_decoded, say
+        )  # imports torch, timm and Tune while Ray's processes start
         with connection:
-            study = _opened(file, sizes.result())
+            study = _opened(file, *measured.result())
             if extension:
                 _extend(study, extension)
             with _logged_to(file.folder / "paretune.log"):
@@ -113,13 +115,15 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
 
 def _measure(
     file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
-) -> Sizes:
-    """What is known of every configuration before training. Looks at the images, and imports what drives the search, too.
+) -> tuple[Sizes, Mapping[str, Any] | None]:
+    """What is known before training: of every configuration, and which precision pays, where that is asked and not known yet.
+
+    Looks at the images, and imports what drives the search, too.
 
     Raises:
         RequestError: if backbone or data are not to be had.
     """
-    from trainables import audit, large_imports, measure
+    from trainables import audit, choose_precision, large_imports, measure
 
     with large_imports():
         if back_end == "ray":
@@ -129,7 +133,10 @@ def _measure(
             sizes = measure(worker["backbone"], worker["data"])
             if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
                 say(skipped_in_words(found.skipped))
-            return sizes
+            if file.recipe.precision != "auto" or (file.folder / "ledger.db").exists():
+                return sizes, None
+            gpu = file.resources.gpus_per_trial > 0
+            return sizes, choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -140,12 +147,12 @@ def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
     return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
 
 
-def _opened(file: StudyFile, sizes: Sizes) -> Study:
+def _opened(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
         if (file.folder / "ledger.db").exists():
             return Study.open(file, sizes)
-        study = Study.create(file, sizes)
+        study = Study.create(file, sizes, precision=precision)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
     except (OSError, OperationalError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error.orig)
@@ -177,7 +184,7 @@ def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], Non
         from search import in_process
         from trainables import make
 
-        return lambda study: in_process.run(study, make(**file.worker())), 1
+        return lambda study: in_process.run(study, make(**file.worker(study.record.facts))), 1
     from cluster.connect import slots
     from search import on_ray
 

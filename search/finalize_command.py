@@ -16,7 +16,6 @@ from rich.table import Table
 from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of
 
 if TYPE_CHECKING:
-    from search.config import StudyFile
     from search.finalize import Member, Order, Outcome
     from search.saved import SavedStudy
 
@@ -62,10 +61,8 @@ def train(study: SavedStudy, *, n_seeds: int, back_end: str = "ray", n_cpus: int
         RequestError: There is no front or no test split, or a model could not be trained; what is done is kept.
     """
     from search import finalize as final
-    from search.config import check
     from search.recording import record_final, tracking_uri
 
-    file = check(study.record.file)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -73,7 +70,7 @@ def train(study: SavedStudy, *, n_seeds: int, back_end: str = "ray", n_cpus: int
         members = final.finalize(
             study,
             n_seeds=n_seeds,
-            retrain=lambda orders: _retrained(file, orders, back_end, n_cpus),
+            retrain=lambda orders: _retrained(study, orders, back_end, n_cpus),
             on_done=lambda done, of: progress.update(task, completed=done, total=of),
         )
     final.write_views(study, members)
@@ -85,16 +82,18 @@ def train(study: SavedStudy, *, n_seeds: int, back_end: str = "ray", n_cpus: int
     return members
 
 
-def _retrained(file: StudyFile, orders: Iterable[Order], back_end: str, n_cpus: int | None) -> Iterator[Outcome]:
+def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus: int | None) -> Iterator[Outcome]:
     """The back end's outcomes. Nothing is started, or imported, where no order comes."""
     from itertools import chain
 
+    from search.config import check
     from search.errors import RequestError
 
     waiting = iter(orders)
     if (first := next(waiting, None)) is None:
         return
-    worker, resources = file.worker(), file.resources
+    file = check(study.record.file)
+    worker, resources = file.worker(study.record.facts), file.resources
     try:
         if back_end == "in-process":
             yield from _in_process(worker, chain([first], waiting))

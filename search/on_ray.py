@@ -144,7 +144,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             return None if self._numbers or self._study.waits else str(Searcher.FINISHED)
         self._numbers[trial_id] = trial.number
         return {
-            "make": self._study.file.worker(),
+            "make": self._study.file.worker(self._study.record.facts),
             "trial": trial.number,
             "config": trial.config,
             "seed": trial.seed,

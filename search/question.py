@@ -29,8 +29,14 @@ class Sizes(Protocol):
         """(adapter_params, head_params); ValueError if the configuration is impossible."""
 
 
-def facts_of(file: StudyFile, sizes: Sizes) -> dict[str, Any]:
-    """What is measured once, when a study is made, and kept in its ledger."""
+def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What is measured once, when a study is made, and kept in its ledger.
+
+    Args:
+        file: The study file.
+        sizes: Of its configurations.
+        precision: What `trainables.precision` found; None where it was not asked.
+    """
     max_params = file.budget.max_params or sizes.backbone_params
     return {
         "n_classes": sizes.n_classes,
@@ -38,6 +44,7 @@ def facts_of(file: StudyFile, sizes: Sizes) -> dict[str, Any]:
         "max_params": max_params,
         "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
         "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.warm_start`
+        **({} if precision is None else {"precision": dict(precision)}),
     }
 
 

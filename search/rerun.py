@@ -45,7 +45,7 @@ def rerun(study: SavedStudy, number: int) -> list[Epoch]:
         raise RequestError(f"trial {number} has no epoch that could be compared; it is {trial.state}")
     file = check(study.record.file)
     try:
-        trainable = make(**file.worker())
+        trainable = make(**file.worker(study.record.facts))
         trainable.start(trial.config, seed=trial.seed, epochs=trial.planned_epochs or file.budget.epochs, folder=None)
     except ValueError as error:
         raise RequestError(str(error)) from error

@@ -154,11 +154,17 @@ class Recipe(Section):
         warmup_fraction: Share of the epochs with a linearly rising learning rate.
         label_smoothing: Probability mass moved from the true class to all.
         clip_norm: Largest gradient norm, or null for no clipping.
+        precision: `float32`; `bfloat16` in the forward pass but for head and loss; or `auto`: what a probe finds, once per study.
+        accumulate: A batch is taken in so many parts, one after the other: the same step in less memory.
+        compile: Whether to compile the training pass (torch.compile); a minute per trial, so only for long ones.
     """
 
     warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     clip_norm: float | None = Field(default=None, gt=0.0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: int = Field(default=1, ge=1)
+    compile: bool = False
 
 
 class Budget(Section):

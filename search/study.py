@@ -11,9 +11,10 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from search import flags, pareto, requests
 from search.attendant import Attendant
@@ -113,13 +114,20 @@ class Study:
     # -- making and opening --------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] = time.time) -> Study:
-        """A new study in `file.folder`; `now` is the ledger's clock.
+    def create(
+        cls,
+        file: StudyFile,
+        sizes: Sizes,
+        *,
+        precision: Mapping[str, Any] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> Study:
+        """A new study in `file.folder`; `precision` as of `facts_of`, `now` is the ledger's clock.
 
         Raises:
             LedgerError: if the folder holds a study already.
         """
-        facts = facts_of(file, sizes)
+        facts = facts_of(file, sizes, precision)
         refuse_hopeless(file, sizes, facts["max_params"])
         ledger = Ledger.create(file.folder / "ledger.db", name=file.study, file=file.resolved(), facts=facts, now=now)
         return cls(file, ledger, sizes)

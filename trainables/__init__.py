@@ -23,6 +23,7 @@ __all__ = [
     "Stopped",
     "Trainable",
     "audit",
+    "choose_precision",
     "large_imports",
     "look_at_flag",
     "make",
@@ -152,6 +153,29 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
         from trainables import cost
 
         return cost.MetaSizes(backbone, data)
+
+
+def choose_precision(
+    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], *, backbone_params: int, gpu: bool = False
+) -> dict[str, Any]:
+    """Which precision pays on this machine. A few training steps where bfloat16 may pay, no time elsewhere.
+
+    Args:
+        backbone: As of `make`.
+        data: As of `make`.
+        recipe: As of `make`; its threads count.
+        backbone_params: As `measure` counts them.
+        gpu: Whether trials have a GPU.
+
+    Returns:
+        `chosen`, "float32" or "bfloat16", `why`, and what was measured; see `trainables.precision.probe`.
+    """
+    if data.get("kind") == "synthetic":
+        return {"chosen": "float32", "why": "nothing is computed"}
+    with large_imports():
+        from trainables.precision import probe
+
+        return probe(backbone, backbone_params=backbone_params, n_threads=recipe.get("n_threads", 1), gpu=gpu)
 
 
 def audit(

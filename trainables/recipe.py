@@ -19,6 +19,7 @@ from torch import nn
 
 from trainables.adapters import near
 
+PRECISIONS: Final = ("float32", "bfloat16")
 _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
 
@@ -35,6 +36,10 @@ class Recipe:
         final_lr_fraction: The last learning rate over the peak, in [0, 1].
         label_smoothing: In [0, 1).
         clip_norm: Largest norm of the gradient of all trainables together; None for no limit.
+        accumulate: Into how many parts a batch is split, to be taken one after the other; the step is that of the whole batch.
+            A method that looks at its whole batch (Lily's router) sees a part.
+        precision: "float32", or "bfloat16" for what `trainables.step.logits` says.
+        compile: Whether the training pass is compiled (torch.compile), anew for each trial.
         n_threads: Torch threads of the worker, at least 1.
         device: Torch device; None for CUDA where there is one, else the CPU.
     """
@@ -47,6 +52,9 @@ class Recipe:
     final_lr_fraction: float = 0.01
     label_smoothing: float = 0.0
     clip_norm: float | None = None
+    accumulate: int = 1
+    precision: str = "float32"
+    compile: bool = False
     n_threads: int = 1
     device: str | None = None
 
@@ -59,6 +67,8 @@ class Recipe:
         self._require(0 <= self.final_lr_fraction <= 1, "final_lr_fraction", "in [0, 1]")
         self._require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)")
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or null for none")
+        self._require(self.accumulate >= 1, "accumulate", "at least 1")
+        self._require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
         self._require(self.n_threads >= 1, "n_threads", "at least 1")
 
     def _require(self, holds: bool, field: str, law: str) -> None:

@@ -26,7 +26,6 @@ from trainables.adapters import (
     adaptation,
     load_trainable_state,
     method_of,
-    regulariser,
     remove,
     supported_blocks,
     trainable_parameters,
@@ -34,7 +33,10 @@ from trainables.adapters import (
     transformer_blocks,
     undecayed_parameters,
 )
+from trainables.precision import explicit_attention, fused_attention
+from trainables.randomness import RandomState
 from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
+from trainables.step import Features, autocast, backward, logits
 
 EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lily's router "batch"
 PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
@@ -68,7 +70,7 @@ class AdapterTrial:
         self._normalise = data.Normaliser(wanted, self.device)
         self._pristine = backbones.fingerprint(self.model)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
-        self._prefixes: dict[tuple[str, int], list[Tensor]] = {}
+        self._prefixes: dict[tuple[str, int, str], list[Tensor]] = {}
         self._run: _Run | None = None
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
@@ -141,18 +143,16 @@ class AdapterTrial:
         for i, index in enumerate(order):
             look_at_flag(run.plan.folder)
             step = run.epoch * n_steps + i
-            logits = model(self._normalise(train.take(index)))
-            loss = F.cross_entropy(logits, train.labels.index_select(0, index), label_smoothing=recipe.label_smoothing)
-            if (extra := regulariser(model)) is not None:
-                loss = loss + extra
-            loss.backward()  # type: ignore[no-untyped-call]
+            parts = index.tensor_split(min(recipe.accumulate, batch))
+            looked_at = ((self._normalise(train.take(part)), train.labels.index_select(0, part)) for part in parts)
+            loss = backward(model, looked_at, batch, recipe, run.features)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
             for group in run.optimiser.param_groups:
                 group["lr"] = learning_rate(step, run.plan.epochs * n_steps, recipe)
             run.optimiser.step()
             run.optimiser.zero_grad()
-            losses.append(loss.detach())
+            losses.append(loss)
         values = torch.stack(losses).tolist()
         for step, value in enumerate(values, start=run.epoch * n_steps + 1):
             if not math.isfinite(value):
@@ -167,8 +167,8 @@ class AdapterTrial:
         self.model.eval()
         for images, labels in zip(train.batches(recipe.batch_size), torch.split(train.labels, recipe.batch_size), strict=True):
             look_at_flag(run.plan.folder)
-            logits = self.model(self._normalise(images))
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
+            found = logits(self.model, self._normalise(images), recipe.precision)
+            loss = F.cross_entropy(found, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
             loss.backward()  # type: ignore[no-untyped-call]
 
     def evaluate(self, split: str) -> tuple[float, float]:
@@ -183,10 +183,12 @@ class AdapterTrial:
         with torch.inference_mode():
             prefix = self._prefix(split)
             if prefix is None:
-                logits = torch.cat([self.model(self._normalise(batch)) for batch in self._unless_stopped(images)])
+                normalised = (self._normalise(batch) for batch in self._unless_stopped(images))
+                found = torch.cat([logits(self.model, batch, self._precision) for batch in normalised])
             else:
-                logits = torch.cat([self._after_prefix(tokens) for tokens in self._unless_stopped(prefix)])
-            return logits.argmax(-1) == labels, F.cross_entropy(logits, labels).item()
+                rest = self._unless_stopped(prefix)
+                found = torch.cat([logits(self.model, tokens, self._precision, self._after_prefix) for tokens in rest])
+            return found.argmax(-1) == labels, F.cross_entropy(found, labels).item()
 
     def _unless_stopped(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
@@ -205,27 +207,32 @@ class AdapterTrial:
         n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
         if n_frozen == 0 or 4 * len(held) * n_tokens * model.embed_dim > PREFIX_BYTES:
             return None
-        if (split, n_frozen) not in self._prefixes:
+        key = (split, n_frozen, self._precision)
+        if key not in self._prefixes:
             batches = []
             for images in held.batches(EVAL_BATCH):
-                [found] = model.forward_intermediates(
-                    self._normalise(images),
-                    indices=[n_frozen - 1],
-                    return_prefix_tokens=True,
-                    stop_early=True,
-                    output_fmt="NLC",
-                    intermediates_only=True,
-                )
+                with autocast(self.device, self._precision):
+                    [found] = model.forward_intermediates(
+                        self._normalise(images),
+                        indices=[n_frozen - 1],
+                        return_prefix_tokens=True,
+                        stop_early=True,
+                        output_fmt="NLC",
+                        intermediates_only=True,
+                    )
                 batches.append(found if isinstance(found, Tensor) else torch.cat(found[::-1], 1))  # (patches, class and registers)
-            self._prefixes[split, n_frozen] = batches
-        return self._prefixes[split, n_frozen]
+            self._prefixes[key] = batches
+        return self._prefixes[key]
 
     def _after_prefix(self, tokens: Tensor) -> Tensor:
         model = cast(VisionTransformer, self.model)
         for block in list(model.blocks)[self._n_frozen() :]:
             tokens = block(tokens)
-        logits: Tensor = model.forward_head(model.norm(tokens))
-        return logits
+        return cast(Tensor, model.norm(tokens))
+
+    @property
+    def _precision(self) -> str:
+        return "float32" if self._run is None else self._run.plan.recipe.precision
 
     def _n_frozen(self) -> int:
         """How many of the first blocks hold nothing that is trained."""
@@ -236,7 +243,7 @@ class AdapterTrial:
     def finish(self) -> None:
         """See `trainables.Trainable.finish`."""
         if self._run is not None:
-            restore(self._run.drop_path_before)
+            self._run.leave()
             self._run = None
         if adaptation(self.model) is not None:
             remove(self.model)
@@ -282,33 +289,6 @@ class _Plan:
             )
 
 
-class RandomState:
-    """A trial's own random numbers: in force inside `with`, and the process's own state back afterwards."""
-
-    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
-        self.state: dict[str, Tensor] = {"cpu": generator.get_state()}
-        self._device = device
-        if device.type == "cuda":
-            self.state["cuda"] = torch.Generator(device).manual_seed(generator.initial_seed()).get_state()
-
-    def __enter__(self) -> None:
-        self._outside = self._get()
-        self._set(self.state)
-
-    def __exit__(self, *_: object) -> None:
-        self.state = self._get()
-        self._set(self._outside)
-
-    def _get(self) -> dict[str, Tensor]:
-        state = {"cpu": torch.get_rng_state()}
-        return state if self._device.type != "cuda" else {**state, "cuda": torch.cuda.get_rng_state(self._device)}
-
-    def _set(self, state: Mapping[str, Tensor]) -> None:
-        torch.set_rng_state(state["cpu"])
-        if "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], self._device)
-
-
 class _Run:
     """What belongs to one trial: its plan, where it stands, and the optimiser over its trainables."""
 
@@ -317,9 +297,20 @@ class _Run:
         self.random = RandomState(generator, device)
         self.trained = dict(trainable_parameters(model))
         self.optimiser = optimiser(self.trained.values(), plan.recipe, undecayed_parameters(model))
-        self.drop_path_before = set_drop_path(transformer_blocks(model), plan.recipe.drop_path)
+        self._drop_path_before = set_drop_path(transformer_blocks(model), plan.recipe.drop_path)
+        explicit = plan.recipe.precision == "bfloat16" and device.type == "cpu"
+        self._attention_before = explicit_attention(model) if explicit else []
+        forward: Features = cast(VisionTransformer, model).forward_features
+        self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
+
+    def leave(self) -> None:
+        """Puts back what the trial has changed about the model's own modules."""
+        restore(self._drop_path_before)
+        fused_attention(self._attention_before)
+        if self.plan.recipe.compile:
+            torch.compiler.reset()  # code compiled for this trial would count against the limit of the next
 
     def keep_what_is_left(self) -> None:
         """Forgets the gradients, and the optimiser state of trainables that the method has dropped."""

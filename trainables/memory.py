@@ -1,0 +1,32 @@
+"""How much memory a trial took at most."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import resource
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begins a new measurement. Where the system does not allow that for a CPU, the peak is that of the process's whole life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")  # see proc(5): resets the peak resident set
+
+
+def peak_bytes(device: torch.device) -> int:
+    """On a GPU what torch had allocated at most; on a CPU the process's largest resident set: libraries, backbone, data."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+    except OSError:
+        found = None
+    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
