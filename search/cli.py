@@ -213,6 +213,8 @@ def show(
         facts.add_row(key, str(value))
     facts.add_row("adapter_params", f"{one.adapter_params:,}")
     facts.add_row("head_params", f"{one.head_params:,}")
+    for key, value in report.costs(one.metrics):
+        facts.add_row(key, value)
     console.print(facts)
     keys = [key for key in (reports[-1].metrics if reports else {}) if not key.startswith("cost/")]
     curve = Table("epoch", *keys, box=None)

@@ -153,6 +153,12 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
     return "\n".join(lines)
 
 
+def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What a trial's last epoch cost, each as (metric, value with its unit)."""
+    found = {key: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for key, value in metrics.items()}
+    return [(key, f"{text} {_UNITS.get(key, '')}".rstrip()) for key, text in found.items() if key.startswith("cost/")]
+
+
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +216,9 @@ _UNITS = {
     "cost/train_seconds": "seconds",
     "cost/eval_seconds": "seconds",
     "cost/images_per_second": "images per second",
+    "cost/step_seconds": "seconds",
+    "cost/peak_memory_bytes": "bytes",
+    "cost/gflops": "GFLOPs per image",
 }
 
 

@@ -72,7 +72,8 @@ class Trainable(Protocol):
 
         Returns:
             `val/top1` (fraction in [0, 1]), `val/loss` (cross-entropy), `train/loss` (what was minimised: cross-entropy plus the
-            method's regulariser, where it has one), `cost/train_seconds`, `cost/eval_seconds`, `cost/images_per_second`.
+            method's regulariser, where it has one), `cost/train_seconds`, `cost/eval_seconds`, `cost/images_per_second`,
+            `cost/step_seconds`, `cost/peak_memory_bytes` (see `trainables.memory`), `cost/gflops` (see `trainables.cost`).
 
         Raises:
             FloatingPointError: The loss is not finite; the message names the step.

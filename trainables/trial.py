@@ -33,6 +33,8 @@ from trainables.adapters import (
     transformer_blocks,
     undecayed_parameters,
 )
+from trainables.cost import forward_gflops
+from trainables.memory import forget_peak, peak_bytes
 from trainables.precision import explicit_attention, fused_attention
 from trainables.randomness import RandomState
 from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
@@ -95,6 +97,7 @@ class AdapterTrial:
         self._run = _Run(self.model, plan, generator, self.device)
         if saved is not None:
             self._run.load(saved)
+        forget_peak(self.device)
         return self._run.epoch
 
     def replay(self) -> dict[str, float] | None:
@@ -120,6 +123,9 @@ class AdapterTrial:
             "cost/train_seconds": trained - begun,
             "cost/eval_seconds": evaluated - trained,
             "cost/images_per_second": n_images / (trained - begun),
+            "cost/step_seconds": (trained - begun) / math.ceil(n_images / run.plan.recipe.batch_size),
+            "cost/peak_memory_bytes": float(peak_bytes(self.device)),
+            "cost/gflops": run.gflops,
         }
         if run.plan.folder is not None:
             checkpoint.write(run.plan.folder, run.saved())
@@ -302,6 +308,7 @@ class _Run:
         self._attention_before = explicit_attention(model) if explicit else []
         forward: Features = cast(VisionTransformer, model).forward_features
         self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
+        self.gflops = forward_gflops(model)
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
 

@@ -283,3 +283,19 @@ def test_showing_a_study_imports_none_of_the_large_libraries() -> None:
     program = "import sys, search.report, search.saved; sys.exit(' '.join({'torch', 'ray', 'optuna', 'mlflow'} & {*sys.modules}))"
     outcome = subprocess.run([sys.executable, "-c", program], check=False, timeout=60, capture_output=True, text=True)
     assert outcome.stderr.strip() == ""
+
+
+def test_costs_are_told_with_their_units_and_nothing_else_is() -> None:
+    metrics = {
+        "val/top1": 0.5,
+        "cost/gflops": 35.126,
+        "cost/step_seconds": 0.25,
+        "cost/peak_memory_bytes": 1_000_000.0,
+        "cost/new": 2.0,
+    }
+    assert report.costs(metrics) == [
+        ("cost/gflops", "35.13 GFLOPs per image"),
+        ("cost/step_seconds", "0.25 seconds"),
+        ("cost/peak_memory_bytes", "1,000,000 bytes"),
+        ("cost/new", "2"),
+    ]

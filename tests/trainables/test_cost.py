@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 
 from trainables import Sizes, measure
+from trainables.adapters import Adapter, adapt
+from trainables.cost import forward_gflops
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +170,19 @@ def test_classes_are_known_without_images() -> None:
         measure({"name": "test_vit"}, {"kind": "digit"})
     with pytest.raises(ValueError, match=r"data\.n_classes must be a positive whole number"):
         measure({"name": "test_vit"}, {"kind": "none"})
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_gflops_are_those_of_the_matrix_products_two_for_a_multiplication_and_an_addition(device: str) -> None:
+    model = timm.create_model("test_vit", num_classes=7, img_size=64).to(device)
+    n, d, depth, rank = 16, 64, len(model.blocks), 3
+    tokens, hidden = n + 1, model.blocks[0].mlp.fc1.out_features
+    embedding, head = n * 3 * 16 * 16 * d, d * 7
+    block = tokens * d * (3 * d + d + 2 * hidden) + 2 * tokens * tokens * d
+    assert forward_gflops(model) == pytest.approx(2e-9 * (embedding + depth * block + head))
+    assert model.blocks[0].attn.fused_attn
+    assert model.training
+    before = forward_gflops(model)
+    adapt(model, Adapter(rank=rank, position="ffn"))
+    added = depth * tokens * 2 * d * rank
+    assert forward_gflops(model) - before == pytest.approx(2e-9 * added)

@@ -275,10 +275,13 @@ def test_metrics_are_fractions_losses_and_costs(warm: AdapterTrial) -> None:
     warm.start(LORA, seed=0, epochs=1, folder=None)
     metrics = warm.step()
     assert set(metrics) == {
-        "val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds", "cost/images_per_second"
+        "val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds", "cost/images_per_second",
+        "cost/step_seconds", "cost/peak_memory_bytes", "cost/gflops"
     }  # fmt: skip
     assert (metrics["val/top1"] * 800) == pytest.approx(round(metrics["val/top1"] * 800))
     assert metrics["cost/images_per_second"] == pytest.approx(192 / metrics["cost/train_seconds"])  # 3 batches of 64
+    assert metrics["cost/step_seconds"] == pytest.approx(metrics["cost/train_seconds"] / 3)
+    assert 2**26 < metrics["cost/peak_memory_bytes"] < 2**36
 
 
 def test_a_regulariser_enters_the_training_loss_with_its_weight(warm: AdapterTrial) -> None:
