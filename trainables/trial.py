@@ -73,6 +73,7 @@ class AdapterTrial:
         self._pristine = backbones.fingerprint(self.model)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
         self._prefixes: dict[tuple[str, int, str], list[Tensor]] = {}
+        self._gflops: dict[Any, float] = {}
         self._run: _Run | None = None
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
@@ -95,10 +96,18 @@ class AdapterTrial:
         backbones.set_head(self.model, self.n_classes, generator)
         adapt(self.model, method, generator=generator)
         self._run = _Run(self.model, plan, generator, self.device)
+        self._run.gflops = self._counted(self._run)
         if saved is not None:
             self._run.load(saved)
         forget_peak(self.device)
         return self._run.epoch
+
+    def _counted(self, run: _Run) -> float:
+        """GFLOPs of one image, counted once for all trials of a method whose trainables have the same shapes."""
+        shapes = (type(run.method), tuple((name, p.shape) for name, p in run.trained.items()))
+        if shapes not in self._gflops:
+            self._gflops[shapes] = forward_gflops(self.model)
+        return self._gflops[shapes]
 
     def replay(self) -> dict[str, float] | None:
         """See `trainables.Trainable.replay`."""
@@ -308,7 +317,7 @@ class _Run:
         self._attention_before = explicit_attention(model) if explicit else []
         forward: Features = cast(VisionTransformer, model).forward_features
         self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
-        self.gflops = forward_gflops(model)
+        self.gflops = math.nan  # not counted yet
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
 

@@ -166,7 +166,7 @@ def test_a_count_refuses_what_a_trial_would_refuse(vit_b: Sizes) -> None:
 
 def test_classes_are_known_without_images() -> None:
     assert measure({"name": "test_vit"}, {"kind": "digits"}).n_classes == 10
-    with pytest.raises(ValueError, match=r"data\.kind must be one of digits, none, synthetic; got 'digit'; did you mean digits"):
+    with pytest.raises(ValueError, match=r"data\.kind must be one of digits, .*synthetic; got 'digit'; did you mean digits"):
         measure({"name": "test_vit"}, {"kind": "digit"})
     with pytest.raises(ValueError, match=r"data\.n_classes must be a positive whole number"):
         measure({"name": "test_vit"}, {"kind": "none"})
