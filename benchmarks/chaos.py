@@ -228,7 +228,9 @@ def _checkpoint(folder: Path, trial: Trial) -> int:
 def recorded_running(folder: Path) -> int:
     """Runs that MLflow shows as RUNNING, read from its own tables."""
     with closing(sqlite3.connect(folder / "paretune-studies" / "mlflow.db")) as connection:
-        (count,) = connection.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()
+        (count,) = connection.execute(
+            "SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
+        ).fetchone()
     return int(count)
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 8.0  # for the driver to unwind
+_AGAIN = signal.SIGURG  # our own: a second one of the others would mean now
 
 
 @contextmanager
@@ -33,10 +35,23 @@ def interruptible() -> Iterator[None]:
             interrupted.set()
             raise KeyboardInterrupt
 
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        """Python loses what is raised in a finaliser or a callback of the import system: raise it again a moment later."""
+        if unraisable.exc_type is not KeyboardInterrupt:
+            hook(unraisable)
+            return
+        threading.Timer(0.05, os.kill, [os.getpid(), _AGAIN]).start()
+
+    def again(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    hook, sys.unraisablehook = sys.unraisablehook, lost
+
     told, teller = os.pipe()
     os.set_blocking(teller, False)
     threading.Thread(target=_watch, args=(told, frozenset(signals)), name="paretune-interrupts", daemon=True).start()
     handlers = {number: signal.signal(number, interrupt) for number in signals}
+    handlers[_AGAIN] = signal.signal(_AGAIN, again)
     fd = signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
     try:
         yield
@@ -44,6 +59,7 @@ def interruptible() -> Iterator[None]:
         interrupted.set()
         raise KeyboardInterrupt from None
     finally:
+        sys.unraisablehook = hook
         if interrupted.is_set():  # the process is on its way out, and a second signal still means now
             _kill_descendants()  # Ray may have been half started
         else:

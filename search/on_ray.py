@@ -180,6 +180,8 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         report = json.loads(result["report"])
+        if trial.trial_id in self._ended:  # a last word before the kill arrived
+            return str(TrialScheduler.CONTINUE)
         if report.get("memory"):
             self._study.lost(report["trial"], Loss.MEMORY, report["failure"])
             self._ended.add(trial.trial_id)

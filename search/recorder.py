@@ -8,6 +8,7 @@ left, by a driver that ended or by one that was killed: one last full sync shows
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import logging
@@ -155,8 +156,10 @@ def main() -> None:
     if not (line := sys.stdin.readline()):
         return  # the driver died at once
     order = json.loads(line)
-    with contextlib.redirect_stdout(sys.stderr):  # what MLflow prints goes to the log
-        problem = follow(Record(Path(order["ledger"]), order["tracking_uri"]), sys.stdin, period=order["period"])
+    ledger = Path(order["ledger"])
+    with ledger.with_name(".recorder.lock").open("w") as lock, contextlib.redirect_stdout(sys.stderr):  # MLflow prints into the log
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the recorder of a driver that was killed may still be at its last sync
+        problem = follow(Record(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
     with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
         print(json.dumps({"problem": problem}), flush=True)
     os._exit(0)  # taking down an interpreter with MLflow in it takes as long as the last sync

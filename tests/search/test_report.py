@@ -141,6 +141,7 @@ def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
         "reference_point": [0.1, 50_000.0],
         "hypervolume": hypervolume(TRIALS, REFERENCE),
         "members": [report.trial_json(trial) for trial in front(TRIALS)],
+        "extended": [],
     }
 
 
