@@ -34,10 +34,15 @@ def forward_gflops(model: nn.Module) -> float:
     wanted = backbones.preprocessing(model)
     image = torch.zeros(1, wanted.channels, *wanted.size, device=next(model.parameters()).device)
     was_training, explicit = model.training, explicit_attention(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter hooks into gradients, and stumbles over a module that returns a parameter of its own
+        parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model.eval()(image)
     finally:
+        for parameter in trained:
+            parameter.requires_grad_()
         fused_attention(explicit)
         model.train(was_training)
     return float(counter.get_total_flops()) / 1e9
