@@ -155,9 +155,9 @@ import hashlib, os, subprocess, sys
 from search.interrupts import interruptible
 child = subprocess.Popen(["sleep", "600"])
 with interruptible():
-    print(child.pid, flush=True)
     while True:
         try:
+            print(child.pid, flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # half an hour without coming back to Python
         except KeyboardInterrupt:
             pass  # it came before that had begun
