@@ -30,6 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if Path(sys.path[0]) == Path(__file__).parent:
+    sys.path.pop(0)  # where `search` would be benchmarks/search.py
+
 RANKS = (1, 2, 4, 8)
 SLOTS = 2
 MAKE = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}
@@ -236,7 +239,7 @@ def main() -> None:
 def _arm(arm: str, options: argparse.Namespace, points: list[dict[str, Any]]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--arm", arm, "--trials", str(options.trials), "--epochs", str(options.epochs)]
     begun = time.time()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, input=json.dumps(points))
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, input=json.dumps(points))
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures | {"command": time.time() - begun}
 
