@@ -16,9 +16,10 @@ from sqlalchemy.exc import OperationalError
 from search.config import StudyFile
 from search.errors import RequestError
 from search.extension import Extension
+from search.mlflow_store import tracking_uri
 from search.question import Sizes, refuse_changes
 from search.recorder import Recorder
-from search.recording import is_behind, tracking_uri
+from search.recording import is_behind
 from search.requests import waiting
 from search.saved import SavedStudy, StudyState, load
 from search.study import Study

@@ -61,7 +61,8 @@ def train(study: SavedStudy, *, n_seeds: int, back_end: str = "ray", n_cpus: int
         RequestError: There is no front or no test split, or a model could not be trained; what is done is kept.
     """
     from search import finalize as final
-    from search.recording import record_final, tracking_uri
+    from search.mlflow_store import tracking_uri
+    from search.recording import record_final
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

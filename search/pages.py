@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from search.recording import RecordingError, tracking_uri
+from search.mlflow_store import tracking_uri
+from search.recording import RecordingError
 
 
 def serve(

@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from search.recording import Record, in_short, without_secret
+from search.mlflow_store import in_short, without_secret
+from search.recording import Record
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Recorder:
 
     Args:
         ledger_path: The study's ledger, `<storage>/<study>/ledger.db`; it is opened to read only.
-        tracking_uri: An MLflow server or database (see `search.recording.tracking_uri`).
+        tracking_uri: An MLflow server or database (see `search.mlflow_store.tracking_uri`).
         period: Seconds between two syncs.
     """
 

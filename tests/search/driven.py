@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 
 from search.front import front, hypervolume
 from search.ledger import Ledger
-from search.recording import Record, tracking_uri
+from search.mlflow_store import tracking_uri
+from search.recording import Record
 from search.trial import State, Trial
 
 N_EPOCHS = 3

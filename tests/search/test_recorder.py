@@ -12,9 +12,9 @@ import time
 import psutil
 import pytest
 
+from search.mlflow_store import tracking_uri
 from search.pages import free_port
 from search.recorder import Recorder
-from search.recording import tracking_uri
 
 from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
 

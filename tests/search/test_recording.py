@@ -20,8 +20,9 @@ import yaml
 from mlflow import MlflowClient
 
 from search import report
+from search.mlflow_store import tracking_uri
 from search.pages import free_port
-from search.recording import is_behind, tracking_uri
+from search.recording import is_behind
 from search.saved import load
 
 from .driven import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded

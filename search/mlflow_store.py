@@ -1,0 +1,210 @@
+"""MLflow's side of the record: runs of one experiment. The only file of the search that imports it, when it is first asked.
+
+`Store.bring` makes one run show what it is to show (`search.shown.Shown`), and sends only what the run lacks: parameters and sizes
+by their names, epochs by a tag that counts them. MLflow writes the tags of a call last, so what a tag says is there is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from search.shown import Shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MAX_METRICS_PER_CALL = 1000  # MLflow's limit of one log_batch
+
+
+@dataclass
+class Held:
+    """What MLflow holds of one run."""
+
+    id: str
+    status: str
+    tags: dict[str, str]
+    keys: set[str] = field(default_factory=set)  # of parameters and metrics
+
+    @classmethod
+    def of(cls, run: Run) -> Held:
+        """A run as MLflow's client gives it."""
+        return cls(run.info.run_id, run.info.status, dict(run.data.tags), {*run.data.params, *run.data.metrics})
+
+    def count(self, tag: str) -> int:
+        """A tag that counts, 0 when it is not there."""
+        return int(self.tags.get(tag, 0))
+
+
+class Store:
+    """The runs of one experiment. Every method raises whatever MLflow raises."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+        self._client = client
+        self.experiment_id = experiment_id
+
+    @classmethod
+    def open(cls, uri: str, name: str, storage: Path) -> Store:
+        """The experiment of that name, made when there is none.
+
+        Args:
+            uri: An MLflow server or database.
+            name: The study's.
+            storage: The folder of the studies: beside them lie the artifacts, unless a server knows its own place for them.
+        """
+        with _making(uri):
+            client = _client(uri)
+            return cls(client, _experiment(client, uri, name, storage))
+
+    def runs(self, study_uid: str) -> Iterator[Held]:
+        """All active runs of a study, the oldest first, page by page."""
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id],
+                f"tags.`paretune.study_uid` = '{study_uid}'",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield from map(Held.of, page)
+            if not (token := page.token):
+                return
+
+    def delete(self, run: Held) -> None:
+        """Put a run into MLflow's bin."""
+        self._client.delete_run(run.id)
+
+    def bring(self, run: Held | None, shown: Shown) -> Held:
+        """Make a run show what it is to show; it is created when there is none. Nothing is sent that it holds already."""
+        from mlflow.entities import Metric
+
+        if run is None:
+            run = self._create(shown)
+        sizes = [Metric(key, value, _ms(shown.started), 0) for key, value in shown.sizes.items() if key not in run.keys]
+        params = {key: value for key, value in shown.params.items() if key not in run.keys}
+        tags, metrics, recorded = dict(shown.tags), sizes, run.count(shown.counter)
+        for step in shown.steps:
+            if step.number <= recorded:
+                continue
+            if len(metrics) + len(step.metrics) > MAX_METRICS_PER_CALL:
+                self._log(run, metrics, params, tags)
+                metrics, params = [], {}
+            metrics += [Metric(key, value, _ms(step.time), step.number) for key, value in step.metrics.items()]
+            tags[shown.counter] = str(step.number)
+        self._log(run, metrics, params, tags)
+        for key in [key for key in shown.optional if key in run.tags and key not in shown.tags]:
+            self._client.delete_tag(run.id, key)
+            del run.tags[key]
+        self._set_status(run, shown.status, shown.ended)
+        return run
+
+    def log(self, run: Held, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}) -> None:
+        """Say something more of a run, now."""
+        from mlflow.entities import Metric
+
+        now = _ms(time.time())
+        self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
+
+    def attach(self, run: Held, file: Path) -> None:
+        """A file among the artifacts of a run."""
+        self._client.log_artifact(run.id, str(file))
+
+    def attach_text(self, run: Held, text: str, name: str) -> None:
+        """A text among the artifacts of a run."""
+        self._client.log_text(run.id, text, name)
+
+    def _create(self, shown: Shown) -> Held:
+        tags = {**shown.tags, shown.counter: "0", "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL"}
+        run = self._client.create_run(self.experiment_id, start_time=_ms(shown.started), tags=tags, run_name=shown.name)
+        return Held(run.info.run_id, run.info.status, tags)
+
+    def _log(self, run: Held, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """One call for whatever is missing."""
+        from mlflow.entities import Param, RunTag
+
+        news = {key: value for key, value in tags.items() if run.tags.get(key) != value}
+        if metrics or params or news:
+            named = [Param(key, value) for key, value in params.items()]
+            self._client.log_batch(run.id, metrics, named, [RunTag(key, value) for key, value in news.items()])
+            run.tags |= news
+            run.keys |= {*params, *(metric.key for metric in metrics)}
+
+    def _set_status(self, run: Held, status: str, ended: float | None) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(run.id, status=status)
+        else:
+            self._client.set_terminated(run.id, status=status, end_time=_ms(ended if ended is not None else time.time()))
+        run.status = status
+
+
+def tracking_uri(storage: Path) -> str:
+    """Where studies of a storage folder are recorded: `MLFLOW_TRACKING_URI`, or an SQLite file in the folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def without_secret(uri: str, text: str | None = None) -> str:
+    """An address, or a text that holds it, without the name and password that may be in it."""
+    secret, at, _ = urlsplit(uri).netloc.rpartition("@")
+    text = uri if text is None else text
+    return text.replace(secret + at, "") if at else text
+
+
+def in_short(error: BaseException, uri: str) -> str:
+    """The first line of what an error says, without the secret of the address."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return without_secret(uri, line)[:300]
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client that stays quiet, sends nothing home, and leaves trying again to the recorder."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def _making(uri: str) -> Iterator[None]:
+    """One process at a time makes an SQLite store: MLflow's migrations fail when two studies begin a storage at once."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also by a process that is killed
+        yield
+
+
+def _experiment(client: MlflowClient, uri: str, name: str, storage: Path) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        remote = uri.startswith(("http://", "https://", "databricks"))
+        location = None if remote else (storage.resolve() / "mlflow-artifacts").as_uri()
+        return str(client.create_experiment(name, artifact_location=location))
+    if found.lifecycle_stage != "active":  # deleted in MLflow's own pages: recording it again means that it is wanted
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,157 @@
+"""What a study's runs show in MLflow: names, tags, parameters, metrics. Pure functions of what the ledger says.
+
+One parent run for the study, one child run per trial. `search.recording` sends it; whatever compares the two reads it here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from search.front import front, hypervolume
+from search.ledger import Event, Report, StudyRecord
+from search.saved import StudyState
+from search.trial import State, Trial
+
+MAX_TAG_CHARACTERS = 5000
+_STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}  # RUNNING for the rest
+_STUDY_STATUS = {StudyState.FINISHED: "FINISHED", StudyState.INTERRUPTED: "KILLED", StudyState.RUNNING: "RUNNING"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """The metrics of one epoch of a trial, or those of a study when one more of its trials had ended."""
+
+    number: int  # counts from 1
+    time: float  # Unix time
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one run shows.
+
+    Attributes:
+        name: The run's.
+        status: MLflow's word for where it stands.
+        started: Unix time.
+        ended: Unix time, None while it has not.
+        tags: Those that MLflow's own pages read, and ours, under `paretune.`.
+        counter: The tag that counts the steps which the run holds.
+        steps: Metrics with a history, in order; those that the run is known to hold may be left out.
+        params: What was fixed when the run began.
+        sizes: Metrics without a history.
+        optional: Tags that are taken away when they are not among `tags`.
+    """
+
+    name: str
+    status: str
+    started: float
+    ended: float | None
+    tags: Mapping[str, str]
+    counter: str
+    steps: Sequence[Step]
+    params: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+
+
+def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, in_front: bool, parent: str) -> Shown:
+    """The run of a trial.
+
+    Args:
+        study: Its study.
+        trial: As it stands.
+        reports: Its epochs, in order.
+        in_front: Whether it is a member of the front.
+        parent: The id of the study's run.
+    """
+    tags = _identity(study) | {
+        "paretune.trial": str(trial.number),
+        "paretune.method": trial.method,
+        "paretune.state": trial.state.value,
+        "paretune.front": "true" if in_front else "false",
+        "paretune.attempts": str(trial.n_attempts),
+        "mlflow.parentRunId": parent,
+    }
+    if trial.extends is not None:
+        tags["paretune.extends"] = str(trial.extends)
+    if trial.rung is not None:
+        tags["paretune.rung"] = str(trial.rung)
+    if trial.reason is not None:
+        tags["paretune.reason"] = trial.reason[:MAX_TAG_CHARACTERS]
+    return Shown(
+        trial.label,
+        _STATUS.get(trial.state, "RUNNING"),
+        trial.started,
+        trial.finished,
+        tags,
+        "paretune.epochs",
+        [Step(report.epoch, report.time, report.metrics) for report in reports],
+        params={key: str(value) for key, value in {**trial.config, "trial": trial.number, "seed": trial.seed}.items()},
+        sizes={"adapter_params": float(trial.adapter_params), "head_params": float(trial.head_params)},
+        optional=("paretune.rung", "paretune.reason"),
+    )
+
+
+def of_study(study: StudyRecord, trials: Sequence[Trial], state: StudyState, steps: Sequence[Step], description: str) -> Shown:
+    """The study's own run.
+
+    Args:
+        study: The study.
+        trials: All its trials.
+        state: Where it stands.
+        steps: Of `Progress`.
+        description: Markdown.
+    """
+    ended = max((trial.finished for trial in trials if trial.finished is not None), default=None)
+    tags = {
+        "paretune.state": state.value,
+        "paretune.n_trials": str(len(trials)),
+        "mlflow.note.content": description,
+    }
+    return Shown(study.name, _STUDY_STATUS[state], study.created, ended, _identity(study) | tags, "paretune.n_ended", steps)
+
+
+def _identity(study: StudyRecord) -> dict[str, str]:
+    return {"paretune.study": study.name, "paretune.study_uid": study.uid}
+
+
+class Progress:
+    """Front size, hypervolume and best accuracy after each end of a trial, whatever portions the events come in."""
+
+    def __init__(self, reference_point: tuple[float, float]) -> None:
+        self._reference_point = reference_point
+        self._running: dict[int, float | None] = {}  # trial -> its last accuracy
+        self._complete: list[Trial] = []  # those that may still be on the front
+        self._best = 0.0
+        self._n_ended = 0
+
+    def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
+        """One step for each trial that ended among the events."""
+        top1 = {r.event: r.metrics.get("val/top1") for r in reports}
+        steps = []
+        for event in events:
+            if event.trial is None:
+                continue
+            if event.kind == "reported":
+                self._running[event.trial] = top1[event.number]
+            elif event.kind in ("completed", "pruned", "failed"):
+                self._n_ended += 1
+                last = self._running.pop(event.trial, None)
+                if event.kind == "completed" and last is not None and trials[event.trial].planned_epochs is None:
+                    self._complete = front([*self._complete, _completed(trials[event.trial], last)])
+                    self._best = max(self._best, last)
+                values = {
+                    "front/size": float(len(self._complete)),
+                    "front/hypervolume": hypervolume(self._complete, self._reference_point),
+                }
+                if self._complete:
+                    values["best/top1"] = self._best
+                steps.append(Step(self._n_ended, event.time, values))
+        return steps
+
+
+def _completed(trial: Trial, top1: float) -> Trial:
+    """The trial as it stood when it was completed."""
+    return replace(trial, state=State.COMPLETE, metrics={"val/top1": top1})
