@@ -115,7 +115,7 @@ class AccuracyRungs(Rungs):
 
 
 def halve_on_accuracy(study: Study) -> None:
-    study._rungs = AccuracyRungs(**HALVING, epsilon=0.0, epochs=EPOCHS)
+    study.known.rungs = AccuracyRungs(**HALVING, epsilon=0.0, epochs=EPOCHS)
 
 
 def unfair(study: Study) -> None:
@@ -143,7 +143,7 @@ def blind(study: Study) -> None:
 
 
 def engine(study: Study) -> Auto:
-    return cast(Auto, study._sampler._engine)
+    return cast(Auto, study.known.sampler._engine)
 
 
 CONTENDERS: dict[str, Contender] = {

@@ -16,7 +16,7 @@ from rich.constrain import Constrain
 from rich.table import Column, Table
 
 from search import by_hand, finalize_command, look_back_commands, run_command, simulate_command, suite_command
-from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, TrialNumber, complain, folder_of
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -189,7 +189,7 @@ def trials(
 @app.command()
 def show(
     study: StudyName,
-    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    trial: TrialNumber,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
@@ -226,7 +226,7 @@ def show(
 @app.command("export-adapter")
 def export(
     study: StudyName,
-    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    trial: TrialNumber,
     to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
     *,
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a plain timm model.")] = False,

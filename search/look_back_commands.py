@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of
 
 app = typer.Typer()
 
@@ -65,7 +65,7 @@ def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Js
 @app.command()
 def rerun(
     study: StudyName,
-    trial: Annotated[int, typer.Argument(min=0, help="The trial's number.")],
+    trial: TrialNumber,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:

@@ -111,7 +111,7 @@ def test_a_pruned_trial_that_gets_the_usual_epochs_is_compared_like_any_other(st
     study.extend(Extension(trial=pruned.number, epochs=3))
     in_process.run(study, SyntheticTrainable(noise=0.01))
     assert (study.trials[-1].epochs, study.trials[-1].planned_epochs) == (3, None)
-    study._front.add(*study.trials[-1].objectives, study.trials[-1].number)
+    study.known.front.add(*study.trials[-1].objectives, study.trials[-1].number)
     assert study.front() == front(study.trials)
 
 

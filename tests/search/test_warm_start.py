@@ -54,7 +54,9 @@ def test_a_study_tries_the_front_of_another_and_repeats_none_of_its_other_trials
     saved.write_views()
     front = [trial.config for trial in saved.members if trial.config["method"] != "head_only"]
     pupil = made(tmp_path, "pupil", sampler=sampler, learn_from=[str(tmp_path / "teacher" / source)])
-    n_first = 3 + len([config for config in front if config not in [teacher._space.default(m) for m in ("lora", "arc")]])
+    n_first = 3 + len(
+        [config for config in front if config not in [teacher.file.joint_space().default(m) for m in ("lora", "arc")]]
+    )
     while len(pupil.trials) < n_first:
         trial = pupil.ask()
         assert trial is not None
