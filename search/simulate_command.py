@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 import sys
 import time
 from collections import Counter
@@ -14,7 +16,10 @@ import typer
 from search.arguments import Json, Overrides
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from search.config import StudyFile
+    from search.contest import Course
     from search.simulated import Replay
 
 app = typer.Typer()
@@ -31,16 +36,31 @@ def simulate(
     table: Annotated[Path | None, typer.Option(help="Recorded learning curves to replay (Parquet); trials are its rows.")] = None,
     surface: Annotated[str | None, typer.Option(help="A synthetic family instead: valley or crossing.")] = None,
     instance: Annotated[int, typer.Option(min=0, help="Which member of the family.")] = 0,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="SAMPLER", help="Compare with this sampler, without rungs; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Of a comparison: each search runs with so many.")] = 10,
+    picture: Annotated[Path | None, typer.Option(help="Of a comparison: draw it here (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
     """Search without training: the same study, rungs and sampler on a virtual clock; nothing is written."""
     from rich.console import Console
     from rich.constrain import Constrain
 
-    from search import config, report, simulated
+    from search import config, contest, report, simulated
+    from search.errors import RequestError
 
     file = config.load(study, overrides or ())
     replay = _replay(file, table, surface, instance)
+    if against:
+        _refuse(file, against, picture)
+        courses = contest.courses(file, replay, against, n_seeds=seeds, n_workers=workers)
+        if picture is not None:
+            contest.plot(courses, picture, title=f"{file.study}: {' and '.join(courses)}")
+        _show_courses(courses, as_json=as_json)
+        return
+    if picture is not None:
+        raise RequestError("--picture draws a comparison; name a sampler with --against")
     clock, begun = simulated.VirtualClock(), time.perf_counter()
     searched = simulated.create(file, replay.sizes, clock, pool=replay.pool)
     simulated.run(searched, replay.make, clock, n_workers=workers)
@@ -66,6 +86,55 @@ def simulate(
     console.print(f"{clock.seconds:,.0f} virtual seconds on {workers:,} workers, simulated in {facts['real_seconds']:.1f} s")
     if searched.ended:
         console.print(f"Ended before its {file.budget.n_trials:,} trials: {searched.ended}", soft_wrap=True)
+
+
+def _refuse(file: StudyFile, against: list[str], picture: Path | None) -> None:
+    """What cannot be compared, or drawn.
+
+    Raises:
+        RequestError: naming the option.
+    """
+    from search.errors import RequestError
+    from search.sampler import KINDS
+
+    for sampler in against:
+        if sampler not in KINDS:
+            raise RequestError(f"--against {sampler}: no such sampler; there are {', '.join(KINDS)}")
+    if file.search.sampler in against:
+        raise RequestError(f"--against {file.search.sampler}: the study's own sampler; name another one, or set search.sampler")
+    if picture is not None and (picture.suffix not in (".png", ".svg") or not picture.parent.is_dir()):
+        raise RequestError(f"--picture {picture}: name a .png or .svg in a folder that exists")
+
+
+def _show_courses(found: Mapping[str, Sequence[Course]], *, as_json: bool) -> None:
+    """Print how many epochs each sampler trained until its front had come to shares of the best one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from search import contest
+
+    best = contest.best(found)
+    shares = (0.9, 0.95, 0.99)
+    medians = {
+        name: [statistics.median(course.until(share, best) for course in several) for share in shares]
+        for name, several in found.items()
+    }
+    n_seeds = max(map(len, found.values()))
+    if as_json:
+        rows = {name: [None if math.isinf(n) else n for n in row] for name, row in medians.items()}
+        sys.stdout.write(json.dumps({"best": best, "shares": shares, "n_seeds": n_seeds, "epochs_until": rows}, indent=2) + "\n")
+        return
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown.add_column("sampler")
+    for share in shares:
+        shown.add_column(f"epochs to {share:.0%}", justify="right")
+    for name, row in medians.items():
+        shown.add_row(name, *("never" if math.isinf(n) else f"{n:,.0f}" for n in row))
+    console = Console(highlight=False)
+    console.print(shown)
+    console.print(
+        f"Medians of {n_seeds} seeds; shares of the way from head-only to the best hypervolume of all, {best:.4f}", style="dim"
+    )
 
 
 def _replay(file: StudyFile, table: Path | None, surface: str | None, instance: int) -> Replay:

@@ -77,7 +77,14 @@ def create(file: StudyFile, sizes: Sizes, clock: VirtualClock, *, pool: Sequence
     return Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts, now=clock), sizes, pool=pool)
 
 
-def run(study: Study, make: Callable[[], Trainable], clock: VirtualClock, *, n_workers: int) -> None:
+def run(
+    study: Study,
+    make: Callable[[], Trainable],
+    clock: VirtualClock,
+    *,
+    n_workers: int,
+    look: Callable[[], None] = lambda: None,
+) -> None:
     """Drive a study to its end.
 
     Args:
@@ -85,6 +92,7 @@ def run(study: Study, make: Callable[[], Trainable], clock: VirtualClock, *, n_w
         make: Makes a worker's trainable.
         clock: Is set forward from event to event.
         n_workers: How many trials run at once.
+        look: Is called after every epoch.
     """
     idle = [_Worker(make()) for _ in range(n_workers)]
     events: list[tuple[float, int, _Worker]] = []  # when which worker's epoch ends; the number keeps ties in order
@@ -98,7 +106,9 @@ def run(study: Study, make: Callable[[], Trainable], clock: VirtualClock, *, n_w
         if not events:
             return
         clock.seconds, _, worker = heapq.heappop(events)
-        if worker.report(study) is Decision.CONTINUE:
+        decision = worker.report(study)
+        look()
+        if decision is Decision.CONTINUE:
             heapq.heappush(events, (clock.seconds + worker.seconds, n_events, worker))
             n_events += 1
         else:
