@@ -56,6 +56,8 @@ def test_ray_with_one_worker_and_in_process_write_the_same_history(tmp_path: Pat
     assert history(here) == history(there)
     assert here.finished
     assert there.finished
+    kinds = {kind for kind, *_ in history(there)}
+    assert ({"pruned", "promoted", "failed", "rejected"} <= kinds) == (raw is SYNTHETIC)
 
 
 @pytest.mark.usefixtures("embedded_ray")
