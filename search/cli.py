@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Column, Table
 
-from search import by_hand, finalize_command, look_back_commands, run_command, simulate_command, suite_command
+from search import by_hand, cost_command, finalize_command, look_back_commands, run_command, simulate_command, suite_command
 from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, TrialNumber, complain, folder_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
 app.add_typer(look_back_commands.app)
 app.add_typer(finalize_command.app)
+app.add_typer(cost_command.app)
 app.add_typer(suite_command.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 

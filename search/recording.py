@@ -22,9 +22,9 @@ from search import report, shown
 from search.description import describe
 from search.errors import RequestError
 from search.front import front
-from search.ledger import Ledger, Report, StudyRecord
+from search.ledger import Event, Ledger, Report, StudyRecord
 from search.mlflow_store import Held, Store, without_secret
-from search.saved import StudyState, ended_by, load, study_state
+from search.saved import StudyState, ended_by, load, measured_by, study_state
 
 RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
 
@@ -158,6 +158,9 @@ class _View:
                 epochs = news.get(trial.number, [])
                 wanted = shown.of_trial(self._study, trial, epochs, in_front=trial.number in members, parent=parent.id)
                 self._children[trial.number] = self._store.bring(run, wanted)
+        for event in events:
+            if event.kind == "measured" and event.trial is not None:
+                self._show_measured(self._children[event.trial], event)
         links = {n: f"#/experiments/{self._store.experiment_id}/runs/{run.id}" for n, run in self._children.items()}
         text = describe(self._study, trials, state, links=links)
         self._store.bring(parent, shown.of_study(self._study, trials, state, self._progress.advance(events, reports, trials), text))
@@ -168,6 +171,11 @@ class _View:
             self._attach_views(parent, place)
             self._drawn = (now, members)
         self._place = place
+
+    def _show_measured(self, run: Held, event: Event) -> None:
+        """What was measured of a trial after its end; a tag tells which event the run shows."""
+        if run.count("paretune.measured") < event.number:
+            self._store.log(run, measured_by(event), {"paretune.measured": str(event.number)})
 
     def write_receipt(self, uri: str) -> None:
         """Note beside the ledger where the study is recorded, and up to which event."""

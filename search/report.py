@@ -219,6 +219,8 @@ _UNITS = {
     "cost/step_seconds": "seconds",
     "cost/peak_memory_bytes": "bytes",
     "cost/gflops": "GFLOPs per image",
+    "cost/latency_ms": "milliseconds per image",
+    "cost/latency_merged_ms": "milliseconds per image",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,17 @@ def ended_by(events: Iterable[Event], before: str | None = None) -> str | None:
         if event.kind in ("ended", "extended"):
             before = event.detail.get("reason")  # an extension has none: the study goes on
     return before
+
+
+def measured_by(event: Event) -> dict[str, float]:
+    """The costs that a `measured` event holds beside how they were measured."""
+    return {key: value for key, value in event.detail.items() if key.startswith("cost/")}
+
+
+def with_measured(trials: Iterable[Trial], events: Iterable[Event]) -> list[Trial]:
+    """The trials with what was measured of them after their end (`paretune cost`) among their metrics; what they reported stays."""
+    found = {event.trial: measured_by(event) for event in events if event.kind == "measured"}
+    return [replace(t, metrics={**found[t.number], **t.metrics}) if t.number in found else t for t in trials]
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,7 @@ def load(folder: str | Path) -> SavedStudy:
         ended = ended_by(events)
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
         state = study_state(record, trials, ended=ended is not None, owner=ledger.owner())
-        return SavedStudy(Path(folder), record, state, tuple(trials), tuple(ledger.reports()), rejections, ended)
+        history = tuple(with_measured(trials, events))
+        return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended)
     finally:
         ledger.close()

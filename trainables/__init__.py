@@ -28,6 +28,7 @@ __all__ = [
     "look_at_flag",
     "make",
     "measure",
+    "measure_latency",
     "out_of_memory",
 ]
 
@@ -73,7 +74,8 @@ class Trainable(Protocol):
         Returns:
             `val/top1` (fraction in [0, 1]), `val/loss` (cross-entropy), `train/loss` (what was minimised: cross-entropy plus the
             method's regulariser, where it has one), `cost/train_seconds`, `cost/eval_seconds`, `cost/images_per_second`,
-            `cost/step_seconds`, `cost/peak_memory_bytes` (see `trainables.memory`), `cost/gflops` (see `trainables.cost`).
+            `cost/step_seconds`, `cost/peak_memory_bytes` (see `trainables.memory`), `cost/gflops` (see `trainables.cost`), and,
+            where the recipe asks for it, `cost/latency_ms` and `cost/latency_merged_ms` (see `trainables.latency`).
 
         Raises:
             FloatingPointError: The loss is not finite; the message names the step.
@@ -122,6 +124,12 @@ class Sizes(Protocol):
             ValueError: The configuration is impossible; the message names the law, the value and the remedy.
         """
 
+    def gflops(self, config: Mapping[str, Any]) -> float:
+        """10^9 operations of one image's forward pass, as trials report them under `cost/gflops`; raises as `count`."""
+
+    def unmergeable(self, config: Mapping[str, Any]) -> str | None:
+        """Why the adapter cannot be folded into the weights; None if it can, or if only training can tell. Raises as `count`."""
+
 
 def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> Trainable:
     """Loads the frozen backbone and the decoded data, once per worker.
@@ -154,6 +162,33 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
         from trainables import cost
 
         return cost.MetaSizes(backbone, data)
+
+
+def measure_latency(
+    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], config: Mapping[str, Any], *, n_classes: int
+) -> dict[str, Any]:
+    """How long a configuration takes to answer for one image, on this machine, now.
+
+    Args:
+        backbone: As of `make`.
+        data: As of `make`; only its kind counts.
+        recipe: As of `make`; precision, device and threads count.
+        config: The configuration.
+        n_classes: Outputs of the head.
+
+    Returns:
+        The metrics `cost/latency_ms` and `cost/latency_merged_ms` (absent where it cannot be merged), and how they were measured:
+        `unmergeable`, `repeats`, `spread_ms`, `device`, `threads`, `precision`; see `trainables.latency`.
+
+    Raises:
+        ValueError: Nothing is computed, or the backbone or the configuration is impossible.
+    """
+    if data.get("kind") == "synthetic":
+        raise ValueError("a synthetic surface computes nothing: there is no latency to measure")
+    with large_imports():
+        from trainables.latency import measure as measured
+
+        return measured(backbone, recipe, n_classes, config)
 
 
 def choose_precision(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -10,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from trainables import backbones, data
-from trainables.adapters import adapt, method_of, remove, supported_blocks
+from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, supported_blocks, unmergeable
 from trainables.precision import explicit_attention, fused_attention
 from trainables.recipe import recipe_of
 
@@ -48,6 +50,12 @@ def forward_gflops(model: nn.Module) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
+def structure(method: Method) -> tuple[str, ...]:
+    """What of a method's hyperparameters decides which operations its model does: all but factors and fractions."""
+    values = [getattr(method, field.name) for field in dataclasses.fields(method)]
+    return (method.name, *(repr(value) for value in values if not isinstance(value, float)))
+
+
 class MetaSizes:
     """Counts on the real model, built once on torch's meta device: shapes without memory.
 
@@ -64,11 +72,35 @@ class MetaSizes:
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `trainables.Sizes.count`."""
+        with self._adapted(config) as model:
+            return count_parameters(model)
+
+    def gflops(self, config: Mapping[str, Any]) -> float:
+        """See `trainables.Sizes.gflops`."""
+        with self._adapted(config) as model:
+            try:
+                return forward_gflops(model)
+            except (NotImplementedError, RuntimeError) as error:  # some of PEFT's tuners look at values, and here are none
+                name, reason = method_of(config).name, str(error).splitlines()[0]
+                raise ValueError(
+                    f"the operations of {name} cannot be counted before training ({reason:.80}...); leave the method out"
+                ) from error
+
+    def unmergeable(self, config: Mapping[str, Any]) -> str | None:
+        """See `trainables.Sizes.unmergeable`."""
+        if isinstance(method_of(config), PeftMethod):
+            return None  # told from what its layers compute, and here nothing is computed
+        with self._adapted(config) as model:
+            return unmergeable(model)
+
+    @contextmanager
+    def _adapted(self, config: Mapping[str, Any]) -> Iterator[nn.Module]:
+        """The model as training would leave it; its values do not exist."""
         recipe_of({}, config)
         method = method_of(config)
         adapt(self._model, method)
         try:
             method.settle(self._model)
-            return count_parameters(self._model)
+            yield self._model
         finally:
             remove(self._model)

@@ -40,6 +40,7 @@ class Recipe:
             A method that looks at its whole batch (Lily's router) sees a part.
         precision: "float32", or "bfloat16" for what `trainables.step.logits` says.
         compile: Whether the training pass is compiled (torch.compile), anew for each trial.
+        latency: Whether a trial measures its inference latency (see `trainables.latency`), after its first epoch.
         n_threads: Torch threads of the worker, at least 1.
         device: Torch device; None for CUDA where there is one, else the CPU.
     """
@@ -55,6 +56,7 @@ class Recipe:
     accumulate: int = 1
     precision: str = "float32"
     compile: bool = False
+    latency: bool = False
     n_threads: int = 1
     device: str | None = None
 

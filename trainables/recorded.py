@@ -81,6 +81,14 @@ class Table:
         """
         return self.row(config).params
 
+    def gflops(self, config: Mapping[str, Any]) -> float:
+        """Refused: a ValueError."""
+        raise ValueError("a recorded table holds no operations and no latencies; name cost/gflops in a study that trains")
+
+    def unmergeable(self, config: Mapping[str, Any]) -> str | None:
+        """Refused: a ValueError."""
+        return str(self.gflops(config))
+
     def row(self, config: Mapping[str, Any]) -> Row:
         """The run of a configuration.
 

@@ -73,6 +73,16 @@ class Surface:
                 size *= 1.0 if value == "all" else int(value.rpartition("-")[2]) / _N_BLOCKS
         return max(1, int(size)), HEAD_PARAMS
 
+    def gflops(self, config: Mapping[str, Any]) -> float:
+        """Refused: a ValueError."""
+        raise ValueError(
+            f"the surface {self.family} has no cost but parameters; data.surface: plain has operations, time and memory"
+        )
+
+    def unmergeable(self, config: Mapping[str, Any]) -> str | None:
+        """Refused: a ValueError."""
+        return str(self.gflops(config))
+
     def final(self, config: Mapping[str, Any]) -> float:
         """The accuracy of a configuration after its last epoch (fraction)."""
         method, (size, _) = str(config["method"]), self.count(config)

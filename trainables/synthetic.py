@@ -7,7 +7,7 @@ The surface. With p adapter parameters and s = log10(1 + p),
     top1(config, e)  = chance + (top1(config) - chance) (1 - exp(-4 e / E)) / (1 - exp(-4))      after e of E epochs
 
 so the front holds, at every attainable size, the value best(p). Sizes: head_only 0; lora 1,000 r per adapted matrix; arc 150 r;
-lily 400 r per expert.
+lily 400 r per expert. What a trial costs follows from its size, see `costs`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,18 @@ def best(adapter_params: int) -> float:
     return 0.95 - 0.35 / (1.0 + math.log10(1.0 + adapter_params))
 
 
+def costs(adapter_params: int) -> dict[str, float]:
+    """What a trial of a size costs: operations rise with it, time with the operations, and merged it is the backbone alone."""
+    gflops = 1.0 + 1e-5 * adapter_params
+    return {
+        "cost/step_seconds": 0.01 * gflops,
+        "cost/peak_memory_bytes": 1e8 + 16.0 * adapter_params,
+        "cost/gflops": gflops,
+        "cost/latency_ms": 10.0 * gflops,
+        "cost/latency_merged_ms": 10.0,
+    }
+
+
 class SyntheticSizes:
     """Sizes by formula; see `trainables.Sizes`."""
 
@@ -55,6 +67,14 @@ class SyntheticSizes:
         if method == "lily":
             return 400 * rank * int(config["lily.n_experts"]), HEAD_PARAMS
         raise ValueError(f"the synthetic surface has no size for {method}; it knows head_only, lora, arc and lily")
+
+    def gflops(self, config: Mapping[str, Any]) -> float:
+        """10^9 operations of an image."""
+        return costs(self.count(config)[0])["cost/gflops"]
+
+    def unmergeable(self, config: Mapping[str, Any]) -> str | None:
+        """Everything imaginary can be merged."""
+        return None
 
 
 class SyntheticTrainable:
@@ -121,7 +141,7 @@ class SyntheticTrainable:
         chance = 1.0 / N_CLASSES
         learnt = (1.0 - math.exp(-4.0 * self._epoch / self._epochs)) / (1.0 - math.exp(-4.0))
         top1 = chance + (self._final - chance) * learnt
-        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1}
+        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1} | costs(self._adapter_params)
 
 
 def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable | SurfaceTrainable:

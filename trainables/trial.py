@@ -33,7 +33,8 @@ from trainables.adapters import (
     transformer_blocks,
     undecayed_parameters,
 )
-from trainables.cost import forward_gflops
+from trainables.cost import forward_gflops, structure
+from trainables.latency import latency
 from trainables.memory import forget_peak, peak_bytes
 from trainables.precision import explicit_attention, fused_attention
 from trainables.randomness import RandomState
@@ -42,6 +43,8 @@ from trainables.step import Features, autocast, backward, logits
 
 EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lily's router "batch"
 PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
+LATENCY_SECONDS = 0.1  # that a trial repeats its forward pass for, in both forms
+OF_A_FORWARD_PASS = ("cost/gflops", "cost/latency_ms", "cost/latency_merged_ms")
 
 
 class AdapterTrial:
@@ -96,18 +99,17 @@ class AdapterTrial:
         backbones.set_head(self.model, self.n_classes, generator)
         adapt(self.model, method, generator=generator)
         self._run = _Run(self.model, plan, generator, self.device)
-        self._run.gflops = self._counted(self._run)
         if saved is not None:
             self._run.load(saved)
         forget_peak(self.device)
         return self._run.epoch
 
-    def _counted(self, run: _Run) -> float:
-        """GFLOPs of one image, counted once for all trials of a method whose trainables have the same shapes."""
-        shapes = (type(run.method), tuple((name, p.shape) for name, p in run.trained.items()))
+    def _of_a_forward_pass(self, run: _Run) -> dict[str, float]:
+        """What an image costs the model as it stands; operations are counted once for all trials of the same structure."""
+        shapes = (structure(run.method), tuple((name, p.shape) for name, p in run.trained.items()))
         if shapes not in self._gflops:
             self._gflops[shapes] = forward_gflops(self.model)
-        return self._gflops[shapes]
+        return {"cost/gflops": self._gflops[shapes]} | (run.latency() if run.plan.recipe.latency else {})
 
     def replay(self) -> dict[str, float] | None:
         """See `trainables.Trainable.replay`."""
@@ -122,10 +124,12 @@ class AdapterTrial:
         with run.random:
             train_loss, n_images = self._train(run)
         run.method.after_epoch(self.model, run.epoch + 1, run.plan.epochs, lambda: self._gradients(run))
-        run.keep_what_is_left()
+        smaller = run.keep_what_is_left()
         trained = time.perf_counter()
         validated = self._validated(run) if "validation" in self._splits else {}
         evaluated = time.perf_counter()
+        if smaller or not run.costs:
+            run.costs = self._of_a_forward_pass(run)
         run.epoch += 1
         run.metrics = validated | {
             "train/loss": train_loss,
@@ -134,7 +138,7 @@ class AdapterTrial:
             "cost/images_per_second": n_images / (trained - begun),
             "cost/step_seconds": (trained - begun) / math.ceil(n_images / run.plan.recipe.batch_size),
             "cost/peak_memory_bytes": float(peak_bytes(self.device)),
-            "cost/gflops": run.gflops,
+            **run.costs,
         }
         if run.plan.folder is not None:
             checkpoint.write(run.plan.folder, run.saved())
@@ -317,7 +321,7 @@ class _Run:
         self._attention_before = explicit_attention(model) if explicit else []
         forward: Features = cast(VisionTransformer, model).forward_features
         self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
-        self.gflops = math.nan  # not counted yet
+        self.costs: dict[str, float] = {}  # of a forward pass, once they are known
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
 
@@ -328,14 +332,24 @@ class _Run:
         if self.plan.recipe.compile:
             torch.compiler.reset()  # code compiled for this trial would count against the limit of the next
 
-    def keep_what_is_left(self) -> None:
-        """Forgets the gradients, and the optimiser state of trainables that the method has dropped."""
+    def keep_what_is_left(self) -> bool:
+        """Forgets the gradients, and the optimiser state of trainables that the method has dropped; whether it has dropped any."""
         self.optimiser.zero_grad()
         left, before = dict(trainable_parameters(self.model)), self.optimiser.state
-        if left.keys() != self.trained.keys():
-            self.trained, self.optimiser = left, optimiser(left.values(), self.plan.recipe, undecayed_parameters(self.model))
-            for parameter in left.values():
-                self.optimiser.state[parameter] = before[parameter]
+        if left.keys() == self.trained.keys():
+            return False
+        self.trained, self.optimiser = left, optimiser(left.values(), self.plan.recipe, undecayed_parameters(self.model))
+        for parameter in left.values():
+            self.optimiser.state[parameter] = before[parameter]
+        return True
+
+    def latency(self) -> dict[str, float]:
+        """How long the model as it stands takes to answer, with the attention of those who use it."""
+        fused_attention(self._attention_before)
+        found = latency(self.model, precision=self.plan.recipe.precision, seconds=LATENCY_SECONDS).metrics
+        if self._attention_before:
+            explicit_attention(self.model)
+        return found
 
     def saved(self) -> checkpoint.Checkpoint:
         """Trainables, optimiser and random state, and where the trial stands."""
@@ -356,3 +370,4 @@ class _Run:
             self.optimiser.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in state.items()}
         self.random.state = saved.group("random")
         self.epoch, self.metrics = saved.facts["epoch"], saved.facts["metrics"]
+        self.costs = {key: value for key, value in self.metrics.items() if key in OF_A_FORWARD_PASS}

@@ -23,6 +23,7 @@ from trainables.adapters.base import (
     Method,
     adapt,
     adaptation,
+    adapted_layers,
     load_trainable_state,
     merge,
     regulariser,
@@ -31,6 +32,7 @@ from trainables.adapters.base import (
     trainable_state,
     transformer_blocks,
     undecayed_parameters,
+    unmergeable,
 )
 from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
@@ -70,6 +72,7 @@ __all__ = [
     "SerialLoRA",
     "adapt",
     "adaptation",
+    "adapted_layers",
     "load_trainable_state",
     "merge",
     "method_of",
@@ -82,6 +85,7 @@ __all__ = [
     "trainable_state",
     "transformer_blocks",
     "undecayed_parameters",
+    "unmergeable",
 ]
 
 _METHODS: Final[tuple[type[Method], ...]] = (

@@ -210,10 +210,9 @@ def merge(model: nn.Module) -> None:
     Raises:
         ValueError: A layer cannot be folded, with its reason. The model is then untouched.
     """
+    if (reason := unmergeable(model)) is not None:
+        raise ValueError(reason)
     layers = adapted_layers(model)
-    for path, layer in layers:
-        if layer.unmergeable is not None:
-            raise ValueError(f"{path} cannot be merged: {layer.unmergeable}")
     with torch.no_grad():
         folded = [(path, layer.linear, layer.adapted_weight(), layer.adapted_bias()) for path, layer in layers]
         for path, linear, weight, bias in folded:
@@ -221,6 +220,12 @@ def merge(model: nn.Module) -> None:
             linear.bias = None if bias is None else nn.Parameter(bias.detach().clone())  # type: ignore[assignment]
             model.set_submodule(path, linear)
     _forget(model)
+
+
+def unmergeable(model: nn.Module) -> str | None:
+    """Which layer cannot be folded into the weights, and why; None where all can."""
+    reasons = ((path, layer.unmergeable) for path, layer in adapted_layers(model))
+    return next((f"{path} cannot be merged: {reason}" for path, reason in reasons if reason is not None), None)
 
 
 def _forget(model: nn.Module) -> None:

@@ -136,7 +136,7 @@ class SNELLLayer(Layer):
     def _kernel(self) -> Tensor:
         """K of each chosen slice, (chosen, out, in), in at least single precision: distances of near points need it."""
         wide = torch.promote_types(self.a.dtype, torch.float32)
-        with torch.autocast(self.a.device.type, enabled=False):
+        with torch.autocast("cpu" if self.a.is_meta else self.a.device.type, enabled=False):
             a, b = self.a.to(wide), self.b.to(wide)
             if self.method.kernel == "linear":
                 return (b @ a.mT).squeeze(1)

@@ -1,0 +1,85 @@
+"""`paretune cost`: latency is measured when nothing else runs, kept in the ledger, and shown everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from search.errors import RequestError
+from search.latencies import measure
+from search.ledger import Ledger, OwnedElsewhere
+from search.saved import load
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
+SMALL = [
+    "--set", "budget.n_trials=3", "--set", "budget.epochs=1", "--set", "search.rungs=null",
+    "--set", "methods=[lora,lily]", "--set", "search.sampler=random", "--back-end", "in-process",
+]  # fmt: skip
+
+
+def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "140", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "search.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    done = paretune("run", "digits", "--set", "space={}", *SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_command_measures_named_trials_keeps_them_in_the_ledger_and_shows_them_everywhere(searched: Path) -> None:
+    done = paretune("cost", "digits", "1", "2", "--json", cwd=searched)
+    assert done.returncode == 0, done.stderr
+    lora, lily = json.loads(done.stdout)
+    assert (lora["method"], lily["method"]) == ("lora", "lily")
+    assert lora["cost/latency_ms"] > 0.0 < lora["cost/latency_merged_ms"]
+    assert "cost/latency_merged_ms" not in lily
+    assert "its router makes the weight a function of the input" in lily["unmergeable"]
+
+    saved = load(searched / "paretune-studies" / "digits")
+    assert saved.history[1].metrics["cost/latency_ms"] == lora["cost/latency_ms"]
+    assert "cost/latency_ms" not in saved.history[0].metrics
+    assert "milliseconds per image" in paretune("show", "digits", "1", cwd=searched).stdout
+    column = pq.read_table(saved.folder / "trials.parquet")["cost/latency_ms"].to_pylist()
+    assert column == [None, lora["cost/latency_ms"], lily["cost/latency_ms"]]
+    client = MlflowClient(tracking_uri=f"sqlite:///{searched / 'paretune-studies' / 'mlflow.db'}")
+    [experiment] = [e.experiment_id for e in client.search_experiments() if e.name == "digits"]
+    shown = {run.info.run_name: run.data.metrics for run in client.search_runs([experiment])}
+    assert shown[saved.history[1].label]["cost/latency_merged_ms"] == lora["cost/latency_merged_ms"]
+
+
+def test_without_numbers_the_members_of_the_front_are_measured_and_the_table_says_how(searched: Path) -> None:
+    done = paretune("cost", "digits", cwd=searched)
+    assert done.returncode == 0, done.stderr
+    saved = load(searched / "paretune-studies" / "digits")
+    for member in saved.members:
+        assert f"{member.number:04d}" in done.stdout
+        assert "cost/latency_ms" in member.metrics
+    assert "one at a time" in done.stdout
+
+
+def test_a_study_that_is_being_run_is_not_measured(searched: Path) -> None:
+    saved = load(searched / "paretune-studies" / "digits")
+    driver = Ledger.open(saved.folder / "ledger.db")
+    driver.claim()
+    try:
+        with pytest.raises(OwnedElsewhere, match="is being run by process"):
+            list(measure(saved, []))
+    finally:
+        driver.close()
+
+
+def test_trials_that_there_are_not_are_refused(searched: Path) -> None:
+    with pytest.raises(RequestError, match="has no trial 9; it has 3, counted from 0"):
+        list(measure(load(searched / "paretune-studies" / "digits"), [9]))
