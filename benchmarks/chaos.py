@@ -8,6 +8,9 @@ After every death and at the end the ledger and MLflow are held against the laws
     behind      running trials whose checkpoint was older than what was reported of them: more than the epoch in flight is repeated
     zombies     trials RUNNING in a ledger whose study has ended, and runs RUNNING in MLflow
     different   trials of a one-worker search (state, configuration, epochs, metrics) that differ from an uninterrupted twin's
+    gave_up     drivers that nobody had killed, nor their raylet, and that ended with an exit code other than 0
+
+A search with a flaw leaves its folder for inspection: what each of its drivers printed is in driver-NN.txt, one file a driver.
 
 Seeded and resumable: search number n is the same in every run, and results go to one JSON line per search, which are not run again.
 
@@ -51,6 +54,7 @@ budget: {{n_trials: {n_trials}, epochs: 5, max_params: 20_000}}
 search: {{seed: {seed}, rungs: {{grace: 2, factor: 3}}}}
 """
 PATIENCE_SECONDS = 120.0
+MOST_GIVEN_UP = 5  # drivers of one search; then there is no more to be learnt from it
 _ENDS = ("completed", "pruned", "failed")
 
 
@@ -63,7 +67,7 @@ class Outcome:
         back_end: `ray` or `in-process`.
         kills: How often which victim was killed.
         n_trials: How many trials it has in the end.
-        lost, rerun, behind, zombies, different: See the head of this file; all should be 0.
+        lost, rerun, behind, zombies, different, gave_up: See the head of this file; all should be 0.
         seconds: From the first start to the end.
     """
 
@@ -76,12 +80,13 @@ class Outcome:
     behind: int = 0
     zombies: int = 0
     different: int = 0
+    gave_up: int = 0
     seconds: float = 0.0
 
     @property
     def flaws(self) -> int:
         """The sum of all that should be 0."""
-        return self.lost + self.rerun + self.behind + self.zombies + self.different
+        return self.lost + self.rerun + self.behind + self.zombies + self.different + self.gave_up
 
 
 def search(
@@ -108,12 +113,14 @@ def search(
             if process is None:
                 process = _start(folder, "s.yaml", back_end)
                 n_known = len(_events(folder))
-            if not left:
-                if process.wait(PATIENCE_SECONDS) != 0:
-                    raise RuntimeError(f"the search ended with {process.returncode}; see {folder}/paretune-studies/s/paretune.log")
-                break
-            if not _await_progress(folder, process, n_known):  # it ended before all victims were killed
-                break
+            if not left or not _await_progress(folder, process, n_known):
+                if process.wait(PATIENCE_SECONDS) == 0:
+                    break
+                outcome.gave_up += 1
+                if outcome.gave_up > MOST_GIVEN_UP:
+                    raise RuntimeError(f"the search does not come to its end; see {folder}/driver-*.txt")
+                process = None  # as a person would: the same command again
+                continue
             threading.Event().wait(chance.uniform(0.0, 5 * epoch_seconds))
             before = _events(folder)
             if not kill(process, left[0]):
@@ -125,12 +132,13 @@ def search(
                 process.wait(PATIENCE_SECONDS)
             outcome.behind += _behind(folder)
             if process.poll() is not None:
+                outcome.gave_up += victim == "worker" and process.returncode != 0
                 process = None
             outcome.lost += _lost(before, _events(folder))
     finally:
         if process is not None:
             process.kill()
-    if "is behind" in (folder / "output.txt").read_text():  # MLflow was too slow; a finished study that is run again catches up
+    if "is behind" in _printed(folder):  # MLflow was too slow; a finished study that is run again catches up
         _start(folder, "s.yaml", "in-process").wait(PATIENCE_SECONDS)
     saved = load(folder / "paretune-studies" / "s")
     outcome.kills, outcome.n_trials = dict(kills), len(saved.history)
@@ -147,8 +155,13 @@ def _start(folder: Path, file: str, back_end: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "search.cli", "run", file, "--back-end", back_end]
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     environment.pop("PARETUNE_STORAGE", None)
-    with (folder / "output.txt").open("a") as output:
+    with (folder / f"driver-{len(list(folder.glob('driver-*.txt'))):02d}.txt").open("x") as output:
         return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, env=environment)
+
+
+def _printed(folder: Path) -> str:
+    """What all drivers of a search have printed."""
+    return "\n".join(path.read_text() for path in sorted(folder.glob("driver-*.txt")))
 
 
 def _ledger(folder: Path) -> Path:
@@ -163,17 +176,15 @@ def _events(folder: Path) -> list[Event]:
 
 
 def _await_progress(folder: Path, process: subprocess.Popen[bytes], n_known: int) -> bool:
-    """Wait until something was reported since; False if the driver ends first."""
+    """Wait until something was reported since; False if the driver ends first, however."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if any(event.kind == "reported" for event in _events(folder)[n_known:]):
             return True
         if process.poll() is not None:
-            if process.returncode != 0:
-                raise RuntimeError(f"the driver ended by itself with {process.returncode}; see {folder}/output.txt")
             return False
         threading.Event().wait(0.05)
-    raise RuntimeError(f"no progress within {PATIENCE_SECONDS:g} s; see {folder}/output.txt")
+    raise RuntimeError(f"no progress within {PATIENCE_SECONDS:g} s; see {folder}/driver-*.txt")
 
 
 def kill(process: subprocess.Popen[bytes], victim: str) -> bool:
@@ -238,7 +249,7 @@ def _different(folder: Path, study: str) -> int:
     """Trials that an uninterrupted twin has otherwise."""
     (folder / "twin.yaml").write_text(study.replace("study: s", "study: twin"))
     if _start(folder, "twin.yaml", "in-process").wait(PATIENCE_SECONDS) != 0:
-        raise RuntimeError(f"the uninterrupted twin failed; see {folder}/output.txt")
+        raise RuntimeError(f"the uninterrupted twin failed; see {folder}/driver-*.txt")
     ours, twins = (load(folder / "paretune-studies" / name).history for name in ("s", "twin"))
     return abs(len(ours) - len(twins)) + sum(_essence(a) != _essence(b) for a, b in zip(ours, twins, strict=False))
 
@@ -261,15 +272,18 @@ def plan(number: int, seed: int) -> dict[str, Any]:
 
 def table(outcomes: list[Outcome]) -> str:
     """The counts as Markdown."""
-    lines = ["| back end | searches | trials | kills | lost | run again | behind | zombies | different |", "|---" * 9 + "|"]
+    lines = [
+        "| back end | searches | trials | kills | lost | run again | behind | zombies | different | gave up |",
+        "|---" * 10 + "|",
+    ]
     for back_end in dict.fromkeys(outcome.back_end for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.back_end == back_end]
         kills = sum((Counter(outcome.kills) for outcome in mine), Counter[str]())
         shown = ", ".join(f"{n} {victim}" for victim, n in sorted(kills.items()))
-        sums = [sum(getattr(one, law) for one in mine) for law in ("lost", "rerun", "behind", "zombies", "different")]
-        different = sums[-1] if back_end == "in-process" else "-"
+        sums = [sum(getattr(one, law) for one in mine) for law in ("lost", "rerun", "behind", "zombies", "different", "gave_up")]
+        different = sums[4] if back_end == "in-process" else "-"
         n_trials = sum(one.n_trials for one in mine)
-        counts = f"{sums[0]} | {sums[1]} | {sums[2]} | {sums[3]} | {different}"
+        counts = f"{sums[0]} | {sums[1]} | {sums[2]} | {sums[3]} | {different} | {'-' if back_end.startswith('plain') else sums[5]}"
         lines.append(f"| {back_end} | {len(mine)} | {n_trials} | {kills.total()} ({shown}) | {counts} |")
     return "\n".join(lines)
 
@@ -288,7 +302,9 @@ def main() -> None:
     while not arguments.table and sum(sum(outcome.kills.values()) for outcome in known) < arguments.kills:
         folder = Path(tempfile.mkdtemp(prefix="paretune-chaos-"))
         outcome = search(folder, number, seed=arguments.seed, **plan(number, arguments.seed))
-        if not outcome.flaws:  # otherwise it is there to be looked at
+        if outcome.flaws:
+            print(f"look into {folder}", flush=True)
+        else:
             shutil.rmtree(folder)
         known.append(outcome)
         with arguments.results.open("a") as file:
