@@ -14,7 +14,9 @@ A search with a flaw leaves its folder for inspection: what each of its drivers 
 
 Seeded and resumable: search number n is the same in every run, and results go to one JSON line per search, which are not run again.
 
-    python benchmarks/chaos.py [--kills 200] [--seed 0] [--results benchmarks/results/chaos.jsonl] [--table]
+    python benchmarks/chaos.py [--kills 200] [--seed 0] [--results benchmarks/results/chaos.jsonl] [--ledger ADDRESS] [--table]
+
+With the address of an empty PostgreSQL database the ledgers lie there; results then want a file of their own.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ if Path(sys.path[0]) == Path(__file__).parent:
     sys.path.pop(0)  # where `search` would be benchmarks/search.py
 
 from search.ledger import Event, Ledger
+from search.places import ledger_in
 from search.saved import StudyState, load
 from search.trial import State, Trial
 
@@ -90,7 +93,15 @@ class Outcome:
 
 
 def search(
-    folder: Path, number: int, *, back_end: str, victims: list[str], n_trials: int, epoch_seconds: float, seed: int
+    folder: Path,
+    number: int,
+    *,
+    back_end: str,
+    victims: list[str],
+    n_trials: int,
+    epoch_seconds: float,
+    seed: int,
+    server: str | None = None,
 ) -> Outcome:
     """Run one search to its end, killing the victims one after the other.
 
@@ -102,11 +113,12 @@ def search(
         n_trials: The budget.
         epoch_seconds: How long an epoch takes.
         seed: Of the series.
+        server: Where the ledger lies; None for a file.
     """
     chance = random.Random(f"{seed}/{number}")  # noqa: S311 - not cryptography
     outcome, kills, begun = Outcome(number, back_end), Counter[str](), time.monotonic()
     study = STUDY.format(n_trials=n_trials, epoch_seconds=epoch_seconds, seed=seed + number)
-    (folder / "s.yaml").write_text(study)
+    (folder / "s.yaml").write_text(study if server is None else study.replace("study: s", f"study: s{number}\nledger: {server}"))
     left, process, n_known = list(victims), None, 0
     try:
         while True:
@@ -140,7 +152,7 @@ def search(
             process.kill()
     if "is behind" in _printed(folder):  # MLflow was too slow; a finished study that is run again catches up
         _start(folder, "s.yaml", "in-process").wait(PATIENCE_SECONDS)
-    saved = load(folder / "paretune-studies" / "s")
+    saved = load(_study(folder))
     outcome.kills, outcome.n_trials = dict(kills), len(saved.history)
     outcome.rerun = rerun(_events(folder))
     outcome.zombies = sum(trial.state is State.RUNNING for trial in saved.history) + recorded_running(folder)
@@ -164,8 +176,13 @@ def _printed(folder: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(folder.glob("driver-*.txt")))
 
 
+def _study(folder: Path) -> Path:
+    """The study's folder: the only one but its twin's."""
+    return next((path for path in (folder / "paretune-studies").glob("s*") if path.is_dir()), folder / "paretune-studies" / "s")
+
+
 def _ledger(folder: Path) -> Path:
-    return folder / "paretune-studies" / "s" / "ledger.db"
+    return ledger_in(_study(folder))
 
 
 def _events(folder: Path) -> list[Event]:
@@ -250,7 +267,7 @@ def _different(folder: Path, study: str) -> int:
     (folder / "twin.yaml").write_text(study.replace("study: s", "study: twin"))
     if _start(folder, "twin.yaml", "in-process").wait(PATIENCE_SECONDS) != 0:
         raise RuntimeError(f"the uninterrupted twin failed; see {folder}/driver-*.txt")
-    ours, twins = (load(folder / "paretune-studies" / name).history for name in ("s", "twin"))
+    ours, twins = load(_study(folder)).history, load(folder / "paretune-studies" / "twin").history
     return abs(len(ours) - len(twins)) + sum(_essence(a) != _essence(b) for a, b in zip(ours, twins, strict=False))
 
 
@@ -293,6 +310,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "chaos.jsonl")
+    parser.add_argument("--ledger", metavar="ADDRESS", help="of a PostgreSQL database")
     parser.add_argument("--table", action="store_true", help="only print what is known")
     arguments = parser.parse_args()
     known = (
@@ -301,7 +319,7 @@ def main() -> None:
     number = max((outcome.number for outcome in known), default=-1) + 1
     while not arguments.table and sum(sum(outcome.kills.values()) for outcome in known) < arguments.kills:
         folder = Path(tempfile.mkdtemp(prefix="paretune-chaos-"))
-        outcome = search(folder, number, seed=arguments.seed, **plan(number, arguments.seed))
+        outcome = search(folder, number, seed=arguments.seed, server=arguments.ledger, **plan(number, arguments.seed))
         if outcome.flaws:
             print(f"look into {folder}", flush=True)
         else:

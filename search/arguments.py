@@ -10,15 +10,19 @@ from rich.console import Console
 
 DEFAULT_STORAGE = Path("paretune-studies")
 Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, or its folder.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, its folder, or its address.")]
 TrialNumber = Annotated[int, typer.Argument(min=0, help="The trial's number.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]
 
 
 def folder_of(study: str, storage: Path) -> Path:
-    """The folder of a study that is given by its name or its folder."""
-    return Path(study) if (Path(study) / "ledger.db").exists() else storage / study
+    """The folder of a study that is given by its name, its folder, or its address on a PostgreSQL server."""
+    from search import address, places
+
+    if address.is_address(study):
+        return places.attach(study, storage)
+    return Path(study) if places.ledger_in(Path(study)).exists() else storage / study
 
 
 def complain(message: str) -> None:

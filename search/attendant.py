@@ -8,9 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from search import flags
+from search.errors import OutOfReach
 from search.ledger import Ledger
 from search.owner import HEARTBEAT_SECONDS
 from search.trial import State
@@ -48,7 +47,7 @@ class Attendant:
     def _attend(self) -> None:
         beat = time.monotonic()
         while not self._ended.wait(LOOK_SECONDS):
-            with contextlib.suppress(sa.exc.OperationalError):  # a lock held for long, a full disk: the next look is soon
+            with contextlib.suppress(OutOfReach):  # a lock held for long, a full disk, a server that is away: the next look is soon
                 self._look()
                 if time.monotonic() - beat >= HEARTBEAT_SECONDS:
                     beat = time.monotonic()

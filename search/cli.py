@@ -149,8 +149,9 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     from datetime import datetime
 
     from search.ledger import Ledger
+    from search.places import ledger_in
 
-    history = Ledger.open(folder_of(study, storage) / "ledger.db").events()
+    history = Ledger.open(ledger_in(folder_of(study, storage))).events()
     if as_json:
         _print_json([vars(event) for event in history])
         return
@@ -253,22 +254,39 @@ def export(
 
 
 @app.command("ls")
-def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """List the studies under the storage."""
+def list_studies(
+    server: Annotated[
+        str | None, typer.Argument(metavar="[ADDRESS]", help="A PostgreSQL database, instead of the storage.")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """List the studies under the storage, or in a database."""
     from search.config import packaged_names
+    from search.errors import LedgerError
+    from search.places import places
     from search.saved import load
 
-    studies = [load(path.parent) for path in sorted(storage.glob("*/ledger.db"))]
-    found = [{"name": s.name, "state": s.state.lower(), "path": str(s.folder)} for s in studies]
+    found, problems = [], []
+    for place in places(storage, server):
+        name, state, where = place.folder.name, "unreadable", str(place.address or place.folder)
+        try:
+            saved = load(place.folder, place.address)
+            name, state = saved.name, saved.state.lower()
+        except LedgerError as error:
+            problems.append(str(error))
+        found.append({"name": name, "state": state, "path": where})
     if as_json:
         _print_json({"studies": found, "packaged": packaged_names()})
-        return
-    table = Table("study", "state", "folder", box=None)
-    for one in found:
-        table.add_row(one["name"], one["state"], one["path"])
-    console = Console(highlight=False)
-    console.print(table if found else f"No study in {storage}.")
-    console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)
+    else:
+        table = Table("study", "state", "folder", box=None)
+        for one in found:
+            table.add_row(one["name"], one["state"], one["path"])
+        console = Console(highlight=False)
+        console.print(table if found else f"No study in {server or storage}.")
+        console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)
+    if problems:
+        raise LedgerError("\n".join(problems))
 
 
 @app.command()

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 import spaces
+from search.address import check_server
 from search.errors import RequestError
 from search.sections import (
     DATA_KINDS,
@@ -70,6 +71,7 @@ class StudyFile(Section):
     search: Search = Search()
     resources: Resources = Resources()
     storage: Path = Path("paretune-studies")
+    ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
 
     @property
     def folder(self) -> Path:
@@ -119,7 +121,7 @@ class StudyFile(Section):
 
     def resolved(self) -> dict[str, Any]:
         """The file with every default written out, as plain JSON values; where it is stored is not part of the question."""
-        return self.model_dump(mode="json", exclude={"storage"})
+        return self.model_dump(mode="json", exclude={"storage", "ledger"})
 
 
 def load(source: str | Path | None, overrides: Sequence[str] = ()) -> StudyFile:
@@ -144,8 +146,8 @@ def load(source: str | Path | None, overrides: Sequence[str] = ()) -> StudyFile:
     places = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
         path = assign(raw, assignment)
-        places |= {path[: n + 1]: f"--set {assignment}" for n in range(len(path)) if path[: n + 1] not in places}
-        places[path] = f"--set {assignment}"
+        place = "--set ledger" if path == ("ledger",) else f"--set {assignment}"  # an address may hold a password, by mistake
+        places |= {path[: n + 1]: place for n in range(len(path)) if path[: n + 1] not in places} | {path: place}
     return _check(raw, name, places)
 
 
@@ -335,6 +337,8 @@ def _explained(error: dict[str, Any]) -> tuple[_Path, str]:
         return path, "is missing; a study needs it"
     if error["type"] == "string_pattern_mismatch" and path == ("study",):
         message = "a study's name has 1 to 64 letters, digits, - and _, and begins with a letter or digit"
+    if path == ("ledger",):
+        return path, message  # what was given may hold a password
     return path, f"{message} (got {_shortened(error['input'])})"
 
 

@@ -1,35 +1,154 @@
-"""The database under a ledger: SQLite with a write-ahead log and full synchronisation, on a disk of this machine."""
+"""The database under a ledger: an SQLite file on a disk of this machine, or a PostgreSQL server that a file points at."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from search.address import Address
+from search.errors import LedgerError
+
 # File systems whose locks and shared memory do not reach the other machines: SQLite's write-ahead log is torn on them.
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "9p", "afs", "ncpfs"})
 NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.juicefs")
+POINTER_SUFFIX = ".json"  # of a file that holds an address; any other file is SQLite's
 
 
-def engine(path: Path) -> sa.Engine:
-    """Connections to a file. One with the execution option `writes` takes the write lock when it begins."""
-    made = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30.0})
-    event.listen(made, "connect", _configure)
-    event.listen(made, "begin", _begin)
-    return made
+class Database(ABC):
+    """What a ledger asks of the database under it. `str` names it for people, without a secret."""
+
+    engine: sa.Engine  # a connection with the execution option `writes` is the only writer until it commits
+    patience: float = 0.0  # seconds that a new connection waits for a server that is away
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether there is a ledger."""
+
+    @abstractmethod
+    def create(self, fill: Callable[[sa.Connection], None]) -> None:
+        """Make the ledger, whole or not at all: a crash leaves none.
+
+        Args:
+            fill: Makes the tables and writes what they hold from the beginning.
+
+        Raises:
+            LedgerError: if there is one already.
+        """
+
+    @abstractmethod
+    def refuse(self) -> None:
+        """Raise LedgerError where the database would lose what it has acknowledged."""
+
+    @abstractmethod
+    def copy_in_memory(self) -> sa.Engine:
+        """A private copy of the ledger as it stands; what is written to it is forgotten."""
+
+    @abstractmethod
+    def failed(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether disk or server are to blame for an error, not what they were asked."""
+
+    def forbids(self, error: sa.exc.DBAPIError) -> bool:
+        """Whether who asks has not the right to it."""
+        return False
+
+    def in_words(self, error: sa.exc.DBAPIError) -> str:
+        """Why, and what mends it."""
+        return str(error.orig)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.engine.dispose()
+
+    def clock(self) -> float:
+        """Unix time; the same for all who use the ledger, as well as can be known."""
+        return time.time()
 
 
-def copy_in_memory(path: Path) -> sa.Engine:
-    """A private copy of a file as it stands; what is written to it is forgotten."""
-    made = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False})
-    with contextlib.closing(sqlite3.connect(path, timeout=30.0)) as source, made.connect() as connection:
-        source.backup(connection.connection.driver_connection)  # type: ignore[arg-type]
-    return made
+class SQLite(Database):
+    """A file: write-ahead log, full synchronisation, on a local disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30.0})
+        event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "begin", _begin)
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def exists(self) -> bool:
+        """Whether there is anything in its place."""
+        return self._path.exists()
+
+    def create(self, fill: Callable[[sa.Connection], None]) -> None:
+        """Written beside its place and linked into it; see `Database.create`."""
+        path = self._path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        maker = SQLite(draft).engine
+        with maker.execution_options(writes=True).begin() as connection:
+            fill(connection)
+        with maker.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        maker.dispose()
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            raise LedgerError(f"{path} has just been made by another driver; open it instead") from None
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+
+    def refuse(self) -> None:
+        """SQLite's write-ahead log needs the memory and the locks of one machine; see `Database.refuse`."""
+        if (kind := network_file_system(self._path)) is not None:
+            raise LedgerError(
+                f"{self._path} lies on a network file system ({kind}), where SQLite loses data; "
+                "keep it on a local disk of the driver, or on a PostgreSQL server (`ledger` in the study file)"
+            )
+
+    def copy_in_memory(self) -> sa.Engine:
+        """See `Database.copy_in_memory`."""
+        made = in_memory()
+        with contextlib.closing(sqlite3.connect(self._path, timeout=30.0)) as source, made.connect() as connection:
+            source.backup(connection.connection.driver_connection)  # type: ignore[arg-type]
+        return made
+
+    def failed(self, error: sa.exc.DBAPIError) -> bool:
+        """A full disk, a lock that is held for long, a damaged file."""
+        return isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError
+
+
+def at(path: Path, address: Address | None = None) -> Database:
+    """The database of a ledger.
+
+    Args:
+        path: The SQLite file, or the file that points at a server; it need not exist yet.
+        address: On a server; None for what the file says.
+
+    Raises:
+        LedgerError: The file points nowhere.
+    """
+    if address is None and path.suffix != POINTER_SUFFIX:
+        return SQLite(path)
+    from search import postgresql
+
+    return postgresql.PostgreSQL(path, address or postgresql.pointed_at(path))
+
+
+def in_memory() -> sa.Engine:
+    """A database of one connection that ends with it."""
+    return sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False})
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from sqlalchemy.exc import OperationalError
 
+from search import places
 from search.config import StudyFile
 from search.errors import RequestError
 from search.extension import Extension
@@ -61,12 +61,14 @@ def run(
         LedgerError: if another driver runs it, or its ledger cannot be used.
         RequestError: if backbone, data or resources are not to be had, or the extension would cut the budget.
     """
-    recorder = Recorder(file.folder / "ledger.db", tracking_uri(file.storage))
-    if (file.folder / "ledger.db").exists():
+    place = places.of(file)
+    ledger = place.find() or place.path
+    recorder = Recorder(ledger, tracking_uri(file.storage))
+    if ledger.exists():
         known = load(file.folder)
         refuse_changes(known.record, file)
         if known.state is StudyState.FINISHED and not extension and not waiting(file.folder):
-            if is_behind(file.folder / "ledger.db", tracking_uri(file.storage)):
+            if is_behind(ledger, tracking_uri(file.storage)):
                 recorder.start()
                 return _recorded(recorder, file.folder, say)
             return known
@@ -134,7 +136,7 @@ def _measure(
             sizes = measure(worker["backbone"], worker["data"])
             if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
                 say(skipped_in_words(found.skipped))
-            if file.recipe.precision != "auto" or (file.folder / "ledger.db").exists():
+            if file.recipe.precision != "auto" or places.ledger_in(file.folder).exists():
                 return sizes, None
             gpu = file.resources.gpus_per_trial > 0
             return sizes, choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
@@ -151,14 +153,13 @@ def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
 def _opened(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
-        if (file.folder / "ledger.db").exists():
+        if places.of(file).find() is not None:
             return Study.open(file, sizes)
         study = Study.create(file, sizes, precision=precision)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
-    except (OSError, OperationalError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error.orig)
+    except OSError as error:
         raise RequestError(
-            f"storage: {file.folder} cannot be written ({reason}); make room or rights, or choose another"
+            f"storage: {file.folder} cannot be written ({error.strerror or error}); make room or rights, or choose another"
         ) from error
     return study
 

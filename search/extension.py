@@ -146,7 +146,7 @@ def wider(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
     Raises:
         StudyFileError: listing what is narrower, or is another question.
     """
-    file = check(new).model_copy(update={"storage": old.storage})
+    file = check(new).model_copy(update={"storage": old.storage, "ledger": old.ledger})
     problems = [*_other(old, file), *_narrower(old, file)]
     if problems:
         raise StudyFileError(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from search import pareto
+from search import pareto, places
 from search.config import check
 from search.errors import RequestError
 from search.ledger import Ledger
@@ -129,7 +129,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     Raises:
         LedgerError: Nothing has been finalized.
     """
-    ledger = Ledger.open(study.folder / "final" / "ledger.db")
+    ledger = Ledger.open(places.below(study.folder, "final").path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
     finally:
@@ -198,10 +198,10 @@ def row(member: Member) -> dict[str, Any]:
 
 
 def _ledger(study: SavedStudy) -> Ledger:
-    path = study.folder / "final" / "ledger.db"
-    if not path.exists():
-        facts = {"of": study.record.uid}
-        return Ledger.create(path, name=f"{study.name}-final", file=dict(study.record.file), facts=facts)
+    place = places.below(study.folder, "final")
+    if (path := place.find()) is None:
+        facts, file = {"of": study.record.uid}, dict(study.record.file)
+        return Ledger.create(place.path, address=place.address, name=f"{study.name}-final", file=file, facts=facts)
     ledger = Ledger.open(path)
     ledger.claim()
     if ledger.study().facts["of"] != study.record.uid:

@@ -62,6 +62,7 @@ def train(study: SavedStudy, *, n_seeds: int, back_end: str = "ray", n_cpus: int
     """
     from search import finalize as final
     from search.mlflow_store import tracking_uri
+    from search.places import ledger_in
     from search.recording import record_final
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -77,7 +78,7 @@ def train(study: SavedStudy, *, n_seeds: int, back_end: str = "ray", n_cpus: int
     final.write_views(study, members)
     uri = tracking_uri(study.folder.parent)
     try:
-        record_final(study.folder / "ledger.db", uri, [final.row(member) for member in members])
+        record_final(ledger_in(study.folder), uri, [final.row(member) for member in members])
     except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
         complain(f"MLflow does not show the test accuracies ({type(error).__name__}); finalize again to record them")
     return members

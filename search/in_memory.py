@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from search.ledger import Event, Ledger, Report, StudyRecord
+from search.history import Event, Report, StudyRecord
+from search.ledger import Ledger
 from search.trial import Metrics, Trial
 from search.writer import Request, Writer
 

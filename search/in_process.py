@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from search.ledger import CannotWrite
+from search.errors import OutOfReach
 from search.losses import Loss
 from search.study import Study
 from search.trial import Decision, State, Trial
@@ -31,7 +31,7 @@ def _attempt(study: Study, trainable: Trainable, trial: Trial) -> None:
         _train(study, trainable, trial)
     except Stopped:
         study.obey()  # the flag's reason
-    except CannotWrite:
+    except OutOfReach:
         raise  # the study's trouble, not the trial's
     except Exception as error:
         why = f"{type(error).__name__}: {error}"

@@ -11,8 +11,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from search.errors import RequestError
-from search.ledger import Ledger, OwnedElsewhere
+from search.errors import OwnedElsewhere, RequestError
+from search.ledger import Ledger
+from search.places import ledger_in
 from search.trial import State, Trial
 from search.writer import Request, Writer
 
@@ -71,7 +72,7 @@ def ask(folder: Path, verb: str, numbers: Sequence[int], detail: Mapping[str, An
     Raises:
         Refused: if one of the trials is not in a state for it.
     """
-    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+    with closing(Ledger.open(ledger_in(folder))) as ledger:
         if ledger.owner() is None:
             _alone(verb, numbers[0] if numbers else None)
 
@@ -84,7 +85,7 @@ def ask(folder: Path, verb: str, numbers: Sequence[int], detail: Mapping[str, An
 
 def answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
     """What became of requests; None while one of them waits for a driver. Where no driver is at work they are carried out here."""
-    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+    with closing(Ledger.open(ledger_in(folder))) as ledger:
         if ledger.owner() is None:
             _serve_alone(ledger)
         mine = [request for request in ledger.requests() if request.number in numbers]
@@ -93,7 +94,7 @@ def answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
 
 def waiting(folder: Path) -> bool:
     """Whether something was asked of the study that no driver has answered."""
-    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+    with closing(Ledger.open(ledger_in(folder))) as ledger:
         return bool(ledger.requests(waiting=True))
 
 

@@ -58,6 +58,7 @@ def search_quietly(
     file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, progress_on: Console | None = None
 ) -> SavedStudy:
     """Search, and show progress only, on standard output or where one wants it."""
+    from search import places
     from search.driver import run as run_study
     from search.interrupts import interruptible
     from search.progress import Progress
@@ -67,8 +68,8 @@ def search_quietly(
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
     progress = Progress(progress_on or Console(file=sys.stdout))
     more_trials = 0 if extension is None else extension.more_trials
-    known = file.folder / "ledger.db"
-    n_trials = load(file.folder).record.budget["n_trials"] if known.exists() else file.budget.n_trials
+    known = places.of(file).find()
+    n_trials = file.budget.n_trials if known is None else load(file.folder).record.budget["n_trials"]
     progress.announce(file, n_trials + more_trials)
     with interruptible():
         return run_study(
@@ -146,13 +147,14 @@ def show_front(study: SavedStudy) -> None:
 
 def _show_places(study: SavedStudy) -> None:
     from search import disk
+    from search.places import ledger_in
 
     where = Table.grid(padding=(0, 2))
     for what, name in (
         ("picture", "front.png"),
         ("tables", "front.parquet"),
         ("", "trials.parquet"),
-        ("ledger", "ledger.db"),
+        ("ledger", ledger_in(study.folder).name),
         ("log", "paretune.log"),
     ):
         if (study.folder / name).exists():

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import picture, report
+from search.address import Address
 from search.front import front, hypervolume
-from search.ledger import Event, Ledger, Report, StudyRecord
+from search.history import Event, Report, StudyRecord
+from search.ledger import Ledger
+from search.places import ledger_in
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -129,13 +132,17 @@ class SavedStudy:
         self.plot_front(self.folder / "front.png")
 
 
-def load(folder: str | Path) -> SavedStudy:
+def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
     """The study that lies in a folder.
+
+    Args:
+        folder: The study's.
+        address: Of its ledger, if the folder neither holds one nor points at one.
 
     Raises:
         LedgerError: if there is none, or it cannot be read.
     """
-    ledger = Ledger.open(Path(folder) / "ledger.db")
+    ledger = Ledger.open(ledger_in(Path(folder)), address=address)
     try:
         record, trials = ledger.study(), ledger.trials()
         events = ledger.events()

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import enum
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search import flags, requests
+from search import flags, places, requests
 from search.attendant import Attendant
 from search.config import Budget, StudyFile, check
 from search.errors import RequestError
@@ -84,7 +83,7 @@ class Study:
         sizes: Sizes,
         *,
         precision: Mapping[str, Any] | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> Study:
         """A new study in `file.folder`; `precision` as of `facts_of`, `now` is the ledger's clock.
 
@@ -93,18 +92,21 @@ class Study:
         """
         facts = facts_of(file, sizes, precision)
         refuse_hopeless(file, sizes, facts["max_params"])
-        ledger = Ledger.create(file.folder / "ledger.db", name=file.study, file=file.resolved(), facts=facts, now=now)
+        place = places.of(file)
+        place.find()  # refuses a folder that holds another one
+        ledger = Ledger.create(place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts, now=now)
         return cls(file, ledger, sizes)
 
     @classmethod
-    def open(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] = time.time) -> Study:
+    def open(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] | None = None) -> Study:
         """The study that lies in `file.folder`, rebuilt by replaying its ledger.
 
         Raises:
             LedgerError: if there is none, or another driver runs it.
             StudyFileError: if it was made from another study file; the message shows the difference.
         """
-        ledger = Ledger.open(file.folder / "ledger.db", now=now)
+        place = places.of(file)
+        ledger = Ledger.open(place.find() or place.path, now=now)
         refuse_changes(ledger.study(), file)
         ledger.claim()
         return cls(file, ledger, sizes)
@@ -335,7 +337,7 @@ class Study:
     def _current(self) -> StudyFile:
         """The study file with the budget as extended."""
         file = check(dict(self.record.file) | {"budget": dict(self.record.budget)})
-        return file.model_copy(update={"storage": self.file.storage})
+        return file.model_copy(update={"storage": self.file.storage, "ledger": self.file.ledger})
 
     # -- looking -------------------------------------------------------------------------------------------------------------------
 

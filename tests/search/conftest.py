@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from search.address import Address
+from search.places import Place
+
 from .driven import Driven
+from .servers import PASSWORD, Server
 
 _NAMES = itertools.count()
 
@@ -25,3 +30,22 @@ def driven(storage: Path) -> Iterator[Driven]:
     driven = Driven(storage, f"study-{next(_NAMES)}")
     yield driven
     driven.ledger.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A server that stays up; the password is in the environment, for this process and those that it starts."""
+    before = os.environ.get("PGPASSWORD")
+    server = Server()
+    os.environ["PGPASSWORD"] = PASSWORD
+    yield server
+    os.environ.pop("PGPASSWORD") if before is None else os.environ.update(PGPASSWORD=before)
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a new ledger may be made: on both databases, one after the other."""
+    if request.param == "sqlite":
+        return Place(tmp_path / "s")
+    return Place(tmp_path / "s", Address(request.getfixturevalue("postgresql").address(), f"s-{next(_NAMES)}"))

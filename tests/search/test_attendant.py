@@ -34,7 +34,7 @@ def seconds_until(true: Callable[[], object]) -> float:
 
 
 def heartbeat(ledger: Ledger) -> float:
-    with ledger._file.connect() as connection:
+    with ledger._reading.connect() as connection:
         return float(connection.execute(sa.text("SELECT heartbeat FROM owner")).scalar_one())
 
 

@@ -1,0 +1,37 @@
+"""A study goes on on another machine, given the same storage. What needs a server only is in test_postgresql.py."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from search.owner import LEASE_SECONDS
+from search.saved import StudyState, load
+
+from .machines import driver, essence, n_reported, said, searched_here, until, written
+from .servers import Server
+
+
+@pytest.mark.parametrize("ledger", ["sqlite", "postgresql"])
+def test_a_driver_elsewhere_goes_on_where_a_dead_one_ended_and_the_trials_are_those_of_one_that_never_died(
+    tmp_path: Path, request: pytest.FixtureRequest, ledger: str
+) -> None:
+    server: Server | None = request.getfixturevalue("postgresql") if ledger == "postgresql" else None
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    written(here, "moved", server and server.address(), epoch_seconds=0.1)
+    with driver(here, "moved", elsewhere=True) as process:
+        until(lambda: n_reported(here / "paretune-studies" / "moved") > 10)
+        process.kill()
+    cut = load(here / "paretune-studies" / "moved")
+    assert cut.state is not StudyState.FINISHED
+    (here / "paretune-studies").rename(there / "disk")  # the same storage, mounted elsewhere
+    began = time.monotonic()
+    done = said("resume", "disk/moved", "--back-end", "in-process", cwd=there)
+    assert done[0] == 0, done[2]
+    assert time.monotonic() - began >= LEASE_SECONDS  # it was not known here whether the other one lived: it was watched
+    whole = load(there / "disk" / "moved")
+    assert whole.state is StudyState.FINISHED
+    assert essence(whole.history) == essence(tuple(searched_here(tmp_path / "twin", "moved").trials))
+    assert [report for report in whole.epochs if report.event <= cut.epochs[-1].event] == list(cut.epochs)
