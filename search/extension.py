@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -107,16 +107,14 @@ def longer(trials: list[Trial], number: int, epochs: int | None, *, usual: int) 
         raise ValueError(f"trial {number} is {ended.state.value}; only a trial that is COMPLETE or PRUNED can be extended")
     if epochs is None or epochs <= ended.epochs:
         raise ValueError(f"trial {number} has {ended.epochs} epochs; extend it with --epochs, to more than these")
-    return Trial(
+    return replace(
+        ended,
         number=len(trials),
         state=State.RUNNING,
-        config=ended.config,
-        seed=ended.seed,
-        adapter_params=ended.adapter_params,
-        head_params=ended.head_params,
-        epochs=ended.epochs,
-        metrics=ended.metrics,
+        reason=None,
+        rung=None,
         n_attempts=0,  # it waits for its first
+        finished=None,
         extends=number,
         planned_epochs=None if epochs == usual else epochs,
     )

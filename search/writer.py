@@ -15,6 +15,10 @@ from search.trial import Metrics, State, Trial
 if TYPE_CHECKING:
     from spaces import Config
 
+_KEPT_AS_IT_IS = (  # of a trial: columns of the same names
+    *("number", "config", "seed", "adapter_params", "head_params", "reason", "rung"),
+    *("n_attempts", "started", "finished", "extends", "planned_epochs"),
+)
 _KINDS = {State.COMPLETE: "completed", State.PRUNED: "pruned", State.FAILED: "failed"}  # of the event at a trial's end
 
 
@@ -67,23 +71,12 @@ class Writer:
 
     def start(self, trial: Trial) -> Trial:
         """A new trial; returned with its starting time."""
-        self._connection.execute(
-            schema.trials.insert().values(
-                number=trial.number,
-                state=trial.state.value,
-                config=trial.config,
-                seed=trial.seed,
-                adapter_params=trial.adapter_params,
-                head_params=trial.head_params,
-                n_attempts=trial.n_attempts,
-                started=self._now,
-                extends=trial.extends,
-                planned_epochs=trial.planned_epochs,
-            )
-        )
+        trial = replace(trial, started=self._now)
+        row = {key: getattr(trial, key) for key in _KEPT_AS_IT_IS}
+        self._connection.execute(schema.trials.insert().values(**row, state=trial.state.value))
         extension = {} if trial.extends is None else {"extends": trial.extends, "epochs": trial.planned_epochs}
         self.event("started", trial.number, config=trial.config, **extension)
-        return replace(trial, started=self._now)
+        return trial
 
     def attempt(self, trial: Trial) -> Trial:
         """The trial goes on, on a new worker; returned with its attempts counted up."""
@@ -140,23 +133,8 @@ class Writer:
 
 def trial_of(row: Any) -> Trial:
     """A row of `trials` joined with its last report."""
-    return Trial(
-        number=row.number,
-        state=State(row.state),
-        config=row.config,
-        seed=row.seed,
-        adapter_params=row.adapter_params,
-        head_params=row.head_params,
-        epochs=row.epoch or 0,
-        metrics=metrics_of(row.metrics),
-        reason=row.reason,
-        rung=row.rung,
-        n_attempts=row.n_attempts,
-        started=row.started,
-        finished=row.finished,
-        extends=row.extends,
-        planned_epochs=row.planned_epochs,
-    )
+    kept = {key: getattr(row, key) for key in _KEPT_AS_IT_IS}
+    return Trial(**kept, state=State(row.state), epochs=row.epoch or 0, metrics=metrics_of(row.metrics))
 
 
 def metrics_of(kept: Mapping[str, float | None] | None) -> Metrics:
