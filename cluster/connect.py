@@ -1,4 +1,4 @@
-"""Connecting to Ray: an embedded cluster on this machine."""
+"""Connecting to Ray: a cluster that runs already (`RAY_ADDRESS`), or one embedded on this machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,47 @@ _EMBEDDED = {
 
 class RayDied(ConnectionError):
     """Ray's own processes have ended while they were needed."""
+
+
+def connected(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
+    """The cluster that `RAY_ADDRESS` names (Ray sets it in a job; `auto` is the one on this machine), or else an embedded one.
+
+    Args:
+        n_cpus: Of `embedded`.
+
+    Raises:
+        ValueError: if cores are named for a cluster that has its own.
+        ConnectionError: out of entering the block, if there is no such cluster.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        return embedded(n_cpus=n_cpus)
+    if n_cpus is not None:
+        raise ValueError(f"the number of cores is for a Ray of one's own; RAY_ADDRESS={address} names a cluster that has its own")
+    import ray  # noqa: F401
+
+    return joined(address)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """A cluster that this machine belongs to and that outlives the block.
+
+    Raises:
+        ConnectionError: if it is not there, or knows another token.
+    """
+    import ray
+
+    with _own_sigterm():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConnectionError(f"RAY_ADDRESS={address}: {reason}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:

@@ -15,7 +15,16 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Column, Table
 
-from search import by_hand, cost_command, finalize_command, look_back_commands, run_command, simulate_command, suite_command
+from search import (
+    by_hand,
+    cluster_commands,
+    cost_command,
+    finalize_command,
+    look_back_commands,
+    run_command,
+    simulate_command,
+    suite_command,
+)
 from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, TrialNumber, complain, folder_of
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(run_command.app)
+app.add_typer(cluster_commands.app)
 app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
 app.add_typer(look_back_commands.app)
@@ -38,6 +48,22 @@ app.add_typer(finalize_command.app)
 app.add_typer(cost_command.app)
 app.add_typer(suite_command.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
+
+
+@app.callback()
+def everywhere(
+    context: typer.Context,
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Of a Ray cluster: the command is about a study there."),
+    ] = None,
+) -> None:
+    """Which adapter, at which size, is worth training on my data?"""
+    command = context.invoked_subcommand
+    if address is None or command is None or command in cluster_commands.HERE:
+        return
+    typed = sys.argv[1:]
+    raise typer.Exit(cluster_commands.ask(address, typed[typed.index(command) :]))
 
 
 def main() -> None:

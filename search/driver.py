@@ -175,9 +175,12 @@ def _extend(study: Study, extension: Extension) -> None:
 def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:
     if back_end == "in-process":
         return nullcontext()
-    from cluster.connect import embedded
+    from cluster.connect import connected
 
-    return embedded(n_cpus=n_cpus)
+    try:
+        return connected(n_cpus=n_cpus)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:

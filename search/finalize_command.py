@@ -100,9 +100,9 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
         if back_end == "in-process":
             yield from _in_process(worker, chain([first], waiting))
             return
-        from cluster.connect import embedded, slots
+        from cluster.connect import connected, slots
 
-        with embedded(n_cpus=n_cpus):
+        with connected(n_cpus=n_cpus):
             from search import on_ray
 
             n_slots = slots(cpus_per_trial=resources.cpus_per_trial, gpus_per_trial=resources.gpus_per_trial)
