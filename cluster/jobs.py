@@ -149,13 +149,15 @@ class Jobs:
         )
         return _attempt(self._client.get_job_info(f"{study}-{number}"))
 
-    def ask(self, attempt: Attempt, command: Sequence[str], say: Callable[[str], None]) -> int:
-        """Run a command of `paretune` on the cluster, beside a study, with the code of its newest attempt.
+    def ask(self, name: str, command: Sequence[str], *, storage: str, cargo: Cargo, say: Callable[[str], object]) -> int:
+        """Run a command of `paretune` on the cluster and wait for it.
 
         Args:
-            attempt: The newest one.
+            name: What the job is called, before a number.
             command: Without the word `paretune`.
-            say: Takes what it prints.
+            storage: Where studies lie, on the cluster.
+            cargo: What the job is given: of a study's newest attempt, so that the code is the one that made it.
+            say: Takes what the command prints.
 
         Returns:
             Its exit code.
@@ -163,9 +165,8 @@ class Jobs:
         there = shlex.join(["python", "-m", "search.cli", *command])
         job = self._client.submit_job(
             entrypoint=f"echo {shlex.quote(_FIRST_WORD)} && {there}",
-            submission_id=f"{attempt.study}-asked-{uuid.uuid4().hex[:8]}",
-            metadata={"paretune.study": attempt.study},
-            runtime_env=attempt.cargo.runtime_env(PARETUNE_STORAGE=attempt.storage, COLUMNS="160"),
+            submission_id=f"{name}-asked-{uuid.uuid4().hex[:8]}",
+            runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage, COLUMNS="160"),
         )
         while self._client.get_job_status(job).value not in _ENDED:
             time.sleep(_POLL_SECONDS)

@@ -19,10 +19,12 @@ from search import (
     by_hand,
     cluster_commands,
     cost_command,
+    doctor_command,
     finalize_command,
     look_back_commands,
     run_command,
     simulate_command,
+    status_command,
     suite_command,
 )
 from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, TrialNumber, complain, folder_of
@@ -41,6 +43,8 @@ app = typer.Typer(
 )
 app.add_typer(run_command.app)
 app.add_typer(cluster_commands.app)
+app.add_typer(doctor_command.app)
+app.add_typer(status_command.app)
 app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
 app.add_typer(look_back_commands.app)

@@ -117,7 +117,7 @@ def ask(address: str, command: Sequence[str]) -> int:
     if command[0] in _DETACHED:
         _start(jobs, attempt.study, command, attempt.storage, attempt.cargo)
         return 0
-    return jobs.ask(attempt, command, sys.stdout.write)
+    return jobs.ask(attempt.study, command, storage=attempt.storage, cargo=attempt.cargo, say=sys.stdout.write)
 
 
 def connected(address: str, *, unprotected: bool = False) -> Jobs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -79,6 +80,7 @@ def run(
             _measure, file, back_end, on_decoded, say
         )  # imports torch, timm and Tune while Ray's processes start
         with connection:
+            _refuse_odd_nodes(file, back_end)
             study = _opened(file, *measured.result())
             if extension:
                 _extend(study, extension)
@@ -181,6 +183,24 @@ def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[
         return connected(n_cpus=n_cpus)
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _refuse_odd_nodes(file: StudyFile, back_end: BackEnd) -> None:
+    """Every node of a cluster must have our packages and see the same storage: a trial may go on elsewhere.
+
+    Raises:
+        RequestError: naming the nodes that do not.
+    """
+    if back_end == "in-process" or "RAY_ADDRESS" not in os.environ:
+        return
+    from cluster.health import odd_nodes
+
+    try:
+        odd = odd_nodes(file.storage.absolute())
+    except OSError as error:
+        raise RequestError(f"storage: {file.storage} cannot be written ({error.strerror})") from error
+    if odd:
+        raise RequestError("\n".join(f"{node.what}: {node.found}; {node.remedy}" for node in odd))
 
 
 def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:

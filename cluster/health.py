@@ -1,0 +1,213 @@
+"""Is everything there that a search needs, on this machine and on every node of its cluster?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cluster.upload import PACKAGES
+
+# Below these, holes are known: Ray ran code from Parquet files, MLflow served what it should not, torch's loader ran pickles.
+FLOORS = {"ray": "2.56", "mlflow": "3.17", "torch": "2.10"}
+_TOLD = ("paretune", "ray", "torch", "timm", "optuna", "mlflow", "pyarrow", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: Its name.
+        good: Whether it is as it should be.
+        found: What is there.
+        remedy: How to mend it, empty if good.
+    """
+
+    what: str
+    good: bool
+    found: str
+    remedy: str = ""
+
+
+def here() -> dict[str, Any]:
+    """What a machine has: Python, versions, where our packages come from, GPUs. Imports none of the large libraries."""
+    return {
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _TOLD},
+        "packages": {name: _place(name) for name in PACKAGES},
+        "gpus": _gpus(),
+    }
+
+
+def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether a machine can run a search.
+
+    Args:
+        found: What `here` says there.
+    """
+    python = tuple(int(part) for part in found["python"].split(".")[:2])
+    yield Finding("python", python >= (3, 11), found["python"], "" if python >= (3, 11) else "install Python 3.11 or newer")
+    for name, has in found["versions"].items():
+        floor = FLOORS.get(name)
+        if has is None:
+            yield Finding(name, False, "not installed", "pip install paretune, or submit with --pip")
+        elif floor is not None and _numbers(has) < _numbers(floor):
+            yield Finding(name, False, has, f"known holes below {floor}: pip install '{name}>={floor}'")
+        else:
+            yield Finding(name, True, has)
+    homes = {str(Path(place).parent) if place else "nowhere" for place in found["packages"].values()}
+    ours = len(homes) == 1 and "nowhere" not in homes
+    remedy = f"one of {', '.join(PACKAGES)} is another project's package of that name; use an environment of Paretune's own"
+    yield Finding("our packages", ours, ", ".join(sorted(homes)), "" if ours else remedy)
+    yield Finding("GPUs", True, ", ".join(found["gpus"]) or "none")
+
+
+def storage(folder: Path) -> Finding:
+    """Whether studies can be written there. Leaves nothing behind."""
+    trace = folder / f".paretune-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trace.write_text("")
+        trace.unlink()
+    except OSError as error:
+        return Finding("storage", False, f"{folder}: {error.strerror}", "give it rights or room, or choose another with --storage")
+    free = shutil.disk_usage(folder).free / 2**30
+    return Finding("storage", True, f"{folder}, {free:,.1f} GiB free")
+
+
+def tracking(uri: str) -> Finding:
+    """Whether an MLflow server answers; a database is looked at when it is used.
+
+    Args:
+        uri: As in `MLFLOW_TRACKING_URI`, without a secret in it.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return Finding("MLflow", True, uri)
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:  # noqa: S310 - http only, see above
+            return Finding("MLflow", answer.status == 200, f"{uri} answers {answer.status}")
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        return Finding("MLflow", False, f"{uri}: {reason}", "start the server, or unset MLFLOW_TRACKING_URI")
+
+
+def nodes(folder: Path) -> Iterator[Finding]:
+    """Whether every node of the connected cluster has what this one has, and sees the same storage.
+
+    Args:
+        folder: Where studies are kept; a trace is left there for the others to find, and removed.
+    """
+    mine = here()
+    trace = folder / f".paretune-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    trace.write_text("")
+    try:
+        for name, found in on_every_node(str(trace)).items():
+            yield _compared(name, found, mine, folder)
+    finally:
+        trace.unlink(missing_ok=True)
+
+
+def odd_nodes(folder: Path) -> list[Finding]:
+    """The nodes of the connected cluster that would spoil a search kept in `folder`; a cluster of one node has none."""
+    import ray
+
+    if sum(bool(node["Alive"]) for node in ray.nodes()) < 2:
+        return []
+    return [finding for finding in nodes(folder) if not finding.good]
+
+
+def on_every_node(trace: str) -> dict[str, dict[str, Any] | str]:
+    """What `_there` says on each living node, or why it could not be asked; by the node's address."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            fixed = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, max_retries=0)(_there).options(scheduling_strategy=fixed)
+            asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = task.remote(trace)
+    found: dict[str, dict[str, Any] | str] = {}
+    for name, answer in asked.items():
+        try:
+            found[name] = ray.get(answer, timeout=120)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            found[name] = str(error).strip().splitlines()[-1]
+    return found
+
+
+def _there(trace: str) -> dict[str, Any]:
+    """Runs on a node."""
+    writes = False
+    with suppress(OSError):
+        own = Path(f"{trace}-{uuid.uuid4().hex[:8]}")
+        own.write_text("")
+        own.unlink()
+        writes = True
+    return here() | {"sees": os.path.exists(trace), "writes": writes}
+
+
+def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], folder: Path) -> Finding:
+    what = f"node {name}"
+    if isinstance(found, str):
+        return Finding(what, False, found, "install Paretune there, or submit with --pip")
+    bad = [finding for finding in machine(found) if not finding.good]
+    if bad:
+        return Finding(what, False, f"{bad[0].what}: {bad[0].found}", bad[0].remedy)
+    for package, has in found["versions"].items():
+        if has != mine["versions"][package]:
+            remedy = "give all nodes one environment (an image, or submit --pip)"
+            return Finding(what, False, f"{package} {has}, here {mine['versions'][package]}", remedy)
+    if not (found["sees"] and found["writes"]):
+        missing = "writes not to" if found["sees"] else "does not see"
+        return Finding(what, False, f"{missing} {folder}", "choose a path with --storage that all nodes share (docs/cluster.md)")
+    gpus = f", {len(found['gpus'])} GPU" if found["gpus"] else ""
+    return Finding(what, True, f"as here, sees {folder}{gpus}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+", maxsplit=1)[0].split(".")[:2] if part.isdigit())
+
+
+def _place(package: str) -> str | None:
+    loaded = sys.modules.get(package)
+    spec = getattr(loaded, "__spec__", None) or find_spec(package)
+    return None if spec is None or spec.origin is None else str(Path(spec.origin).parent)
+
+
+def gpu_memory() -> list[str]:
+    """Memory in use of each GPU of this machine, as the driver tells it: `1234 MiB, 81559 MiB`."""
+    return _nvidia("memory.used,memory.total")
+
+
+def _gpus() -> list[str]:
+    return _nvidia("name")
+
+
+def _nvidia(query: str) -> list[str]:
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return []
+    command = [tool, f"--query-gpu={query}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []

@@ -1,0 +1,124 @@
+"""A study as a job of a real cluster: submitted, watched, pruned, its driver killed, resumed, read. All from outside, by HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from search.ledger import Ledger
+from search.saved import load
+from search.trial import State
+
+from .conftest import Head
+
+STUDY = ("submit", "digits", "--set", "study=flowers", "--set", "budget.n_trials=10", "--set", "budget.epochs=8")
+
+
+def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it has not come to that in time"
+        time.sleep(0.2)
+
+
+def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> None:
+    folder = head.storage / "flowers"
+
+    submitted = head.paretune(*STUDY, "--storage", str(head.storage))
+    assert submitted.returncode == 0, submitted.stderr
+    assert "flowers-1 submitted" in submitted.stdout
+    assert "Traceback" not in submitted.stderr
+
+    again = head.paretune(*STUDY, "--storage", str(head.storage))
+    assert again.returncode == 2
+    assert "flowers-1 is at work on flowers" in again.stderr
+
+    wait_until(lambda: (folder / "ledger.db").exists() and any(t.state is State.RUNNING and t.epochs for t in load(folder).history))
+    seen = json.loads(asked(head, "status", "flowers", "--json"))
+    assert seen["state"] == "RUNNING"
+    assert 1 <= seen["slots_busy"] <= 2
+
+    running = next(trial.number for trial in reversed(load(folder).history) if trial.state is State.RUNNING)
+    pruned = head.paretune("prune", "flowers", str(running), "--reason", "too slow")
+    ended = load(folder).history[running]
+    if pruned.returncode == 0:
+        assert ended.state is State.PRUNED
+        assert "too slow" in str(ended.reason)
+    else:  # it was over first
+        assert "only a trial that is RUNNING or PAUSED can be pruned" in pruned.stdout
+        assert ended.state.finished
+
+    before = load(folder)
+    owner = driver_of(folder)
+    os.kill(owner, signal.SIGKILL)
+    acknowledged = {(r.trial, r.epoch): dict(r.metrics) for r in before.epochs}
+
+    wait_until(lambda: "flowers-2 submitted" in head.paretune("resume", "flowers").stdout)
+    followed = head.paretune("logs", "flowers", "--follow")
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert "Hypervolume" in followed.stdout
+
+    after = load(folder)
+    assert after.state.value == "FINISHED"
+    assert len(after.history) == 10
+    kept = {(r.trial, r.epoch): dict(r.metrics) for r in after.epochs}
+    assert acknowledged.items() <= kept.items()
+    front = json.loads(asked(head, "front", "flowers", "--json"))
+    assert [member["trial"] for member in front["members"]] == [trial.number for trial in after.members]
+
+
+def test_a_command_about_a_study_that_the_cluster_does_not_know_is_refused(head: Head) -> None:
+    done = head.paretune("front", "nobody")
+    assert done.returncode == 2
+    assert "knows no job of a study nobody" in done.stderr
+
+
+def test_without_the_token_the_cluster_refuses_us(head: Head) -> None:
+    stranger = Head(head.address, head.environment | {"RAY_AUTH_TOKEN_PATH": "/dev/null"}, head.storage)
+    done = stranger.paretune("front", "flowers")
+    assert done.returncode == 2
+    assert "refuses us" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_looks_at_every_node_of_the_cluster(head: Head) -> None:
+    findings = json.loads(asked(head, "doctor", "--storage", str(head.storage), "--json"))
+    assert all(finding["good"] for finding in findings), findings
+    [node] = [finding for finding in findings if finding["what"].startswith("node ")]
+    assert str(head.storage) in node["found"]
+
+
+def asked(head: Head, *words: str) -> str:
+    done = head.paretune(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def driver_of(folder: Any) -> int:
+    ledger = Ledger.open(folder / "ledger.db")
+    try:
+        owner = ledger.owner()
+    finally:
+        ledger.close()
+    assert owner is not None
+    return int(owner.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("address", "law"),
+    [
+        ("head:8265", "give the address of the cluster's dashboard"),
+        ("http://127.0.0.1:1", "is not reached"),
+    ],
+)
+def test_an_address_that_is_none_is_said(head: Head, address: str, law: str) -> None:
+    nowhere = Head(address, head.environment | {"PARETUNE_ADDRESS": address}, head.storage)
+    done = nowhere.paretune("front", "flowers")
+    assert done.returncode == 2
+    assert law in done.stderr
