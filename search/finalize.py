@@ -129,7 +129,8 @@ def finalized(study: SavedStudy) -> list[Member]:
     Raises:
         LedgerError: Nothing has been finalized.
     """
-    ledger = Ledger.open(places.below(study.folder, "final").path)
+    place = places.below(study.folder, "final")
+    ledger = Ledger.open(place.find() or place.path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
     finally:

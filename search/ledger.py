@@ -205,12 +205,16 @@ class Ledger(History):
         if self._token is None or self._n_events is None:
             raise LedgerError("this ledger was opened for reading; claim it before writing")
         now = self._now()
-        with self._write() as connection:
-            mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=now)
-            if connection.execute(mine).rowcount != 1:
-                raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
-            writer = Writer(connection, now, owner.signature(), self._n_events)
-            yield writer
+        try:
+            with self._write() as connection:
+                mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=now)
+                if connection.execute(mine).rowcount != 1:
+                    raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
+                writer = Writer(connection, now, owner.signature(), self._n_events)
+                yield writer
+        except OutOfReach:
+            self._database.patience = 0.0  # the driver ends: nobody waits any longer, in no thread
+            raise
         self._n_events = writer.n_events
 
     def ask_for(

@@ -94,6 +94,7 @@ class Writer:
 
     def pause(self, trial: Trial, reason: str | None) -> Trial:
         """The trial keeps its checkpoint and gives up its slot; returned as PAUSED."""
+        reason = _storable(reason)
         self._update(trial, state=State.PAUSED.value, reason=reason)
         self.event("paused", trial.number, **_given(reason=reason))
         return replace(trial, state=State.PAUSED, reason=reason)
@@ -112,6 +113,7 @@ class Writer:
 
     def finish(self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None) -> Trial:
         """The end of a trial; returned with its state, reason and finishing time."""
+        reason = _storable(reason)
         self._update(trial, state=state.value, reason=reason, rung=rung, finished=self._now)
         self.event(_KINDS[state], trial.number, **_given(reason=reason, rung=rung))
         return replace(trial, state=state, reason=reason, rung=rung, finished=self._now)
@@ -145,6 +147,11 @@ def metrics_of(kept: Mapping[str, float | None] | None) -> Metrics:
 def _finite_json(metrics: Metrics) -> dict[str, float | None]:
     """JSON has no NaN: a number that is not finite is kept as null and read back as NaN (the trial's reason tells which it was)."""
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+
+
+def _storable(text: str | None) -> str | None:
+    """What no database takes is written out: PostgreSQL has no NUL in a text, and no encoding has half a surrogate pair."""
+    return None if text is None else text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _given(**values: Any) -> dict[str, Any]:

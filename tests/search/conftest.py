@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +14,9 @@ from search.address import Address
 from search.places import Place
 
 from .driven import Driven
-from .servers import PASSWORD, Server
+
+if TYPE_CHECKING:
+    from .servers import Server
 
 _NAMES = itertools.count()
 
@@ -35,6 +38,8 @@ def driven(storage: Path) -> Iterator[Driven]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
     """A server that stays up; the password is in the environment, for this process and those that it starts."""
+    from .servers import PASSWORD, Server  # its driver is optional
+
     before = os.environ.get("PGPASSWORD")
     server = Server()
     os.environ["PGPASSWORD"] = PASSWORD

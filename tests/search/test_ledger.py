@@ -193,6 +193,16 @@ def test_numbers_that_are_not_finite_are_read_back_as_nan(ledger: Ledger) -> Non
     assert math.isnan(metrics["val/loss"])
 
 
+def test_a_reason_may_hold_anything_that_a_trial_has_died_of(ledger: Ledger) -> None:
+    """A failure that could not be written would come again at every resume."""
+    first, second = start(ledger), start(ledger, 1)
+    with ledger.decision() as writer:
+        first = writer.finish(first, State.FAILED, reason="a byte \0, a file named caf\udce9, ☃")
+        second = writer.pause(second, "\0")
+    assert ledger.trials() == [first, second]
+    assert first.reason == "a byte \\x00, a file named caf\\udce9, ☃"
+
+
 def test_the_history_outlives_its_driver(ledger: Ledger) -> None:
     trial = start(ledger)
     with ledger.decision() as writer:
