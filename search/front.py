@@ -19,6 +19,13 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(members, key=lambda trial: (trial.adapter_params, trial.number))
 
 
+def ranks(trials: Iterable[Trial]) -> dict[int, int]:
+    """Number of each compared trial to its rank: 1 on the front, 2 on the front of what is left without it, and so on."""
+    complete = [trial for trial in trials if compared(trial)]
+    found = pareto.ranks([trial.objectives for trial in complete])
+    return {trial.number: 1 + int(rank) for trial, rank in zip(complete, found, strict=True)}
+
+
 def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -> float:
     """Hypervolume of the COMPLETE trials, in accuracy x decades of parameters (see `pareto.hypervolume`)."""
     return pareto.hypervolume([t.objectives for t in trials if compared(t)], reference_point)

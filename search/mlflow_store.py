@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import time
@@ -17,13 +18,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from search.shown import Shown
+from search.shown import VIEW, Shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 MAX_METRICS_PER_CALL = 1000  # MLflow's limit of one log_batch
+_COLUMNS = (
+    "metrics.`val/top1`",
+    "metrics.`adapter_params`",
+    "tags.`paretune.state`",
+    "tags.`paretune.rank`",
+    "attributes.`Duration`",
+)
+EXPERIMENT_TAGS = {  # what MLflow's own pages read
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(
+        {"orderByKey": "metrics.`val/top1`", "orderByAsc": False, "selectedColumns": _COLUMNS, "runsExpanded": {}}
+    ),
+}
 
 
 @dataclass
@@ -48,8 +62,9 @@ class Held:
 class Store:
     """The runs of one experiment. Every method raises whatever MLflow raises."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
         self._client = client
+        self.uri = uri
         self.experiment_id = experiment_id
 
     @classmethod
@@ -63,7 +78,7 @@ class Store:
         """
         with _making(uri):
             client = _client(uri)
-            return cls(client, _experiment(client, uri, name, storage))
+            return cls(client, uri, _experiment(client, uri, name, storage))
 
     def runs(self, study_uid: str) -> Iterator[Held]:
         """All active runs of a study, the oldest first, page by page."""
@@ -115,9 +130,12 @@ class Store:
         now = _ms(time.time())
         self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
 
-    def attach(self, run: Held, file: Path) -> None:
-        """A file among the artifacts of a run."""
-        self._client.log_artifact(run.id, str(file))
+    def attach(self, run: Held, path: Path, place: str | None = None) -> None:
+        """A file, or what a folder holds, among the artifacts of a run; in a folder there, if `place` names one."""
+        if path.is_dir():
+            self._client.log_artifacts(run.id, str(path), place)
+        else:
+            self._client.log_artifact(run.id, str(path), place)
 
     def attach_text(self, run: Held, text: str, name: str) -> None:
         """A text among the artifacts of a run."""
@@ -200,9 +218,11 @@ def _experiment(client: MlflowClient, uri: str, name: str, storage: Path) -> str
     if found is None:
         remote = uri.startswith(("http://", "https://", "databricks"))
         location = None if remote else (storage.resolve() / "mlflow-artifacts").as_uri()
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
     if found.lifecycle_stage != "active":  # deleted in MLflow's own pages: recording it again means that it is wanted
         client.restore_experiment(found.experiment_id)
+    for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # recorded by an older Paretune
+        client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
     return str(found.experiment_id)
 
 

@@ -57,7 +57,7 @@ def serve(
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
         try:
             _await_answer(process, port, start_timeout, output)
-            page = _experiment_page(port, study)
+            page = _study_page(port, study)
             say(f"MLflow shows {study or 'the studies'} at http://127.0.0.1:{port}/{page}")
             say("Ctrl-C ends it.")
             if (status := process.wait()) != 0:
@@ -115,19 +115,23 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, timeout: float, o
     raise RecordingError(f"MLflow's server did not answer within {timeout:g} s: {_tail(output)}")
 
 
-def _experiment_page(port: int, study: str | None) -> str:
+def _study_page(port: int, study: str | None) -> str:
     if study is None:
         return "#/experiments"
     status, body = _get(port, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}")
     if status != http.client.OK:
         raise RecordingError(f"{study}: MLflow has no such experiment yet; run the study first")
-    return f"#/experiments/{json.loads(body)['experiment']['experiment_id']}"
+    experiment = json.loads(body)["experiment"]["experiment_id"]
+    wanted = {"experiment_ids": [experiment], "filter": "tags.`paretune.n_ended` != ''", "max_results": 1}
+    _, body = _get(port, "/api/2.0/mlflow/runs/search", json.dumps(wanted))
+    runs = json.loads(body).get("runs", [])
+    return f"#/experiments/{experiment}/runs" + (f"/{runs[0]['info']['run_id']}" if runs else "")
 
 
-def _get(port: int, path: str) -> tuple[int, bytes]:
+def _get(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("GET", path)
+        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

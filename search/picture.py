@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import cycle, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search import looks
+from search.answer import standard_error
 from search.front import front, hypervolume
+from search.looks import FAINT as _FAINT
+from search.looks import INK as _INK
+from search.looks import SizeAxis
 from search.report import METHOD_NAMES, knobs
 from search.trial import State, Trial
 
@@ -17,29 +21,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour say the same thing twice.
-_STYLES = {
-    "head_only": ("#000000", "D"),
-    "lora": ("#0072B2", "o"),
-    "arc": ("#D55E00", "^"),
-    "lily": ("#009E73", "s"),
-}
-_MORE_STYLES = [
-    (c, m) for m in ("v", "P", "X", "*", "h") for c in ("#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73")
-]
-_INK, _FAINT = "#222222", "#8a8a8a"
 
-
-def plot_front(trials: Sequence[Trial], path: Path, *, title: str, reference_point: tuple[float, float] | None = None) -> None:
+def plot_front(
+    trials: Sequence[Trial],
+    *paths: Path,
+    title: str,
+    reference_point: tuple[float, float] | None = None,
+    n_validation: int | None = None,
+) -> None:
     """Draw accuracy against size: every trial, and the front as a step line with its members named.
 
     Args:
         trials: COMPLETE trials are solid on the front and pale behind it; PRUNED trials are faint and open, drawn at
             the accuracy of their last epoch.
-        path: Where to write; `.png` and `.svg` are understood by their ending.
+        paths: Where to write; `.png` and `.svg` are understood by their ending, `small` before it makes a small one. Drawn once.
         title: One line above the picture.
         reference_point: (top1, params) of the hypervolume; when given, the hypervolume is printed and the axis of sizes
             ends at params.
+        n_validation: Images that accuracies were measured on; when given, members have bars of one standard error.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,25 +46,34 @@ def plot_front(trials: Sequence[Trial], path: Path, *, title: str, reference_poi
 
     figure = Figure(figsize=(9.0, 5.4), dpi=160, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: nothing global, so that a background thread may draw
-    draw_front(figure, trials, title=title, reference_point=reference_point)
-    draft = path.with_name(f".draft.{path.name}")
-    if path.suffix == ".svg":
-        with rc_context({"svg.hashsalt": title}):  # the same trials give the same file
-            figure.savefig(draft, metadata={"Date": None})
-    else:
-        figure.savefig(draft)
-    draft.replace(path)
+    draw_front(figure, trials, title=title, reference_point=reference_point, n_validation=n_validation)
+    for path in paths:
+        draft = path.with_name(f".draft.{path.name}")
+        if path.suffix == ".svg":
+            with rc_context({"svg.hashsalt": title}):  # the same trials give the same file
+                figure.savefig(draft, metadata={"Date": None})
+        else:
+            figure.savefig(draft, dpi=88 if path.stem.endswith("small") else "figure")
+        draft.replace(path)
 
 
-def draw_front(figure: Figure, trials: Sequence[Trial], *, title: str, reference_point: tuple[float, float] | None = None) -> None:
+def draw_front(
+    figure: Figure,
+    trials: Sequence[Trial],
+    *,
+    title: str,
+    reference_point: tuple[float, float] | None = None,
+    n_validation: int | None = None,
+) -> None:
     """Draw what `plot_front` writes into a figure of one's own."""
     axes = figure.add_subplot()
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
     pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.metrics.get("val/top1", math.nan))]
-    styles = _styles(trials)
+    styles = looks.styles(t.method for t in trials)
 
-    place = _frame(axes, members, behind + pruned, reference_point)
+    errors = [100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members]
+    place = _frame(axes, members, behind + pruned, reference_point, errors)
     floor = axes.get_ylim()[0]
     below = [t for t in behind + pruned if _y(t) < floor]
     axes.plot(
@@ -89,8 +97,10 @@ def draw_front(figure: Figure, trials: Sequence[Trial], *, title: str, reference
         xs, ys = [place(t.adapter_params) for t in members], [_y(t) for t in members]
         axes.step([*xs, right], [*ys, ys[-1]], where="post", color=_INK, lw=1.4, zorder=3, solid_joinstyle="miter")
         axes.fill_between([*xs, right], [*ys, ys[-1]], floor, step="post", color="#0072B2", alpha=0.05, lw=0, zorder=1)
-    for trial in members:
+    for trial, error in zip(members, errors, strict=True):
         colour, marker = styles[trial.method]
+        if n_validation:
+            axes.errorbar(place(trial.adapter_params), _y(trial), error, color=colour, alpha=0.35, lw=1.0, capsize=2.0, zorder=4)
         axes.plot(place(trial.adapter_params), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
 
     _legend(axes, styles=styles, members=members, behind=behind, pruned=pruned, below=below)
@@ -107,45 +117,18 @@ def _y(trial: Trial) -> float:
     return 100.0 * trial.metrics["val/top1"]
 
 
-def _styles(trials: Iterable[Trial]) -> dict[str, tuple[str, str]]:
-    """Method to (colour, marker): fixed for the methods that ship, the rest of the palette in turn for others."""
-    spare = cycle(_MORE_STYLES)
-    methods = list(dict.fromkeys(sorted(trial.method for trial in trials)))
-    order = [m for m in _STYLES if m in methods] + [m for m in methods if m not in _STYLES]
-    return {method: _STYLES.get(method) or next(spare) for method in order}
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a size lies on the axis: at log10(1 + params), with zero at most half a decade left of the next size."""
-
-    zero: float
-
-    def __call__(self, params: float) -> float:
-        return max(math.log10(1.0 + params), self.zero)
-
-
-def _frame(axes: Axes, members: Sequence[Trial], others: Sequence[Trial], reference_point: tuple[float, float] | None) -> _Place:
-    """Axes that show the front large.
-
-    Trials far below the front are marked at the lower edge, by their size alone; the empty decades between head-only
-    and the smallest adapter are left out, and the axis is marked where it is broken.
-    """
-    sizes = [t.adapter_params for t in (*members, *others) if t.adapter_params]
-    smallest = math.log10(1.0 + min(sizes, default=1))
-    largest = math.log10(1.0 + (reference_point[1] if reference_point else max(sizes, default=100)))
-    has_zero = any(t.adapter_params == 0 for t in (*members, *others)) or not sizes
-    place = _Place(max(0.0, smallest - 0.5) if has_zero and sizes else 0.0 if has_zero else -math.inf)
-    left = place.zero if has_zero else smallest
-    right = max(largest, left + 1.0)
-
-    first = left + (0.3 if place.zero > 0 else 0.1)  # nothing is labelled left of the break
-    steps = (1, 3) if right - left <= 3.2 else (1,)
-    labelled = [d * 10**k for k in range(9) for d in steps if first < math.log10(1.0 + d * 10**k) <= right + 0.01]
-    ticks = [0, *labelled] if has_zero else labelled
-    axes.set_xticks([place(n) for n in ticks], [_short(n) for n in ticks])
-    unlabelled = [d * 10**k for k in range(9) for d in range(2, 10)]
-    axes.set_xticks([place(n) for n in unlabelled if first < math.log10(1.0 + n) <= right], minor=True)
+def _frame(
+    axes: Axes,
+    members: Sequence[Trial],
+    others: Sequence[Trial],
+    reference_point: tuple[float, float] | None,
+    errors: Sequence[float],
+) -> SizeAxis:
+    """Axes that show the front large. Trials far below the front are marked at the lower edge, by their size alone."""
+    place = SizeAxis.of((*members, *others), reference_point)
+    left, right = place.left, place.right
+    axes.set_xticks([at for at, _ in place.ticks], [label for _, label in place.ticks])
+    axes.set_xticks(place.minor, minor=True)
     margin = 0.035 * (right - left)
     axes.set_xlim(left - margin, right + margin)
     if place.zero > 0:  # the mark of a broken axis
@@ -161,7 +144,8 @@ def _frame(axes: Axes, members: Sequence[Trial], others: Sequence[Trial], refere
         where = [(place.zero + 0.2 + gap - left + margin) / (right - left + 2 * margin) for gap in (0.0, 0.03)]
         axes.plot(where, [0.0, 0.0], transform=axes.transAxes, **mark)
 
-    values = [_y(t) for t in members] or [_y(t) for t in others] or [0.0, 100.0]
+    ends = [_y(t) + sign * error for t, error in zip(members, errors, strict=True) for sign in (-1, 1)]
+    values = ends or [_y(t) for t in others] or [0.0, 100.0]
     low, room = min(values), max(max(values) - min(values), 2.0)
     nearby = [_y(t) for t in others if _y(t) >= low - max(0.45 * room, 1.0)]
     axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, 100.0 + 0.04 * room))
@@ -175,10 +159,6 @@ def _frame(axes: Axes, members: Sequence[Trial], others: Sequence[Trial], refere
     axes.tick_params(which="both", colors=_INK, labelsize=9, length=3, color="#bbbbbb")
     axes.tick_params(which="minor", length=2)
     return place
-
-
-def _short(n: int) -> str:
-    return f"{n // 10**6}M" if n >= 10**6 else f"{n // 1000}k" if n >= 1000 else str(n)
 
 
 def _legend(
@@ -225,7 +205,7 @@ def _name_members(
     members: Sequence[Trial],
     behind: Sequence[Trial],
     styles: Mapping[str, tuple[str, str]],
-    place: _Place,
+    place: SizeAxis,
 ) -> None:
     """Write each member's name where nothing is: first above and left, where no trial can lie."""
     from matplotlib.patheffects import withStroke

@@ -22,6 +22,10 @@ class Sizes(Protocol):
         """Classes of the data set."""
 
     @property
+    def n_validation(self) -> int | None:
+        """Images that accuracies are measured on; None where they are not measured on images."""
+
+    @property
     def backbone_params(self) -> int:
         """Parameters of the frozen backbone."""
 
@@ -40,6 +44,7 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
     max_params = file.budget.max_params or sizes.backbone_params
     return {
         "n_classes": sizes.n_classes,
+        "n_validation": sizes.n_validation,
         "backbone_params": sizes.backbone_params,
         "max_params": max_params,
         "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted

@@ -11,8 +11,11 @@ One experiment per study, one parent run for the study, one child run per trial 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +24,10 @@ from typing import Any
 from search import report, shown
 from search.description import describe
 from search.errors import RequestError
-from search.front import front
+from search.front import ranks
 from search.ledger import Event, Ledger, Report, StudyRecord
 from search.mlflow_store import Held, Store, without_secret
-from search.saved import StudyState, ended_by, load, measured_by, study_state
+from search.saved import PICTURES, StudyState, ended_by, load, measured_by, study_state
 
 RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
 
@@ -72,7 +75,7 @@ class Record:
         """
         if final:
             self._view = None
-            load(self._ledger_path.parent).write_views()
+            load(self._ledger_path.parent).write_views(complete=True)
         try:
             if self._view is None:
                 self._view = _View.look_up(self._ledger_path, self.tracking_uri)
@@ -81,6 +84,8 @@ class Record:
                 self._view.write_receipt(self.tracking_uri)
         except BaseException:
             self._view = None
+            if final and not (self._ledger_path.parent / "front.html").exists():
+                load(self._ledger_path.parent).write_page()
             raise
 
 
@@ -103,13 +108,16 @@ class _View:
 
     def __init__(self, store: Store, ledger_path: Path, study: StudyRecord) -> None:
         self._store = store
+        self._server = uri if (uri := store.uri).startswith(("http://", "https://")) else None
         self._ledger_path = ledger_path
         self._study = study
+        self._table = f"#/experiments/{store.experiment_id}/runs"
         self._parent: Held | None = None
         self._children: dict[int, Held] = {}
         self._place = -1  # number of the last event that MLflow shows
         self._progress = shown.Progress(report.reference(study))
         self._ended: str | None = None
+        self._ranks: dict[int, int] = {}
         self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
 
     @classmethod
@@ -146,31 +154,38 @@ class _View:
         if parent is None:  # the children name it, the description names the children
             parent = self._parent = self._store.bring(None, shown.of_study(self._study, trials, StudyState.RUNNING, [], ""))
 
-        members = {trial.number for trial in front(trials)}
+        if any(event.kind in ("completed", "extended", "widened") for event in events):
+            self._ranks = ranks(trials)
+        members = {number for number, rank in self._ranks.items() if rank == 1}
         touched = {event.trial for event in events}
         news: dict[int, list[Report]] = {}
         for epoch in reports:
             news.setdefault(epoch.trial, []).append(epoch)
         for trial in trials:
             run = self._children.get(trial.number)
-            was_member = run is not None and (run.tags.get("paretune.front") == "true")
-            if trial.number in touched or was_member != (trial.number in members):
+            rank = self._ranks.get(trial.number)
+            if trial.number in touched or run is None or run.tags.get("paretune.rank") != (None if rank is None else str(rank)):
                 epochs = news.get(trial.number, [])
-                wanted = shown.of_trial(self._study, trial, epochs, in_front=trial.number in members, parent=parent.id)
-                self._children[trial.number] = self._store.bring(run, wanted)
+                self._children[trial.number] = self._store.bring(
+                    run, shown.of_trial(self._study, trial, epochs, rank=rank, parent=parent.id)
+                )
         for event in events:
             if event.kind == "measured" and event.trial is not None:
                 self._show_measured(self._children[event.trial], event)
-        links = {n: f"#/experiments/{self._store.experiment_id}/runs/{run.id}" for n, run in self._children.items()}
-        text = describe(self._study, trials, state, links=links)
+        picture = (
+            f"get-artifact?path=front-small.png&run_uuid={parent.id}" if "paretune.drawn_at_event" in parent.tags or final else None
+        )
+        text = describe(self._study, trials, state, links=self._links(), table=self._table, picture=picture)
         self._store.bring(parent, shown.of_study(self._study, trials, state, self._progress.advance(events, reports, trials), text))
-        drawn_at, drawn_members = self._drawn
-        if final or (members != drawn_members and now - drawn_at >= artifact_period):
-            if not final:
-                load(self._ledger_path.parent).write_views()
-            self._attach_views(parent, place)
-            self._drawn = (now, members)
         self._place = place
+        drawn_at, drawn_members = self._drawn
+        if final:
+            self._attach_everything(parent)
+        elif members != drawn_members and now - drawn_at >= artifact_period:
+            load(self._ledger_path.parent).write_views()
+            self._attach(parent, *PICTURES, "front.parquet", "trials.parquet")
+            self._store.log(parent, tags={"paretune.drawn_at_event": str(place)})
+            self._drawn = (now, members)
 
     def _show_measured(self, run: Held, event: Event) -> None:
         """What was measured of a trial after its end; a tag tells which event the run shows."""
@@ -190,16 +205,34 @@ class _View:
         draft.write_text(json.dumps(receipt, indent=2) + "\n")
         draft.replace(path)
 
-    def _attach_views(self, parent: Held, place: int) -> None:
-        """The artifacts: the views and the study file; once per state of the ledger."""
+    def _attach(self, parent: Held, *names: str) -> None:
+        for name in names:
+            self._store.attach(parent, self._ledger_path.parent / name)
+
+    def _attach_everything(self, parent: Held) -> None:
+        """All artifacts, once per state of the ledger: what takes long to draw is drawn when the search is left."""
         import yaml
 
-        if parent.tags.get("paretune.drawn_at_event") == str(place):
+        folder, place = self._ledger_path.parent, f"{self._place} in full"
+        for number, rank in self._ranks.items():
+            if rank == 1 and (adapter := folder / "adapters" / f"{number:04d}").is_dir():
+                self._attach_adapter(self._children[number], adapter)
+        if parent.tags.get("paretune.drawn_at_event") == place:
             return
-        for name in ("front.png", "front.parquet", "trials.parquet"):
-            self._store.attach(parent, self._ledger_path.parent / name)
+        load(folder).write_page(links=self._links(), server=self._server)
+        self._attach(parent, "front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.parquet")
         self._store.attach_text(parent, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
-        self._store.log(parent, tags={"paretune.drawn_at_event": str(place)})
+        self._store.attach_text(parent, json.dumps(environment(), indent=2) + "\n", "environment.json")
+        self._store.log(parent, tags={"paretune.drawn_at_event": place})
+
+    def _attach_adapter(self, run: Held, adapter: Path) -> None:
+        if "paretune.adapter" not in run.tags:
+            self._store.attach(run, adapter, "adapter")
+            self._store.log(run, tags={"paretune.adapter": "adapter"})
+
+    def _links(self) -> dict[int, str]:
+        """Trial number to the address of its run on MLflow's pages."""
+        return {n: f"{self._table}/{run.id}" for n, run in self._children.items()}
 
     def show_final(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Test accuracies on the members' runs, and the table on the study's."""
@@ -210,6 +243,17 @@ class _View:
                 self._store.log(run, {key: value for key, value in values.items() if math.isfinite(value)})
         if self._parent is not None:
             self._store.attach(self._parent, self._ledger_path.parent / "final.parquet")
+
+
+def environment() -> dict[str, Any]:
+    """What a study is run with: interpreter, machine, and the version of every installed distribution."""
+    packages = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "n_cpus": os.cpu_count(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
 
 
 @contextlib.contextmanager

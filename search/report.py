@@ -32,6 +32,14 @@ METHOD_NAMES = {
     "lily": "Lily",
     "snell": "SNELL",
     "clora": "CLoRA",
+    "serial_lora": "Serial LoRA",
+    "heart_lora": "Heart-LoRA",
+    "householder": "Householder",
+    "fact": "FacT",
+    "randlora": "RandLoRA",
+    "adaptformer": "AdaptFormer",
+    "bitfit": "BitFit",
+    "full": "full fine-tuning",
 }
 
 _SHORT = {
@@ -140,7 +148,7 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
         links: Trial number to address: such a trial's number becomes a link.
     """
     lines = [
-        "| trial | method | knobs | adapter params | head params | val/top1 |",
+        "| trial | method | knobs | adapter | head | val/top1 |",
         "|:--|:--|:--|--:|--:|--:|",
     ]
     for trial in front(trials):
@@ -197,6 +205,12 @@ def reference(study: StudyRecord) -> tuple[float, float]:
     """(chance level, largest adapter): the study's reference point, fixed when it was made."""
     top1, params = study.facts["reference_point"]
     return float(top1), float(params)
+
+
+def n_validation(study: StudyRecord) -> int | None:
+    """Images that the study's accuracies were measured on; None where that is not known, or they are exact."""
+    known: int | None = study.facts.get("n_validation")
+    return known
 
 
 # -- Arrow and Parquet -------------------------------------------------------------------------------------------------
@@ -269,12 +283,12 @@ def reports_arrow(reports: Sequence[Report], *, study: StudyRecord | None = None
     return _arrow(columns, study)
 
 
-def write_parquet(trials: Sequence[Trial], path: Path, *, study: StudyRecord | None = None) -> None:
-    """Write `trials_arrow` as a Parquet file. The file appears whole or not at all."""
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a table as a Parquet file. The file appears whole or not at all."""
     import pyarrow.parquet as pq
 
     draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(trials_arrow(trials, study=study), draft)
+    pq.write_table(table, draft)
     draft.replace(path)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import picture, report
 from search.address import Address
+from search.answer import answer
 from search.front import front, hypervolume
 from search.history import Event, Report, StudyRecord
 from search.ledger import Ledger
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from spaces import Config
+
+
+PICTURES = ("front.png", "front.svg", "front-small.png")  # of a front, beside the ledger; the small one fits into a description
 
 
 class StudyState(enum.StrEnum):
@@ -120,16 +124,75 @@ class SavedStudy:
         """One row per epoch of every trial."""
         return report.reports_arrow(self.epochs, study=self.record)
 
-    def plot_front(self, path: Path) -> None:
-        """Draw the front into a `.png` or `.svg` file."""
-        title = f"{self.name}: accuracy against adapter size"
-        picture.plot_front(self.history, path, title=title, reference_point=self.reference_point)
+    @property
+    def n_validation(self) -> int | None:
+        """Images that accuracies were measured on, None where that is not known."""
+        return report.n_validation(self.record)
 
-    def write_views(self) -> None:
-        """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time."""
-        report.write_parquet(self.history, self.folder / "trials.parquet", study=self.record)
-        report.write_parquet(self.members, self.folder / "front.parquet", study=self.record)
-        self.plot_front(self.folder / "front.png")
+    @property
+    def answer(self) -> str:
+        """The sentence that a colleague would write: which adapter is worth it (see `search.answer`)."""
+        return answer(self.history, self.n_validation)
+
+    def plot_front(self, *paths: Path) -> None:
+        """Draw the front into `.png` and `.svg` files."""
+        title = f"{self.name}: accuracy against adapter size"
+        picture.plot_front(self.history, *paths, title=title, reference_point=self.reference_point, n_validation=self.n_validation)
+
+    def write_views(self, *, complete: bool = False) -> None:
+        """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time.
+
+        Args:
+            complete: Write what grows with every epoch, too.
+        """
+        report.write_parquet(report.trials_arrow(self.history, study=self.record), self.folder / "trials.parquet")
+        report.write_parquet(report.trials_arrow(self.members, study=self.record), self.folder / "front.parquet")
+        if complete:
+            report.write_parquet(report.reports_arrow(self.epochs, study=self.record), self.folder / "reports.parquet")
+        self.plot_front(*(self.folder / name for name in PICTURES))
+
+    def write_page(self, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True) -> None:
+        """Put the interactive page beside the ledger: `front.html`.
+
+        Args:
+            links: Trial number to the address of its run.
+            server: What those addresses are relative to.
+            importance: Ask which knobs mattered, which takes a second or more.
+        """
+        from search import figures, interactive
+
+        every, point = self.history, self.reference_point
+        grown = figures.growth(every, self.epochs, point)
+        sections = [
+            (
+                "The front",
+                "Nothing beats its members in accuracy and size at once. Point at a trial for its knobs, click for its run.",
+                figures.front_figure(every, point, n_validation=self.n_validation, links=links),
+            ),
+            ("Every method's own front", "", figures.methods_figure(every, point)),
+            ("Hypervolume over trials", "", figures.hypervolume_figure(grown)),
+        ]
+        if any(seconds is not None for _, seconds, _ in grown):
+            sections.append(("Hypervolume over slot-seconds", "", figures.hypervolume_figure(grown, over="slot-seconds")))
+        sections.append(
+            ("Every trial at once", "Drag along an axis to keep a part of it.", figures.parallel_figure(every)),
+        )
+        if importance and (found := self._importance()):
+            words = "The first-order Sobol index of a Gaussian process on what was tried."
+            sections.append(("Which knobs mattered", words, figures.importance_figure(found)))
+        text = interactive.page(f"{self.name}: accuracy against adapter size", self.answer, sections, server=server)
+        interactive.write(self.folder / "front.html", text)
+
+    def _importance(self) -> Mapping[str, Mapping[str, float]]:
+        from search.config import check
+        from search.errors import RequestError
+        from search.shares import importance
+
+        try:
+            space = check(self.record.file).joint_space()
+        except RequestError:  # of a version whose knobs are not known here
+            return {}
+        return importance(space, self.history, self.epochs)
 
 
 def load(folder: str | Path, address: Address | None = None) -> SavedStudy:

@@ -14,6 +14,7 @@ from search.saved import StudyState
 from search.trial import State, Trial
 
 MAX_TAG_CHARACTERS = 5000
+VIEW = "paretune"  # the name under which MLflow's pages know the table of runs as we show it
 _STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}  # RUNNING for the rest
 _STUDY_STATUS = {StudyState.FINISHED: "FINISHED", StudyState.INTERRUPTED: "KILLED", StudyState.RUNNING: "RUNNING"}
 
@@ -56,26 +57,28 @@ class Shown:
     optional: tuple[str, ...] = ()
 
 
-def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, in_front: bool, parent: str) -> Shown:
+def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, rank: int | None, parent: str) -> Shown:
     """The run of a trial.
 
     Args:
         study: Its study.
         trial: As it stands.
         reports: Its epochs, in order.
-        in_front: Whether it is a member of the front.
+        rank: 1 on the front, 2 on the front of the rest, ...; None if it is not compared (see `search.front.ranks`).
         parent: The id of the study's run.
     """
     tags = _identity(study) | {
         "paretune.trial": str(trial.number),
         "paretune.method": trial.method,
         "paretune.state": trial.state.value,
-        "paretune.front": "true" if in_front else "false",
+        "paretune.front": "true" if rank == 1 else "false",
         "paretune.attempts": str(trial.n_attempts),
         "mlflow.parentRunId": parent,
     }
     if trial.extends is not None:
         tags["paretune.extends"] = str(trial.extends)
+    if rank is not None:
+        tags["paretune.rank"] = str(rank)
     if trial.rung is not None:
         tags["paretune.rung"] = str(trial.rung)
     if trial.reason is not None:
@@ -90,7 +93,7 @@ def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, in_
         [Step(report.epoch, report.time, report.metrics) for report in reports],
         params={key: str(value) for key, value in {**trial.config, "trial": trial.number, "seed": trial.seed}.items()},
         sizes={"adapter_params": float(trial.adapter_params), "head_params": float(trial.head_params)},
-        optional=("paretune.rung", "paretune.reason"),
+        optional=("paretune.rank", "paretune.rung", "paretune.reason"),
     )
 
 
@@ -118,13 +121,16 @@ def _identity(study: StudyRecord) -> dict[str, str]:
 
 
 class Progress:
-    """Front size, hypervolume and best accuracy after each end of a trial, whatever portions the events come in."""
+    """Front size, hypervolume and best accuracies after each end of a trial, whatever portions the events come in.
+
+    Best of all, and of those up to 100, 1,000, 10,000 ... parameters, as far as the reference point's size.
+    """
 
     def __init__(self, reference_point: tuple[float, float]) -> None:
         self._reference_point = reference_point
+        self._limits = [10**decade for decade in range(2, 10) if 10**decade <= reference_point[1]]
         self._running: dict[int, float | None] = {}  # trial -> its last accuracy
         self._complete: list[Trial] = []  # those that may still be on the front
-        self._best = 0.0
         self._n_ended = 0
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
@@ -141,15 +147,21 @@ class Progress:
                 last = self._running.pop(event.trial, None)
                 if event.kind == "completed" and last is not None and trials[event.trial].planned_epochs is None:
                     self._complete = front([*self._complete, _completed(trials[event.trial], last)])
-                    self._best = max(self._best, last)
                 values = {
                     "front/size": float(len(self._complete)),
                     "front/hypervolume": hypervolume(self._complete, self._reference_point),
                 }
                 if self._complete:
-                    values["best/top1"] = self._best
+                    values["best/top1"] = _best(self._complete)
+                for limit in self._limits:
+                    if small := [trial for trial in self._complete if trial.adapter_params <= limit]:
+                        values[f"best/top1_at_params_le_{limit}"] = _best(small)
                 steps.append(Step(self._n_ended, event.time, values))
         return steps
+
+
+def _best(members: Iterable[Trial]) -> float:
+    return max(trial.metrics["val/top1"] for trial in members)
 
 
 def _completed(trial: Trial, top1: float) -> Trial:

@@ -114,6 +114,10 @@ class Sizes(Protocol):
         """Classes of the data set; chance level is 1 / n_classes."""
 
     @property
+    def n_validation(self) -> int | None:
+        """Images that `val/top1` is measured on; None where it is not measured on images."""
+
+    @property
     def backbone_params(self) -> int:
         """Parameters of the frozen backbone, without a head."""
 

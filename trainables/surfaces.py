@@ -47,6 +47,7 @@ class Surface:
     """
 
     n_classes = N_CLASSES
+    n_validation = None  # accuracies are exact
     backbone_params = BACKBONE_PARAMS
 
     def __init__(self, family: str, instance: int = 0) -> None:

@@ -131,6 +131,8 @@ def expected_trial(trial: Trial, ledger: Ledger) -> dict[str, Any]:
         "paretune.attempts": str(trial.n_attempts),
         "paretune.epochs": str(trial.epochs),
     }
+    if trial.state is State.COMPLETE:
+        tags["paretune.rank"] = str(rank(trial, ledger.trials()))
     if trial.rung is not None:
         tags["paretune.rung"] = str(trial.rung)
     if trial.reason is not None:
@@ -144,6 +146,14 @@ def expected_trial(trial: Trial, ledger: Ledger) -> dict[str, Any]:
         "tags": tags,
         "metrics": metrics,
     }
+
+
+def rank(trial: Trial, trials: list[Trial]) -> int:
+    """By its definition: fronts are taken away one after the other, until the trial is on one."""
+    left, n_fronts = [t for t in trials if t.state is State.COMPLETE], 1
+    while trial not in (members := front(left)):
+        left, n_fronts = [t for t in left if t not in members], n_fronts + 1
+    return n_fronts
 
 
 def assert_equal_to_the_ledger(uri: str, driven: Driven) -> None:
@@ -165,6 +175,9 @@ def assert_equal_to_the_ledger(uri: str, driven: Driven) -> None:
         metrics["front/hypervolume", n_ended] = (hypervolume(complete, (0.1, 9_999)), at)
         if complete:
             metrics["best/top1", n_ended] = (max(t.metrics["val/top1"] for t in complete), at)
+        for limit in (100, 1000):  # the reference point lies at 9,999
+            if small := [t.metrics["val/top1"] for t in complete if t.adapter_params <= limit]:
+                metrics[f"best/top1_at_params_le_{limit}", n_ended] = (max(small), at)
     assert parent["metrics"] == metrics
     assert parent["tags"]["paretune.n_ended"] == str(len(ends))
 

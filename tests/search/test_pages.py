@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from search.pages import serve
 from search.recording import RecordingError
 
-from .driven import Driven
+from .driven import Driven, recorded
 
 
 def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Driven) -> None:
@@ -30,7 +30,8 @@ def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Dr
         client = MlflowClient(tracking_uri=address.split("/#")[0])
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None
-        assert address.endswith(f"/#/experiments/{experiment.experiment_id}")
+        parent = recorded(address.split("/#")[0], driven)[None]["id"]
+        assert address.endswith(f"/#/experiments/{experiment.experiment_id}/runs/{parent}")
         process.send_signal(signal.SIGINT)
         try:
             assert process.wait(30) == 0

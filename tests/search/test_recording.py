@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ import yaml
 from mlflow import MlflowClient
 
 from search import report
+from search.description import filters
 from search.mlflow_store import tracking_uri
 from search.pages import free_port
 from search.recording import is_behind
@@ -241,7 +243,10 @@ def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, server
     parent = recorded(server, driven)[None]
     study, trials = driven.ledger.study(), driven.ledger.trials()
     folder = Path(mlflow.artifacts.download_artifacts(run_id=parent["id"], dst_path=str(tmp_path), tracking_uri=server))
-    assert {path.name for path in folder.iterdir()} >= {"front.png", "front.parquet", "trials.parquet", "study.yaml"}
+    views = {"front.html", "front.png", "front.svg", "front.parquet", "trials.parquet", "reports.parquet"}
+    assert {path.name for path in folder.iterdir()} >= views | {"study.yaml", "environment.json"}
+    assert pq.read_table(folder / "reports.parquet").num_rows == len(driven.ledger.reports())
+    assert json.loads((folder / "environment.json").read_text())["packages"]["mlflow"] == mlflow.__version__
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
     table = pq.read_table(folder / "trials.parquet")
     assert table.schema.equals(report.trials_arrow(trials, study=study).schema, check_metadata=True)
@@ -251,22 +256,15 @@ def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, server
 
 
 @pytest.mark.parametrize(
-    ("query", "trials"),
-    [
-        ("tags.`paretune.front` = 'true'", {0, 4}),
-        ("tags.`paretune.method` = 'lora'", {1, 2}),
-        ("tags.`paretune.method` = 'lora' and tags.`paretune.state` = 'COMPLETE'", {1}),
-        ("metrics.adapter_params <= 200 and tags.`paretune.trial` != ''", {0, 3}),
-        ("tags.`paretune.rung` = '2'", {2}),
-    ],
+    ("what", "trials"), [("the front", {0, 4}), ("one method", {1, 2}), ("under a limit", {0, 3}), ("stopped at a rung", {2})]
 )
-def test_the_filters_that_people_use_find_their_trials(driven: Driven, query: str, trials: set[int]) -> None:
+def test_the_filters_that_people_use_find_their_trials(driven: Driven, server: str, what: str, trials: set[int]) -> None:
     driven.finish(*HISTORY)
-    driven.record().sync()
-    client = MlflowClient(tracking_uri=tracking_uri(driven.storage))
+    driven.record(server).sync()
+    client = MlflowClient(tracking_uri=server)
     experiment = client.get_experiment_by_name(driven.ledger.study().name)
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], query)
+    found = client.search_runs([experiment.experiment_id], filters("lora", 200, 2)[what])
     assert {int(run.data.tags["paretune.trial"]) for run in found} == trials
 
 
@@ -277,10 +275,13 @@ def test_the_description_shows_the_front_with_links_to_its_members(driven: Drive
     note = runs[None]["note"]
     assert "vit_glyphs" in note
     assert "5 of 5 trials" in note
-    assert "\n\n| trial |" in note  # Markdown asks for an empty line before a table
+    assert "\n\n| trial&ensp;|" in note  # Markdown asks for an empty line before a table
     rows = [line for line in note.splitlines() if line.startswith("| [")]
-    assert [row.split("]")[0] for row in rows] == ["| [0000", "| [0004"]
-    assert all(runs[n]["id"] in row for n, row in zip((0, 4), rows, strict=True))
+    members = [row for row in rows if row[3].isdigit()]
+    assert [row.split("]")[0] for row in members] == ["| [0000", "| [0004"]
+    assert all(runs[n]["id"] in row for n, row in zip((0, 4), members, strict=True))
+    assert "ARC r=2 is the best, 90.00 % with 300 parameters." in note
+    assert all(f"`` {query} ``" in note for query in filters("arc", 100, 2).values())
 
 
 def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
 
 
 def test_parquet_read_back_equals_the_trials(tmp_path: Path) -> None:
-    report.write_parquet(TRIALS, tmp_path / "trials.parquet", study=STUDY)
+    report.write_parquet(report.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["trials.parquet"]
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     members = front(TRIALS)
@@ -165,7 +165,7 @@ def test_parquet_read_back_equals_the_trials(tmp_path: Path) -> None:
 
 
 def test_parquet_says_its_schema_its_study_and_its_units(tmp_path: Path) -> None:
-    report.write_parquet(TRIALS, tmp_path / "trials.parquet", study=STUDY)
+    report.write_parquet(report.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
     schema = pq.read_schema(tmp_path / "trials.parquet")
     assert schema.metadata[b"paretune.schema_version"] == str(report.SCHEMA_VERSION).encode()
     assert schema.metadata[b"paretune.study"] == b"flowers"
@@ -183,7 +183,7 @@ def test_a_knob_that_takes_numbers_and_names_is_kept_as_json(tmp_path: Path) -> 
 
 
 def test_no_trials_make_an_empty_table(tmp_path: Path) -> None:
-    report.write_parquet([], tmp_path / "trials.parquet")
+    report.write_parquet(report.trials_arrow([]), tmp_path / "trials.parquet")
     assert pq.read_table(tmp_path / "trials.parquet").num_rows == 0
 
 

@@ -102,6 +102,13 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(KINDS)}; got {kind!r}{near(str(kind), KINDS)}")
 
 
+def n_validation(data: Mapping[str, Any]) -> int | None:
+    """Number of images of the validation split, without decoding it; None if there is none. Images that are skipped count."""
+    if data.get("kind") in FILES:
+        return len(_listing(data).splits["validation"])
+    return DIGITS_SPLIT["validation"] if data.get("kind") == "digits" else None
+
+
 def class_names(data: Mapping[str, Any]) -> list[str] | None:
     """What the classes are called, in the order of their labels; None if the data set has no names for them."""
     if data.get("kind") in FILES:
