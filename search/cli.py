@@ -22,6 +22,7 @@ from search import (
     doctor_command,
     finalize_command,
     look_back_commands,
+    record_commands,
     run_command,
     simulate_command,
     status_command,
@@ -48,6 +49,7 @@ app.add_typer(status_command.app)
 app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
 app.add_typer(look_back_commands.app)
+app.add_typer(record_commands.app)
 app.add_typer(finalize_command.app)
 app.add_typer(cost_command.app)
 app.add_typer(suite_command.app)
@@ -390,18 +392,6 @@ def count(
     share = adapter_params / sizes.backbone_params
     console.print(f"adapter {adapter_params:>12,}  ({share:.3%} of the backbone's {sizes.backbone_params:,})", highlight=False)
     console.print(f"head    {head_params:>12,}  ({classes} classes)", highlight=False)
-
-
-@app.command()
-def ui(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
-    storage: Storage = DEFAULT_STORAGE,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
-) -> None:
-    """Look at the studies in MLflow, on this machine's loopback address."""
-    from search.pages import serve
-
-    serve(storage, study=study, port=port)
 
 
 def _load(study: str, storage: Path) -> SavedStudy:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from search import report
 from search.answer import answer
 from search.front import front, hypervolume
-from search.ledger import StudyRecord
+from search.history import StudyRecord
 from search.saved import StudyState
 from search.shown import MAX_TAG_CHARACTERS, VIEW
 from search.trial import State, Trial

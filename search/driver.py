@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -29,6 +30,7 @@ BackEnd = Literal["ray", "in-process"]
 Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots) -> shown while it runs
 
 _log = logging.getLogger(__name__)
+PATIENCE = 60.0  # seconds that a finished search waits for MLflow; `paretune sync` catches up
 _RECORDED_WHEN_CUT = 5.0  # seconds that an interrupted search waits for MLflow; the next run catches up
 _CHATTY = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warnings", "search", "trainables", "cluster")
 
@@ -96,7 +98,7 @@ def run(
 
 def _recorded(recorder: Recorder, folder: Path, say: Callable[[str], None]) -> SavedStudy:
     """The study as it stands, when the record shows it or has said why not."""
-    problem = recorder.stop()
+    problem = recorder.stop(timeout=PATIENCE)
     study = load(folder)
     if problem is not None:
         say(problem)
@@ -106,6 +108,7 @@ def _recorded(recorder: Recorder, folder: Path, say: Callable[[str], None]) -> S
 
 def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Recorder) -> None:
     """Drive an open study and record it. The recorder goes on to the end of what it has to draw and to send."""
+    began = time.monotonic()
     try:
         drive, n_slots = _back_end(study.file, back_end)
         _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
@@ -115,7 +118,13 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
     finally:
         study.close()
         recorder.close()
-        _log.info("study %s left with %d trials", study.file.study, len(study.trials))
+        _log.info(
+            "study %s left with %d trials; its recorder held it up for %.4f s of %.1f s",
+            study.file.study,
+            len(study.trials),
+            recorder.blocked_seconds,
+            time.monotonic() - began,
+        )
 
 
 def _measure(

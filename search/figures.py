@@ -12,7 +12,7 @@ from typing import Any
 
 from search.answer import standard_error
 from search.front import front, hypervolume
-from search.ledger import Report
+from search.history import Report
 from search.looks import FAINT, INK, SizeAxis, styles
 from search.report import METHOD_NAMES, knobs, percent
 from search.shares import shares

@@ -59,6 +59,27 @@ class Held:
         return int(self.tags.get(tag, 0))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """Everything that MLflow shows of one run.
+
+    Attributes:
+        name: Of the run.
+        status: MLflow's word.
+        started: Unix time in ms.
+        params: As text.
+        tags: All of them.
+        points: (metric, step, value, Unix time in ms), as often as MLflow has them.
+    """
+
+    name: str
+    status: str
+    started: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    points: Sequence[tuple[str, int, float, int]]
+
+
 class Store:
     """The runs of one experiment. Every method raises whatever MLflow raises."""
 
@@ -79,6 +100,25 @@ class Store:
         with _making(uri):
             client = _client(uri)
             return cls(client, uri, _experiment(client, uri, name, storage))
+
+    @classmethod
+    def find(cls, uri: str, name: str) -> Store | None:
+        """The experiment of that name, None when there is none."""
+        with _making(uri):
+            client = _client(uri)
+            found = client.get_experiment_by_name(name)
+        return None if found is None else cls(client, uri, str(found.experiment_id))
+
+    def whole(self, run: Held) -> Whole:
+        """Everything of a run, asked for anew."""
+        found = self._client.get_run(run.id)
+        points = [
+            (key, point.step, point.value, point.timestamp)
+            for key in found.data.metrics
+            for point in self._client.get_metric_history(run.id, key)
+        ]
+        info = found.info
+        return Whole(info.run_name, info.status, info.start_time, dict(found.data.params), dict(found.data.tags), points)
 
     def runs(self, study_uid: str) -> Iterator[Held]:
         """All active runs of a study, the oldest first, page by page."""

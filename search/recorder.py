@@ -44,10 +44,13 @@ class Recorder:
         self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": tracking_uri, "period": period}
         self._log_file = ledger_path.parent / "paretune.log"
         self._where = without_secret(tracking_uri)
+        self._study = ledger_path.parent.name
         self._process: subprocess.Popen[str] | None = None
+        self.blocked_seconds = 0.0  # that `start` and `close` took of the driver's time while its search ran
 
     def start(self) -> None:
         """Record in the background from now on. Returns at once; whatever fails is warned about in the log and tried again."""
+        began = time.monotonic()
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # what the driver imports, the process imports
         with self._log_file.open("a") as log:
             self._process = subprocess.Popen(
@@ -60,12 +63,15 @@ class Recorder:
                 start_new_session=True,  # Ctrl-C is the driver's
             )
         self._write(json.dumps(self._order) + "\n")  # through the pipe: an address may hold a password
+        self.blocked_seconds += time.monotonic() - began
 
     def close(self) -> None:
         """Nothing more follows: the last full sync begins. Call it when the driver has given the ledger back."""
+        began = time.monotonic()
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
+        self.blocked_seconds += time.monotonic() - began
 
     def stop(self, timeout: float = 60.0) -> str | None:
         """Wait for the last full sync and for the end of the process.
@@ -92,7 +98,7 @@ class Recorder:
         return None if problem is None else self._behind(problem)
 
     def _behind(self, problem: str) -> str:
-        return f"MLflow at {self._where} is behind ({problem}); run the study again to catch up"
+        return f"MLflow at {self._where} is behind ({problem}); `paretune sync {self._study}` catches up"
 
     def _write(self, text: str) -> None:
         if self._process is not None and self._process.stdin is not None:

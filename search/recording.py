@@ -25,7 +25,8 @@ from search import report, shown
 from search.description import describe
 from search.errors import RequestError
 from search.front import ranks
-from search.ledger import Event, Ledger, Report, StudyRecord
+from search.history import Event, Report, StudyRecord
+from search.ledger import Ledger
 from search.mlflow_store import Held, Store, without_secret
 from search.saved import PICTURES, StudyState, ended_by, load, measured_by, study_state
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
 
-    from search.ledger import Report, StudyRecord
+    from search.history import Report, StudyRecord
 
 SCHEMA_VERSION = 1  # of the Parquet files
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from search.front import front, hypervolume
-from search.ledger import Event, Report, StudyRecord
+from search.history import Event, Report, StudyRecord
 from search.saved import StudyState
 from search.trial import State, Trial
 

@@ -14,7 +14,7 @@ import pytest
 from search import figures, interactive
 from search.answer import standard_error
 from search.front import front, hypervolume
-from search.ledger import Report
+from search.history import Report
 from search.trial import State, Trial
 
 from .test_report import REFERENCE, study_of

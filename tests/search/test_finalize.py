@@ -22,7 +22,6 @@ from search.ledger import Ledger
 from search.saved import SavedStudy, load
 from search.trial import State
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
 SMALL = [
     "--set", "budget.n_trials=4", "--set", "budget.epochs=2", "--set", "search.rungs=null",
     "--set", "search.sampler=random", "--back-end", "in-process",

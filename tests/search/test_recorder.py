@@ -10,16 +10,12 @@ import sys
 import time
 
 import psutil
-import pytest
 
 from search.mlflow_store import tracking_uri
 from search.pages import free_port
 from search.recorder import Recorder
 
 from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
-
-# MLflow 3.17 asks SQLAlchemy 2.1 for a loading strategy that the latter deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
 
 def recorder(driven: Driven, uri: str | None = None) -> Recorder:

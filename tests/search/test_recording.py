@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,49 +19,18 @@ from mlflow import MlflowClient
 from search import report
 from search.description import filters
 from search.mlflow_store import tracking_uri
-from search.pages import free_port
 from search.recording import is_behind
 from search.saved import load
 
 from .driven import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded
-
-# MLflow 3.17 asks SQLAlchemy 2.1 for a loading strategy that the latter deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+from .mlflow_server import server_in
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server on a free port."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free_port(None)
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=_quiet(), start_new_session=True)
-        try:
-            _await(port, process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def _quiet() -> dict[str, str]:
-    return os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-
-
-def _await(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            pytest.fail(f"the server ended with status {process.wait(0.1)}")
-    pytest.fail("the server did not listen within 60 s")
+    with server_in(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 # -- the laws ----------------------------------------------------------------------------------------------------------

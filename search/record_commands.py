@@ -1,0 +1,67 @@
+"""The commands about a study's record in MLflow: bring it up to date, compare it with the ledger, look at it."""
+
+from __future__ import annotations
+
+import fcntl
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from search.arguments import DEFAULT_STORAGE, Storage, StudyName, complain, folder_of
+
+app = typer.Typer()
+
+
+@app.command()
+def sync(
+    study: StudyName,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; list every difference, and end with 1 if any.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Bring a study's record in MLflow up to date with its ledger, or compare the two in full."""
+    from search.comparison import differences
+    from search.errors import RequestError
+    from search.ledger import Ledger
+    from search.mlflow_store import in_short, tracking_uri, without_secret
+    from search.places import ledger_in
+    from search.recording import Record
+
+    folder = folder_of(study, storage)
+    ledger, uri = ledger_in(folder), tracking_uri(folder.parent)
+    Ledger.open(ledger).close()  # tells if there is none
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    try:
+        if not check:
+            with (folder / ".recorder.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RequestError(f"study {folder.name} is being recorded by its own driver just now; nothing to do") from None
+                Record(ledger, uri).sync(final=True)
+            console.print(f"MLflow at {without_secret(uri)} is up to date with study {folder.name}")
+            return
+        found = differences(ledger, uri)
+    except RequestError:
+        raise
+    except Exception as error:
+        complain(f"MLflow at {without_secret(uri)} cannot be used ({in_short(error, uri)}); the same command goes on from there")
+        raise typer.Exit(1) from None
+    for line in found:
+        console.print(line)
+    if found:
+        complain(f"{len(found)} differences; `paretune sync {study}` brings MLflow up to date")
+        raise typer.Exit(1)
+    console.print(f"MLflow at {without_secret(uri)} holds exactly what the ledger of study {folder.name} holds")
+
+
+@app.command()
+def ui(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
+) -> None:
+    """Look at the studies in MLflow, on this machine's loopback address."""
+    from search.pages import serve
+
+    serve(storage, study=study, port=port)

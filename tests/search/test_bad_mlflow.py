@@ -1,0 +1,68 @@
+"""An MLflow that is slow, down or dies in the middle holds no search up, and afterwards holds the study exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from search import config, driver
+from search.cli import app
+from search.comparison import differences
+from search.pages import free_port
+
+from .mlflow_server import server_in
+from .slow import Door
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server."""
+    with server_in(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def bad(server: str, how: str) -> Iterator[str]:
+    """An address at which the server is as bad as that."""
+    if how == "down":
+        yield f"http://127.0.0.1:{free_port()}"
+        return
+    with Door(server, delay=2.0 if how == "slow" else 0.0, dies_after=9 if how == "dies" else None) as door:
+        yield door.address
+        assert door.n_calls > 1
+
+
+@pytest.mark.parametrize("how", ["slow", "down", "dies"])
+def test_a_search_is_not_held_up_and_nothing_is_lost(
+    server: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = {
+        "study": f"with-mlflow-{how}",
+        "data": {"kind": "synthetic", "epoch_seconds": 0.15},
+        "methods": ["lora", "arc"],
+        "budget": {"n_trials": 12, "epochs": 3},
+        "storage": str(tmp_path),
+    }
+    monkeypatch.setattr(driver, "PATIENCE", 0.5)
+    said: list[str] = []
+    with bad(server, how) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        saved = driver.run(config.check(study), back_end="in-process", say=said.append)
+    assert saved.state == "FINISHED"
+    assert any("behind" in line for line in said)
+    log = (saved.folder / "paretune.log").read_text()
+    held, wall = map(float, re.findall(r"held it up for ([\d.]+) s of ([\d.]+) s", log)[-1])
+    assert wall > 5.0
+    assert held <= 0.005 * wall
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    check = ["sync", str(saved.folder), "--check"]
+    before = CliRunner().invoke(app, check)
+    assert (before.exit_code, before.output != "") == (1, True)
+    assert CliRunner().invoke(app, ["sync", str(saved.folder)]).exit_code == 0
+    assert differences(saved.folder / "ledger.db", server) == []
+    assert CliRunner().invoke(app, check).exit_code == 0
