@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import Distribution, distribution
+from collections.abc import Iterator, Mapping
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,10 @@ def stage(folder: Path, files: Mapping[str, str]) -> None:
         raise ValueError(f"{size:.0f} MiB would be sent, at most {MAX_MIB} may; keep data and weights on a path of the cluster")
 
 
-def requirements() -> list[str]:
-    """What our packages need, for a cluster whose image has none of it."""
-    return [line.partition(";")[0].strip() for line in _required(distribution("paretune")) if "extra ==" not in line]
+def requirements(*, postgres: bool = False) -> list[str]:
+    """What our packages need, for a cluster whose machines have none of it; with the driver of PostgreSQL if asked."""
+    lines = [line.partition(";") for line in distribution("paretune").requires or ()]
+    return [name.strip() for name, _, marker in lines if "extra" not in marker or (postgres and "postgres" in marker)]
 
 
 def local_paths(study: Mapping[str, Any], storage: Path) -> Iterator[str]:
@@ -70,7 +71,3 @@ def _source(package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"the package {package} is not to be found; is Paretune installed here?")
     return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _required(ours: Distribution) -> Iterable[str]:
-    return ours.requires or ()

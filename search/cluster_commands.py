@@ -69,7 +69,7 @@ def submit(
 
     file = config.load(study, overrides or ())
     file = file if storage is None else file.model_copy(update={"storage": storage})
-    resolved = file.resolved()
+    resolved = file.resolved() | ({} if file.ledger is None else {"ledger": file.ledger})
     if problems := list(local_paths(resolved, file.storage)):
         raise RequestError("\n".join(problems))
     jobs = connected(address, unprotected=unprotected)
@@ -79,7 +79,7 @@ def submit(
         except ValueError as error:
             raise RequestError(str(error)) from error
         command = ["run", _STUDY_FILE, "--storage", str(file.storage)]
-        cargo = Cargo(folder, _environment(), requirements() if pip else None)
+        cargo = Cargo(folder, _environment(), requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)
     if follow:
         _print_logs(jobs, file.study, follow=True)
