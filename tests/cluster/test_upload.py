@@ -14,7 +14,8 @@ SMALLEST = {"study": "s", "methods": ["lora"], "budget": {"n_trials": 2, "epochs
 
 def test_the_staged_packages_run_without_an_installed_paretune_and_know_their_version(tmp_path: Path) -> None:
     upload.stage(tmp_path, {"study.yaml": "study: s\n"})
-    program = "import search, importlib.metadata as m; print(search.__file__, m.distribution('paretune').locate_file('.').resolve(), sep='\\n')"
+    version = "importlib.metadata.distribution('paretune').locate_file('.').resolve()"
+    program = f"import search, importlib.metadata; print(search.__file__); print({version})"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert all(Path(line).is_relative_to(tmp_path) for line in done.stdout.splitlines()), done.stdout
     assert (tmp_path / "study.yaml").read_text() == "study: s\n"
