@@ -72,10 +72,11 @@ def submit(
     resolved = file.resolved() | ({} if file.ledger is None else {"ledger": file.ledger})
     if problems := list(local_paths(resolved, file.storage)):
         raise RequestError("\n".join(problems))
+    sent = resolved if file.ledger is None else resolved | {"ledger": file.ledger}  # a server's password is the cluster's to know
     jobs = connected(address, unprotected=unprotected)
     with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
         try:
-            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(resolved, sort_keys=False)})
+            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(sent, sort_keys=False)})
         except ValueError as error:
             raise RequestError(str(error)) from error
         command = ["run", _STUDY_FILE, "--storage", str(file.storage)]

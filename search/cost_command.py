@@ -74,9 +74,10 @@ def table(found: Sequence[Measured]) -> Table:
 def _show_elsewhere(study: SavedStudy) -> None:
     """Bring tables and MLflow up to date."""
     from search.mlflow_store import tracking_uri
+    from search.places import ledger_in
     from search.recording import Record
 
     try:
-        Record(study.folder / "ledger.db", tracking_uri(study.folder.parent)).sync(final=True)
+        Record(ledger_in(study.folder), tracking_uri(study.folder.parent)).sync(final=True)
     except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
         complain(f"MLflow does not show the latencies ({type(error).__name__}); `paretune cost` again records them")

@@ -1,9 +1,9 @@
 """Honest selection: every member of a front retrained on train and validation together, with several seeds, and tested once each.
 
 The search has chosen among many configurations by their validation accuracy, which flatters the winners. Here nothing is chosen any
-more: the members are retrained from fresh seeds and each retrained model meets the test split once. The sibling ledger
-`<study>/final/ledger.db` holds one trial per member and seed, so that finalizing can be interrupted, resumed, and extended by more
-seeds or by members that an extended search has found; beside it lies which test images each model gets right.
+more: the members are retrained from fresh seeds and each retrained model meets the test split once. The sibling
+ledger in `<study>/final/` holds one trial per member and seed, so that finalizing can be interrupted, resumed, and extended by
+more seeds or by members that an extended search has found; beside it lies which test images each model gets right.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 from search.config import check
 from search.errors import RequestError
 from search.ledger import Ledger
+from search.places import ledger_in
 from search.saved import SavedStudy
 from search.trial import Trial
 
@@ -52,7 +53,7 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
     if not trials:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete; name trials to measure")
     worker, n_classes = check(study.record.file).worker(study.record.facts), study.record.facts["n_classes"]
-    ledger = Ledger.open(study.folder / "ledger.db")
+    ledger = Ledger.open(ledger_in(study.folder))
     ledger.claim()
     try:
         for trial in trials:

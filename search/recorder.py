@@ -35,7 +35,7 @@ class Recorder:
     """The driver's end of it.
 
     Args:
-        ledger_path: The study's ledger, `<storage>/<study>/ledger.db`; it is opened to read only.
+        ledger_path: The study's ledger (`search.places.ledger_in`); it is opened to read only.
         tracking_uri: An MLflow server or database (see `search.mlflow_store.tracking_uri`).
         period: Seconds between two syncs.
     """

@@ -53,7 +53,7 @@ class Record:
     """One study's record, which `sync` brings up to date with the ledger.
 
     Args:
-        ledger_path: The study's ledger, `<storage>/<study>/ledger.db`; it is opened to read only.
+        ledger_path: The study's ledger (`search.places.ledger_in`); it is opened to read only.
         tracking_uri: An MLflow server or database (see `search.mlflow_store.tracking_uri`).
         artifact_period: Seconds between two drawings of the front while the study runs.
     """
