@@ -22,6 +22,7 @@ from search import (
     doctor_command,
     finalize_command,
     look_back_commands,
+    plan_command,
     record_commands,
     run_command,
     simulate_command,
@@ -46,6 +47,7 @@ app.add_typer(run_command.app)
 app.add_typer(cluster_commands.app)
 app.add_typer(doctor_command.app)
 app.add_typer(status_command.app)
+app.add_typer(plan_command.app)
 app.add_typer(by_hand.app)
 app.add_typer(simulate_command.app)
 app.add_typer(look_back_commands.app)

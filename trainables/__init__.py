@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from trainables.probe import Probe
 
 __all__ = [
     "STOP_FLAG",
@@ -193,6 +196,27 @@ def measure_latency(
         from trainables.latency import measure as measured
 
         return measured(backbone, recipe, n_classes, config)
+
+
+def measure_epochs(
+    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], *, configs: Iterable[Mapping[str, Any]]
+) -> Iterator[Probe]:
+    """What an epoch of each configuration takes on this machine, from a few of its batches; see `trainables.probe`.
+
+    Args:
+        backbone: As of `make`.
+        data: As of `make`.
+        recipe: As of `make`.
+        configs: Possible ones.
+
+    Raises:
+        ValueError: Nothing is computed, or backbone or data are not to be had.
+    """
+    if data.get("kind") == "synthetic":
+        raise ValueError("a synthetic surface computes nothing: there is no cost to plan")
+    with large_imports():
+        from trainables.probe import probe
+    return probe(backbone, data, recipe, configs)
 
 
 def choose_precision(

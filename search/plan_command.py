@@ -1,0 +1,153 @@
+"""`paretune plan`: what a study would hold and cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.arguments import Json, Overrides
+
+if TYPE_CHECKING:
+    from search.config import StudyFile
+    from search.plan import Cost, Holding, Range
+
+app = typer.Typer()
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+@app.command()
+def plan(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
+    ] = None,
+    *,
+    overrides: Overrides = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: as many as this machine has room for.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What the space holds, and what the study would take: measures a few batches of each method on this machine."""
+    from search import config
+    from search import plan as planning
+    from search.errors import RequestError
+    from trainables import measure, measure_epochs
+
+    begun = time.perf_counter()
+    file = config.load(study, overrides or ())
+    worker = file.worker()
+    try:
+        sizes = measure(worker["backbone"], worker["data"])
+        max_params = file.budget.max_params or sizes.backbone_params
+        held = planning.holdings(file, sizes, max_params)
+        probes = list(measure_epochs(**worker, configs=planning.to_probe(file, sizes, max_params)))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    n_slots = slots or _slots(file)
+    took = time.perf_counter() - begun
+    found = planning.cost(file, probes, planning.epochs(file), n_slots=n_slots, start_seconds=took / 2)
+    memory = _memory(file)
+    if as_json:
+        facts: dict[str, Any] = {
+            "study": file.study,
+            "n_slots": n_slots,
+            "methods": [asdict(one) for one in held],
+            "probes": [asdict(one) for one in probes],
+            "cost": asdict(found),
+            "memory_bytes_per_slot": memory / n_slots,
+        }
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    console = Console(highlight=False)
+    console.print(_space_table(held))
+    console.print(
+        f"adapter parameters of uniform draws, a bar for each third of a decade;\nallowed: possible and at most {max_params:,}\n",
+        style="dim",
+    )
+    console.print(_cost_table(file, found, n_slots, memory))
+
+
+def _slots(file: StudyFile) -> int:
+    """As many trials as this machine's cores, and GPUs, have room for."""
+    resources = file.resources
+    n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
+    if resources.gpus_per_trial > 0:
+        from cluster.health import gpu_memory
+
+        n_slots = min(n_slots, int(max(1, len(gpu_memory())) / resources.gpus_per_trial))
+    return n_slots
+
+
+def _memory(file: StudyFile) -> float:
+    """Bytes of this machine, or of its GPUs, if trials use them."""
+    if file.resources.gpus_per_trial > 0:
+        from cluster.health import gpu_memory
+
+        if told := gpu_memory():
+            return sum(float(line.split(",")[1].split()[0]) * 2**20 for line in told)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _space_table(held: Sequence[Holding]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method")
+    for name in ("configurations", "smallest", "median", "largest", "allowed"):
+        table.add_column(name, justify="right")
+    table.add_column("small to large")
+    decades = [len(str(size)) for one in held for size in one.sizes] or [1]
+    for one in held:
+        count = "endless" if one.n_configs is None else f"{one.n_configs:,}"
+        three = (one.sizes[0], one.sizes[len(one.sizes) // 2], one.sizes[-1]) if one.sizes else ()
+        sizes = [f"{size:,}" for size in three] or ["-"] * 3
+        table.add_row(one.method, count, *sizes, f"{one.feasible:.0%}", _histogram(one.sizes, min(decades), max(decades)))
+    return table
+
+
+def _histogram(sizes: Sequence[int], first: int, last: int) -> str:
+    """Bars over thirds of decades, from the digits of the smallest size of all methods to those of the largest."""
+    import math
+
+    counts = [0] * (3 * (last - first + 1))
+    for size in sizes:
+        counts[min(int(3 * (math.log10(max(size, 1)) - (first - 1))), len(counts) - 1)] += 1
+    most = max(counts, default=0) or 1
+    return "".join(_BARS[-(-8 * count // most)] for count in counts)
+
+
+def _cost_table(file: StudyFile, found: Cost, n_slots: int, memory: float) -> Table:
+    table = Table.grid(padding=(0, 2))
+    fits = int(memory // found.memory_bytes) if found.memory_bytes else n_slots
+    gpu_hours = found.slot_hours.guess * file.resources.gpus_per_trial
+    rows = {
+        "trials": f"{file.budget.n_trials:,}, {n_slots} at a time",
+        "epochs": _range(found.epochs, "{:,.0f}"),
+        "slot hours": _range(found.slot_hours, "{:,.2f}") + (f"; GPU hours {gpu_hours:,.2f}" if gpu_hours else ""),
+        "by the clock": f"{_duration(found.hours.guess)}, from {_duration(found.hours.low)} to {_duration(found.hours.high)}",
+        "memory": f"{found.memory_bytes / 2**30:.2f} GiB a trial; {fits:,} fit into {memory / 2**30:,.0f} GiB",
+    }
+    if file.budget.max_hours is not None:
+        rows["limit"] = f"budget.max_hours = {file.budget.max_hours:g}"
+    for name, value in rows.items():
+        table.add_row(f"[dim]{name}[/]", value)
+    return table
+
+
+def _range(found: Range, form: str) -> str:
+    if found.low == found.high:
+        return form.format(found.guess)
+    return f"{form.format(found.guess)}, from {form.format(found.low)} to {form.format(found.high)}"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 30:
+        return f"{3600 * hours:.0f} s"
+    if hours < 2:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:,.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"

@@ -1,0 +1,127 @@
+"""What a study would hold and cost: counted against brute force, and against the study itself."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from search import in_process, plan
+from search.config import StudyFile, check
+from search.study import Study
+from trainables import make, measure
+from trainables.probe import N_BATCHES, Probe, Short
+from trainables.surfaces import Surface, SurfaceTrainable
+from trainables.trial import EVAL_BATCH
+
+FINITE = {
+    "lora.rank": [1, 4, 32],
+    "lora.scale": 1.0,
+    "lora.dropout": [0.0, 0.1],
+    "lora.layers": ["all", "last-2"],
+    "lora.targets": ["qv", "qkvo_mlp"],
+    "optim.lr": [1e-3, 1e-2],
+    "optim.weight_decay": 0.0,
+    "optim.batch_size": [16, 32],
+    "recipe.drop_path": 0.0,
+}
+
+
+def study_file(**changes: object) -> StudyFile:
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "space": FINITE}
+    return check(raw | {"budget": {"n_trials": 20, "epochs": 4, "max_params": 20_000}} | changes)
+
+
+def test_a_finite_space_is_counted_and_its_sizes_are_those_of_all_its_configurations() -> None:
+    file = study_file()
+    sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
+    default = file.joint_space().default("lora")
+    lists = {key: values if isinstance(values, list) else [values] for key, values in FINITE.items()}
+    everything = [default | dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    [held] = plan.holdings(file, sizes, 20_000)
+    assert held.n_configs == len(everything) == 96
+    counts = [sizes.count(config)[0] for config in everything]
+    assert set(held.sizes) == set(counts)
+    assert list(held.sizes) == sorted(held.sizes)
+    assert held.feasible == pytest.approx(sum(n <= 20_000 for n in counts) / len(counts), abs=0.1)
+
+
+def test_a_continuous_knob_makes_the_space_endless() -> None:
+    sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
+    [held] = plan.holdings(study_file(space=FINITE | {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}), sizes, 20_000)
+    assert held.n_configs is None
+
+
+def test_without_rungs_all_epochs_are_trained() -> None:
+    assert plan.epochs(study_file()) == plan.Range(80, 80, 80)
+
+
+@pytest.mark.parametrize("instance", [7, 8])
+def test_with_rungs_the_truth_of_a_search_lies_in_the_range(tmp_path: Path, instance: int) -> None:
+    budget = {"n_trials": 40, "epochs": 27, "max_params": 50_000}
+    search = {"sampler": "auto", "rungs": {"grace": 3, "factor": 3}}
+    data = {"kind": "synthetic", "surface": "crossing", "instance": instance}
+    raw = {"study": "s", "data": data, "methods": ["lora", "arc", "lily"], "budget": budget, "search": search}
+    file = check(raw | {"storage": str(tmp_path)})
+    expected = plan.epochs(file)
+    surface = Surface("crossing", instance)
+    study = Study.create(file, surface)
+    in_process.run(study, SurfaceTrainable(surface))
+    trained = sum(trial.epochs for trial in study.trials)
+    assert expected.low <= trained <= expected.high
+    assert expected.low < expected.guess < expected.high <= 40 * 27
+
+
+def test_what_is_probed_is_possible_and_small_enough() -> None:
+    file = study_file()
+    sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
+    configs = plan.to_probe(file, sizes, 20_000)
+    assert [config["method"] for config in configs] == ["head_only"] + ["lora"] * 3
+    assert all(sizes.count(config)[0] <= 20_000 for config in configs)
+    assert len({json.dumps(config, sort_keys=True) for config in configs}) == 4
+
+
+def test_a_short_epoch_is_multiplied_to_a_whole_one_and_leaves_the_worker_as_it_was() -> None:
+    trial = Short({"name": "vit_glyphs"}, {"kind": "digits"}, {"n_threads": 1})
+    config = study_file().joint_space().default("lora") | {"optim.batch_size": 4}
+    n_train = len(trial._splits["train"])
+    probe = trial.probe(config)
+    assert N_BATCHES * 4 < n_train == len(trial._splits["train"])
+    assert len(trial._splits["validation"]) <= N_BATCHES * EVAL_BATCH
+    assert probe.epoch_seconds > probe.step_seconds * (n_train // 4)  # all the steps, and validation
+    assert probe.epoch_seconds < 10 * probe.step_seconds * (n_train // 4)
+
+    trial = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"n_threads": 1})  # type: ignore[assignment]
+    trial.start(config, seed=0, epochs=1, folder=None)
+    assert trial.step()["val/top1"] > 0.1
+
+
+def test_the_cost_is_epochs_times_seconds_over_slots() -> None:
+    probes = [Probe({"method": "lora"}, 0.5, seconds, 0.1, 1e9) for seconds in (1.0, 3.0)]
+    probes += [Probe({"method": "head_only"}, 9.0, 9.0, 9.0, 9e9)]  # the anchor is one trial, and not like the others
+    found = plan.cost(study_file(), probes, plan.Range(80, 80, 80), n_slots=2, start_seconds=36.0)
+    assert found.slot_hours.guess == pytest.approx((80 * 2.0 + 20 * 0.5) / 3600)
+    assert found.hours.guess == pytest.approx((80 * 2.0 + 20 * 0.5) / 2 / 3600 + 0.01)
+    assert found.slot_hours.low == pytest.approx((80 * 1.8 + 20 * 0.5) / 3600)  # at least a tenth on either side
+    assert found.memory_bytes == 1e9
+
+
+def test_the_command_prints_a_plan_and_refuses_what_trains_nothing() -> None:
+    done = paretune("digits", "--json", "--slots", "3", "--set", "methods=[arc]", "--set", "space={arc.rank: [2, 5]}")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["n_slots"] == 3
+    assert [one["method"] for one in printed["methods"]] == ["arc"]
+    cost = printed["cost"]["hours"]
+    assert 0 < cost["low"] < cost["guess"] < cost["high"]
+
+    refused = paretune("digits", "--set", "data={kind: synthetic}")
+    assert refused.returncode == 2
+    assert "a synthetic surface computes nothing: there is no cost to plan" in " ".join(refused.stderr.split())
+
+
+def paretune(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.cli", "plan", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
