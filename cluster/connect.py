@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def _embedded(n_cpus: int | None) -> Iterator[None]:
     import ray
 
     with _own_sigterm():
-        ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     died = threading.Event()
     ended = _watched(died)
     try:
@@ -154,20 +154,25 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def slots(*, cpus_per_trial: int, gpus_per_trial: float) -> int:
-    """How many trials the connected cluster runs at once.
+    """How many trials the connected cluster runs at once, now: those that fit on its living nodes.
 
     Raises:
         ValueError: if not even one fits.
     """
     import ray
 
-    have = ray.cluster_resources()
-    n_slots = int(have.get("CPU", 0) // cpus_per_trial)
-    if gpus_per_trial > 0:
-        n_slots = min(n_slots, int(have.get("GPU", 0) / gpus_per_trial))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_slots = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in nodes)
     if n_slots < 1:
+        largest = [f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes]
         raise ValueError(
-            f"resources: a trial asks for {cpus_per_trial} CPUs and {gpus_per_trial:g} GPUs, "
-            f"the cluster has {have.get('CPU', 0):g} and {have.get('GPU', 0):g}; ask for less"
+            f"resources: a trial asks for {cpus_per_trial} CPUs and {gpus_per_trial:g} GPUs of one node, "
+            f"the nodes have {', '.join(largest) or 'none'}; ask for less"
         )
     return n_slots
+
+
+def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """Trials that fit on a node."""
+    by_cpus = int(node.get("CPU", 0) // cpus)
+    return by_cpus if gpus == 0 else min(by_cpus, int(node.get("GPU", 0) / gpus + 1e-9))

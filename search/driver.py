@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,7 +226,16 @@ def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], Non
         n_slots = slots(cpus_per_trial=file.resources.cpus_per_trial, gpus_per_trial=file.resources.gpus_per_trial)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return lambda study: on_ray.run(study, n_slots=n_slots), n_slots
+    if "RAY_ADDRESS" not in os.environ:
+        return lambda study: on_ray.run(study, n_slots=n_slots), n_slots
+
+    def now() -> int:
+        """Nodes come and go."""
+        with suppress(ValueError):
+            return slots(cpus_per_trial=file.resources.cpus_per_trial, gpus_per_trial=file.resources.gpus_per_trial)
+        return 0  # until one comes
+
+    return lambda study: on_ray.run(study, n_slots=now), n_slots
 
 
 def _versions() -> str:

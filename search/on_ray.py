@@ -8,11 +8,13 @@ leaves trials RUNNING in the ledger, and the next one takes them up.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,16 @@ _QUIET_TUNE = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start the workers of all slots at once; the searcher below keeps to the slots
 }
 
+SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
+OBEYS_EVERY_SECONDS = 0.25
 
-def run(study: Study, *, n_slots: int) -> None:
+
+def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
     """Drive a study to its end on the Ray cluster that this process is connected to.
 
     Args:
         study: The study; it stays open.
-        n_slots: How many trials run at once.
+        n_slots: How many trials run at once; or who knows, where nodes come and go: is asked every two seconds.
     """
     os.environ.update(_QUIET_TUNE)
     resources = study.file.resources
@@ -53,18 +58,19 @@ def run(study: Study, *, n_slots: int) -> None:
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"]}])
 
+    obedience = _Obedience(study)
     scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, bundle),
             tune_config=tune.TuneConfig(
-                search_alg=_StudySearcher(study, n_slots),
+                search_alg=_StudySearcher(study, n_slots, obedience),
                 scheduler=_StudyScheduler(study),
                 num_samples=-1,  # the study says when it is over
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                callbacks=[_Obedience(study)],
+                callbacks=[obedience],
                 name=study.file.study,
                 storage_path=scratch,
                 verbose=0,
@@ -113,13 +119,20 @@ def retrain(
 
 
 class _Obedience(tune.Callback):  # type: ignore[misc]
-    """Looks at what people ask for in every step of Tune's loop, at least ten times a second."""
+    """Looks at what people ask for, in Tune's loop, but not in each of its many steps: a look is a query of the ledger."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
+        self._looked = -math.inf
+
+    def look(self) -> None:
+        """Unless that was done a moment ago."""
+        if (now := time.monotonic()) - self._looked >= OBEYS_EVERY_SECONDS:
+            self._looked = now
+            self._study.obey()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._study.obey()
+        self.look()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -128,17 +141,18 @@ class _Obedience(tune.Callback):  # type: ignore[misc]
 class _StudySearcher(Searcher):  # type: ignore[misc]
     """`suggest` is the study's `ask`."""
 
-    def __init__(self, study: Study, n_slots: int) -> None:
+    def __init__(self, study: Study, n_slots: int | Callable[[], int], obedience: _Obedience) -> None:
         super().__init__()
-        self._study = study
-        self._n_slots = n_slots
+        self._study, self._obedience = study, obedience
+        self._slots = n_slots
+        self._asked = -math.inf  # when the number of slots was asked for
         self._numbers: dict[str, int] = {}  # Tune's name of a live trial -> our number
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self._numbers) >= self._n_slots:
+        if len(self._numbers) >= self._n_slots():
             return None
         if not self._numbers:
-            self._study.obey()  # while nothing runs, Tune asks here again and again, and nowhere else
+            self._obedience.look()  # while nothing runs, Tune asks here again and again, and nowhere else
         trial = self._study.ask()
         if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
             return None if self._numbers or self._study.waits else str(Searcher.FINISHED)
@@ -153,6 +167,11 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             "gpus": self._study.gpus(trial.number),
             "folder": str(self._study.checkpoint_folder(trial.number).absolute()),
         }
+
+    def _n_slots(self) -> int:
+        if callable(self._slots) and (now := time.monotonic()) - self._asked > SLOTS_ARE_KNOWN_FOR_SECONDS:
+            self._asked, self._known_slots = now, self._slots()
+        return self._known_slots if callable(self._slots) else self._slots
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._study.left(self._numbers.pop(trial_id))

@@ -12,10 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -26,6 +27,27 @@ class Head:
     address: str
     environment: dict[str, str]
     storage: Path
+    port: int = 0  # where nodes and drivers join
+
+    def paretune_on_node(self, *words: str) -> subprocess.Popen[str]:
+        """A command on the head itself, which goes on."""
+        environment = self.environment | {"RAY_ADDRESS": f"127.0.0.1:{self.port}"}
+        command = [sys.executable, "-m", "search.cli", *words]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    @contextlib.contextmanager
+    def another_node(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A node with one core that joins, and is killed with -9 at the end of the block."""
+        [agent] = _free_ports(1)
+        command = [str(Path(sys.executable).parent / "ray"), "start", f"--address=127.0.0.1:{self.port}", "--block", "--num-cpus=1"]
+        command += ["--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent}"]
+        node = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            yield node
+        finally:
+            _kill(node)
 
     def paretune(self, *words: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
         """A command from the laptop."""
@@ -59,7 +81,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         _wait_for(address, process, folder / "ray.log")
         storage = folder / "studies"
-        yield Head(address, environment | {"PARETUNE_ADDRESS": address}, storage)
+        yield Head(address, environment | {"PARETUNE_ADDRESS": address}, storage, ports["port"])
 
 
 @contextlib.contextmanager
@@ -86,16 +108,21 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    import psutil
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    _kill(process, family)
 
+
+def _kill(process: subprocess.Popen[bytes], family: Iterable[psutil.Process] = ()) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        for one in [*family, psutil.Process(process.pid)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+        family = [*family, *psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait(30)
 
 
 def _free_ports(n: int) -> list[int]:

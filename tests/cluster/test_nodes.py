@@ -1,0 +1,76 @@
+"""Nodes come and go while a study searches: nothing is lost, and what comes is used."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+import yaml
+
+from search.ledger import Ledger
+from search.saved import SavedStudy, load
+from search.trial import State
+
+from .conftest import Head
+
+N_TRIALS, EPOCHS = 12, 6
+
+
+def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_trials(head: Head) -> None:
+    study = {
+        "study": "nodes",
+        "data": {"kind": "synthetic", "epoch_seconds": 2.0},
+        "methods": ["lora"],
+        "budget": {"n_trials": N_TRIALS, "epochs": EPOCHS, "max_params": 50_000},
+        "search": {"sampler": "random"},
+    }
+    head.storage.mkdir(exist_ok=True)
+    (head.storage / "nodes.yaml").write_text(yaml.safe_dump(study))
+    folder = head.storage / "nodes"
+    driver = head.paretune_on_node("run", str(head.storage / "nodes.yaml"), "--storage", str(head.storage))
+    try:
+        wait_until(lambda: (folder / "ledger.db").exists() and n_at_work(load(folder)) == 2)
+        with head.another_node():
+            wait_until(lambda: n_at_work(load(folder)) == 3)  # it came later and is used
+        with head.another_node():
+            printed, _ = driver.communicate(timeout=240)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, printed
+
+    saved = load(folder)
+    assert [trial.state for trial in saved.history] == [State.COMPLETE] * N_TRIALS
+    for number in range(N_TRIALS):
+        assert [report.epoch for report in saved.epochs if report.trial == number] == list(range(1, EPOCHS + 1))
+    ledger = Ledger.open(folder / "ledger.db")
+    lost = [event for event in ledger.events() if event.kind == "lost"]
+    ledger.close()
+    assert [event.detail["loss"] for event in lost] == ["DEATH"]
+    assert sorted(trial.n_attempts for trial in saved.history) == [1] * (N_TRIALS - 1) + [2]
+    assert most_at_once(spans_of(saved), after=lost[0].time) == 3  # the second newcomer is used, too
+
+
+def n_at_work(saved: SavedStudy) -> int:
+    return sum(trial.state is State.RUNNING and trial.epochs > 0 for trial in saved.history)
+
+
+def most_at_once(spans: Sequence[tuple[float, float]], *, after: float) -> int:
+    """How many trials trained at one time."""
+    changes = sorted(itertools.chain.from_iterable([(max(a, after), 1), (b, -1)] for a, b in spans if b > after))
+    return max(itertools.accumulate(change for _, change in changes))
+
+
+def spans_of(saved: SavedStudy) -> list[tuple[float, float]]:
+    """From the first to the last report of each trial."""
+    times: dict[int, list[float]] = {}
+    for report in saved.epochs:
+        times.setdefault(report.trial, []).append(report.time)
+    return [(min(seen), max(seen)) for seen in times.values()]
+
+
+def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "it has not come to that in time"
+        time.sleep(0.1)
