@@ -6,6 +6,7 @@ The verbs of the command line in Python; importing this package imports none of 
     study = search.run("digits")                 # or a path, or a mapping
     study.front().to_pandas()
     search.load("paretune-studies/digits")
+    search.compare("paretune-studies/digits", "paretune-studies/flowers")
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.saved import SavedStudy
+    from search.side_by_side import SideBySide
 
-__all__ = ["load", "run"]
+__all__ = ["compare", "load", "run"]
 
 
 def run(study: str | Path | Mapping[str, Any] | None = None, **options: Any) -> SavedStudy:
@@ -40,3 +42,11 @@ def load(folder: str | Path) -> SavedStudy:
     from search.saved import load as load_folder
 
     return load_folder(folder)
+
+
+def compare(*studies: SavedStudy | str | Path) -> SideBySide:
+    """Lay studies side by side, loaded ones or folders: see `search.side_by_side.SideBySide`."""
+    from search.saved import SavedStudy
+    from search.side_by_side import SideBySide
+
+    return SideBySide(tuple(one if isinstance(one, SavedStudy) else load(one) for one in studies))

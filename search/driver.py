@@ -17,12 +17,14 @@ import yaml
 from search import places
 from search.config import StudyFile
 from search.errors import RequestError
+from search.export import keep_adapters
 from search.extension import Extension
 from search.mlflow_store import tracking_uri
 from search.question import Sizes, refuse_changes
 from search.recorder import Recorder
 from search.recording import is_behind
 from search.requests import waiting
+from search.rights import refuse_without_rights
 from search.saved import SavedStudy, StudyState, load
 from search.study import Study
 
@@ -62,7 +64,7 @@ def run(
     Raises:
         StudyFileError: if the study exists and was made from another file.
         LedgerError: if another driver runs it, or its ledger cannot be used.
-        RequestError: if backbone, data or resources are not to be had, or the extension would cut the budget.
+        RequestError: if backbone, data or resources are not to be had, MLflow refuses us, or the extension would cut the budget.
     """
     place = places.of(file)
     ledger = place.find() or place.path
@@ -75,15 +77,18 @@ def run(
                 recorder.start()
                 return _recorded(recorder, file.folder, say)
             return known
-    beside = ThreadPoolExecutor(1, "paretune-import")
+    beside = ThreadPoolExecutor(2, "paretune-import")
     try:
         connection = _connected(back_end, n_cpus)
+        allowed = beside.submit(refuse_without_rights, tracking_uri(file.storage), file.study)  # waits for an answer meanwhile
         measured = beside.submit(
             _measure, file, back_end, on_decoded, say
         )  # imports torch, timm and Tune while Ray's processes start
         with connection:
             _refuse_odd_nodes(file, back_end)
-            study = _opened(file, *measured.result())
+            known_sizes = measured.result()
+            allowed.result()
+            study = _opened(file, *known_sizes)
             if extension:
                 _extend(study, extension)
             with _logged_to(file.folder / "paretune.log"):
@@ -115,6 +120,7 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
         recorder.start()
         with watch(study, n_slots) if watch else nullcontext(), study.attended():
             drive(study)
+        _keep_adapters(study)
     finally:
         study.close()
         recorder.close()
@@ -125,6 +131,14 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
             recorder.blocked_seconds,
             time.monotonic() - began,
         )
+
+
+def _keep_adapters(study: Study) -> None:
+    """Those of the front; whatever hinders that (weights that are not here, a full disk) does not spoil the search."""
+    try:
+        keep_adapters(load(study.file.folder))
+    except Exception as error:
+        _log.warning("the front's adapters were not kept beside the study (%s); `paretune export-adapter` writes them", error)
 
 
 def _measure(

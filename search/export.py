@@ -1,7 +1,8 @@
-"""Taking a trial's adapter out of a study: which trials can be. What is written is in `trainables.export`."""
+"""Taking trials' adapters out of a study: which trials can be. What is written is in `trainables.export`."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from search.trial import State
 
 if TYPE_CHECKING:
     from trainables.export import Card
+
+LARGEST = 10_000_000  # parameters of an adapter that is kept beside the study, 40 MB; full fine-tuning is not
 
 
 def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = False) -> Card:
@@ -44,3 +47,22 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
         return write(folder, to, **known, origin=origin, merged=merged)
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def keep_adapters(study: SavedStudy) -> list[Path]:
+    """Write the adapters of the front's members, with their cards, to `adapters/NNNN` in the study's folder; the record shows them.
+
+    Left out are members whose adapter is there already, who have no checkpoint any more, or train more than `LARGEST` parameters.
+
+    Returns:
+        The folders that were written.
+    """
+    written = []
+    for member in study.members:
+        place = study.folder / "adapters" / f"{member.number:04d}"
+        if place.exists() or member.adapter_params + member.head_params > LARGEST:
+            continue
+        with suppress(RequestError):
+            export_adapter(study, member.number, place)
+            written.append(place)
+    return written

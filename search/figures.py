@@ -159,19 +159,34 @@ def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]
     """Every method's own front."""
     complete = [t for t in trials if t.state is State.COMPLETE]
     place, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
-    traces = []
-    for share in shares(trials, reference_point):
-        if not share.front:
-            continue
-        colour, marker = looks[share.method]
-        xs, ys = [place(t.adapter_params) for t in share.front], [_percent(t) for t in share.front]
-        name = METHOD_NAMES.get(share.method, share.method)
-        trace = _lines(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
-        trace |= {"mode": "lines+markers", "marker": {"color": colour, "symbol": _SYMBOLS[marker], "size": 9}}
-        traces.append(trace | {"text": [hover(t) for t in share.front], "hovertemplate": "%{text}<extra></extra>"})
+    traces = [
+        _front_line(METHOD_NAMES.get(share.method, share.method), share.front, place, *looks[share.method])
+        for share in shares(trials, reference_point)
+        if share.front
+    ]
     layout = _layout("trainable adapter parameters, head not counted", "validation accuracy, %")
     layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+
+
+def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point: tuple[float, float]) -> Figure:
+    """Named fronts in one picture, each with a colour of its own."""
+    place = SizeAxis.of([trial for _, members in fronts for trial in members], reference_point)
+    looks = styles(name for name, _ in fronts)
+    traces = [
+        _front_line(name, members, place, *looks[name]) | {"customdata": [[trial.number] for trial in members]}
+        for name, members in fronts
+    ]
+    layout = _layout("trainable adapter parameters, head not counted", "validation accuracy, %")
+    layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
+    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+
+
+def _front_line(name: str, members: Sequence[Trial], place: SizeAxis, colour: str, marker: str) -> Figure:
+    xs, ys = [place(t.adapter_params) for t in members], [_percent(t) for t in members]
+    trace = _lines(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
+    trace |= {"mode": "lines+markers", "marker": {"color": colour, "symbol": _SYMBOLS[marker], "size": 9}}
+    return trace | {"text": [hover(t) for t in members], "hovertemplate": "%{text}<extra></extra>"}
 
 
 def parallel_figure(trials: Sequence[Trial]) -> Figure:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,6 +170,12 @@ class Store:
 
         now = _ms(time.time())
         self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
+
+    def analyse(self) -> None:
+        """Let an SQLite store count its rows: at 10,000 runs it then uses the right index. Other stores are left alone."""
+        if self.uri.startswith("sqlite:///"):
+            with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"), timeout=10)) as database:
+                database.executescript("PRAGMA analysis_limit = 1000; ANALYZE;")
 
     def attach(self, run: Held, path: Path, place: str | None = None) -> None:
         """A file, or what a folder holds, among the artifacts of a run; in a folder there, if `place` names one."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from search.saved import SavedStudy
+
 
 def plot_front(
     trials: Sequence[Trial],
@@ -55,6 +57,17 @@ def plot_front(
         else:
             figure.savefig(draft, dpi=88 if path.stem.endswith("small") else "figure")
         draft.replace(path)
+
+
+def front_img(study: SavedStudy) -> str:
+    """The picture of a study's front inside an HTML element."""
+    import base64
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "front-small.png"
+        study.plot_front(path)
+        return f'<img alt="the front" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
 
 
 def draw_front(

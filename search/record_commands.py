@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of
 
 app = typer.Typer()
 
@@ -53,6 +57,46 @@ def sync(
         complain(f"{len(found)} differences; `paretune sync {study}` brings MLflow up to date")
         raise typer.Exit(1)
     console.print(f"MLflow at {without_secret(uri)} holds exactly what the ledger of study {folder.name} holds")
+
+
+@app.command()
+def export(
+    study: StudyName,
+    form: Annotated[str, typer.Option("--format", help="parquet, csv, or optuna (opens in optuna-dashboard).")] = "parquet",
+    to: Annotated[Path | None, typer.Option(help="A folder; default: the study's own.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Write a study for other programs: its front, trials and reports as tables, or a study of Optuna's."""
+    from search.exchange import FORMATS, export_study
+    from search.saved import load
+
+    if form not in FORMATS:
+        raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
+    saved = load(folder_of(study, storage))
+    for path in export_study(saved, to or saved.folder, form):
+        Console(highlight=False, soft_wrap=True).print(str(path))
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names under the storage, or folders.")],
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Lay studies side by side: fronts, hypervolume from one reference point, methods."""
+    from search.saved import load
+    from search.side_by_side import SideBySide
+
+    beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
+    if as_json:
+        tables = {"studies": beside.studies(), "methods": beside.methods(), "fronts": beside.fronts()}
+        sys.stdout.write(json.dumps({name: table.to_pylist() for name, table in tables.items()}, indent=2) + "\n")
+        return
+    for table in (beside.studies(), beside.methods()):
+        shown = Table(*table.column_names, box=None)
+        for row in table.to_pylist():
+            shown.add_row(*(f"{value:,.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
+        Console(highlight=False).print(shown)
 
 
 @app.command()

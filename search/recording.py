@@ -30,6 +30,7 @@ from search.ledger import Ledger
 from search.mlflow_store import Held, Store, without_secret
 from search.saved import PICTURES, StudyState, ended_by, load, measured_by, study_state
 
+N_MANY = 500  # runs from which on MLflow's own SQLite wants to know how many there are
 RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
 
 
@@ -225,6 +226,8 @@ class _View:
         self._store.attach_text(parent, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
         self._store.attach_text(parent, json.dumps(environment(), indent=2) + "\n", "environment.json")
         self._store.log(parent, tags={"paretune.drawn_at_event": place})
+        if len(self._children) >= N_MANY:
+            self._store.analyse()
 
     def _attach_adapter(self, run: Held, adapter: Path) -> None:
         if "paretune.adapter" not in run.tags:

@@ -161,6 +161,21 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
     return "\n".join(lines)
 
 
+def front_html(trials: Iterable[Trial]) -> str:
+    """The front as an HTML table, smallest member first."""
+    import html
+
+    rows = []
+    for trial in front(trials):
+        name = METHOD_NAMES.get(trial.method, trial.method)
+        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", f"{percent(trial.metrics['val/top1'])} %")
+        rows.append((f"{trial.number:04d}", name, knobs(trial), *sizes))
+    heads = ("trial", "method", "knobs", "adapter", "head", "val/top1")
+    lines = ["".join(f"<th>{head}</th>" for head in heads)]
+    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
 def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """What a trial's last epoch cost, each as (metric, value with its unit)."""
     found = {key: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for key, value in metrics.items()}

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search import picture, report
 from search.address import Address
@@ -134,10 +134,29 @@ class SavedStudy:
         """The sentence that a colleague would write: which adapter is worth it (see `search.answer`)."""
         return answer(self.history, self.n_validation)
 
-    def plot_front(self, *paths: Path) -> None:
-        """Draw the front into `.png` and `.svg` files."""
+    def plot_front(self, *paths: Path) -> Any:
+        """The front as an interactive figure of plotly; or, where files are named, drawn into these `.png` and `.svg` files."""
+        if not paths:
+            from search import figures
+
+            return _interactive(figures.front_figure(self.history, self.reference_point, n_validation=self.n_validation))
         title = f"{self.name}: accuracy against adapter size"
         picture.plot_front(self.history, *paths, title=title, reference_point=self.reference_point, n_validation=self.n_validation)
+        return None
+
+    def plot_hypervolume(self, *, over: str = "trials") -> Any:
+        """How the hypervolume grew, as an interactive figure of plotly: over `trials`, or over `slot-seconds`."""
+        from search import figures
+
+        return _interactive(figures.hypervolume_figure(figures.growth(self.history, self.epochs, self.reference_point), over=over))
+
+    def _repr_html_(self) -> str:
+        """The study in a notebook: the answer, where it stands, the front as table and picture."""
+        import html
+
+        done = f"{len(self.history)} of {self.record.budget['n_trials']} trials, {self.state.lower()}"
+        words = f"<b>{html.escape(self.name)}</b> · {done} · hypervolume {self.hypervolume:.4f}"
+        return f"<p>{words}</p><p>{html.escape(self.answer)}</p>{report.front_html(self.members)}{picture.front_img(self)}"
 
     def write_views(self, *, complete: bool = False) -> None:
         """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time.
@@ -193,6 +212,12 @@ class SavedStudy:
         except RequestError:  # of a version whose knobs are not known here
             return {}
         return importance(space, self.history, self.epochs)
+
+
+def _interactive(figure: Mapping[str, Any]) -> Any:
+    import plotly.graph_objects as go
+
+    return go.Figure(figure)
 
 
 def load(folder: str | Path, address: Address | None = None) -> SavedStudy:

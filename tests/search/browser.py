@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -45,17 +46,17 @@ class Browser:
     def __init__(self, width: int = 1440, height: int = 1000) -> None:
         assert CHROMIUM is not None, "Chromium is not installed: apt-get install chromium"
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
-        theirs_in, self._to = os.pipe()
-        self._from, theirs_out = os.pipe()
+        (theirs_in, self._to), (self._from, theirs_out) = os.pipe(), os.pipe()
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 100) for end in (theirs_in, theirs_out)]  # out of the way of 3 and 4
         command = [CHROMIUM, *_FLAGS, f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}", "about:blank"]
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command],  # the pipe has fixed numbers
-            pass_fds=(theirs_in, theirs_out),
+            ["/bin/bash", "-c", f'exec "$@" 3<&{theirs[0]} 4>&{theirs[1]}', "bash", *command],  # where Chromium looks for them
+            pass_fds=theirs,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for end in (theirs_in, theirs_out, *theirs):
+            os.close(end)
         self._numbers, self._unread = itertools.count(1), b""
         self._session: str | None = None
         self._frames: dict[str, int] = {}  # frame -> its execution context

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from torch import nn
 
 import search
 from search.errors import RequestError
-from search.export import export_adapter
+from search.export import export_adapter, keep_adapters
+from search.mlflow_store import tracking_uri
 from search.saved import SavedStudy
 from search.trial import State
 from trainables import data
@@ -121,3 +123,17 @@ def test_a_failed_trial_and_one_without_a_checkpoint_are_refused_and_a_pruned_on
     assert list(tmp_path.iterdir()) == []
     card = export_adapter(with_trial(state=State.PRUNED), 1, tmp_path / "out")
     assert (card.origin["state"], card.epochs["done"]) == ("PRUNED", 1)
+
+
+def test_the_adapters_of_the_front_are_kept_beside_the_study_and_among_the_artifacts_of_their_runs(study: SavedStudy) -> None:
+    members = {trial.number for trial in study.members}
+    assert {int(place.name) for place in (study.folder / "adapters").iterdir()} == members
+    assert keep_adapters(study) == []
+    client = MlflowClient(tracking_uri=tracking_uri(study.folder.parent))
+    experiment = client.get_experiment_by_name(study.name)
+    assert experiment is not None
+    for run in client.search_runs([experiment.experiment_id], "tags.`paretune.trial` != ''"):
+        number = int(run.data.tags["paretune.trial"])
+        files = {Path(file.path).name: file.file_size for file in client.list_artifacts(run.info.run_id, "adapter")}
+        kept = study.folder / "adapters" / f"{number:04d}"
+        assert files == ({file.name: file.stat().st_size for file in kept.iterdir()} if number in members else {})

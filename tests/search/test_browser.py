@@ -1,0 +1,103 @@
+"""What a person sees who opens a study in MLflow, in a real browser: the answer, the front, its members, the table of trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from .browser import Browser, needs_chromium
+from .driven import HISTORY, Driven, recorded
+from .mlflow_server import server_in
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Driven, str, dict[int | None, dict[str, Any]]]]:
+    """A finished study, the server that it is recorded by, and its runs there."""
+    folder = tmp_path_factory.mktemp("shown")
+    driven = Driven(folder, "shown")
+    driven.finish(*HISTORY)
+    driven.ledger.close()
+    with server_in(folder) as server:
+        driven.record(server).sync(final=True)
+        yield driven, server, recorded(server, driven)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all."""
+    with Browser(1800, 1100) as one:
+        yield one
+
+
+def page_of(server: str, runs: dict[int | None, dict[str, Any]], more: str = "") -> str:
+    return f"{server}/#/experiments/1/runs/{runs[None]['id']}{more}"
+
+
+def place(browser: Browser, element: str, *, frame: str | None = None) -> tuple[float, float]:
+    """The middle of an element, in the window."""
+    middle = f"(e => e && (r => r.width && [r.x + r.width / 2, r.y + r.height / 2])(e.getBoundingClientRect()))({element})"
+    x, y = browser.wait(middle, frame=frame)
+    if frame is not None:
+        left, top = browser.wait(f"(r => [r.x, r.y])(document.querySelector({json.dumps(frame)}).getBoundingClientRect())")
+        x, y = x + left, y + top
+    return x, y
+
+
+def test_the_page_of_a_study_opens_with_the_answer_and_leads_to_its_members(browser: Browser, study: Any) -> None:
+    _, server, runs = study
+    browser.open(page_of(server, runs))
+    browser.wait("document.body.innerText.includes('ARC r=2 is the best, 90.00 % with 300 parameters.')")
+    browser.wait("[...document.querySelectorAll('button')].find(b => b.innerText === 'Show more')?.click() === undefined")
+    browser.wait("[...document.images].some(i => i.src.includes('front-small.png') && i.complete && i.naturalWidth > 700)")
+    member = browser.wait("[...document.querySelectorAll('a')].find(a => a.innerText.trim() === '0004')?.href")
+    assert member == f"{server}/#/experiments/1/runs/{runs[4]['id']}"
+    browser.open(member)
+    browser.wait(f"location.href.includes({json.dumps(runs[4]['id'])}) && document.body.innerText.includes('0004-arc-r2')")
+
+
+def test_in_mlflow_the_front_tells_a_configuration_where_one_points_and_a_run_where_one_clicks(
+    browser: Browser, study: Any
+) -> None:
+    _, server, runs = study
+    browser.open(page_of(server, runs, "/artifacts/front.html"))
+    member = "[...document.querySelectorAll('#figure-0 .trace')].flatMap(t => [...t.querySelectorAll('.point')]).at(-1)"
+    x, y = place(browser, member, frame="iframe")
+    browser.move(x, y)
+    told = browser.wait("document.querySelector('.hoverlayer .hovertext')?.textContent", frame="iframe")
+    assert all(words in told for words in ("0004-arc-r2", "90.00 %", "300 parameters", "arc.rank = 2", "optim.lr = 0.001"))
+    browser.click(x, y)
+    address = browser.wait("document.querySelector('#card a')?.href", frame="iframe")
+    assert address == f"{server}/#/experiments/1/runs/{runs[4]['id']}"
+    browser.open(address)
+    browser.wait("document.body.innerText.includes('0004-arc-r2')")
+
+
+def test_the_page_of_the_front_needs_no_network(browser: Browser, study: Any) -> None:
+    driven, _, runs = study
+    browser.open((driven.path.parent / "front.html").as_uri())
+    browser.wait("document.querySelectorAll('.main-svg').length > 4")
+    headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
+    assert headings[:3] == ["The front", "Every method's own front", "Hypervolume over trials"]
+    assert browser.evaluate("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('file:')).length") == 0
+    links = browser.evaluate("figures[0].data.flatMap(t => (t.customdata || []).map(d => d[2]))")
+    assert sorted(links) == sorted(f"#/experiments/1/runs/{runs[n]['id']}" for n in (0, 1, 2, 4))
+
+
+def test_the_table_of_runs_is_sorted_by_accuracy_and_filtered_by_the_links_of_the_description(browser: Browser, study: Any) -> None:
+    _, server, runs = study
+
+    rows = "[...document.querySelectorAll('a')].filter(a => /^\\d{4}-/.test(a.innerText))"
+    by_height = "sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)"
+    table = f"{rows}.{by_height}.map(a => a.innerText).filter(name => name !== '0003-lily-r2').join()"  # which has no accuracy
+    browser.open(f"{server}/#/experiments/1/runs?viewStateShareKey=paretune")
+    browser.wait(f"{table}.startsWith('0004-arc-r2,0001-lora-r2,')")  # 0.9, 0.85; the other two have 0.7 each
+    assert "adapter_params" in browser.evaluate("document.body.innerText")
+    browser.open(page_of(server, runs))
+    filtered = browser.wait("[...document.querySelectorAll('a')].find(a => a.innerText.trim() === 'the front')?.href")
+    browser.open(filtered)
+    browser.wait(f"{table} === '0004-arc-r2,0000-head_only'")

@@ -1,0 +1,66 @@
+"""Who may not record is told before the search starts; an MLflow that is merely away is not waited for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from search.errors import RequestError
+from search.mlflow_store import tracking_uri
+from search.pages import free_port
+from search.recording import Record
+from search.rights import refuse_without_rights
+
+from .driven import HISTORY, Driven, assert_equal_to_the_ledger
+from .mlflow_server import server_in
+
+
+def test_a_database_in_a_folder_that_nobody_may_write_is_refused(tmp_path: Path) -> None:
+    refuse_without_rights(f"sqlite:///{tmp_path}/new/mlflow.db", "study")
+    assert not (tmp_path / "new").exists()
+    closed = "/proc/1/mlflow.db" if os.geteuid() == 0 else "/mlflow.db"
+    with pytest.raises(RequestError, match="cannot be written"):
+        refuse_without_rights(f"sqlite:///{closed}", "study")
+
+
+def test_a_server_that_is_down_is_no_reason_to_refuse() -> None:
+    refuse_without_rights(f"http://127.0.0.1:{free_port()}", "study")
+
+
+def test_an_open_server_lets_a_search_begin_and_an_experiment_be_made_once(tmp_path: Path, driven: Driven) -> None:
+    with server_in(tmp_path) as server:
+        name = driven.ledger.study().name
+        for _ in range(2):
+            refuse_without_rights(server, name)
+        driven.finish(*HISTORY)
+        Record(driven.path, server).sync(final=True)
+        assert_equal_to_the_ledger(server, driven)
+        assert MlflowClient(tracking_uri=server).get_experiment_by_name(name).tags["mlflow.experimentKind"]  # type: ignore[union-attr]
+
+
+def test_a_server_with_passwords_refuses_strangers_and_records_who_may(
+    tmp_path: Path, driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "auth.ini"
+    settings.write_text(
+        "[mlflow]\ndefault_permission = READ\n"
+        f"database_uri = sqlite:///{tmp_path}/auth.db\nadmin_username = admin\nadmin_password = not the default 1\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    secret = [("MLFLOW_AUTH_CONFIG_PATH", str(settings)), ("MLFLOW_FLASK_SERVER_SECRET_KEY", "secret")]
+    with server_in(tmp_path, "--app-name", "basic-auth", environment=secret) as server:
+        with pytest.raises(RequestError, match=r"HTTP 401.*MLFLOW_TRACKING_USERNAME"):
+            refuse_without_rights(server, "study")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the default 1")
+        refuse_without_rights(server, driven.ledger.study().name)
+        driven.finish(*HISTORY)
+        Record(driven.path, server).sync(final=True)
+        assert_equal_to_the_ledger(server, driven)
+
+
+def test_the_storage_of_a_study_is_allowed(tmp_path: Path) -> None:
+    refuse_without_rights(tracking_uri(tmp_path), "study")
