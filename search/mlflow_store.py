@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import sqlite3
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +172,34 @@ class Store:
 
         now = _ms(time.time())
         self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
+
+    def register(self, run: Held, code: Path, adapter: Path, name: str) -> str:
+        """A version of a registered model that `mlflow.pyfunc` loads from code and safetensors.
+
+        Args:
+            run: Whose adapter it is.
+            code: The file that serves it.
+            adapter: The folder of the adapter and its card.
+            name: Of the registered model, made if there is none.
+
+        Returns:
+            The version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow warns of type hints of its own
+            import mlflow.pyfunc
+
+            path = Path(folder) / "model"
+            mlflow.pyfunc.save_model(
+                str(path), python_model=str(code), artifacts={"adapter": str(adapter)}, pip_requirements=["paretune"]
+            )
+            self._client.log_artifacts(run.id, str(path), "model")
+        with contextlib.suppress(MlflowException):  # there is one already
+            self._client.create_registered_model(name)
+        source = f"{self._client.get_run(run.id).info.artifact_uri}/model"
+        return str(self._client.create_model_version(name, source, run.id).version)
 
     def analyse(self) -> None:
         """Let an SQLite store count its rows: at 10,000 runs it then uses the right index. Other stores are left alone."""

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of
 
 app = typer.Typer()
 
@@ -75,6 +75,28 @@ def export(
     saved = load(folder_of(study, storage))
     for path in export_study(saved, to or saved.folder, form):
         Console(highlight=False, soft_wrap=True).print(str(path))
+
+
+@app.command()
+def register(
+    study: StudyName,
+    trial: TrialNumber,
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the study's.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Register a trial's adapter as a version of a model in MLflow: code and safetensors, nothing pickled."""
+    from search.export import export_adapter
+    from search.mlflow_store import tracking_uri
+    from search.recording import register as register_model
+    from search.saved import load
+
+    saved = load(folder_of(study, storage))
+    adapter = saved.folder / "adapters" / f"{trial:04d}"
+    if not adapter.exists():
+        export_adapter(saved, trial, adapter)
+    name = name or saved.name
+    version = register_model(saved.folder, tracking_uri(saved.folder.parent), trial, name)
+    Console(highlight=False, soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
 
 
 @app.command()

@@ -28,6 +28,7 @@ from search.front import ranks
 from search.history import Event, Report, StudyRecord
 from search.ledger import Ledger
 from search.mlflow_store import Held, Store, without_secret
+from search.places import ledger_in
 from search.saved import PICTURES, StudyState, ended_by, load, measured_by, study_state
 
 N_MANY = 500  # runs from which on MLflow's own SQLite wants to know how many there are
@@ -103,6 +104,20 @@ def record_final(ledger_path: Path, uri: str, rows: Sequence[Mapping[str, Any]])
         Exception: whatever MLflow raises.
     """
     _View.look_up(ledger_path, uri).show_final(rows)
+
+
+def register(folder: Path, uri: str, number: int, name: str) -> str:
+    """Register the adapter of a trial, which lies in `adapters/NNNN` of the study's folder, as a model; returns the version.
+
+    Raises:
+        RecordingError: MLflow has no run of the trial yet.
+        Exception: whatever MLflow raises.
+    """
+    view = _View.look_up(ledger_in(folder), uri)
+    if (run := view._children.get(number)) is None:
+        raise RecordingError(f"MLflow has no run of trial {number} yet; `paretune sync {folder.name}` makes it")
+    code = Path(__file__).parents[1] / "trainables" / "served.py"
+    return view._store.register(run, code, folder / "adapters" / f"{number:04d}", name)
 
 
 class _View:

@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
 from torch import nn
+from typer.testing import CliRunner
 
 import search
+from search.cli import app
 from search.errors import RequestError
 from search.export import export_adapter, keep_adapters
 from search.mlflow_store import tracking_uri
@@ -137,3 +140,26 @@ def test_the_adapters_of_the_front_are_kept_beside_the_study_and_among_the_artif
         files = {Path(file.path).name: file.file_size for file in client.list_artifacts(run.info.run_id, "adapter")}
         kept = study.folder / "adapters" / f"{number:04d}"
         assert files == ({file.name: file.stat().st_size for file in kept.iterdir()} if number in members else {})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of type hints of its own
+def test_a_registered_adapter_is_loaded_by_mlflow_without_a_pickle_and_has_the_recorded_accuracy(
+    study: SavedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, storage = study.members[-1], study.folder.parent
+    done = CliRunner().invoke(app, ["register", str(study.folder), str(member.number), "--name", "digits-adapter"])
+    assert done.stdout.strip() == 'mlflow.pyfunc.load_model("models:/digits-adapter/1")'
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(storage))
+    for module in ("pickle", "cloudpickle"):
+        for verb in ("load", "loads"):
+            monkeypatch.setattr(f"{module}.{verb}", refuse_to_unpickle)
+    model = mlflow.pyfunc.load_model("models:/digits-adapter/1")
+    monkeypatch.undo()
+    wanted = Preprocessing(**read_card(study.folder / "adapters" / f"{member.number:04d}").preprocessing)
+    split = data.load({"kind": "digits"}, wanted)["validation"]
+    found = model.predict(split.images.numpy()).argmax(1)
+    assert (found == split.labels.numpy()).mean() == pytest.approx(member.metrics["val/top1"], abs=1e-9)
+
+
+def refuse_to_unpickle(*_: Any, **__: Any) -> None:
+    raise AssertionError("something was unpickled")
