@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from search.config import StudyFileError
+from search.saved import load as load_study
 from search.suite import Task, load, packaged_names, standings
+
+from ..trainables import pictures  # noqa: TID252  the same files as the tests of decoding; tests are no package of ours
 
 SMALL = """
 suite: small
@@ -30,8 +35,8 @@ tasks:
 """
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"}
+def paretune(*arguments: str, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"} | ({} if cache is None else {"PARETUNE_CACHE": str(cache)})
     command = [sys.executable, "-m", "search.cli", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
@@ -116,3 +121,35 @@ def test_the_command_runs_every_task_and_again_only_shows_them(small: str, tmp_p
     assert "chosen by it" in found["measure"]
     kept = pq.read_table(tmp_path / "paretune-studies" / "suite-small.parquet").to_pylist()
     assert {row["method"]: row["a"] for row in kept} == {row["method"]: row["top1"]["a"] for row in found["standings"]}
+
+
+def test_a_finalized_suite_shows_what_retrained_models_do_on_images_that_the_search_never_saw(tmp_path: Path) -> None:
+    for task in ("one", "two"):
+        pictures.vtab(tmp_path / "data" / task)
+    suite = {
+        "suite": "tiny",
+        "study": {
+            "methods": ["lora"],
+            "space": {"lora.rank": 2, "lora.layers": "last-2", "optim.lr": 5e-3, "optim.batch_size": 8},
+            "budget": {"n_trials": 2, "epochs": 2},
+            "search": {"sampler": "random"},
+        },
+        "data": {"kind": "vtab"},
+        "tasks": {"stripes": {"one": {"path": "one"}, "two": {"path": "two"}}},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
+    command = ["suite", "tiny.yaml", "--root", str(tmp_path / "data"), "--finalize", "2", "--back-end", "in-process", "--json"]
+    done = paretune(*command, cwd=tmp_path, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["measure"].startswith("mean test accuracy of each method's best member of the front, retrained")
+    for task in ("one", "two"):
+        folder = tmp_path / "paretune-studies" / f"tiny-{task}"
+        front = {member.number: member for member in load_study(folder).members}
+        rows = pq.read_table(folder / "final.parquet").to_pylist()
+        assert [(row["trial"], row["n"]) for row in rows] == [(number, 2) for number in front]
+        models = [np.load(path) for path in sorted((folder / "final" / "trials").glob("*/correct.npy"))]
+        assert [len(correct) for correct in models] == [12] * 2 * len(front)  # n // 2 test images of each of three classes
+        assert {row["method"]: row["test/top1_mean"] for row in rows} == {
+            row["method"]: row["top1"][task] for row in found["standings"] if task in row["top1"]
+        }
