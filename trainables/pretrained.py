@@ -84,6 +84,8 @@ def _of_jax(model: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
     """The state dict of an original ViT release, which timm translates into a model of its own input size."""
     if type(model) is not VisionTransformer or not isinstance(model.blocks, nn.Sequential):
         raise ValueError(f"{path}: .npz files are of plain Vision Transformers; {type(model).__name__} is none")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no .npz file, which is a zip archive of arrays; name the file as it was downloaded")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             blocks = {found.group(1) for key in file.files if (found := re.search(r"encoderblock_(\d+)/", key))}

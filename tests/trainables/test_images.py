@@ -146,12 +146,22 @@ def test_what_is_wrong_is_listed_and_refused_or_skipped_on_request(spoil: Callab
     assert problem in found.skipped[0]
 
 
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    root = pictures.image_folder(tmp_path / "set", splits=("train", "val", "test"))
+    told = [spoil(root) for spoil in (broken, unknown_label, same_bytes, small_class)]
+    data = {"kind": "imagefolder", "path": str(root), "min_images": 2}
+    assert n_classes(data) == 3
+    with pytest.raises(ValueError, match="data: 4 problems in") as refused:
+        audit(data, GREY)
+    assert [problem for problem in told if problem not in str(refused.value)] == []
+
+
 def test_a_class_too_small_to_be_split_is_found(tmp_path: Path) -> None:
     root = pictures.image_folder(tmp_path / "set")
     (root / "alone").mkdir()
     (root / "alone" / "x.png").write_bytes(pictures.picture(1, 98))
     with pytest.raises(ValueError, match="class alone: 1 image, and 2 splits are made of it"):
-        n_classes({"kind": "imagefolder", "path": str(root)})
+        audit({"kind": "imagefolder", "path": str(root)}, GREY)
 
 
 def test_lists_with_wrong_lines_name_them(tmp_path: Path) -> None:
@@ -159,15 +169,15 @@ def test_lists_with_wrong_lines_name_them(tmp_path: Path) -> None:
     with (root / "train800.txt").open("a") as file:
         file.write("images/none.jpg 1\nimages/train/000.jpg cat\n")
     with pytest.raises(ValueError, match=r"train800.txt:25: there is no image images/none.jpg; train800.txt:26: the label 'cat'"):
-        n_classes({"kind": "vtab", "path": str(root)})
+        audit({"kind": "vtab", "path": str(root)}, GREY)
     with pytest.raises(ValueError, match=r"the train image's label '2' is not among the classes"):
-        n_classes({"kind": "vtab", "path": str(pictures.vtab(tmp_path / "two")), "n_classes": 2})
+        audit({"kind": "vtab", "path": str(pictures.vtab(tmp_path / "two")), "n_classes": 2}, GREY)
 
 
 def test_a_parquet_label_without_a_name_is_found(tmp_path: Path) -> None:
     pictures.write_parquet(path := tmp_path / "all.parquet", range(12), [0, 1, 2] * 3 + [0, 1, 7])
     with pytest.raises(ValueError, match=r"all.parquet#11: the label None is unknown"):
-        n_classes({"kind": "parquet", "path": str(path)})
+        audit({"kind": "parquet", "path": str(path)}, GREY)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"weights\.npz"):
         create("vit_tiny_patch16_224", str(tmp_path / "weights.npz"))
     assert not (tmp_path / "sprung").exists()
+    (tmp_path / "other.npz").write_bytes(b"not found")
+    with pytest.raises(ValueError, match=r"other\.npz is no \.npz file, which is a zip archive of arrays"):
+        create("vit_tiny_patch16_224", str(tmp_path / "other.npz"))
 
 
 def test_missing_and_unexpected_keys_are_named(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def n_classes(data: Mapping[str, Any]) -> int:
     """Number of classes of a data set, without decoding it.
 
     Raises:
-        ValueError: An unknown kind, or a kind without its keys, or problems in a data set that are not to be skipped.
+        ValueError: An unknown kind, a kind without its keys, or a data set that cannot be read at all.
     """
     kind = data.get("kind")
     if kind == "digits":
@@ -189,9 +189,8 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
 
 
 def _listing(data: Mapping[str, Any]) -> Listing:
-    found = _listed(json.dumps(dict(data), sort_keys=True, default=str))
-    _refuse(data, found.problems)
-    return found
+    """What the files say; its problems are refused together with those of the pixels, when these have been looked at."""
+    return _listed(json.dumps(dict(data), sort_keys=True, default=str))
 
 
 @functools.lru_cache(maxsize=4)
