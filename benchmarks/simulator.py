@@ -44,7 +44,7 @@ def asks(kind: str, n_trials: int) -> list[tuple[float, float]]:
     """Milliseconds (of a clock, of a core) of some draws after so many trials; what is drawn is told too, so that each has news."""
     space, surface, by = spaces.joint(METHODS), Surface("valley", 0), random.Random(0)  # noqa: S311
     front = pareto.Front((0.1, 100_000.0))
-    sampler = Sampler(space, kind=kind, size=lambda c: surface.count(c)[0], max_params=100_000, front=front, n_epochs=30)
+    sampler = Sampler(space, kind=kind, size=lambda c: surface.count(c)[0], max_size=100_000, front=front, n_epochs=30)
 
     def tell(ticket: Any, config: dict[str, Any], number: int) -> None:
         n_epochs = (30, 3, 9)[number % 3]

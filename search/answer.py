@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable
 
 from search.front import front
-from search.report import METHOD_NAMES, percent
-from search.trial import Trial
+from search.report import METHOD_NAMES, percent, quantity
+from search.trial import PARAMETERS, Trial
 
 
 def standard_error(top1: float, n_validation: int) -> float:
@@ -43,13 +43,14 @@ def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
     best = front(trials)[-1]
     top1, best_top1 = chosen.metrics["val/top1"], best.metrics["val/top1"]
     accuracy = f"{percent(best_top1)} %" + (f" ± {percent(standard_error(best_top1, n_validation))}" if n_validation else "")
-    if chosen.adapter_params == best.adapter_params:
+    if chosen.size == best.size:
         rest = "" if chosen.adapter_params else ", and needs no adapter at all"
-        smaller = "; nothing smaller comes within one standard error" if n_validation and chosen.adapter_params else ""
-        return f"{in_words(best)} is the best, {accuracy} with {_parameters(best)}{rest}{smaller}."
-    accuracy_kept, size_kept = _share(top1 / best_top1), _share(chosen.adapter_params / best.adapter_params)
-    kept = f"{accuracy_kept} of the best accuracy with {size_kept} of its parameters"
-    told = f"{percent(top1)} % with {_parameters(chosen)}, against {accuracy} with {best.adapter_params:,}"
+        smaller = "; nothing smaller comes within one standard error" if n_validation and chosen.size else ""
+        return f"{in_words(best)} is the best, {accuracy} with {_cost(best)}{rest}{smaller}."
+    accuracy_kept, size_kept = _share(top1 / best_top1), _share(chosen.size / best.size)
+    of_what, best_size = ("parameters", f"{best.size:,}") if best.against in PARAMETERS else (best.against, _cost(best))
+    kept = f"{accuracy_kept} of the best accuracy with {size_kept} of its {of_what}"
+    told = f"{percent(top1)} % with {_cost(chosen)}, against {accuracy} with {best_size}"
     return f"{in_words(chosen)} keeps {kept} ({told}: {in_words(best)})."
 
 
@@ -65,8 +66,10 @@ def in_words(trial: Trial) -> str:
     return " ".join(words)
 
 
-def _parameters(trial: Trial) -> str:
-    return f"{trial.adapter_params:,} parameter{'' if trial.adapter_params == 1 else 's'}"
+def _cost(trial: Trial) -> str:
+    if trial.against in PARAMETERS:
+        return f"{trial.size:,} parameter{'' if trial.size == 1 else 's'}"
+    return f"{trial.against} {quantity(trial.size)}"
 
 
 def _share(ratio: float) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from search.coding import Coding
 from search.extrapolation import SPREAD, expected_gain, goodness
 from search.known import Known, Tickets
 from search.pareto import Front
-from search.surrogate import Hyperparameters, Kernel, Surrogate, fit
+from search.surrogate import Hyperparameters, Kernel, Surrogate, fit, squared
 from spaces import Config, JointSpace
 
 Array = NDArray[np.float64]
@@ -40,6 +40,10 @@ N_FIT_FIRST, N_FIT = 12, 192  # observations that hyperparameters are first fitt
 # Squared inverse length scales that a fit begins with, by group; the unit is a knob's whole range, and four decades of size.
 PRIOR_WEIGHTS = {"size": 8.0, "shared lr": 12.0, "method": 1.0, "rank": 1.0, "scale": 3.0, "layers": 1.0}
 PRIOR_WEIGHT_OF_OTHERS = 0.3
+# The same for whether a trial tells of another if it keeps a measured limit: its size does most, what no cost depends on nothing.
+COST_WEIGHTS = {"size": 128.0, "method": 2.0, "shared lr": 0.0, "shared weight_decay": 0.0, "scale": 0.0, "dropout": 0.0}
+COST_WEIGHT_OF_OTHERS = 0.3
+LIKELY = 0.5  # what keeps a limit less likely than this comes after everything else
 
 
 class _Row(NamedTuple):
@@ -48,7 +52,7 @@ class _Row(NamedTuple):
     key: str
     method: str
     code: Array
-    size: int
+    size: float
     features: Array
 
 
@@ -56,7 +60,7 @@ class _Candidates(NamedTuple):
     """Points to choose among: codes by method, and for all of them together sizes and features."""
 
     points: list[tuple[str, Array]]
-    sizes: NDArray[np.int64]
+    sizes: NDArray[Any]
     features: Array
 
     def config(self, i: int, coding: Coding) -> Config:
@@ -73,8 +77,8 @@ class Auto:
 
     Args:
         space: The joint space.
-        size: The adapter parameters of a configuration; ValueError if it is impossible.
-        max_params: Largest adapter that is wanted.
+        size: Of a configuration, the second objective; ValueError if it is impossible.
+        max_size: Largest that is wanted.
         front: The front of the complete trials, kept by the study.
         n_epochs: Epochs of a whole trial.
         pool: The only configurations that there are; None for the whole space.
@@ -85,23 +89,26 @@ class Auto:
         self,
         space: JointSpace,
         *,
-        size: Callable[[Config], int],
-        max_params: int,
+        size: Callable[[Config], float],
+        max_size: float,
         front: Front,
         n_epochs: int,
         pool: Sequence[Config] | None = None,
         fair: bool = True,
     ) -> None:
-        self._coding, self._size, self._max_params, self._front = Coding(space), size, max_params, front
+        self._coding, self._size, self._max_size, self._front = Coding(space), size, max_size, front
         self._n_epochs, self._fair = n_epochs, fair
         self._known = Known(len(self._coding.groups))
         self._keys: set[str] = set()
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
-        self._counted: dict[tuple[str, bytes], int] = {}  # sizes by method and the codes of the knobs that move them
+        self._counted: dict[tuple[str, bytes], float] = {}  # sizes by method and the codes of the knobs that move them
         self._kernel = Kernel(self._coding.groups, self._coding.shared)
         self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, PRIOR_WEIGHT_OF_OTHERS) for name in self._coding.names])
         self._by = self._prior
+        self._nearness = np.sqrt([COST_WEIGHTS.get(name, COST_WEIGHT_OF_OTHERS) for name in self._coding.names])[
+            self._coding.groups
+        ]
         self._n_ended, self._next_fit = 0, N_FIT_FIRST
         self._to_fit: tuple[Array, Array, Array] | None = None  # features, values and variances when so many had ended
         self._pool = None if pool is None else [self._of_pool(config) for config in pool]
@@ -116,7 +123,8 @@ class Auto:
         except ValueError:
             size = 0  # it will be refused
         self._keys.add(_key(config))
-        ticket = self._known.add(method, code, size, self._coding.features(method, code[None, :], np.array([size]))[0])
+        [place] = self._front.axis.places(np.array([size]))
+        ticket = self._known.add(method, code, place, self._features(method, code[None, :], np.array([size]))[0])
         if drawn:
             self._sampled.add(ticket)
             self._n_sampled[method] += 1
@@ -126,7 +134,7 @@ class Auto:
         """One epoch of a trial."""
         self._known.report(ticket, top1)
 
-    def complete(self, ticket: int, top1: float, size: int) -> None:
+    def complete(self, ticket: int, top1: float, size: float) -> None:
         """The trial was trained to the end."""
         self._known.complete(ticket, top1)
         self._ended()
@@ -139,6 +147,11 @@ class Auto:
     def revive(self, ticket: int) -> None:
         """The trial goes on from where it was stopped."""
         self._known.revive(ticket)
+
+    def exceed(self, ticket: int) -> None:
+        """The trial was stopped because it costs too much; its accuracy stays known, and its like promise less."""
+        self._known.exceed(ticket)
+        self._ended()
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault: nothing is known of its accuracy."""
@@ -166,7 +179,7 @@ class Auto:
         random = np.random.default_rng(seed)
         observed = self._known.observed()
         ends, variances = self._known.ends(observed)
-        below = self._below(self._known.decades(observed), ends)
+        below = self._below(self._known.places(observed), ends)
         surrogate = self._surrogate(observed, ends, variances, below)
         due = self._due()
         if self._pool is not None:
@@ -176,9 +189,9 @@ class Auto:
             if found is None:
                 continue
             if surrogate is None:
-                promise = random.random(len(found.sizes))
+                promise = random.random(len(found.sizes)) * self._within_limits(found.features)
             else:
-                promise = self._promise(surrogate, found.features, np.log10(1.0 + found.sizes))
+                promise = self._promise(surrogate, found.features, self._front.axis.places(found.sizes))
             order = np.argsort(-promise, kind="stable")
             for i in order:
                 config = found.config(int(i), self._coding)
@@ -195,10 +208,20 @@ class Auto:
         method = self._coding.methods[int(random.integers(len(self._coding.methods)))]
         return self._coding.config(method, self._coding.draw(method, 1, random)[0])
 
-    def _promise(self, surrogate: Surrogate, features: Array, decades: Array) -> Array:
+    def _promise(self, surrogate: Surrogate, features: Array, places: Array) -> Array:
         """(n,) expected hypervolume improvement; where nothing can be improved, what is likeliest to be good."""
         mean, std = surrogate.predict(features)
-        return expected_gain(self._front, mean, std, decades) + 1e-12 * (mean + std)
+        return (expected_gain(self._front, mean, std, places) + 1e-12 * (mean + std)) * self._within_limits(features)
+
+    def _within_limits(self, features: Array) -> Array:
+        """(n,) how likely points keep the limits that only training can tell: by the trials near them, which did or did not."""
+        over, within = self._known.over(), self._known.within()
+        if not len(over):
+            return np.ones(len(features))
+        scaled = features * self._nearness
+        near = [np.exp(-squared(scaled, self._known.features(tickets) * self._nearness)).sum(1) for tickets in (over, within)]
+        likely: Array = (0.5 + near[1]) / (0.5 + near[0] + near[1])
+        return np.where(likely < LIKELY, 1e-12 * likely, likely)
 
     def _best_stopped(self, surrogate: Surrogate, below: Array, observed: Tickets) -> tuple[int | None, float]:
         """The stopped trial that promises most for each epoch that it has left, and how much."""
@@ -209,7 +232,7 @@ class Auto:
             nearness = np.full(len(self._known), np.inf)
             nearness[observed] = below
             stopped = stopped[np.argsort(nearness[stopped], kind="stable")[:N_STOPPED]]
-        gain = self._promise(surrogate, self._known.features(stopped), self._known.decades(stopped))
+        gain = self._promise(surrogate, self._known.features(stopped), self._known.places(stopped))
         gain /= np.maximum(1, self._n_epochs - self._known.n_epochs(stopped))
         return int(stopped[gain.argmax()]), float(gain.max())
 
@@ -218,17 +241,17 @@ class Auto:
         n = self._n_sampled
         return sorted((m for m in n if n[m] < N_FAIR), key=lambda m: n[m]) if self._fair else []
 
-    def _below(self, decades: Array, ends: Array) -> Array:
+    def _below(self, places: Array, ends: Array) -> Array:
         """(n,) how far below the front the ends lie, in goodness."""
         edges, levels = self._front.strips()
-        strip = np.clip(np.searchsorted(edges, decades, side="right") - 1, 0, len(levels) - 1)
+        strip = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(levels) - 1)
         found: Array = np.array([goodness(top1) for top1 in levels])[strip] - ends
         return found
 
     def _candidates(self, methods: Sequence[str], parents: Tickets, random: np.random.Generator) -> _Candidates | None:
         """Candidates of some methods: what is left of the pool, or points drawn and neighbours of good trials."""
         if self._pool is not None:
-            left = [row for row in self._pool if row.method in methods and row.size <= self._max_params]
+            left = [row for row in self._pool if row.method in methods and row.size <= self._max_size]
             part = random.choice(len(left), size=(len(left) + 1) // 2, replace=False)  # as a space is never seen whole either
             return _of_rows([left[i] for i in np.sort(part)])
         drawn = [(m, self._drawn(m, max(N_STRUCTURES, N_DRAWN // len(methods)), random)) for m in methods]
@@ -259,19 +282,24 @@ class Auto:
                 if key not in self._counted:
                     self._counted[key] = self._count(self._coding.config(method, code))
             counted = np.array([self._counted[key] for key in keys])
-            good = counted <= self._max_params
+            good = counted <= self._max_size
             if good.any():
                 kept.append((method, codes[good]))
                 sizes.append(counted[good])
-                features.append(self._coding.features(method, codes[good], counted[good]))
+                features.append(self._features(method, codes[good], counted[good]))
         return _Candidates(kept, np.concatenate(sizes), np.concatenate(features)) if kept else None
 
-    def _count(self, config: Config) -> int:
+    def _count(self, config: Config) -> float:
         """The size of a configuration; beyond every limit if it is impossible."""
         try:
             return self._size(config)
         except ValueError:
-            return self._max_params + 1
+            return self._max_size + 1
+
+    def _features(self, method: str, codes: Array, sizes: NDArray[Any]) -> Array:
+        """(n, F); a unit of size is four decades, or the largest that is wanted."""
+        axis = self._front.axis
+        return self._coding.features(method, codes, axis.places(sizes) / (1.0 if axis.linear else 4.0))
 
     # -- learning ------------------------------------------------------------------------------------------------------------------
 
@@ -293,8 +321,8 @@ class Auto:
         )
 
     def _of_pool(self, config: Config) -> _Row:
-        method, code, size = str(config["method"]), self._coding.code(config), self._size(config)
-        return _Row(_key(config), method, code, size, self._coding.features(method, code[None, :], np.array([size]))[0])
+        method, code, size = str(config["method"]), self._coding.code(config), self._count(config)
+        return _Row(_key(config), method, code, size, self._features(method, code[None, :], np.array([size]))[0])
 
 
 def _of_rows(rows: list[_Row]) -> _Candidates | None:

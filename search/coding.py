@@ -150,10 +150,10 @@ class Coding:
         """
         return np.array([column.code(config[column.key]) for column in self.columns[str(config["method"])]])
 
-    def features(self, method: str, codes: Array, sizes: NDArray[np.int64]) -> Array:
-        """(n, F) features of codes of one method and their sizes in parameters: a unit of size is four decades."""
+    def features(self, method: str, codes: Array, sizes: Array) -> Array:
+        """(n, F) features of codes of one method, and of sizes on a scale of which a unit is about the whole range."""
         found = np.zeros((len(codes), len(self.groups)))
-        found[:, 0] = np.log10(1.0 + sizes) / 4.0
+        found[:, 0] = sizes
         found[:, self._method_at + self.methods.index(method)] = 1.0 / math.sqrt(2.0)
         for j, column in enumerate(self.columns[method]):
             found[:, self._places[method, column.key]] = column.features(codes[:, j])

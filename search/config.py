@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
 
 import spaces
+from search import costs
 from search.address import check_server
 from search.errors import RequestError
 from search.sections import (
@@ -65,13 +66,20 @@ class StudyFile(Section):
     data: Annotated[Digits | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
     methods: tuple[str, ...] = Field(min_length=1)
     space: dict[str, Any] = Field(default_factory=dict)
-    objectives: tuple[Literal["val/top1"], Literal["adapter_params"]] = ("val/top1", "adapter_params")
+    objectives: tuple[Literal["val/top1"], str] = ("val/top1", "adapter_params")
     recipe: Recipe = Recipe()
     budget: Budget
     search: Search = Search()
     resources: Resources = Resources()
     storage: Path = Path("paretune-studies")
     ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
+
+    @field_validator("objectives")
+    @classmethod
+    def _against_a_cost(cls, objectives: tuple[str, str]) -> tuple[str, str]:
+        if (problem := costs.unknown(objectives[1])) is not None:
+            raise ValueError(problem)
+        return objectives
 
     @property
     def folder(self) -> Path:
@@ -117,6 +125,8 @@ class StudyFile(Section):
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}
         if recipe["precision"] == "auto":
             recipe["precision"] = (facts or {}).get("precision", {}).get("chosen", "float32")
+        if any(key in costs.LATENCIES for key in (self.objectives[1], *self.budget.limits)):
+            recipe["latency"] = True
         return {"backbone": backbone, "data": data, "recipe": recipe}
 
     def resolved(self) -> dict[str, Any]:
@@ -292,6 +302,10 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> St
         raise StudyFileError(
             "\n".join(f"{places.get(_nearest(path, places), name)}: {'.'.join(path)}: {text}" for path, text in problems)
         )
+    surface = file.data.surface if isinstance(file.data, Synthetic) else None
+    found = list(costs.problems(file.objectives, file.budget.limits, sampler=file.search.sampler, surface=surface))
+    if found:
+        raise StudyFileError("\n".join(f"{places.get(_nearest(p, places), name)}: {'.'.join(p)}: {text}" for p, text in found))
     try:
         file.points()
     except ValueError as error:

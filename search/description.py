@@ -42,7 +42,7 @@ def describe(
         "",
     ]
     drawn = [] if picture is None else ["", f"![The front: accuracy against adapter parameters]({picture})"]
-    foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(trials, int(reference_point[1]), table)]
+    foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(trials, int(study.facts["max_params"]), table)]
     cells = report.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
     title = f"#### Front: {len(front(trials))} adapters that nothing beats in accuracy and size (hypervolume {{:.4f}})"
     rows = [title.format(hypervolume(trials, reference_point)), "", *cells]
@@ -67,12 +67,12 @@ def _facts(study: StudyRecord, trials: Sequence[Trial], state: StudyState) -> li
     weights = f", weights `{backbone['weights']}`" if backbone.get("weights") else ""
     validation = report.n_validation(study)
     judged = f", judged on {validation:,} validation images" if validation else ""
-    n_trials, largest = budget["n_trials"], int(report.reference(study)[1])
+    n_trials, largest = budget["n_trials"], report.limits_in_words(study)
     return [
         "#### The search",
         "",
         f"- **State** {state.value.lower()}: {len(trials)} of {n_trials} trials started ({standing or 'none yet'})",
-        f"- **Budget** {n_trials} trials of {budget['epochs']} epochs, adapters up to {largest:,} parameters",
+        f"- **Budget** {n_trials} trials of {budget['epochs']} epochs, {largest}",
         f"- **Backbone** `{backbone['name']}`{weights}, {facts['backbone_params']:,} frozen parameters",
         f"- **Data** `{file['data']['kind']}`, {facts['n_classes']} classes{judged}",
         f"- **Methods** {', '.join(file['methods'])}, and head_only as the anchor",

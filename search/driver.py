@@ -16,11 +16,12 @@ import yaml
 
 from search import places
 from search.config import StudyFile
+from search.costs import Sizes
 from search.errors import RequestError
 from search.export import keep_adapters
 from search.extension import Extension
 from search.mlflow_store import tracking_uri
-from search.question import Sizes, refuse_changes
+from search.question import refuse_changes
 from search.recorder import Recorder
 from search.recording import is_behind
 from search.requests import waiting

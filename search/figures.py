@@ -45,7 +45,7 @@ def front_figure(
     place = SizeAxis.of((*members, *behind, *pruned), reference_point)
     traces: list[Figure] = []
     if members:
-        xs, ys = [place(t.adapter_params) for t in members], [_percent(t) for t in members]
+        xs, ys = [place(t.size) for t in members], [_percent(t) for t in members]
         line = {"color": INK, "width": 1.5, "shape": "hv"}
         traces.append(_lines([*xs, place.right], [*ys, ys[-1]], "front", line=line, hoverinfo="skip", fill=None))
     errors = {t.number: 100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members}
@@ -69,7 +69,7 @@ def front_figure(
                 drawn["error_y"] = {"type": "data", "array": bars, "color": f"{colour}55", "thickness": 1.5, "width": 4}
             traces += [{**named, "showlegend": False, **drawn}] if some else []
         traces.append({**named, "x": [None], "y": [None], "marker": {"color": colour, "symbol": symbol, "size": 10}})
-    layout = _layout("trainable adapter parameters, head not counted", "validation accuracy, %")
+    layout = _layout(place.label, "validation accuracy, %")
     layout["xaxis"] |= {
         "tickvals": [at for at, _ in place.ticks],
         "ticktext": [label for _, label in place.ticks],
@@ -92,7 +92,7 @@ def _points(
     """Trials as markers; those below the floor lie on it, as triangles that point down."""
     below = [_percent(t) < floor for t in trials]
     return {
-        "x": [place(t.adapter_params) for t in trials],
+        "x": [place(t.size) for t in trials],
         "y": [max(_percent(t), floor) for t in trials],
         "marker": {"color": colour, **style, "symbol": ["triangle-down-open" if low else style["symbol"] for low in below]},
         "customdata": [[t.number, t.label, links.get(t.number, ""), knobs(t)] for t in trials],
@@ -164,7 +164,7 @@ def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]
         for share in shares(trials, reference_point)
         if share.front
     ]
-    layout = _layout("trainable adapter parameters, head not counted", "validation accuracy, %")
+    layout = _layout(place.label, "validation accuracy, %")
     layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
 
@@ -177,13 +177,13 @@ def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point
         _front_line(name, members, place, *looks[name]) | {"customdata": [[trial.number] for trial in members]}
         for name, members in fronts
     ]
-    layout = _layout("trainable adapter parameters, head not counted", "validation accuracy, %")
+    layout = _layout(place.label, "validation accuracy, %")
     layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
 
 
 def _front_line(name: str, members: Sequence[Trial], place: SizeAxis, colour: str, marker: str) -> Figure:
-    xs, ys = [place(t.adapter_params) for t in members], [_percent(t) for t in members]
+    xs, ys = [place(t.size) for t in members], [_percent(t) for t in members]
     trace = _lines(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
     trace |= {"mode": "lines+markers", "marker": {"color": colour, "symbol": _SYMBOLS[marker], "size": 9}}
     return trace | {"text": [hover(t) for t in members], "hovertemplate": "%{text}<extra></extra>"}

@@ -140,20 +140,20 @@ def finalized(study: SavedStudy) -> list[Member]:
         by_member.setdefault(cast(int, trial.config[OF]), []).append(trial)
     members = [member for member in study.members if member.number in by_member]
     correct = [np.stack([np.load(_folder(study, t.number) / "correct.npy") for t in by_member[m.number]]) for m in members]
-    odds = p_front([member.adapter_params for member in members], correct, seed=study.record.file["search"]["seed"])
+    odds = p_front([member.size for member in members], correct, seed=study.record.file["search"]["seed"])
     return [
         Member(member, tuple(t.metrics["test/top1"] for t in by_member[member.number]), p)
         for member, p in zip(members, odds, strict=True)
     ]
 
 
-def p_front(sizes: Sequence[int], correct: Sequence[NDArray[np.bool_]], *, seed: int, n: int = N_BOOTSTRAP) -> list[float]:
+def p_front(sizes: Sequence[float], correct: Sequence[NDArray[np.bool_]], *, seed: int, n: int = N_BOOTSTRAP) -> list[float]:
     """Probability of each member of being non-dominated, by bootstrap over its seeds and over the test images.
 
     The images drawn are the same for all members (they met the same ones), the seeds are drawn for each on its own.
 
     Args:
-        sizes: Adapter parameters of each member.
+        sizes: Adapter parameters of each member, or what the study weighs accuracy against instead.
         correct: Of each member (seeds, images): which test images each of its models gets right.
         seed: Of the draws.
         n: How many draws.

@@ -1,5 +1,7 @@
 """The front of a study: the COMPLETE trials that no other COMPLETE trial beats in accuracy and size at once.
 
+Size is adapter parameters, unless the study weighs accuracy against another cost (`Trial.against`).
+
 Only trials of equal epochs are compared: one that was extended beyond the budget's stands beside the front.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search import pareto
-from search.trial import State, Trial
+from search.trial import PARAMETERS, State, Trial
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
@@ -16,7 +18,7 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     complete = [trial for trial in trials if compared(trial)]
     mask = pareto.non_dominated([trial.objectives for trial in complete])
     members = [trial for trial, survives in zip(complete, mask, strict=True) if survives]
-    return sorted(members, key=lambda trial: (trial.adapter_params, trial.number))
+    return sorted(members, key=lambda trial: (trial.size, trial.number))
 
 
 def ranks(trials: Iterable[Trial]) -> dict[int, int]:
@@ -27,8 +29,10 @@ def ranks(trials: Iterable[Trial]) -> dict[int, int]:
 
 
 def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -> float:
-    """Hypervolume of the COMPLETE trials, in accuracy x decades of parameters (see `pareto.hypervolume`)."""
-    return pareto.hypervolume([t.objectives for t in trials if compared(t)], reference_point)
+    """Hypervolume of the COMPLETE trials: accuracy x decades of parameters, or x shares of another cost's limit."""
+    complete = [trial for trial in trials if compared(trial)]
+    linear = any(trial.against not in PARAMETERS for trial in complete[:1])
+    return pareto.hypervolume([trial.objectives for trial in complete], reference_point, linear=linear)
 
 
 def compared(trial: Trial) -> bool:
@@ -39,4 +43,4 @@ def compared(trial: Trial) -> bool:
 def beside(trials: Iterable[Trial]) -> list[Trial]:
     """The COMPLETE trials with more epochs than the budget's, smallest first."""
     longer = [trial for trial in trials if trial.state is State.COMPLETE and trial.planned_epochs is not None]
-    return sorted(longer, key=lambda trial: (trial.adapter_params, trial.number))
+    return sorted(longer, key=lambda trial: (trial.size, trial.number))

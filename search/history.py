@@ -97,7 +97,9 @@ class History:
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers, each with its last epoch's metrics."""
         with self._read() as connection:
-            return trials_of(connection)
+            file, trials = connection.execute(sa.select(schema.study.c.file)).scalar_one(), trials_of(connection)
+        against = file.get("objectives", (..., Trial.against))[1]
+        return trials if against == Trial.against else [replace(trial, against=against) for trial in trials]
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
         """Epochs in the order of arrival.

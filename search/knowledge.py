@@ -14,14 +14,14 @@ from dataclasses import replace
 
 from search import pareto
 from search.config import ANCHOR, StudyFile
+from search.costs import Sizes, of_file
 from search.front import compared
 from search.ledger import Event, Ledger, Report, StudyRecord
 from search.losses import Loss, Losses
-from search.question import Sizes
 from search.rungs import Rungs
 from search.sampler import Sampler
 from search.sizes import CachedSize
-from search.trial import State, Trial
+from search.trial import PARAMETERS, State, Trial
 from spaces import Config
 
 
@@ -36,12 +36,13 @@ class Knowledge:
         pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
 
     Attributes:
-        max_params: Largest adapter that is wanted.
-        reference_point: (chance level, largest adapter): where the hypervolume is measured from.
+        costs: Those that the study names, and their limits.
+        reference_point: (chance level, largest adapter, or the limit of what accuracy is weighed against): where the hypervolume is
+            measured from.
         trials: All of them, by their numbers.
         front: Of the COMPLETE trials.
         sampler: Has been told everything.
-        rungs: Hold every report; None where the study has none.
+        rungs: Hold every report within the limits; None where the study has none.
         promotes: Whether a trial that a rung stopped may go on.
         losses: How often trials lost their workers.
         paused: Whether nothing new starts until it is unpaused.
@@ -54,18 +55,18 @@ class Knowledge:
     def __init__(
         self, file: StudyFile, record: StudyRecord, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
     ) -> None:
-        self.max_params = int(record.facts["max_params"])
+        self.costs = of_file(file, sizes, max_params=int(record.facts["max_params"]))
         chance, largest = record.facts["reference_point"]
         self.reference_point = (float(chance), float(largest))
         self.trials: list[Trial] = []
-        self.front = pareto.Front(self.reference_point)
+        self.front = pareto.Front(self.reference_point, linear=file.objectives[1] not in PARAMETERS)
         space = file.joint_space()
         self.sampler = Sampler(
             space,
             kind=file.search.sampler,
             seed=file.search.seed,
-            size=CachedSize(sizes, space, exact=pool is not None),
-            max_params=self.max_params,
+            size=CachedSize(self.costs.size, space, exact=pool is not None, operations=self.costs.counts_operations),
+            max_size=self.reference_point[1],
             front=self.front,
             n_epochs=file.budget.epochs,
             pool=pool,
@@ -104,16 +105,16 @@ class Knowledge:
             return self.sampler.add(config, drawn=False), config
         return self.sampler.draw()
 
-    def check(self, config: Config, adapter_params: int) -> None:
-        """Whether a configuration is worth a trial.
+    def check(self, config: Config) -> tuple[int, int]:
+        """(adapter_params, head_params) of a configuration that is worth a trial.
 
         Raises:
-            ValueError: if it is too large, or known already.
+            ValueError: if it is impossible, breaks a limit, or is known already.
         """
-        if adapter_params > self.max_params:
-            raise ValueError(f"{adapter_params:,} adapter parameters are more than budget.max_params = {self.max_params:,}")
+        counted = self.costs.check(config)
         if (twin := self._numbers.get(_key(config))) is not None:
             raise ValueError(f"the same configuration as trial {twin}")
+        return counted
 
     def trial_of(self, ticket: int | None) -> Trial:
         """The trial whose configuration has the ticket."""
@@ -140,8 +141,8 @@ class Knowledge:
         if (ticket := self._tickets[number]) is not None:
             self.sampler.report(ticket, epoch, top1)
 
-    def settle(self, trial: Trial) -> None:
-        """A trial's new standing; the sampler hears of it if the trial has ended."""
+    def settle(self, trial: Trial, *, limit: str | None = None) -> None:
+        """A trial's new standing; the sampler hears of it if the trial has ended. `limit`: the one that it was stopped for."""
         self.trials[trial.number] = trial
         self.n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
         if compared(trial) and self.front.add(*trial.objectives, trial.number):
@@ -150,7 +151,9 @@ class Knowledge:
         if ticket is None:
             return
         if trial.state is State.COMPLETE:
-            self.sampler.complete(ticket, trial.metrics["val/top1"], trial.adapter_params)
+            self.sampler.complete(ticket, *trial.objectives)
+        elif limit is not None:
+            self.sampler.exceed(ticket)
         elif trial.state is State.PRUNED:
             self.sampler.prune(ticket, for_good=trial.rung is None or not self.promotes)
         elif trial.state is State.FAILED:
@@ -169,8 +172,9 @@ class Knowledge:
         if self.rungs is not None:
             for report in reports.values():
                 top1 = report.metrics.get(self._objective, math.nan)
-                if math.isfinite(top1) and trials[report.trial].extends is None:
-                    self.rungs.add(report.epoch, trials[report.trial].adapter_params, top1)
+                trial = replace(trials[report.trial], metrics=report.metrics)
+                if math.isfinite(top1) and trial.extends is None and self.costs.counts(report.epoch, report.metrics):
+                    self.rungs.add(report.epoch, trial.size, top1)
         last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
         for event in ledger.events():
             self.seconds += 0.0 if event.kind == "opened" else max(0.0, event.time - last)
@@ -198,11 +202,12 @@ class Knowledge:
             ticket = self._taken_up(trial.config) if trial.extends is None else None
             self.start(replace(trial, state=State.RUNNING), ticket)
         elif event.kind == "reported":
-            top1 = reports[event.number].metrics.get(self._objective, math.nan)
-            if math.isfinite(top1):
-                self.report(number, reports[event.number].epoch, top1)
+            report = reports[event.number]
+            top1 = report.metrics.get(self._objective, math.nan)
+            if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
+                self.report(number, report.epoch, top1)
         elif event.kind == "pruned":  # it may have gone on since
-            self.settle(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")))
+            self.settle(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
         elif event.kind == "promoted":
             self.promote(replace(trial, state=State.RUNNING))
             if (ticket := self._tickets[number]) is not None:

@@ -33,8 +33,8 @@ class Known:
     def __len__(self) -> int:
         return len(self.methods)
 
-    def add(self, method: str, code: Array, size: int, features: Array) -> int:
-        """Take up a configuration; returns its ticket."""
+    def add(self, method: str, code: Array, place: float, features: Array) -> int:
+        """Take up a configuration whose size lies at `place` (`pareto.Axis`); returns its ticket."""
         ticket = len(self.methods)
         if ticket == len(self._rows):
             self._features = np.concatenate([self._features, np.empty_like(self._features)])
@@ -43,7 +43,7 @@ class Known:
         self.codes.append(code)
         self._curves.append([])
         self._features[ticket] = features
-        self._rows[ticket]["decades"] = np.log10(1.0 + size)
+        self._rows[ticket]["place"] = place
         self._rows[ticket]["running"] = True
         return ticket
 
@@ -65,6 +65,10 @@ class Known:
     def stop(self, ticket: int, *, for_good: bool) -> None:
         """It was stopped early; unless for good, it may go on one day."""
         self._rows[ticket]["running"], self._rows[ticket]["stopped"] = False, not for_good
+
+    def exceed(self, ticket: int) -> None:
+        """It was stopped because it costs too much."""
+        self._rows[ticket]["running"], self._rows[ticket]["over"] = False, True
 
     def revive(self, ticket: int) -> None:
         """It goes on from where it was stopped."""
@@ -90,13 +94,22 @@ class Known:
         """All that were stopped and may go on."""
         return np.flatnonzero(self._rows["stopped"][: len(self)])
 
+    def over(self) -> Tickets:
+        """All that cost too much."""
+        return np.flatnonzero(self._rows["over"][: len(self)])
+
+    def within(self) -> Tickets:
+        """All that have told something and do not cost too much."""
+        rows = self._rows[: len(self)]
+        return np.flatnonzero((rows["n_epochs"] > 0) & ~rows["gone"] & ~rows["over"])
+
     def features(self, tickets: Tickets) -> Array:
         """(n, F)."""
         return self._features[tickets]
 
-    def decades(self, tickets: Tickets) -> Array:
-        """(n,) log10(1 + size)."""
-        return self._rows["decades"][tickets]
+    def places(self, tickets: Tickets) -> Array:
+        """(n,) where their sizes lie."""
+        return self._rows["place"][tickets]
 
     def n_epochs(self, tickets: Tickets) -> NDArray[np.int64]:
         """(n,) epochs that were reported."""
@@ -110,6 +123,6 @@ class Known:
 
 
 _ROW = np.dtype(
-    [("decades", float), ("last", float), ("n_epochs", np.int64)]
-    + [(flag, bool) for flag in ("running", "complete", "stopped", "gone")]
+    [("place", float), ("last", float), ("n_epochs", np.int64)]
+    + [(flag, bool) for flag in ("running", "complete", "stopped", "over", "gone")]
 )

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 
-from search.trial import Trial
+from search.report import UNITS
+from search.trial import PARAMETERS, Trial
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour say the same thing twice.
 _STYLES = {
@@ -19,6 +20,7 @@ _STYLES = {
 _MORE_STYLES = [
     (c, m) for m in ("v", "P", "X", "*", "h") for c in ("#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73")
 ]
+PARAMS_IN_WORDS = "trainable adapter parameters, head not counted"
 INK, FAINT = "#222222", "#8a8a8a"
 
 
@@ -34,7 +36,8 @@ def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
 class SizeAxis:
     """Where sizes lie: at log10(1 + params), with zero at most half a decade left of the next size.
 
-    The empty decades between head-only and the smallest adapter are left out: the axis is then broken.
+    The empty decades between head-only and the smallest adapter are left out: the axis is then broken. A cost that is no number of
+    parameters lies at its value.
 
     Attributes:
         zero: The place of everything left of the break; -inf when there is no trial of size 0.
@@ -42,6 +45,8 @@ class SizeAxis:
         right: Of the last.
         ticks: (place, label).
         minor: Places of the ticks without a label.
+        label: What lies on it.
+        linear: Whether sizes lie at their values.
     """
 
     zero: float
@@ -49,11 +54,21 @@ class SizeAxis:
     right: float
     ticks: tuple[tuple[float, str], ...]
     minor: tuple[float, ...]
+    label: str = PARAMS_IN_WORDS
+    linear: bool = False
 
     @classmethod
     def of(cls, trials: Iterable[Trial], reference_point: tuple[float, float] | None) -> SizeAxis:
         """The axis that holds these trials, and ends at the reference point's size when there is one."""
-        every = [t.adapter_params for t in trials]
+        known = list(trials)
+        every = [t.size for t in known]
+        against = known[0].against if known else "adapter_params"
+        if against not in PARAMETERS:
+            left, right = min(every), max([*every, *(reference_point or ())[1:]])
+            right = right if right > left else left + (left or 1.0)
+            even = [left + (right - left) * part / 5 for part in range(6)]
+            ticks = tuple((at, f"{at:.4g}") for at in even)
+            return cls(-math.inf, left, right, ticks, (), f"{against}, {UNITS[against]}", linear=True)
         sizes = [n for n in every if n]
         smallest = _log(min(sizes, default=1))
         largest = _log(reference_point[1] if reference_point else max(sizes, default=100))
@@ -64,13 +79,20 @@ class SizeAxis:
         first = left + (0.3 if zero > 0 else 0.1)  # nothing is labelled left of the break
         steps = (1, 3) if right - left <= 3.2 else (1,)
         labelled = [d * 10**k for k in range(9) for d in steps if first < _log(d * 10**k) <= right + 0.01]
-        ticks = [(max(_log(n), zero), _short(n)) for n in ([0, *labelled] if has_zero else labelled)]
+        marks = [(max(_log(n), zero), _short(n)) for n in ([0, *labelled] if has_zero else labelled)]
         unlabelled = [_log(d * 10**k) for k in range(9) for d in range(2, 10)]
-        return cls(zero, left, right, tuple(ticks), tuple(place for place in unlabelled if first < place <= right))
+        return cls(
+            zero,
+            left,
+            right,
+            tuple(marks),
+            tuple(p for p in unlabelled if first < p <= right),
+            PARAMS_IN_WORDS if against == "adapter_params" else against,
+        )
 
-    def __call__(self, params: float) -> float:
+    def __call__(self, size: float) -> float:
         """The place of a size."""
-        return max(_log(params), self.zero)
+        return size if self.linear else max(_log(size), self.zero)
 
 
 def _log(params: float) -> float:

@@ -78,7 +78,7 @@ class OptunaSampler:
     def report(self, ticket: int, epoch: int, top1: float) -> None:
         """Optuna's multi-objective studies know no intermediate values."""
 
-    def complete(self, ticket: int, top1: float, size: int) -> None:
+    def complete(self, ticket: int, top1: float, size: float) -> None:
         """The configuration was trained to the end."""
         name, number = self._tickets[ticket]
         self._studies[name].tell(number, (top1, size))
@@ -96,6 +96,10 @@ class OptunaSampler:
         """The configuration ended by its own fault."""
         name, number = self._tickets[ticket]
         self._studies[name].tell(number, state=TrialState.FAIL)
+
+    def exceed(self, ticket: int) -> None:
+        """The configuration costs too much, which training has shown: as infeasible as one that was refused."""
+        self.reject(ticket)
 
     def reject(self, ticket: int) -> None:
         """The configuration was refused before training: told as PRUNED and infeasible, so that the sampler avoids its like."""

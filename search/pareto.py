@@ -1,5 +1,9 @@
 """Pareto mathematics in two objectives: accuracy (larger is better) and size (smaller is better).
 
+A hypervolume is an area, so it matters how sizes are laid out on their axis. Parameters lie in decades, at log10(1 + p): every
+tenfold saving is worth the same, and head-only (p = 0) has a finite place. Other costs (operations, time, memory) differ by factors
+near one: they lie at their share of the reference, whatever their unit (`linear`).
+
 Exact, vectorised and free of any other part of Paretune. A point is (top1, size); a point *dominates* another when it is at least
 as good in both objectives and better in one. Equal points do not dominate each other, so ties stay on the front together.
 """
@@ -9,6 +13,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,28 +52,29 @@ def non_dominated(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.
     return mask
 
 
-def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple[float, float]) -> float:
+def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple[float, float], *, linear: bool = False) -> float:
     """The area that the points dominate, down to a reference point.
 
     Args:
         points: (n, 2), top1 and size.
         reference: (top1, size) of the worst point that still counts: usually chance level 1/C and `budget.max_params`.
+        linear: Whether sizes lie at their share of the reference instead of in decades.
 
     Returns:
-        The area in accuracy x decades of size, where a size of p parameters counts as log10(1 + p): every tenfold saving is worth
-        the same, and head-only (p = 0) has a finite place. Points beyond the reference add nothing.
+        The area in accuracy x decades of size (or x shares of the reference). Points beyond the reference add nothing.
     """
     array = _checked(points)
-    top1_floor, size_ceiling = reference[0], _decades(reference[1])
-    inside = array[(array[:, 0] > top1_floor) & (np.log10(1.0 + array[:, 1]) < size_ceiling)]
+    axis = Axis(reference[1], linear=linear)
+    top1_floor, size_ceiling = reference[0], axis.end
+    inside = array[(array[:, 0] > top1_floor) & (axis.places(array[:, 1]) < size_ceiling)]
     front = inside[non_dominated(inside)]
     if not len(front):
         return 0.0
     front = np.unique(front[:, ::-1], axis=0)[:, ::-1]  # by size, equal points once
-    decades = np.log10(1.0 + front[:, 1])
-    right = np.append(decades[1:], size_ceiling)
+    places = axis.places(front[:, 1])
+    right = np.append(places[1:], size_ceiling)
     # Sorted by size, accuracy rises along the front: each point owns the strip up to its larger neighbour.
-    return float(np.sum((right - decades) * (front[:, 0] - top1_floor)))
+    return float(np.sum((right - places) * (front[:, 0] - top1_floor)))
 
 
 def ranks(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.int64]:
@@ -129,6 +136,33 @@ def contributions(points: Sequence[tuple[float, float]] | Points, reference: tup
     return lost
 
 
+@dataclass(frozen=True)
+class Axis:
+    """Where sizes lie.
+
+    Attributes:
+        largest: The reference's size.
+        linear: Whether they lie at their share of it, or in decades.
+    """
+
+    largest: float
+    linear: bool = False
+
+    def __call__(self, size: float) -> float:
+        """The place of one size; 0 for nothing."""
+        return size / self.largest if self.linear else _decades(size)
+
+    def places(self, sizes: NDArray[Any]) -> NDArray[np.float64]:
+        """(n,) the places of many."""
+        found: NDArray[np.float64] = sizes / self.largest if self.linear else np.log10(1.0 + sizes)
+        return found
+
+    @property
+    def end(self) -> float:
+        """The reference's place."""
+        return self(self.largest)
+
+
 class Front:
     """A front and its hypervolume, kept up to date point by point.
 
@@ -137,10 +171,15 @@ class Front:
 
     Args:
         reference: (top1, size) of the worst point that still counts towards the hypervolume.
+        linear: As of `hypervolume`.
+
+    Attributes:
+        axis: Where sizes lie.
     """
 
-    def __init__(self, reference: tuple[float, float]) -> None:
-        self._floor, self._ceiling = reference[0], _decades(reference[1])
+    def __init__(self, reference: tuple[float, float], *, linear: bool = False) -> None:
+        self.axis = Axis(reference[1], linear=linear)
+        self._floor, self._ceiling = reference[0], self.axis.end
         self._sizes: list[float] = []  # of the distinct points of the front, rising
         self._top1s: list[float] = []  # of the same, rising
         self._members: list[list[int]] = []  # of the same: who stands there
@@ -183,13 +222,13 @@ class Front:
 
     def gain(self, top1: float, size: float) -> float:
         """The hypervolume that a point would add: strip by strip, from its size on, what it lies above the front."""
-        gain, left = 0.0, _decades(size)
+        gain, left = 0.0, self.axis(size)
         if not (top1 > self._floor and left < self._ceiling):
             return 0.0
         n = bisect_right(self._sizes, size)
         level = self._top1s[n - 1] if n else -math.inf  # of the front on the strip that begins at `left`
         while left < self._ceiling and level < top1:
-            right = min(_decades(self._sizes[n]), self._ceiling) if n < len(self._sizes) else self._ceiling
+            right = min(self.axis(self._sizes[n]), self._ceiling) if n < len(self._sizes) else self._ceiling
             if right > left:
                 gain += (right - left) * (top1 - max(level, self._floor))
             if n == len(self._sizes):
@@ -206,13 +245,13 @@ class Front:
         """The front as a staircase inside the reference point.
 
         Returns:
-            (n + 1,) rising edges in decades of size, from 0 to the reference, and (n,) the accuracy reached from each edge to the
+            (n + 1,) rising edges, the places of sizes from 0 to the reference, and (n,) the accuracy reached from each edge to the
             next, at least the reference's.
         """
-        n = bisect_left(self._sizes, self._ceiling, key=_decades)
-        decades = [_decades(size) for size in self._sizes[:n]]
+        n = bisect_left(self._sizes, self._ceiling, key=self.axis)
+        places = [self.axis(size) for size in self._sizes[:n]]
         levels = [self._floor, *(max(top1, self._floor) for top1 in self._top1s[:n])]
-        return np.array([0.0, *decades, self._ceiling]), np.array(levels)
+        return np.array([0.0, *places, self._ceiling]), np.array(levels)
 
 
 def _decades(size: float) -> float:

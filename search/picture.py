@@ -90,7 +90,7 @@ def draw_front(
     floor = axes.get_ylim()[0]
     below = [t for t in behind + pruned if _y(t) < floor]
     axes.plot(
-        [place(t.adapter_params) for t in below],
+        [place(t.size) for t in below],
         [floor] * len(below),
         marker=7,
         ls="",
@@ -101,20 +101,20 @@ def draw_front(
     )
     for trial in behind:
         colour, marker = styles[trial.method]
-        axes.plot(place(trial.adapter_params), _y(trial), marker, color=colour, alpha=0.28, ms=6, mew=0, zorder=2)
+        axes.plot(place(trial.size), _y(trial), marker, color=colour, alpha=0.28, ms=6, mew=0, zorder=2)
     for trial in pruned:
         colour, marker = styles[trial.method]
-        axes.plot(place(trial.adapter_params), _y(trial), marker, mfc="none", mec=colour, alpha=0.35, ms=5, mew=0.9, zorder=2)
+        axes.plot(place(trial.size), _y(trial), marker, mfc="none", mec=colour, alpha=0.35, ms=5, mew=0.9, zorder=2)
     if members:
         right = axes.get_xlim()[1]
-        xs, ys = [place(t.adapter_params) for t in members], [_y(t) for t in members]
+        xs, ys = [place(t.size) for t in members], [_y(t) for t in members]
         axes.step([*xs, right], [*ys, ys[-1]], where="post", color=_INK, lw=1.4, zorder=3, solid_joinstyle="miter")
         axes.fill_between([*xs, right], [*ys, ys[-1]], floor, step="post", color="#0072B2", alpha=0.05, lw=0, zorder=1)
     for trial, error in zip(members, errors, strict=True):
         colour, marker = styles[trial.method]
         if n_validation:
-            axes.errorbar(place(trial.adapter_params), _y(trial), error, color=colour, alpha=0.35, lw=1.0, capsize=2.0, zorder=4)
-        axes.plot(place(trial.adapter_params), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
+            axes.errorbar(place(trial.size), _y(trial), error, color=colour, alpha=0.35, lw=1.0, capsize=2.0, zorder=4)
+        axes.plot(place(trial.size), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
 
     _legend(axes, styles=styles, members=members, behind=behind, pruned=pruned, below=below)
     counts = {state: sum(t.state is state for t in trials) for state in State}
@@ -163,7 +163,7 @@ def _frame(
     nearby = [_y(t) for t in others if _y(t) >= low - max(0.45 * room, 1.0)]
     axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, 100.0 + 0.04 * room))
 
-    axes.set_xlabel("trainable adapter parameters, head not counted", color=_INK, fontsize=10)
+    axes.set_xlabel(place.label, color=_INK, fontsize=10)
     axes.set_ylabel("validation accuracy, %", color=_INK, fontsize=10)
     axes.grid(axis="both", which="major", color="#ececec", lw=0.8)
     axes.set_axisbelow(True)
@@ -230,15 +230,13 @@ def _name_members(
     point = figure.dpi / 72.0
 
     def square(trial: Trial, half: float) -> Bbox:
-        x, y = axes.transData.transform((place(trial.adapter_params), _y(trial)))
+        x, y = axes.transData.transform((place(trial.size), _y(trial)))
         return Bbox.from_extents(x - half * point, y - half * point, x + half * point, y + half * point)
 
     taken = [square(trial, 5.0) for trial in members]
     avoided = [square(trial, 3.0) for trial in behind]
     for here, after in pairwise(members):  # the step line itself
-        (x0, y0), (x1, y1) = axes.transData.transform(
-            [(place(here.adapter_params), _y(here)), (place(after.adapter_params), _y(after))]
-        )
+        (x0, y0), (x1, y1) = axes.transData.transform([(place(here.size), _y(here)), (place(after.size), _y(after))])
         taken += [Bbox.from_extents(x0, y0 - 1, x1, y0 + 1), Bbox.from_extents(x1 - 1, y0, x1 + 1, y1)]
     places = [(-5.0, 4.0, "right"), (-6.0, 7.0, "left"), (-12.0, 12.0, "right"), (7.0, -13.0, "left")]
     places += [(-16.0 - 4.0 * k, 18.0 + 10.0 * k, "right") for k in range(7)]
@@ -250,7 +248,7 @@ def _name_members(
         for dx, dy, side in places:
             text = axes.annotate(
                 _name(trial),
-                (place(trial.adapter_params), _y(trial)),
+                (place(trial.size), _y(trial)),
                 xytext=(dx, dy),
                 textcoords="offset points",
                 ha=side,

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from search import simulated
 from search.config import ANCHOR, StudyFile
-from search.question import Sizes
+from search.costs import Sizes
 from search.simulated import Replay, VirtualClock
 from search.sizes import CachedSize
 from search.uniform import uniform
@@ -87,15 +87,15 @@ class Cost:
 def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
     """What the space holds, method by method; draws are the same at every call."""
     space = file.joint_space()
-    size = CachedSize(sizes, space)
+    size = CachedSize(lambda config: sizes.count(config)[0], space)
     return [_holding(space, method, size, max_params) for method in space.methods]
 
 
-def _holding(space: JointSpace, method: str, size: Callable[[Config], int], max_params: int) -> Holding:
+def _holding(space: JointSpace, method: str, size: Callable[[Config], float], max_params: int) -> Holding:
     by, found = random.Random(0), []  # noqa: S311 - not cryptography
     for _ in range(N_DRAWS):
         try:
-            found.append(size(uniform(space.only(method), by)))
+            found.append(int(size(uniform(space.only(method), by))))
         except ValueError:  # impossible: a rank above a width
             continue
     feasible = sum(n <= max_params for n in found) / N_DRAWS
@@ -142,7 +142,9 @@ def epochs(file: StudyFile) -> Range:
     if file.search.rungs is None:
         return Range(whole, whole, whole)
     n_trials = min(file.budget.n_trials, MAX_SIMULATED)
-    shorter = file.model_copy(update={"budget": file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None})})
+    budget = file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None, "limits": {}})
+    usual = StudyFile.model_fields["objectives"].default  # the surfaces have no cost but parameters
+    shorter = file.model_copy(update={"budget": budget, "objectives": usual})
     shares = [_share(shorter, family, instance) for family in ("valley", "crossing") for instance in range(N_INSTANCES)]
     return Range(whole * min(shares) * 0.8, whole * statistics.median(shares), min(whole * max(shares) * 1.2, whole))
 

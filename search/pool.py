@@ -46,7 +46,7 @@ class Pool:
 
     def _place(self, config: Config) -> Array:
         code = self._coding.code(config)[None, :]
-        place: Array = self._coding.features(str(config["method"]), code, np.zeros(1, dtype=np.int64))[0]
+        place: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
         return place
 
 

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from search.config import StudyFile, StudyFileError, check
+from search.costs import USUAL, Sizes, of_file
 from search.ledger import StudyRecord
 from search.sampler import Sampler
 from search.warm_start import learnt
-from spaces import Config
 
 N_FEASIBILITY_DRAWS = 50
-
-
-class Sizes(Protocol):
-    """What is known of a configuration before training: its exact size, from the real model on the meta device."""
-
-    @property
-    def n_classes(self) -> int:
-        """Classes of the data set."""
-
-    @property
-    def n_validation(self) -> int | None:
-        """Images that accuracies are measured on; None where they are not measured on images."""
-
-    @property
-    def backbone_params(self) -> int:
-        """Parameters of the frozen backbone."""
-
-    def count(self, config: Config) -> tuple[int, int]:
-        """(adapter_params, head_params); ValueError if the configuration is impossible."""
 
 
 def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -42,12 +23,14 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
         precision: What `trainables.precision` found; None where it was not asked.
     """
     max_params = file.budget.max_params or sizes.backbone_params
+    against = file.objectives[1]
+    largest = max_params if against == USUAL else file.budget.limits[against]
     return {
         "n_classes": sizes.n_classes,
         "n_validation": sizes.n_validation,
         "backbone_params": sizes.backbone_params,
         "max_params": max_params,
-        "reference_point": [1.0 / sizes.n_classes, max_params],  # chance level, largest adapter that is wanted
+        "reference_point": [1.0 / sizes.n_classes, largest],  # chance level, largest size that is wanted
         "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.warm_start`
         **({} if precision is None else {"precision": dict(precision)}),
     }
@@ -59,7 +42,7 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
     Raises:
         StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
     """
-    space = file.joint_space()
+    space, costs = file.joint_space(), of_file(file, sizes, max_params=max_params)
     problems = []
     for method in space.methods:
         smallest: int | None = None
@@ -71,10 +54,14 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
                 reason = str(error)
                 continue
             smallest = adapter_params if smallest is None else min(smallest, adapter_params)
-            if adapter_params <= max_params:
-                break
+            try:
+                costs.check(config)
+            except ValueError as error:
+                reason = str(error)
+                continue
+            break
         else:
-            if smallest is not None:
+            if smallest is not None and smallest > max_params:
                 reason = f"its smallest adapter has {smallest:,} parameters, budget.max_params is {max_params:,}"
             problems.append(f"methods: {method}: nothing to train: {reason}")
     if problems:

@@ -92,11 +92,26 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
         ("head", _RIGHT),
     ):
         table.add_column(heading, **options)
+    members = front(trials)
+    against = _against(members)
+    for key in against:
+        table.add_column(key, **_RIGHT)
     table.add_column("val/top1 %", **_RIGHT)
-    for trial in front(trials):
-        numbers = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", percent(trial.metrics["val/top1"]))
+    for trial in members:
+        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(quantity(trial.cost(key)) for key in against))
+        numbers = (*sizes, percent(trial.metrics["val/top1"]))
         table.add_row(f"{trial.number:04d}", trial.method, knobs(trial), *numbers)
     return table
+
+
+def _against(trials: Sequence[Trial]) -> list[str]:
+    """What accuracy is weighed against, where that has no column already."""
+    return [trial.against for trial in trials[:1] if trial.against not in ("adapter_params", "head_params")]
+
+
+def quantity(value: float) -> str:
+    """A cost, to four digits or the whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def extended_table(trials: Iterable[Trial]) -> Table:
@@ -147,17 +162,20 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
         trials: Any trials; members of the front are shown.
         links: Trial number to address: such a trial's number becomes a link.
     """
+    members = front(trials)
+    against = _against(members)
     lines = [
-        "| trial | method | knobs | adapter | head | val/top1 |",
-        "|:--|:--|:--|--:|--:|--:|",
+        "".join(["| trial | method | knobs | adapter | head |", *(f" {key} |" for key in against), " val/top1 |"]),
+        "".join(["|:--|:--|:--|--:|--:|", *("--:|" for _ in against), "--:|"]),
     ]
-    for trial in front(trials):
+    for trial in members:
         label = f"{trial.number:04d}"
         if links and trial.number in links:
             label = f"[{label}]({links[trial.number]})"
         top1 = f"{percent(trial.metrics['val/top1'])} %"
         name = METHOD_NAMES.get(trial.method, trial.method)
-        lines.append(f"| {label} | {name} | {knobs(trial)} | {trial.adapter_params:,} | {trial.head_params:,} | {top1} |")
+        sizes = [f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(quantity(trial.cost(key)) for key in against)]
+        lines.append("| " + " | ".join([label, name, knobs(trial), *sizes, top1]) + " |")
     return "\n".join(lines)
 
 
@@ -178,8 +196,8 @@ def front_html(trials: Iterable[Trial]) -> str:
 
 def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """What a trial's last epoch cost, each as (metric, value with its unit)."""
-    found = {key: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for key, value in metrics.items()}
-    return [(key, f"{text} {_UNITS.get(key, '')}".rstrip()) for key, text in found.items() if key.startswith("cost/")]
+    found = {key: value for key, value in metrics.items() if key.startswith("cost/")}
+    return [(key, f"{quantity(value)} {UNITS.get(key, '')}".rstrip()) for key, value in found.items()]
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
@@ -216,8 +234,14 @@ def front_json(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
+def limits_in_words(study: StudyRecord) -> str:
+    """`adapters up to 50,000 parameters, cost/gflops up to 1.2`."""
+    others = [f"{key} up to {value:,.6g}" for key, value in study.budget.get("limits", {}).items()]
+    return ", ".join([f"adapters up to {int(study.facts['max_params']):,} parameters", *others])
+
+
 def reference(study: StudyRecord) -> tuple[float, float]:
-    """(chance level, largest adapter): the study's reference point, fixed when it was made."""
+    """(chance level, largest size that is wanted): the study's reference point, fixed when it was made."""
     top1, params = study.facts["reference_point"]
     return float(top1), float(params)
 
@@ -230,7 +254,7 @@ def n_validation(study: StudyRecord) -> int | None:
 
 # -- Arrow and Parquet -------------------------------------------------------------------------------------------------
 
-_UNITS = {
+UNITS = {
     "adapter_params": "parameters",
     "head_params": "parameters",
     "epochs": "epochs",
@@ -314,7 +338,7 @@ def _arrow(columns: Mapping[str, pa.Array], study: StudyRecord | None) -> pa.Tab
 
     methods = {key.rpartition(".")[0] for key in columns}
     named = [space_of(method) for method in methods if unknown_method(method) is None]
-    units = {knob.key: knob.unit for space in named for knob in space.knobs} | {k.key: k.unit for k in SHARED} | _UNITS
+    units = {knob.key: knob.unit for space in named for knob in space.knobs} | {k.key: k.unit for k in SHARED} | UNITS
     fields = [
         pa.field(key, column.type, metadata={"unit": units[key]} if units.get(key) else None) for key, column in columns.items()
     ]

@@ -59,12 +59,12 @@ class Rungs:
         self.at: tuple[int, ...] = tuple(_geometric(grace, factor, epochs))  # epochs
         self._seen = {epoch: _Seen() for epoch in self.at}
 
-    def add(self, epoch: int, size: int, top1: float) -> None:
+    def add(self, epoch: int, size: float, top1: float) -> None:
         """Takes in what a trial of `size` parameters reports after `epoch` epochs; between rungs nothing."""
         if epoch in self._seen:
             self._seen[epoch].append(size, top1)
 
-    def verdict(self, epoch: int, size: int, top1: float) -> Verdict | None:
+    def verdict(self, epoch: int, size: float, top1: float) -> Verdict | None:
         """Judges a trial that reaches a rung, before it is added; None between rungs. O(n) in the trials at the rung."""
         if epoch not in self._seen:
             return None
@@ -81,14 +81,14 @@ class _Seen:
     def __init__(self) -> None:
         self._n, self._sizes, self._top1s = 0, np.empty(64), np.empty(64)
 
-    def append(self, size: int, top1: float) -> None:
+    def append(self, size: float, top1: float) -> None:
         """One more trial."""
         if self._n == len(self._sizes):
             self._sizes, self._top1s = (np.append(values, np.empty(self._n)) for values in (self._sizes, self._top1s))
         self._sizes[self._n], self._top1s[self._n] = size, top1
         self._n += 1
 
-    def not_larger(self, size: int) -> NDArray[np.float64]:
+    def not_larger(self, size: float) -> NDArray[np.float64]:
         """The accuracies of the trials of at most a size."""
         found: NDArray[np.float64] = self._top1s[: self._n][self._sizes[: self._n] <= size]
         return found

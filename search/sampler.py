@@ -28,8 +28,8 @@ class Sampler:
         space: The joint space.
         kind: `auto` (see `search.auto`), Optuna's `tpe`, `nsga2`, `gp` or `grid` (see `search.optuna_sampler`), or `random`.
         seed: The study's root seed.
-        size: The adapter parameters of a configuration, ValueError if it is impossible; only `auto` asks.
-        max_params: Largest adapter that is wanted; only `auto` asks.
+        size: Of a configuration, ValueError if it is impossible; only `auto` asks.
+        max_size: Largest that is wanted; only `auto` asks.
         front: The front of the complete trials, kept up to date by the study; only `auto` asks.
         n_epochs: Epochs of a whole trial; only `auto` asks.
         pool: The only configurations that there are: what is drawn is moved to the nearest of them that is left. None for all.
@@ -41,8 +41,8 @@ class Sampler:
         *,
         kind: str = "random",
         seed: int = 0,
-        size: Callable[[Config], int] | None = None,
-        max_params: int | None = None,
+        size: Callable[[Config], float] | None = None,
+        max_size: float | None = None,
         front: Front | None = None,
         n_epochs: int = 1,
         pool: Sequence[Config] | None = None,
@@ -51,9 +51,9 @@ class Sampler:
         self._pool = None if pool is None else Pool(space, pool)
         self._engine: _Engine
         if kind == "auto":
-            if size is None or max_params is None or front is None:
+            if size is None or max_size is None or front is None:
                 raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
-            self._engine = Auto(space, size=size, max_params=max_params, front=front, n_epochs=n_epochs, pool=pool)
+            self._engine = Auto(space, size=size, max_size=max_size, front=front, n_epochs=n_epochs, pool=pool)
         elif kind == "random":
             self._engine = _Random(space)
         else:
@@ -102,13 +102,17 @@ class Sampler:
         """The configuration has been trained for so many epochs."""
         self._engine.report(ticket, epoch, top1)
 
-    def complete(self, ticket: int, top1: float, size: int) -> None:
+    def complete(self, ticket: int, top1: float, size: float) -> None:
         """The configuration was trained to the end."""
         self._engine.complete(ticket, top1, size)
 
     def prune(self, ticket: int, *, for_good: bool = True) -> None:
         """The configuration was stopped because others were better; unless for good, `draw` may let it go on."""
         self._engine.prune(ticket, for_good=for_good)
+
+    def exceed(self, ticket: int) -> None:
+        """The configuration was stopped because it costs more than a limit allows."""
+        self._engine.exceed(ticket)
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault."""
@@ -125,9 +129,10 @@ class _Engine(Protocol):
     def choose(self, seed: int) -> Config | int: ...
     def add(self, config: Config, *, drawn: bool) -> int: ...
     def report(self, ticket: int, epoch: int, top1: float) -> None: ...
-    def complete(self, ticket: int, top1: float, size: int) -> None: ...
+    def complete(self, ticket: int, top1: float, size: float) -> None: ...
     def prune(self, ticket: int, *, for_good: bool) -> None: ...
     def revive(self, ticket: int) -> None: ...
+    def exceed(self, ticket: int) -> None: ...
     def fail(self, ticket: int) -> None: ...
     def reject(self, ticket: int) -> None: ...
 
@@ -146,8 +151,9 @@ class _Random:
         return self._n - 1
 
     def report(self, ticket: int, epoch: int, top1: float) -> None: ...
-    def complete(self, ticket: int, top1: float, size: int) -> None: ...
+    def complete(self, ticket: int, top1: float, size: float) -> None: ...
     def prune(self, ticket: int, *, for_good: bool) -> None: ...
     def revive(self, ticket: int) -> None: ...
+    def exceed(self, ticket: int) -> None: ...
     def fail(self, ticket: int) -> None: ...
     def reject(self, ticket: int) -> None: ...

@@ -130,6 +130,11 @@ class SavedStudy:
         return report.n_validation(self.record)
 
     @property
+    def _size_in_words(self) -> str:
+        against = self.record.file.get("objectives", (..., "adapter_params"))[1]
+        return "adapter size" if against == "adapter_params" else str(against)
+
+    @property
     def answer(self) -> str:
         """The sentence that a colleague would write: which adapter is worth it (see `search.answer`)."""
         return answer(self.history, self.n_validation)
@@ -140,7 +145,7 @@ class SavedStudy:
             from search import figures
 
             return _interactive(figures.front_figure(self.history, self.reference_point, n_validation=self.n_validation))
-        title = f"{self.name}: accuracy against adapter size"
+        title = f"{self.name}: accuracy against {self._size_in_words}"
         picture.plot_front(self.history, *paths, title=title, reference_point=self.reference_point, n_validation=self.n_validation)
         return None
 
@@ -199,7 +204,7 @@ class SavedStudy:
         if importance and (found := self._importance()):
             words = "The first-order Sobol index of a Gaussian process on what was tried."
             sections.append(("Which knobs mattered", words, figures.importance_figure(found)))
-        text = interactive.page(f"{self.name}: accuracy against adapter size", self.answer, sections, server=server)
+        text = interactive.page(f"{self.name}: accuracy against {self._size_in_words}", self.answer, sections, server=server)
         interactive.write(self.folder / "front.html", text)
 
     def _importance(self) -> Mapping[str, Mapping[str, float]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from search.costs import unknown
 
 
 class Section(BaseModel):
@@ -174,6 +177,7 @@ class Budget(Section):
         n_trials: How many configurations are trained, head-only included.
         epochs: Epochs of a complete trial.
         max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
+        limits: Other costs (`search.costs`), each with the largest value that is wanted: `{cost/gflops: 36, cost/latency_ms: 20}`.
         max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
         until: No trial is started after this moment (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
         stall_trials: No trial is started after this many, complete or pruned, that left the front as it was; null for no limit.
@@ -182,9 +186,29 @@ class Budget(Section):
     n_trials: int = Field(gt=0)
     epochs: int = Field(gt=0)
     max_params: int | None = Field(default=None, gt=0)
+    limits: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
     max_hours: float | None = Field(default=None, gt=0.0)
     until: datetime | None = None
     stall_trials: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_limit_of_parameters(cls, raw: Any) -> Any:
+        """`limits: {adapter_params: N}` is another way to write `max_params: N`."""
+        limits = raw.get("limits") if isinstance(raw, Mapping) else None
+        if not isinstance(limits, Mapping) or "adapter_params" not in limits:
+            return raw
+        if raw.get("max_params") is not None:
+            raise ValueError("max_params and limits.adapter_params are one limit; give it once")
+        others = {key: value for key, value in limits.items() if key != "adapter_params"}
+        return {**raw, "max_params": limits["adapter_params"], "limits": others}
+
+    @field_validator("limits")
+    @classmethod
+    def _of_costs(cls, limits: dict[str, float]) -> dict[str, float]:
+        if wrong := [problem for key in limits if (problem := unknown(key)) is not None]:
+            raise ValueError("; ".join(wrong))
+        return limits
 
     @field_validator("until")
     @classmethod

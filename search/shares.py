@@ -84,7 +84,7 @@ def importance(
     of = {trial.number: trial for trial in trials if space.holds(trial.config)}
     for number, trial in of.items():
         code = coding.code(trial.config)
-        tickets[number] = known.add(trial.method, code, 0, coding.features(trial.method, code[None, :], np.zeros(1, np.int64))[0])
+        tickets[number] = known.add(trial.method, code, 0, coding.features(trial.method, code[None, :], np.zeros(1))[0])
     for report in reports:
         if report.trial in of and np.isfinite(report.metrics.get(objective, np.nan)):
             known.report(tickets[report.trial], report.metrics[objective])
@@ -108,7 +108,7 @@ def _of_method(coding: Coding, surrogate: Surrogate, method: str) -> dict[str, f
     points = coding.draw(method, N_POINTS, random)
 
     def mean(codes: Array) -> Array:
-        return surrogate.predict(coding.features(method, codes, np.zeros(len(codes), np.int64)))[0]
+        return surrogate.predict(coding.features(method, codes, np.zeros(len(codes))))[0]
 
     total = float(mean(points).var())
     found = {}

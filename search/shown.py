@@ -166,4 +166,4 @@ def _best(members: Iterable[Trial]) -> float:
 
 def _completed(trial: Trial, top1: float) -> Trial:
     """The trial as it stood when it was completed."""
-    return replace(trial, state=State.COMPLETE, metrics={"val/top1": top1})
+    return replace(trial, state=State.COMPLETE, metrics={**trial.metrics, "val/top1": top1})

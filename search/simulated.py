@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from search.config import StudyFile
+from search.costs import Sizes
 from search.in_memory import InMemoryLedger
 from search.losses import Loss
-from search.question import Sizes, facts_of, refuse_hopeless
+from search.question import facts_of, refuse_hopeless
 from search.study import Study
-from search.trial import Decision, Metrics, State, Trial
+from search.trial import PARAMETERS, Decision, Metrics, State, Trial
 from spaces import Config
 from trainables import Trainable, out_of_memory
 from trainables.recorded import RecordedTrainable, Table
@@ -51,10 +52,15 @@ class Replay:
         """The recorded runs that are points of the study's space.
 
         Raises:
-            ValueError: if there is none, or the runs have other epochs than the study's budget.
+            ValueError: if there is none, the runs have other epochs than the study's budget, or lack a cost that it names.
         """
         if file.budget.epochs != table.epochs:
             raise ValueError(f"budget.epochs is {file.budget.epochs}, the recorded curves have {table.epochs}; ask for as many")
+        named = {key for key in (file.objectives[1], *file.budget.limits) if key not in PARAMETERS}
+        if missing := sorted(named.difference(*(row.curves for row in table.rows[:1]))):
+            raise ValueError(
+                f"the table holds no {missing[0]}, which the study names; its curves are {', '.join(table.rows[0].curves)}"
+            )
         space = file.joint_space()
         pool = [row.config for row in table.rows if space.holds(row.config)]
         if not pool:

@@ -1,45 +1,45 @@
-"""How large an adapter a configuration makes, asked for many candidates: each different answer is counted once."""
+"""How large a configuration is, asked for many candidates: each different answer is counted once."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 from spaces import Config, JointSpace
 
 
-class Counts(Protocol):
-    """Counts the parameters of one configuration."""
-
-    def count(self, config: Config) -> tuple[int, int]:
-        """(adapter_params, head_params); ValueError if the configuration is impossible."""
-
-
 class CachedSize:
-    """Adapter parameters of configurations, remembered by the knobs that the size depends on (`spaces.Knob.sizes`).
+    """Sizes of configurations, remembered by the knobs that they depend on (`spaces.Knob.sizes`).
 
     Args:
-        sizes: Counts on the real model, which takes milliseconds.
+        size: Counts on the real model, which takes milliseconds.
         space: The joint space.
         exact: Whether every configuration has an answer of its own (a recorded table's rows): then all knobs are looked at.
+        operations: Whether the answer depends on what a model does, not on its parameters alone: then every knob of the method is
+            looked at that is no factor or fraction.
     """
 
-    def __init__(self, sizes: Counts, space: JointSpace, *, exact: bool = False) -> None:
-        self._sizes = sizes
-        self._keys = {m: tuple(knob.key for knob in space.knobs(m) if knob.sizes or exact) for m in space.methods}
-        self._known: dict[tuple[object, ...], int | str] = {}
+    def __init__(
+        self, size: Callable[[Config], float], space: JointSpace, *, exact: bool = False, operations: bool = False
+    ) -> None:
+        self._size, self._operations = size, operations
+        self._sized = {m: tuple(knob.key for knob in space.knobs(m) if knob.sizes or exact) for m in space.methods}
+        self._own = {m: tuple(k.key for k in space.knobs(m) if k.key.startswith(f"{m}.")) for m in space.methods}
+        self._known: dict[tuple[object, ...], float | str] = {}
 
-    def __call__(self, config: Config) -> int:
-        """The adapter parameters.
+    def __call__(self, config: Config) -> float:
+        """The size.
 
         Raises:
             ValueError: if the configuration is impossible.
         """
         method = str(config["method"])
-        key = (method, *(config[knob] for knob in self._keys[method]))
+        key: tuple[object, ...] = (method, *(config[knob] for knob in self._sized[method]))
+        if self._operations:
+            key += tuple(value for knob in self._own[method] if not isinstance(value := config[knob], float))
         found = self._known.get(key)
         if found is None:
             try:
-                found, _ = self._sizes.count(config)
+                found = self._size(config)
             except ValueError as error:
                 found = str(error)
             self._known[key] = found

@@ -9,19 +9,21 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from search import flags, places, requests
 from search.attendant import Attendant
 from search.config import Budget, StudyFile, check
+from search.costs import Sizes
 from search.errors import RequestError
 from search.extension import Extension, copy_checkpoint, longer, wider
 from search.in_flight import InFlight
 from search.knowledge import Knowledge
 from search.ledger import Ledger, StudyRecord
 from search.losses import Loss
-from search.question import Sizes, facts_of, refuse_changes, refuse_hopeless
+from search.question import facts_of, refuse_changes, refuse_hopeless
 from search.seeds import seed_for
 from search.trial import Decision, Metrics, State, Trial
 from search.writer import Request
@@ -146,8 +148,7 @@ class Study:
             if config is None:
                 return self._promoted(self.known.trial_of(ticket), rejections)
             try:
-                adapter_params, head_params = self._sizes.count(config)
-                self.known.check(config, adapter_params)
+                adapter_params, head_params = self.known.check(config)
             except ValueError as error:
                 rejections.append((config, str(error)))
                 if ticket is not None:
@@ -155,7 +156,7 @@ class Study:
                 continue
             number = len(self.known.trials)
             seed = seed_for(self.file.search.seed, "trial", self.known.n_searched)
-            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params)
+            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
                 trial = writer.start(trial)
@@ -179,9 +180,9 @@ class Study:
     def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
         """Take in one epoch of a trial and decide whether it goes on.
 
-        The last epoch of the budget completes the trial in the same transaction, a rung may prune it, and a number that is not
-        finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing, nor do those of a trial that
-        has ended or is paused: its checkpoint holds them.
+        The last epoch of the budget completes the trial in the same transaction, a rung or a limit may prune it, and a number that
+        is not finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing, nor do those of a
+        trial that has ended or is paused: its checkpoint holds them.
 
         Raises:
             ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
@@ -196,12 +197,19 @@ class Study:
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
         broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
-        rungs = self.known.rungs if broken is None and trial.extends is None else None
-        verdict = None if rungs is None else rungs.verdict(epoch, trial.adapter_params, metrics[objective])
+        if broken is None and (key := self.known.costs.missing(metrics)) is not None:
+            broken = f"{key} is not known of it, and the study names it"
+        limit, too_much = (None if broken else self.known.costs.broken(epoch, metrics)) or (None, None)
+        compared = broken is None and limit is None
+        rungs = self.known.rungs if compared and trial.extends is None else None
+        size = replace(trial, metrics=metrics).size if compared else math.inf
+        verdict = None if rungs is None else rungs.verdict(epoch, size, metrics[objective])
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
             if broken is not None:
                 trial = writer.finish(trial, State.FAILED, reason=broken)
+            elif limit is not None:
+                trial = writer.finish(trial, State.PRUNED, reason=too_much, limit=limit)
             elif epoch == self.planned_epochs(trial):
                 trial = writer.finish(trial, State.COMPLETE)
             elif verdict is not None and not verdict.goes_on:
@@ -211,10 +219,10 @@ class Study:
                 )
                 trial = writer.finish(trial, State.PRUNED, reason=reason, rung=epoch)
         if rungs is not None:
-            rungs.add(epoch, trial.adapter_params, metrics[objective])
-        if broken is None:
+            rungs.add(epoch, size, metrics[objective])
+        if compared:
             self.known.report(number, epoch, metrics[objective])
-        self.known.settle(trial)
+        self.known.settle(trial, limit=limit)
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
 
@@ -312,7 +320,7 @@ class Study:
         elif extension.epochs is not None:
             raise ValueError("--epochs extends one trial: name it with --trial; budget.epochs is fixed")
         if wide is not None:
-            refuse_hopeless(wide, self._sizes, self.known.max_params)
+            refuse_hopeless(wide, self._sizes, self.record.facts["max_params"])
         with self._ledger.decision() as writer:
             if request is not None:
                 writer.by(request.who)
@@ -373,14 +381,12 @@ class Study:
 
     @property
     def reference_point(self) -> tuple[float, float]:
-        """(chance level, largest adapter): where the hypervolume is measured from."""
+        """(chance level, largest size that is wanted): where the hypervolume is measured from."""
         return self.known.reference_point
 
     def front(self) -> list[Trial]:
         """The non-dominated COMPLETE trials, smallest first; equal objectives in the order of numbers."""
-        return sorted(
-            (self.known.trials[number] for number in self.known.front), key=lambda trial: (trial.adapter_params, trial.number)
-        )
+        return sorted((self.known.trials[number] for number in self.known.front), key=lambda trial: (trial.size, trial.number))
 
     def hypervolume(self) -> float:
         """The front's hypervolume."""

@@ -70,8 +70,8 @@ class Kernel:
         """The two exponentials without their amplitudes, each (n, m), for features (n, F) and (m, F)."""
         scale = np.sqrt(by.weights[self.groups])
         a, b = x * scale, other * scale
-        common = _squared(a[:, self.shared], b[:, self.shared])
-        everything = common + _squared(a[:, ~self.shared], b[:, ~self.shared])
+        common = squared(a[:, self.shared], b[:, self.shared])
+        everything = common + squared(a[:, ~self.shared], b[:, ~self.shared])
         return np.exp(-0.5 * common), np.exp(-0.5 * everything)
 
     def __call__(self, x: Array, other: Array, by: Hyperparameters) -> Array:
@@ -178,7 +178,7 @@ def _descend(loss: Callable[[Array], tuple[float, Array]], start: Array) -> Arra
     return best
 
 
-def _squared(a: Array, b: Array) -> Array:
+def squared(a: Array, b: Array) -> Array:
     """Squared distances of the rows, (n, m)."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2.0 * (a @ b.T)
     positive: Array = np.maximum(squares, 0.0)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a trial is plain data: reading and showing one does not need the space's machinery
     from spaces import Config
 
+PARAMETERS = ("adapter_params", "head_params", "trainable_params")  # costs that are counted; all others are metrics under "cost/"
+
 Metrics = Mapping[str, float]  # one epoch's numbers: "val/top1", "val/loss", "train/loss", "cost/train_seconds" ...
 
 
@@ -55,6 +57,7 @@ class Trial:
         finished: Unix time of its end.
         extends: The trial whose checkpoint it goes on from, with more epochs; None for a trial of the search.
         planned_epochs: How many epochs an extended trial gets in all; None for the budget's.
+        against: What its study weighs accuracy against, the second objective.
     """
 
     number: int
@@ -72,6 +75,7 @@ class Trial:
     finished: float | None = None
     extends: int | None = None
     planned_epochs: int | None = None
+    against: str = "adapter_params"
 
     @property
     def method(self) -> str:
@@ -80,8 +84,22 @@ class Trial:
 
     @property
     def objectives(self) -> tuple[float, float]:
-        """(val/top1 of the last epoch, adapter parameters); meaningful for COMPLETE trials."""
-        return self.metrics["val/top1"], float(self.adapter_params)
+        """(val/top1 of the last epoch, size); meaningful for COMPLETE trials."""
+        return self.metrics["val/top1"], float(self.size)
+
+    @property
+    def size(self) -> float:
+        """The second objective: adapter parameters, unless the study names another cost; of a metric that of the last epoch."""
+        return self.cost(self.against)
+
+    def cost(self, key: str) -> float:
+        """A count of parameters, or a metric of the last epoch.
+
+        Raises:
+            KeyError: if the trial has not reported it.
+        """
+        counts = {"adapter_params": self.adapter_params, "head_params": self.head_params}
+        return sum(counts.values()) if key == "trainable_params" else counts[key] if key in counts else self.metrics[key]
 
     @property
     def label(self) -> str:

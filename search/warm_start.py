@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from search.config import StudyFile, StudyFileError
 from search.front import front
 from search.saved import load
-from search.trial import State, Trial
+from search.trial import PARAMETERS, State, Trial
 from spaces import Config
 
 
 def learnt(file: StudyFile) -> list[list[Any]]:
-    """[configuration, top1, adapter_params, whether on its front] of every complete trial that is a point of the study's space.
+    """[configuration, top1, size, whether on its front] of every complete trial that is a point of the study's space.
 
     Raises:
         StudyFileError: if a source cannot be read, or holds nothing that the study could use.
     """
-    space, found = file.joint_space(), []
+    space, against, found = file.joint_space(), file.objectives[1], []
     for source in file.search.learn_from:
-        trials = [trial for trial in _trials(source) if trial.state is State.COMPLETE and space.holds(trial.config)]
+        complete = [trial for trial in _trials(source) if trial.state is State.COMPLETE and space.holds(trial.config)]
+        trials = [replace(t, against=against) for t in complete if against in PARAMETERS or against in t.metrics]
         if not trials:
-            raise StudyFileError(f"search.learn_from: {source} holds no complete trial that is a point of this study's space")
+            of_cost = "" if against in PARAMETERS else f" with a {against}"
+            raise StudyFileError(
+                f"search.learn_from: {source} holds no complete trial{of_cost} that is a point of this study's space"
+            )
         members = {trial.number for trial in front(trials)}
-        found += [[dict(t.config), t.metrics["val/top1"], t.adapter_params, t.number in members] for t in trials]
+        found += [[dict(t.config), t.metrics["val/top1"], t.size, t.number in members] for t in trials]
     return found
 
 

@@ -111,11 +111,13 @@ class Writer:
         self.event("promoted", trial.number, epoch=trial.epochs)
         return replace(trial, state=State.RUNNING, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
 
-    def finish(self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None) -> Trial:
-        """The end of a trial; returned with its state, reason and finishing time."""
+    def finish(
+        self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None, limit: str | None = None
+    ) -> Trial:
+        """The end of a trial; returned with its state, reason and finishing time. `limit`: the cost by which it was too dear."""
         reason = _storable(reason)
         self._update(trial, state=state.value, reason=reason, rung=rung, finished=self._now)
-        self.event(_KINDS[state], trial.number, **_given(reason=reason, rung=rung))
+        self.event(_KINDS[state], trial.number, **_given(reason=reason, rung=rung, limit=limit))
         return replace(trial, state=state, reason=reason, rung=rung, finished=self._now)
 
     def serve(self, request: Request, refusal: str | None = None) -> None:

@@ -83,12 +83,12 @@ class Table:
         return self.row(config).params
 
     def gflops(self, config: Mapping[str, Any]) -> float:
-        """Refused: a ValueError."""
-        raise ValueError("a recorded table holds no operations and no latencies; name cost/gflops in a study that trains")
+        """10^9 operations of an image, as the run reported them; KeyError where the table has no curve of them."""
+        return self.row(config).curves["cost/gflops"][-1]
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
-        """Refused: a ValueError."""
-        return str(self.gflops(config))
+        """A run without a merged latency could not be merged."""
+        return None if "cost/latency_merged_ms" in self.row(config).curves else "the recorded run was not merged"
 
     def row(self, config: Mapping[str, Any]) -> Row:
         """The run of a configuration.

@@ -82,7 +82,7 @@ class Surface:
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """Refused: a ValueError."""
-        return str(self.gflops(config))
+        raise ValueError(f"nothing is merged on the surface {self.family}; data.surface: plain has latencies")
 
     def final(self, config: Mapping[str, Any]) -> float:
         """The accuracy of a configuration after its last epoch (fraction)."""

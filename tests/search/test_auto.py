@@ -60,7 +60,7 @@ def test_every_method_gets_its_default_and_three_sampled_configurations_within_t
 
 def test_a_method_whose_trials_all_fail_does_not_eat_the_budget() -> None:
     space = spaces.joint(["lora", "arc"])
-    sampler = Sampler(space, kind="auto", size=lambda config: 100, max_params=1000, front=Front((0.1, 1000.0)), n_epochs=9)
+    sampler = Sampler(space, kind="auto", size=lambda config: 100, max_size=1000, front=Front((0.1, 1000.0)), n_epochs=9)
     drawn = []
     for n in range(20):
         ticket, config = sampler.draw()
@@ -79,7 +79,7 @@ def test_afterwards_the_budget_follows_promise() -> None:
     def size(config: Config) -> int:
         return 100 * int(str(config[f"{config['method']}.rank"]))
 
-    sampler, n = Sampler(space, kind="auto", size=size, max_params=100_000, front=front), {"adapter": 0, "adaptformer": 0}
+    sampler, n = Sampler(space, kind="auto", size=size, max_size=100_000, front=front), {"adapter": 0, "adaptformer": 0}
     for number in range(60):
         ticket, config = sampler.draw()
         n[str(config["method"])] += 1

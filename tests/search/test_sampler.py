@@ -31,7 +31,7 @@ def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
             sampler.complete(ticket, accuracy(config), size(config))
 
     def new() -> Sampler:
-        return Sampler(SPACE, kind=kind, seed=5, size=size, max_params=100_000, front=Front((0.1, 100_000.0)))
+        return Sampler(SPACE, kind=kind, seed=5, size=size, max_size=100_000, front=Front((0.1, 100_000.0)))
 
     first = new()
     drawn = []
