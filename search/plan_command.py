@@ -149,5 +149,5 @@ def _duration(hours: float) -> str:
     if hours < 1 / 30:
         return f"{3600 * hours:.0f} s"
     if hours < 2:
-        return f"{60 * hours:.0f} min"
+        return f"{60 * hours:.1f} min"
     return f"{hours:,.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
