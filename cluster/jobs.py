@@ -62,7 +62,6 @@ class Attempt:
         state: Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
         message: Ray's word about the state.
         started: Unix time, None while it waits.
-        ended: Unix time, None while it runs.
         cargo: What it was given.
     """
 
@@ -73,7 +72,6 @@ class Attempt:
     state: str
     message: str
     started: float | None
-    ended: float | None
     cargo: Cargo
 
     @property
@@ -194,10 +192,6 @@ class Jobs:
             time.sleep(_POLL_SECONDS)
         return now
 
-    def kill(self, attempt: Attempt) -> None:
-        """Let Ray end the job: SIGTERM, and SIGKILL three seconds later."""
-        self._client.stop_job(attempt.id)
-
 
 def is_open(address: str) -> bool:
     """Whether the cluster answers someone without a token; False where it cannot be reached."""
@@ -240,6 +234,5 @@ def _attempt(job: Any) -> Attempt:
         state=job.status.value,
         message=job.message or "",
         started=None if job.start_time is None else job.start_time / 1000,
-        ended=None if job.end_time is None else job.end_time / 1000,
         cargo=Cargo(env.get("working_dir", ""), env.get("env_vars", {}), env.get("pip")),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -19,26 +19,14 @@ from search.sizes import CachedSize
 from search.uniform import uniform
 from spaces import Config, JointSpace
 
+if TYPE_CHECKING:
+    from trainables.probe import Probe
+
 N_DRAWS = 400  # of each method
 N_PROBED = 2  # configurations of each method beside its default
 MAX_SIMULATED = 200  # trials; a longer study is scaled from these
 N_INSTANCES = 3  # of each family of surfaces
 _LEAST_SPREAD = 0.10  # machines are noisy: no range is narrower than this on either side
-
-
-class Probed(Protocol):
-    """What `trainables.probe` measures of a configuration."""
-
-    @property
-    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def setup_seconds(self) -> float: ...  # noqa: D102
-    @property
-    def epoch_seconds(self) -> float: ...  # noqa: D102
-    @property
-    def step_seconds(self) -> float: ...  # noqa: D102
-    @property
-    def peak_memory_bytes(self) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -159,7 +147,7 @@ def _share(file: StudyFile, family: str, instance: int) -> float:
     return sum(trial.epochs for trial in study.trials) / (len(study.trials) * file.budget.epochs)
 
 
-def cost(file: StudyFile, probes: Iterable[Probed], trained: Range, *, n_slots: int, start_seconds: float) -> Cost:
+def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: int, start_seconds: float) -> Cost:
     """Put epochs and what one takes together.
 
     Args:
