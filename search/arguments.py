@@ -11,6 +11,9 @@ from rich.console import Console
 DEFAULT_STORAGE = Path("paretune-studies")
 Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, its folder, or its address.")]
+MaybeStudyFile = Annotated[
+    str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
+]
 TrialNumber = Annotated[int, typer.Argument(min=0, help="The trial's number.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]

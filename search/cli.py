@@ -29,7 +29,7 @@ from search import (
     status_command,
     suite_command,
 )
-from search.arguments import DEFAULT_STORAGE, Json, Overrides, Storage, StudyName, TrialNumber, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, MaybeStudyFile, Overrides, Storage, StudyName, TrialNumber, complain, folder_of
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -107,9 +107,7 @@ def _exit_code() -> int:
 
 @app.command()
 def validate(
-    study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
-    ] = None,
+    study: MaybeStudyFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Check a study file and its images without running it; prints it resolved, with every default written out."""

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import Json, Overrides
+from search.arguments import Json, MaybeStudyFile, Overrides
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -26,9 +26,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 @app.command()
 def plan(
-    study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
-    ] = None,
+    study: MaybeStudyFile = None,
     *,
     overrides: Overrides = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: as many as this machine has room for.")] = None,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Overrides, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, MaybeStudyFile, Overrides, Storage, StudyName, complain, folder_of
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -23,9 +23,7 @@ app = typer.Typer()
 
 @app.command()
 def run(
-    study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
-    ] = None,
+    study: MaybeStudyFile = None,
     overrides: Overrides = None,
     storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",

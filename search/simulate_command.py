@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.arguments import Json, Overrides
+from search.arguments import Json, MaybeStudyFile, Overrides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,9 +27,7 @@ app = typer.Typer()
 
 @app.command()
 def simulate(
-    study: Annotated[
-        str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
-    ] = None,
+    study: MaybeStudyFile = None,
     *,
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(min=1, help="Imaginary workers.")] = 1,
