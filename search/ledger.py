@@ -91,15 +91,14 @@ class Ledger(History):
                 raise LedgerError(f"{ledger._database} does not exist; `paretune ls` shows the studies that do")
             try:
                 with ledger._reading.connect() as connection:
-                    version = connection.execute(sa.select(schema.study.c.schema_version)).scalar_one()
+                    version = ledger._version(connection)
             except sa.exc.SQLAlchemyError as error:
                 why = ledger._database.in_words(error) if isinstance(error, sa.exc.DBAPIError) else type(error).__name__
                 raise LedgerError(f"{ledger._database} is not a readable ledger ({why}); restore it from a copy") from error
-            ledger._refuse_newer(version)
             if version < schema.VERSION:
                 ledger._reading = ledger._database.copy_in_memory()
-                with ledger._reading.begin() as connection:
-                    schema.migrate(connection, version)
+                with ledger._reading.begin() as connection:  # its driver may have migrated it just before the copy
+                    schema.migrate(connection, ledger._version(connection))
             return ledger
 
     def claim(self, *, wait: Callable[[float], None] = time.sleep) -> None:
@@ -143,19 +142,19 @@ class Ledger(History):
         return not here and waited < LEASE_SECONDS
 
     def _take(self, connection: sa.Connection, token: str) -> None:
-        version = connection.execute(sa.select(schema.study.c.schema_version)).scalar_one()
-        self._refuse_newer(version)
-        if version < schema.VERSION:
-            schema.migrate(connection, version)
+        schema.migrate(connection, self._version(connection))
         connection.execute(schema.owner.delete())
         connection.execute(schema.owner.insert().values(token=token, heartbeat=self._now(), **owner.me()))
         self._n_events = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
 
-    def _refuse_newer(self, version: int) -> None:
+    def _version(self, connection: sa.Connection) -> int:
+        """The schema's version; LedgerError if a newer Paretune wrote it."""
+        version: int = connection.execute(sa.select(schema.study.c.schema_version)).scalar_one()
         if version > schema.VERSION:
             raise LedgerError(
                 f"{self._database} has schema {version}, this Paretune knows up to {schema.VERSION}; use a newer Paretune"
             )
+        return version
 
     def beat(self) -> bool:
         """Tell other machines that this driver lives; from any thread. False if the study is no longer its own.

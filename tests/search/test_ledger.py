@@ -439,6 +439,23 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old:
         assert columns(old) == columns(new.path)
 
 
+def test_an_older_ledger_that_is_migrated_while_it_is_opened_is_read_as_it_is_then(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(Ledger(old)._database)
+    copy = kind.copy_in_memory
+
+    def migrate_first(read: database.Database) -> sa.Engine:
+        with closing(Ledger(old)) as driver:
+            driver.claim(wait=lambda _: None)
+        return copy(read)
+
+    monkeypatch.setattr(kind, "copy_in_memory", migrate_first)
+    with closing(Ledger.open(old)) as reader:
+        assert [trial.number for trial in reader.trials()] == [0, 1]
+        assert reader.requests() == []
+
+
 def test_a_migration_that_is_cut_off_leaves_the_old_ledger(old: Path) -> None:
     altered(old, "CREATE TABLE requests (number INTEGER)")  # the last step of the migration will find its table taken
     with closing(Ledger(old)) as ledger, pytest.raises(Exception, match="already exists"):
