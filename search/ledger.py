@@ -92,13 +92,13 @@ class Ledger(History):
             try:
                 with ledger._reading.connect() as connection:
                     version = ledger._version(connection)
+                if version < schema.VERSION:
+                    ledger._reading = ledger._database.copy_in_memory()
             except sa.exc.SQLAlchemyError as error:
                 why = ledger._database.in_words(error) if isinstance(error, sa.exc.DBAPIError) else type(error).__name__
                 raise LedgerError(f"{ledger._database} is not a readable ledger ({why}); restore it from a copy") from error
             if version < schema.VERSION:
-                ledger._reading = ledger._database.copy_in_memory()
-                with ledger._reading.begin() as connection:  # its driver may have migrated it just before the copy
-                    schema.migrate(connection, ledger._version(connection))
+                ledger._migrate_copy()
             return ledger
 
     def claim(self, *, wait: Callable[[float], None] = time.sleep) -> None:
@@ -146,6 +146,16 @@ class Ledger(History):
         connection.execute(schema.owner.delete())
         connection.execute(schema.owner.insert().values(token=token, heartbeat=self._now(), **owner.me()))
         self._n_events = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
+
+    def _migrate_copy(self) -> None:
+        """Bring what is read up to date in memory."""
+        try:
+            with self._reading.begin() as connection:  # the driver may have migrated the ledger just before it was copied
+                schema.migrate(connection, self._version(connection))
+        except sa.exc.DBAPIError as error:
+            raise LedgerError(
+                f"{self._database} is an older ledger that cannot be migrated ({error.orig}); restore it from a copy"
+            ) from error
 
     def _version(self, connection: sa.Connection) -> int:
         """The schema's version; LedgerError if a newer Paretune wrote it."""

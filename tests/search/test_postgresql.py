@@ -119,10 +119,12 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    written(here, "far", postgresql.address(), n_trials=40, epoch_seconds=0.5)
-    address = f"{postgresql.address()}/far"
+    postgresql.execute("CREATE DATABASE afar")  # its own, since it lists all that there are
+    server = postgresql.address(database="afar")
+    written(here, "far", server, n_trials=40, epoch_seconds=0.5)
+    address = f"{server}/far"
     with driver(here, "far") as process:
-        code, printed, complaint = said("ls", postgresql.address(), "--json", cwd=there, elsewhere=True)
+        code, printed, complaint = said("ls", server, "--json", cwd=there, elsewhere=True)
         assert code == 0, complaint
         assert {"name": "far", "state": "running", "path": address} in json.loads(printed)["studies"]
         assert list(there.iterdir()) == []  # looking round leaves nothing
@@ -138,7 +140,7 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
             [event] = [event for event in events if event["kind"] == "pruned" and "from afar" in str(event["detail"])]
             assert event["trial"] == running
             assert "@elsewhere:" in event["who"]
-        second = written(there, "far", postgresql.address(), n_trials=40, epoch_seconds=0.5)
+        second = written(there, "far", server, n_trials=40, epoch_seconds=0.5)
         refused = said("run", second, "--back-end", "in-process", cwd=there, elsewhere=True)
         assert refused[0] == 2
         assert f"run by process {process.pid} on" in refused[2]
