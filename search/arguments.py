@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,3 +34,8 @@ def complain(message: str) -> None:
     """Tell a person what went otherwise than expected."""
     console = Console(stderr=True)
     console.print(f"paretune: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """What `--json` asks for, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
 
 PATIENCE_SECONDS = 10.0  # for a driver that is slow to answer; the request stays
 app = typer.Typer()
@@ -58,15 +58,13 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove the checkpoints that nobody needs: all but those of trials that go on, of the front and of extended trials."""
-    import json
-    import sys
     from dataclasses import asdict
 
     from search import disk
 
     found = disk.collect(folder_of(study, storage), dry_run=dry_run)
     if as_json:
-        sys.stdout.write(json.dumps(asdict(found)) + "\n")
+        print_json(asdict(found))
         return
     what = f"{len(found.trials)} checkpoints, {disk.mebibytes(found.freed_bytes)}"
     words = "would be removed" if dry_run else "removed"

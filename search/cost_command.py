@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +35,7 @@ def cost(
     found = list(measure(saved, trials or []))
     _show_elsewhere(load(saved.folder))
     if as_json:
-        sys.stdout.write(json.dumps([one.json() for one in found], indent=2) + "\n")
+        print_json([one.json() for one in found])
         return
     console = Console(highlight=False)
     console.print(table(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage
+from search.arguments import DEFAULT_STORAGE, Json, Storage, print_json
 
 if TYPE_CHECKING:
     from cluster.health import Finding
@@ -72,7 +71,7 @@ def _on_cluster(address: str, storage: Path, *, pip: bool, unprotected: bool, as
 
 def _show(findings: Iterable[Finding], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+        print_json([asdict(finding) for finding in findings])
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of, print_json
 
 if TYPE_CHECKING:
     from search.finalize import Member, Order, Outcome
@@ -43,7 +41,7 @@ def finalize(
     with interruptible():
         members = train(saved, n_seeds=seeds, back_end=back_end, n_cpus=cpus)
     if as_json:
-        sys.stdout.write(json.dumps([final.row(member) for member in members], indent=2, default=str) + "\n")
+        print_json([final.row(member) for member in members])
         return
     console = Console(highlight=False)
     console.print(table(members))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Any
-
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of, print_json
 
 app = typer.Typer()
 
@@ -25,7 +21,7 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     saved = load(folder_of(study, storage))
     found = shares_of(saved.history, saved.reference_point)
     if as_json:
-        _print([vars(share) | {"front": [trial.number for trial in share.front]} for share in found])
+        print_json([vars(share) | {"front": [trial.number for trial in share.front]} for share in found])
         return
     table = Table("method", "trials", "complete", "epochs", "own front", "best %", "hypervolume", "contribution", box=None)
     for share in found:
@@ -50,7 +46,7 @@ def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Js
     saved = load(folder_of(study, storage))
     found = importance_of(check(saved.record.file).joint_space(), saved.history, saved.epochs)
     if as_json:
-        _print(found)
+        print_json(found)
         return
     console = Console(highlight=False)
     if not found:
@@ -76,7 +72,7 @@ def rerun(
     epochs = train_again(load(folder_of(study, storage)), trial)
     same = sum(epoch.same for epoch in epochs)
     if as_json:
-        _print({"trial": trial, "same": same == len(epochs), "epochs": [vars(epoch) for epoch in epochs]})
+        print_json({"trial": trial, "same": same == len(epochs), "epochs": [vars(epoch) for epoch in epochs]})
     else:
         console = Console(highlight=False)
         for epoch in epochs:
@@ -86,7 +82,3 @@ def rerun(
         console.print(f"trial {trial}: {same} of {len(epochs)} epochs are the same to the last bit")
     if same < len(epochs):
         raise typer.Exit(1)
-
-
-def _print(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import Json, MaybeStudyFile, Overrides
+from search.arguments import Json, MaybeStudyFile, Overrides, print_json
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -61,7 +59,7 @@ def plan(
             "cost": asdict(found),
             "memory_bytes_per_slot": memory / n_slots,
         }
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_json(facts)
         return
     console = Console(highlight=False)
     console.print(_space_table(held))

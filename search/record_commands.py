@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of, print_json
 
 app = typer.Typer()
 
@@ -112,7 +110,7 @@ def compare(
     beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
     if as_json:
         tables = {"studies": beside.studies(), "methods": beside.methods(), "fronts": beside.fronts()}
-        sys.stdout.write(json.dumps({name: table.to_pylist() for name, table in tables.items()}, indent=2) + "\n")
+        print_json({name: table.to_pylist() for name, table in tables.items()})
         return
     for table in (beside.studies(), beside.methods()):
         shown = Table(*table.column_names, box=None)

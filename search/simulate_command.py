@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.arguments import Json, MaybeStudyFile, Overrides
+from search.arguments import Json, MaybeStudyFile, Overrides, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +70,7 @@ def simulate(
         "ended": searched.ended,
     }
     if as_json:
-        sys.stdout.write(json.dumps(report.front_json(searched.record, trials) | facts, indent=2, default=str) + "\n")
+        print_json(report.front_json(searched.record, trials) | facts)
         return
     console = Console(highlight=False)
     console.print(Constrain(report.front_table(searched.front()), report.TABLE_WIDTH))
@@ -120,7 +118,7 @@ def _show_courses(found: Mapping[str, Sequence[Course]], *, as_json: bool) -> No
     n_seeds = max(map(len, found.values()))
     if as_json:
         rows = {name: [None if math.isinf(n) else n for n in row] for name, row in medians.items()}
-        sys.stdout.write(json.dumps({"best": best, "shares": shares, "n_seeds": n_seeds, "epochs_until": rows}, indent=2) + "\n")
+        print_json({"best": best, "shares": shares, "n_seeds": n_seeds, "epochs_until": rows})
         return
     shown = Table(box=None, header_style="bold", pad_edge=False)
     shown.add_column("sampler")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of
+from search.arguments import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
 
 if TYPE_CHECKING:
     from search.saved import SavedStudy
@@ -39,7 +37,7 @@ def status(
     folder = folder_of(study, storage)
     facts = look(folder)
     if as_json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        print_json(facts)
         return
     console = Console(highlight=False)
     if not watch:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import Json, Overrides
+from search.arguments import Json, Overrides, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +54,7 @@ def suite(
     place = tasks[0].file.storage / f"suite-{name}.parquet"
     suites.write_parquet(rows, place, measure=measure)
     if as_json:
-        sys.stdout.write(json.dumps({"measure": measure, "standings": [asdict(row) for row in rows]}, indent=2) + "\n")
+        print_json({"measure": measure, "standings": [asdict(row) for row in rows]})
         return
     console = Console(highlight=False)
     console.print(table(tasks, rows))
