@@ -66,11 +66,19 @@ class Recorder:
         self.blocked_seconds += time.monotonic() - began
 
     def close(self) -> None:
-        """Nothing more follows: the last full sync begins. Call it when the driver has given the ledger back."""
+        """Nothing more follows: the last full sync begins. Call it when the driver has given the ledger back.
+
+        A recorder that somebody killed meanwhile (a machine short of memory does) is followed by another one, which makes the last
+        sync.
+        """
+        if self._process is None or self._process.stdin is None or self._process.stdin.closed:
+            return
+        if (self._process.poll() or 0) < 0:
+            with contextlib.suppress(BrokenPipeError), self._process:  # its pipes are closed
+                self.start()
         began = time.monotonic()
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self.blocked_seconds += time.monotonic() - began
 
     def stop(self, timeout: float = 60.0) -> str | None:

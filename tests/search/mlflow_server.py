@@ -16,29 +16,47 @@ import pytest
 from search.pages import free_port
 
 
+class MLflowServer:
+    """A server on a free port that keeps everything in a folder; it can be killed, and started again at the same address."""
+
+    def __init__(self, folder: Path, *options: str, environment: Sequence[tuple[str, str]] = ()) -> None:
+        self._port, self._folder = free_port(None), folder
+        self.address = f"http://127.0.0.1:{self._port}"
+        self._command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1", *options]
+        self._command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+        if "--default-artifact-root" not in options and "--artifacts-destination" not in options:
+            self._command += ["--artifacts-destination", str(folder / "files")]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._environment = os.environ | quiet | dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"the server ended with status {self._process.wait(0.1)}")
+        pytest.fail("the server did not listen within 60 s")
+
+    def kill(self) -> None:
+        """End it and its workers in the middle of whatever they do (SIGKILL)."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+
+
 @contextlib.contextmanager
 def server_in(folder: Path, *options: str, environment: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
-    """The address of a server on a free port that keeps everything in a folder."""
-    port = free_port(None)
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=os.environ | quiet | dict(environment), start_new_session=True
-        )
-        try:
-            _await(port, process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
-
-
-def _await(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            pytest.fail(f"the server ended with status {process.wait(0.1)}")
-    pytest.fail("the server did not listen within 60 s")
+    """The address of a server that is there as long as the block."""
+    server = MLflowServer(folder, *options, environment=environment)
+    try:
+        server.start()
+        yield server.address
+    finally:
+        server.kill()

@@ -110,12 +110,23 @@ def test_a_server_that_never_answers_does_not_hold_the_driver(driven: Driven) ->
     assert not psutil.pid_exists(recording._process.pid)
 
 
-def test_a_recorder_that_is_killed_is_told_and_caught_up_with(driven: Driven) -> None:
+def test_a_recorder_that_is_killed_while_the_study_runs_is_followed_by_another(driven: Driven) -> None:
     recording = recorder(driven)
     recording.start()
     assert recording._process is not None
-    os.kill(recording._process.pid, signal.SIGKILL)
+    _kill(recording._process.pid)
     driven.finish(0, 1)
+    assert recording.stop() is None
+    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+
+
+def test_a_recorder_that_is_killed_at_its_last_sync_is_told_and_caught_up_with(driven: Driven) -> None:
+    recording = recorder(driven)
+    recording.start()
+    driven.finish(0, 1)
+    recording.close()
+    assert recording._process is not None
+    _kill(recording._process.pid)
     problem = recording.stop()
     assert problem is not None
     assert "ended with status -9" in problem
@@ -123,6 +134,11 @@ def test_a_recorder_that_is_killed_is_told_and_caught_up_with(driven: Driven) ->
     again.start()
     assert again.stop() is None
     assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it is dead, and the driver has not heard of it
 
 
 def test_the_driver_does_not_import_mlflow() -> None:

@@ -1,0 +1,193 @@
+"""A real MLflow server, or the recorder itself, is killed in the middle of a search: the search goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from typer.testing import CliRunner
+
+from search import config, driver
+from search.cli import app
+from search.ledger import Ledger
+from search.requests import ask
+from search.saved import SavedStudy
+from search.study import Study
+
+from .mlflow_server import MLflowServer
+
+N_TRIALS = 16
+STUDY = {
+    "data": {"kind": "synthetic", "epoch_seconds": 0.15},
+    "methods": ["lora", "arc"],
+    "budget": {"n_trials": N_TRIALS, "epochs": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowServer]:
+    """A server that every test leaves running."""
+    server = MLflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+class Meanwhile:
+    """What happens beside a search. It holds the search up (`paretune pause`) where MLflow takes its time.
+
+    Args:
+        server: What records the search.
+        folder: The study's.
+    """
+
+    def __init__(self, server: MLflowServer, folder: Path) -> None:
+        self.server, self._folder = server, folder
+
+    def trials_end(self, n: int) -> None:
+        """So many more trials end; then the search pauses."""
+        wanted = self._n_ended() + n
+        until(lambda: self._n_ended() >= wanted, f"{n} more trials end")
+        ask(self._folder, "pause", [], {})
+
+    def is_recorded(self) -> None:
+        """The recorder has shown a run of each of them. The search goes on afterwards."""
+        n_ended = self._n_ended()
+        until(lambda: n_runs(self.server.address, self._folder.name) > n_ended, f"{n_ended} trials and the study are in MLflow")
+
+    def search_goes_on(self) -> None:
+        """Lift the pause."""
+        assert self._n_ended() < N_TRIALS
+        ask(self._folder, "unpause", [], {})
+
+    def _n_ended(self) -> int:
+        with contextlib.closing(Ledger.open(self._folder / "ledger.db")) as ledger:
+            return sum(trial.state.finished for trial in ledger.trials())
+
+
+def search_with(
+    accident: Callable[[Meanwhile], None], server: MLflowServer, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[SavedStudy, list[str]]:
+    """The finished study, and what was said at its end; the accident happens beside it when three of its trials are recorded."""
+    happened: list[BaseException | None] = []
+
+    @contextlib.contextmanager
+    def watch(study: Study, _: int) -> Iterator[None]:
+        meanwhile = Meanwhile(server, study.file.folder)
+
+        def happen() -> None:
+            try:
+                meanwhile.trials_end(3)
+                meanwhile.is_recorded()
+                accident(meanwhile)
+                happened.append(None)
+            except BaseException as error:
+                happened.append(error)
+                ask(study.file.folder, "stop", [], {})
+
+        beside = threading.Thread(target=happen)
+        beside.start()
+        yield
+        beside.join(60)
+
+    said: list[str] = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    file = config.check(STUDY | {"study": accident.__name__, "storage": str(storage)})
+    saved = driver.run(file, back_end="in-process", watch=watch, say=said.append)
+    assert happened == [None]
+    assert (saved.state, len(saved.history)) == ("FINISHED", N_TRIALS)
+    log = (saved.folder / "paretune.log").read_text()
+    held, wall = map(float, re.findall(r"held it up for ([\d.]+) s of ([\d.]+) s", log)[-1])
+    assert wall > 0.15 * 3 * N_TRIALS
+    assert held <= 0.005 * wall
+    return saved, said
+
+
+def until(condition: Callable[[], bool], what: str, *, timeout: float = 60.0) -> None:
+    """Wait for something, not for ever."""
+    deadline, pause = time.monotonic() + timeout, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout:g} s"
+        pause.wait(0.05)
+
+
+def n_runs(address: str, name: str) -> int:
+    """How many runs MLflow has of a study; 0 as long as it knows none."""
+    client = MlflowClient(tracking_uri=address)
+    if (experiment := client.get_experiment_by_name(name)) is None:
+        return 0
+    return len(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def assert_exactly_once(saved: SavedStudy, server: MLflowServer) -> None:
+    """One run for the study and one for each trial, none of them RUNNING, and everything in them as in the ledger."""
+    told = CliRunner().invoke(app, ["sync", str(saved.folder), "--check"])
+    assert (told.exit_code, told.output) == (
+        0,
+        f"MLflow at {server.address} holds exactly what the ledger of study {saved.name} holds\n",
+    )
+    client = MlflowClient(tracking_uri=server.address)
+    experiment = client.get_experiment_by_name(saved.name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000)
+    assert sorted(run.data.tags.get("paretune.trial", "study") for run in runs) == sorted([*map(str, range(N_TRIALS)), "study"])
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+
+
+def test_a_server_that_is_killed_and_started_again_holds_the_whole_study_at_its_end(
+    server: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_and_back(meanwhile: Meanwhile) -> None:
+        server.kill()
+        meanwhile.search_goes_on()
+        meanwhile.trials_end(4)
+        server.start()
+        meanwhile.is_recorded()
+        meanwhile.search_goes_on()
+
+    saved, said = search_with(killed_and_back, server, tmp_path, monkeypatch)
+    assert said == []
+    log = (saved.folder / "paretune.log").read_text()
+    assert log.index("the search goes on, the record follows later") < log.index("is up to date again")
+    assert_exactly_once(saved, server)
+
+
+def test_a_server_that_is_killed_and_stays_away_is_caught_up_with_by_sync(
+    server: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(meanwhile: Meanwhile) -> None:
+        server.kill()
+        meanwhile.search_goes_on()
+
+    monkeypatch.setattr(driver, "PATIENCE", 5.0)
+    saved, said = search_with(killed, server, tmp_path, monkeypatch)
+    assert len(said) == 1
+    assert "is behind" in said[0]
+    assert "`paretune sync killed` catches up" in said[0]
+    server.start()
+    assert CliRunner().invoke(app, ["sync", str(saved.folder), "--check"]).exit_code == 1
+    assert CliRunner().invoke(app, ["sync", str(saved.folder)]).exit_code == 0
+    assert_exactly_once(saved, server)
+
+
+def test_a_recorder_that_is_killed_in_the_middle_is_followed_by_another(
+    server: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recorder_killed(meanwhile: Meanwhile) -> None:
+        (recorder,) = [child for child in psutil.Process().children() if "search.recorder" in child.cmdline()]
+        os.kill(recorder.pid, signal.SIGKILL)
+        meanwhile.search_goes_on()
+
+    saved, said = search_with(recorder_killed, server, tmp_path, monkeypatch)
+    assert said == []
+    assert_exactly_once(saved, server)
