@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,30 +20,20 @@ from torch.nn import functional as F
 
 from trainables import backbones, checkpoint, data, look_at_flag
 from trainables.adapters import (
-    Adaptation,
     adapt,
     adaptation,
-    load_trainable_state,
     method_of,
     remove,
     supported_blocks,
-    trainable_parameters,
-    trainable_state,
-    transformer_blocks,
-    undecayed_parameters,
 )
 from trainables.cost import forward_gflops, structure
-from trainables.latency import latency
 from trainables.memory import forget_peak, peak_bytes
-from trainables.precision import explicit_attention, fused_attention
-from trainables.randomness import RandomState
-from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
-from trainables.step import Features, autocast, backward, logits
+from trainables.recipe import learning_rate, recipe_of
+from trainables.running import Plan, Run
+from trainables.step import autocast, backward, logits
 
 EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lily's router "batch"
 PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
-LATENCY_SECONDS = 0.1  # that a trial repeats its forward pass for, in both forms
-OF_A_FORWARD_PASS = ("cost/gflops", "cost/latency_ms", "cost/latency_merged_ms")
 
 
 class AdapterTrial:
@@ -77,7 +66,7 @@ class AdapterTrial:
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
         self._prefixes: dict[tuple[str, int, str], list[Tensor]] = {}
         self._gflops: dict[Any, float] = {}
-        self._run: _Run | None = None
+        self._run: Run | None = None
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
         """See `trainables.Trainable.start`.
@@ -88,7 +77,7 @@ class AdapterTrial:
         if self._run is not None or adaptation(self.model) is not None:
             self.finish()
         method, recipe = method_of(config), recipe_of(self._fixed, config)
-        plan = _Plan(dict(config), seed, epochs, recipe, folder)
+        plan = Plan(dict(config), seed, epochs, recipe, folder)
         saved = None if folder is None else checkpoint.read(folder)
         if saved is not None:
             plan.check(saved.facts)
@@ -98,13 +87,13 @@ class AdapterTrial:
         generator = torch.Generator().manual_seed(seed)
         backbones.set_head(self.model, self.n_classes, generator)
         adapt(self.model, method, generator=generator)
-        self._run = _Run(self.model, plan, generator, self.device)
+        self._run = Run(self.model, plan, generator, self.device)
         if saved is not None:
             self._run.load(saved)
         forget_peak(self.device)
         return self._run.epoch
 
-    def _of_a_forward_pass(self, run: _Run) -> dict[str, float]:
+    def _of_a_forward_pass(self, run: Run) -> dict[str, float]:
         """What an image costs the model as it stands; operations are counted once for all trials of the same structure."""
         shapes = (structure(run.method), tuple((name, p.shape) for name, p in run.trained.items()))
         if shapes not in self._gflops:
@@ -144,7 +133,7 @@ class AdapterTrial:
             checkpoint.write(run.plan.folder, run.saved())
         return dict(run.metrics)
 
-    def _validated(self, run: _Run) -> dict[str, float]:
+    def _validated(self, run: Run) -> dict[str, float]:
         top1, loss = self.evaluate("validation")
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -152,7 +141,7 @@ class AdapterTrial:
             )
         return {"val/top1": top1, "val/loss": loss}
 
-    def _train(self, run: _Run) -> tuple[float, int]:
+    def _train(self, run: Run) -> tuple[float, int]:
         train, recipe, model = self._splits["train"], run.plan.recipe, self.model
         batch = min(recipe.batch_size, len(train))
         n_steps = len(train) // batch
@@ -181,7 +170,7 @@ class AdapterTrial:
                 )
         return sum(values) / len(values), n_steps * batch
 
-    def _gradients(self, run: _Run) -> None:
+    def _gradients(self, run: Run) -> None:
         train, recipe = self._splits["train"], run.plan.recipe
         self.model.eval()
         for images, labels in zip(train.batches(recipe.batch_size), torch.split(train.labels, recipe.batch_size), strict=True):
@@ -277,97 +266,7 @@ class AdapterTrial:
                 f"a trial must leave the frozen backbone as it found it; changed: {', '.join(changed[:5])}; replace this worker"
             )
 
-    def _running(self) -> _Run:
+    def _running(self) -> Run:
         if self._run is None:
             raise RuntimeError("no trial is running; start one")
         return self._run
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a trial is to be."""
-
-    config: Mapping[str, Any]
-    seed: int
-    epochs: int
-    recipe: Recipe
-    folder: Path | None
-
-    def check(self, facts: Mapping[str, Any]) -> None:
-        """Raises a ValueError unless a checkpoint's facts are of this trial."""
-        saved, own = (facts["config"], facts["seed"]), (dict(self.config), self.seed)
-        if saved != own:
-            raise ValueError(
-                f"a trial resumes from its own checkpoint; {self.folder} holds one of {saved[0]}, seed {saved[1]}, and this is "
-                f"{own[0]}, seed {own[1]}; use another folder"
-            )
-        if facts["epoch"] > self.epochs:
-            raise ValueError(
-                f"a trial has at least the epochs of its checkpoint; the one in {self.folder} has {facts['epoch']}, got "
-                f"{self.epochs}; give it as many or more"
-            )
-
-
-class _Run:
-    """What belongs to one trial: its plan, where it stands, and the optimiser over its trainables."""
-
-    def __init__(self, model: nn.Module, plan: _Plan, generator: torch.Generator, device: torch.device) -> None:
-        self.model, self.plan, self.method = model, plan, cast(Adaptation, adaptation(model)).method
-        self.random = RandomState(generator, device)
-        self.trained = dict(trainable_parameters(model))
-        self.optimiser = optimiser(self.trained.values(), plan.recipe, undecayed_parameters(model))
-        self._drop_path_before = set_drop_path(transformer_blocks(model), plan.recipe.drop_path)
-        explicit = plan.recipe.precision == "bfloat16" and device.type == "cpu"
-        self._attention_before = explicit_attention(model) if explicit else []
-        forward: Features = cast(VisionTransformer, model).forward_features
-        self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
-        self.costs: dict[str, float] = {}  # of a forward pass, once they are known
-        self.epoch = 0
-        self.metrics: dict[str, float] | None = None
-
-    def leave(self) -> None:
-        """Puts back what the trial has changed about the model's own modules."""
-        restore(self._drop_path_before)
-        fused_attention(self._attention_before)
-        if self.plan.recipe.compile:
-            torch.compiler.reset()  # code compiled for this trial would count against the limit of the next
-
-    def keep_what_is_left(self) -> bool:
-        """Forgets the gradients, and the optimiser state of trainables that the method has dropped; whether it has dropped any."""
-        self.optimiser.zero_grad()
-        left, before = dict(trainable_parameters(self.model)), self.optimiser.state
-        if left.keys() == self.trained.keys():
-            return False
-        self.trained, self.optimiser = left, optimiser(left.values(), self.plan.recipe, undecayed_parameters(self.model))
-        for parameter in left.values():
-            self.optimiser.state[parameter] = before[parameter]
-        return True
-
-    def latency(self) -> dict[str, float]:
-        """How long the model as it stands takes to answer, with the attention of those who use it."""
-        fused_attention(self._attention_before)
-        found = latency(self.model, precision=self.plan.recipe.precision, seconds=LATENCY_SECONDS).metrics
-        if self._attention_before:
-            explicit_attention(self.model)
-        return found
-
-    def saved(self) -> checkpoint.Checkpoint:
-        """Trainables, optimiser and random state, and where the trial stands."""
-        tensors = {f"trainable/{name}": tensor.cpu() for name, tensor in trainable_state(self.model).items()}
-        for name, parameter in self.trained.items():
-            for key, tensor in self.optimiser.state[parameter].items():
-                tensors[f"optimiser/{name}/{key}"] = tensor.cpu()
-        tensors |= {f"random/{name}": tensor for name, tensor in self.random.state.items()}
-        plan = {"config": dict(self.plan.config), "seed": self.plan.seed, "epochs": self.plan.epochs}
-        return checkpoint.Checkpoint(tensors, {**plan, "epoch": self.epoch, "metrics": self.metrics})
-
-    def load(self, saved: checkpoint.Checkpoint) -> None:
-        """Takes the trial up where `saved` left it."""
-        load_trainable_state(self.model, saved.group("trainable"))
-        self.keep_what_is_left()
-        for name, parameter in self.trained.items():
-            state = saved.group(f"optimiser/{name}")
-            self.optimiser.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in state.items()}
-        self.random.state = saved.group("random")
-        self.epoch, self.metrics = saved.facts["epoch"], saved.facts["metrics"]
-        self.costs = {key: value for key, value in self.metrics.items() if key in OF_A_FORWARD_PASS}
