@@ -21,7 +21,7 @@ from search.losses import Loss, Losses
 from search.rungs import Rungs
 from search.sampler import Sampler
 from search.sizes import CachedSize
-from search.trial import PARAMETERS, State, Trial
+from search.trial import PARAMETERS, Metrics, State, Trial
 from spaces import Config
 
 
@@ -136,8 +136,14 @@ class Knowledge:
         self.trials[trial.number] = trial
         self.n_ended -= 1
 
-    def report(self, number: int, epoch: int, top1: float) -> None:
-        """One more epoch, for the sampler; the rungs are told apart."""
+    def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
+        """One more epoch of a trial, within the limits."""
+        top1 = metrics[self._objective]
+        if self.rungs is not None and trial.extends is None:
+            self.rungs.add(epoch, replace(trial, metrics=metrics).size, top1)
+        self._report(trial.number, epoch, top1)
+
+    def _report(self, number: int, epoch: int, top1: float) -> None:
         if (ticket := self._tickets[number]) is not None:
             self.sampler.report(ticket, epoch, top1)
 
@@ -205,7 +211,7 @@ class Knowledge:
             report = reports[event.number]
             top1 = report.metrics.get(self._objective, math.nan)
             if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
-                self.report(number, report.epoch, top1)
+                self._report(number, report.epoch, top1)
         elif event.kind == "pruned":  # it may have gone on since
             self.settle(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
         elif event.kind == "promoted":

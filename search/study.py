@@ -7,9 +7,7 @@ trial, config, epoch, metrics) whichever back end runs it.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from search.costs import Sizes
 from search.errors import RequestError
 from search.extension import Extension, copy_checkpoint, longer, wider
 from search.in_flight import InFlight
+from search.judgement import judge
 from search.knowledge import Knowledge
 from search.ledger import Ledger, StudyRecord
 from search.losses import Loss
@@ -196,33 +195,15 @@ class Study:
             raise ValueError(f"trial {number} reported epoch {epoch} after epoch {trial.epochs}; epochs arrive one by one")
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
-        broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
-        if broken is None and (key := self.known.costs.missing(metrics)) is not None:
-            broken = f"{key} is not known of it, and the study names it"
-        limit, too_much = (None if broken else self.known.costs.broken(epoch, metrics)) or (None, None)
-        compared = broken is None and limit is None
-        rungs = self.known.rungs if compared and trial.extends is None else None
-        size = replace(trial, metrics=metrics).size if compared else math.inf
-        verdict = None if rungs is None else rungs.verdict(epoch, size, metrics[objective])
+        last = epoch == self.planned_epochs(trial)
+        judgement = judge(self.known, trial, epoch, metrics, objective=objective, last=last)
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
-            if broken is not None:
-                trial = writer.finish(trial, State.FAILED, reason=broken)
-            elif limit is not None:
-                trial = writer.finish(trial, State.PRUNED, reason=too_much, limit=limit)
-            elif epoch == self.planned_epochs(trial):
-                trial = writer.finish(trial, State.COMPLETE)
-            elif verdict is not None and not verdict.goes_on:
-                reason = (
-                    f"{objective} {metrics[objective]:.4f} at epoch {epoch} is below {verdict.bar:.4f}, "
-                    f"the bar among the {verdict.n_peers} trials of its size or smaller"
-                )
-                trial = writer.finish(trial, State.PRUNED, reason=reason, rung=epoch)
-        if rungs is not None:
-            rungs.add(epoch, size, metrics[objective])
-        if compared:
-            self.known.report(number, epoch, metrics[objective])
-        self.known.settle(trial, limit=limit)
+            if judgement.state is not State.RUNNING:
+                trial = writer.finish(trial, judgement.state, **judgement.why)
+        if judgement.counts:
+            self.known.report(trial, epoch, metrics)
+        self.known.settle(trial, limit=judgement.why.get("limit"))
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
 
