@@ -1,6 +1,7 @@
 """How long one ask of a sampler takes, and how large a study can be simulated: `python benchmarks/simulator.py asks` or `studies`.
 
-asks     The sampler alone, on all methods: draws after 1,000 and 10,000 trials that were told (a third of them to the end).
+asks     The sampler alone, on all methods: draws after 1,000 and 10,000 trials that were told (a third of them to the end);
+         `auto, measured` weighs accuracy against a latency that only trials tell.
 studies  Whole studies on imaginary workers (a member of the family `valley`, 30 epochs, rungs): 100,000 trials of `random` on 1,000
          workers, 10,000 of `auto` on 100. Each in a process of its own, whose largest memory is reported.
 
@@ -43,18 +44,23 @@ STUDIES = {"random": (100_000, 1_000), "auto": (10_000, 100)}  # sampler: trials
 def asks(kind: str, n_trials: int) -> list[tuple[float, float]]:
     """Milliseconds (of a clock, of a core) of some draws after so many trials; what is drawn is told too, so that each has news."""
     space, surface, by = spaces.joint(METHODS), Surface("valley", 0), random.Random(0)  # noqa: S311
-    front = pareto.Front((0.1, 100_000.0))
-    sampler = Sampler(space, kind=kind, size=lambda c: surface.count(c)[0], max_size=100_000, front=front, n_epochs=30)
+    kind, _, rest = kind.partition(", ")
+    measured = rest == "measured"
+    front = pareto.Front((0.1, 4.0) if measured else (0.1, 100_000.0), linear=measured)
+    sizes = {"size": lambda c: surface.count(c)[0], "max_size": 100_000, "measured": measured}
+    sampler = Sampler(space, kind=kind, **sizes, front=front, n_epochs=30)  # type: ignore[arg-type]
 
     def tell(ticket: Any, config: dict[str, Any], number: int) -> None:
-        n_epochs = (30, 3, 9)[number % 3]
+        n_epochs, size = (30, 3, 9)[number % 3], surface.count(config)[0]
+        if measured:
+            size = surface.costs(config)["cost/latency_ms"]
         for epoch, top1 in enumerate(surface.curve(config, seed=number, epochs=30), 1):
             if epoch > n_epochs:
                 break
-            sampler.report(ticket, epoch, top1)
+            sampler.report(ticket, epoch, top1, size)
         if n_epochs == 30:
-            front.add(top1, surface.count(config)[0], number)
-            sampler.complete(ticket, top1, surface.count(config)[0])
+            front.add(top1, size, number)
+            sampler.complete(ticket, top1, size)
         else:
             sampler.prune(ticket)
 
@@ -103,7 +109,7 @@ def main() -> None:
             "| sampler | trials told | one ask, median (ms) | slowest of 30 | of a core, median (ms) | slowest of 30 | aim (ms) |\n"
         )
         text += "|---|---:|---:|---:|---:|---:|---:|\n"
-        for kind in asked.samplers or ("auto", "random"):
+        for kind in asked.samplers or ("auto", "auto, measured", "random"):
             for n_trials, limit in LIMITS_MS.items():
                 columns = list(zip(*asks(kind, n_trials), strict=True))
                 cells = " | ".join(f"{statistics.median(column):.1f} | {max(column):.1f}" for column in columns)

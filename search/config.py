@@ -302,8 +302,7 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> St
         raise StudyFileError(
             "\n".join(f"{places.get(_nearest(path, places), name)}: {'.'.join(path)}: {text}" for path, text in problems)
         )
-    surface = file.data.surface if isinstance(file.data, Synthetic) else None
-    found = list(costs.problems(file.objectives, file.budget.limits, sampler=file.search.sampler, surface=surface))
+    found = list(costs.problems(file.objectives, file.budget.limits))
     if found:
         raise StudyFileError("\n".join(f"{places.get(_nearest(p, places), name)}: {'.'.join(p)}: {text}" for p, text in found))
     try:

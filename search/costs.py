@@ -63,6 +63,7 @@ class Costs:
         named = dict.fromkeys((against, *limits))
         self.reported = tuple(key for key in named if key not in PARAMETERS)  # by every epoch of a trial
         self.counts_operations = GFLOPS in self.reported
+        self.measures_size = against in MEASURED
 
     # -- before training -----------------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class Costs:
         return int(known["adapter_params"]), int(known["head_params"])
 
     def size(self, config: Config) -> float:
-        """The second objective, where it is known before training; what is beyond its own limit has a size, too.
+        """The second objective, or adapter parameters where only training tells it; what is beyond its own limit has a size, too.
 
         Raises:
             ValueError: if the configuration is impossible, or breaks another limit.
@@ -88,7 +89,7 @@ class Costs:
         for key, value in known.items():
             if key != self._against and value > self._limits.get(key, value):
                 raise ValueError(_too_much(key, value, self._limits[key]))
-        return known[self._against]
+        return known[USUAL if self.measures_size else self._against]
 
     def _known(self, config: Config) -> dict[str, float]:
         adapter_params, head_params = self._sizes.count(config)
@@ -106,13 +107,19 @@ class Costs:
         """A cost that the study names and the epoch does not tell."""
         return next((key for key in self.reported if key not in metrics), None)
 
+    def measured_size(self, epoch: int, metrics: Metrics) -> float | None:
+        """The second objective as an epoch has measured it; None where it was known before, or the epoch warms up."""
+        return metrics.get(self._against) if self.measures_size and not self._warms_up(self._against, epoch) else None
+
     def broken(self, epoch: int, metrics: Metrics) -> tuple[str, str] | None:
         """The limit that an epoch breaks, and how. The first epoch warms up: its times count only if it is the last."""
         for key, limit in self._limits.items():
-            warms_up = key in TIMES and epoch == 1 and self._n_epochs > 1
-            if key not in PARAMETERS and not warms_up and metrics.get(key, limit) > limit:
+            if key not in PARAMETERS and not self._warms_up(key, epoch) and metrics.get(key, limit) > limit:
                 return key, f"{_too_much(key, metrics[key], limit)}, at epoch {epoch}"
         return None
+
+    def _warms_up(self, key: str, epoch: int) -> bool:
+        return key in TIMES and epoch == 1 and self._n_epochs > 1
 
     def counts(self, epoch: int, metrics: Metrics) -> bool:
         """Whether an epoch's accuracy may be compared with others'."""
@@ -144,16 +151,12 @@ def unknown(key: str) -> str | None:
     return f"{key!r} is no cost" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(COSTS)}")
 
 
-def problems(
-    objectives: tuple[str, str], limits: Mapping[str, float], *, sampler: str, surface: str | None
-) -> Iterator[tuple[tuple[str, ...], str]]:
+def problems(objectives: tuple[str, str], limits: Mapping[str, float]) -> Iterator[tuple[tuple[str, ...], str]]:
     """What is wrong with the costs that a study file names: path and text.
 
     Args:
         objectives: As they are written.
         limits: Of the budget.
-        sampler: How it searches.
-        surface: Of synthetic data; None for others.
     """
     against = objectives[1]
     if against == "head_params":
@@ -161,9 +164,3 @@ def problems(
     elif against != USUAL and against not in limits:
         remedy = f"write budget.limits: {{{against}: ...}}"
         yield ("objectives",), f"{against} needs its limit, from which the hypervolume is measured; {remedy}"
-    if against in MEASURED and sampler == "auto":
-        remedy = "name search.sampler: tpe, nsga2 or gp"
-        yield ("objectives",), f"{against} is measured while a trial runs, and the sampler auto must know it before; {remedy}"
-    named = [key for key in (against, *limits) if key not in PARAMETERS]
-    if named and surface not in (None, "plain"):
-        yield ("data", "surface"), f"{surface} has no cost but parameters; plain has {named[0]} too"

@@ -66,7 +66,8 @@ class Knowledge:
             kind=file.search.sampler,
             seed=file.search.seed,
             size=CachedSize(self.costs.size, space, exact=pool is not None, operations=self.costs.counts_operations),
-            max_size=self.reference_point[1],
+            max_size=float(record.facts["max_params"]) if self.costs.measures_size else self.reference_point[1],
+            measured=self.costs.measures_size,
             front=self.front,
             n_epochs=file.budget.epochs,
             pool=pool,
@@ -138,14 +139,13 @@ class Knowledge:
 
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
         """One more epoch of a trial, within the limits."""
-        top1 = metrics[self._objective]
         if self.rungs is not None and trial.extends is None:
-            self.rungs.add(epoch, replace(trial, metrics=metrics).size, top1)
-        self._report(trial.number, epoch, top1)
+            self.rungs.add(epoch, replace(trial, metrics=metrics).size, metrics[self._objective])
+        self._report(trial.number, epoch, metrics)
 
-    def _report(self, number: int, epoch: int, top1: float) -> None:
+    def _report(self, number: int, epoch: int, metrics: Metrics) -> None:
         if (ticket := self._tickets[number]) is not None:
-            self.sampler.report(ticket, epoch, top1)
+            self.sampler.report(ticket, epoch, metrics[self._objective], self.costs.measured_size(epoch, metrics))
 
     def settle(self, trial: Trial, *, limit: str | None = None) -> None:
         """A trial's new standing; the sampler hears of it if the trial has ended. `limit`: the one that it was stopped for."""
@@ -159,7 +159,7 @@ class Knowledge:
         if trial.state is State.COMPLETE:
             self.sampler.complete(ticket, *trial.objectives)
         elif limit is not None:
-            self.sampler.exceed(ticket)
+            self.sampler.exceed(ticket, self.costs.measured_size(trial.epochs, trial.metrics))
         elif trial.state is State.PRUNED:
             self.sampler.prune(ticket, for_good=trial.rung is None or not self.promotes)
         elif trial.state is State.FAILED:
@@ -211,7 +211,7 @@ class Knowledge:
             report = reports[event.number]
             top1 = report.metrics.get(self._objective, math.nan)
             if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
-                self._report(number, report.epoch, top1)
+                self._report(number, report.epoch, report.metrics)
         elif event.kind == "pruned":  # it may have gone on since
             self.settle(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
         elif event.kind == "promoted":

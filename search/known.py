@@ -34,7 +34,7 @@ class Known:
         return len(self.methods)
 
     def add(self, method: str, code: Array, place: float, features: Array) -> int:
-        """Take up a configuration whose size lies at `place` (`pareto.Axis`); returns its ticket."""
+        """Take up a configuration whose size lies at `place` (`pareto.Axis`), NaN while it is not known; returns its ticket."""
         ticket = len(self.methods)
         if ticket == len(self._rows):
             self._features = np.concatenate([self._features, np.empty_like(self._features)])
@@ -54,6 +54,10 @@ class Known:
         curve = self._curves[ticket]
         curve.append(goodness(top1))
         self._rows[ticket]["last"], self._rows[ticket]["n_epochs"] = curve[-1], len(curve)
+
+    def place(self, ticket: int, place: float) -> None:
+        """Its size was measured, maybe not for the first time."""
+        self._rows[ticket]["place"] = place
 
     def complete(self, ticket: int, top1: float) -> None:
         """It was trained to the end."""
@@ -103,12 +107,16 @@ class Known:
         rows = self._rows[: len(self)]
         return np.flatnonzero((rows["n_epochs"] > 0) & ~rows["gone"] & ~rows["over"])
 
+    def placed(self) -> Tickets:
+        """All of whose sizes are known, whatever became of them."""
+        return np.flatnonzero(~np.isnan(self._rows["place"][: len(self)]))
+
     def features(self, tickets: Tickets) -> Array:
         """(n, F)."""
         return self._features[tickets]
 
     def places(self, tickets: Tickets) -> Array:
-        """(n,) where their sizes lie."""
+        """(n,) where their sizes lie; NaN where that is not known."""
         return self._rows["place"][tickets]
 
     def n_epochs(self, tickets: Tickets) -> NDArray[np.int64]:

@@ -75,7 +75,7 @@ class OptunaSampler:
         self._tickets.append((name, study.get_trials(deepcopy=False)[-1].number))
         return len(self._tickets) - 1
 
-    def report(self, ticket: int, epoch: int, top1: float) -> None:
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
         """Optuna's multi-objective studies know no intermediate values."""
 
     def complete(self, ticket: int, top1: float, size: float) -> None:
@@ -97,7 +97,7 @@ class OptunaSampler:
         name, number = self._tickets[ticket]
         self._studies[name].tell(number, state=TrialState.FAIL)
 
-    def exceed(self, ticket: int) -> None:
+    def exceed(self, ticket: int, size: float | None) -> None:
         """The configuration costs too much, which training has shown: as infeasible as one that was refused."""
         self.reject(ticket)
 

@@ -131,7 +131,7 @@ def epochs(file: StudyFile) -> Range:
         return Range(whole, whole, whole)
     n_trials = min(file.budget.n_trials, MAX_SIMULATED)
     budget = file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None, "limits": {}})
-    usual = StudyFile.model_fields["objectives"].default  # the surfaces have no cost but parameters
+    usual = StudyFile.model_fields["objectives"].default  # what costs beside parameters is not the same on the surfaces
     shorter = file.model_copy(update={"budget": budget, "objectives": usual})
     shares = [_share(shorter, family, instance) for family in ("valley", "crossing") for instance in range(N_INSTANCES)]
     return Range(whole * min(shares) * 0.8, whole * statistics.median(shares), min(whole * max(shares) * 1.2, whole))

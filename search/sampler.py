@@ -28,8 +28,9 @@ class Sampler:
         space: The joint space.
         kind: `auto` (see `search.auto`), Optuna's `tpe`, `nsga2`, `gp` or `grid` (see `search.optuna_sampler`), or `random`.
         seed: The study's root seed.
-        size: Of a configuration, ValueError if it is impossible; only `auto` asks.
+        size: Of a configuration, as far as it is known before training, ValueError if it is impossible; only `auto` asks.
         max_size: Largest that is wanted; only `auto` asks.
+        measured: Whether only training tells what accuracy is weighed against; only `auto` asks.
         front: The front of the complete trials, kept up to date by the study; only `auto` asks.
         n_epochs: Epochs of a whole trial; only `auto` asks.
         pool: The only configurations that there are: what is drawn is moved to the nearest of them that is left. None for all.
@@ -43,6 +44,7 @@ class Sampler:
         seed: int = 0,
         size: Callable[[Config], float] | None = None,
         max_size: float | None = None,
+        measured: bool = False,
         front: Front | None = None,
         n_epochs: int = 1,
         pool: Sequence[Config] | None = None,
@@ -53,7 +55,7 @@ class Sampler:
         if kind == "auto":
             if size is None or max_size is None or front is None:
                 raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
-            self._engine = Auto(space, size=size, max_size=max_size, front=front, n_epochs=n_epochs, pool=pool)
+            self._engine = Auto(space, size=size, max_size=max_size, front=front, n_epochs=n_epochs, measured=measured, pool=pool)
         elif kind == "random":
             self._engine = _Random(space)
         else:
@@ -98,9 +100,9 @@ class Sampler:
             return None
         return self._engine.add(config, drawn=drawn)
 
-    def report(self, ticket: int, epoch: int, top1: float) -> None:
-        """The configuration has been trained for so many epochs."""
-        self._engine.report(ticket, epoch, top1)
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None = None) -> None:
+        """The configuration has been trained for so many epochs; `size` where that has measured the second objective."""
+        self._engine.report(ticket, epoch, top1, size)
 
     def complete(self, ticket: int, top1: float, size: float) -> None:
         """The configuration was trained to the end."""
@@ -110,9 +112,9 @@ class Sampler:
         """The configuration was stopped because others were better; unless for good, `draw` may let it go on."""
         self._engine.prune(ticket, for_good=for_good)
 
-    def exceed(self, ticket: int) -> None:
-        """The configuration was stopped because it costs more than a limit allows."""
-        self._engine.exceed(ticket)
+    def exceed(self, ticket: int, size: float | None = None) -> None:
+        """The configuration was stopped because it costs more than a limit allows; `size` as of `report`."""
+        self._engine.exceed(ticket, size)
 
     def fail(self, ticket: int) -> None:
         """The configuration ended by its own fault."""
@@ -128,11 +130,11 @@ class _Engine(Protocol):
 
     def choose(self, seed: int) -> Config | int: ...
     def add(self, config: Config, *, drawn: bool) -> int: ...
-    def report(self, ticket: int, epoch: int, top1: float) -> None: ...
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
     def complete(self, ticket: int, top1: float, size: float) -> None: ...
     def prune(self, ticket: int, *, for_good: bool) -> None: ...
     def revive(self, ticket: int) -> None: ...
-    def exceed(self, ticket: int) -> None: ...
+    def exceed(self, ticket: int, size: float | None) -> None: ...
     def fail(self, ticket: int) -> None: ...
     def reject(self, ticket: int) -> None: ...
 
@@ -150,10 +152,10 @@ class _Random:
         self._n += 1
         return self._n - 1
 
-    def report(self, ticket: int, epoch: int, top1: float) -> None: ...
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
     def complete(self, ticket: int, top1: float, size: float) -> None: ...
     def prune(self, ticket: int, *, for_good: bool) -> None: ...
     def revive(self, ticket: int) -> None: ...
-    def exceed(self, ticket: int) -> None: ...
+    def exceed(self, ticket: int, size: float | None) -> None: ...
     def fail(self, ticket: int) -> None: ...
     def reject(self, ticket: int) -> None: ...

@@ -147,6 +147,12 @@ def _replay(file: StudyFile, table: Path | None, surface: str | None, instance: 
             return Replay.of_table(Table(table), file)
         data: dict[str, Any] = file.worker()["data"]
         if surface is not None or data["kind"] != "synthetic":
+            named = [key for key in (file.objectives[1], *file.budget.limits) if key.startswith("cost/")]
+            if named and data["kind"] != "synthetic":
+                raise RequestError(
+                    f"the study names {named[0]}, and what that is on a synthetic family says nothing of a real one; "
+                    "replay recorded runs that hold it with --table, or simulate the study without it"
+                )
             data = {"kind": "synthetic", "surface": surface or "valley", "instance": instance}
         return Replay(measure({}, data), lambda: make({}, data, {}), None)
     except ValueError as error:

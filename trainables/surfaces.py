@@ -5,8 +5,9 @@ two different questions. With p adapter parameters, s = log10(1 + p) decades and
 
     top1 = ceiling_m(s) - sum over knobs k of penalty_m,k(value),    ceiling_m(s) = o_m - 0.4 exp(-s / d_m)
 
-Sizes: p = c_m x (product of ranks and counts) x (part of the blocks) x (matrices that the targets name). Knobs that move the size
-have no penalty; any other costs w_k u(value)^2 with u in [0, 1] drawn for each value, most w_k small. The learning rate costs
+Sizes: p = c_m x (product of ranks and counts) x b x t, of which b is the part of the blocks and t counts the matrices that the
+targets name. Knobs that move the size have no penalty; any other costs w_k u(value)^2 with u in [0, 1] drawn for each value, most
+w_k small. What a trial costs is not in the order of sizes, see `Surface.costs`. The learning rate costs
 0.06 (log10 lr - l)^2, other continuous knobs 0.02 times the squared decades from their best value.
 
 `valley`: l is the method's. Curves rise alike, so that an early look ranks well.
@@ -69,20 +70,36 @@ class Surface:
             if knob in _RANKS:
                 size *= max(0.5, float(value))  # `householder.extra_rank` may be 0
             elif knob in _TARGETS:
-                size *= 1 + int(4.0 * self._drawn(f"{key}={value}"))
+                size *= self._matrices(key, value)
             elif knob == "layers":
-                size *= 1.0 if value == "all" else int(value.rpartition("-")[2]) / _N_BLOCKS
+                size *= _part(value)
         return max(1, int(size)), HEAD_PARAMS
 
+    def costs(self, config: Mapping[str, Any]) -> dict[str, float]:
+        """What a trial of a configuration reports under `cost/`, exactly and in every epoch.
+
+        An adapter takes its operations, 1 + 2e-5 p, and for every layer that it is put into a time of its method's own: a small
+        adapter in many places is slower than a large one in few. Merged, it is the backbone alone.
+        """
+        method, (size, _) = str(config["method"]), self.count(config)
+        places = 0.0 if method == "head_only" else _blocks(config) * self._n_matrices(config)
+        gflops = 1.0 + 2e-5 * size
+        latency = gflops + (0.05 + 0.4 * self._drawn(f"{method}/overhead")) * places
+        return {
+            "cost/gflops": gflops,
+            "cost/latency_ms": latency,
+            "cost/latency_merged_ms": 1.0,
+            "cost/step_seconds": 0.01 * latency,
+            "cost/peak_memory_bytes": 1e8 + 16.0 * size + 1e7 * places,
+        }
+
     def gflops(self, config: Mapping[str, Any]) -> float:
-        """Refused: a ValueError."""
-        raise ValueError(
-            f"the surface {self.family} has no cost but parameters; data.surface: plain has operations, time and memory"
-        )
+        """10^9 operations of an image."""
+        return self.costs(config)["cost/gflops"]
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
-        """Refused: a ValueError."""
-        raise ValueError(f"nothing is merged on the surface {self.family}; data.surface: plain has latencies")
+        """Everything imaginary can be merged."""
+        return None
 
     def final(self, config: Mapping[str, Any]) -> float:
         """The accuracy of a configuration after its last epoch (fraction)."""
@@ -99,10 +116,11 @@ class Surface:
             wiggle = WIGGLE * (1.0 - epoch / epochs) * noise.gauss(0.0, 1.0)
             yield min(1.0, max(0.0, CHANCE + (final - CHANCE) * risen + wiggle))
 
-    def best(self, values: Mapping[str, Sequence[Any] | None]) -> list[tuple[float, int]]:
-        """The most accurate configuration at every size of one method: (top1, adapter_params).
+    def best(self, values: Mapping[str, Sequence[Any] | None], against: str = "adapter_params") -> list[tuple[float, float]]:
+        """The most accurate configuration for every setting of what moves the size of one method: (top1, cost).
 
         Args:
+            against: The cost: `adapter_params`, or one of `costs`.
             values: `method` with one value, and each of its knobs with its values, None for a range. A range's best value, and one
                 learning rate that fits any size, are taken to lie within it.
         """
@@ -115,11 +133,22 @@ class Surface:
         )
         found = []
         for combination in product(*sized.values()):
-            size, _ = self.count({"method": method} | dict(zip(sized, combination, strict=True)))
-            found.append((max(CHANCE, self._ceiling(method, size) - lost), size))
+            config = {"method": method} | dict(zip(sized, combination, strict=True))
+            size, _ = self.count(config)
+            cost = float(size) if against == "adapter_params" else self.costs(config)[against]
+            found.append((max(CHANCE, self._ceiling(method, size) - lost), cost))
         return found
 
     # -- the constants of this member ----------------------------------------------------------------------------------------------
+
+    def _matrices(self, key: str, value: Any) -> int:
+        """How many matrices of a block a choice of targets names."""
+        return 1 + int(4.0 * self._drawn(f"{key}={value}"))
+
+    def _n_matrices(self, config: Mapping[str, Any]) -> int:
+        """How many a configuration adapts."""
+        own = ((key, value) for key, value in config.items() if key.partition(".")[0] == config["method"])
+        return math.prod(self._matrices(key, value) for key, value in own if key.partition(".")[2] in _TARGETS)
 
     def _ceiling(self, method: str, size: int) -> float:
         offset, decades = 0.97 - 0.12 * self._drawn(f"{method}/offset"), 1.2 + 1.2 * self._drawn(f"{method}/decades")
@@ -154,6 +183,15 @@ class Surface:
         return 6.0 / (1.0 + math.exp(2.0 * (slow - 0.8))) + 1.0
 
 
+def _blocks(config: Mapping[str, Any]) -> float:
+    """The part of the blocks that a configuration adapts."""
+    return _part(config.get(f"{config['method']}.layers", "all"))
+
+
+def _part(layers: str) -> float:
+    return 1.0 if layers == "all" else int(layers.rpartition("-")[2]) / _N_BLOCKS
+
+
 def moves_size(key: str) -> bool:
     """Whether the surfaces' size depends on a knob."""
     knob = key.partition(".")[2]
@@ -166,10 +204,11 @@ class SurfaceTrainable:
     def __init__(self, surface: Surface) -> None:
         self._surface = surface
         self._left: Iterator[float] = iter(())
+        self._costs: dict[str, float] = {}
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
         """Become a trial."""
-        self._left = self._surface.curve(config, seed=seed, epochs=epochs)
+        self._left, self._costs = self._surface.curve(config, seed=seed, epochs=epochs), self._surface.costs(config)
         return 0
 
     def replay(self) -> dict[str, float] | None:
@@ -179,7 +218,7 @@ class SurfaceTrainable:
     def step(self) -> dict[str, float]:
         """One epoch."""
         top1 = next(self._left)
-        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1}
+        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1} | self._costs
 
     def finish(self) -> None:
         """Nothing to leave behind."""

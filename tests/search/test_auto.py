@@ -5,11 +5,12 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
 
 import spaces
 from search.auto import N_FAIR
 from search.config import check
-from search.pareto import Front
+from search.pareto import Front, hypervolume
 from search.sampler import Sampler
 from search.simulated import VirtualClock, create, run
 from search.study import Study
@@ -99,6 +100,48 @@ def test_what_is_too_large_impossible_or_known_is_hardly_ever_drawn() -> None:
 def test_it_finds_a_better_front_than_random_search_in_as_many_trials() -> None:
     auto, random = ([searched(seed, 80, sampler=kind).hypervolume() for seed in range(3)] for kind in ("auto", "random"))
     assert all(a > r for a, r in zip(auto, random, strict=True))
+
+
+# -- a cost that only training tells -----------------------------------------------------------------------------------------------
+
+LATENCY = "cost/latency_ms"
+
+
+def epochs_to(share: float, seed: int, sampler: str, *, limit: float = 4.0) -> tuple[float, int]:
+    """Epochs until so much of the known front of accuracy against latency is reached, and how many trials broke the limit."""
+    surface, clock = Surface("valley", seed), VirtualClock()
+    file = check(
+        {
+            "study": "s",
+            "data": {"kind": "synthetic", "surface": "valley", "instance": seed},
+            "methods": list(METHODS),
+            "objectives": ["val/top1", LATENCY],
+            "budget": {"n_trials": 60, "epochs": 9, "limits": {LATENCY: limit}},
+            "search": {"seed": seed, "sampler": sampler, "rungs": {"grace": 1, "factor": 3} if sampler == "auto" else None},
+        }
+    )
+    study = create(file, surface, clock)
+    known = [surface.best(dict.fromkeys(["method"], ("head_only",)), LATENCY)[0]]
+    for method in METHODS:
+        knobs = spaces.joint([method]).knobs(method)
+        values = {k.key: k.distribution.choices if isinstance(k.distribution, CategoricalDistribution) else None for k in knobs}
+        known += surface.best({"method": (method,)} | values, LATENCY)
+    heights: list[float] = []
+    run(study, lambda: SurfaceTrainable(surface), clock, n_workers=1, look=lambda: heights.append(study.hypervolume()))
+    best, least = hypervolume(known, study.reference_point, linear=True), heights[8]  # after head-only's nine epochs
+    reached = (n for n, height in enumerate(heights, 1) if height - least >= share * (best - least))
+    return next(reached, math.inf), sum("allows" in str(trial.reason) for trial in study.trials)
+
+
+def test_it_reaches_the_front_of_a_measured_cost_in_fewer_epochs_than_random_search() -> None:
+    for seed in range(4):
+        assert epochs_to(0.95, seed, "auto")[0] < epochs_to(0.95, seed, "random")[0]
+
+
+def test_it_learns_what_breaks_the_limit_of_the_cost_that_it_predicts() -> None:
+    """Both begin with the papers' defaults, and with what no trial has told of yet."""
+    broke = {sampler: sum(epochs_to(0.95, seed, sampler, limit=1.3)[1] for seed in range(3)) for sampler in ("auto", "random")}
+    assert broke["auto"] < 0.5 * broke["random"]
 
 
 def test_with_a_pool_every_configuration_is_drawn_once_and_only_those() -> None:

@@ -59,6 +59,22 @@ def test_the_command_measures_named_trials_keeps_them_in_the_ledger_and_shows_th
     assert shown[saved.history[1].label]["cost/latency_merged_ms"] == lora["cost/latency_merged_ms"]
 
 
+def test_a_search_by_auto_weighs_accuracy_against_the_latency_that_its_trials_measure(tmp_path: Path) -> None:
+    done = paretune(
+        "run", "digits", "--set", "objectives=[val/top1,cost/latency_ms]", "--set", "budget={n_trials: 12, epochs: 1, limits: "
+        "{cost/latency_ms: 1000}}", "--set", "search={sampler: auto, rungs: null}", "--set", "methods=[lora,arc]",
+        "--set", "space={}", "--back-end", "in-process", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    saved = load(tmp_path / "paretune-studies" / "digits")
+    times = {trial.number: trial.metrics["cost/latency_ms"] for trial in saved.history}
+    assert len(times) == 12
+    points = {trial.number: (trial.metrics["val/top1"], times[trial.number]) for trial in saved.history}
+    beaten = {n for n, (a, b) in points.items() if any((c, d) != (a, b) and c >= a and d <= b for c, d in points.values())}
+    assert {trial.number for trial in saved.members} == points.keys() - beaten
+    assert [trial.size for trial in saved.members] == sorted(trial.size for trial in saved.members)
+
+
 def test_without_numbers_the_members_of_the_front_are_measured_and_the_table_says_how(searched: Path) -> None:
     done = paretune("cost", "digits", cwd=searched)
     assert done.returncode == 0, done.stderr

@@ -37,6 +37,32 @@ def test_no_configuration_is_above_the_known_front_and_some_are_near_it(family: 
         assert min(below) < 0.06
 
 
+@pytest.mark.parametrize("against", ["cost/latency_ms", "cost/gflops", "cost/peak_memory_bytes"])
+def test_no_configuration_is_above_the_known_front_of_another_cost(against: str) -> None:
+    surface, by = Surface("crossing", 2), random.Random(3)
+    for method in METHODS:
+        choices = {
+            knob.key: list(knob.distribution.choices) if isinstance(knob.distribution, CategoricalDistribution) else None
+            for knob in SPACE.knobs(method)
+        }
+        front = surface.best({"method": [method]} | choices, against)
+        for _ in range(50):
+            config = uniform(SPACE.only(method), by)
+            cost = surface.costs(config)[against]
+            assert surface.final(config) <= max(top1 for top1, its in front if its <= cost * (1 + 1e-12)) + 1e-12
+
+
+def test_what_takes_longer_is_not_what_is_larger_and_head_only_is_the_backbone_alone() -> None:
+    surface, by = Surface("valley", 0), random.Random(4)
+    trials = [uniform(SPACE, by) for _ in range(200)]
+    sizes, times = [surface.count(c)[0] for c in trials], [surface.costs(c)["cost/latency_ms"] for c in trials]
+    pairs = [(i, j) for i in range(200) for j in range(i) if sizes[i] != sizes[j]]
+    turned = sum((sizes[i] < sizes[j]) == (times[i] > times[j]) for i, j in pairs)
+    assert turned > 0.2 * len(pairs)
+    head_only = surface.costs({"method": "head_only"})
+    assert head_only["cost/latency_ms"] == head_only["cost/latency_merged_ms"] == head_only["cost/gflops"] == 1.0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_curve_ends_at_the_final_value_and_repeats_exactly(family: str) -> None:
     surface, by = Surface(family, 1), random.Random(1)
