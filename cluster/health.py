@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.upload import PACKAGES
 
@@ -75,15 +74,32 @@ def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("GPUs", True, ", ".join(found["gpus"]) or "none")
 
 
-def storage(folder: Path) -> Finding:
+class Store(Protocol):
+    """A folder that is no path: one in an object store."""
+
+    def read(self, name: str) -> bytes | None:
+        """What a file holds, None if there is none."""
+
+    def write(self, name: str, blob: bytes) -> None:
+        """Make a file."""
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+
+
+def storage(folder: Path | Store) -> Finding:
     """Whether studies can be written there. Leaves nothing behind."""
-    trace = folder / f".paretune-{uuid.uuid4().hex[:8]}"
+    remedy = "give it rights or room, or choose another with --storage"
+    if not isinstance(folder, Path):
+        remedy = "give this machine credentials and AWS_ENDPOINT_URL (docs/cluster.md), or choose another with --storage"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trace.write_text("")
-        trace.unlink()
-    except OSError as error:
-        return Finding("storage", False, f"{folder}: {error.strerror}", "give it rights or room, or choose another with --storage")
+        name = _leave(folder)
+        found = _finds(folder, name)
+        _remove(folder, name)
+    except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
+        return Finding("storage", False, f"{folder}: {_reason(error)}", remedy)
+    if not isinstance(folder, Path):
+        return Finding("storage", found, f"{folder}" if found else f"{folder} forgets what is written", "" if found else remedy)
     free = shutil.disk_usage(folder).free / 2**30
     return Finding("storage", True, f"{folder}, {free:,.1f} GiB free")
 
@@ -104,33 +120,31 @@ def tracking(uri: str) -> Finding:
         return Finding("MLflow", False, f"{uri}: {reason}", "start the server, or unset MLFLOW_TRACKING_URI")
 
 
-def nodes(folder: Path) -> Iterator[Finding]:
+def nodes(folder: Path | Store) -> Iterator[Finding]:
     """Whether every node of the connected cluster has what this one has, and sees the same storage.
 
     Args:
         folder: Where studies are kept; a trace is left there for the others to find, and removed.
     """
     mine = here()
-    trace = folder / f".paretune-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    trace.write_text("")
+    trace = _leave(folder)
     try:
-        for name, found in on_every_node(str(trace)).items():
+        for name, found in on_every_node(folder, trace).items():
             yield _compared(name, found, mine, folder)
     finally:
-        trace.unlink(missing_ok=True)
+        _remove(folder, trace)
 
 
-def odd_nodes(folder: Path) -> list[Finding]:
-    """The nodes of the connected cluster that would spoil a search kept in `folder`; a cluster of one node has none."""
+def odd_nodes(folder: Path | Store) -> list[Finding]:
+    """The nodes of the connected cluster that would spoil a search kept in `folder`; a single node has every path that we have."""
     import ray
 
-    if sum(bool(node["Alive"]) for node in ray.nodes()) < 2:
+    if isinstance(folder, Path) and sum(bool(node["Alive"]) for node in ray.nodes()) < 2:
         return []
     return [finding for finding in nodes(folder) if not finding.good]
 
 
-def on_every_node(trace: str) -> dict[str, dict[str, Any] | str]:
+def on_every_node(folder: Path | Store, trace: str) -> dict[str, dict[str, Any] | str]:
     """What `_there` says on each living node, or why it could not be asked; by the node's address."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -140,7 +154,7 @@ def on_every_node(trace: str) -> dict[str, dict[str, Any] | str]:
         if node["Alive"]:
             fixed = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(num_cpus=0, max_retries=0)(_there).options(scheduling_strategy=fixed)
-            asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = task.remote(trace)
+            asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = task.remote(folder, trace)
     found: dict[str, dict[str, Any] | str] = {}
     for name, answer in asked.items():
         try:
@@ -150,18 +164,41 @@ def on_every_node(trace: str) -> dict[str, dict[str, Any] | str]:
     return found
 
 
-def _there(trace: str) -> dict[str, Any]:
+def _there(folder: Path | Store, trace: str) -> dict[str, Any]:
     """Runs on a node."""
-    writes = False
-    with suppress(OSError):
-        own = Path(f"{trace}-{uuid.uuid4().hex[:8]}")
-        own.write_text("")
-        own.unlink()
+    sees = writes = False
+    with suppress(OSError, ValueError):
+        sees = _finds(folder, trace)
+        _remove(folder, _leave(folder, make=False))
         writes = True
-    return here() | {"sees": os.path.exists(trace), "writes": writes}
+    return here() | {"sees": sees, "writes": writes}
 
 
-def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], folder: Path) -> Finding:
+def _leave(folder: Path | Store, *, make: bool = True) -> str:
+    """Leave an empty file; returns its name. A folder that is missing is made, or told by an OSError."""
+    name = f".paretune-{uuid.uuid4().hex[:8]}"
+    if not isinstance(folder, Path):
+        folder.write(name, b"")
+    else:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return name
+
+
+def _finds(folder: Path | Store, name: str) -> bool:
+    return (folder / name).exists() if isinstance(folder, Path) else folder.read(name) is not None
+
+
+def _remove(folder: Path | Store, name: str) -> None:
+    folder.delete(name) if not isinstance(folder, Path) else (folder / name).unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((getattr(error, "strerror", None) or str(error)).split())[:300]
+
+
+def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], folder: Path | Store) -> Finding:
     what = f"node {name}"
     if isinstance(found, str):
         return Finding(what, False, found, "install Paretune there, or submit with --pip")
@@ -174,7 +211,10 @@ def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], f
             return Finding(what, False, f"{package} {has}, here {mine['versions'][package]}", remedy)
     if not (found["sees"] and found["writes"]):
         missing = "writes not to" if found["sees"] else "does not see"
-        return Finding(what, False, f"{missing} {folder}", "choose a path with --storage that all nodes share (docs/cluster.md)")
+        remedy = "choose a path with --storage that all nodes share (docs/cluster.md)"
+        if not isinstance(folder, Path):
+            remedy = "give it the credentials and the AWS_ENDPOINT_URL of the object store (docs/cluster.md)"
+        return Finding(what, False, f"{missing} {folder}", remedy)
     gpus = f", {len(found['gpus'])} GPU" if found["gpus"] else ""
     return Finding(what, True, f"as here, sees {folder}{gpus}")
 

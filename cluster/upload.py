@@ -53,14 +53,19 @@ def requirements(*, postgres: bool = False) -> list[str]:
     return [name.strip() for name, _, marker in lines if "extra" not in marker or (postgres and "postgres" in marker)]
 
 
-def local_paths(study: Mapping[str, Any], storage: Path) -> Iterator[str]:
+def local_paths(study: Mapping[str, Any], storage: Path, shared: str | None = None) -> Iterator[str]:
     """The places in a study file that name a path of this machine; every node of the cluster must find what is named.
 
     Args:
         study: Resolved.
         storage: Where the study would lie.
+        shared: Where its checkpoints would, if elsewhere: a path or an address.
     """
-    named = {"storage": str(storage), "data.path": study["data"].get("path"), "backbone.weights": study["backbone"].get("weights")}
+    named = {
+        "storage": str(storage) if shared is None or "://" in shared else shared,
+        "data.path": study["data"].get("path"),
+        "backbone.weights": study["backbone"].get("weights"),
+    }
     for place, path in named.items():
         if path and path != "random" and not Path(path).is_absolute():
             yield f"{place}: {path} is a path of this machine; give an absolute one that every node of the cluster has"

@@ -11,7 +11,28 @@ import typer
 from rich.console import Console
 
 DEFAULT_STORAGE = Path("paretune-studies")
-Storage = Annotated[Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.")]
+
+
+def _folder(storage: Path) -> Path:
+    """The folder that `--storage` names.
+
+    Raises:
+        RequestError: It names no folder.
+    """
+    from search import stores
+    from search.errors import RequestError
+
+    if stores.is_address(str(storage)):
+        raise RequestError("--storage: name the folder in which the ledger, or its pointer, lies; checkpoints are found through it")
+    return storage
+
+
+Storage = Annotated[
+    Path, typer.Option(envvar="PARETUNE_STORAGE", help="The folder that holds the studies.", callback=_folder, metavar="FOLDER")
+]
+MaybeStorage = Annotated[
+    str | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept: a folder, or s3://bucket/folder.")
+]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name under the storage, its folder, or its address.")]
 MaybeStudyFile = Annotated[
     str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")

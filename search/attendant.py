@@ -6,12 +6,12 @@ import contextlib
 import logging
 import threading
 import time
-from pathlib import Path
 
 from search import flags
 from search.errors import OutOfReach
 from search.ledger import Ledger
 from search.owner import HEARTBEAT_SECONDS
+from search.stores import Folder
 from search.trial import State
 
 LOOK_SECONDS = 0.5
@@ -27,10 +27,10 @@ class Attendant:
 
     Args:
         ledger: The driver's ledger, claimed.
-        folder: The study's folder.
+        folder: Where the study's checkpoints lie.
     """
 
-    def __init__(self, ledger: Ledger, folder: Path) -> None:
+    def __init__(self, ledger: Ledger, folder: Folder) -> None:
         self._ledger, self._folder = ledger, folder
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._attend, name="paretune-attendant", daemon=True)
@@ -61,7 +61,11 @@ class Attendant:
                 continue
             self._known = request.number
             if request.verb in ("prune", "pause") and request.trial is not None:
-                flags.hoist(self._folder, [request.trial])
+                self._hoist([request.trial])
             elif request.verb == "stop" and request.detail.get("now"):
                 running = [trial.number for trial in self._ledger.trials() if trial.state is State.RUNNING]
-                flags.hoist(self._folder, running)
+                self._hoist(running)
+
+    def _hoist(self, numbers: list[int]) -> None:
+        with contextlib.suppress(OSError):  # the driver's own thread does it again, and can wait
+            flags.hoist(self._folder, numbers, patient=False)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from search.arguments import Overrides, complain
+from search.arguments import MaybeStorage, Overrides, complain
 
 if TYPE_CHECKING:
     from cluster.jobs import Cargo, Jobs
@@ -52,9 +52,7 @@ def submit(
     *,
     address: Address,
     overrides: Overrides = None,
-    storage: Annotated[
-        Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where the study is kept: a path of the cluster.")
-    ] = None,
+    storage: MaybeStorage = None,
     pip: Annotated[bool, typer.Option("--pip", help="Let Ray install what Paretune needs; else the machines have it.")] = False,
     unprotected: Annotated[bool, typer.Option("--unprotected", help="The cluster's network is private; it has no token.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what it prints, until it ends.")] = False,
@@ -67,12 +65,10 @@ def submit(
     from search import config
     from search.errors import RequestError
 
-    file = config.load(study, overrides or ())
-    file = file if storage is None else file.model_copy(update={"storage": storage})
-    resolved = file.resolved() | ({} if file.ledger is None else {"ledger": file.ledger})
-    if problems := list(local_paths(resolved, file.storage)):
+    file = config.load(study, overrides or (), storage)
+    if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
-    sent = resolved if file.ledger is None else resolved | {"ledger": file.ledger}  # a server's password is the cluster's to know
+    sent = file.resolved() | file.places()  # a server's password is the cluster's to know
     jobs = connected(address, unprotected=unprotected)
     with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
         try:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
 import spaces
-from search import costs
+from search import costs, stores
 from search.address import check_server
 from search.errors import RequestError
 from search.sections import (
@@ -71,8 +71,9 @@ class StudyFile(Section):
     budget: Budget
     search: Search = Search()
     resources: Resources = Resources()
-    storage: Path = Path("paretune-studies")
+    storage: Path = Path("paretune-studies")  # of the driver; see `_kept` for what may stand here, and under ledger
     ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
+    _shared: str | None = PrivateAttr(None)
 
     @field_validator("objectives")
     @classmethod
@@ -85,6 +86,27 @@ class StudyFile(Section):
     def folder(self) -> Path:
         """Where everything of this study lies."""
         return self.storage / self.study
+
+    @property
+    def shared(self) -> str | None:
+        """The place of all studies' checkpoints where that is not the storage: a path, or the address of an object store."""
+        return self._shared
+
+    def kept_in(self, storage: Path, shared: str | None) -> StudyFile:
+        """The same question, kept elsewhere."""
+        file = self.model_copy(update={"storage": storage})
+        file._shared = shared
+        return file
+
+    def kept_like(self, other: StudyFile) -> StudyFile:
+        """The same question, kept where another study is."""
+        return self.kept_in(other.storage, other.shared).model_copy(update={"ledger": other.ledger})
+
+    def places(self) -> dict[str, str]:
+        """`storage` and `ledger` as a study file says them, where the defaults and `--storage` do not."""
+        if self.shared is None:
+            return {} if self.ledger is None else {"ledger": self.ledger}
+        return {"storage": self.shared, "ledger": self.ledger or str(self.storage)}
 
     def joint_space(self) -> spaces.JointSpace:
         """The packaged spaces of the methods with the overrides of this file applied."""
@@ -134,12 +156,13 @@ class StudyFile(Section):
         return self.model_dump(mode="json", exclude={"storage", "ledger"})
 
 
-def load(source: str | Path | None, overrides: Sequence[str] = ()) -> StudyFile:
+def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str | Path | None = None) -> StudyFile:
     """Read a study file.
 
     Args:
         source: A path, the name of a packaged study, or None for the packaged digits study.
         overrides: `a.b=value` assignments of the command line, the values in YAML.
+        storage: What stands for the file's. A folder, where the file names an object store, is where the driver keeps the rest.
 
     Raises:
         StudyFileError: listing everything that is wrong, each with file, line and dotted path.
@@ -156,9 +179,13 @@ def load(source: str | Path | None, overrides: Sequence[str] = ()) -> StudyFile:
     places = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
         path = assign(raw, assignment)
-        place = "--set ledger" if path == ("ledger",) else f"--set {assignment}"  # an address may hold a password, by mistake
+        secret = path in (("ledger",), ("storage",))  # an address may hold a password, by mistake
+        place = f"--set {path[0]}" if secret else f"--set {assignment}"
         places |= {path[: n + 1]: place for n in range(len(path)) if path[: n + 1] not in places} | {path: place}
-    return _check(raw, name, places)
+    if storage is not None and stores.is_address(str(storage)):
+        raw, places, storage = raw | {"storage": storage}, places | {("storage",): "--storage"}, None
+    file = _check(raw, name, places)
+    return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
 def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
@@ -289,10 +316,11 @@ def assign(raw: dict[str, Any], assignment: str) -> _Path:
 
 def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> StudyFile:
     """Validate everything, and raise one error that lists every problem in the order of the file."""
-    problems: list[tuple[_Path, str]] = []
+    raw, shared, problems = _kept(raw)
     file: StudyFile | None = None
     try:
         file = StudyFile.model_validate(raw)
+        file = file.kept_in(file.storage, shared)
     except ValidationError as error:
         problems += [_explained(dict(e)) for e in error.errors()]
     problems += _space_problems(raw.get("methods"), raw.get("space"))
@@ -310,6 +338,44 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> St
     except ValueError as error:
         raise StudyFileError(f"{places.get(_nearest(('search', 'points'), places), name)}: {error}") from None
     return file
+
+
+def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[tuple[_Path, str]]]:
+    """`storage` and `ledger` taken apart: what a machine shares with others, and what the driver keeps on a disk of its own.
+
+        storage         ledger            checkpoints    ledger, log, pictures
+        a folder        null              the folder     the folder
+        a folder        postgresql://     the folder     the server; the folder
+        a folder        another folder    the folder     the other folder
+        s3://...        a folder          there          the folder
+        s3://...        postgresql://     there          the server; the storage that would be without this line, or --storage
+
+    Returns:
+        The file with `storage` as the driver's folder and `ledger` as a server's address or null, the place of the checkpoints if
+        it is another one, and what is wrong.
+    """
+    storage, ledger = raw.get("storage"), raw.get("ledger")
+    kept, shared = dict(raw), None
+    if stores.is_address(storage):
+        del kept["storage"]
+        try:
+            shared = stores.checked(str(storage))
+        except ValueError as error:
+            return {**kept, "ledger": None}, None, [(("storage",), str(error))]
+        if not stores.is_address(shared):
+            kept["storage"], shared = shared, None
+        elif ledger is None:
+            problem = (
+                "an object store can hold checkpoints but no ledger; say where that lies, with `ledger: FOLDER` (on a disk of the "
+                "machine where the driver runs) or `ledger: postgresql://...`"
+            )
+            return kept, None, [(("storage",), problem)]
+    if isinstance(ledger, str) and ledger and not stores.is_address(ledger):
+        folder = kept.get("storage", StudyFile.model_fields["storage"].default)
+        if shared is None and isinstance(folder, str | Path) and Path(folder) != Path(ledger):
+            shared = str(Path(folder).expanduser().absolute())
+        kept |= {"storage": ledger, "ledger": None}
+    return kept, shared, []
 
 
 def _nearest(path: _Path, places: Mapping[_Path, str]) -> _Path:

@@ -114,7 +114,7 @@ class SQLite(Database):
         if (kind := network_file_system(self._path)) is not None:
             raise LedgerError(
                 f"{self._path} lies on a network file system ({kind}), where SQLite loses data; "
-                "keep it on a local disk of the driver, or on a PostgreSQL server (`ledger` in the study file)"
+                "keep it on a local disk of the driver (`ledger: FOLDER` in the study file), or on a PostgreSQL server (`ledger: postgresql://...`)"
             )
 
     def copy_in_memory(self) -> sa.Engine:

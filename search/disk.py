@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from search import flags
+from search import flags, stores
 from search.front import front
 from search.saved import StudyState, load
 from search.trial import State, Trial
@@ -53,19 +52,15 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     saved = load(study)
     trials = saved.history
     keep = needed(trials, finished=saved.state is StudyState.FINISHED)
-    sizes = {trial.number: _size(flags.trial_folder(study, trial.number)) for trial in trials}
+    taken = stores.sizes(saved.checkpoints / "trials")
+    sizes = {trial.number: taken.get(f"{trial.number:04d}", 0) for trial in trials}
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
     if not dry_run:
         for number in gone:
-            shutil.rmtree(flags.trial_folder(study, number))
+            stores.remove(flags.trial_folder(saved.checkpoints, number))
     return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
 
 
 def mebibytes(n_bytes: int) -> str:
     """As a person reads it."""
     return f"{n_bytes / 2**20:,.1f} MiB"
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files in a folder, 0 if there is none."""
-    return sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) if folder.is_dir() else 0

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, Json, Storage, print_json
+from search.arguments import DEFAULT_STORAGE, Json, MaybeStorage, print_json
 
 if TYPE_CHECKING:
     from cluster.health import Finding
@@ -25,7 +25,7 @@ app = typer.Typer()
 @app.command()
 def doctor(
     *,
-    storage: Storage = DEFAULT_STORAGE,
+    storage: MaybeStorage = None,
     address: Annotated[
         str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Look at this cluster's nodes, too.")
     ] = None,
@@ -35,29 +35,33 @@ def doctor(
 ) -> None:
     """Look at versions, packages, storage, MLflow and GPUs, here or on a cluster, and how to mend what is wrong (exit code 1)."""
     from cluster import health
+    from search import stores
     from search.mlflow_store import tracking_uri, without_secret
 
     if address is not None:
-        raise typer.Exit(_on_cluster(address, storage, pip=pip, unprotected=unprotected, as_json=as_json))
-    findings = [*health.machine(health.here()), health.storage(storage), health.tracking(without_secret(tracking_uri(storage)))]
+        raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
+    named = _checked(storage)
+    place, home = stores.impatient(stores.place(named)), DEFAULT_STORAGE if stores.is_address(named) else Path(named)
+    findings = [*health.machine(health.here()), health.storage(place), health.tracking(without_secret(tracking_uri(home)))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
         from cluster.connect import connected
 
         with connected():
-            findings += health.nodes(storage.absolute())
+            findings += health.nodes(place.absolute() if isinstance(place, Path) else place)
     _show(findings, as_json=as_json)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
 
-def _on_cluster(address: str, storage: Path, *, pip: bool, unprotected: bool, as_json: bool) -> int:
+def _on_cluster(address: str, storage: str, *, pip: bool, unprotected: bool, as_json: bool) -> int:
     """The same, as a short job there."""
     from cluster.jobs import Cargo
     from cluster.upload import requirements, stage
+    from search import stores
     from search.cluster_commands import connected
     from search.errors import RequestError
 
-    if not storage.is_absolute():
+    if not stores.is_address(storage) and not Path(storage).is_absolute():
         raise RequestError(
             f"--storage: {storage} is a path of this machine; give an absolute one that every node of the cluster has"
         )
@@ -65,8 +69,23 @@ def _on_cluster(address: str, storage: Path, *, pip: bool, unprotected: bool, as
     with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
         stage(Path(folder), {})
         cargo = Cargo(folder, {}, requirements() if pip else None)
-        command = ["doctor", "--storage", str(storage), *(["--json"] if as_json else [])]
-        return jobs.ask("doctor", command, storage=str(storage), cargo=cargo, say=sys.stdout.write)
+        command = ["doctor", "--storage", storage, *(["--json"] if as_json else [])]
+        return jobs.ask("doctor", command, storage=storage, cargo=cargo, say=sys.stdout.write)
+
+
+def _checked(storage: str | None) -> str:
+    """Of the command line: a path or an address.
+
+    Raises:
+        RequestError: It may hold a secret.
+    """
+    from search import stores
+    from search.errors import RequestError
+
+    try:
+        return stores.checked(storage or str(DEFAULT_STORAGE))
+    except ValueError as error:
+        raise RequestError(f"--storage: {error}") from None
 
 
 def _show(findings: Iterable[Finding], *, as_json: bool) -> None:

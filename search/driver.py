@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import yaml
 
-from search import places
+from search import places, stores
 from search.config import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
 from search.export import keep_adapters
 from search.extension import Extension
 from search.mlflow_store import tracking_uri
-from search.question import refuse_changes
+from search.question import refuse_changes, refuse_other_place
 from search.recorder import Recorder
 from search.recording import is_behind
 from search.requests import waiting
@@ -65,7 +65,8 @@ def run(
     Raises:
         StudyFileError: if the study exists and was made from another file.
         LedgerError: if another driver runs it, or its ledger cannot be used.
-        RequestError: if backbone, data or resources are not to be had, MLflow refuses us, or the extension would cut the budget.
+        RequestError: if backbone, data, resources or the checkpoints' place are not to be had, MLflow refuses us, or the
+            extension would cut the budget.
     """
     place = places.of(file)
     ledger = place.find() or place.path
@@ -73,11 +74,13 @@ def run(
     if ledger.exists():
         known = load(file.folder)
         refuse_changes(known.record, file)
+        refuse_other_place(known.record, file)
         if known.state is StudyState.FINISHED and not extension and not waiting(file.folder):
             if is_behind(ledger, tracking_uri(file.storage)):
                 recorder.start()
                 return _recorded(recorder, file.folder, say)
             return known
+    _refuse_unwritable(file)
     beside = ThreadPoolExecutor(2, "paretune-import")
     try:
         connection = _connected(back_end, n_cpus)
@@ -220,11 +223,26 @@ def _refuse_odd_nodes(file: StudyFile, back_end: BackEnd) -> None:
     from cluster.health import odd_nodes
 
     try:
-        odd = odd_nodes(file.storage.absolute())
+        odd = odd_nodes(file.storage.absolute() if file.shared is None else stores.impatient(stores.place(file.shared)))
     except OSError as error:
-        raise RequestError(f"storage: {file.storage} cannot be written ({error.strerror})") from error
+        raise RequestError(f"storage: {file.shared or file.storage} cannot be written ({error.strerror})") from error
     if odd:
         raise RequestError("\n".join(f"{node.what}: {node.found}; {node.remedy}" for node in odd))
+
+
+def _refuse_unwritable(file: StudyFile) -> None:
+    """Checkpoints that lie elsewhere must be written, from here at least, before anything starts.
+
+    Raises:
+        RequestError: saying why they cannot, and the remedy.
+    """
+    if file.shared is None:
+        return
+    from cluster.health import storage
+
+    found = storage(stores.impatient(stores.place(file.shared)))
+    if not found.good:
+        raise RequestError(f"{found.what}: {found.found}; {found.remedy}")
 
 
 def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:

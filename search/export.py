@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search import flags, stores
 from search.config import check
 from search.errors import RequestError
 from search.saved import SavedStudy
@@ -33,8 +34,8 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
     if worker["data"]["kind"] == "synthetic":
         raise RequestError(f"study {study.name} searched a synthetic surface: nothing was trained, so there is nothing to export")
-    folder = study.folder / "trials" / f"{number:04d}"
-    if not (folder / "checkpoint.safetensors").is_file():
+    folder = flags.trial_folder(study.checkpoints, number)
+    if not flags.has_checkpoint(study.checkpoints, number):
         raise RequestError(
             f"trial {number} of study {study.name} is {trial.state} after {trial.epochs} epochs and has no checkpoint in {folder}; "
             "export one that has"
@@ -52,6 +53,8 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
 def keep_adapters(study: SavedStudy) -> list[Path]:
     """Write the adapters of the front's members, with their cards, to `adapters/NNNN` in the study's folder; the record shows them.
 
+    A study whose checkpoints lie elsewhere has them there, too.
+
     Left out are members whose adapter is there already, who have no checkpoint any more, or train more than `LARGEST` parameters.
 
     Returns:
@@ -65,4 +68,8 @@ def keep_adapters(study: SavedStudy) -> list[Path]:
         with suppress(RequestError):
             export_adapter(study, member.number, place)
             written.append(place)
+    if (shared := study.checkpoints) != study.folder:
+        for place in written:
+            for file in place.iterdir():
+                stores.write(shared / "adapters" / place.name, file.name, file.read_bytes())
     return written

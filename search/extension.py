@@ -5,18 +5,16 @@ An extension is one event. The study file that the study was made from stays wha
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from search import flags
+from search import flags, stores
 from search.config import StudyFile, StudyFileError, check
+from search.stores import Folder
 from search.trial import State, Trial
 
 _MAY_GROW = ("n_trials", "max_hours", "until", "stall_trials")  # of a budget
@@ -120,7 +118,7 @@ def longer(trials: list[Trial], number: int, epochs: int | None, *, usual: int) 
     )
 
 
-def copy_checkpoint(study: Path, source: int, to: int) -> None:
+def copy_checkpoint(study: Folder, source: int, to: int) -> None:
     """Give a new trial the checkpoint of another, whole or not at all.
 
     Raises:
@@ -129,10 +127,7 @@ def copy_checkpoint(study: Path, source: int, to: int) -> None:
     origin, target = flags.trial_folder(study, source), flags.trial_folder(study, to)
     if not flags.has_checkpoint(study, source):
         raise ValueError(f"trial {source} has no checkpoint any more (`paretune gc`): there is nothing to go on from")
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    shutil.copytree(origin, draft, ignore=shutil.ignore_patterns(flags.FLAG))
-    shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it had written that the trial exists
-    draft.rename(target)
+    stores.copy(origin, target, leave=flags.FLAG)
 
 
 # -- a wider space -------------------------------------------------------------------------------------------------------
@@ -144,7 +139,7 @@ def wider(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
     Raises:
         StudyFileError: listing what is narrower, or is another question.
     """
-    file = check(new).model_copy(update={"storage": old.storage, "ledger": old.ledger})
+    file = check(new).kept_like(old)
     problems = [*_other(old, file), *_narrower(old, file)]
     if problems:
         raise StudyFileError(

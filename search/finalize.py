@@ -8,6 +8,7 @@ more seeds or by members that an extended search has found; beside it lies which
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,15 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from search import pareto, places
+from search import pareto, places, stores
 from search.config import check
 from search.errors import RequestError
 from search.ledger import Ledger
 from search.saved import SavedStudy
 from search.seeds import seed_for
+from search.stores import Folder
 from search.trial import State, Trial
 
 N_BOOTSTRAP = 2000
+_CORRECT = "correct.npy"  # which test images a model gets right
 OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's configuration, beside the member's own
 
 
@@ -39,7 +42,7 @@ class Order:
     config: dict[str, Any]
     seed: int
     epochs: int
-    folder: str
+    folder: Folder
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def finalize(
         for n_done, outcome in enumerate(retrain(_orders(ledger, study, wanted, started)), start=known + 1):
             trial, order = started[outcome.number]
             if outcome.correct is not None:
-                _write(Path(order.folder) / "correct.npy", outcome.correct)
+                stores.write(order.folder, _CORRECT, _as_bytes(outcome.correct))
             with ledger.decision() as writer:
                 if outcome.failure is not None:
                     writer.finish(trial, State.FAILED, reason=outcome.failure)
@@ -139,7 +142,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     for trial in done:
         by_member.setdefault(cast(int, trial.config[OF]), []).append(trial)
     members = [member for member in study.members if member.number in by_member]
-    correct = [np.stack([np.load(_folder(study, t.number) / "correct.npy") for t in by_member[m.number]]) for m in members]
+    correct = [np.stack([_read(_folder(study, t.number)) for t in by_member[m.number]]) for m in members]
     odds = p_front([member.size for member in members], correct, seed=study.record.file["search"]["seed"])
     return [
         Member(member, tuple(t.metrics["test/top1"] for t in by_member[member.number]), p)
@@ -230,16 +233,23 @@ def _orders(
                 trial, number = writer.start(trial), number + 1
             else:
                 trial = writer.attempt(trial)
-        epochs, folder = member.planned_epochs or file.budget.epochs, _folder(study, trial.number).absolute()
-        started[trial.number] = trial, Order(trial.number, dict(member.config), trial.seed, epochs, str(folder))
+        epochs, folder = member.planned_epochs or file.budget.epochs, _folder(study, trial.number)
+        started[trial.number] = trial, Order(trial.number, dict(member.config), trial.seed, epochs, folder)
         yield started[trial.number][1]
 
 
-def _folder(study: SavedStudy, number: int) -> Path:
-    return study.folder / "final" / "trials" / f"{number:04d}"
+def _folder(study: SavedStudy, number: int) -> Folder:
+    folder = study.checkpoints / "final" / "trials" / f"{number:04d}"
+    return folder.absolute() if isinstance(folder, Path) else folder
 
 
-def _write(path: Path, correct: NDArray[np.bool_]) -> None:
-    draft = path.with_name(".correct.draft.npy")
-    np.save(draft, correct)
-    draft.replace(path)
+def _as_bytes(correct: NDArray[np.bool_]) -> bytes:
+    np.save(blob := io.BytesIO(), correct)
+    return blob.getvalue()
+
+
+def _read(folder: Folder) -> NDArray[np.bool_]:
+    if (blob := stores.read(folder, _CORRECT)) is None:
+        raise RequestError(f"{folder} holds no {_CORRECT}: it was removed, and with it what a finished training had found")
+    found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
+    return found

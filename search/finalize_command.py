@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -122,7 +121,7 @@ def _in_process(worker: dict[str, object], orders: Iterable[Order]) -> Iterator[
     retrainer = Retrainer(**worker)  # type: ignore[arg-type]
     for order in orders:
         try:
-            done = retrainer(order.config, seed=order.seed, epochs=order.epochs, folder=Path(order.folder))
+            done = retrainer(order.config, seed=order.seed, epochs=order.epochs, folder=order.folder)
         except Exception as error:
             yield Outcome(order.number, {}, None, f"{type(error).__name__}: {error}")
         else:

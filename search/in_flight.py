@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 
 from search import flags
+from search.stores import Folder
 from search.trial import State, Trial
 
 
@@ -14,10 +14,10 @@ class InFlight:
     """The trials that are at work; a driver's own, and gone with it.
 
     Args:
-        folder: Of the study.
+        folder: Where the study's checkpoints lie.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._at_work: set[int] = set()  # handed to a worker that has not left it yet
         self._waiting: deque[int] = deque()

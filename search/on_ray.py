@@ -103,7 +103,7 @@ def retrain(
     while True:
         while len(running) < n_slots and (order := next(waiting, None)) is not None:
             actor = idle.pop() if idle else actor_class.remote(**worker)
-            done = actor.__call__.remote(order.config, seed=order.seed, epochs=order.epochs, folder=Path(order.folder))
+            done = actor.__call__.remote(order.config, seed=order.seed, epochs=order.epochs, folder=order.folder)
             running[done] = order, actor
         if not running:
             return
@@ -165,7 +165,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             "epochs": self._study.planned_epochs(trial),
             "reported": trial.epochs,
             "gpus": self._study.gpus(trial.number),
-            "folder": str(self._study.checkpoint_folder(trial.number).absolute()),
+            "folder": self._study.checkpoint_folder(trial.number),
         }
 
     def _n_slots(self) -> int:

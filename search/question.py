@@ -33,6 +33,7 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
         "reference_point": [1.0 / sizes.n_classes, largest],  # chance level, largest size that is wanted
         "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.warm_start`
         **({} if precision is None else {"precision": dict(precision)}),
+        **({} if file.shared is None else {"checkpoints": file.shared}),
     }
 
 
@@ -82,6 +83,19 @@ def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
         raise StudyFileError(
             f"study {file.study} exists in {file.folder} and was made from another study file:\n{lines}\n"
             f"Give the new question another name (study: ...), or restore the old values."
+        )
+
+
+def refuse_other_place(record: StudyRecord, file: StudyFile) -> None:
+    """Checkpoints stay where the study was made.
+
+    Raises:
+        StudyFileError: naming both places.
+    """
+    if (there := record.facts.get("checkpoints")) != file.shared:
+        raise StudyFileError(
+            f"study {file.study} has its checkpoints in {there or file.folder}, its study file names {file.shared or file.folder}: "
+            "they stay where they were made; name that place (storage: ...), or give the study another name"
         )
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, MaybeStudyFile, Overrides, Storage, StudyName, complain, folder_of
+from search.arguments import DEFAULT_STORAGE, MaybeStorage, MaybeStudyFile, Overrides, Storage, StudyName, complain, folder_of
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -25,17 +25,14 @@ app = typer.Typer()
 def run(
     study: MaybeStudyFile = None,
     overrides: Overrides = None,
-    storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
+    storage: MaybeStorage = None,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
 ) -> None:
     """Search here, or go on with a search. A finished study prints its front."""
     from search import config
 
-    file = config.load(study, overrides or ())
-    if storage is not None:
-        file = file.model_copy(update={"storage": storage})
-    search(file, back_end, cpus)
+    search(config.load(study, overrides or (), storage), back_end, cpus)
 
 
 def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None) -> None:
@@ -123,7 +120,7 @@ def resume(
         detail = {key: value for key, value in extension.detail().items() if key != "trial"}
         by_hand.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
-    file = config.check(saved.record.file).model_copy(update={"storage": saved.folder.parent})
+    file = config.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
     search(file, back_end, cpus, extension)
 
 

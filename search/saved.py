@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import picture, report
+from search import picture, report, stores
 from search.address import Address
 from search.answer import answer
 from search.front import front, hypervolume
@@ -96,6 +96,11 @@ class SavedStudy:
     def name(self) -> str:
         """The study's name."""
         return self.record.name
+
+    @property
+    def checkpoints(self) -> stores.Folder:
+        """Where those of its trials lie, in `trials/NNNN`; the folder, unless the study names another place."""
+        return stores.of(self.folder, self.name, self.record.facts)
 
     @property
     def members(self) -> tuple[Trial, ...]:

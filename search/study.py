@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search import flags, places, requests
+from search import flags, places, requests, stores
 from search.attendant import Attendant
 from search.config import Budget, StudyFile, check
 from search.costs import Sizes
@@ -22,8 +22,9 @@ from search.judgement import judge
 from search.knowledge import Knowledge
 from search.ledger import Ledger, StudyRecord
 from search.losses import Loss
-from search.question import facts_of, refuse_changes, refuse_hopeless
+from search.question import facts_of, refuse_changes, refuse_hopeless, refuse_other_place
 from search.seeds import seed_for
+from search.stores import Folder
 from search.trial import Decision, Metrics, State, Trial
 from search.writer import Request
 from spaces import Config
@@ -51,7 +52,8 @@ class Study:
 
     Attributes:
         file: The resolved study file, its budget as extended since.
-        folder: Where everything of the study lies.
+        folder: Where everything of the study lies, but perhaps its checkpoints.
+        checkpoints: Where those lie.
         record: What was fixed when the study was made.
         known: What it knows so far; for others to read.
     """
@@ -63,9 +65,12 @@ class Study:
         self._ledger = ledger
         self._sizes = sizes
         self._pool = pool
-        self._in_flight = InFlight(self.folder)
+        self.checkpoints = stores.of(self.folder, self.record.name, self.record.facts)
+        self._in_flight = InFlight(self.checkpoints)
         self._stopping: Stopping | None = None
         self._know()
+        if self.checkpoints != self.folder:
+            stores.claim(self.checkpoints, self.record.uid)
         with ledger.decision() as writer:
             writer.event("opened")
         self._looked_at = ledger.now()
@@ -95,6 +100,8 @@ class Study:
         refuse_hopeless(file, sizes, facts["max_params"])
         place = places.of(file)
         place.find()  # refuses a folder that holds another one
+        if (checkpoints := stores.of(file.folder, file.study, facts)) != file.folder:
+            stores.refuse_taken(checkpoints)
         ledger = Ledger.create(place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts, now=now)
         return cls(file, ledger, sizes)
 
@@ -109,12 +116,13 @@ class Study:
         place = places.of(file)
         ledger = Ledger.open(place.find() or place.path, now=now)
         refuse_changes(ledger.study(), file)
+        refuse_other_place(ledger.study(), file)
         ledger.claim()
         return cls(file, ledger, sizes)
 
     def attended(self) -> Attendant:
         """The thread that keeps the lease and raises flags, while the `with` block runs."""
-        return Attendant(self._ledger, self.folder)
+        return Attendant(self._ledger, self.checkpoints)
 
     def close(self) -> None:
         """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
@@ -134,7 +142,7 @@ class Study:
         if (waits := self._in_flight.first_waiting) is not None:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self.known.trials[waits])
-                if trial.epochs and not flags.has_checkpoint(self.folder, trial.number):
+                if trial.epochs and not flags.has_checkpoint(self.checkpoints, trial.number):
                     reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
                     writer.event("restarted", trial.number, reason=reason)
             self.known.trials[trial.number] = trial
@@ -297,7 +305,7 @@ class Study:
         trial = None
         if extension.trial is not None:
             trial = longer(self.known.trials, extension.trial, extension.epochs, usual=self.file.budget.epochs)
-            copy_checkpoint(self.folder, extension.trial, trial.number)
+            copy_checkpoint(self.checkpoints, extension.trial, trial.number)
         elif extension.epochs is not None:
             raise ValueError("--epochs extends one trial: name it with --trial; budget.epochs is fixed")
         if wide is not None:
@@ -326,7 +334,7 @@ class Study:
     def _current(self) -> StudyFile:
         """The study file with the budget as extended."""
         file = check(dict(self.record.file) | {"budget": dict(self.record.budget)})
-        return file.model_copy(update={"storage": self.file.storage, "ledger": self.file.ledger})
+        return file.kept_like(self.file)
 
     # -- looking -------------------------------------------------------------------------------------------------------------------
 
@@ -377,9 +385,10 @@ class Study:
         """How many epochs the trial has when it is complete."""
         return trial.planned_epochs or self.file.budget.epochs
 
-    def checkpoint_folder(self, number: int) -> Path:
-        """Where a trial's checkpoint lies."""
-        return flags.trial_folder(self.folder, number)
+    def checkpoint_folder(self, number: int) -> Folder:
+        """Where a trial's checkpoint lies; as every process of this machine, or of the cluster, finds it."""
+        folder = flags.trial_folder(self.checkpoints, number)
+        return folder.absolute() if isinstance(folder, Path) else folder
 
     # -- inside --------------------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .s3 import Bucket, bucket
+
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a test may import Ray before `cluster.connect.embedded` says so
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run on all cores side by side; threads of several of them would only wait
@@ -26,6 +28,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says something about the machine and its other users, nothing about a law.
 settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("paretune")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Bucket]:
+    """A real S3-compatible server with an empty bucket; the environment says how it is reached."""
+    with bucket() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trainables import folder as folders
+from trainables.folder import Folder
+
 if TYPE_CHECKING:
     from trainables.probe import Probe
 
@@ -42,13 +45,13 @@ class Stopped(Exception):
     """The trial was told to stop, and did so between two batches. What its checkpoint holds is what there is of it."""
 
 
-def look_at_flag(folder: Path | None) -> None:
+def look_at_flag(folder: Path | Folder | None) -> None:
     """To be called between two batches.
 
     Raises:
         Stopped: the trial of this folder was told to stop.
     """
-    if folder is not None and (folder / STOP_FLAG).exists():
+    if folder is not None and folders.seen(folder, STOP_FLAG):
         raise Stopped
 
 
@@ -61,7 +64,7 @@ def out_of_memory(error: BaseException) -> bool:
 class Trainable(Protocol):
     """One object per worker, reused from trial to trial."""
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
         """Becomes the trial of `config` and `seed`, or takes it up where the checkpoint in `folder` left it.
 
         Returns:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
+
+from trainables import folder as folders
+from trainables.folder import Folder
 
 NAME: Final = "checkpoint.safetensors"
 VERSION: Final = 1
@@ -34,33 +36,33 @@ class Checkpoint:
         return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}/")}
 
 
-def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes `folder`/checkpoint.safetensors whole or not at all: under another name first, then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    blob = save(dict(checkpoint.tensors), metadata={"version": str(VERSION), "facts": json.dumps(dict(checkpoint.facts))})
-    unfinished = folder / f".{NAME}.{os.getpid()}"
-    with open(unfinished, "wb") as file:
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, folder / NAME)
+def write(folder: Path | Folder, checkpoint: Checkpoint) -> None:
+    """Writes `folder`/checkpoint.safetensors whole or not at all."""
+    metadata = {"version": str(VERSION), "facts": json.dumps(dict(checkpoint.facts))}
+    folders.write(folder, NAME, save(dict(checkpoint.tensors), metadata=metadata))
 
 
-def read(folder: Path) -> Checkpoint | None:
+def read(folder: Path | Folder) -> Checkpoint | None:
     """The checkpoint in `folder`, None if there is none.
 
     Raises:
         ValueError: The file is not a checkpoint of this version.
     """
-    path = folder / NAME
-    if not path.is_file():
+    if (blob := folders.read(folder, NAME)) is None:
         return None
+    path = f"{folder}/{NAME}"
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            version = metadata.get("version")
-            if version != str(VERSION):
-                raise ValueError(f"{path} must be a checkpoint of version {VERSION}; got {version!r}; delete it to start anew")
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"]))  # noqa: SIM118
+        tensors = load(blob)
+        metadata = _header(blob).get("__metadata__", {})
+        if (version := metadata.get("version")) != str(VERSION):
+            raise ValueError(f"{path} must be a checkpoint of version {VERSION}; got {version!r}; delete it to start anew")
+        return Checkpoint(tensors, json.loads(metadata["facts"]))
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to start the trial anew") from error
+
+
+def _header(blob: bytes) -> dict[str, Any]:
+    """The JSON that a safetensors file opens with, after its length in eight bytes; `load` has found it whole."""
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header: dict[str, Any] = json.loads(blob[8:end])
+    return header

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from trainables import backbones, checkpoint, data
 from trainables.adapters import PeftMethod, adapt, load_trainable_state, merge, method_of, remove, trainable_state
 from trainables.cost import count_parameters
+from trainables.folder import Folder
 
 VERSION: Final = 1
 CARD: Final = "card.json"
@@ -142,7 +143,7 @@ def digest(model: nn.Module) -> str:
 
 
 def export_adapter(
-    trial: Path,
+    trial: Path | Folder,
     to: Path,
     *,
     config: Mapping[str, Any],

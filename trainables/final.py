@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables import large_imports
+from trainables.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Retrainer:
 
             self._trial = AdapterTrial(backbone, data, recipe, final=True)
 
-    def __call__(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path) -> Final:
+    def __call__(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder) -> Final:
         """Train a configuration to its last epoch, from the checkpoint in `folder` if there is one, and meet the test split.
 
         Raises:

@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainables.folder import Folder
+
 Value = str | int | float | bool | None
 
 
@@ -112,7 +114,7 @@ class RecordedTrainable:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
         """Become a trial.
 
         Raises:

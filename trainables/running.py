@@ -21,6 +21,7 @@ from trainables.adapters import (
     transformer_blocks,
     undecayed_parameters,
 )
+from trainables.folder import Folder
 from trainables.latency import latency
 from trainables.precision import explicit_attention, fused_attention
 from trainables.randomness import RandomState
@@ -39,7 +40,7 @@ class Plan:
     seed: int
     epochs: int
     recipe: Recipe
-    folder: Path | None
+    folder: Path | Folder | None
 
     def check(self, facts: Mapping[str, Any]) -> None:
         """Raises a ValueError unless a checkpoint's facts are of this trial."""

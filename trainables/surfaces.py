@@ -27,6 +27,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from trainables.folder import Folder
+
 FAMILIES = ("valley", "crossing")
 N_CLASSES = 10
 HEAD_PARAMS = 650
@@ -206,7 +208,7 @@ class SurfaceTrainable:
         self._left: Iterator[float] = iter(())
         self._costs: dict[str, float] = {}
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
         """Become a trial."""
         self._left, self._costs = self._surface.curve(config, seed=seed, epochs=epochs), self._surface.costs(config)
         return 0

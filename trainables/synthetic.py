@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainables import folder as folders
 from trainables import look_at_flag
+from trainables.folder import Folder
 from trainables.surfaces import Surface, SurfaceTrainable
 
 N_BATCHES = 20
@@ -103,15 +104,15 @@ class SyntheticTrainable:
         self._sizes = SyntheticSizes()
         self._epoch = 0
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
         """Become a trial; goes on from the epoch that `folder` remembers."""
         self._config, self._epochs, self._folder = dict(config), epochs, folder
         self._adapter_params, _ = self._sizes.count(config)
         self._final = best(self._adapter_params) - 0.02 * (math.log10(float(config["optim.lr"])) - BEST_LOG_LR) ** 2
         self._final += self._noise * random.Random(seed).gauss(0.0, 1.0)  # noqa: S311 - not cryptography
         self._epoch = 0
-        if folder is not None and (folder / "epoch.json").exists():
-            self._epoch = int(json.loads((folder / "epoch.json").read_text())["epoch"])
+        if folder is not None and (saved := folders.read(folder, "epoch.json")) is not None:
+            self._epoch = int(json.loads(saved)["epoch"])
         return self._epoch
 
     def replay(self) -> dict[str, float] | None:
@@ -127,10 +128,7 @@ class SyntheticTrainable:
             raise MemoryError(f"{self._adapter_params:,} adapter parameters do not fit")
         self._epoch += 1
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            draft = self._folder / ".epoch.json"
-            draft.write_text(json.dumps({"epoch": self._epoch}))
-            os.replace(draft, self._folder / "epoch.json")
+            folders.write(self._folder, "epoch.json", json.dumps({"epoch": self._epoch}).encode(), synchronised=False)
         return self._metrics()
 
     def finish(self) -> None:

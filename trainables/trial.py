@@ -27,6 +27,7 @@ from trainables.adapters import (
     supported_blocks,
 )
 from trainables.cost import forward_gflops, structure
+from trainables.folder import Folder
 from trainables.memory import forget_peak, peak_bytes
 from trainables.recipe import learning_rate, recipe_of
 from trainables.running import Plan, Run
@@ -68,7 +69,7 @@ class AdapterTrial:
         self._gflops: dict[Any, float] = {}
         self._run: Run | None = None
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
         """See `trainables.Trainable.start`.
 
         Raises:

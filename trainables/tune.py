@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from trainables import Stopped, Trainable, large_imports, make, out_of_memory
@@ -60,8 +59,9 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         try:
             if self._trainable is None:
                 self._trainable = make(**config["make"])
-            folder = Path(config["folder"])
-            self._done = self._trainable.start(config["config"], seed=config["seed"], epochs=config["epochs"], folder=folder)
+            self._done = self._trainable.start(
+                config["config"], seed=config["seed"], epochs=config["epochs"], folder=config["folder"]
+            )
             if self._done > config["reported"]:
                 self._pending = self._trainable.replay()
         except Exception as error:

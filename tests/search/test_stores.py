@@ -1,0 +1,299 @@
+"""Checkpoints in a place that machines share: an object store, behind a real server process, or a folder."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+import search
+from search import disk, flags, in_process, stores
+from search.config import StudyFileError, check
+from search.errors import LedgerError
+from search.export import export_adapter
+from search.ledger import Ledger
+from search.saved import StudyState, load
+from search.stores import Folder, Remote
+from search.study import Study
+from trainables import Stopped, checkpoint, look_at_flag, make
+from trainables.export import read_card
+from trainables.synthetic import SyntheticSizes
+
+from .machines import STUDY, essence, said, searched_here, start, until
+from .servers import Server
+
+if TYPE_CHECKING:
+    from tests.s3 import Bucket
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """An empty folder of either kind."""
+    if request.param == "disk":
+        return tmp_path
+    made: Bucket = request.getfixturevalue("store")
+    return Remote(f"{made.address}/{tmp_path.name}")
+
+
+# -- folders of either kind --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_what_was_written_last_and_nothing_is_left_beside_it(folder: Folder) -> None:
+    assert stores.read(folder / "0001", "a") is None
+    for blob in (b"first", b"", b"the last"):
+        stores.write(folder / "0001", "a", blob)
+        assert stores.read(folder / "0001", "a") == blob
+    stores.write(folder / "0002", "b", bytes(300))
+    stores.write(folder / "0002", "c", bytes(5))
+    assert stores.sizes(folder) == {"0001": 8, "0002": 305}
+    stores.remove(folder / "0002")
+    stores.remove(folder / "0003")  # is not there
+    assert {name: size for name, size in stores.sizes(folder).items() if size} == {"0001": 8}
+
+
+def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -> None:
+    import torch
+
+    saved = checkpoint.Checkpoint({"a": torch.arange(6.0).view(2, 3)}, {"epoch": 3, "config": {"optim.lr": 0.1 + 0.2}})
+    checkpoint.write(folder, saved)
+    again = checkpoint.read(folder)
+    assert again is not None
+    assert torch.equal(again.tensors["a"], saved.tensors["a"])
+    assert again.facts == saved.facts
+    blob = stores.read(folder, checkpoint.NAME)
+    assert blob is not None
+    stores.write(folder, checkpoint.NAME, blob[:-1])
+    with pytest.raises(ValueError, match="is not a whole checkpoint"):
+        checkpoint.read(folder)
+
+
+def test_a_flag_stops_a_worker_that_knows_only_the_place_and_is_no_checkpoint(folder: Folder) -> None:
+    place = pickle.loads(pickle.dumps(flags.trial_folder(folder, 7)))  # noqa: S301 - as Ray sends it to another machine
+    look_at_flag(place)
+    flags.hoist(folder, [7])
+    assert not flags.has_checkpoint(folder, 7)
+    place = pickle.loads(pickle.dumps(place))  # noqa: S301 - a store is looked at once a second: a fresh one looks at once
+    with pytest.raises(Stopped):
+        look_at_flag(place)
+    flags.lower(folder, 7)
+    look_at_flag(pickle.loads(pickle.dumps(place)))  # noqa: S301
+    flags.lower(folder, 7)  # twice is once
+    stores.write(flags.trial_folder(folder, 7), "epoch.json", b"{}")
+    assert flags.has_checkpoint(folder, 7)
+
+
+def test_a_store_is_looked_at_for_a_flag_once_a_second_however_short_the_batches(store: Bucket) -> None:
+    place = flags.trial_folder(Remote(f"{store.address}/often"), 0)
+    look_at_flag(place)
+    flags.hoist(Remote(f"{store.address}/often"), [0])
+    for _ in range(100):
+        look_at_flag(place)  # within the second
+    with pytest.raises(Stopped):
+        until(lambda: look_at_flag(place), seconds=5)
+
+
+def test_a_copied_checkpoint_replaces_what_was_there_and_leaves_the_flag(folder: Folder) -> None:
+    stores.write(folder / "0001", "epoch.json", b"1")
+    flags_name = flags.FLAG
+    stores.write(folder / "0001", flags_name, b"")
+    stores.write(folder / "0002", "other", b"of a driver that died")
+    stores.copy(folder / "0001", folder / "0002", leave=flags_name)
+    assert stores.read(folder / "0002", "epoch.json") == b"1"
+    assert stores.read(folder / "0002", "other") is None
+    assert stores.read(folder / "0002", flags_name) is None
+
+
+def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_PAUSES", (0.0, 0.0))
+
+    def answers(at: int) -> Callable[[], int]:
+        calls = itertools.count(1)
+
+        def do() -> int:
+            if (call := next(calls)) < at:
+                raise OSError("away")
+            return call
+
+        return do
+
+    place = Remote("s3://nowhere")
+    assert place._patiently(answers(3)) == 3
+    with pytest.raises(OSError, match="away"):
+        place._patiently(answers(4))
+    with pytest.raises(OSError, match="away"):
+        place.impatient()._patiently(answers(2))
+
+
+def test_a_flag_that_cannot_be_looked_for_is_none() -> None:
+    assert not Remote("s3://studies/a?endpoint_override=127.0.0.1:1&scheme=http").seen("stop")
+
+
+# -- what a study file may say -----------------------------------------------------------------------------------------------------
+
+RAW = yaml.safe_load(STUDY.format(name="far", n_trials=4, epoch_seconds=0.0))
+
+
+@pytest.mark.parametrize(
+    ("storage", "ledger", "kept", "shared"),
+    [
+        ("/data", None, "/data", None),
+        ("file:///data", None, "/data", None),
+        ("/data", "/disk", "/disk", "/data"),
+        ("/data", "/data", "/data", None),
+        ("s3://bucket/folder", "/disk", "/disk", "s3://bucket/folder"),
+        ("gs://bucket/folder", "postgresql://team@db/all", "paretune-studies", "gs://bucket/folder"),
+    ],
+)
+def test_storage_is_what_machines_share_and_ledger_where_the_driver_keeps_the_rest(
+    storage: str, ledger: str | None, kept: str, shared: str | None
+) -> None:
+    file = check(RAW | {"storage": storage, "ledger": ledger})
+    assert (file.storage, file.shared) == (Path(kept), shared)
+    assert file.ledger == (ledger if ledger and "://" in ledger else None)
+    again = check(file.resolved() | file.places() | ({} if file.shared else {"storage": kept}))
+    assert (again.storage, again.shared, again.ledger) == (file.storage, file.shared, file.ledger)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIAKEY:geheim@bucket/folder",
+        "s3://geheim@bucket/folder",
+        "s3://bucket/folder?secret_key=geheim",
+        "s3://bucket/folder?geheim",
+        "s3://bucket/folder?scheme=http&session_token=geheim",
+        "file://geheim/folder",
+    ],
+)
+def test_an_address_that_may_hold_a_secret_is_refused_without_repeating_it(address: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        StudyFileError, match=r"storage: (the address holds what may be a secret; take it out|a path is)"
+    ) as refusal:
+        check(RAW | {"storage": address, "ledger": "/disk"})
+    assert "geheim" not in str(refusal.value)
+
+
+def test_nor_is_a_secret_repeated_that_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(RAW))
+    address = "s3://AKIAKEY:geheim@bucket/folder"
+    for words in (
+        ["run", "s.yaml", "--set", f"storage={address}"],
+        ["run", "s.yaml", "--storage", address],
+        ["doctor", "--storage", address],
+    ):
+        code, printed, complaint = said(*words, cwd=tmp_path)
+        assert code == 2
+        assert "geheim" not in printed + complaint
+        assert "take it out" in complaint
+
+
+def test_an_object_store_without_a_place_for_the_ledger_is_refused_with_the_remedy() -> None:
+    with pytest.raises(StudyFileError, match=r"no ledger; say where that lies, with `ledger: FOLDER` .* or `ledger: postgresql://"):
+        check(RAW | {"storage": "s3://bucket/folder"})
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("s3://nobody-made-this/folder", "NO_SUCH_BUCKET"),
+        ("s3://studies/folder?endpoint_override=127.0.0.1:1&scheme=http", "NETWORK_CONNECTION"),
+        ("foo://studies/folder", "Unrecognized filesystem type"),
+    ],
+)
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(
+    store: Bucket, tmp_path: Path, address: str, why: str
+) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(RAW | {"storage": address, "ledger": str(tmp_path / "disk")}))
+    code, _, complaint = said("run", "s.yaml", cwd=tmp_path)
+    assert code == 2
+    assert why in complaint
+    assert "docs/cluster.md" in complaint  # the remedy
+    assert not (tmp_path / "disk" / "far" / "ledger.db").exists()
+
+
+# -- studies -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_studies_of_one_name_do_not_share_a_place_and_one_keeps_its_own(store: Bucket, tmp_path: Path) -> None:
+    def file(disk: str, place: str = "twice") -> search.config.StudyFile:
+        return check(RAW | {"storage": f"{store.address}/{place}", "ledger": str(tmp_path / disk)})
+
+    with closing(Study.create(file("one"), SyntheticSizes())):
+        pass
+    with pytest.raises(LedgerError, match="checkpoints of another study of this name"):
+        Study.create(file("two"), SyntheticSizes())
+    with pytest.raises(StudyFileError, match="they stay where they were made"):
+        Study.open(file("one", "elsewhere"), SyntheticSizes())
+    with pytest.raises(StudyFileError, match="they stay where they were made"):
+        Study.open(check(RAW | {"storage": str(tmp_path / "one")}), SyntheticSizes())
+    Study.open(file("one"), SyntheticSizes()).close()
+
+
+def test_gc_leaves_in_the_store_what_is_needed_and_says_what_it_takes(store: Bucket, tmp_path: Path) -> None:
+    with closing(
+        Study.create(check(RAW | {"storage": f"{store.address}/gc", "ledger": str(tmp_path / "disk")}), SyntheticSizes())
+    ) as study:
+        in_process.run(study, make(**study.file.worker()))
+        members = {trial.number for trial in study.front()}
+    home = tmp_path / "disk" / "far"
+    before = stores.sizes(Remote(f"{store.address}/gc/far/trials"))
+    found = disk.collect(home)
+    assert found.freed_bytes + found.kept_bytes == sum(before.values())
+    after = {int(name) for name, size in stores.sizes(Remote(f"{store.address}/gc/far/trials")).items() if size}
+    assert after == members
+    assert not (home / "trials").exists()
+
+
+def test_a_trained_adapter_lies_in_the_store_and_is_exported_from_there(store: Bucket, tmp_path: Path) -> None:
+    budget = {"n_trials": 2, "epochs": 1, "max_params": 50_000}
+    raw = {"study": "small", "data": {"kind": "digits"}, "methods": ["lora"], "budget": budget}
+    place = f"{store.address}/trained"
+    study = search.run({**raw, "storage": place, "ledger": str(tmp_path / "disk")}, back_end="in-process")
+    for trial in study.history:
+        card = export_adapter(study, trial.number, tmp_path / trial.method)
+        assert card.metrics["val/top1"] == trial.metrics["val/top1"]
+    kept = Remote(f"{place}/small/adapters").sizes()
+    for member in study.members:
+        folder = tmp_path / member.method
+        assert read_card(folder).origin["trial"] == member.number
+        for file in folder.iterdir():
+            assert kept[f"{member.number:04d}/{file.name}"] > 0
+
+
+@pytest.mark.parametrize(("back_end", "ledger"), [("ray", "disk"), ("in-process", "postgresql")])
+def test_a_search_that_is_killed_goes_on_on_another_machine_as_if_nothing_had_happened(
+    store: Bucket, tmp_path: Path, request: pytest.FixtureRequest, back_end: str, ledger: str
+) -> None:
+    name, here, there = f"killed-{ledger}", tmp_path / "here", tmp_path / "there"
+    server: Server | None = request.getfixturevalue("postgresql") if ledger == "postgresql" else None
+    for machine in (here, there):
+        machine.mkdir()
+        text = STUDY.format(name=name, n_trials=6, epoch_seconds=0.1) + f"storage: {store.address}/killed\n"
+        (machine / "s.yaml").write_text(f"{text}ledger: {server.address() if server else 'paretune-studies'}\n")
+    command = ("run", "s.yaml", "--cpus", "1", "--back-end", back_end)
+    home = here / "paretune-studies" / name
+    with start(*command, cwd=here) as process:
+        try:
+            until(lambda: (home / f"ledger.{'json' if server else 'db'}").exists() and len(load(home).epochs) > 4)
+        finally:
+            process.kill()
+    cut = load(home)
+    assert cut.state is not StudyState.FINISHED
+    if server is None:
+        home.parent.rename(there / "paretune-studies")  # the disk of the driver's machine; on a server nothing moves
+    done = said(*command, cwd=there)
+    assert done[0] == 0, done[2]
+    whole = load(there / "paretune-studies" / name)
+    assert whole.state is StudyState.FINISHED
+    assert essence(whole.history) == essence(tuple(searched_here(tmp_path / "twin", name, n_trials=6).trials))
+    with closing(Ledger.open(there / "paretune-studies" / name / f"ledger.{'json' if server else 'db'}")) as book:
+        assert "restarted" not in {event.kind for event in book.events()}  # it was found in the store
+    assert not list(tmp_path.glob("*/paretune-studies/*/trials"))
+    printed = "".join(path.read_text() for path in tmp_path.rglob("paretune.log"))
+    assert store.environment["AWS_SECRET_ACCESS_KEY"] not in printed + done[1] + done[2]
