@@ -64,6 +64,7 @@ class Costs:
         self.reported = tuple(key for key in named if key not in PARAMETERS)  # by every epoch of a trial
         self.counts_operations = GFLOPS in self.reported
         self.measures_size = against in MEASURED
+        self.checked = tuple(key for key in limits if key in KNOWN)  # limits that cost nothing to keep
 
     # -- before training -----------------------------------------------------------------------------------------------------------
 
@@ -73,10 +74,9 @@ class Costs:
         Raises:
             ValueError: if it is impossible, or breaks one.
         """
-        known = self._known(config)
-        for key, value in known.items():
-            if value > self._limits.get(key, value):
-                raise ValueError(_too_much(key, value, self._limits[key]))
+        known = self.known(config)
+        for key in self.beyond(known):
+            raise ValueError(_too_much(key, known[key], self._limits[key]))
         return int(known["adapter_params"]), int(known["head_params"])
 
     def size(self, config: Config) -> float:
@@ -85,13 +85,22 @@ class Costs:
         Raises:
             ValueError: if the configuration is impossible, or breaks another limit.
         """
-        known = self._known(config)
-        for key, value in known.items():
-            if key != self._against and value > self._limits.get(key, value):
-                raise ValueError(_too_much(key, value, self._limits[key]))
+        known = self.known(config)
+        for key in self.beyond(known):
+            if key != self._against:
+                raise ValueError(_too_much(key, known[key], self._limits[key]))
         return known[USUAL if self.measures_size else self._against]
 
-    def _known(self, config: Config) -> dict[str, float]:
+    def beyond(self, known: Mapping[str, float]) -> list[str]:
+        """The limits that are broken by what is known of a configuration."""
+        return [key for key, value in known.items() if value > self._limits.get(key, value)]
+
+    def known(self, config: Config) -> dict[str, float]:
+        """Every cost of a configuration that need not be measured, as far as the study names it; parameters always.
+
+        Raises:
+            ValueError: if it is impossible.
+        """
         adapter_params, head_params = self._sizes.count(config)
         known: dict[str, float] = {"adapter_params": adapter_params, "head_params": head_params}
         known["trainable_params"] = adapter_params + head_params

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from search import simulated
 from search.config import ANCHOR, StudyFile
-from search.costs import Sizes
+from search.costs import Costs, Sizes, of_file
 from search.simulated import Replay, VirtualClock
 from search.sizes import CachedSize
 from search.uniform import uniform
@@ -22,7 +22,10 @@ from spaces import Config, JointSpace
 if TYPE_CHECKING:
     from trainables.probe import Probe
 
-N_DRAWS = 400  # of each method
+N_DRAWS, N_DRAWS_OF_OPERATIONS = (
+    400,
+    60,
+)  # of each method; counting a structure's operations takes as long as its parameters 30 times
 N_PROBED = 2  # configurations of each method beside its default
 MAX_SIMULATED = 200  # trials; a longer study is scaled from these
 N_INSTANCES = 3  # of each family of surfaces
@@ -37,13 +40,15 @@ class Holding:
         method: Its name.
         n_configs: How many configurations there are; None where a knob is continuous.
         sizes: Adapter parameters of uniform draws, sorted; those that are possible.
-        feasible: Share of the draws that are possible and within `budget.max_params`.
+        feasible: Share of the draws that are possible and keep every limit that can be known before training.
+        keeps: The same for each of these limits alone.
     """
 
     method: str
     n_configs: int | None
     sizes: Sequence[int]
     feasible: float
+    keeps: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -74,20 +79,23 @@ class Cost:
 
 def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
     """What the space holds, method by method; draws are the same at every call."""
-    space = file.joint_space()
-    size = CachedSize(lambda config: sizes.count(config)[0], space)
-    return [_holding(space, method, size, max_params) for method in space.methods]
+    space, costs = file.joint_space(), of_file(file, sizes, max_params=max_params)
+    known = CachedSize(costs.known, space, operations=costs.counts_operations)
+    return [_holding(space, method, known, costs) for method in space.methods]
 
 
-def _holding(space: JointSpace, method: str, size: Callable[[Config], float], max_params: int) -> Holding:
+def _holding(space: JointSpace, method: str, known: CachedSize[dict[str, float]], costs: Costs) -> Holding:
     by, found = random.Random(0), []  # noqa: S311 - not cryptography
-    for _ in range(N_DRAWS):
+    n_draws = N_DRAWS_OF_OPERATIONS if costs.counts_operations else N_DRAWS
+    for _ in range(n_draws):
         try:
-            found.append(int(size(uniform(space.only(method), by))))
+            found.append(known(uniform(space.only(method), by)))
         except ValueError:  # impossible: a rank above a width
             continue
-    feasible = sum(n <= max_params for n in found) / N_DRAWS
-    return Holding(method, _count(space, method), sorted(found), feasible)
+    broken = [costs.beyond(one) for one in found]
+    keeps = {key: sum(key not in keys for keys in broken) / n_draws for key in costs.checked}
+    sizes = sorted(int(one["adapter_params"]) for one in found)
+    return Holding(method, _count(space, method), sizes, sum(not keys for keys in broken) / n_draws, keeps)
 
 
 def _count(space: JointSpace, method: str) -> int | None:
@@ -105,18 +113,19 @@ def _count(space: JointSpace, method: str) -> int | None:
 
 
 def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
-    """Head-only, and of each method its default and some draws, if they are possible and small enough."""
+    """Head-only, and of each method its default and some draws, if they are possible and keep the limits."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
+    costs = of_file(file, sizes, max_params=max_params)
     by, found = random.Random(0), []  # noqa: S311 - not cryptography
     for method in everything.methods:
         draws = (uniform(everything.only(method), by) for _ in range(20 * N_PROBED))
         kept = 0
         for config in (everything.default(method), *draws):
             try:
-                fits = sizes.count(config)[0] <= max_params
+                costs.check(config)
             except ValueError:
                 continue
-            if fits and config not in found:
+            if config not in found:
                 found.append(config)
                 kept += 1
             if kept > (0 if method == ANCHOR else N_PROBED):

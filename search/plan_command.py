@@ -63,10 +63,7 @@ def plan(
         return
     console = Console(highlight=False)
     console.print(_space_table(held))
-    console.print(
-        f"adapter parameters of uniform draws, a bar for each third of a decade;\nallowed: possible and at most {max_params:,}\n",
-        style="dim",
-    )
+    console.print(_legend(file, max_params), style="dim")
     console.print(_cost_table(file, found, n_slots, memory))
 
 
@@ -94,7 +91,8 @@ def _memory(file: StudyFile) -> float:
 def _space_table(held: Sequence[Holding]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("method")
-    for name in ("configurations", "smallest", "median", "largest", "allowed"):
+    limits = list(held[0].keeps) if len(held[0].keeps) > 1 else []  # one limit alone is what is allowed
+    for name in ("configurations", "smallest", "median", "largest", *limits, "allowed"):
         table.add_column(name, justify="right")
     table.add_column("small to large")
     decades = [len(str(size)) for one in held for size in one.sizes] or [1]
@@ -102,8 +100,21 @@ def _space_table(held: Sequence[Holding]) -> Table:
         count = "endless" if one.n_configs is None else f"{one.n_configs:,}"
         three = (one.sizes[0], one.sizes[len(one.sizes) // 2], one.sizes[-1]) if one.sizes else ()
         sizes = [f"{size:,}" for size in three] or ["-"] * 3
-        table.add_row(one.method, count, *sizes, f"{one.feasible:.0%}", _histogram(one.sizes, min(decades), max(decades)))
+        shares = [f"{share:.0%}" for share in (*(one.keeps[key] for key in limits), one.feasible)]
+        table.add_row(one.method, count, *sizes, *shares, _histogram(one.sizes, min(decades), max(decades)))
     return table
+
+
+def _legend(file: StudyFile, max_params: int) -> str:
+    """What the table's columns are, and which limits no plan can tell of."""
+    from search.costs import KNOWN
+
+    limits = {"adapter_params": float(max_params), **file.budget.limits}
+    known = [f"{key} at most {limit:,.6g}" for key, limit in limits.items() if key in KNOWN]
+    text = "adapter parameters of uniform draws, a bar for each third of a decade;\nallowed: possible, and " + ", ".join(known)
+    if later := [f"{key} ({limit:,.6g})" for key, limit in limits.items() if key not in KNOWN]:
+        text += f"\nnot known before training: {', '.join(later)}"
+    return text + "\n"
 
 
 def _histogram(sizes: Sequence[int], first: int, last: int) -> str:

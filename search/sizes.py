@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from spaces import Config, JointSpace
 
+Size = TypeVar("Size", bound=float | dict[str, float])  # one, or each by its name
 
-class CachedSize:
+
+class CachedSize(Generic[Size]):
     """Sizes of configurations, remembered by the knobs that they depend on (`spaces.Knob.sizes`).
 
     Args:
@@ -18,15 +21,13 @@ class CachedSize:
             looked at that is no factor or fraction.
     """
 
-    def __init__(
-        self, size: Callable[[Config], float], space: JointSpace, *, exact: bool = False, operations: bool = False
-    ) -> None:
+    def __init__(self, size: Callable[[Config], Size], space: JointSpace, *, exact: bool = False, operations: bool = False) -> None:
         self._size, self._operations = size, operations
         self._sized = {m: tuple(knob.key for knob in space.knobs(m) if knob.sizes or exact) for m in space.methods}
         self._own = {m: tuple(k.key for k in space.knobs(m) if k.key.startswith(f"{m}.")) for m in space.methods}
-        self._known: dict[tuple[object, ...], float | str] = {}
+        self._known: dict[tuple[object, ...], Size | str] = {}
 
-    def __call__(self, config: Config) -> float:
+    def __call__(self, config: Config) -> Size:
         """The size.
 
         Raises:

@@ -48,6 +48,30 @@ def test_a_finite_space_is_counted_and_its_sizes_are_those_of_all_its_configurat
     assert held.feasible == pytest.approx(sum(n <= 20_000 for n in counts) / len(counts), abs=0.1)
 
 
+def test_each_limit_that_can_be_known_has_its_share_and_what_is_allowed_keeps_them_all() -> None:
+    """Against brute force; a limit that only training tells has no share."""
+    limits = {"trainable_params": 13_000, "cost/gflops": 0.0093, "cost/latency_ms": 1.0}
+    file = study_file(budget={"n_trials": 20, "epochs": 4, "max_params": 20_000, "limits": limits})
+    sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
+    default = file.joint_space().default("lora")
+    structures = [
+        default | {"lora.rank": rank, "lora.layers": layers, "lora.targets": targets}
+        for rank in FINITE["lora.rank"] for layers in FINITE["lora.layers"] for targets in FINITE["lora.targets"]
+    ]  # fmt: skip
+    [held] = plan.holdings(file, sizes, 20_000)
+    keeps = {
+        "adapter_params": [sizes.count(config)[0] <= 20_000 for config in structures],
+        "trainable_params": [sum(sizes.count(config)) <= 13_000 for config in structures],
+        "cost/gflops": [sizes.gflops(config) <= 0.0093 for config in structures],
+    }
+    assert held.keeps.keys() == keeps.keys()
+    for key, kept in keeps.items():
+        assert 0 < sum(kept) < len(kept)
+        assert held.keeps[key] == pytest.approx(sum(kept) / len(kept), abs=0.2)  # of 60 draws
+    assert held.feasible == pytest.approx(sum(map(all, zip(*keeps.values(), strict=True))) / len(structures), abs=0.2)
+    assert all(sizes.gflops(config) <= 0.0093 for config in plan.to_probe(file, sizes, 20_000))
+
+
 def test_a_continuous_knob_makes_the_space_endless() -> None:
     sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
     [held] = plan.holdings(study_file(space=FINITE | {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}), sizes, 20_000)
