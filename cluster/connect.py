@@ -154,14 +154,17 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def slots(*, cpus_per_trial: int, gpus_per_trial: float) -> int:
-    """How many trials the connected cluster runs at once, now: those that fit on its living nodes.
+    """How many trials the connected cluster runs at once, now: those that fit on its living nodes, but those about to leave.
 
     Raises:
         ValueError: if not even one fits.
     """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    from cluster.nodes import draining
+
+    leaving = draining()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
     n_slots = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in nodes)
     if n_slots < 1:
         largest = [f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes]

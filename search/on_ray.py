@@ -23,6 +23,8 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from cluster import nodes
+from search.draining import Draining
 from search.finalize import Order, Outcome
 from search.losses import Loss
 from search.study import Study
@@ -58,14 +60,15 @@ def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"]}])
 
-    obedience = _Obedience(study)
+    drains = _Drains(study) if callable(n_slots) else None
+    obedience = _Obedience(study, drains)
     scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, bundle),
             tune_config=tune.TuneConfig(
                 search_alg=_StudySearcher(study, n_slots, obedience),
-                scheduler=_StudyScheduler(study),
+                scheduler=_StudyScheduler(study, drains),
                 num_samples=-1,  # the study says when it is over
                 reuse_actors=True,
             ),
@@ -121,8 +124,8 @@ def retrain(
 class _Obedience(tune.Callback):  # type: ignore[misc]
     """Looks at what people ask for, in Tune's loop, but not in each of its many steps: a look is a query of the ledger."""
 
-    def __init__(self, study: Study) -> None:
-        self._study = study
+    def __init__(self, study: Study, drains: _Drains | None) -> None:
+        self._study, self._drains = study, drains
         self._looked = -math.inf
 
     def look(self) -> None:
@@ -133,9 +136,37 @@ class _Obedience(tune.Callback):  # type: ignore[misc]
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.look()
+        if self._drains is not None:
+            self._drains.look(trials)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class _Drains:
+    """Looks for nodes that are about to leave, where nodes come and go. `Draining` decides, by Tune's names of trials."""
+
+    def __init__(self, study: Study) -> None:
+        self._live: dict[str, Any] = {}
+        self._since: dict[str, float] = {}  # when each was seen first
+        self._looked = -math.inf
+        self._decided = Draining(nodes.draining, self._node_of, lambda name: study.call_away(self._live[name].config["trial"]))
+
+    def look(self, trials: Iterable[Any]) -> None:
+        """Unless that was done a moment ago."""
+        if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
+            return
+        self._looked = now
+        self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and trial.temporary_state.ray_actor}
+        self._since = {name: self._since.get(name, now) for name in self._live}
+        self._decided.look(self._since, now)
+
+    def leaving(self, trial: Any) -> str | None:
+        """See `Draining.leaving`."""
+        return self._decided.leaving(trial.trial_id)
+
+    def _node_of(self, name: str) -> str | None:
+        return nodes.node_of(self._live[name].temporary_state.ray_actor._actor_id.hex())
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -189,9 +220,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     """`on_trial_result` is the study's `report`, `on_trial_error` its `lost`. Tune calls the latter before `on_trial_complete`."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, drains: _Drains | None) -> None:
         super().__init__()
-        self._study = study
+        self._study, self._drains = study, drains
         self._ended: set[str] = set()  # Tune's names of trials whose workers we have ended ourselves
 
     def __getstate__(self) -> dict[str, Any]:
@@ -203,16 +234,22 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         if report.get("memory"):
             self._study.lost(report["trial"], Loss.MEMORY, report["failure"])
-            self._ended.add(trial.trial_id)
-            ray.kill(trial.temporary_state.ray_actor)  # a process that ran out of memory is not used again
-            return str(TrialScheduler.CONTINUE)
+            return self._end(trial)  # a process that ran out of memory is not used again
+        decision = Decision.STOP
         if "failure" in report:
             self._study.tell(report["trial"], State.FAILED, report["failure"])
-            return str(TrialScheduler.STOP)
-        if "stopped" in report:  # at its flag
-            return str(TrialScheduler.STOP)
-        decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
+        elif "stopped" not in report:  # at its flag
+            decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
+        if self._drains is not None and (node := self._drains.leaving(trial)) is not None:
+            self._study.moved(report["trial"], f"node {node[:6]} is about to leave the cluster")
+            return self._end(trial)
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
+
+    def _end(self, trial: Any) -> str:
+        """End the worker: Tune would keep it for the next trial."""
+        self._ended.add(trial.trial_id)
+        ray.kill(trial.temporary_state.ray_actor)
+        return str(TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         if trial.trial_id in self._ended:

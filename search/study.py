@@ -242,6 +242,16 @@ class Study:
         with self._ledger.decision() as writer:
             writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **more)
 
+    def moved(self, number: int, why: str) -> None:
+        """The trial leaves its worker for another one, from its checkpoint, without a fault of anyone's; if it has not ended."""
+        if self.known.trials[number].state is State.RUNNING:
+            with self._ledger.decision() as writer:
+                writer.event("moved", number, reason=why, goes_on="from its checkpoint in another worker")
+
+    def call_away(self, number: int) -> None:
+        """The trial's worker is told to leave it at its next batch; the trial stays what it is, and waits for another."""
+        self._in_flight.call_off(number)
+
     def gpus(self, number: int) -> float:
         """The share of a GPU that the trial's worker gets."""
         return self.known.losses.gpus(number)
