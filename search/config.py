@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, field_validator
 
 import spaces
 from search import costs, stores
 from search.address import check_server
-from search.errors import RequestError
+from search.errors import StudyFileError
 from search.sections import (
     DATA_KINDS,
     Backbone,
@@ -33,9 +31,9 @@ from search.sections import (
     Synthetic,
     Vtab,
 )
+from search.yaml_text import KeyPath, assign, parse
 
 PACKAGED = resources.files("search") / "studies"
-MAX_NODES = 10_000  # values in a study file, aliases written out
 ANCHOR = "head_only"  # always runs first, whatever the methods
 
 
@@ -45,17 +43,11 @@ __all__ = [
     "Images",
     "StudyFile",
     "StudyFileError",
-    "assign",
     "check",
     "load",
     "packaged_names",
     "packaged_text",
-    "parse",
 ]
-
-
-class StudyFileError(RequestError):
-    """A study file that cannot be used; the message lists every problem, one per line."""
 
 
 class StudyFile(Section):
@@ -214,107 +206,10 @@ def _find(name: str) -> Path | Traversable:
     return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
 
 
-# -- reading ---------------------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that `1e-4` is a number, as in YAML 1.2 and as everyone writes a learning rate."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-_Path = tuple[str, ...]  # ("budget", "n_trials"); the dotted knobs of a space are one part: ("space", "lora.rank")
-
-
-def parse(text: str, name: str) -> tuple[dict[str, Any], dict[_Path, int]]:
-    """A YAML text as plain values, and the line of every key. Nothing in it is executed, and it cannot be blown up by aliases.
-
-    Raises:
-        StudyFileError: It is not YAML, no mapping, or says something twice; `name` opens each line of the message.
-    """
-    try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if _size(node, {}) > MAX_NODES:
-                raise StudyFileError(
-                    f"{name}: expands to more than {MAX_NODES:,} values; a study file is small: write less, or drop aliases"
-                )
-            raw = {} if node is None else loader.construct_document(node)
-        finally:
-            loader.dispose()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark is not None else name
-        raise StudyFileError(f"{place}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise StudyFileError(
-            f"{name}: is nested too deeply or contains itself; a study file is a flat mapping of sections"
-        ) from None
-    if node is None or not isinstance(raw, dict):
-        raise StudyFileError(f"{name}: a study file is a mapping that begins with `study: NAME`")
-    lines: dict[_Path, int] = {}
-    problems = list(_walk(node, (), lines))
-    if problems:
-        raise StudyFileError("\n".join(f"{name}:{line}: {problem}" for line, problem in problems))
-    return raw, lines
-
-
-def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values a node stands for when every alias is written out."""
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = MAX_NODES + 1  # a node that contains itself
-        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
-    return known[id(node)]
-
-
-def _walk(node: yaml.Node, path: _Path, lines: dict[_Path, int]) -> Iterator[tuple[int, str]]:
-    """Note every key's line; yield the keys that are given twice or are not words."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        here, line = (*path, str(key.value)), key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-            yield line, f"{'.'.join(path) or 'the file'}: a key is a word, got {key.value!r}; quote it or correct it"
-            continue
-        if here in lines:
-            yield line, f"{'.'.join(here)}: given twice (first in line {lines[here]}); keep one"
-        lines[here] = line
-        yield from _walk(value, here, lines)
-
-
-def assign(raw: dict[str, Any], assignment: str) -> _Path:
-    """Apply one `a.b=value` to the raw mapping; returns the path that it set.
-
-    Raises:
-        StudyFileError: It is not of that form, or leads into a plain value.
-    """
-    dotted, equals, text = assignment.partition("=")
-    if not equals or not dotted:
-        raise StudyFileError(f"--set {assignment}: an override is written a.b=value")
-    value = parse(f"value: {text}", f"--set {assignment}")[0]["value"]
-    head, _, rest = dotted.partition(".")
-    path = (head, rest) if head == "space" and rest else tuple(dotted.split("."))  # a knob's key has dots of its own
-    target: Any = raw
-    for section in path[:-1]:
-        if target.get(section) is None:
-            target[section] = {}
-        target = target[section]
-        if not isinstance(target, dict):
-            raise StudyFileError(f"--set {assignment}: {section} is a plain value and has no parts")
-    target[path[-1]] = value
-    return path
-
-
 # -- checking --------------------------------------------------------------------------------------------------------------------
 
 
-def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> StudyFile:
+def _check(raw: Mapping[str, Any], name: str, places: Mapping[KeyPath, str]) -> StudyFile:
     """Validate everything, and raise one error that lists every problem in the order of the file."""
     raw, shared, problems = _kept(raw)
     file: StudyFile | None = None
@@ -340,7 +235,7 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[_Path, str]) -> St
     return file
 
 
-def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[tuple[_Path, str]]]:
+def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[tuple[KeyPath, str]]]:
     """`storage` and `ledger` taken apart: what a machine shares with others, and what the driver keeps on a disk of its own.
 
         storage         ledger            checkpoints    ledger, log, pictures
@@ -378,14 +273,14 @@ def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[t
     return kept, shared, []
 
 
-def _nearest(path: _Path, places: Mapping[_Path, str]) -> _Path:
+def _nearest(path: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
     """A key that has a line: this one, or the section around it (a missing key has none)."""
     while path and path not in places:
         path = path[:-1]
     return path
 
 
-def _space_problems(methods: object, overrides: object) -> Iterator[tuple[_Path, str]]:
+def _space_problems(methods: object, overrides: object) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong with the names of methods and with the values given to their knobs."""
     names = [m for m in methods if isinstance(m, str)] if isinstance(methods, list | tuple) else []
     for n, method in enumerate(names):
@@ -404,7 +299,7 @@ def _space_problems(methods: object, overrides: object) -> Iterator[tuple[_Path,
             yield ("space", key), mend if absent else problem
 
 
-def _explained(error: dict[str, Any]) -> tuple[_Path, str]:
+def _explained(error: dict[str, Any]) -> tuple[KeyPath, str]:
     """One of pydantic's errors as (path, what is wrong and what to do)."""
     path = tuple(str(part) for part in error["loc"] if not (part in DATA_KINDS and error["loc"][0] == "data"))
     if error["type"] == "extra_forbidden":
@@ -426,7 +321,7 @@ def _shortened(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys(path: _Path) -> list[str]:
+def _keys(path: KeyPath) -> list[str]:
     """The keys that a section of a study file may have."""
     section: Any = StudyFile
     for part in path:

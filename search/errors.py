@@ -5,6 +5,10 @@ class RequestError(Exception):
     """The request was wrong; the message names the place, the law and the remedy. The command line prints it and exits with 2."""
 
 
+class StudyFileError(RequestError):
+    """A study file that cannot be used; the message lists every problem, one per line."""
+
+
 class LedgerError(RequestError):
     """The ledger cannot be used as asked; the message names the law and the remedy."""
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import report
+from search import columns
 from search.config import check
 from search.saved import SavedStudy
 from search.trial import State
@@ -37,7 +37,7 @@ def export_study(study: SavedStudy, to: Path, form: str) -> list[Path]:
     for name, table in (("front", study.front()), ("trials", study.trials()), ("reports", study.reports())):
         paths.append(to / f"{name}.{form}")
         if form == "parquet":
-            report.write_parquet(table, paths[-1])
+            columns.write_parquet(table, paths[-1])
         else:
             from pyarrow import csv
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 
-from search.report import UNITS
+from search.columns import UNITS
 from search.trial import PARAMETERS, Trial
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour say the same thing twice.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import picture, report, stores
+from search import columns, picture, report, stores
 from search.address import Address
 from search.answer import answer
 from search.front import front, hypervolume
@@ -119,15 +119,15 @@ class SavedStudy:
 
     def front(self) -> pa.Table:
         """The front, smallest member first; columns as in `trials`."""
-        return report.trials_arrow(self.members, study=self.record)
+        return columns.trials_arrow(self.members, study=self.record)
 
     def trials(self) -> pa.Table:
         """One row per trial, one column per knob and per metric of the last epoch."""
-        return report.trials_arrow(self.history, study=self.record)
+        return columns.trials_arrow(self.history, study=self.record)
 
     def reports(self) -> pa.Table:
         """One row per epoch of every trial."""
-        return report.reports_arrow(self.epochs, study=self.record)
+        return columns.reports_arrow(self.epochs, study=self.record)
 
     @property
     def n_validation(self) -> int | None:
@@ -174,10 +174,10 @@ class SavedStudy:
         Args:
             complete: Write what grows with every epoch, too.
         """
-        report.write_parquet(report.trials_arrow(self.history, study=self.record), self.folder / "trials.parquet")
-        report.write_parquet(report.trials_arrow(self.members, study=self.record), self.folder / "front.parquet")
+        columns.write_parquet(columns.trials_arrow(self.history, study=self.record), self.folder / "trials.parquet")
+        columns.write_parquet(columns.trials_arrow(self.members, study=self.record), self.folder / "front.parquet")
         if complete:
-            report.write_parquet(report.reports_arrow(self.epochs, study=self.record), self.folder / "reports.parquet")
+            columns.write_parquet(columns.reports_arrow(self.epochs, study=self.record), self.folder / "reports.parquet")
         self.plot_front(*(self.folder / name for name in PICTURES))
 
     def write_page(self, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True) -> None:

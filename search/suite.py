@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from search.config import StudyFile, StudyFileError, assign, check, parse
+from search.config import StudyFile, StudyFileError, check
 from search.saved import SavedStudy
 from search.sections import Section
 from search.trial import State
+from search.yaml_text import assign, parse
 
 PACKAGED = resources.files("search") / "suites"
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from search import report
+from search import columns
 from search.description import filters
 from search.mlflow_store import tracking_uri
 from search.recording import is_behind
@@ -214,8 +214,8 @@ def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, server
     assert json.loads((folder / "environment.json").read_text())["packages"]["mlflow"] == mlflow.__version__
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
     table = pq.read_table(folder / "trials.parquet")
-    assert table.schema.equals(report.trials_arrow(trials, study=study).schema, check_metadata=True)
-    assert str(table.to_pylist()) == str(report.trials_arrow(trials, study=study).to_pylist())  # NaN is not itself
+    assert table.schema.equals(columns.trials_arrow(trials, study=study).schema, check_metadata=True)
+    assert str(table.to_pylist()) == str(columns.trials_arrow(trials, study=study).to_pylist())  # NaN is not itself
     assert pq.read_table(folder / "front.parquet")["trial"].to_pylist() == [0, 4]
     assert yaml.safe_load((folder / "study.yaml").read_text()) == study.file
 

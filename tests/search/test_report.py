@@ -21,7 +21,7 @@ from matplotlib.text import Annotation
 from rich.console import Console
 from rich.table import Table
 
-from search import picture, report
+from search import columns, picture, report
 from search.front import front, hypervolume
 from search.ledger import Ledger, StudyRecord
 from search.saved import load
@@ -149,7 +149,7 @@ def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
 
 
 def test_parquet_read_back_equals_the_trials(tmp_path: Path) -> None:
-    report.write_parquet(report.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
+    columns.write_parquet(columns.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["trials.parquet"]
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     members = front(TRIALS)
@@ -165,9 +165,9 @@ def test_parquet_read_back_equals_the_trials(tmp_path: Path) -> None:
 
 
 def test_parquet_says_its_schema_its_study_and_its_units(tmp_path: Path) -> None:
-    report.write_parquet(report.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
+    columns.write_parquet(columns.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
     schema = pq.read_schema(tmp_path / "trials.parquet")
-    assert schema.metadata[b"paretune.schema_version"] == str(report.SCHEMA_VERSION).encode()
+    assert schema.metadata[b"paretune.schema_version"] == str(columns.SCHEMA_VERSION).encode()
     assert schema.metadata[b"paretune.study"] == b"flowers"
     assert schema.metadata[b"paretune.study_uid"] == STUDY.uid.encode()
     assert schema.field("adapter_params").metadata[b"unit"] == b"parameters"
@@ -178,12 +178,12 @@ def test_parquet_says_its_schema_its_study_and_its_units(tmp_path: Path) -> None
 def test_a_knob_that_takes_numbers_and_names_is_kept_as_json(tmp_path: Path) -> None:
     values = ["all", 2, 0.5, True, None]
     trials = [replace(TRIALS[0], number=n, config={"method": "lora", "lora.layers": v}) for n, v in enumerate(values)]
-    column = report.trials_arrow(trials)["lora.layers"].to_pylist()
+    column = columns.trials_arrow(trials)["lora.layers"].to_pylist()
     assert [None if text is None else json.loads(text) for text in column] == values
 
 
 def test_no_trials_make_an_empty_table(tmp_path: Path) -> None:
-    report.write_parquet(report.trials_arrow([]), tmp_path / "trials.parquet")
+    columns.write_parquet(columns.trials_arrow([]), tmp_path / "trials.parquet")
     assert pq.read_table(tmp_path / "trials.parquet").num_rows == 0
 
 

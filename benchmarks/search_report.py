@@ -1,0 +1,151 @@
+"""What the runs of `benchmarks/search.py` come to, as the tables and the picture of docs/search.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- measured: python benchmarks/search.py report -->", "<!-- end -->"
+MAX_EPOCHS = 18_600  # of a run: a little more than the whole recorded table
+REACHED = (0.90, 0.95, 0.99)
+RIVALS = ("random", "tpe", "nsga2", "halving")
+ABLATIONS = ("auto without rungs", "auto without promotion", "auto without free size", "auto without fairness", "random with rungs")
+TITLES = {
+    "table": "recorded table",
+    "valley": "family `valley`",
+    "crossing": "family `crossing`",
+    "latency": "family `valley`, accuracy against latency",
+}
+Curves = dict[tuple[str, str], dict[int, list[tuple[int, float]]]]  # (problem, contender) -> seed -> curve
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file."""
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+
+def gathered(path: Path) -> Curves:
+    """The same, by problem and contender."""
+    found: Curves = {}
+    for line in lines(path):
+        found.setdefault((line["problem"], line["contender"]), {})[line["seed"]] = [(int(e), s) for e, s in line["curve"]]
+    return found
+
+
+def spent_to(curve: list[tuple[int, float]], reached: float) -> float:
+    """Epochs until a share of the reference was reached; infinite if it never was."""
+    return next((float(epochs) for epochs, share in curve if share >= reached - 1e-12), math.inf)
+
+
+def epochs_to(curves: Curves, name: str, contender: str, share: float) -> dict[int, float]:
+    """Of each seed; infinite where it was not reached."""
+    return {seed: spent_to(curve, share) for seed, curve in curves.get((name, contender), {}).items()}
+
+
+def middle(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median and its 95 % interval, by bootstrap over the seeds (2,000 draws, seeded)."""
+    array = np.array(values)
+    draws = np.random.default_rng(0).integers(len(array), size=(2000, len(array)))
+    medians = np.sort(np.sort(array[draws], axis=1)[:, [(len(array) - 1) // 2, len(array) // 2]].max(1))
+    found = np.sort(array)
+    return float(found[len(array) // 2]), float(medians[50]), float(medians[1949])
+
+
+def ratio(curves: Curves, name: str, other: str, share: float) -> str:
+    """Epochs of auto over another's, paired by seed: median and interval. Who has not arrived counts with the whole budget."""
+    ours, theirs = (epochs_to(curves, name, contender, share) for contender in ("auto", other))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds or all(math.isinf(theirs[seed]) and math.isinf(ours[seed]) for seed in seeds):
+        return "-"
+    ratios = [ours[seed] / min(theirs[seed], MAX_EPOCHS) for seed in seeds]
+    censored = sum(math.isinf(theirs[seed]) for seed in seeds)
+    median, low, high = middle(ratios)
+    at_most = "at most " if 2 * censored >= len(seeds) else ""
+    return f"{at_most}{_number(median, 2)} [{_number(low, 2)}, {_number(high, 2)}]"
+
+
+def cell(values: dict[int, float]) -> str:
+    """Median and interval of epochs, and how many seeds arrived if not all did."""
+    if not values:
+        return ""
+    median, low, high = middle(list(values.values()))
+    arrived = sum(math.isfinite(value) for value in values.values())
+    share = "" if arrived == len(values) else f" ({arrived} of {len(values)})"
+    return f"{_number(median)} [{_number(low)}, {_number(high)}]{share}"
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return "never" if math.isinf(value) else f"{value:,.{digits}f}"
+
+
+def table_of(curves: Curves, name: str, contenders: Sequence[str]) -> list[str]:
+    """Markdown: a row for each contender."""
+    heads = " | ".join(f"epochs to {share:.0%}" for share in REACHED)
+    ratios = " | ".join(f"auto / it at {share:.0%}" for share in REACHED[1:])
+    lines = [f"| contender | seeds | {heads} | {ratios} |", "|---|" + "---:|" * (2 * len(REACHED))]
+    for contender in contenders:
+        cells = [cell(epochs_to(curves, name, contender, share)) for share in REACHED]
+        against = ["" if contender == "auto" else ratio(curves, name, contender, share) for share in REACHED[1:]]
+        n_seeds = len(curves.get((name, contender), {}))
+        lines.append(f"| {contender} | {n_seeds} | {' | '.join(cells)} | {' | '.join(against)} |")
+    return lines
+
+
+def picture(curves: Curves, path: Path) -> None:
+    """The share of the reference's hypervolume against epochs spent: medians and quartiles over the seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.0 * len(TITLES), 4.2), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = np.unique(np.round(np.geomspace(30, MAX_EPOCHS, 240)))
+    colours = dict(zip(("auto", *RIVALS), ("#D55E00", "#222222", "#0072B2", "#009E73", "#CC79A7"), strict=True))
+    for axes, name in zip(figure.subplots(1, len(TITLES), sharey=True), TITLES, strict=True):
+        for contender, colour in colours.items():
+            runs = curves.get((name, contender), {}).values()
+            if not runs:
+                continue
+            heights = np.array([np.interp(grid, *_steps(curve)) for curve in runs])
+            low, median, high = np.quantile(heights, (0.25, 0.5, 0.75), axis=0)
+            axes.plot(grid, median, color=colour, label=contender, linewidth=1.8)
+            axes.fill_between(grid, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set(xscale="log", ylim=(0.4, 1.005), title=TITLES[name].replace("`", ""), xlabel="epochs trained")
+        axes.grid(alpha=0.25)
+    figure.axes[0].set_ylabel("share of the reference's hypervolume")
+    figure.axes[0].legend(loc="lower right", fontsize=9)
+    figure.savefig(path)
+
+
+def _steps(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
+    """A staircase as points to interpolate."""
+    xs, ys = [0.0], [0.0]
+    for epochs, share in curve:
+        xs += [epochs - 1e-6, float(epochs)]
+        ys += [ys[-1], share]
+    return [*xs, float(MAX_EPOCHS)], [*ys, ys[-1]]
+
+
+def report(curves: Curves) -> None:
+    """Writes docs/search.md between its marks, and the pictures."""
+    text = [
+        f"Median over the seeds and its 95 % interval; `never`: not within {MAX_EPOCHS:,} epochs. Ratios are medians too,",
+        f"paired, and count {MAX_EPOCHS:,} epochs for who has not arrived (`at most` where that is half of them or more).",
+        "",
+    ]
+    for name, title in TITLES.items():
+        rivals = [rival for rival in RIVALS if (name, rival) in curves]
+        text += [f"### The {title}", "", *table_of(curves, name, ["auto", *rivals]), ""]
+    text += ["### What each part brings", "", "`auto` without one of its parts, and random search with rungs.", ""]
+    for name, title in TITLES.items():
+        if ablations := [ablation for ablation in ABLATIONS if (name, ablation) in curves]:
+            text += [f"The {title}:", "", *table_of(curves, name, ["auto", *ablations]), ""]
+    page = DOCS / "search.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(text) + f"\n{END}{rest.partition(END)[2]}")
+    picture(curves, DOCS / "images" / "search.png")
