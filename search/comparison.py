@@ -1,5 +1,7 @@
 """Whether MLflow holds what the ledger holds, exactly once: every run, parameter, tag, status and point of every metric.
 
+Artifacts are looked for when the study has been left: that all are there, and that they were made of the ledger as it stands.
+
 What a run should show comes from `search.shown`, what it shows from MLflow alone; nothing that the recorder noted is trusted.
 """
 
@@ -15,6 +17,7 @@ from search.description import describe
 from search.front import ranks
 from search.ledger import Ledger
 from search.mlflow_store import Held, Store, Whole
+from search.recording import ARTIFACTS, in_full
 from search.saved import ended_by, measured_by, study_state
 
 _NOT_OF_THE_LEDGER = ("paretune.drawn_at_event", "paretune.adapter", "paretune.measured")  # tags that say what else was sent
@@ -74,7 +77,16 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
             lines.append(f"{what}: MLflow has {len(runs)} runs of it instead of one")
         for run in runs:
             lines += [f"{what}: {line}" for line in _of_run(one, store.whole(run), measured.get(number, {}))]
+    if parents and owner is None:
+        lines += [f"the study: {line}" for line in _of_artifacts(store, parents[0], events[-1].number if events else -1)]
     return lines
+
+
+def _of_artifacts(store: Store, parent: Held, place: int) -> Iterator[str]:
+    if (drawn := parent.tags.get("paretune.drawn_at_event")) != in_full(place):
+        yield f"its artifacts are those of event {drawn}, the ledger is at {in_full(place)}"
+    for name in sorted(ARTIFACTS - store.artifacts(parent)):
+        yield f"artifact {name} is missing"
 
 
 def _of_run(wanted: shown.Shown, found: Whole, measured: Mapping[str, float]) -> Iterator[str]:

@@ -214,6 +214,10 @@ class Store:
         else:
             self._client.log_artifact(run.id, str(path), place)
 
+    def artifacts(self, run: Held) -> set[str]:
+        """The names of a run's artifacts: files, and folders without what they hold."""
+        return {found.path for found in self._client.list_artifacts(run.id)}
+
     def attach_text(self, run: Held, text: str, name: str) -> None:
         """A text among the artifacts of a run."""
         self._client.log_text(run.id, text, name)

@@ -33,6 +33,8 @@ from search.saved import PICTURES, StudyState, ended_by, load, measured_by, stud
 
 N_MANY = 500  # runs from which on MLflow's own SQLite wants to know how many there are
 RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
+_FILES = ("front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.parquet")  # beside the ledger
+ARTIFACTS = frozenset({*_FILES, "study.yaml", "environment.json"})  # of a study that has been left
 
 
 class RecordingError(RequestError):
@@ -230,14 +232,14 @@ class _View:
         """All artifacts, once per state of the ledger: what takes long to draw is drawn when the search is left."""
         import yaml
 
-        folder, place = self._ledger_path.parent, f"{self._place} in full"
+        folder, place = self._ledger_path.parent, in_full(self._place)
         for number, rank in self._ranks.items():
             if rank == 1 and (adapter := folder / "adapters" / f"{number:04d}").is_dir():
                 self._attach_adapter(self._children[number], adapter)
         if parent.tags.get("paretune.drawn_at_event") == place:
             return
         load(folder).write_page(links=self._links(), server=self._server)
-        self._attach(parent, "front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.parquet")
+        self._attach(parent, *_FILES)
         self._store.attach_text(parent, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
         self._store.attach_text(parent, json.dumps(environment(), indent=2) + "\n", "environment.json")
         self._store.log(parent, tags={"paretune.drawn_at_event": place})
@@ -262,6 +264,11 @@ class _View:
                 self._store.log(run, {key: value for key, value in values.items() if math.isfinite(value)})
         if self._parent is not None:
             self._store.attach(self._parent, self._ledger_path.parent / "final.parquet")
+
+
+def in_full(place: int) -> str:
+    """What the tag `paretune.drawn_at_event` says when all artifacts were made of the ledger up to an event."""
+    return f"{place} in full"
 
 
 def environment() -> dict[str, Any]:

@@ -75,3 +75,18 @@ def test_a_second_run_of_a_trial_is_found(driven: Driven) -> None:
     assert "trial 0: MLflow has 2 runs of it instead of one" in compared(driven)
     driven.record().sync()
     assert compared(driven) == []
+
+
+def test_artifacts_that_are_missing_or_of_an_older_ledger_are_found(driven: Driven) -> None:
+    driven.finish(0)
+    place = driven.ledger.events()[-1].number
+    driven.ledger.close()
+    driven.record().sync()
+    assert "the study: artifact front.html is missing" in compared(driven)
+    driven.record().sync(final=True)
+    assert compared(driven) == []
+    uri = tracking_uri(driven.storage)
+    MlflowClient(tracking_uri=uri).set_tag(recorded(uri, driven)[None]["id"], "paretune.drawn_at_event", "1")
+    assert compared(driven) == [f"the study: its artifacts are those of event 1, the ledger is at {place} in full"]
+    driven.record().sync(final=True)
+    assert compared(driven) == []

@@ -1,0 +1,80 @@
+"""A record whose artifacts lie in an object store: a real MLflow server, and a real S3-compatible one behind it or beside it."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from search.comparison import differences
+from search.recording import ARTIFACTS
+
+from ..s3 import Bucket, bucket  # noqa: TID252  tests are no package of ours
+from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
+from .mlflow_server import server_in
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Bucket]:
+    """An object store that stays up; what reaches it is in the environment of this process, and of those that it starts."""
+    with bucket() as store:
+        yield store
+
+
+def objects(store: Bucket, place: str) -> set[str]:
+    """The names of everything in the bucket below a place."""
+    client = boto3.client("s3", endpoint_url=store.endpoint)
+    found = client.list_objects_v2(Bucket=store.address.removeprefix("s3://"), Prefix=place)
+    client.close()
+    return {one["Key"].rpartition("/")[2] for one in found.get("Contents", [])}
+
+
+@pytest.mark.parametrize("way", ["through the server", "by ourselves"])
+def test_artifacts_go_to_an_object_store(
+    store: Bucket, way: str, tmp_path: Path, driven: Driven, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the server (`--artifacts-destination`) without any right of ours; by ourselves where it says so."""
+    place = way.replace(" ", "-")
+    proxied = ["--artifacts-destination", f"{store.address}/{place}"]
+    direct = ["--no-serve-artifacts", "--default-artifact-root", f"{store.address}/{place}"]
+    with server_in(
+        tmp_path, *(proxied if way == "through the server" else direct), environment=list(store.environment.items())
+    ) as server:
+        if way == "through the server":
+            for name in store.environment:
+                monkeypatch.delenv(name)
+        driven.finish(*HISTORY)
+        adapter = driven.path.parent / "adapters" / "0004"  # a member of the front
+        adapter.mkdir(parents=True)
+        (adapter / "card.json").write_text(json.dumps({"trial": 4}))
+        driven.ledger.close()
+        driven.record(server).sync(final=True)
+        assert differences(driven.path, server) == []
+        parent, member = (recorded(server, driven)[number]["id"] for number in (None, 4))
+        picture = urllib.request.urlopen(f"{server}/get-artifact?path=front-small.png&run_uuid={parent}", timeout=30)  # noqa: S310 - ours
+        with picture:
+            assert picture.read() == (driven.path.parent / "front-small.png").read_bytes()
+        card = download_artifacts(run_id=member, artifact_path="adapter/card.json", tracking_uri=server, dst_path=str(tmp_path))
+        assert json.loads(Path(card).read_text()) == {"trial": 4}
+    monkeypatch.undo()
+    assert objects(store, place) == {*ARTIFACTS, "card.json"}
+
+
+def test_an_object_store_that_is_away_leaves_the_runs_equal_and_is_told(tmp_path: Path, driven: Driven) -> None:
+    with bucket() as store:
+        pass  # it is gone
+    environment = list({**store.environment, "AWS_MAX_ATTEMPTS": "1"}.items())
+    with server_in(tmp_path, "--artifacts-destination", f"{store.address}/away", environment=environment) as server:
+        driven.finish(*HISTORY)
+        driven.ledger.close()
+        with pytest.raises(MlflowException, match="500"):
+            driven.record(server).sync(final=True)
+        there = f"sqlite:///{tmp_path}/mlflow.db"  # the server has cut the connection in the middle of the upload
+        assert_equal_to_the_ledger(there, driven)
+        assert recorded(there, driven)[None]["status"] == "FINISHED"
