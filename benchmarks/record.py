@@ -1,6 +1,6 @@
 """Recording a study in MLflow: in batches as we do, against one call per metric; and what a study of 10,000 trials takes.
 
-    python benchmarks/record.py [--trials 500] [--many 10000]
+    python benchmarks/record.py [--trials 500] [--many 10000] [--browser]
 
 Both sides record the same study into fresh SQLite stores, in one run, one after the other. One call per metric is what MLflow's
 tutorials and Ray's logger do; it is measured on a part of the trials (`--sample`) and scaled, because it takes long.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-sys.path.pop(0)  # this file's own folder, where `search` would be benchmarks/search.py
+sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folder, where `search` would be benchmarks/search.py
 
 from mlflow import MlflowClient
 
@@ -109,12 +109,49 @@ def page(store: Store, path: Path) -> dict[str, float]:
     return found
 
 
+def in_a_browser(folder: Path, store: Store) -> None:
+    """Seconds until Chromium shows what somebody came for, and how many of them are MLflow's answers, on a real server."""
+    from tests.search.browser import Browser
+    from tests.search.mlflow_server import server_in
+
+    found = store._client.search_runs([store.experiment_id], "tags.`paretune.n_ended` != ''")
+    best = store._client.search_runs([store.experiment_id], "", max_results=1, order_by=["metrics.`val/top1` DESC"])
+    experiment = f"#/experiments/{store.experiment_id}/runs"
+    by_accuracy = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
+    front = "searchFilter=tags.%60paretune.front%60%20%3D%20%27true%27"
+    name = f"document.body.innerText.includes('{best[0].info.run_name}')"
+    shown = {
+        "the study's page, its answer and its picture": (
+            f"{experiment}/{found[0].info.run_id}",
+            "document.body.innerText.includes('validation images') && [...document.images].some(i => "
+            "i.src.includes('front-small.png') && i.complete && i.naturalWidth > 700)",
+        ),
+        "the table by accuracy": (f"{experiment}?{by_accuracy}", name),
+        "the front by accuracy": (f"{experiment}?{front}&{by_accuracy}", name),
+    }
+    # of the calls to MLflow's interface: when the last one that the page needed was answered, and the sum of the slowest ones
+    calls = "performance.getEntriesByType('resource').filter(e => e.name.includes('/ajax-api/') || e.name.includes('get-artifact'))"
+    print("\n| in Chromium, a warm cache | seconds | of these MLflow's slowest answer |\n|:--|--:|--:|", flush=True)
+    with server_in(folder) as server, Browser(1600, 1000) as browser:
+        for what, (place, there) in shown.items():
+            times = []
+            for _ in range(4):  # the first fills the cache with MLflow's program
+                began = time.perf_counter()
+                browser.open(f"{server}/{place}")
+                browser.wait(there, timeout=120)
+                slowest = browser.evaluate(f"Math.max(...{calls}.map(e => e.duration))") / 1000
+                times.append((time.perf_counter() - began, slowest))
+            seconds, slowest = sorted(times[1:])[1]
+            print(f"| {what} | {seconds:.2f} | {slowest:.2f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--sample", type=int, default=25)
     parser.add_argument("--many", type=int, default=10_000)
+    parser.add_argument("--browser", action="store_true", help="open MLflow's pages of the many in Chromium, too")
     options = parser.parse_args()
     print(f"{platform.platform()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -139,12 +176,19 @@ def main() -> None:
         began = time.perf_counter()
         Record(path, uri).sync()
         print(f"{options.many:,} trials recorded in {time.perf_counter() - began:.0f} s\n", flush=True)
-        store = Store.open(uri, "many", Path(folder))
+        store = Store.open(uri, "many", Path(folder), "adapter_params")
         plain = page(store, path)
-        store.analyse()
+        began = time.perf_counter()
+        Record(path, uri).sync(final=True)  # with ANALYZE
+        print(f"their last full sync, with nothing but artifacts to send: {time.perf_counter() - began:.0f} s\n")
+        began = time.perf_counter()
+        found = differences(path, uri)
+        print(f"`paretune sync --check` of them: {time.perf_counter() - began:.0f} s, {len(found)} differences\n", flush=True)
         print("| what MLflow's pages ask, 100 rows | seconds | after ANALYZE |\n|:--|--:|--:|")
         for what, seconds in page(store, path).items():
             print(f"| {what} | {plain[what]:.3f} | {seconds:.3f} |")
+        if options.browser:
+            in_a_browser(Path(folder), store)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from search import report, shown
+from search import shown
 from search.description import describe
 from search.front import ranks
 from search.ledger import Ledger
-from search.mlflow_store import Held, Store, Whole
+from search.mlflow_store import Store, Whole
 from search.recording import ARTIFACTS, in_full
 from search.saved import ended_by, measured_by, study_state
 
@@ -42,8 +42,8 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
         trials, events, reports, owner = ledger.trials(), ledger.events(), ledger.reports(), ledger.owner()
     finally:
         ledger.close()
-    found: dict[int | None, list[Held]] = {}
-    for run in store.runs(study.uid):
+    found: dict[int | None, list[Whole]] = {}
+    for run in store.everything(study.uid):
         trial = run.tags.get("paretune.trial")
         found.setdefault(None if trial is None else int(trial), []).append(run)
     lines = [
@@ -66,7 +66,7 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
         table=table,
         picture=picture if parents and "paretune.drawn_at_event" in parents[0].tags else None,
     )
-    steps = shown.Progress(report.reference(study)).advance(events, reports, trials)
+    steps = shown.Progress.of(study).advance(events, reports, trials)
     wanted = {None: shown.of_study(study, trials, state, steps, text)} | {
         t.number: shown.of_trial(study, t, of_trial.get(t.number, []), rank=known_ranks.get(t.number), parent=parent)
         for t in trials
@@ -76,13 +76,13 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
         if len(runs) != 1:
             lines.append(f"{what}: MLflow has {len(runs)} runs of it instead of one")
         for run in runs:
-            lines += [f"{what}: {line}" for line in _of_run(one, store.whole(run), measured.get(number, {}))]
+            lines += [f"{what}: {line}" for line in _of_run(one, run, measured.get(number, {}))]
     if parents and owner is None:
         lines += [f"the study: {line}" for line in _of_artifacts(store, parents[0], events[-1].number if events else -1)]
     return lines
 
 
-def _of_artifacts(store: Store, parent: Held, place: int) -> Iterator[str]:
+def _of_artifacts(store: Store, parent: Whole, place: int) -> Iterator[str]:
     if (drawn := parent.tags.get("paretune.drawn_at_event")) != in_full(place):
         yield f"its artifacts are those of event {drawn}, the ledger is at {in_full(place)}"
     for name in sorted(ARTIFACTS - store.artifacts(parent)):

@@ -11,7 +11,7 @@ from search.front import front, hypervolume
 from search.history import StudyRecord
 from search.saved import StudyState
 from search.shown import MAX_TAG_CHARACTERS, VIEW
-from search.trial import State, Trial
+from search.trial import PARAMETERS, State, Trial
 
 
 def describe(
@@ -41,10 +41,11 @@ def describe(
         f"**{answer(trials, report.n_validation(study))}**",
         "",
     ]
-    drawn = [] if picture is None else ["", f"![The front: accuracy against adapter parameters]({picture})"]
-    foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(trials, int(study.facts["max_params"]), table)]
+    drawn = [] if picture is None else ["", f"![The front: accuracy against {study.against}]({picture})"]
+    foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(study, trials, table)]
     cells = report.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
-    title = f"#### Front: {len(front(trials))} adapters that nothing beats in accuracy and size (hypervolume {{:.4f}})"
+    size = "size" if study.against == "adapter_params" else study.against
+    title = f"#### Front: {len(front(trials))} adapters that nothing beats in accuracy and {size} (hypervolume {{:.4f}})"
     rows = [title.format(hypervolume(trials, reference_point)), "", *cells]
     if not front(trials):
         return "\n".join([*head, *foot])
@@ -79,26 +80,30 @@ def _facts(study: StudyRecord, trials: Sequence[Trial], state: StudyState) -> li
     ]
 
 
-def filters(method: str = "lora", limit: int = 10_000, rung: int = 5) -> dict[str, str]:
+def filters(method: str = "lora", limit: float = 10_000, rung: int = 5, cost: str = "adapter_params") -> dict[str, str]:
     """What people look for in MLflow's table of runs, to what they type there."""
+    key = f"`{cost}`" if "/" in cost else cost
     return {
         "the front": "tags.`paretune.front` = 'true'",
         "one method": f"tags.`paretune.method` = '{method}'",
-        "under a limit": f"metrics.adapter_params <= {limit} and tags.`paretune.trial` != ''",
+        "under a limit": f"metrics.{key} <= {limit} and tags.`paretune.trial` != ''",
         "stopped at a rung": f"tags.`paretune.state` = 'PRUNED' and tags.`paretune.rung` = '{rung}'",
     }
 
 
-def _filters(trials: Sequence[Trial], largest: int, table: str) -> list[str]:
+def _filters(study: StudyRecord, trials: Sequence[Trial], table: str) -> list[str]:
     """The filters, with names and numbers that occur in this study; each opens the table of runs, the best first."""
     members = front(trials)
     method = next((t.method for t in reversed(members) if t.adapter_params), "lora")
-    limit = 10 ** max(2, len(str(largest)) - 2)
+    if study.against in PARAMETERS:
+        limit: float = 10 ** max(2, len(str(int(report.reference(study)[1]))) - 2)
+    else:  # the middle of the front: half of its members cost no more
+        limit = float(f"{members[len(members) // 2].size if members else report.reference(study)[1] / 2:.3g}")
     rung = min((t.rung for t in trials if t.rung is not None), default=5)
     order = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
     rows = [
         f"| [{what}]({table}?searchFilter={quote(query, safe='')}&{order}) | `` {query} `` |"
-        for what, query in filters(method, limit, rung).items()
+        for what, query in filters(method, limit, rung, study.against).items()
     ]
     every = f"| [every trial]({table}?viewStateShareKey={VIEW}) | as it stands, with accuracy, size, state and rank |"
     return ["#### Filters for the table of runs", "", "| | |", "|:--|:--|", every, *rows]

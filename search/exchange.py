@@ -103,7 +103,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
     made = optuna.create_study(storage=storage, study_name=study.name, directions=["maximize", "minimize"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        made.set_metric_names(["val/top1", "adapter_params"])
+        made.set_metric_names(["val/top1", study.against])
     made.add_trials(trials)
     storage.engine.dispose()
     draft.replace(path)

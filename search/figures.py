@@ -14,9 +14,9 @@ from search.answer import standard_error
 from search.front import front, hypervolume
 from search.history import Report
 from search.looks import FAINT, INK, SizeAxis, styles
-from search.report import METHOD_NAMES, knobs, percent
+from search.report import METHOD_NAMES, knobs, percent, quantity
 from search.shares import shares
-from search.trial import State, Trial
+from search.trial import PARAMETERS, State, Trial
 
 Figure = dict[str, Any]
 _SYMBOLS = {"D": "diamond", "o": "circle", "^": "triangle-up", "s": "square", "v": "triangle-down", "P": "cross", "X": "x"}
@@ -110,6 +110,7 @@ def hover(trial: Trial, n_validation: int | None = None) -> str:
     lines = [
         f"<b>{html.escape(trial.label)}</b>",
         f"{percent(top1)} %{error}",
+        *([] if trial.against in ("adapter_params", "head_params") else [f"{trial.against} {quantity(trial.size)}"]),
         f"{trial.adapter_params:,} parameters, head {trial.head_params:,}",
         f"{trial.state.value.lower()}{stopped}, {trial.epochs} epochs",
     ]
@@ -141,8 +142,10 @@ def growth(
     return grown
 
 
-def hypervolume_figure(grown: Sequence[tuple[int, float | None, float]], *, over: str = "trials") -> Figure:
-    """The hypervolume over `trials` or over `slot-seconds`; `grown` is of `growth`."""
+def hypervolume_figure(
+    grown: Sequence[tuple[int, float | None, float]], *, over: str = "trials", against: str = "adapter_params"
+) -> Figure:
+    """The hypervolume over `trials` or over `slot-seconds`; `grown` is of `growth`, `against` what accuracy is weighed against."""
     in_trials = over == "trials"
     begun = [point for point in grown if point[2] > 0.0]  # before that nothing is complete
     points = [(n if in_trials else seconds, value) for n, seconds, value in begun if in_trials or seconds is not None]
@@ -150,7 +153,7 @@ def hypervolume_figure(grown: Sequence[tuple[int, float | None, float]], *, over
     trace = _lines([x for x, _ in points], [y for _, y in points], "hypervolume", line=line, fill="tozeroy")
     unit = "trials ended" if in_trials else "slot-seconds of training and evaluation"
     trace |= {"hovertemplate": f"%{{x:,.4~g}} {unit}<br>hypervolume %{{y:.4f}}<extra></extra>", "showlegend": False}
-    layout = _layout(unit, "hypervolume, accuracy × decades")
+    layout = _layout(unit, f"hypervolume, accuracy × {'decades' if against in PARAMETERS else f'share of the largest {against}'}")
     layout["yaxis"] |= {"range": _window([y for _, y in points], [], least=0.0)}
     return {"data": [trace], "layout": layout}
 
@@ -190,7 +193,10 @@ def _front_line(name: str, members: Sequence[Trial], place: SizeAxis, colour: st
 
 
 def parallel_figure(trials: Sequence[Trial]) -> Figure:
-    """Parallel coordinates of the COMPLETE trials: method, size, the knobs that differ, accuracy. One axis for a name."""
+    """Parallel coordinates of the COMPLETE trials: method, sizes, the knobs that differ, accuracy. One axis for a name.
+
+    Sizes are the parameters, and what the study weighs accuracy against if that is another cost.
+    """
     complete = [t for t in trials if t.state is State.COMPLETE]
     rows: list[dict[str, Any]] = [
         {"method": t.method} | {k.removeprefix(f"{t.method}."): v for k, v in t.config.items()} for t in complete
@@ -202,6 +208,8 @@ def parallel_figure(trials: Sequence[Trial]) -> Figure:
     dimensions = [_ticked("method", [row["method"] for row in rows])]
     sizes = [math.log10(1.0 + t.adapter_params) for t in complete]
     dimensions.append({"label": "parameters", "values": sizes} | _decades(sizes))
+    if complete and (against := complete[0].against) not in ("adapter_params", "head_params"):
+        dimensions.append({"label": against.removeprefix("cost/"), "values": [t.size for t in complete]})
     for key in often:
         values = [row.get(key) for row in rows]
         label = key.removeprefix("optim.").removeprefix("recipe.")

@@ -59,6 +59,11 @@ class StudyRecord:
     facts: Mapping[str, Any]
     budget: Mapping[str, Any]
 
+    @property
+    def against(self) -> str:
+        """What accuracy is weighed against, the second objective."""
+        return str(self.file.get("objectives", (..., Trial.against))[1])
+
 
 class History:
     """What can be read of a ledger.

@@ -28,19 +28,24 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MAX_METRICS_PER_CALL = 1000  # MLflow's limit of one log_batch
-_COLUMNS = (
-    "metrics.`val/top1`",
-    "metrics.`adapter_params`",
-    "tags.`paretune.state`",
-    "tags.`paretune.rank`",
-    "attributes.`Duration`",
-)
-EXPERIMENT_TAGS = {  # what MLflow's own pages read
-    "mlflow.experimentKind": "custom_model_development",
-    f"mlflow.sharedViewState.{VIEW}": json.dumps(
-        {"orderByKey": "metrics.`val/top1`", "orderByAsc": False, "selectedColumns": _COLUMNS, "runsExpanded": {}}
-    ),
-}
+MAX_RUNS_PER_HISTORY, MAX_POINTS_PER_HISTORY = 100, 25_000  # MLflow's limits of one call for the history of a metric
+
+
+def experiment_tags(against: str) -> dict[str, str]:
+    """What MLflow's own pages read of an experiment: that it is about models, and how its table of runs is shown.
+
+    Args:
+        against: What accuracy is weighed against; a column of the table.
+    """
+    sizes = [f"metrics.`{key}`" for key in dict.fromkeys((against, "adapter_params"))]
+    tags = ["tags.`paretune.state`", "tags.`paretune.rank`"]
+    view = {
+        "orderByKey": "metrics.`val/top1`",
+        "orderByAsc": False,
+        "selectedColumns": ["metrics.`val/top1`", *sizes, *tags, "attributes.`Duration`"],
+        "runsExpanded": {},
+    }
+    return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
 
 
 @dataclass
@@ -67,6 +72,7 @@ class Whole:
     """Everything that MLflow shows of one run.
 
     Attributes:
+        id: MLflow's.
         name: Of the run.
         status: MLflow's word.
         started: Unix time in ms.
@@ -75,6 +81,7 @@ class Whole:
         points: (metric, step, value, Unix time in ms), as often as MLflow has them.
     """
 
+    id: str
     name: str
     status: str
     started: int
@@ -92,17 +99,18 @@ class Store:
         self.experiment_id = experiment_id
 
     @classmethod
-    def open(cls, uri: str, name: str, storage: Path) -> Store:
+    def open(cls, uri: str, name: str, storage: Path, against: str) -> Store:
         """The experiment of that name, made when there is none.
 
         Args:
             uri: An MLflow server or database.
             name: The study's.
             storage: The folder of the studies: beside them lie the artifacts, unless a server knows its own place for them.
+            against: See `experiment_tags`.
         """
         with _making(uri):
             client = _client(uri)
-            return cls(client, uri, _experiment(client, uri, name, storage))
+            return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(against)))
 
     @classmethod
     def find(cls, uri: str, name: str) -> Store | None:
@@ -112,19 +120,21 @@ class Store:
             found = client.get_experiment_by_name(name)
         return None if found is None else cls(client, uri, str(found.experiment_id))
 
-    def whole(self, run: Held) -> Whole:
-        """Everything of a run, asked for anew."""
-        found = self._client.get_run(run.id)
-        points = [
-            (key, point.step, point.value, point.timestamp)
-            for key in found.data.metrics
-            for point in self._client.get_metric_history(run.id, key)
-        ]
-        info = found.info
-        return Whole(info.run_name, info.status, info.start_time, dict(found.data.params), dict(found.data.tags), points)
-
     def runs(self, study_uid: str) -> Iterator[Held]:
-        """All active runs of a study, the oldest first, page by page."""
+        """All active runs of a study, the oldest first."""
+        for page in self._pages(study_uid):
+            yield from map(Held.of, page)
+
+    def everything(self, study_uid: str) -> Iterator[Whole]:
+        """All active runs of a study with everything that they hold, the oldest first."""
+        for page in self._pages(study_uid):
+            points = self._points(page)
+            for run in page:
+                info, data = run.info, run.data
+                known = dict(data.params), dict(data.tags), points[info.run_id]
+                yield Whole(info.run_id, info.run_name, info.status, info.start_time, *known)
+
+    def _pages(self, study_uid: str) -> Iterator[list[Run]]:
         token = None
         while True:
             page = self._client.search_runs(
@@ -134,9 +144,41 @@ class Store:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            yield from map(Held.of, page)
+            yield list(page)
             if not (token := page.token):
                 return
+
+    def _points(self, runs: Sequence[Run]) -> dict[str, list[tuple[str, int, float, int]]]:
+        """Run to the points of its metrics: (metric, step, value, Unix time in ms)."""
+        found: dict[str, list[tuple[str, int, float, int]]] = {run.info.run_id: [] for run in runs}
+        of_metric: dict[str, list[str]] = {}
+        for run in runs:
+            for key in run.data.metrics:
+                of_metric.setdefault(key, []).append(run.info.run_id)
+        for key, ids in of_metric.items():
+            for first in range(0, len(ids), MAX_RUNS_PER_HISTORY):
+                for run_id, step, value, at in self._history(ids[first : first + MAX_RUNS_PER_HISTORY], key):
+                    found[run_id].append((key, step, value, at))
+        return found
+
+    def _history(self, ids: Sequence[str], key: str) -> list[tuple[str, int, float, int]]:
+        """(run, step, value, Unix time in ms) of every point of a metric: of many runs in one call, as MLflow's own pages ask."""
+        store = self._client._tracking_client.store
+        if hasattr(store, "get_metric_history_bulk"):  # a database
+            every = [
+                (point.run_id, point.step, point.value, point.timestamp)
+                for point in store.get_metric_history_bulk(ids, key, MAX_POINTS_PER_HISTORY)
+            ]
+        else:
+            from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+            address = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+            asked = {"run_id": ids, "metric_key": key, "max_results": MAX_POINTS_PER_HISTORY}
+            answer = verify_rest_response(http_request(store.get_host_creds(), address, "GET", params=asked), address)
+            every = [(point["run_id"], point["step"], point["value"], point["timestamp"]) for point in answer.json()["metrics"]]
+        if len(every) < MAX_POINTS_PER_HISTORY:
+            return every
+        return [(one, p.step, p.value, p.timestamp) for one in ids for p in self._client.get_metric_history(one, key)]
 
     def delete(self, run: Held) -> None:
         """Put a run into MLflow's bin."""
@@ -214,7 +256,7 @@ class Store:
         else:
             self._client.log_artifact(run.id, str(path), place)
 
-    def artifacts(self, run: Held) -> set[str]:
+    def artifacts(self, run: Whole) -> set[str]:
         """The names of a run's artifacts: files, and folders without what they hold."""
         return {found.path for found in self._client.list_artifacts(run.id)}
 
@@ -294,16 +336,16 @@ def _making(uri: str) -> Iterator[None]:
         yield
 
 
-def _experiment(client: MlflowClient, uri: str, name: str, storage: Path) -> str:
+def _experiment(client: MlflowClient, uri: str, name: str, storage: Path, tags: Mapping[str, str]) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         remote = uri.startswith(("http://", "https://", "databricks"))
         location = None if remote else (storage.resolve() / "mlflow-artifacts").as_uri()
-        return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+        return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
     if found.lifecycle_stage != "active":  # deleted in MLflow's own pages: recording it again means that it is wanted
         client.restore_experiment(found.experiment_id)
-    for key in EXPERIMENT_TAGS.keys() - found.tags.keys():  # recorded by an older Paretune
-        client.set_experiment_tag(found.experiment_id, key, EXPERIMENT_TAGS[key])
+    for key in tags.keys() - found.tags.keys():  # recorded by an older Paretune, or made by whoever asked for our rights
+        client.set_experiment_tag(found.experiment_id, key, tags[key])
     return str(found.experiment_id)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search import report, shown
+from search import shown
 from search.description import describe
 from search.errors import RequestError
 from search.front import ranks
@@ -62,7 +62,7 @@ class Record:
         artifact_period: Seconds between two drawings of the front while the study runs.
     """
 
-    def __init__(self, ledger_path: Path, tracking_uri: str, *, artifact_period: float = 15.0) -> None:
+    def __init__(self, ledger_path: Path, tracking_uri: str, *, artifact_period: float = 30.0) -> None:
         self.tracking_uri = tracking_uri
         self._ledger_path = ledger_path
         self._artifact_period = artifact_period
@@ -134,7 +134,7 @@ class _View:
         self._parent: Held | None = None
         self._children: dict[int, Held] = {}
         self._place = -1  # number of the last event that MLflow shows
-        self._progress = shown.Progress(report.reference(study))
+        self._progress = shown.Progress.of(study)
         self._ended: str | None = None
         self._ranks: dict[int, int] = {}
         self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
@@ -144,7 +144,7 @@ class _View:
         """Find the study's runs by their tags; the experiment is made when there is none."""
         with _reading(ledger_path) as ledger:
             study = ledger.study()
-        view = cls(Store.open(uri, study.name, ledger_path.resolve().parent.parent), ledger_path, study)
+        view = cls(Store.open(uri, study.name, ledger_path.resolve().parent.parent, study.against), ledger_path, study)
         for run in view._store.runs(study.uid):
             number = run.tags.get("paretune.trial")
             twin = view._parent if number is None else view._children.get(int(number))

@@ -114,7 +114,7 @@ class SavedStudy:
 
     @property
     def hypervolume(self) -> float:
-        """The front's hypervolume, in accuracy x decades of parameters."""
+        """The front's hypervolume, in accuracy x decades of parameters, or x shares of another cost's limit."""
         return hypervolume(self.history, self.reference_point)
 
     def front(self) -> pa.Table:
@@ -135,9 +135,13 @@ class SavedStudy:
         return report.n_validation(self.record)
 
     @property
+    def against(self) -> str:
+        """What accuracy is weighed against: `adapter_params`, or another cost."""
+        return self.record.against
+
+    @property
     def _size_in_words(self) -> str:
-        against = self.record.file.get("objectives", (..., "adapter_params"))[1]
-        return "adapter size" if against == "adapter_params" else str(against)
+        return "adapter size" if self.against == "adapter_params" else self.against
 
     @property
     def answer(self) -> str:
@@ -158,7 +162,8 @@ class SavedStudy:
         """How the hypervolume grew, as an interactive figure of plotly: over `trials`, or over `slot-seconds`."""
         from search import figures
 
-        return _interactive(figures.hypervolume_figure(figures.growth(self.history, self.epochs, self.reference_point), over=over))
+        grown = figures.growth(self.history, self.epochs, self.reference_point)
+        return _interactive(figures.hypervolume_figure(grown, over=over, against=self.against))
 
     def _repr_html_(self) -> str:
         """The study in a notebook: the answer, where it stands, the front as table and picture."""
@@ -192,17 +197,19 @@ class SavedStudy:
 
         every, point = self.history, self.reference_point
         grown = figures.growth(every, self.epochs, point)
+        size = "size" if self.against == "adapter_params" else self.against
         sections = [
             (
                 "The front",
-                "Nothing beats its members in accuracy and size at once. Point at a trial for its knobs, click for its run.",
+                f"Nothing beats its members in accuracy and {size} at once. Point at a trial for its knobs, click for its run.",
                 figures.front_figure(every, point, n_validation=self.n_validation, links=links),
             ),
             ("Every method's own front", "", figures.methods_figure(every, point)),
-            ("Hypervolume over trials", "", figures.hypervolume_figure(grown)),
+            ("Hypervolume over trials", "", figures.hypervolume_figure(grown, against=self.against)),
         ]
         if any(seconds is not None for _, seconds, _ in grown):
-            sections.append(("Hypervolume over slot-seconds", "", figures.hypervolume_figure(grown, over="slot-seconds")))
+            over = figures.hypervolume_figure(grown, over="slot-seconds", against=self.against)
+            sections.append(("Hypervolume over slot-seconds", "", over))
         sections.append(
             ("Every trial at once", "Drag along an axis to keep a part of it.", figures.parallel_figure(every)),
         )

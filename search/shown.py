@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from search import report
 from search.front import front, hypervolume
 from search.history import Event, Report, StudyRecord
 from search.saved import StudyState
-from search.trial import State, Trial
+from search.trial import PARAMETERS, Metrics, State, Trial
 
 MAX_TAG_CHARACTERS = 5000
 VIEW = "paretune"  # the name under which MLflow's pages know the table of runs as we show it
@@ -92,7 +93,7 @@ def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, ran
         "paretune.epochs",
         [Step(report.epoch, report.time, report.metrics) for report in reports],
         params={key: str(value) for key, value in {**trial.config, "trial": trial.number, "seed": trial.seed}.items()},
-        sizes={"adapter_params": float(trial.adapter_params), "head_params": float(trial.head_params)},
+        sizes={key: float(trial.cost(key)) for key in dict.fromkeys(("adapter_params", "head_params", *_counted(trial)))},
         optional=("paretune.rank", "paretune.rung", "paretune.reason"),
     )
 
@@ -116,6 +117,11 @@ def of_study(study: StudyRecord, trials: Sequence[Trial], state: StudyState, ste
     return Shown(study.name, _STUDY_STATUS[state], study.created, ended, _identity(study) | tags, "paretune.n_ended", steps)
 
 
+def _counted(trial: Trial) -> tuple[str, ...]:
+    """What its study weighs accuracy against, if that is a number of parameters; other costs are reported with every epoch."""
+    return (trial.against,) if trial.against in PARAMETERS else ()
+
+
 def _identity(study: StudyRecord) -> dict[str, str]:
     return {"paretune.study": study.name, "paretune.study_uid": study.uid}
 
@@ -123,47 +129,50 @@ def _identity(study: StudyRecord) -> dict[str, str]:
 class Progress:
     """Front size, hypervolume and best accuracies after each end of a trial, whatever portions the events come in.
 
-    Best of all, and of those up to 100, 1,000, 10,000 ... parameters, as far as the reference point's size.
+    Best of all, and of those up to 100, 1,000, 10,000 ... parameters, as far as the largest adapter that is wanted.
     """
 
-    def __init__(self, reference_point: tuple[float, float]) -> None:
+    def __init__(self, reference_point: tuple[float, float], largest: float) -> None:
         self._reference_point = reference_point
-        self._limits = [10**decade for decade in range(2, 10) if 10**decade <= reference_point[1]]
-        self._running: dict[int, float | None] = {}  # trial -> its last accuracy
+        self._best: dict[str, float] = {}
+        self._limits = [10**decade for decade in range(2, 10) if 10**decade <= largest]
+        self._running: dict[int, Metrics] = {}  # of the last epoch of each that has not ended
         self._complete: list[Trial] = []  # those that may still be on the front
         self._n_ended = 0
 
+    @classmethod
+    def of(cls, study: StudyRecord) -> Progress:
+        """Of a study, from its beginning."""
+        return cls(report.reference(study), float(study.facts["max_params"]))
+
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
         """One step for each trial that ended among the events."""
-        top1 = {r.event: r.metrics.get("val/top1") for r in reports}
+        known = {r.event: r.metrics for r in reports}
         steps = []
         for event in events:
             if event.trial is None:
                 continue
             if event.kind == "reported":
-                self._running[event.trial] = top1[event.number]
+                self._running[event.trial] = known[event.number]
             elif event.kind in ("completed", "pruned", "failed"):
                 self._n_ended += 1
                 last = self._running.pop(event.trial, None)
                 if event.kind == "completed" and last is not None and trials[event.trial].planned_epochs is None:
-                    self._complete = front([*self._complete, _completed(trials[event.trial], last)])
+                    self._completed(_as_it_was(trials[event.trial], last))
                 values = {
                     "front/size": float(len(self._complete)),
                     "front/hypervolume": hypervolume(self._complete, self._reference_point),
                 }
-                if self._complete:
-                    values["best/top1"] = _best(self._complete)
-                for limit in self._limits:
-                    if small := [trial for trial in self._complete if trial.adapter_params <= limit]:
-                        values[f"best/top1_at_params_le_{limit}"] = _best(small)
-                steps.append(Step(self._n_ended, event.time, values))
+                steps.append(Step(self._n_ended, event.time, values | self._best))
         return steps
 
+    def _completed(self, trial: Trial) -> None:
+        self._complete = front([*self._complete, trial])
+        small = [f"best/top1_at_params_le_{limit}" for limit in self._limits if trial.adapter_params <= limit]
+        for key in ("best/top1", *small):
+            self._best[key] = max(trial.metrics["val/top1"], self._best.get(key, 0.0))
 
-def _best(members: Iterable[Trial]) -> float:
-    return max(trial.metrics["val/top1"] for trial in members)
 
-
-def _completed(trial: Trial, top1: float) -> Trial:
+def _as_it_was(trial: Trial, last: Metrics) -> Trial:
     """The trial as it stood when it was completed."""
-    return replace(trial, state=State.COMPLETE, metrics={**trial.metrics, "val/top1": top1})
+    return replace(trial, state=State.COMPLETE, metrics=last)
