@@ -60,11 +60,9 @@ class Browser:
         self._numbers, self._unread = itertools.count(1), b""
         self._session: str | None = None
         self._frames: dict[str, int] = {}  # frame -> its execution context
-        target = next(t for t in self._call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self._session = self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime"):
-            self._call(f"{domain}.enable")
-        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._size = (width, height)
+        self._pages: list[str] = []  # that were attached to
+        self.follow()
 
     def __enter__(self) -> Browser:
         return self
@@ -125,6 +123,20 @@ class Browser:
         self.move(x, y)
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def follow(self, timeout: float = 20.0) -> None:
+        """Go on in the page that has been opened last, by a click for example."""
+        deadline, self._session, target = time.monotonic() + timeout, None, None
+        while target is None:
+            assert time.monotonic() < deadline, f"no page was opened within {timeout:g} s"
+            pages = [t["targetId"] for t in self._call("Target.getTargets")["targetInfos"] if t["type"] == "page"]
+            target = next((page for page in pages if page not in self._pages), None)
+        self._pages.append(target)
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime"):
+            self._call(f"{domain}.enable")
+        width, height = self._size
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def screenshot(self, path: Path) -> None:
         """What the window shows, as PNG."""

@@ -88,6 +88,21 @@ def test_the_page_of_the_front_needs_no_network(browser: Browser, study: Any) ->
     assert sorted(links) == sorted(f"#/experiments/1/runs/{runs[n]['id']}" for n in (0, 1, 2, 4))
 
 
+def test_outside_mlflow_a_click_on_a_member_of_the_front_opens_its_run(study: Any) -> None:
+    """The page as a file, which knows the server that the study was recorded by."""
+    driven, server, runs = study
+    with Browser(1800, 1100) as browser:
+        browser.open((driven.path.parent / "front.html").as_uri())
+        member = "[...document.querySelectorAll('#figure-0 .trace')].flatMap(t => [...t.querySelectorAll('.point')]).at(-1)"
+        x, y = place(browser, member)
+        browser.move(x, y)
+        browser.wait("document.querySelector('.hoverlayer .hovertext')?.textContent.includes('0004-arc-r2')")
+        browser.click(x, y)
+        browser.follow()
+        browser.wait(f"location.href === {json.dumps(page_of(server, runs | {None: runs[4]}))}")
+        browser.wait("document.body.innerText.includes('0004-arc-r2')")
+
+
 def test_the_table_of_runs_is_sorted_by_accuracy_and_filtered_by_the_links_of_the_description(browser: Browser, study: Any) -> None:
     _, server, runs = study
 
