@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from search.coding import Coding
 from search.pareto import Axis
-from spaces import Config, JointSpace
+from spaces import Config, JointSpace, key_of
 
 Array = NDArray[np.float64]
 N_DRAWN, N_CHANGED = 320, 192  # candidates of one ask: drawn from the space, and changed from good trials
@@ -160,8 +159,3 @@ def _together(points: list[Point]) -> Candidates | None:
         return None
     codes = [(point.method, point.code[None, :]) for point in points]
     return Candidates(codes, np.array([point.size for point in points]), np.stack([point.features for point in points]))
-
-
-def key_of(config: Mapping[str, object]) -> str:
-    """A text that only equal configurations share."""
-    return json.dumps(config, sort_keys=True)

@@ -6,7 +6,6 @@ ways lead to the same knowledge, and so to the same next decision.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from search.rungs import Rungs
 from search.sampler import Sampler
 from search.sizes import CachedSize
 from search.trial import PARAMETERS, Metrics, State, Trial
-from spaces import Config
+from spaces import Config, key_of
 
 
 class Knowledge:
@@ -113,7 +112,7 @@ class Knowledge:
             ValueError: if it is impossible, breaks a limit, or is known already.
         """
         counted = self.costs.check(config)
-        if (twin := self._numbers.get(_key(config))) is not None:
+        if (twin := self._numbers.get(key_of(config))) is not None:
             raise ValueError(f"the same configuration as trial {twin}")
         return counted
 
@@ -130,7 +129,7 @@ class Knowledge:
         self._trial_of[ticket] = trial.number
         self._n_extended += trial.extends is not None
         if trial.extends is None:
-            self._numbers[_key(trial.config)] = trial.number
+            self._numbers[key_of(trial.config)] = trial.number
 
     def promote(self, trial: Trial) -> None:
         """A trial that a rung had stopped runs again."""
@@ -237,8 +236,4 @@ def _first_configs(file: StudyFile, record: StudyRecord) -> list[Config]:
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
     fronts = [config for config, _, _, on_front in record.facts.get("learnt", ()) if on_front]
     first = [everything.default(method) for method in everything.methods] + file.points() + fronts
-    return list({_key(config): config for config in first}.values())
-
-
-def _key(config: Config) -> str:
-    return json.dumps(config, sort_keys=True)
+    return list({key_of(config): config for config in first}.values())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from search.coding import Array, Coding
-from spaces import Config, JointSpace
+from spaces import Config, JointSpace, key_of
 
 
 class Pool:
@@ -21,14 +20,14 @@ class Pool:
 
     def __init__(self, space: JointSpace, configs: Sequence[Config]) -> None:
         self._coding = Coding(space)
-        self._left = {_key(config): config for config in configs}
+        self._left = {key_of(config): config for config in configs}
         # What is left of each method, in order, with its features: two configurations are as far apart as these.
         self._of = {method: [c for c in configs if c["method"] == method] for method in space.methods}
         self._features = {method: np.stack([self._place(c) for c in rows]) for method, rows in self._of.items() if rows}
 
     def take(self, config: Mapping[str, object]) -> None:
         """The configuration is no longer left."""
-        self._left.pop(_key(config), None)
+        self._left.pop(key_of(config), None)
 
     def nearest(self, config: Config) -> Config:
         """The nearest that is left of the configuration's method; of another method if none is; one that is taken if none at all.
@@ -40,7 +39,7 @@ class Pool:
             rows = self._of[method]
             distance = ((self._features[method] - place) ** 2).sum(1)
             for i in np.argsort(distance, kind="stable"):
-                if _key(rows[i]) in self._left:
+                if key_of(rows[i]) in self._left:
                     return dict(rows[i])
         return dict(next(row for rows in self._of.values() for row in rows))
 
@@ -48,7 +47,3 @@ class Pool:
         code = self._coding.code(config)[None, :]
         place: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
         return place
-
-
-def _key(config: Mapping[str, object]) -> str:
-    return json.dumps(config, sort_keys=True)

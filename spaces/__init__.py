@@ -24,7 +24,7 @@ from spaces import (
     snell,
 )
 from spaces.shared import SHARED
-from spaces.space import Config, JointSpace, Knob, Space, Value, in_words
+from spaces.space import Config, JointSpace, Knob, Space, Value, in_words, key_of
 
 __all__ = [
     "SHARED",
@@ -36,6 +36,7 @@ __all__ = [
     "Value",
     "in_words",
     "joint",
+    "key_of",
     "peft",
     "space_of",
     "unknown_method",

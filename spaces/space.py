@@ -7,6 +7,7 @@ by whoever samples; a space only holds its distribution objects.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool | None
 Config = dict[str, Value]  # one point of a space: flat, dotted keys, "method" among them
+
+
+def key_of(config: Mapping[str, object]) -> str:
+    """A text that equal configurations share, and no others."""
+    return json.dumps(config, sort_keys=True)
 
 
 def in_words(values: BaseDistribution) -> str:
