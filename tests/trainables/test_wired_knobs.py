@@ -1,0 +1,75 @@
+"""Every knob of every method reaches the model: trained alike but for one knob, two models answer differently.
+
+How much a knob moves accuracy is a measurement (benchmarks/results/knobs.md); that it moves anything at all is a law.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from torch import Tensor
+from torch.nn import functional as F
+
+import spaces
+import trainables.backbones  # noqa: F401 - registers vit_glyphs
+from spaces import Config, Knob
+from trainables.adapters import adapt, method_of, regulariser, trainable_parameters
+
+KNOBS = [knob for space in spaces.SPACES.values() for knob in space.knobs]
+N_EPOCHS = 6  # of one step
+# Where a knob needs another one to be felt. While all heads still lessen the loss, their scores have one sign and both criteria
+# keep the same; so the update is made to overshoot, each block ranks its own, and one head of four stays.
+OVERSHOT: Config = {"heart_lora.level": "layer", "heart_lora.active_head_ratio": 0.25, "heart_lora.scale": 10.0}
+SETTINGS = {"heart_lora.criterion": OVERSHOT}
+
+
+def ends(knob: Knob) -> tuple[Any, Any]:
+    """Two values of a knob, as far apart as it has them; names are the first and the last."""
+    values = knob.distribution
+    if isinstance(values, CategoricalDistribution):
+        return values.choices[0], values.choices[-1]
+    assert isinstance(values, FloatDistribution | IntDistribution)
+    return values.low, values.high
+
+
+def answers(config: Config) -> Tensor:
+    """What a small model says to some images after a short training with long steps, all random numbers the same."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.rand(8, 1, 16, 16, generator=generator, dtype=torch.float64), torch.arange(8) % 4
+    model = timm.create_model("vit_glyphs", pretrained=True, num_classes=4).double()
+    method = method_of(config)
+    adapt(model, method, generator=generator)
+    for epoch in range(1, N_EPOCHS + 1):
+        model.train()
+        parameters = [parameter for _, parameter in trainable_parameters(model)]
+        loss, kept_apart = F.cross_entropy(model(images), labels), regulariser(model)
+        loss = loss if kept_apart is None else loss + kept_apart
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.sub_(0.05 * gradient / (gradient.norm() + 1e-6))
+        model.eval()
+        method.after_epoch(model, epoch, N_EPOCHS, lambda: F.cross_entropy(model(images), labels).backward())  # type: ignore[no-untyped-call]
+        model.zero_grad()
+    with torch.no_grad():
+        found: Tensor = model(images)
+    return found
+
+
+@pytest.mark.parametrize("knob", KNOBS, ids=lambda knob: knob.key)
+def test_two_values_of_a_knob_train_two_models(knob: Knob) -> None:
+    method, (low, high) = knob.key.partition(".")[0], ends(knob)
+    default = spaces.joint([method]).default(method) | SETTINGS.get(knob.key, {})
+    first, second = (answers(default | {knob.key: value}) for value in (low, high))
+    assert (first - second).abs().max() > 1e-4
+
+
+def test_the_same_values_train_the_same_model() -> None:
+    config = spaces.joint(["lora"]).default("lora")
+    assert torch.equal(answers(config), answers(config))
