@@ -153,7 +153,7 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def slots(*, cpus_per_trial: int, gpus_per_trial: float) -> int:
+def slots(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0) -> int:
     """How many trials the connected cluster runs at once, now: those that fit on its living nodes, but those about to leave.
 
     Raises:
@@ -161,21 +161,29 @@ def slots(*, cpus_per_trial: int, gpus_per_trial: float) -> int:
     """
     import ray
 
-    from cluster.nodes import draining
+    from cluster.nodes import ACCELERATOR, draining
 
     leaving = draining()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-    n_slots = sum(_fit(node, cpus_per_trial, gpus_per_trial) for node in nodes)
+    living = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    kinds = {node.get("Labels", {}).get(ACCELERATOR) for node in living}
+    if accelerator_type is not None and living and accelerator_type not in kinds:
+        there = ", ".join(sorted(filter(None, kinds))) or "none"
+        raise ValueError(f"resources.accelerator_type: no node has {accelerator_type}; they have {there}")
+    nodes = [node["Resources"] for node in living if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
+    n_slots = sum(_fit(node, cpus_per_trial, gpus_per_trial, memory_per_trial) for node in nodes)
     if n_slots < 1:
+        memory = f" and {memory_per_trial / 2**30:.1f} GiB of memory" if memory_per_trial else ""
         largest = [f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes]
         raise ValueError(
-            f"resources: a trial asks for {cpus_per_trial} CPUs and {gpus_per_trial:g} GPUs of one node, "
+            f"resources: a trial asks for {cpus_per_trial} CPUs and {gpus_per_trial:g} GPUs{memory} of one node, "
             f"the nodes have {', '.join(largest) or 'none'}; ask for less"
         )
     return n_slots
 
 
-def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """Trials that fit on a node."""
-    by_cpus = int(node.get("CPU", 0) // cpus)
-    return by_cpus if gpus == 0 else min(by_cpus, int(node.get("GPU", 0) / gpus + 1e-9))
+def _fit(node: Mapping[str, float], cpus: int, gpus: float, memory: int) -> int:
+    """Trials that fit on a node: its cores, its GPUs, its memory."""
+    fit = int(node.get("CPU", 0) // cpus)
+    if gpus > 0:
+        fit = min(fit, int(node.get("GPU", 0) / gpus + 1e-9))
+    return fit if memory == 0 else min(fit, int(node.get("memory", 0) // memory))

@@ -1,4 +1,4 @@
-"""Nodes that are about to leave the cluster.
+"""The nodes of the connected cluster: which are about to leave, and whether anyone may give them orders.
 
 A spot machine that its cloud takes back, a node that the autoscaler gives back, or `ray drain-node`: Ray marks such a node and
 places nothing new on it. Neither that mark nor the node of an actor is part of Ray's public interface (2.60); both are read here as
@@ -8,7 +8,11 @@ Ray's own libraries read them, and where they cannot be read no node ever drains
 from __future__ import annotations
 
 import math
+import os
 import time
+
+ACCELERATOR = "ray.io/accelerator-type"  # Ray's own label
+MEND_OPEN = "start every node with RAY_AUTH_MODE=token and one token (docs/cluster.md)"
 
 
 def draining() -> dict[str, float]:
@@ -30,3 +34,37 @@ def node_of(actor_id: str) -> str | None:
 
     found = state.actors(actor_id) if hasattr(state, "actors") else {}
     return (found.get("Address") or {}).get("NodeID") or None
+
+
+def labels(accelerator_type: str | None) -> dict[str, str] | None:
+    """What selects the nodes with one kind of accelerator; None where any will do. Ray finds out, and labels, by itself."""
+    return None if accelerator_type is None else {ACCELERATOR: accelerator_type}
+
+
+def refuse_open() -> None:
+    """A cluster of several machines that takes orders from anyone is not joined, unless `PARETUNE_UNPROTECTED` is set.
+
+    Raises:
+        ValueError: It is one; the message has the remedy.
+    """
+    if not os.environ.get("PARETUNE_UNPROTECTED") and (found := open_to_anyone()) is not None:
+        raise ValueError(f"{found}; {MEND_OPEN}, or set PARETUNE_UNPROTECTED=1 if its network is private")
+
+
+def open_to_anyone() -> str | None:
+    """What is wrong with the connected cluster's protection; None for one with a token, or on one machine only."""
+    import grpc
+    import ray
+
+    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(machines) < 2:
+        return None
+    address = ray.get_runtime_context().gcs_address
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=10)  # as one who has no token
+        except grpc.RpcError:
+            return None
+    return (
+        f"the cluster at {address}, of {len(machines)} machines, takes orders from anyone who reaches it, and they may do anything"
+    )

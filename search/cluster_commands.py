@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
@@ -17,6 +18,7 @@ from search.arguments import MaybeStorage, Overrides, complain
 
 if TYPE_CHECKING:
     from cluster.jobs import Cargo, Jobs
+    from search.config import StudyFile
 
 app = typer.Typer()
 _T = TypeVar("_T")
@@ -58,10 +60,8 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what it prints, until it ends.")] = False,
 ) -> None:
     """Run a study as a job of a Ray cluster: the same search as `run`. Submitted again, it goes on where it stopped."""
-    import yaml
-
     from cluster.jobs import Cargo
-    from cluster.upload import local_paths, requirements, stage
+    from cluster.upload import local_paths, requirements
     from search import config
     from search.errors import RequestError
 
@@ -70,13 +70,10 @@ def submit(
         raise RequestError("\n".join(problems))
     sent = file.resolved() | file.places()  # a server's password is the cluster's to know
     jobs = connected(address, unprotected=unprotected)
-    with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
-        try:
-            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(sent, sort_keys=False)})
-        except ValueError as error:
-            raise RequestError(str(error)) from error
+    with _staged(sent) as folder:
         command = ["run", _STUDY_FILE, "--storage", str(file.storage)]
-        cargo = Cargo(folder, _environment(), requirements(postgres=file.ledger is not None) if pip else None)
+        environment = _environment() | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
+        cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)
     if follow:
         _print_logs(jobs, file.study, follow=True)
@@ -115,6 +112,49 @@ def ask(address: str, command: Sequence[str]) -> int:
         _start(jobs, attempt.study, command, attempt.storage, attempt.cargo)
         return 0
     return jobs.ask(attempt.study, command, storage=attempt.storage, cargo=attempt.cargo, say=sys.stdout.write)
+
+
+def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str], *, pip: bool, unprotected: bool) -> int:
+    """Run a command about a study file on a cluster, in a short job, and print its answer.
+
+    Args:
+        file: What is asked about.
+        address: Of the cluster.
+        command: Of `paretune`; its argument is the file.
+        words: What else it is given.
+        pip: As of `submit`.
+        unprotected: As of `submit`.
+
+    Returns:
+        The exit code.
+    """
+    from cluster.jobs import Cargo
+    from cluster.upload import local_paths, requirements
+    from search.errors import RequestError
+
+    if problems := list(local_paths(file.resolved(), Path("/"))):  # nothing is stored
+        raise RequestError("\n".join(problems))
+    jobs = connected(address, unprotected=unprotected)
+    with _staged(file.resolved()) as folder:
+        cargo = Cargo(folder, {}, requirements() if pip else None)
+        name = f"{file.study}-{command}"
+        return jobs.ask(name, [command, _STUDY_FILE, *words], storage="paretune-studies", cargo=cargo, say=sys.stdout.write)
+
+
+@contextmanager
+def _staged(study: Mapping[str, Any]) -> Iterator[str]:
+    """A folder with what a job takes along."""
+    import yaml
+
+    from cluster.upload import stage
+    from search.errors import RequestError
+
+    with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
+        try:
+            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(dict(study), sort_keys=False)})
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        yield folder
 
 
 def connected(address: str, *, unprotected: bool = False) -> Jobs:

@@ -91,8 +91,9 @@ def run(
         with connection:
             _refuse_odd_nodes(file, back_end)
             known_sizes = measured.result()
+            memory = _memory(file, back_end, known_sizes[0])
             allowed.result()
-            study = _opened(file, *known_sizes)
+            study = _opened(file, *known_sizes, memory)
             if extension:
                 _extend(study, extension)
             with _logged_to(file.folder / "paretune.log"):
@@ -119,7 +120,7 @@ def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Reco
     """Drive an open study and record it. The recorder goes on to the end of what it has to draw and to send."""
     began = time.monotonic()
     try:
-        drive, n_slots = _back_end(study.file, back_end)
+        drive, n_slots = _back_end(study.file, study.record.facts, back_end)
         _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
         recorder.start()
         with watch(study, n_slots) if watch else nullcontext(), study.attended():
@@ -167,10 +168,31 @@ def _measure(
                 say(skipped_in_words(found.skipped))
             if file.recipe.precision != "auto" or places.ledger_in(file.folder).exists():
                 return sizes, None
-            gpu = file.resources.gpus_per_trial > 0
+            gpu = file.resources.gpus_per_trial != 0
             return sizes, choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
         except ValueError as error:
             raise RequestError(str(error)) from error
+
+
+def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes) -> Mapping[str, Any] | None:
+    """What a trial takes, where that is asked (`gpus_per_trial: auto`) and not known yet: a few steps, on a node of its kind.
+
+    Raises:
+        RequestError: if it cannot be measured.
+    """
+    if file.resources.gpus_per_trial != "auto" or back_end == "in-process" or places.ledger_in(file.folder).exists():
+        return None
+    from search import fractions, on_ray
+    from search.plan import to_probe
+
+    worker = file.worker()
+    if worker["data"]["kind"] == "synthetic":
+        return None
+    configs = to_probe(file, sizes, file.budget.max_params or sizes.backbone_params)
+    try:
+        return fractions.fact(on_ray.memory(worker, configs, file.resources))
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
@@ -179,12 +201,12 @@ def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
     return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
 
 
-def _opened(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None) -> Study:
+def _opened(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None, memory: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
         if places.of(file).find() is not None:
             return Study.open(file, sizes)
-        study = Study.create(file, sizes, precision=precision)
+        study = Study.create(file, sizes, precision=precision, memory=memory)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
     except OSError as error:
         raise RequestError(
@@ -213,19 +235,23 @@ def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[
 
 
 def _refuse_odd_nodes(file: StudyFile, back_end: BackEnd) -> None:
-    """Every node of a cluster must have our packages and see the same storage: a trial may go on elsewhere.
+    """Every node of a cluster must have our packages and see the same storage: a trial may go on elsewhere. Strangers must not.
 
     Raises:
-        RequestError: naming the nodes that do not.
+        RequestError: naming the nodes that do not, or saying that anyone may give them orders.
     """
     if back_end == "in-process" or "RAY_ADDRESS" not in os.environ:
         return
     from cluster.health import odd_nodes
+    from cluster.nodes import refuse_open
 
     try:
+        refuse_open()
         odd = odd_nodes(file.storage.absolute() if file.shared is None else stores.impatient(stores.place(file.shared)))
     except OSError as error:
         raise RequestError(f"storage: {file.shared or file.storage} cannot be written ({error.strerror})") from error
+    except ValueError as error:
+        raise RequestError(str(error)) from error
     if odd:
         raise RequestError("\n".join(f"{node.what}: {node.found}; {node.remedy}" for node in odd))
 
@@ -245,7 +271,7 @@ def _refuse_unwritable(file: StudyFile) -> None:
         raise RequestError(f"{found.what}: {found.found}; {found.remedy}")
 
 
-def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], None], int]:
+def _back_end(file: StudyFile, facts: Mapping[str, Any], back_end: BackEnd) -> tuple[Callable[[Study], None], int]:
     """What drives a study, and how many trials it runs at once."""
     if back_end == "in-process":
         from search import in_process
@@ -256,7 +282,7 @@ def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], Non
     from search import on_ray
 
     try:
-        n_slots = slots(cpus_per_trial=file.resources.cpus_per_trial, gpus_per_trial=file.resources.gpus_per_trial)
+        n_slots = slots(**file.resources.of_a_trial(facts))
     except ValueError as error:
         raise RequestError(str(error)) from error
     if "RAY_ADDRESS" not in os.environ:
@@ -265,7 +291,7 @@ def _back_end(file: StudyFile, back_end: BackEnd) -> tuple[Callable[[Study], Non
     def now() -> int:
         """Nodes come and go."""
         with suppress(ValueError):
-            return slots(cpus_per_trial=file.resources.cpus_per_trial, gpus_per_trial=file.resources.gpus_per_trial)
+            return slots(**file.resources.of_a_trial(facts))
         return 0  # until one comes
 
     return lambda study: on_ray.run(study, n_slots=now), n_slots

@@ -98,17 +98,20 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
             yield from _in_process(worker, chain([first], waiting))
             return
         from cluster.connect import connected, slots
+        from cluster.nodes import refuse_open
 
         with connected(n_cpus=n_cpus):
             from search import on_ray
 
-            n_slots = slots(cpus_per_trial=resources.cpus_per_trial, gpus_per_trial=resources.gpus_per_trial)
+            refuse_open()
+
+            takes = resources.of_a_trial(study.record.facts)
+            n_slots = slots(**takes)
             yield from on_ray.retrain(
                 worker,
                 chain([first], waiting),
                 n_slots=n_slots,
-                cpus_per_trial=resources.cpus_per_trial,
-                gpus_per_trial=resources.gpus_per_trial,
+                **takes,
             )
     except ValueError as error:
         raise RequestError(str(error)) from error

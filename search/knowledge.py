@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from search import pareto
+from search import fractions, pareto
 from search.config import ANCHOR, StudyFile
 from search.costs import Sizes, of_file
 from search.front import compared
@@ -74,7 +74,8 @@ class Knowledge:
         rungs = file.search.rungs
         self.rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
         self.promotes = rungs is not None and rungs.promote
-        self.losses = Losses(file.resources.gpus_per_trial)
+        asked = file.resources.gpus_per_trial
+        self.losses = Losses(lambda number: fractions.of_method(asked, record.facts, self.trials[number].method))
         self.paused = False
         self.ended: str | None = None
         self.n_ended = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from collections.abc import Callable
 
 
 class Loss(enum.Enum):
@@ -20,10 +21,10 @@ class Losses:
     """What the trials of a study have lost so far.
 
     Args:
-        share: The study file's `resources.gpus_per_trial`.
+        share: Of a GPU, by the trial's number.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: Callable[[int], float]) -> None:
         self._share = share
         self._counts: Counter[tuple[int, Loss]] = Counter()
 
@@ -37,5 +38,5 @@ class Losses:
 
     def gpus(self, number: int) -> float:
         """The share of a GPU that the trial's next worker gets: twice the usual once memory was short, where trials share one."""
-        share = self._share
+        share = self._share(number)
         return min(1.0, 2 * share) if 0.0 < share < 1.0 and self.times(number, Loss.MEMORY) else share

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from cluster import nodes
 from search.draining import Draining
 from search.finalize import Order, Outcome
 from search.losses import Loss
+from search.sections import Resources
 from search.study import Study
 from search.trial import Decision, State
+from trainables import probed_memory
 from trainables.final import Retrainer
 from trainables.tune import TuneTrial
 
@@ -55,10 +57,13 @@ def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
         n_slots: How many trials run at once; or who knows, where nodes come and go: is asked every two seconds.
     """
     os.environ.update(_QUIET_TUNE)
-    resources = study.file.resources
+    resources, labels = study.file.resources, nodes.labels(study.file.resources.accelerator_type)
+    reserved = resources.of_a_trial(study.record.facts)["memory_per_trial"]
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"]}])
+        where = {} if labels is None else {"bundle_label_selector": [labels]}
+        room = {"memory": float(reserved)} if reserved else {}
+        return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"], **room}], **where)
 
     drains = _Drains(study) if callable(n_slots) else None
     obedience = _Obedience(study, drains)
@@ -85,8 +90,31 @@ def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], resources: Resources) -> dict[str, Any]:
+    """What a few steps of each configuration take of a node that trials would run on: see `trainables.probe.memory`.
+
+    Raises:
+        ValueError: as `trainables.make` does.
+    """
+    gpu = any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes() if node["Alive"])
+    takes = {"num_cpus": resources.cpus_per_trial, "num_gpus": int(gpu), "label_selector": nodes.labels(resources.accelerator_type)}
+    task = ray.remote(**takes, max_calls=1)(probed_memory)
+    try:
+        found: dict[str, Any] = ray.get(task.remote(worker, list(configs)))
+    except ray.exceptions.RayTaskError as error:
+        raise ValueError(f"memory could not be measured: {error.cause}") from error
+    return found
+
+
 def retrain(
-    worker: Mapping[str, Any], orders: Iterable[Order], *, n_slots: int, cpus_per_trial: int, gpus_per_trial: float
+    worker: Mapping[str, Any],
+    orders: Iterable[Order],
+    *,
+    n_slots: int,
+    cpus_per_trial: int,
+    gpus_per_trial: float,
+    accelerator_type: str | None = None,
+    memory_per_trial: int = 0,
 ) -> Iterator[Outcome]:
     """Carry out final trainings on warm actors, as many at a time as there are slots.
 
@@ -98,8 +126,12 @@ def retrain(
         n_slots: How many at a time.
         cpus_per_trial: Cores of one.
         gpus_per_trial: Share of a GPU of one.
+        accelerator_type: Of the nodes; None for any.
+        memory_per_trial: Bytes of a node's memory that one is reserved; 0 for none.
     """
-    actor_class = ray.remote(num_cpus=cpus_per_trial, num_gpus=gpus_per_trial, max_restarts=2, max_task_retries=2)(Retrainer)
+    takes = {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial, "label_selector": nodes.labels(accelerator_type)}
+    takes |= {"memory": memory_per_trial} if memory_per_trial else {}
+    actor_class = ray.remote(**takes, max_restarts=2, max_task_retries=2)(Retrainer)
     waiting = iter(orders)
     idle: list[Any] = []
     running: dict[Any, tuple[Order, Any]] = {}

@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from search.arguments import Json, MaybeStudyFile, Overrides, print_json
+from search.cluster_commands import ask_about
 
 if TYPE_CHECKING:
     from search.config import StudyFile
     from search.plan import Cost, Holding, Range
+    from search.sections import Resources
 
 app = typer.Typer()
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -28,6 +30,11 @@ def plan(
     *,
     overrides: Overrides = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: as many as this machine has room for.")] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Of a Ray cluster: measured there, for its slots.")
+    ] = None,
+    pip: Annotated[bool, typer.Option("--pip", help="As of submit.")] = False,
+    unprotected: Annotated[bool, typer.Option("--unprotected", help="As of submit.")] = False,
     as_json: Json = False,
 ) -> None:
     """What the space holds, and what the study would take: measures a few batches of each method on this machine."""
@@ -38,6 +45,9 @@ def plan(
 
     begun = time.perf_counter()
     file = config.load(study, overrides or ())
+    if address is not None:
+        words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
+        raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
     worker = file.worker()
     try:
         sizes = measure(worker["backbone"], worker["data"])
@@ -68,19 +78,38 @@ def plan(
 
 
 def _slots(file: StudyFile) -> int:
-    """As many trials as this machine's cores, and GPUs, have room for."""
+    """As many trials as this machine's cores, and GPUs, have room for; or the cluster, where one is joined."""
     resources = file.resources
+    if "RAY_ADDRESS" in os.environ:
+        from cluster.connect import connected
+        from cluster.connect import slots as slots_now
+        from search.errors import RequestError
+
+        with connected():
+            try:
+                return slots_now(**resources.of_a_trial({}))
+            except ValueError as error:
+                raise RequestError(str(error)) from error
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
-    if resources.gpus_per_trial > 0:
+    if (gpus := _gpus(resources)) > 0:
         from cluster.health import gpu_memory
 
-        n_slots = min(n_slots, int(max(1, len(gpu_memory())) / resources.gpus_per_trial))
+        n_slots = min(n_slots, int(max(1, len(gpu_memory())) / gpus))
     return n_slots
+
+
+def _gpus(resources: Resources) -> float:
+    """The share of a GPU; `auto` is a whole one here, where there is one: what fits on it is told beside it."""
+    if resources.gpus_per_trial != "auto":
+        return resources.gpus_per_trial
+    from cluster.health import gpu_memory
+
+    return 1.0 if gpu_memory() else 0.0
 
 
 def _memory(file: StudyFile) -> float:
     """Bytes of this machine, or of its GPUs, if trials use them."""
-    if file.resources.gpus_per_trial > 0:
+    if _gpus(file.resources) > 0:
         from cluster.health import gpu_memory
 
         if told := gpu_memory():
@@ -131,7 +160,7 @@ def _histogram(sizes: Sequence[int], first: int, last: int) -> str:
 def _cost_table(file: StudyFile, found: Cost, n_slots: int, memory: float) -> Table:
     table = Table.grid(padding=(0, 2))
     fits = int(memory // found.memory_bytes) if found.memory_bytes else n_slots
-    gpu_hours = found.slot_hours.guess * file.resources.gpus_per_trial
+    gpu_hours = found.slot_hours.guess * _gpus(file.resources)
     rows = {
         "trials": f"{file.budget.n_trials:,}, {n_slots} at a time",
         "epochs": _range(found.epochs, "{:,.0f}"),

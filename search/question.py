@@ -14,13 +14,16 @@ from search.warm_start import learnt
 N_FEASIBILITY_DRAWS = 50
 
 
-def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def facts_of(
+    file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None, memory: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What is measured once, when a study is made, and kept in its ledger.
 
     Args:
         file: The study file.
         sizes: Of its configurations.
         precision: What `trainables.precision` found; None where it was not asked.
+        memory: What `search.fractions.fact` made of what was measured; None where it was not asked.
     """
     max_params = file.budget.max_params or sizes.backbone_params
     against = file.objectives[1]
@@ -33,6 +36,7 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
         "reference_point": [1.0 / sizes.n_classes, largest],  # chance level, largest size that is wanted
         "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.warm_start`
         **({} if precision is None else {"precision": dict(precision)}),
+        **({} if memory is None else {"memory": dict(memory)}),
         **({} if file.shared is None else {"checkpoints": file.shared}),
     }
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from search.costs import unknown
+from search.fractions import smallest
 
 
 class Section(BaseModel):
@@ -256,8 +257,28 @@ class Resources(Section):
 
     Attributes:
         cpus_per_trial: Cores, and threads, of one trial.
-        gpus_per_trial: Share of a GPU; 0 trains on the CPU.
+        gpus_per_trial: Share of a GPU; 0 trains on the CPU; `auto` as much as a few steps of the trial's method took, when the
+            study is made (see `search.fractions`), and 0 where no node has a GPU.
+        accelerator_type: Of the nodes for trials, as Ray labels them (`ray.io/accelerator-type`): H100, A100, L4; null for any.
     """
 
     cpus_per_trial: int = Field(default=1, gt=0)
-    gpus_per_trial: float = Field(default=0.0, ge=0.0)
+    gpus_per_trial: Literal["auto"] | float = 0.0
+    accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _can_be_given(cls, gpus: float | str) -> float | str:
+        if not isinstance(gpus, str) and not (0.0 <= gpus <= 1.0 or gpus == int(gpus) > 0):
+            raise ValueError("a part of one GPU, between 0 and 1, or a number of whole ones, or auto")
+        return gpus
+
+    def of_a_trial(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """As `cluster.connect.slots` takes them.
+
+        Args:
+            facts: The study's, which hold what `auto` came to.
+        """
+        gpus, memory = smallest(self.gpus_per_trial, facts), facts.get("memory", {}).get("host_bytes", 0)
+        named = {"cpus_per_trial": self.cpus_per_trial, "accelerator_type": self.accelerator_type}
+        return {**named, "gpus_per_trial": gpus, "memory_per_trial": memory}

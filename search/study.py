@@ -89,14 +89,15 @@ class Study:
         sizes: Sizes,
         *,
         precision: Mapping[str, Any] | None = None,
+        memory: Mapping[str, Any] | None = None,
         now: Callable[[], float] | None = None,
     ) -> Study:
-        """A new study in `file.folder`; `precision` as of `facts_of`, `now` is the ledger's clock.
+        """A new study in `file.folder`; `precision` and `memory` as of `facts_of`, `now` is the ledger's clock.
 
         Raises:
             LedgerError: if the folder holds a study already.
         """
-        facts = facts_of(file, sizes, precision)
+        facts = facts_of(file, sizes, precision, memory)
         refuse_hopeless(file, sizes, facts["max_params"])
         place = places.of(file)
         place.find()  # refuses a folder that holds another one

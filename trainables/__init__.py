@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,12 +30,14 @@ __all__ = [
     "Trainable",
     "audit",
     "choose_precision",
+    "keep_to_share",
     "large_imports",
     "look_at_flag",
     "make",
     "measure",
     "measure_latency",
     "out_of_memory",
+    "probed_memory",
 ]
 
 STOP_FLAG = "stop"  # a file of this name in a trial's folder tells its worker to stop
@@ -59,6 +61,15 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU (`torch.OutOfMemoryError`) or the host has no memory left."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
+
+
+def keep_to_share(share: float) -> None:
+    """Let this process take no more of its GPU's memory than its share, so that it runs out of memory before its neighbours do."""
+    if 0.0 < share < 1.0:
+        with large_imports():
+            import torch
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(share)
 
 
 class Trainable(Protocol):
@@ -220,6 +231,13 @@ def measure_epochs(
     with large_imports():
         from trainables.probe import probe
     return probe(backbone, data, recipe, configs)
+
+
+def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a few steps of configurations take of memory; see `trainables.probe.memory`. A function of its own, for Ray."""
+    with large_imports():
+        from trainables.probe import memory
+    return memory(**worker, configs=configs)
 
 
 def choose_precision(

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
+from trainables.memory import peak_bytes
 from trainables.trial import EVAL_BATCH, AdapterTrial
 
 N_BATCHES = 8  # of each split, at most
@@ -83,3 +86,21 @@ def probe(
     trial = Short(backbone, data, recipe)
     for config in configs:
         yield trial.probe(config)
+
+
+def memory(
+    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], configs: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What training takes of memory, in a process like a worker's.
+
+    Returns:
+        `peak_bytes` of each method (on a GPU of the card, else of the host), `card_bytes` of the whole card (0 without one), and
+        `host_bytes`, the largest resident set of this process.
+    """
+    peaks: dict[str, float] = {}
+    for found in probe(backbone, data, recipe, configs):
+        method = str(found.config["method"])
+        peaks[method] = max(peaks.get(method, 0.0), found.peak_memory_bytes)
+    card = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    host = max(float(peak_bytes(torch.device("cpu"))), *(() if card else peaks.values()))
+    return {"peak_bytes": peaks, "card_bytes": card, "host_bytes": int(host)}

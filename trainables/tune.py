@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trainables import Stopped, Trainable, large_imports, make, out_of_memory
+from trainables import Stopped, Trainable, keep_to_share, large_imports, make, out_of_memory
 
 with large_imports():
     from ray import tune
@@ -58,6 +58,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         self._pending: dict[str, float] | None = None
         try:
             if self._trainable is None:
+                keep_to_share(config.get("gpus", 0.0))
                 self._trainable = make(**config["make"])
             self._done = self._trainable.start(
                 config["config"], seed=config["seed"], epochs=config["epochs"], folder=config["folder"]

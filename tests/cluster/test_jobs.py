@@ -7,9 +7,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from search.ledger import Ledger
 from search.saved import load
@@ -25,6 +27,16 @@ def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
     while not met():
         assert time.monotonic() < end, "it has not come to that in time"
         time.sleep(0.2)
+
+
+def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> None:
+    study = {"study": "small", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))
+    planned = head.paretune("plan", str(tmp_path / "small.yaml"), "--json")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    told = json.loads(planned.stdout)
+    assert told["n_slots"] == 2  # the head's cores
+    assert {probe["config"]["method"] for probe in told["probes"]} == {"head_only", "lora"}
 
 
 def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> None:

@@ -1,0 +1,61 @@
+"""What share of a GPU, and how much of a node's memory, a trial gets: from what a few training steps of its method took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MARGIN = 1.25  # more than was measured: longer runs fragment the allocator's memory
+CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not count it
+MOST = 16  # trials on one card
+
+
+def share(peak_bytes: float, card_bytes: float) -> float:
+    """The smallest 1/n of a card that holds a trial; all of it if half does not."""
+    n = int(card_bytes // (MARGIN * peak_bytes + CONTEXT_BYTES))
+    return 1.0 / max(1, min(n, MOST))
+
+
+def classes(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
+    """The share of each method, of at most two different ones, because only workers of equal shares take each other's trials.
+
+    The larger holds everything; the smaller is the one that leaves the least unused.
+
+    Args:
+        peaks: Of each method, in bytes.
+        card_bytes: Memory of the card.
+    """
+    own = {method: share(peak, card_bytes) for method, peak in peaks.items()}
+    heavy = max(own.values(), default=1.0)
+
+    def at_most(light: float) -> dict[str, float]:
+        return {method: light if size <= light else heavy for method, size in own.items()}
+
+    return min((at_most(light) for light in sorted(set(own.values()))), key=lambda chosen: sum(chosen.values()), default={})
+
+
+def fact(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of a measurement (`trainables.probe.memory`): it, and the shares that follow; none without a card."""
+    card = measured["card_bytes"]
+    return {**measured, "shares": classes(measured["peak_bytes"], card) if card else {}}
+
+
+def of_method(asked: float | str, facts: Mapping[str, Any], method: str) -> float:
+    """The share of a GPU that a trial gets.
+
+    Args:
+        asked: `resources.gpus_per_trial`.
+        facts: The study's.
+        method: The trial's; one that was not measured gets the largest share.
+    """
+    if not isinstance(asked, str):
+        return asked
+    shares = facts.get("memory", {}).get("shares", {})
+    return float(shares.get(method, max(shares.values(), default=0.0)))
+
+
+def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
+    """The share by which slots are counted: trials with a larger one wait for room."""
+    if not isinstance(asked, str):
+        return asked
+    return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))

@@ -1,0 +1,60 @@
+"""What a trial takes: a share of a (logical) GPU, on nodes with one kind of accelerator, beside nodes that have none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search.saved import load
+from search.trial import State
+
+from .test_nodes import most_at_once, spans_of
+
+STUDY = {
+    "study": "shared",
+    "data": {"kind": "synthetic", "epoch_seconds": 2.0},
+    "methods": ["lora"],
+    "budget": {"n_trials": 5, "epochs": 4, "max_params": 50_000},
+    "search": {"sampler": "random"},
+    "resources": {"gpus_per_trial": 0.25, "accelerator_type": "H100"},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A node with a GPU that is none, and one with more cores and no GPU."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "include_dashboard": False})
+    made.add_node(num_cpus=8, num_gpus=1, labels={"ray.io/accelerator-type": "H100"})
+    yield made
+    made.shutdown()
+
+
+def run(cluster: Any, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    command = [sys.executable, "-m", "search.cli", "run", "s.yaml", *words]
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_four_trials_share_a_gpu_of_the_kind_that_is_asked_for(cluster: Any, tmp_path: Path) -> None:
+    done = run(cluster, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 trials at a time" in done.stdout
+    saved = load(tmp_path / "paretune-studies" / "shared")
+    assert [trial.state for trial in saved.history] == [State.COMPLETE] * 5
+    assert most_at_once(spans_of(saved), after=0.0) == 4
+
+
+def test_a_kind_that_no_node_has_is_refused_with_those_that_there_are(cluster: Any, tmp_path: Path) -> None:
+    done = run(cluster, tmp_path, "--set", "resources.accelerator_type=L4")
+    assert done.returncode == 2
+    assert "no node has L4; they have H100" in done.stderr

@@ -1,0 +1,91 @@
+"""Shares of a GPU from measured memory."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.config import StudyFileError, check
+from search.fractions import CONTEXT_BYTES, MARGIN, MOST, classes, fact, of_method, share, smallest
+from search.question import facts_of
+
+GIB = 2**30
+peaks = st.dictionaries(st.sampled_from(["lora", "arc", "lily", "fact", "snell"]), st.floats(1e6, 2e11), min_size=1)
+cards = st.sampled_from([8 * GIB, 24 * GIB, 80 * GIB])
+
+
+@given(peak=st.floats(1e6, 2e11), card=cards)
+def test_so_many_trials_as_the_share_says_fit_on_a_card_and_one_more_would_not(peak: float, card: int) -> None:
+    n = round(1 / share(peak, card))
+    need = MARGIN * peak + CONTEXT_BYTES
+    assert n == 1 or n * need <= card
+    assert n == MOST or (n + 1) * need > card
+
+
+@given(peaks=peaks, card=cards)
+def test_there_are_two_classes_at_most_that_hold_every_method_and_no_other_two_take_less(
+    peaks: dict[str, float], card: int
+) -> None:
+    found = classes(peaks, card)
+    own = {method: share(peak, card) for method, peak in peaks.items()}
+    assert found.keys() == peaks.keys()
+    assert len(set(found.values())) <= 2
+    assert all(found[method] >= own[method] for method in peaks)
+    sizes = sorted(set(own.values()))
+    least = min(  # every pair of classes that holds them all
+        sum(light if own[method] <= light else heavy for method in own)
+        for light, heavy in itertools.product(sizes, repeat=2)
+        if heavy == max(sizes)
+    )
+    assert sum(found.values()) == pytest.approx(least)
+
+
+def test_a_trial_gets_what_its_method_took_and_an_unknown_one_the_larger_share() -> None:
+    facts = {"memory": fact({"peak_bytes": {"lora": 4 * GIB, "full": 30 * GIB}, "card_bytes": 80 * GIB, "host_bytes": GIB})}
+    assert of_method("auto", facts, "lora") == pytest.approx(1 / 14)  # 80 GiB / (5 GiB + 0.586 GiB)
+    assert of_method("auto", facts, "full") == 0.5
+    assert of_method("auto", facts, "arc") == 0.5
+    assert smallest("auto", facts) == pytest.approx(1 / 14)
+    assert of_method(0.25, facts, "lora") == smallest(0.25, facts) == 0.25
+
+
+def test_without_a_card_auto_is_none() -> None:
+    facts = {"memory": fact({"peak_bytes": {"lora": 4 * GIB}, "card_bytes": 0, "host_bytes": GIB})}
+    assert of_method("auto", facts, "lora") == smallest("auto", facts) == 0.0
+
+
+def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memory_of_a_node_allows(embedded_ray: None) -> None:
+    from cluster.connect import _fit
+    from search import on_ray
+    from trainables.synthetic import SyntheticSizes  # any sizes: all of this space is possible
+
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    file = check(raw | {"resources": {"gpus_per_trial": "auto"}})
+    space = file.joint_space()
+    measured = on_ray.memory(file.worker(), [space.default("lora")], file.resources)
+    assert measured["card_bytes"] == 0
+    assert measured["peak_bytes"].keys() == {"lora"}
+    assert GIB / 8 < measured["peak_bytes"]["lora"] <= measured["host_bytes"] < 8 * GIB
+    facts = facts_of(file, SyntheticSizes(), memory=fact(measured))
+    takes = file.resources.of_a_trial(facts)
+    assert takes == {
+        "cpus_per_trial": 1,
+        "gpus_per_trial": 0.0,
+        "accelerator_type": None,
+        "memory_per_trial": measured["host_bytes"],
+    }
+    node = {"CPU": 64.0, "memory": 3.5 * measured["host_bytes"]}
+    assert _fit(node, 1, 0.0, takes["memory_per_trial"]) == 3
+    assert _fit(node, 1, 0.0, 0) == 64
+
+
+def test_a_share_is_a_part_of_one_card_or_whole_cards_or_auto() -> None:
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    for good in (0, 0.25, 1, 2, "auto"):
+        assert check(raw | {"resources": {"gpus_per_trial": good}}).resources.gpus_per_trial == good
+    for bad in (1.5, -1, "all"):
+        with pytest.raises(StudyFileError, match="gpus_per_trial"):
+            check(raw | {"resources": {"gpus_per_trial": bad}})
