@@ -1,0 +1,69 @@
+"""A worker node is cut off, in a network name space of its own: for a second, and for good. Longer cuts: `benchmarks/cut.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cut() -> ModuleType:
+    """The benchmark, which is no package."""
+    spec = importlib.util.spec_from_file_location("cut", Path(__file__).parents[2] / "benchmarks" / "cut.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["cut"] = made = importlib.util.module_from_spec(spec)  # its dataclasses look themselves up there
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture
+def environment(cut: ModuleType) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PARETUNE_"))}
+    return kept | cut.QUICK | {"RAY_AUTH_MODE": "disabled"}
+
+
+@pytest.fixture
+def cable(cut: ModuleType) -> Iterator[Any]:
+    try:
+        made = cut.Cable().__enter__()
+    except cut.NotPermitted as error:
+        pytest.skip(f"needs network name spaces: {error}")
+    yield made
+    made.__exit__()
+
+
+def test_a_node_that_is_cut_off_costs_nothing_that_was_acknowledged_and_a_cluster_open_to_anyone_is_refused(
+    cut: ModuleType, cable: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with cut.cluster(cable, environment) as address:
+        cut.two_nodes(address, environment)
+        command = [sys.executable, "-m", "search.cli", "run", "--set", "study=open"]
+        known = environment | {"RAY_ADDRESS": address}
+        refused = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120, check=False)
+        assert refused.returncode == 2
+        assert "of 2 machines, takes orders from anyone who reaches it" in refused.stderr
+        assert "RAY_AUTH_MODE=token" in refused.stderr  # the remedy
+        assert not (tmp_path / "paretune-studies" / "open" / "ledger.db").exists()
+
+        private = environment | {"PARETUNE_UNPROTECTED": "1"}
+        outcome = cut.search(tmp_path, address, cable, [1.0, None], private, n_trials=2, epochs=10)
+    assert outcome.flaws == 0, outcome
+    assert outcome.losses == 1, outcome  # by the cut for good; the short one cost no worker
+
+
+def test_what_should_be_zero_is_counted(cut: ModuleType) -> None:
+    def event(number: int, kind: str, trial: int) -> object:
+        return cut.Event(number, 0.0, kind, trial, "me", {})
+
+    history = [event(0, "started", 0), event(1, "reported", 0), event(2, "completed", 0)]
+    assert cut._again(history) == 0
+    assert cut._again([*history, event(3, "resumed", 0), event(4, "reported", 0)]) == 2
