@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from search.mlflow_store import tracking_uri
-from search.recording import RecordingError
+from search.mlflow_store import tracking_uri, without_secret
+from search.recording import RecordingError, receipt_of
 
 
 def serve(
@@ -31,6 +31,8 @@ def serve(
     start_timeout: float = 60.0,
 ) -> None:
     """Show a storage folder's record in MLflow's pages, on this machine only, until interrupted (SIGINT, SIGTERM).
+
+    Where a server runs already (`MLFLOW_TRACKING_URI`), only tell the address of the study's page there.
 
     Args:
         storage: The folder of the studies.
@@ -44,7 +46,8 @@ def serve(
     """
     uri = tracking_uri(storage)
     if uri.startswith(("http://", "https://")):
-        say(f"MLFLOW_TRACKING_URI names a server that runs already: {uri}")
+        at = f"{without_secret(uri).rstrip('/')}/{_recorded_page(storage, study, uri)}"
+        say(f"MLFLOW_TRACKING_URI names a server that runs already; it shows {study or 'the studies'} at {at}")
         return
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.exists():
@@ -113,6 +116,16 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, timeout: float, o
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
     raise RecordingError(f"MLflow's server did not answer within {timeout:g} s: {_tail(output)}")
+
+
+def _recorded_page(storage: Path, study: str | None, uri: str) -> str:
+    """The page of a study on the server that it is recorded by, from the receipt beside its ledger."""
+    if study is None:
+        return "#/experiments"
+    receipt = receipt_of(storage / study)
+    if receipt.get("tracking_uri") != without_secret(uri):
+        raise RecordingError(f"{study} is not recorded at {without_secret(uri)} yet; `paretune sync {study}` does it")
+    return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}"
 
 
 def _study_page(port: int, study: str | None) -> str:

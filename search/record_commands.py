@@ -128,4 +128,7 @@ def ui(
     """Look at the studies in MLflow, on this machine's loopback address."""
     from search.pages import serve
 
+    if study is not None:
+        folder = folder_of(study, storage)
+        study, storage = folder.name, folder.parent
     serve(storage, study=study, port=port)

@@ -41,16 +41,22 @@ class RecordingError(RequestError):
     """MLflow cannot be used as asked; the message names the remedy."""
 
 
+def receipt_of(folder: Path) -> Mapping[str, Any]:
+    """Where a study is recorded, and up to which event, as its last full sync has noted; nothing if there was none."""
+    try:
+        receipt: Mapping[str, Any] = json.loads((folder / RECEIPT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return receipt
+
+
 def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
     """Whether MLflow may lack a part of the study: known without asking MLflow, from the receipt of the last full sync."""
-    try:
-        receipt = json.loads((ledger_path.parent / RECEIPT).read_text())
-    except (OSError, ValueError):
+    receipt = receipt_of(ledger_path.parent)
+    if receipt.get("tracking_uri") != without_secret(tracking_uri):
         return True
     with _reading(ledger_path) as ledger:
-        return receipt.get("tracking_uri") != without_secret(tracking_uri) or bool(
-            ledger.events(after=receipt.get("last_event", -1))
-        )
+        return bool(ledger.events(after=receipt.get("last_event", -1)))
 
 
 class Record:

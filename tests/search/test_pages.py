@@ -15,6 +15,7 @@ from search.pages import serve
 from search.recording import RecordingError
 
 from .driven import Driven, recorded
+from .mlflow_server import server_in
 
 
 def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Driven) -> None:
@@ -55,3 +56,21 @@ def test_a_port_that_is_taken_is_refused_with_its_number(driven: Driven) -> None
 def test_pages_without_a_record_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="run a study first"):
         serve(tmp_path)
+
+
+def test_where_a_server_runs_already_the_address_of_the_study_there_is_told_without_the_password(
+    driven: Driven, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    driven.finish(0)
+    name = driven.ledger.study().name
+    with server_in(tmp_path) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.replace("http://", "http://somebody:secret@"))
+        with pytest.raises(RecordingError, match=f"paretune sync {name}"):
+            serve(driven.storage, study=name, say=told.append)
+        driven.record(server).sync(final=True)
+        serve(driven.storage, study=name, say=told.append)
+        experiment = MlflowClient(tracking_uri=server).get_experiment_by_name(name)
+        assert experiment is not None
+        parent = recorded(server, driven)[None]["id"]
+        assert [line.split()[-1] for line in told] == [f"{server}/#/experiments/{experiment.experiment_id}/runs/{parent}"]
