@@ -21,6 +21,8 @@ from urllib.parse import quote
 from search.mlflow_store import tracking_uri, without_secret
 from search.recording import RecordingError, receipt_of
 
+_TRAINING = "?workflowType=machine_learning"  # MLflow's pages for who trains models; it opens those for language models otherwise
+
 
 def serve(
     storage: Path,
@@ -125,7 +127,7 @@ def _recorded_page(storage: Path, study: str | None, uri: str) -> str:
     receipt = receipt_of(storage / study)
     if receipt.get("tracking_uri") != without_secret(uri):
         raise RecordingError(f"{study} is not recorded at {without_secret(uri)} yet; `paretune sync {study}` does it")
-    return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}"
+    return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}{_TRAINING}"
 
 
 def _study_page(port: int, study: str | None) -> str:
@@ -138,7 +140,7 @@ def _study_page(port: int, study: str | None) -> str:
     wanted = {"experiment_ids": [experiment], "filter": "tags.`paretune.n_ended` != ''", "max_results": 1}
     _, body = _get(port, "/api/2.0/mlflow/runs/search", json.dumps(wanted))
     runs = json.loads(body).get("runs", [])
-    return f"#/experiments/{experiment}/runs" + (f"/{runs[0]['info']['run_id']}" if runs else "")
+    return f"#/experiments/{experiment}/runs" + (f"/{runs[0]['info']['run_id']}" if runs else "") + _TRAINING
 
 
 def _get(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:

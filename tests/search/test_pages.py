@@ -32,7 +32,7 @@ def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Dr
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None
         parent = recorded(address.split("/#")[0], driven)[None]["id"]
-        assert address.endswith(f"/#/experiments/{experiment.experiment_id}/runs/{parent}")
+        assert address.endswith(f"/#/experiments/{experiment.experiment_id}/runs/{parent}?workflowType=machine_learning")
         process.send_signal(signal.SIGINT)
         try:
             assert process.wait(30) == 0
@@ -73,4 +73,6 @@ def test_where_a_server_runs_already_the_address_of_the_study_there_is_told_with
         experiment = MlflowClient(tracking_uri=server).get_experiment_by_name(name)
         assert experiment is not None
         parent = recorded(server, driven)[None]["id"]
-        assert [line.split()[-1] for line in told] == [f"{server}/#/experiments/{experiment.experiment_id}/runs/{parent}"]
+        assert [line.split()[-1] for line in told] == [
+            f"{server}/#/experiments/{experiment.experiment_id}/runs/{parent}?workflowType=machine_learning"
+        ]
