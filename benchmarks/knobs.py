@@ -7,6 +7,7 @@ apart than twice the standard error of that difference. With several values the 
 that some knobs will pass by chance: the table gives the differences themselves.
 
 What is trained is kept in results/knobs.parquet, one row for each point and seed; a second call goes on where the first stopped.
+A second table, of the knobs that move nothing in the first, is what `benchmarks/knobs_few.py` has measured.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import knobs_few
 import pandas as pd
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -138,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the next call goes on")
     arguments = parser.parse_args()
-    text = report(train(arguments.epochs, arguments.seeds, arguments.minutes))
+    text = report(train(arguments.epochs, arguments.seeds, arguments.minutes)) + "\n" + knobs_few.report()
     (RESULTS / "knobs.md").write_text(text)
     print(text)
 
