@@ -1,4 +1,4 @@
-"""What must not wait while the driver's own thread trains or talks to Ray: the heartbeat, and the flags of trials to stop."""
+"""What must not wait while the driver's own thread trains or talks to Ray: the heartbeat, and what people ask for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Attendant:
     """A thread beside a driver, for as long as the `with` block lasts.
 
     It decides nothing: requests are carried out by the driver's thread, which may be in the middle of an epoch. The flag ends that
-    epoch at its next batch.
+    epoch at its next batch. That thread need not look for requests itself, which is a query each time: `asked` tells it.
 
     Args:
         ledger: The driver's ledger, claimed.
@@ -34,6 +34,8 @@ class Attendant:
         self._ledger, self._folder = ledger, folder
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._attend, name="paretune-attendant", daemon=True)
+        self._asked = threading.Event()
+        self._asked.set()  # before the first look nobody knows
         self._known = -1  # number of the last request that was looked at
 
     def __enter__(self) -> Attendant:
@@ -43,6 +45,13 @@ class Attendant:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+
+    def asked(self) -> bool:
+        """Whether requests may wait that were not waiting at the last call; for the driver's thread."""
+        if not self._asked.is_set() and self._thread.is_alive():
+            return False
+        self._asked.clear()
+        return True
 
     def _attend(self) -> None:
         beat = time.monotonic()
@@ -57,6 +66,7 @@ class Attendant:
 
     def _look(self) -> None:
         for request in self._ledger.requests(waiting=True):
+            self._asked.set()
             if request.number <= self._known:
                 continue
             self._known = request.number

@@ -67,6 +67,7 @@ class Study:
         self._pool = pool
         self.checkpoints = stores.of(self.folder, self.record.name, self.record.facts)
         self._in_flight = InFlight(self.checkpoints)
+        self._attendant: Attendant | None = None
         self._stopping: Stopping | None = None
         self._know()
         if self.checkpoints != self.folder:
@@ -122,8 +123,9 @@ class Study:
         return cls(file, ledger, sizes)
 
     def attended(self) -> Attendant:
-        """The thread that keeps the lease and raises flags, while the `with` block runs."""
-        return Attendant(self._ledger, self.checkpoints)
+        """The thread that keeps the lease and looks for what people ask, while the `with` block runs."""
+        self._attendant = Attendant(self._ledger, self.checkpoints)
+        return self._attendant
 
     def close(self) -> None:
         """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
@@ -267,7 +269,12 @@ class Study:
     # -- by hand -------------------------------------------------------------------------------------------------------------------
 
     def obey(self) -> None:
-        """Carry out what people have asked for since the last look; each request is one decision, refused or done."""
+        """Carry out what people have asked for since the last look; each request is one decision, refused or done.
+
+        It costs nothing in a study that is attended, unless somebody has asked.
+        """
+        if self._attendant is not None and not self._attendant.asked():
+            return
         for request in self._ledger.requests(waiting=True):
             if request.verb == "extend":
                 self._extend_for(request)

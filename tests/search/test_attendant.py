@@ -63,6 +63,25 @@ def test_flags_are_raised_while_the_driver_is_busy_and_the_rest_is_left_to_it(tm
         assert study.trials[1].reason == "pruned by hand"
 
 
+def test_an_attended_driver_looks_at_what_is_asked_of_it_only_when_something_is(tmp_path: Path) -> None:
+    with closing(new_study(tmp_path)) as study:
+        study.ask()
+        with study.attended():
+            study.obey()  # nobody has looked yet
+            looks: list[int] = []
+            driver = threading.get_ident()
+            sa.event.listen(sa.Engine, "before_cursor_execute", record := lambda *_: looks.append(threading.get_ident()))
+            try:
+                for _ in range(100):
+                    study.obey()
+                assert driver not in looks
+                requests.ask(study.folder, "prune", [0], {})
+                seconds_until(lambda: study.obey() or study.trials[0].reason)
+            finally:
+                sa.event.remove(sa.Engine, "before_cursor_execute", record)
+        assert study.trials[0].reason == "pruned by hand"
+
+
 def test_a_driver_that_was_taken_over_stops_beating(tmp_path: Path) -> None:
     with closing(new_study(tmp_path)) as study, closing(Ledger.open(study.folder / "ledger.db")) as ledger, study.attended():
         with ledger._writing.begin() as connection:
