@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from pathlib import Path
 _EMBEDDED = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would try to reach the internet
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "no cluster beyond this machine": all its servers bind to loopback, on Linux too
-    "RAY_prestart_worker_first_driver": "0",  # Tune's actors cannot use workers started before them; those would only cost CPU
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone for trials without a GPU: Ray's coming default
 }
 
@@ -24,11 +23,12 @@ class RayDied(ConnectionError):
     """Ray's own processes have ended while they were needed."""
 
 
-def connected(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
+def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
     """The cluster that `RAY_ADDRESS` names (Ray sets it in a job; `auto` is the one on this machine), or else an embedded one.
 
     Args:
         n_cpus: Of `embedded`.
+        preload: Of `embedded`; the workers of a cluster are its own.
 
     Raises:
         ValueError: if cores are named for a cluster that has its own.
@@ -36,7 +36,7 @@ def connected(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        return embedded(n_cpus=n_cpus)
+        return embedded(n_cpus=n_cpus, preload=preload)
     if n_cpus is not None:
         raise ValueError(f"the number of cores is for a Ray of one's own; RAY_ADDRESS={address} names a cluster that has its own")
     import ray  # noqa: F401
@@ -65,13 +65,14 @@ def joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
+def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
     """A private Ray cluster whose servers listen on loopback only, without dashboard, that ends with the block.
 
     Ray is imported by the call, its processes start when the block is entered.
 
     Args:
         n_cpus: Cores that it may use; None for all of this machine.
+        preload: Modules; if there are any, a worker for every core starts at once and imports them before it is asked for anything.
 
     Raises:
         RuntimeError: if Ray was imported before and therefore listens on other addresses too.
@@ -81,14 +82,20 @@ def embedded(*, n_cpus: int | None = None) -> AbstractContextManager[None]:
         os.environ.setdefault(name, value)
     import ray  # noqa: F401
 
-    return _embedded(n_cpus)
+    return _embedded(n_cpus, preload)
 
 
 @contextmanager
-def _embedded(n_cpus: int | None) -> Iterator[None]:
+def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     import ray
 
-    with _own_sigterm():
+    early = {
+        "RAY_prestart_worker_first_driver": str(int(bool(preload))),
+        "RAY_preload_python_modules": ",".join(preload),
+        "RAY_idle_worker_killing_time_threshold_ms": "60000",  # not while the placement groups of their trials are made
+    }
+    os.environ.update(early)
+    with _own_sigterm(), _only_what_is_needed():
         ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     died = threading.Event()
     ended = _watched(died)
@@ -107,6 +114,27 @@ def _embedded(n_cpus: int | None) -> Iterator[None]:
     finally:
         ended.set()
         ray.shutdown()
+
+
+@contextmanager
+def _only_what_is_needed() -> Iterator[None]:
+    """A Ray that starts inside the block starts no servers for clouds, for other machines' logs and for web pages.
+
+    Each would import Ray once more, on the cores on which a search is about to start. `ray.init` has no words for this; a Ray whose
+    own methods are called differently starts them as ever.
+    """
+    from ray._private.node import Node
+
+    unused = {
+        name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(Node, name)
+    }
+    for name in unused:
+        setattr(Node, name, lambda node, **asked: None)
+    try:
+        yield
+    finally:
+        for name, method in unused.items():
+            setattr(Node, name, method)
 
 
 def _watched(died: threading.Event) -> threading.Event:

@@ -83,7 +83,7 @@ def run(
     _refuse_unwritable(file)
     beside = ThreadPoolExecutor(2, "paretune-import")
     try:
-        connection = _connected(back_end, n_cpus)
+        connection = _connected(file, back_end, n_cpus)
         allowed = beside.submit(refuse_without_rights, tracking_uri(file.storage), file.study)  # waits for an answer meanwhile
         measured = beside.submit(
             _measure, file, back_end, on_decoded, say
@@ -223,13 +223,15 @@ def _extend(study: Study, extension: Extension) -> None:
         raise RequestError(str(error)) from error
 
 
-def _connected(back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:
+def _connected(file: StudyFile, back_end: BackEnd, n_cpus: int | None) -> AbstractContextManager[None]:
     if back_end == "in-process":
         return nullcontext()
     from cluster.connect import connected
 
+    one_each = file.resources.cpus_per_trial == 1 and file.resources.gpus_per_trial == 0  # a trial for every core
+    preload = ("trainables.warm",) if one_each and file.data.kind != "synthetic" else ()
     try:
-        return connected(n_cpus=n_cpus)
+        return connected(n_cpus=n_cpus, preload=preload)
     except ValueError as error:
         raise RequestError(str(error)) from error
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -46,7 +47,6 @@ _QUIET_TUNE = {
 }
 
 SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
-OBEYS_EVERY_SECONDS = 0.25
 
 
 def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
@@ -57,6 +57,7 @@ def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
         n_slots: How many trials run at once; or who knows, where nodes come and go: is asked every two seconds.
     """
     os.environ.update(_QUIET_TUNE)
+    class_cache.DEFAULT_ENV_VARS.clear()  # for Lightning; Ray would start new workers with it and leave those alone that wait
     resources, labels = study.file.resources, nodes.labels(study.file.resources.accelerator_type)
     reserved = resources.of_a_trial(study.record.facts)["memory_per_trial"]
 
@@ -66,19 +67,18 @@ def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
         return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"], **room}], **where)
 
     drains = _Drains(study) if callable(n_slots) else None
-    obedience = _Obedience(study, drains)
     scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, bundle),
             tune_config=tune.TuneConfig(
-                search_alg=_StudySearcher(study, n_slots, obedience),
+                search_alg=_StudySearcher(study, n_slots),
                 scheduler=_StudyScheduler(study, drains),
                 num_samples=-1,  # the study says when it is over
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                callbacks=[obedience],
+                callbacks=[_Obedience(study, drains)],
                 name=study.file.study,
                 storage_path=scratch,
                 verbose=0,
@@ -154,20 +154,13 @@ def retrain(
 
 
 class _Obedience(tune.Callback):  # type: ignore[misc]
-    """Looks at what people ask for, in Tune's loop, but not in each of its many steps: a look is a query of the ledger."""
+    """Carries out what people ask for, in each step of Tune's loop."""
 
     def __init__(self, study: Study, drains: _Drains | None) -> None:
         self._study, self._drains = study, drains
-        self._looked = -math.inf
-
-    def look(self) -> None:
-        """Unless that was done a moment ago."""
-        if (now := time.monotonic()) - self._looked >= OBEYS_EVERY_SECONDS:
-            self._looked = now
-            self._study.obey()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self.look()
+        self._study.obey()
         if self._drains is not None:
             self._drains.look(trials)
 
@@ -204,9 +197,9 @@ class _Drains:
 class _StudySearcher(Searcher):  # type: ignore[misc]
     """`suggest` is the study's `ask`."""
 
-    def __init__(self, study: Study, n_slots: int | Callable[[], int], obedience: _Obedience) -> None:
+    def __init__(self, study: Study, n_slots: int | Callable[[], int]) -> None:
         super().__init__()
-        self._study, self._obedience = study, obedience
+        self._study = study
         self._slots = n_slots
         self._asked = -math.inf  # when the number of slots was asked for
         self._numbers: dict[str, int] = {}  # Tune's name of a live trial -> our number
@@ -215,7 +208,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         if len(self._numbers) >= self._n_slots():
             return None
         if not self._numbers:
-            self._obedience.look()  # while nothing runs, Tune asks here again and again, and nowhere else
+            self._study.obey()  # while nothing runs, Tune asks here again and again, and nowhere else
         trial = self._study.ask()
         if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
             return None if self._numbers or self._study.waits else str(Searcher.FINISHED)

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _SHARE = 0.05  # of one core: the largest part that the process takes for itself
 _LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensive or fails
+_HEAD_START = 5.0  # seconds in which a search that starts has the cores to itself
 _LAST_SYNC = 60  # seconds that a recorder may live after its driver has gone
 
 
@@ -60,7 +61,7 @@ class Recorder:
                 stderr=log,
                 text=True,
                 env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is the driver's
+                process_group=0,  # Ctrl-C is the driver's; in another session it would not be nice to ours (Linux's autogroups)
             )
         self._write(json.dumps(self._order) + "\n")  # through the pipe: an address may hold a password
         self.blocked_seconds += time.monotonic() - began
@@ -163,7 +164,7 @@ def follow(record: Record, driver: IO[Any], *, period: float) -> str | None:
 
 def main() -> None:
     """What `Recorder.start` starts."""
-    os.nice(19)  # within its session; lower still, and a busy machine would starve the last sync
+    os.nice(19)  # within the driver's session; lower still, and a busy machine would starve the last sync
     gc.set_threshold(100_000, 20, 100)  # MLflow imports a million objects that stay: looking through them doubles the time
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger(__name__).setLevel(logging.INFO)
@@ -174,6 +175,7 @@ def main() -> None:
     ledger = Path(order["ledger"])
     with ledger.with_name(".recorder.lock").open("w") as lock, contextlib.redirect_stdout(sys.stderr):  # MLflow prints into the log
         fcntl.flock(lock, fcntl.LOCK_EX)  # the recorder of a driver that was killed may still be at its last sync
+        select.select([sys.stdin], [], [], _HEAD_START)  # unless the driver has gone: the workers import torch now, we MLflow then
         problem = follow(Record(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
     with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
         print(json.dumps({"problem": problem}), flush=True)

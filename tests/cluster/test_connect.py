@@ -38,3 +38,11 @@ def test_an_embedded_cluster_lives_on_loopback_without_a_dashboard() -> None:
     ]
     assert len(listening) > 3
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def test_an_embedded_cluster_starts_no_server_that_one_machine_has_no_use_for() -> None:
+    import psutil
+
+    started = [" ".join(child.cmdline()) for child in psutil.Process().children() if "start" not in child.cmdline()]
+    assert any("raylet" in command for command in started)
+    assert not [command for command in started if "monitor.py" in command or "dashboard.py" in command]
