@@ -47,6 +47,7 @@ _QUIET_TUNE = {
 }
 
 SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
+SPEAKS_EVERY_SECONDS = 20.0
 
 
 def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
@@ -169,12 +170,16 @@ class _Obedience(tune.Callback):  # type: ignore[misc]
 
 
 class _Drains:
-    """Looks for nodes that are about to leave, where nodes come and go. `Draining` decides, by Tune's names of trials."""
+    """Looks for nodes that are about to leave, where nodes come and go. `Draining` decides, by Tune's names of trials.
+
+    It also says a word to every worker now and then. One whose answer was lost, because its node was cut off for a while, would be
+    waited for: its end of the connection is gone, and only who sends something learns that.
+    """
 
     def __init__(self, study: Study) -> None:
         self._live: dict[str, Any] = {}
         self._since: dict[str, float] = {}  # when each was seen first
-        self._looked = -math.inf
+        self._looked = self._spoke = -math.inf
         self._decided = Draining(nodes.draining, self._node_of, lambda name: study.call_away(self._live[name].config["trial"]))
 
     def look(self, trials: Iterable[Any]) -> None:
@@ -184,6 +189,10 @@ class _Drains:
         self._looked = now
         self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and trial.temporary_state.ray_actor}
         self._since = {name: self._since.get(name, now) for name in self._live}
+        if now - self._spoke >= SPEAKS_EVERY_SECONDS:
+            self._spoke = now
+            for trial in self._live.values():
+                trial.temporary_state.ray_actor.hear.remote()
         self._decided.look(self._since, now)
 
     def leaving(self, trial: Any) -> str | None:

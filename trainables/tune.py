@@ -47,6 +47,9 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
                 self._fail(error)
         return self._report(failure=self._failure, memory=self._short_of_memory)
 
+    def hear(self) -> None:
+        """A word from the driver, to find out whether the connection stands; heard after the epoch."""
+
     def cleanup(self) -> None:
         """Leave the trial; what the worker keeps must be as it was."""
         if self._trainable is not None:
