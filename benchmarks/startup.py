@@ -19,6 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+if Path(sys.path[0]) == Path(__file__).parent:
+    sys.path.pop(0)  # where `search` would be benchmarks/search.py
+
 FLOOR = """
 import torch, ray
 from ray import tune
