@@ -47,6 +47,7 @@ class Recorder:
         self._where = without_secret(tracking_uri)
         self._study = ledger_path.parent.name
         self._process: subprocess.Popen[str] | None = None
+        self._answer = ""
         self.blocked_seconds = 0.0  # that `start` and `close` took of the driver's time while its search ran
 
     def start(self) -> None:
@@ -67,44 +68,50 @@ class Recorder:
         self.blocked_seconds += time.monotonic() - began
 
     def close(self) -> None:
-        """Nothing more follows: the last full sync begins. Call it when the driver has given the ledger back.
-
-        A recorder that somebody killed meanwhile (a machine short of memory does) is followed by another one, which makes the last
-        sync.
-        """
-        if self._process is None or self._process.stdin is None or self._process.stdin.closed:
-            return
-        if (self._process.poll() or 0) < 0:
-            with contextlib.suppress(BrokenPipeError), self._process:  # its pipes are closed
-                self.start()
+        """Nothing more follows: the last full sync begins. Call it when the driver has given the ledger back."""
         began = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         self.blocked_seconds += time.monotonic() - began
 
     def stop(self, timeout: float = 60.0) -> str | None:
         """Wait for the last full sync and for the end of the process.
 
+        A recorder that somebody killed (a machine short of memory does) is followed by another one, which makes the last sync.
+
         Args:
-            timeout: Seconds to wait; a recorder that has not arrived by then is ended.
+            timeout: Seconds to wait for a process; a recorder that has not arrived by then is ended.
 
         Returns:
             None when MLflow holds the whole study, otherwise a sentence that says why not.
         """
         if self._process is None:
             return None
+        status = self._ended(timeout)
+        if status is not None and status < 0 and status != -signal.SIGALRM:  # which is its own patience
+            self.start()
+            status = self._ended(timeout)
+        if status is None:
+            return self._behind(f"no answer within {timeout:g} s")
+        if status != 0:
+            return self._behind(f"the recorder ended with status {status}, see {self._log_file}")
+        problem: str | None = json.loads(self._answer)["problem"]
+        return None if problem is None else self._behind(problem)
+
+    def _ended(self, timeout: float) -> int | None:
+        """The status of the process, and its answer noted; None if it had to be ended."""
         self.close()
+        if self._process is None:
+            return None
         with self._process as process:
             try:
                 status = process.wait(timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
-                return self._behind(f"no answer within {timeout:g} s")
-            if status != 0:
-                return self._behind(f"the recorder ended with status {status}, see {self._log_file}")
-            answer = process.stdout.read() if process.stdout is not None else ""
-        problem: str | None = json.loads(answer)["problem"]
-        return None if problem is None else self._behind(problem)
+                return None
+            self._answer = process.stdout.read() if process.stdout is not None else ""
+        return status
 
     def _behind(self, problem: str) -> str:
         return f"MLflow at {self._where} is behind ({problem}); `paretune sync {self._study}` catches up"
