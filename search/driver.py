@@ -34,6 +34,7 @@ Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots)
 
 _log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds that a finished search waits for MLflow (10,000 trials take 22 s); `paretune sync` catches up
+_IMPORTING = 5.0  # seconds that workers take to import torch; MLflow is imported then
 _RECORDED_WHEN_CUT = 5.0  # seconds that an interrupted search waits for MLflow; the next run catches up
 _CHATTY = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warnings", "search", "trainables", "cluster")
 
@@ -70,7 +71,7 @@ def run(
     """
     place = places.of(file)
     ledger = place.find() or place.path
-    recorder = Recorder(ledger, tracking_uri(file.storage))
+    recorder = Recorder(ledger, tracking_uri(file.storage), head_start=_IMPORTING if back_end == "ray" else 0.0)
     if ledger.exists():
         known = load(file.folder)
         refuse_changes(known.record, file)

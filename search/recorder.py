@@ -28,7 +28,6 @@ _log = logging.getLogger(__name__)
 
 _SHARE = 0.05  # of one core: the largest part that the process takes for itself
 _LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensive or fails
-_HEAD_START = 5.0  # seconds in which a search that starts has the cores to itself
 _LAST_SYNC = 60  # seconds that a recorder may live after its driver has gone
 
 
@@ -39,10 +38,12 @@ class Recorder:
         ledger_path: The study's ledger (`search.places.ledger_in`); it is opened to read only.
         tracking_uri: An MLflow server or database (see `search.mlflow_store.tracking_uri`).
         period: Seconds between two syncs.
+        head_start: Seconds in which a search that starts has the cores to itself.
     """
 
-    def __init__(self, ledger_path: Path, tracking_uri: str, *, period: float = 2.0) -> None:
-        self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": tracking_uri, "period": period}
+    def __init__(self, ledger_path: Path, tracking_uri: str, *, period: float = 2.0, head_start: float = 0.0) -> None:
+        when = {"period": period, "head_start": head_start}
+        self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": tracking_uri, **when}
         self._log_file = ledger_path.parent / "paretune.log"
         self._where = without_secret(tracking_uri)
         self._study = ledger_path.parent.name
@@ -182,7 +183,7 @@ def main() -> None:
     ledger = Path(order["ledger"])
     with ledger.with_name(".recorder.lock").open("w") as lock, contextlib.redirect_stdout(sys.stderr):  # MLflow prints into the log
         fcntl.flock(lock, fcntl.LOCK_EX)  # the recorder of a driver that was killed may still be at its last sync
-        select.select([sys.stdin], [], [], _HEAD_START)  # unless the driver has gone: the workers import torch now, we MLflow then
+        select.select([sys.stdin], [], [], order["head_start"])  # workers import torch now, we MLflow then, or when the driver has gone
         problem = follow(Record(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
     with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
         print(json.dumps({"problem": problem}), flush=True)
