@@ -15,9 +15,8 @@ import yaml
 
 from search.ledger import Ledger
 from search.saved import load
-from search.trial import State
 
-from .test_nodes import n_at_work, wait_until
+from .watching import assert_every_epoch_once, n_at_work, wait_until
 
 N_TRIALS, EPOCHS = 2, 14
 STUDY = {
@@ -74,9 +73,7 @@ def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_use
             driver.kill()
     assert driver.returncode == 0, printed
     saved = load(folder)
-    assert [trial.state for trial in saved.history] == [State.COMPLETE] * N_TRIALS
-    for number in range(N_TRIALS):
-        assert [report.epoch for report in saved.epochs if report.trial == number] == list(range(1, EPOCHS + 1))
+    assert_every_epoch_once(saved, N_TRIALS, EPOCHS)
     happened = kinds(folder)  # a trial that moves has reported all that it trained: what goes on is the epoch after
     assert happened.count("moved") == 1
     assert happened.count("lost") == 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,9 @@ from search.saved import load
 from search.trial import State
 
 from .conftest import Head
+from .watching import wait_until
 
 STUDY = ("submit", "digits", "--set", "study=flowers", "--set", "budget.n_trials=10", "--set", "budget.epochs=8")
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it has not come to that in time"
-        time.sleep(0.2)
 
 
 def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> None:

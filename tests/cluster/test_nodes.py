@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import yaml
 
 from search.ledger import Ledger
 from search.saved import SavedStudy, load
-from search.trial import State
 
 from .conftest import Head
+from .watching import assert_every_epoch_once, n_at_work, wait_until
 
 N_TRIALS, EPOCHS = 12, 6
 
@@ -40,19 +39,13 @@ def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_tria
     assert driver.returncode == 0, printed
 
     saved = load(folder)
-    assert [trial.state for trial in saved.history] == [State.COMPLETE] * N_TRIALS
-    for number in range(N_TRIALS):
-        assert [report.epoch for report in saved.epochs if report.trial == number] == list(range(1, EPOCHS + 1))
+    assert_every_epoch_once(saved, N_TRIALS, EPOCHS)
     ledger = Ledger.open(folder / "ledger.db")
     lost = [event for event in ledger.events() if event.kind == "lost"]
     ledger.close()
     assert [event.detail["loss"] for event in lost] == ["DEATH"]
     assert sorted(trial.n_attempts for trial in saved.history) == [1] * (N_TRIALS - 1) + [2]
     assert most_at_once(spans_of(saved), after=lost[0].time) == 3  # the second newcomer is used, too
-
-
-def n_at_work(saved: SavedStudy) -> int:
-    return sum(trial.state is State.RUNNING and trial.epochs > 0 for trial in saved.history)
 
 
 def most_at_once(spans: Sequence[tuple[float, float]], *, after: float) -> int:
@@ -67,10 +60,3 @@ def spans_of(saved: SavedStudy) -> list[tuple[float, float]]:
     for report in saved.epochs:
         times.setdefault(report.trial, []).append(report.time)
     return [(min(seen), max(seen)) for seen in times.values()]
-
-
-def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end, "it has not come to that in time"
-        time.sleep(0.1)
