@@ -201,12 +201,19 @@ def slots(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str |
     n_slots = sum(_fit(node, cpus_per_trial, gpus_per_trial, memory_per_trial) for node in nodes)
     if n_slots < 1:
         memory = f" and {memory_per_trial / 2**30:.1f} GiB of memory" if memory_per_trial else ""
-        largest = [f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes]
+        have = [f"{node.get('CPU', 0):g}, {node.get('GPU', 0):g} and {node.get('memory', 0) / 2**30:.1f} GiB" for node in nodes]
         raise ValueError(
-            f"resources: a trial asks for {cpus_per_trial} CPUs and {gpus_per_trial:g} GPUs{memory} of one node, "
-            f"the nodes have {', '.join(largest) or 'none'}; ask for less"
+            f"resources: a trial asks for {cpus_per_trial} CPUs, {gpus_per_trial:g} GPUs{memory} of one node, "
+            f"the nodes have {', '.join(have) or 'none'}; ask for less"
         )
     return n_slots
+
+
+def largest_memory() -> int:
+    """Bytes that the connected cluster's largest node has for its workers."""
+    import ray
+
+    return max(int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"])
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float, memory: int) -> int:

@@ -44,6 +44,9 @@ class Sizes(Protocol):
     def gflops(self, config: Config) -> float:
         """10^9 operations of one image's forward pass, as a trial reports them under `cost/gflops`."""
 
+    def training_bytes(self, config: Config, batch_size: int) -> int:
+        """What a worker takes of its machine's memory to train it, beside its libraries; with room."""
+
     def unmergeable(self, config: Config) -> str | None:
         """Why the adapter cannot be folded into the weights; None if it can, or if only training can tell."""
 

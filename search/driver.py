@@ -176,22 +176,23 @@ def _measure(
 
 
 def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes) -> Mapping[str, Any] | None:
-    """What a trial takes, where that is asked (`gpus_per_trial: auto`) and not known yet: a few steps, on a node of its kind.
+    """What a trial takes, where it is not known yet: from a few steps on a node of its kind, or by arithmetic.
 
     Raises:
         RequestError: if it cannot be measured.
     """
-    if file.resources.gpus_per_trial != "auto" or back_end == "in-process" or places.ledger_in(file.folder).exists():
+    if back_end == "in-process" or file.data.kind == "synthetic" or places.ledger_in(file.folder).exists():
         return None
+    from cluster.connect import largest_memory
     from search import fractions, on_ray
     from search.plan import to_probe
+    from trainables.memory import private_bytes
 
-    worker = file.worker()
-    if worker["data"]["kind"] == "synthetic":
-        return None
+    if file.resources.gpus_per_trial != "auto":
+        return fractions.expected(file, sizes, process_bytes=private_bytes(), most=largest_memory())
     configs = to_probe(file, sizes, file.budget.max_params or sizes.backbone_params)
     try:
-        return fractions.fact(on_ray.memory(worker, configs, file.resources))
+        return fractions.fact(on_ray.memory(file.worker(), configs, file.resources))
     except ValueError as error:
         raise RequestError(str(error)) from error
 

@@ -1,13 +1,24 @@
-"""What share of a GPU, and how much of a node's memory, a trial gets: from what a few training steps of its method took."""
+"""What share of a GPU, and how much of a node's memory, a trial gets: from what a few training steps of its method took.
+
+Where nothing is measured (`gpus_per_trial` is a number), the node's memory is reserved by arithmetic: what the libraries hold of
+this process, and what the largest step of any method will take, with room.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.config import StudyFile
+    from search.costs import Sizes
 
 MARGIN = 1.25  # more than was measured: longer runs fragment the allocator's memory
 CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not count it
 MOST = 16  # trials on one card
+CUDA_BYTES = 2 * 2**30  # of the host's memory, that CUDA's libraries take in each process: no card was here to measure it on
 
 
 def share(peak_bytes: float, card_bytes: float) -> float:
@@ -59,3 +70,28 @@ def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
     if not isinstance(asked, str):
         return asked
     return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
+
+
+def expected(file: StudyFile, sizes: Sizes, *, process_bytes: int, most: int) -> dict[str, Any]:
+    """What the ledger keeps where nothing is measured: what a worker will take of its node's memory, by arithmetic.
+
+    Args:
+        file: The study file.
+        sizes: Of its configurations.
+        process_bytes: Of a process that has the libraries, and nothing else.
+        most: Bytes of the largest node: a trial is never kept from it by arithmetic alone, but it gets the node for itself.
+    """
+    if file.resources.gpus_per_trial != 0:
+        takes = CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
+    else:
+        takes = max(_of_training(file, sizes), default=0)
+    return {"host_bytes": min(process_bytes + takes, most), "shares": {}}
+
+
+def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:
+    """Of each method's default at the largest batch; methods that do not fit the backbone are left out."""
+    space = file.joint_space()
+    for method in space.methods:
+        batch = next(knob for knob in space.knobs(method) if knob.key == "optim.batch_size").largest
+        with suppress(ValueError):
+            yield sizes.training_bytes(space.default(method), math.ceil(batch / file.recipe.accumulate))

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
 from search.costs import unknown
 from search.fractions import smallest
@@ -259,11 +259,14 @@ class Resources(Section):
         cpus_per_trial: Cores, and threads, of one trial.
         gpus_per_trial: Share of a GPU; 0 trains on the CPU; `auto` as much as a few steps of the trial's method took, when the
             study is made (see `search.fractions`), and 0 where no node has a GPU.
+        memory_per_trial: Of its node's memory (`4GiB`), that a worker is reserved, so that no more of them are started than fit;
+            `auto` by measurement or arithmetic, see `search.fractions`.
         accelerator_type: Of the nodes for trials, as Ray labels them (`ray.io/accelerator-type`): H100, A100, L4; null for any.
     """
 
     cpus_per_trial: int = Field(default=1, gt=0)
     gpus_per_trial: Literal["auto"] | float = 0.0
+    memory_per_trial: Literal["auto"] | ByteSize = "auto"
     accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
 
     @field_validator("gpus_per_trial")
@@ -279,6 +282,8 @@ class Resources(Section):
         Args:
             facts: The study's, which hold what `auto` came to.
         """
-        gpus, memory = smallest(self.gpus_per_trial, facts), facts.get("memory", {}).get("host_bytes", 0)
+        gpus, memory = smallest(self.gpus_per_trial, facts), self.memory_per_trial
+        if isinstance(memory, str):
+            memory = facts.get("memory", {}).get("host_bytes", 0)
         named = {"cpus_per_trial": self.cpus_per_trial, "accelerator_type": self.accelerator_type}
         return {**named, "gpus_per_trial": gpus, "memory_per_trial": memory}

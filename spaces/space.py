@@ -78,6 +78,16 @@ class Knob:
             return min(max(self.default, values.low), values.high)
         raise TypeError(f"{self.key}: no default can be found in {values!r}")
 
+    @property
+    def largest(self) -> float:
+        """The largest value of a knob that has numbers."""
+        values = self.distribution
+        if isinstance(values, IntDistribution | FloatDistribution):
+            return values.high
+        if isinstance(values, CategoricalDistribution):
+            return max(float(choice) for choice in values.choices if isinstance(choice, int | float))
+        raise TypeError(f"{values!r} is none of Optuna's three distributions")
+
     def overridden(self, value: Any) -> Knob:
         """This knob with the values that a study file gives it.
 

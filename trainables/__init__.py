@@ -148,6 +148,9 @@ class Sizes(Protocol):
     def gflops(self, config: Mapping[str, Any]) -> float:
         """10^9 operations of one image's forward pass, as trials report them under `cost/gflops`; raises as `count`."""
 
+    def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
+        """Bytes that a worker takes to train it, beside libraries and images: by arithmetic, with room. Raises as `count`."""
+
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """Why the adapter cannot be folded into the weights; None if it can, or if only training can tell. Raises as `count`."""
 

@@ -9,7 +9,22 @@ from pathlib import Path
 
 import torch
 
+EVAL_BATCH = 200  # images; nothing but speed and memory depend on it, except with Lily's router "batch"
+PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def private_bytes(*, peak: bool = False) -> int:
+    """What this process holds of the machine's memory for itself, now or at most.
+
+    The files that it maps (libraries, images) are not counted: their pages are shared with other workers, and can be given back.
+    """
+    try:
+        told = dict(re.findall(r"(VmHWM|VmRSS|RssFile):\s+(\d+) kB", _STATUS.read_text()))
+    except OSError:
+        return peak_bytes(torch.device("cpu"))
+    return 1024 * (int(told["VmHWM" if peak else "VmRSS"]) - int(told["RssFile"]))
 
 
 def forget_peak(device: torch.device) -> None:

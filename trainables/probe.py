@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from trainables.memory import peak_bytes
-from trainables.trial import EVAL_BATCH, AdapterTrial
+from trainables.memory import EVAL_BATCH, private_bytes
+from trainables.trial import AdapterTrial
 
 N_BATCHES = 8  # of each split, at most
 
@@ -95,12 +95,13 @@ def memory(
 
     Returns:
         `peak_bytes` of each method (on a GPU of the card, else of the host), `card_bytes` of the whole card (0 without one), and
-        `host_bytes`, the largest resident set of this process.
+        `host_bytes`, what this process held for itself at most (see `trainables.memory.private_bytes`).
     """
     peaks: dict[str, float] = {}
+    host = private_bytes(peak=True)
     for found in probe(backbone, data, recipe, configs):
         method = str(found.config["method"])
         peaks[method] = max(peaks.get(method, 0.0), found.peak_memory_bytes)
+        host = max(host, private_bytes(peak=True))  # each trial's own peak, where the system lets it be measured anew
     card = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
-    host = max(float(peak_bytes(torch.device("cpu"))), *(() if card else peaks.values()))
-    return {"peak_bytes": peaks, "card_bytes": card, "host_bytes": int(host)}
+    return {"peak_bytes": peaks, "card_bytes": card, "host_bytes": host}

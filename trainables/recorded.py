@@ -88,6 +88,10 @@ class Table:
         """10^9 operations of an image, as the run reported them; KeyError where the table has no curve of them."""
         return self.row(config).curves["cost/gflops"][-1]
 
+    def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
+        """Nothing is computed."""
+        return 0
+
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """A run without a merged latency could not be merged."""
         return None if "cost/latency_merged_ms" in self.row(config).curves else "the recorded run was not merged"

@@ -99,6 +99,10 @@ class Surface:
         """10^9 operations of an image."""
         return self.costs(config)["cost/gflops"]
 
+    def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
+        """Nothing is computed."""
+        return 0
+
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """Everything imaginary can be merged."""
         return None

@@ -28,13 +28,10 @@ from trainables.adapters import (
 )
 from trainables.cost import forward_gflops, structure
 from trainables.folder import Folder
-from trainables.memory import forget_peak, peak_bytes
+from trainables.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
 from trainables.recipe import learning_rate, recipe_of
 from trainables.running import Plan, Run
 from trainables.step import autocast, backward, logits
-
-EVAL_BATCH = 200  # images; nothing but the speed depends on it, except with Lily's router "batch"
-PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
 
 
 class AdapterTrial:

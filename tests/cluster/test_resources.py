@@ -32,8 +32,8 @@ def cluster() -> Iterator[Any]:
     """A node with a GPU that is none, and one with more cores and no GPU."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "include_dashboard": False})
-    made.add_node(num_cpus=8, num_gpus=1, labels={"ray.io/accelerator-type": "H100"})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "memory": 2 * 2**30, "include_dashboard": False})
+    made.add_node(num_cpus=8, memory=2 * 2**30, num_gpus=1, labels={"ray.io/accelerator-type": "H100"})
     yield made
     made.shutdown()
 
@@ -52,6 +52,25 @@ def test_four_trials_share_a_gpu_of_the_kind_that_is_asked_for(cluster: Any, tmp
     saved = load(tmp_path / "paretune-studies" / "shared")
     assert [trial.state for trial in saved.history] == [State.COMPLETE] * 5
     assert most_at_once(spans_of(saved), after=0.0) == 4
+
+
+def test_no_more_trials_run_than_the_memory_of_the_nodes_has_room_for(cluster: Any, tmp_path: Path) -> None:
+    """Each node has 2 GiB for its workers; of the eight cores on both, two work."""
+    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget.n_trials=3")
+    assert done.returncode == 0, done.stderr
+    assert "2 trials at a time" in done.stdout
+    saved = load(tmp_path / "paretune-studies" / "shared")
+    assert [trial.state for trial in saved.history] == [State.COMPLETE] * 3
+    assert most_at_once(spans_of(saved), after=0.0) == 2
+
+
+def test_a_trial_that_no_node_has_the_memory_for_is_refused_with_what_they_have(cluster: Any, tmp_path: Path) -> None:
+    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 3GiB}")
+    assert done.returncode == 2
+    said = (
+        "a trial asks for 1 CPUs, 0 GPUs and 3.0 GiB of memory of one node, the nodes have 8, 0 and 2.0 GiB, 8, 1 and 2.0 GiB; ask"
+    )
+    assert said in " ".join(done.stderr.split())
 
 
 def test_a_kind_that_no_node_has_is_refused_with_those_that_there_are(cluster: Any, tmp_path: Path) -> None:

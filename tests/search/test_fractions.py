@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config import StudyFileError, check
-from search.fractions import CONTEXT_BYTES, MARGIN, MOST, classes, fact, of_method, share, smallest
+from search.fractions import CONTEXT_BYTES, CUDA_BYTES, MARGIN, MOST, classes, expected, fact, of_method, share, smallest
 from search.question import facts_of
+from trainables.synthetic import SyntheticSizes
 
 GIB = 2**30
 peaks = st.dictionaries(st.sampled_from(["lora", "arc", "lily", "fact", "snell"]), st.floats(1e6, 2e11), min_size=1)
@@ -60,7 +63,6 @@ def test_without_a_card_auto_is_none() -> None:
 def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memory_of_a_node_allows(embedded_ray: None) -> None:
     from cluster.connect import _fit
     from search import on_ray
-    from trainables.synthetic import SyntheticSizes  # any sizes: all of this space is possible
 
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
     file = check(raw | {"resources": {"gpus_per_trial": "auto"}})
@@ -68,7 +70,7 @@ def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memo
     measured = on_ray.memory(file.worker(), [space.default("lora")], file.resources)
     assert measured["card_bytes"] == 0
     assert measured["peak_bytes"].keys() == {"lora"}
-    assert GIB / 8 < measured["peak_bytes"]["lora"] <= measured["host_bytes"] < 8 * GIB
+    assert GIB / 8 < measured["host_bytes"] < measured["peak_bytes"]["lora"] < 8 * GIB  # which holds the files it maps, too
     facts = facts_of(file, SyntheticSizes(), memory=fact(measured))
     takes = file.resources.of_a_trial(facts)
     assert takes == {
@@ -80,6 +82,57 @@ def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memo
     node = {"CPU": 64.0, "memory": 3.5 * measured["host_bytes"]}
     assert _fit(node, 1, 0.0, takes["memory_per_trial"]) == 3
     assert _fit(node, 1, 0.0, 0) == 64
+
+
+def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_more(embedded_ray: None) -> None:
+    from search import on_ray
+    from trainables import measure
+
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "random", "img_size": 96}
+    file = check(raw | {"backbone": backbone, "space": {"optim.batch_size": 64}})
+    config = file.joint_space().default("lora")
+    worker = file.worker()
+    takes = on_ray.memory(worker, [config], file.resources)["host_bytes"]
+    idle = on_ray.memory(worker, [], file.resources)["host_bytes"]  # libraries only
+    reserved = expected(file, measure(worker["backbone"], worker["data"]), process_bytes=idle, most=100 * GIB)["host_bytes"]
+    assert takes - idle > GIB / 8  # the step is what is large here
+    assert takes <= reserved <= idle + 2.5 * (takes - idle)
+
+
+class Sizes(SyntheticSizes):
+    """A backbone and methods of round numbers."""
+
+    backbone_params = 10**9
+
+    def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
+        if config["method"] == "lily":
+            raise ValueError("does not fit")
+        return batch_size * {"lora": 1, "arc": 2}[config["method"]] * 2**20
+
+
+def test_a_worker_is_reserved_its_libraries_and_the_largest_step_of_any_method() -> None:
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora", "arc", "lily"], "budget": {"n_trials": 2, "epochs": 1}}
+    takes = {"process_bytes": GIB, "most": 100 * GIB}
+    assert expected(check(raw), Sizes(), **takes)["host_bytes"] == GIB + 64 * 2 * 2**20  # the largest batch that is drawn is 64
+    parts = check(raw | {"recipe": {"accumulate": 3}, "space": {"optim.batch_size": {"low": 8, "high": 100}}})
+    assert expected(parts, Sizes(), **takes)["host_bytes"] == GIB + 34 * 2 * 2**20  # 100 in three parts: 34, 33, 33
+    shared = check(raw | {"resources": {"gpus_per_trial": 0.5}})
+    assert expected(shared, Sizes(), **takes)["host_bytes"] == GIB + CUDA_BYTES + 4 * 10**9
+    alone = expected(check(raw), Sizes(), process_bytes=GIB, most=GIB // 2)
+    assert alone == {"host_bytes": GIB // 2, "shares": {}}  # the node for itself
+
+
+def test_what_the_study_file_says_of_memory_goes_before_what_was_found() -> None:
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    facts = {"memory": {"host_bytes": GIB, "shares": {}}}
+    assert check(raw).resources.of_a_trial(facts)["memory_per_trial"] == GIB
+    assert check(raw).resources.of_a_trial({})["memory_per_trial"] == 0  # a study made before
+    said = check(raw | {"resources": {"memory_per_trial": "1.5GiB"}})
+    assert said.resources.of_a_trial(facts)["memory_per_trial"] == 1.5 * GIB
+    assert check(said.resolved()) == said
+    with pytest.raises(StudyFileError, match="memory_per_trial"):
+        check(raw | {"resources": {"memory_per_trial": "much"}})
 
 
 def test_a_share_is_a_part_of_one_card_or_whole_cards_or_auto() -> None:

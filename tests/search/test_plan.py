@@ -12,9 +12,9 @@ from search import in_process, plan
 from search.config import StudyFile, check
 from search.study import Study
 from trainables import make, measure
+from trainables.memory import EVAL_BATCH
 from trainables.probe import N_BATCHES, Probe, Short
 from trainables.surfaces import Surface, SurfaceTrainable
-from trainables.trial import EVAL_BATCH
 
 FINITE = {
     "lora.rank": [1, 4, 32],

@@ -95,3 +95,11 @@ def test_the_imported_packages_are_ours() -> None:
     here = Path(spaces.__file__).parents[1]
     assert {Path(str(p.__file__)).parents[1] for p in (cluster, search, trainables)} == {here}
     assert hasattr(spaces, "joint")
+
+
+def test_the_largest_value_of_a_knob_is_that_of_its_choices_or_the_end_of_its_range() -> None:
+    batch = next(knob for knob in spaces.SHARED if knob.key == "optim.batch_size")
+    assert batch.largest == 64
+    assert batch.overridden([8, 24, 16]).largest == 24
+    assert batch.overridden({"low": 8, "high": 100}).largest == 100
+    assert batch.overridden(5).largest == 5

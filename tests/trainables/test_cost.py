@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import timm
 
+import spaces
 from trainables import Sizes, measure
 from trainables.adapters import Adapter, adapt
-from trainables.cost import forward_gflops
+from trainables.cost import forward_gflops, kept_bytes
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +187,39 @@ def test_gflops_are_those_of_the_matrix_products_two_for_a_multiplication_and_an
     adapt(model, Adapter(rank=rank, position="ffn"))
     added = depth * tokens * 2 * d * rank
     assert forward_gflops(model) - before == pytest.approx(2e-9 * added)
+
+
+@pytest.mark.parametrize("n_images", [1, 7])
+def test_a_step_of_the_head_alone_keeps_what_the_head_and_the_loss_look_at(n_images: int) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, device="meta")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+    tokens, log_probabilities, labels, n_labels = (
+        4 * 197 * 192 * n_images,
+        4 * 10 * n_images,
+        8 * n_images,
+        4,
+    )  # the class token is a view
+    assert kept_bytes(model, n_images) == tokens + log_probabilities + labels + n_labels
+
+
+def test_what_a_step_keeps_grows_by_the_same_with_every_image_and_only_the_deltas_of_weights_do_not(vit_b: Sizes) -> None:
+    lora = {"method": "lora", "lora.rank": 8, "lora.scale": 1.0, "lora.targets": "qv", "lora.layers": "all", "lora.dropout": 0.1}
+    full = {"method": "full"}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, device="meta")
+    one, two, three = (kept_bytes(model, n) for n in (2, 4, 6))
+    assert two - one == three - two > 0
+    assert kept_bytes(model, 4) == two
+    assert model.training
+    few, many = vit_b.training_bytes(full, 64), vit_b.training_bytes(full, 128)
+    assert many - few == pytest.approx(2 * 64 * (vit_b.training_bytes(full, 65) - few) / 2, rel=1e-6)
+    assert few > 3 * 4 * 85_798_656
+    assert vit_b.training_bytes(lora, 64) < few  # no gradients and moments of a whole backbone
+
+
+def test_memory_is_counted_by_full_fine_tuning_where_a_tuner_looks_at_values() -> None:
+    sizes = measure({"name": "vit_tiny_patch16_224"}, {"kind": "none", "n_classes": 10})
+    config = spaces.joint(["peft.waveft"]).default("peft.waveft")
+    with pytest.raises(ValueError, match="cannot be counted"):
+        sizes.gflops(config)
+    assert sizes.training_bytes(config, 8) > 0
