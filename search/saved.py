@@ -68,7 +68,7 @@ def with_measured(trials: Iterable[Trial], events: Iterable[Event]) -> list[Tria
     return [replace(t, metrics={**found[t.number], **t.metrics}) if t.number in found else t for t in trials]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SavedStudy:
     """A study as it stood when it was loaded; nothing here changes it, and it does not follow what happens later.
 
@@ -165,13 +165,21 @@ class SavedStudy:
         grown = figures.growth(self.history, self.epochs, self.reference_point)
         return _interactive(figures.hypervolume_figure(grown, over=over, against=self.against))
 
+    @property
+    def _stand(self) -> str:
+        done = f"{len(self.history)} of {self.record.budget['n_trials']} trials, {self.state.lower()}"
+        return f"{done} · hypervolume {self.hypervolume:.4f}"
+
+    def __repr__(self) -> str:
+        """Where it stands and its answer; all the fields together are some hundred kilobytes."""
+        return f"{self.name} · {self._stand}\n{self.answer}"
+
     def _repr_html_(self) -> str:
         """The study in a notebook: the answer, where it stands, the front as table and picture."""
         import html
 
-        done = f"{len(self.history)} of {self.record.budget['n_trials']} trials, {self.state.lower()}"
-        words = f"<b>{html.escape(self.name)}</b> · {done} · hypervolume {self.hypervolume:.4f}"
-        return f"<p>{words}</p><p>{html.escape(self.answer)}</p>{report.front_html(self.members)}{picture.front_img(self)}"
+        words = f"<p><b>{html.escape(self.name)}</b> · {self._stand}</p><p>{html.escape(self.answer)}</p>"
+        return f"{words}{report.front_html(self.members)}{picture.front_img(self)}"
 
     def write_views(self, *, complete: bool = False) -> None:
         """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time.

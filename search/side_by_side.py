@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SideBySide:
     """Saved studies beside each other. The tables are Arrow: `.studies().to_pandas()`.
 
@@ -87,6 +87,9 @@ class SideBySide:
         from search.figures import fronts_figure
 
         return go.Figure(fronts_figure([(study.name, study.members) for study in self.saved], self.reference_point))
+
+    def __repr__(self) -> str:
+        return str(self.studies().to_pandas().to_string(index=False))
 
     def _repr_html_(self) -> str:
         answers = "".join(f"<p><b>{study.name}</b>: {study.answer}</p>" for study in self.saved)

@@ -59,6 +59,7 @@ def test_a_study_shows_itself_in_a_notebook(study: SavedStudy) -> None:
     assert study.answer in shown
     assert all(f"<td>{trial.number:04d}</td>" in shown for trial in study.members)
     assert "data:image/png;base64," in shown
+    assert repr(study) == f"seed-0 · 10 of 10 trials, finished · hypervolume {study.hypervolume:.4f}\n{study.answer}"
     assert isinstance(study.plot_front(), go.Figure)
     assert list(study.plot_hypervolume().data[0].y)[-1] == study.hypervolume
 
@@ -73,6 +74,7 @@ def test_studies_side_by_side_are_measured_from_one_reference_point(storage: Pat
     assert beside.fronts()["trial"].to_pylist() == [trial.number for one in beside.saved for trial in one.members]
     assert [trace.name for trace in beside.plot_fronts().data] == ["seed-0", "seed-1"]
     assert "seed-1" in beside._repr_html_()
+    assert [line.split()[0] for line in repr(beside).splitlines()] == ["study", "seed-0", "seed-1"]
     told = CliRunner().invoke(app, ["compare", "seed-0", "seed-1", "--storage", str(storage), "--json"])
     assert json.loads(told.stdout)["studies"] == studies
     assert CliRunner().invoke(app, ["compare", "seed-0", "seed-1", "--storage", str(storage)]).exit_code == 0
