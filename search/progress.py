@@ -58,7 +58,10 @@ class Progress:
         """Show the study while the block runs."""
         clock = _Clock(study)
         known = f"; {len(study.trials)} trials known already" if study.trials else ""
-        self._console.print(f"{n_slots} {'trials' if n_slots > 1 else 'trial'} at a time{known}", soft_wrap=True, highlight=False)
+        reserved = study.file.resources.of_a_trial(study.record.facts)["memory_per_trial"]
+        room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
+        at_once = f"{n_slots} {'trials' if n_slots > 1 else 'trial'} at a time{room}"
+        self._console.print(f"{at_once}{known}", soft_wrap=True, highlight=False)
         if self._console.is_terminal:
             with Live(
                 get_renderable=lambda: _picture(study, clock),

@@ -58,7 +58,7 @@ def test_no_more_trials_run_than_the_memory_of_the_nodes_has_room_for(cluster: A
     """Each node has 2 GiB for its workers; of the eight cores on both, two work."""
     done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget.n_trials=3")
     assert done.returncode == 0, done.stderr
-    assert "2 trials at a time" in done.stdout
+    assert "2 trials at a time, 1.1 GiB of memory for each" in done.stdout
     saved = load(tmp_path / "paretune-studies" / "shared")
     assert [trial.state for trial in saved.history] == [State.COMPLETE] * 3
     assert most_at_once(spans_of(saved), after=0.0) == 2
