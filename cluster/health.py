@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.nodes import on_each
 from cluster.upload import PACKAGES
 
 # Below these, holes are known: Ray ran code from Parquet files, MLflow served what it should not, torch's loader ran pickles.
@@ -129,7 +130,7 @@ def nodes(folder: Path | Store) -> Iterator[Finding]:
     mine = here()
     trace = _leave(folder)
     try:
-        for name, found in on_every_node(folder, trace).items():
+        for name, found in on_each(_there, folder, trace).items():
             yield _compared(name, found, mine, folder)
     finally:
         _remove(folder, trace)
@@ -142,26 +143,6 @@ def odd_nodes(folder: Path | Store) -> list[Finding]:
     if isinstance(folder, Path) and sum(bool(node["Alive"]) for node in ray.nodes()) < 2:
         return []
     return [finding for finding in nodes(folder) if not finding.good]
-
-
-def on_every_node(folder: Path | Store, trace: str) -> dict[str, dict[str, Any] | str]:
-    """What `_there` says on each living node, or why it could not be asked; by the node's address."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    asked = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            fixed = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(num_cpus=0, max_retries=0)(_there).options(scheduling_strategy=fixed)
-            asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = task.remote(folder, trace)
-    found: dict[str, dict[str, Any] | str] = {}
-    for name, answer in asked.items():
-        try:
-            found[name] = ray.get(answer, timeout=120)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            found[name] = str(error).strip().splitlines()[-1]
-    return found
 
 
 def _there(folder: Path | Store, trace: str) -> dict[str, Any]:
@@ -239,6 +220,12 @@ def _place(package: str) -> str | None:
 def gpu_memory() -> list[str]:
     """Memory in use of each GPU of this machine, as the driver tells it: `1234 MiB, 81559 MiB`."""
     return _nvidia("memory.used,memory.total")
+
+
+def gpu_memory_of_all() -> list[str]:
+    """The same of every node of the connected cluster that has GPUs, behind the node's address."""
+    told = on_each(gpu_memory, with_gpus=True)
+    return [f"{node}: {gpu}" for node, gpus in told.items() for gpu in ([gpus] if isinstance(gpus, str) else gpus)]
 
 
 def _gpus() -> list[str]:

@@ -1,4 +1,4 @@
-"""The nodes of the connected cluster: which are about to leave, and whether anyone may give them orders.
+"""The nodes of the connected cluster: what each says, which are about to leave, and whether anyone may give them orders.
 
 A spot machine that its cloud takes back, a node that the autoscaler gives back, or `ray drain-node`: Ray marks such a node and
 places nothing new on it. Neither that mark nor the node of an actor is part of Ray's public interface (2.60); both are read here as
@@ -10,9 +10,38 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 ACCELERATOR = "ray.io/accelerator-type"  # Ray's own label
 MEND_OPEN = "start every node with RAY_AUTH_MODE=token and one token (docs/cluster.md)"
+
+
+def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False) -> dict[str, T | str]:
+    """What a function returns on each living node, or why it could not be asked; by the node's address.
+
+    Args:
+        function: Of a module that is there, too.
+        arguments: Its own.
+        with_gpus: Ask only nodes that have GPUs.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"] and (node["Resources"].get("GPU", 0) > 0 or not with_gpus):
+            fixed = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=fixed)
+            asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = task.remote(*arguments)
+    found: dict[str, T | str] = {}
+    for name, answer in asked.items():
+        try:
+            found[name] = ray.get(answer, timeout=120)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            found[name] = str(error).strip().splitlines()[-1]
+    return found
 
 
 def draining() -> dict[str, float]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,29 +36,43 @@ def status(
     """What a study is doing: trials by their states, slots busy, epochs and steps a second, the front so far."""
     from search.saved import StudyState
 
-    folder = folder_of(study, storage)
+    folder, console = folder_of(study, storage), Console(highlight=False)
     facts = look(folder)
-    if as_json:
-        print_json(facts)
-        return
-    console = Console(highlight=False)
-    if not watch:
-        console.print(_shown(facts))
-        return
-    with Live(_shown(facts), console=console, auto_refresh=False) as live:
-        while facts["state"] == StudyState.RUNNING:
-            time.sleep(_EVERY_SECONDS)
-            facts = look(folder)
-            live.update(_shown(facts), refresh=True)
+    with _gpus() as gpus:
+        facts |= {"gpu_memory": gpus()}
+        if as_json:
+            print_json(facts)
+        elif not watch:
+            console.print(_shown(facts))
+        else:
+            with Live(_shown(facts), console=console, auto_refresh=False) as live:
+                while facts["state"] == StudyState.RUNNING:
+                    time.sleep(_EVERY_SECONDS)
+                    facts = look(folder) | {"gpu_memory": gpus()}
+                    live.update(_shown(facts), refresh=True)
 
 
 def look(folder: Path) -> dict[str, Any]:
     """The facts, from the study's ledger."""
-    from cluster.health import gpu_memory
     from search.saved import load
 
-    saved = load(folder)
-    return facts_of(saved, now=time.time()) | {"gpu_memory": gpu_memory()}
+    return facts_of(load(folder), now=time.time())
+
+
+@contextmanager
+def _gpus() -> Iterator[Callable[[], list[str]]]:
+    """Who tells the memory in use of the GPUs: of all nodes where a cluster is named and there, else of this machine."""
+    from cluster.health import gpu_memory, gpu_memory_of_all
+
+    with ExitStack() as joined:
+        ask = gpu_memory
+        if "RAY_ADDRESS" in os.environ:
+            from cluster.connect import connected
+
+            with suppress(ConnectionError):
+                joined.enter_context(connected())
+                ask = gpu_memory_of_all
+        yield ask
 
 
 def facts_of(saved: SavedStudy, *, now: float) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,19 +30,28 @@ STUDY = {
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A node with a GPU that is none, and one with more cores and no GPU."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A node with a GPU that is none but for what NVIDIA's tool would tell of it, and one without a GPU."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "memory": 2 * 2**30, "include_dashboard": False})
-    made.add_node(num_cpus=8, memory=2 * 2**30, num_gpus=1, labels={"ray.io/accelerator-type": "H100"})
+    tool = tmp_path_factory.mktemp("bin") / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '1234 MiB, 81559 MiB'\n")
+    tool.chmod(0o755)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 8, "memory": 2 * 2**30, "include_dashboard": False})
+        made.add_node(num_cpus=8, memory=2 * 2**30, num_gpus=1, labels={"ray.io/accelerator-type": "H100"})
     yield made
     made.shutdown()
 
 
 def run(cluster: Any, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "s.yaml").write_text(yaml.safe_dump(STUDY))
-    command = [sys.executable, "-m", "search.cli", "run", "s.yaml", *words]
+    return paretune(cluster, folder, "run", "s.yaml", *words)
+
+
+def paretune(cluster: Any, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.cli", *words]
     environment = os.environ | {"RAY_ADDRESS": cluster.address}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
@@ -52,11 +63,13 @@ def test_four_trials_share_a_gpu_of_the_kind_that_is_asked_for(cluster: Any, tmp
     saved = load(tmp_path / "paretune-studies" / "shared")
     assert [trial.state for trial in saved.history] == [State.COMPLETE] * 5
     assert most_at_once(spans_of(saved), after=0.0) == 4
+    [gpu] = json.loads(paretune(cluster, tmp_path, "status", "shared", "--json").stdout)["gpu_memory"]
+    assert re.fullmatch(r"127\.0\.0\.1/[0-9a-f]{6}: 1234 MiB, 81559 MiB", gpu)  # one node has one, wherever it is asked from
 
 
 def test_no_more_trials_run_than_the_memory_of_the_nodes_has_room_for(cluster: Any, tmp_path: Path) -> None:
     """Each node has 2 GiB for its workers; of the eight cores on both, two work."""
-    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget.n_trials=3")
+    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget={n_trials: 3, epochs: 2}")
     assert done.returncode == 0, done.stderr
     assert "2 trials at a time, 1.1 GiB of memory for each" in done.stdout
     saved = load(tmp_path / "paretune-studies" / "shared")
