@@ -1,12 +1,14 @@
-"""The nodes of the connected cluster: what each says, which are about to leave, and whether anyone may give them orders.
+"""The nodes of the connected cluster: what each says, which leave, whether more may come, whether anyone may give them orders.
 
 A spot machine that its cloud takes back, a node that the autoscaler gives back, or `ray drain-node`: Ray marks such a node and
 places nothing new on it. Neither that mark nor the node of an actor is part of Ray's public interface (2.60); both are read here as
 Ray's own libraries read them, and where they cannot be read no node ever drains: its trials then go on elsewhere once it is lost.
+Nor is it public whether an autoscaler starts nodes; where that cannot be read, a cluster is taken to stay as it is.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -68,6 +70,28 @@ def node_of(actor_id: str) -> str | None:
 def labels(accelerator_type: str | None) -> dict[str, str] | None:
     """What selects the nodes with one kind of accelerator; None where any will do. Ray finds out, and labels, by itself."""
     return None if accelerator_type is None else {ACCELERATOR: accelerator_type}
+
+
+def autoscales(*, wait: float = 0.0) -> bool:
+    """Whether the cluster has an autoscaler that starts nodes.
+
+    The newer autoscaler leaves a mark where it runs. The older one runs on every cluster, and `ray status` shows what it reports;
+    where it may start nothing, it calls each node a type of its own, after the node's id.
+
+    Args:
+        wait: Seconds to wait for its first report, where there is none yet.
+    """
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if _internal_kv_get("__autoscaler_v2_enabled", namespace="__autoscaler") == b"1":
+        return True
+    end = time.monotonic() + wait
+    while True:
+        told = json.loads(_internal_kv_get("__autoscaling_status") or b"{}")
+        types = (told.get("autoscaler_report") or {}).get("node_type_mapping") or {}
+        if types or time.monotonic() >= end:
+            return any(kind != f"node_{node}" for node, kind in types.items())
+        time.sleep(0.2)
 
 
 def refuse_open() -> None:

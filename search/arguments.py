@@ -38,6 +38,10 @@ MaybeStudyFile = Annotated[
     str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
 ]
 TrialNumber = Annotated[int, typer.Argument(min=0, help="The trial's number.")]
+MaybeSlots = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trials at once, at most; default: what there is room for, where an autoscaler makes room for 8."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="Override a key; may be repeated.")]
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from search.arguments import MaybeStorage, Overrides, complain
+from search.arguments import MaybeSlots, MaybeStorage, Overrides, complain
 
 if TYPE_CHECKING:
     from cluster.jobs import Cargo, Jobs
@@ -55,6 +55,7 @@ def submit(
     address: Address,
     overrides: Overrides = None,
     storage: MaybeStorage = None,
+    slots: MaybeSlots = None,
     pip: Annotated[bool, typer.Option("--pip", help="Let Ray install what Paretune needs; else the machines have it.")] = False,
     unprotected: Annotated[bool, typer.Option("--unprotected", help="The cluster's network is private; it has no token.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what it prints, until it ends.")] = False,
@@ -71,7 +72,7 @@ def submit(
     sent = file.resolved() | file.places()  # a server's password is the cluster's to know
     jobs = connected(address, unprotected=unprotected)
     with _staged(sent) as folder:
-        command = ["run", _STUDY_FILE, "--storage", str(file.storage)]
+        command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
         environment = _environment() | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
         cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)

@@ -45,13 +45,15 @@ def doctor(
     findings = [*health.machine(health.here()), health.storage(place), health.tracking(without_secret(tracking_uri(home)))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
         from cluster.connect import connected
-        from cluster.nodes import MEND_OPEN, open_to_anyone
+        from cluster.nodes import MEND_OPEN, autoscales, open_to_anyone
 
         with connected():
             open_to = open_to_anyone()
             findings.append(
                 health.Finding("token", open_to is None, open_to or "not needed, or asked for", MEND_OPEN if open_to else "")
             )
+            if autoscales():
+                findings.append(health.Finding("autoscaler", True, "starts nodes when trials wait for room; those of now:"))
             findings += health.nodes(place.absolute() if isinstance(place, Path) else place)
     _show(findings, as_json=as_json)
     if not all(finding.good for finding in findings):

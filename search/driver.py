@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from cluster.room import Room, at_a_time
 from search import places, stores
 from search.config import StudyFile
 from search.costs import Sizes
@@ -30,7 +32,7 @@ from search.saved import SavedStudy, StudyState, load
 from search.study import Study
 
 BackEnd = Literal["ray", "in-process"]
-Watch = Callable[[Study, int], AbstractContextManager[None]]  # (study, n_slots) -> shown while it runs
+Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # as `search.progress.Progress`
 
 _log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds that a finished search waits for MLflow (10,000 trials take 22 s); `paretune sync` catches up
@@ -45,6 +47,7 @@ def run(
     extension: Extension | None = None,
     back_end: BackEnd = "ray",
     n_cpus: int | None = None,
+    n_slots: int | None = None,
     watch: Watch | None = None,
     on_decoded: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = _log.warning,
@@ -56,6 +59,7 @@ def run(
         extension: What makes the study larger than it is; repeated, it extends again.
         back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
         n_cpus: Cores that an embedded Ray may use; None for all.
+        n_slots: Trials at once, at most; None for as many as there is room for, see `cluster.room`.
         watch: Makes the context that shows progress.
         on_decoded: Told, while images are decoded for the first time on this machine, how many are done and of how many.
         say: Takes what a person should know although the search went well (MLflow is behind).
@@ -98,7 +102,7 @@ def run(
             if extension:
                 _extend(study, extension)
             with _logged_to(file.folder / "paretune.log"):
-                _search(study, back_end, watch, recorder)
+                _search(study, back_end, n_slots, watch, recorder)
     except BaseException:
         recorder.stop(timeout=_RECORDED_WHEN_CUT)
         raise
@@ -117,14 +121,15 @@ def _recorded(recorder: Recorder, folder: Path, say: Callable[[str], None]) -> S
     return study
 
 
-def _search(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Recorder) -> None:
+def _search(study: Study, back_end: BackEnd, most: int | None, watch: Watch | None, recorder: Recorder) -> None:
     """Drive an open study and record it. The recorder goes on to the end of what it has to draw and to send."""
     began = time.monotonic()
     try:
-        drive, n_slots = _back_end(study.file, study.record.facts, back_end)
-        _log.info("study %s: %d trials known, %d at a time, %s", study.file.study, len(study.trials), n_slots, _versions())
+        drive, n_slots = _back_end(study.file, study.record.facts, back_end, most)
+        _log.info("study %s: %d trials known, %s, %s", study.file.study, len(study.trials), at_a_time(n_slots), _versions())
         recorder.start()
-        with watch(study, n_slots) if watch else nullcontext(), study.attended():
+        waits = n_slots.waits if isinstance(n_slots, Room) else lambda: None
+        with watch(study, at_a_time(n_slots), waits) if watch else nullcontext(), study.attended():
             drive(study)
         _keep_adapters(study)
     finally:
@@ -275,8 +280,10 @@ def _refuse_unwritable(file: StudyFile) -> None:
         raise RequestError(f"{found.what}: {found.found}; {found.remedy}")
 
 
-def _back_end(file: StudyFile, facts: Mapping[str, Any], back_end: BackEnd) -> tuple[Callable[[Study], None], int]:
-    """What drives a study, and how many trials it runs at once."""
+def _back_end(
+    file: StudyFile, facts: Mapping[str, Any], back_end: BackEnd, most: int | None
+) -> tuple[Callable[[Study], None], int | Room]:
+    """What drives a study, and how many trials it runs at once, or where that is known."""
     if back_end == "in-process":
         from search import in_process
         from trainables import make
@@ -285,20 +292,12 @@ def _back_end(file: StudyFile, facts: Mapping[str, Any], back_end: BackEnd) -> t
     from cluster.connect import slots
     from search import on_ray
 
+    takes = file.resources.of_a_trial(facts)
     try:
-        n_slots = slots(**file.resources.of_a_trial(facts))
+        n_slots = Room(takes, most) if "RAY_ADDRESS" in os.environ else min(slots(**takes), most or sys.maxsize)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    if "RAY_ADDRESS" not in os.environ:
-        return lambda study: on_ray.run(study, n_slots=n_slots), n_slots
-
-    def now() -> int:
-        """Nodes come and go."""
-        with suppress(ValueError):
-            return slots(**file.resources.of_a_trial(facts))
-        return 0  # until one comes
-
-    return lambda study: on_ray.run(study, n_slots=now), n_slots
+    return lambda study: on_ray.run(study, n_slots=n_slots), n_slots
 
 
 def _versions() -> str:

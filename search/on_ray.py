@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster import nodes
+from cluster.room import Room, bundle_of
 from search.draining import Draining
 from search.finalize import Order, Outcome
 from search.losses import Loss
@@ -50,31 +51,30 @@ SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
 SPEAKS_EVERY_SECONDS = 20.0
 
 
-def run(study: Study, *, n_slots: int | Callable[[], int]) -> None:
+def run(study: Study, *, n_slots: int | Room) -> None:
     """Drive a study to its end on the Ray cluster that this process is connected to.
 
     Args:
         study: The study; it stays open.
-        n_slots: How many trials run at once; or who knows, where nodes come and go: is asked every two seconds.
+        n_slots: How many trials run at once; or, where nodes come and go, the room for them: is looked at every two seconds.
     """
     os.environ.update(_QUIET_TUNE)
     class_cache.DEFAULT_ENV_VARS.clear()  # for Lightning; Ray would start new workers with it and leave those alone that wait
-    resources, labels = study.file.resources, nodes.labels(study.file.resources.accelerator_type)
-    reserved = resources.of_a_trial(study.record.facts)["memory_per_trial"]
+    usual = study.file.resources.of_a_trial(study.record.facts)
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        where = {} if labels is None else {"bundle_label_selector": [labels]}
-        room = {"memory": float(reserved)} if reserved else {}
-        return tune.PlacementGroupFactory([{"CPU": resources.cpus_per_trial, "GPU": config["gpus"], **room}], **where)
+        takes, where = bundle_of(**{**usual, "gpus_per_trial": config["gpus"]})
+        return tune.PlacementGroupFactory([takes], **where)
 
-    drains = _Drains(study) if callable(n_slots) else None
+    drains = _Drains(study) if isinstance(n_slots, Room) else None
+    searcher = _StudySearcher(study, n_slots)
     scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
         tuner = tune.Tuner(
             tune.with_resources(TuneTrial, bundle),
             tune_config=tune.TuneConfig(
-                search_alg=_StudySearcher(study, n_slots),
-                scheduler=_StudyScheduler(study, drains),
+                search_alg=searcher,
+                scheduler=_StudyScheduler(study, drains, searcher),
                 num_samples=-1,  # the study says when it is over
                 reuse_actors=True,
             ),
@@ -206,18 +206,19 @@ class _Drains:
 class _StudySearcher(Searcher):  # type: ignore[misc]
     """`suggest` is the study's `ask`."""
 
-    def __init__(self, study: Study, n_slots: int | Callable[[], int]) -> None:
+    def __init__(self, study: Study, n_slots: int | Room) -> None:
         super().__init__()
         self._study = study
         self._slots = n_slots
-        self._asked = -math.inf  # when the number of slots was asked for
+        self._looked, self._wanted = -math.inf, 0  # when the room was looked at, and for how many trials
         self._numbers: dict[str, int] = {}  # Tune's name of a live trial -> our number
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self._numbers) >= self._n_slots():
-            return None
         if not self._numbers:
             self._study.obey()  # while nothing runs, Tune asks here again and again, and nowhere else
+        if len(self._numbers) >= self._n_slots():
+            over = not self._numbers and not self._study.n_wanted() and not self._study.waits
+            return str(Searcher.FINISHED) if over else None  # there may be no node for a study that wants none any more
         trial = self._study.ask()
         if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
             return None if self._numbers or self._study.waits else str(Searcher.FINISHED)
@@ -233,10 +234,18 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             "folder": self._study.checkpoint_folder(trial.number),
         }
 
+    @property
+    def spares(self) -> bool:
+        """Whether a worker without a trial is one too many: it would keep its node from an autoscaler that takes it back."""
+        return isinstance(self._slots, Room) and self._slots.grows and self._wanted <= len(self._numbers)
+
     def _n_slots(self) -> int:
-        if callable(self._slots) and (now := time.monotonic()) - self._asked > SLOTS_ARE_KNOWN_FOR_SECONDS:
-            self._asked, self._known_slots = now, self._slots()
-        return self._known_slots if callable(self._slots) else self._slots
+        if isinstance(self._slots, int):
+            return self._slots
+        if (now := time.monotonic()) - self._looked > SLOTS_ARE_KNOWN_FOR_SECONDS:
+            self._looked, self._wanted = now, self._study.n_wanted()
+            self._slots.look(self._wanted)
+        return self._slots.n
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._study.left(self._numbers.pop(trial_id))
@@ -254,13 +263,19 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     """`on_trial_result` is the study's `report`, `on_trial_error` its `lost`. Tune calls the latter before `on_trial_complete`."""
 
-    def __init__(self, study: Study, drains: _Drains | None) -> None:
+    def __init__(self, study: Study, drains: _Drains | None, searcher: _StudySearcher) -> None:
         super().__init__()
-        self._study, self._drains = study, drains
+        self._study, self._drains, self._searcher = study, drains, searcher
         self._ended: set[str] = set()  # Tune's names of trials whose workers we have ended ourselves
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Asked in each step of Tune, which would keep one worker without a trial to the end."""
+        if self._searcher.spares and (tune_itself := getattr(tune_controller, "_tune_controller", None)) is not None:
+            tune_itself._cleanup_cached_actors(force_all=True)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         report = json.loads(result["report"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +23,7 @@ from search.study import Study
 from search.trial import State, Trial
 
 _PLAIN_PERIOD_SECONDS = 0.5
+_WAITING_IS_SAID_EVERY_SECONDS = 60.0
 
 
 class Progress:
@@ -54,17 +56,22 @@ class Progress:
             self._decoding = None
 
     @contextmanager
-    def __call__(self, study: Study, n_slots: int) -> Iterator[None]:
-        """Show the study while the block runs."""
+    def __call__(self, study: Study, at_a_time: str, waits: Callable[[], str | None]) -> Iterator[None]:
+        """Show the study while the block runs.
+
+        Args:
+            study: It.
+            at_a_time: How many trials run at once, in words.
+            waits: Says what it waits for before any can run, None if it does not.
+        """
         clock = _Clock(study)
         known = f"; {len(study.trials)} trials known already" if study.trials else ""
         reserved = study.file.resources.of_a_trial(study.record.facts)["memory_per_trial"]
         room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
-        at_once = f"{n_slots} {'trials' if n_slots > 1 else 'trial'} at a time{room}"
-        self._console.print(f"{at_once}{known}", soft_wrap=True, highlight=False)
+        self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True, highlight=False)
         if self._console.is_terminal:
             with Live(
-                get_renderable=lambda: _picture(study, clock),
+                get_renderable=lambda: _picture(study, clock, waits()),
                 console=self._console,
                 refresh_per_second=4,
                 transient=True,
@@ -74,7 +81,7 @@ class Progress:
                 yield
             return
         ended = threading.Event()
-        printer = threading.Thread(target=_print_lines, args=(self._console, study, clock, ended), name="paretune-progress")
+        printer = threading.Thread(target=_print_lines, args=(self._console, study, clock, waits, ended), name="paretune-progress")
         printer.start()
         try:
             yield
@@ -118,26 +125,31 @@ def _counts(trials: list[Trial], n_trials: int) -> str:
     return ", ".join(parts)
 
 
-def _picture(study: Study, clock: _Clock) -> RenderableType:
+def _picture(study: Study, clock: _Clock, waiting: str | None) -> RenderableType:
     trials = study.trials
     left = clock.left()
-    status = Table.grid(padding=(0, 2))
-    status.add_row(
+    numbers = Table.grid(padding=(0, 2))
+    numbers.add_row(
         ProgressBar(total=clock.epochs_in_all(), completed=clock.epochs_done(), width=20),
         _counts(trials, study.file.budget.n_trials),
         f"{_span(clock.elapsed())} gone" + (f", {_span(left)} left" if left is not None else ""),
     )
     front = study.front()
+    status = numbers if waiting is None else Group(numbers, Text(waiting))
     if not front:
         return Group(status, Text("No trial is complete yet.", style="dim"))
     table = Constrain(report.front_table(front), report.TABLE_WIDTH)
     return Group(status, Text(f"Hypervolume {study.hypervolume():.4f}", style="dim"), table)
 
 
-def _print_lines(console: Console, study: Study, clock: _Clock, ended: threading.Event) -> None:
+def _print_lines(console: Console, study: Study, clock: _Clock, waits: Callable[[], str | None], ended: threading.Event) -> None:
     shown = {trial.number for trial in study.trials if trial.state.finished}
+    said = -math.inf
     while True:
         last_look = ended.wait(_PLAIN_PERIOD_SECONDS)
+        if (waiting := waits()) is not None and time.monotonic() - said >= _WAITING_IS_SAID_EVERY_SECONDS:
+            said = time.monotonic()
+            console.print(waiting, soft_wrap=True, highlight=False, markup=False)
         for trial in study.trials:
             if trial.state.finished and trial.number not in shown:
                 shown.add(trial.number)

@@ -11,7 +11,17 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Table
 
-from search.arguments import DEFAULT_STORAGE, MaybeStorage, MaybeStudyFile, Overrides, Storage, StudyName, complain, folder_of
+from search.arguments import (
+    DEFAULT_STORAGE,
+    MaybeSlots,
+    MaybeStorage,
+    MaybeStudyFile,
+    Overrides,
+    Storage,
+    StudyName,
+    complain,
+    folder_of,
+)
 
 if TYPE_CHECKING:
     from search.config import StudyFile
@@ -24,22 +34,24 @@ app = typer.Typer()
 @app.command()
 def run(
     study: MaybeStudyFile = None,
+    *,
     overrides: Overrides = None,
     storage: MaybeStorage = None,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+    slots: MaybeSlots = None,
 ) -> None:
     """Search here, or go on with a search. A finished study prints its front."""
     from search import config
 
-    search(config.load(study, overrides or (), storage), back_end, cpus)
+    search(config.load(study, overrides or (), storage), back_end, cpus, slots)
 
 
-def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None) -> None:
+def search(file: StudyFile, back_end: str, cpus: int | None, slots: int | None = None, extension: Extension | None = None) -> None:
     """Search, and show what was found and where it lies. Exit code 1 if no trial is complete, or the study has not ended."""
     from search.saved import StudyState
 
-    study_at_end = search_quietly(file, back_end, cpus, extension)
+    study_at_end = search_quietly(file, back_end, cpus, extension, slots=slots)
     show_front(study_at_end)
     _show_places(study_at_end)
     if study_at_end.state is StudyState.INTERRUPTED:
@@ -50,7 +62,13 @@ def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extensio
 
 
 def search_quietly(
-    file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, progress_on: Console | None = None
+    file: StudyFile,
+    back_end: str,
+    cpus: int | None,
+    extension: Extension | None = None,
+    *,
+    slots: int | None = None,
+    progress_on: Console | None = None,
 ) -> SavedStudy:
     """Search, and show progress only, on standard output or where one wants it."""
     from search import places
@@ -71,6 +89,7 @@ def search_quietly(
             file,
             back_end=cast(Literal["ray", "in-process"], back_end),
             n_cpus=cpus,
+            n_slots=slots,
             watch=progress,
             on_decoded=progress.decoded,
             say=complain,
@@ -101,6 +120,7 @@ def resume(
     storage: Storage = DEFAULT_STORAGE,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+    slots: MaybeSlots = None,
 ) -> None:
     """Go on with a study by its name: one that was interrupted, or a larger one. One that runs is made larger where it runs."""
     from search import by_hand, config
@@ -121,7 +141,7 @@ def resume(
         by_hand.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
     file = config.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
-    search(file, back_end, cpus, extension)
+    search(file, back_end, cpus, slots, extension)
 
 
 def show_front(study: SavedStudy) -> None:

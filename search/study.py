@@ -371,6 +371,13 @@ class Study:
         """Whether nothing starts now, but may when the study is unpaused by hand."""
         return self.known.paused and self._stopping is None and self._more
 
+    def n_wanted(self) -> int:
+        """Trials that could be at work now if there was room for all: those that run, and those that the budget has left."""
+        if self._stopping is Stopping.NOW:
+            return 0
+        new = 0 if self._stopping or self.known.paused or self._nothing_new() else self.file.budget.n_trials - self.known.n_searched
+        return new + sum(trial.state is State.RUNNING for trial in self.known.trials)
+
     @property
     def _more(self) -> bool:
         """Whether the budget has trials left, as far as that is known without looking at the clock."""

@@ -28,6 +28,7 @@ class Head:
     environment: dict[str, str]
     storage: Path
     port: int = 0  # where nodes and drivers join
+    pid: int = 0  # of `ray start`
 
     def paretune_on_node(self, *words: str) -> subprocess.Popen[str]:
         """A command on the head itself, which goes on."""
@@ -38,7 +39,7 @@ class Head:
     @contextlib.contextmanager
     def another_node(self) -> Iterator[subprocess.Popen[bytes]]:
         """A node with one core that joins, and is killed with -9 at the end of the block."""
-        [agent] = _free_ports(1)
+        [agent] = free_ports(1)
         command = [str(Path(sys.executable).parent / "ray"), "start", f"--address=127.0.0.1:{self.port}", "--block", "--num-cpus=1"]
         command += ["--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent}"]
         node = subprocess.Popen(
@@ -57,13 +58,20 @@ class Head:
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    folder = tmp_path_factory.mktemp("cluster")
+    with started(tmp_path_factory.mktemp("cluster"), "--num-cpus=2") as made:
+        yield made
+
+
+@contextlib.contextmanager
+def started(folder: Path, *words: str, port: int | None = None, **more: str) -> Iterator[Head]:
+    """A head; `words` are of `ray start`, `more` of its own environment."""
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     ports = dict(
-        zip(("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port"), _free_ports(4), strict=True)
+        zip(("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port"), free_ports(4), strict=True)
     )
+    ports["port"] = port or ports["port"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "PARETUNE_"))} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -72,16 +80,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(_short_folder())  # a socket's path has at most 107 characters
-        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"]
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", *words, "--disable-usage-stats"]
         command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={temporary}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", *(f"--{name}={port}" for name, port in ports.items())]
         with (folder / "ray.log").open("w") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(command, env=environment | more, stdout=log, stderr=log, start_new_session=True)
         stack.callback(_end, process)
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         _wait_for(address, process, folder / "ray.log")
         storage = folder / "studies"
-        yield Head(address, environment | {"PARETUNE_ADDRESS": address}, storage, ports["port"])
+        yield Head(address, environment | {"PARETUNE_ADDRESS": address}, storage, ports["port"], process.pid)
 
 
 @contextlib.contextmanager
@@ -125,7 +133,7 @@ def _kill(process: subprocess.Popen[bytes], family: Iterable[psutil.Process] = (
     process.wait(30)
 
 
-def _free_ports(n: int) -> list[int]:
+def free_ports(n: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
         for one in sockets:

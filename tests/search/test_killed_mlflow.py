@@ -87,7 +87,7 @@ def search_with(
     happened: list[BaseException | None] = []
 
     @contextlib.contextmanager
-    def watch(study: Study, _: int) -> Iterator[None]:
+    def watch(study: Study, *_: object) -> Iterator[None]:
         meanwhile = Meanwhile(server, study.file.folder)
 
         def happen() -> None:

@@ -1,0 +1,113 @@
+"""Room for trials on a cluster whose nodes come and go, and asking its autoscaler for more.
+
+Ray's autoscaler starts nodes for what waits to be placed. A search decides late: it starts no trial for which there is no room
+yet. So the room itself is asked for: for each trial more that could run a placement group of what a trial takes, in which nothing
+runs, and which is removed once it is placed. What several studies ask for adds up, and is gone with its driver, however that ends.
+
+`ray.autoscaler.sdk.request_resources` would be one standing request of the whole cluster: the next caller replaces it, and that of
+a driver that was killed keeps its nodes running.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cluster.connect import slots
+from cluster.nodes import autoscales, labels
+
+AT_ONCE = 8  # trials for which an autoscaler is asked for nodes, where nobody says how many
+FIRST_REPORT_SECONDS = 10.0  # of Ray's autoscaler, after a cluster's start; one that may start nothing reports, too
+
+
+class Room:
+    """How many trials run at once on the connected cluster, by its nodes of the moment.
+
+    Args:
+        takes: What a trial takes, as `cluster.connect.slots` has it.
+        most: Trials at once at most; None for as many as there is room for, where an autoscaler is asked for room for `AT_ONCE`.
+        clock: Seconds.
+
+    Raises:
+        ValueError: if not even one fits, on a cluster that stays as it is.
+    """
+
+    def __init__(self, takes: Mapping[str, Any], most: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._takes, self._most, self._clock = takes, most, clock
+        self._asked: list[Any] = []  # placement groups
+        self._short: tuple[float, str] | None = None  # since when no trial fits, and why
+        self.grows = autoscales()
+        self.n = self._now()
+        if self._short is not None and not self.grows:
+            self.grows = autoscales(wait=FIRST_REPORT_SECONDS)
+            if not self.grows:
+                raise ValueError(self._short[1])
+
+    def look(self, wanted: int) -> int:
+        """How many trials may run at once, now. Where that is fewer than wanted, an autoscaler is asked for nodes.
+
+        Args:
+            wanted: Trials that could run if there was room for all.
+        """
+        self.n = self._now()
+        self.grows = self.grows or autoscales()
+        if self.grows:
+            self._ask(min(wanted, self.at_most) - self.n)
+        return self.n
+
+    @property
+    def at_most(self) -> int:
+        """Trials at once, once an autoscaler has given all that it is asked for."""
+        return self._most or max(AT_ONCE, self.n) if self.grows else self.n
+
+    def waits(self) -> str | None:
+        """What is waited for, and how long already; None where trials have room."""
+        if self._short is None:
+            return None
+        since, why = self._short
+        minutes, seconds = divmod(round(self._clock() - since), 60)
+        line = f"no node for a trial, for {minutes}:{seconds:02d} now ({why.removesuffix('; ask for less')})"
+        return f"{line}; its autoscaler is asked for one: `ray status` on the head" if self.grows else line
+
+    def _now(self) -> int:
+        try:
+            found = slots(**self._takes)
+        except ValueError as none:
+            self._short = (self._clock() if self._short is None else self._short[0], str(none))
+            return 0
+        self._short = None
+        return found if self._most is None else min(found, self._most)
+
+    def _ask(self, n: int) -> None:
+        """Have `n` trials' room waiting to be placed; what is placed is for trials, and the next look knows of its node."""
+        from ray.util import placement_group, placement_group_table, remove_placement_group
+
+        placed = [group for group in self._asked if placement_group_table(group).get("state") == "CREATED"]
+        spare = [group for group in self._asked if group not in placed][max(n, 0) :]
+        for group in (*placed, *spare):
+            remove_placement_group(group)
+            self._asked.remove(group)
+        if placed:
+            return
+        bundle, where = bundle_of(**self._takes)
+        while len(self._asked) < n:
+            self._asked.append(placement_group([bundle], **where))
+
+
+def at_a_time(n_slots: int | Room) -> str:
+    """How many trials run at once, for people."""
+    n = n_slots if isinstance(n_slots, int) else n_slots.at_most
+    words = f"{n} {'trials' if n > 1 else 'trial'} at a time"
+    return (
+        words if isinstance(n_slots, int) or n == n_slots.n else f"up to {words}, {n_slots.n} now: the cluster is asked for nodes"
+    )
+
+
+def bundle_of(
+    *, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What a trial takes of one node, as Ray's placement groups have it, and which nodes they may choose, as their keywords."""
+    wanted = {"CPU": float(cpus_per_trial), "GPU": float(gpus_per_trial), "memory": float(memory_per_trial)}
+    where = {} if (selected := labels(accelerator_type)) is None else {"bundle_label_selector": [selected]}
+    return {name: much for name, much in wanted.items() if much > 0}, where
