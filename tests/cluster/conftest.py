@@ -134,6 +134,7 @@ def _kill(process: subprocess.Popen[bytes], family: Iterable[psutil.Process] = (
 
 
 def free_ports(n: int) -> list[int]:
+    """As many ports of this machine that nobody listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
         for one in sockets:

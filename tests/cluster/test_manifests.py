@@ -1,6 +1,5 @@
 """The files that bring a cluster up: as far as a machine without a cloud can tell."""
 
-import os
 import re
 import subprocess
 import sys
@@ -71,55 +70,3 @@ def test_the_image_is_pinned_holds_all_our_packages_and_does_not_run_as_root() -
     assert all((FILES.parent / source).exists() for source in copied)
     assert [line[1] for line in words if line[0] == "USER"] == ["paretune"]
     assert [line[0] for line in words].index("USER") < [line[0] for line in words].index("ENTRYPOINT")
-
-
-SRUN = """#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-[[ $1 == hostname ]] && { echo 127.0.0.1; exit; }
-args=()
-for word in "$@"; do [[ $word == --node-ip-address=* || $word == --dashboard-host=* ]] || args+=("$word"); done
-exec "${args[@]}" --node-ip-address=127.0.0.1 --include-dashboard=false --temp-dir="$RAY_SHORT_FOLDER" \
-    --min-worker-port=0 --max-worker-port=0
-"""
-
-
-def test_the_slurm_script_starts_a_real_ray_searches_and_leaves_no_token(tmp_path: Path) -> None:
-    """With stand-ins for Slurm's own two commands, which run on this machine what Slurm would run on a node."""
-    import tempfile
-
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho here\n"}.items():
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "activate").write_text(f"export PATH={tools}:{Path(sys.executable).parent}:$PATH\n")
-    study = tmp_path / "study.yaml"
-    study.write_text(
-        "study: slurm\ndata: {kind: synthetic}\nmethods: [lora]\nbudget: {n_trials: 4, epochs: 2, max_params: 20000}\n"
-    )
-    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "2"}
-    with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True) as short:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PARETUNE_", "MLFLOW_"))}
-        environment = clean | slurm | {"PARETUNE_VENV": str(tmp_path), "TOKEN_FOLDER": str(tmp_path), "RAY_SHORT_FOLDER": short}
-        command = ["bash", str(FILES / "slurm.sh"), str(study), str(tmp_path / "studies")]
-        with (tmp_path / "printed").open("w") as output:  # not a pipe: Ray, which goes on, would hold it open
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-        try:
-            code = process.wait(timeout=240)
-        finally:
-            end_all(short)
-    printed = (tmp_path / "printed").read_text()
-    assert code == 0, printed
-    assert "as here, sees" in " ".join(printed.split())
-    assert "Hypervolume" in printed
-    assert not list(tmp_path.glob(".paretune-token*"))
-
-
-def end_all(folder: str) -> None:
-    """Slurm ends what a job has started; here we do, knowing it by its folder."""
-    import psutil
-
-    for process in psutil.process_iter(["cmdline"]):
-        if any(folder in word for word in process.info["cmdline"] or ()):
-            process.kill()
