@@ -209,11 +209,16 @@ def slots(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str |
     return n_slots
 
 
-def largest_memory() -> int:
-    """Bytes that the connected cluster's largest node has for its workers."""
+def largest_memory(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None) -> int | None:
+    """Bytes that the largest of the nodes for trials has for its workers; None if there is no such node (yet)."""
     import ray
 
-    return max(int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"])
+    from cluster.nodes import ACCELERATOR
+
+    living = (node for node in ray.nodes() if node["Alive"])
+    chosen = [node["Resources"] for node in living if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
+    with_room = [int(node.get("memory", 0)) for node in chosen if _fit(node, cpus_per_trial, gpus_per_trial, 0)]
+    return max(with_room, default=None)
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float, memory: int) -> int:

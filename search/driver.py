@@ -193,8 +193,10 @@ def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes) -> Mapping[str, An
     from search.plan import to_probe
     from trainables.memory import private_bytes
 
-    if file.resources.gpus_per_trial != "auto":
-        return fractions.expected(file, sizes, process_bytes=private_bytes(), most=largest_memory())
+    if (gpus := file.resources.gpus_per_trial) != "auto":
+        named = {"cpus_per_trial": file.resources.cpus_per_trial, "accelerator_type": file.resources.accelerator_type}
+        most = largest_memory(**named, gpus_per_trial=gpus)
+        return fractions.expected(file, sizes, process_bytes=private_bytes(), most=most)
     configs = to_probe(file, sizes, file.budget.max_params or sizes.backbone_params)
     try:
         return fractions.fact(on_ray.memory(file.worker(), configs, file.resources))

@@ -72,7 +72,7 @@ def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
     return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
 
 
-def expected(file: StudyFile, sizes: Sizes, *, process_bytes: int, most: int) -> dict[str, Any]:
+def expected(file: StudyFile, sizes: Sizes, *, process_bytes: int, most: int | None) -> dict[str, Any]:
     """What the ledger keeps where nothing is measured: what a worker will take of its node's memory, by arithmetic.
 
     Args:
@@ -80,12 +80,14 @@ def expected(file: StudyFile, sizes: Sizes, *, process_bytes: int, most: int) ->
         sizes: Of its configurations.
         process_bytes: Of a process that has the libraries, and nothing else.
         most: Bytes of the largest node: a trial is never kept from it by arithmetic alone, but it gets the node for itself.
+            None where there is no node yet.
     """
     if file.resources.gpus_per_trial != 0:
         takes = CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
     else:
         takes = max(_of_training(file, sizes), default=0)
-    return {"host_bytes": min(process_bytes + takes, most), "shares": {}}
+    needed = process_bytes + takes
+    return {"host_bytes": needed if most is None else min(needed, most), "shares": {}}
 
 
 def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:

@@ -95,3 +95,13 @@ def test_a_study_that_no_node_has_room_for_is_given_nodes_and_gives_them_back(cl
     printed = cluster.paretune("logs", "grows").stdout
     assert "up to 8 trials at a time, 0 now: the cluster is asked for nodes" in printed
     assert "no node for a trial, for 0:0" in printed
+
+
+def test_shares_that_are_to_be_measured_want_to_know_which_node_is_to_be_started_for_it(cluster: Head, tmp_path: Path) -> None:
+    study = {"study": "measured", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"resources": {"gpus_per_trial": "auto"}}))
+    asked = cluster.paretune_on_node("run", str(tmp_path / "s.yaml"), "--storage", str(cluster.storage))
+    printed, _ = asked.communicate(timeout=120)
+    assert asked.returncode == 2
+    assert "name its kind in resources.accelerator_type, so that the autoscaler starts one" in " ".join(printed.split())
+    assert not (cluster.storage / "measured").exists()
