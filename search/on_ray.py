@@ -103,8 +103,8 @@ def memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], reso
     if not gpu and "RAY_ADDRESS" in os.environ and nodes.autoscales(wait=FIRST_REPORT_SECONDS):
         if resources.accelerator_type is None:
             raise ValueError(
-                "resources.gpus_per_trial: auto is measured on a node for trials, and the cluster has none with a GPU yet; name its "
-                "kind in resources.accelerator_type, so that the autoscaler starts one, or give a number of GPUs"
+                "resources.gpus_per_trial: auto is measured on a node for trials, and the cluster has none with a GPU yet; name "
+                "its kind in resources.accelerator_type, so that the autoscaler starts one, or give a number of GPUs"
             )
         gpu = True
     takes = {"num_cpus": resources.cpus_per_trial, "num_gpus": int(gpu), "label_selector": nodes.labels(resources.accelerator_type)}
