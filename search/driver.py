@@ -193,9 +193,11 @@ def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes) -> Mapping[str, An
     from search.plan import to_probe
     from trainables.memory import private_bytes
 
-    if (gpus := file.resources.gpus_per_trial) != "auto":
-        named = {"cpus_per_trial": file.resources.cpus_per_trial, "accelerator_type": file.resources.accelerator_type}
-        most = largest_memory(**named, gpus_per_trial=gpus)
+    takes = file.resources
+    if takes.gpus_per_trial != "auto":
+        most = largest_memory(
+            cpus_per_trial=takes.cpus_per_trial, gpus_per_trial=takes.gpus_per_trial, accelerator_type=takes.accelerator_type
+        )
         return fractions.expected(file, sizes, process_bytes=private_bytes(), most=most)
     configs = to_probe(file, sizes, file.budget.max_params or sizes.backbone_params)
     try:
