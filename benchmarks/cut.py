@@ -1,10 +1,12 @@
 """A worker node behind a cable that is pulled out: for a second, for half a minute, and for good.
 
-    python benchmarks/cut.py 1 30 forever          # as root: it makes a network name space for the node
+    python benchmarks/cut.py 1 30 forever              # as root: it makes a network name space for the node
+    python benchmarks/cut.py 1 30 forever --driver     # the driver is on that node
 
 A search on a real Ray cluster of two nodes: the head on this machine's own network, the worker node in a name space of its own at
 the other end of a pair of virtual interfaces, one end of which is set down while both train. A table and a line per search in
-`benchmarks/results/cut.jsonl`. Of each search is counted what should be 0:
+`benchmarks/results/cut.jsonl`. A driver that is cut off and ends is followed by the next attempt, beside the head. Of each search
+is counted what should be 0:
 
     lost       events that were readable before the cut and are not there, or are others, at the end
     again      trials that started, resumed or reported after their end
@@ -63,12 +65,14 @@ class Outcome:
     Attributes:
         cuts: Seconds of each; None for good.
         losses: Workers that were lost.
+        ended: Exit code of each driver, and seconds from the last cut to its end.
         others: See the head of this file.
     """
 
     cuts: Sequence[float | None]
     seconds: float = 0.0
     losses: int = 0
+    ended: list[tuple[int, float]] = field(default_factory=list)
     lost: int = 0
     again: int = 0
     zombies: int = 0
@@ -201,29 +205,37 @@ def search(
     n_trials: int = 4,
     epochs: int = 20,
     epoch_seconds: float = 1.0,
+    behind: bool = False,
 ) -> Outcome:
-    """One search, cut off as often as asked, each time while both nodes train."""
+    """One search, cut off as often as asked, each time while both nodes train; its driver may be on the node that is cut off."""
     begun, outcome = time.monotonic(), Outcome(cuts)
     (folder / "s.yaml").write_text(STUDY.format(n_trials=n_trials, epochs=epochs, epoch_seconds=epoch_seconds))
     study, before = folder / "paretune-studies" / "cut", list[Event]()
     command = [sys.executable, "-m", "search.cli", "run", "s.yaml"]
     known = {**environment, "RAY_ADDRESS": address}
-    with (folder / "driver.log").open("w") as log:
-        driver = subprocess.Popen(command, cwd=folder, env=known, stdout=log, stderr=log)
-        try:
-            for seconds in cuts:
-                _until(lambda: driver.poll() is not None or _n_at_work(study) == 2, 240)
-                before = _events(study)
-                cable.cut()
-                if seconds is not None:
-                    threading.Event().wait(seconds)
-                    cable.mend()
-            driver.wait(600)
-        finally:
-            driver.kill()
-            driver.wait(30)
-    if driver.returncode != 0:
-        raise RuntimeError((folder / "driver.log").read_text()[-3000:])
+    waiting = list(cuts)
+    while not outcome.ended or outcome.ended[-1][0] != 0:
+        if len(outcome.ended) > (len(cuts) if behind else 0):
+            raise RuntimeError((folder / "driver.log").read_text()[-3000:])
+        words = cable.command(*command) if behind and not outcome.ended else command
+        with (folder / "driver.log").open("a") as log:
+            driver = subprocess.Popen(words, cwd=folder, env=known, stdout=log, stderr=log)
+            try:
+                last = time.monotonic()
+                while waiting:
+                    _until(lambda driver=driver: driver.poll() is not None or _n_at_work(study) == 2, 240)
+                    if driver.poll() is not None:
+                        break
+                    seconds, before, last = waiting.pop(0), _events(study), time.monotonic()
+                    cable.cut()
+                    if seconds is not None:
+                        threading.Event().wait(seconds)
+                        cable.mend()
+                driver.wait(600)
+            finally:
+                driver.kill()
+                driver.wait(30)
+        outcome.ended.append((driver.returncode, round(time.monotonic() - last, 1)))
     saved, history = load(study), _events(study)
     kinds = Counter(event.kind for event in history)
     outcome.kinds, outcome.losses = dict(kinds), kinds["lost"]
@@ -276,6 +288,7 @@ def _until(met: Callable[[], Any], seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cuts", nargs="+", metavar="SECONDS", help="or `forever`; a search of its own for each")
+    parser.add_argument("--driver", action="store_true", help="the driver is on the node that is cut off")
     parser.add_argument("--quick", action="store_true", help="give a silent node up after five seconds; else as Ray does")
     arguments = parser.parse_args()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PARETUNE_"))}
@@ -289,10 +302,10 @@ def main() -> None:
         ):
             two_nodes(address, environment)
             cut = None if word == "forever" else float(word)
-            outcome = search(Path(folder), address, cable, [cut], environment)
-        sys.stdout.write(f"{word:>8} {outcome.seconds:6.0f} s  flaws {outcome.flaws}  {outcome.kinds}\n")
+            outcome = search(Path(folder), address, cable, [cut], environment, behind=arguments.driver)
+        sys.stdout.write(f"{word:>8} {outcome.seconds:6.0f} s  flaws {outcome.flaws}  {outcome.kinds}  drivers {outcome.ended}\n")
         with RESULTS.open("a") as file:
-            file.write(json.dumps(asdict(outcome) | {"quick": arguments.quick}) + "\n")
+            file.write(json.dumps(asdict(outcome) | {"quick": arguments.quick, "driver": arguments.driver}) + "\n")
 
 
 if __name__ == "__main__":

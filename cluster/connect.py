@@ -181,8 +181,22 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def slots(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0) -> int:
+def slots(
+    *,
+    cpus_per_trial: int,
+    gpus_per_trial: float,
+    accelerator_type: str | None = None,
+    memory_per_trial: int = 0,
+    node: str | None = None,
+) -> int:
     """How many trials the connected cluster runs at once, now: those that fit on its living nodes, but those about to leave.
+
+    Args:
+        cpus_per_trial: Cores of one.
+        gpus_per_trial: Share of a GPU of one.
+        accelerator_type: Of the nodes; None for any.
+        memory_per_trial: Bytes of a node's memory that one is reserved; 0 for none.
+        node: Count those of this one (its id in hexadecimal); None for all.
 
     Raises:
         ValueError: if not even one fits.
@@ -192,16 +206,16 @@ def slots(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str |
     from cluster.nodes import ACCELERATOR, draining
 
     leaving = draining()
-    living = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-    kinds = {node.get("Labels", {}).get(ACCELERATOR) for node in living}
+    living = [one for one in ray.nodes() if one["Alive"] and one["NodeID"] not in leaving and node in (None, one["NodeID"])]
+    kinds = {one.get("Labels", {}).get(ACCELERATOR) for one in living}
     if accelerator_type is not None and living and accelerator_type not in kinds:
         there = ", ".join(sorted(filter(None, kinds))) or "none"
         raise ValueError(f"resources.accelerator_type: no node has {accelerator_type}; they have {there}")
-    nodes = [node["Resources"] for node in living if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
-    n_slots = sum(_fit(node, cpus_per_trial, gpus_per_trial, memory_per_trial) for node in nodes)
+    nodes = [one["Resources"] for one in living if accelerator_type in (None, one.get("Labels", {}).get(ACCELERATOR))]
+    n_slots = sum(_fit(one, cpus_per_trial, gpus_per_trial, memory_per_trial) for one in nodes)
     if n_slots < 1:
         memory = f" and {memory_per_trial / 2**30:.1f} GiB of memory" if memory_per_trial else ""
-        have = [f"{node.get('CPU', 0):g}, {node.get('GPU', 0):g} and {node.get('memory', 0) / 2**30:.1f} GiB" for node in nodes]
+        have = [f"{one.get('CPU', 0):g}, {one.get('GPU', 0):g} and {one.get('memory', 0) / 2**30:.1f} GiB" for one in nodes]
         raise ValueError(
             f"resources: a trial asks for {cpus_per_trial} CPUs, {gpus_per_trial:g} GPUs{memory} of one node, "
             f"the nodes have {', '.join(have) or 'none'}; ask for less"

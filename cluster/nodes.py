@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False
         if node["Alive"] and (node["Resources"].get("GPU", 0) > 0 or not with_gpus):
             fixed = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=fixed)
-            asked[f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"] = task.remote(*arguments)
+            asked[_name(node)] = task.remote(*arguments)
     found: dict[str, T | str] = {}
     for name, answer in asked.items():
         try:
@@ -44,6 +44,22 @@ def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False
         except (ray.exceptions.RayError, TimeoutError) as error:
             found[name] = str(error).strip().splitlines()[-1]
     return found
+
+
+def name_and_memory(node_id: str) -> tuple[str, float]:
+    """A node's name, as in `on_each`, and the bytes that it has for its workers.
+
+    Args:
+        node_id: In hexadecimal.
+    """
+    import ray
+
+    [node] = [one for one in ray.nodes() if one["NodeID"] == node_id]
+    return _name(node), float(node["Resources"].get("memory", 0.0))
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"
 
 
 def draining() -> dict[str, float]:

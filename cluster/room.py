@@ -10,13 +10,16 @@ a driver that was killed keeps its nodes running.
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cluster.connect import slots
 from cluster.nodes import autoscales, labels
 
+T = TypeVar("T")
 AT_ONCE = 8  # trials for which an autoscaler is asked for nodes, where nobody says how many
 FIRST_REPORT_SECONDS = 10.0  # of Ray's autoscaler, after a cluster's start; one that may start nothing reports, too
 
@@ -111,3 +114,90 @@ def bundle_of(
     wanted = {"CPU": float(cpus_per_trial), "GPU": float(gpus_per_trial), "memory": float(memory_per_trial)}
     where = {} if (selected := labels(accelerator_type)) is None else {"bundle_label_selector": [selected]}
     return {name: much for name, much in wanted.items() if much > 0}, where
+
+
+class Returned(NamedTuple, Generic[T]):
+    """What a function has returned on a node.
+
+    Attributes:
+        value: It.
+        node: The node's id, in hexadecimal.
+        seconds: That it took there.
+    """
+
+    value: T
+    node: str
+    seconds: float
+
+
+def in_a_slot(
+    function: Callable[..., T],
+    *arguments: Any,
+    takes: Mapping[str, Any],
+    say: Callable[[str], object],
+    patience: float = math.inf,
+) -> Returned[T]:
+    """Call a function once where a trial would run, in a process that has what a trial takes, and ends with it.
+
+    Args:
+        function: Of a module that is there, too.
+        arguments: Its own.
+        takes: As of `Room`. What waits for it is a demand of its own: an autoscaler starts a node for it.
+        say: Is told what is waited for, once a minute.
+        patience: Seconds to wait for a node.
+
+    Raises:
+        ValueError: if no node fits and none comes, or whatever the function raised.
+    """
+    import ray
+
+    room, begun = Room(takes), time.monotonic()
+    needs, where = bundle_of(**takes)
+    selector = where["bundle_label_selector"][0] if where else None
+    kinds = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory"), "label_selector": selector}
+    answer = ray.remote(**kinds, max_calls=1)(_there).remote(function, arguments)
+    while not ray.wait([answer], timeout=0 if room.waits() else 60)[0]:
+        room.look(0)
+        if (waiting := room.waits()) is None:
+            continue
+        if time.monotonic() - begun > patience:
+            ray.cancel(answer)
+            raise ValueError(waiting)
+        say(waiting)
+        ray.wait([answer], timeout=60)
+    try:
+        found: Returned[T] = ray.get(answer)
+    except ray.exceptions.RayTaskError as error:
+        raise ValueError(str(error.cause)) from error
+    return found
+
+
+def _there(function: Callable[..., T], arguments: tuple[Any, ...]) -> Returned[T]:
+    """Runs on the node."""
+    import ray
+
+    begun = time.monotonic()
+    value = function(*arguments)
+    return Returned(value, ray.get_runtime_context().get_node_id(), time.monotonic() - begun)
+
+
+def gpus_of(asked: float | str, accelerator_type: str | None) -> float:
+    """With how many GPUs something is measured: as is asked for, and for `auto` with one, where a node has one or will.
+
+    Raises:
+        ValueError: nobody knows which node an autoscaler should start for it.
+    """
+    import ray
+
+    if not isinstance(asked, str):
+        return asked
+    if any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes() if node["Alive"]):
+        return 1.0
+    if "RAY_ADDRESS" not in os.environ or not autoscales(wait=FIRST_REPORT_SECONDS):
+        return 0.0
+    if accelerator_type is None:
+        raise ValueError(
+            "resources.gpus_per_trial: auto is measured on a node for trials, and the cluster has none with a GPU yet; name its "
+            "kind in resources.accelerator_type, so that the autoscaler starts one, or give a number of GPUs"
+        )
+    return 1.0

@@ -96,7 +96,7 @@ def run(
         with connection:
             _refuse_odd_nodes(file, back_end)
             known_sizes = measured.result()
-            memory = _memory(file, back_end, known_sizes[0])
+            memory = _memory(file, back_end, known_sizes[0], say)
             allowed.result()
             study = _opened(file, *known_sizes, memory)
             if extension:
@@ -180,7 +180,7 @@ def _measure(
             raise RequestError(str(error)) from error
 
 
-def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes) -> Mapping[str, Any] | None:
+def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes, say: Callable[[str], None]) -> Mapping[str, Any] | None:
     """What a trial takes, where it is not known yet: from a few steps on a node of its kind, or by arithmetic.
 
     Raises:
@@ -201,9 +201,9 @@ def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes) -> Mapping[str, An
         return fractions.expected(file, sizes, process_bytes=private_bytes(), most=most)
     configs = to_probe(file, sizes, file.budget.max_params or sizes.backbone_params)
     try:
-        return fractions.fact(on_ray.memory(file.worker(), configs, file.resources))
+        return fractions.fact(on_ray.memory(file.worker(), configs, file.resources, say))
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        raise RequestError(f"memory could not be measured: {error}") from error
 
 
 def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster import nodes
-from cluster.room import FIRST_REPORT_SECONDS, Room, bundle_of
+from cluster.room import Room, bundle_of, gpus_of, in_a_slot
 from search.draining import Draining
 from search.finalize import Order, Outcome
 from search.losses import Loss
@@ -91,29 +91,25 @@ def run(study: Study, *, n_slots: int | Room) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], resources: Resources) -> dict[str, Any]:
+def memory(
+    worker: Mapping[str, Any],
+    configs: Sequence[Mapping[str, Any]],
+    resources: Resources,
+    say: Callable[[str], object] = lambda waiting: None,
+) -> dict[str, Any]:
     """What a few steps of each configuration take of a node that trials would run on: see `trainables.probe.memory`.
 
-    Where an accelerator is named, a node that has it is waited for.
+    Args:
+        worker: The arguments of `trainables.make`.
+        configs: Possible ones.
+        resources: Of a trial.
+        say: Is told what is waited for, where an autoscaler starts a node first.
 
     Raises:
-        ValueError: as `trainables.make` does; or nobody knows which node an autoscaler should start for it.
+        ValueError: as `trainables.make` does; no node fits; or nobody knows which node an autoscaler should start for it.
     """
-    gpu = any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes() if node["Alive"])
-    if not gpu and "RAY_ADDRESS" in os.environ and nodes.autoscales(wait=FIRST_REPORT_SECONDS):
-        if resources.accelerator_type is None:
-            raise ValueError(
-                "resources.gpus_per_trial: auto is measured on a node for trials, and the cluster has none with a GPU yet; name "
-                "its kind in resources.accelerator_type, so that the autoscaler starts one, or give a number of GPUs"
-            )
-        gpu = True
-    takes = {"num_cpus": resources.cpus_per_trial, "num_gpus": int(gpu), "label_selector": nodes.labels(resources.accelerator_type)}
-    task = ray.remote(**takes, max_calls=1)(probed_memory)
-    try:
-        found: dict[str, Any] = ray.get(task.remote(worker, list(configs)))
-    except ray.exceptions.RayTaskError as error:
-        raise ValueError(f"memory could not be measured: {error.cause}") from error
-    return found
+    takes = {**resources.of_a_trial({}), "gpus_per_trial": gpus_of(resources.gpus_per_trial, resources.accelerator_type)}
+    return in_a_slot(probed_memory, worker, list(configs), takes=takes, say=say).value
 
 
 def retrain(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,9 +18,11 @@ from search.cluster_commands import ask_about
 if TYPE_CHECKING:
     from search.config import StudyFile
     from search.plan import Cost, Holding, Range
-    from search.sections import Resources
+    from spaces import Config
+    from trainables.probe import Probe
 
 app = typer.Typer()
+_PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -37,11 +39,11 @@ def plan(
     unprotected: Annotated[bool, typer.Option("--unprotected", help="As of submit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What the space holds, and what the study would take: measures a few batches of each method on this machine."""
+    """What the space holds, and what the study would take: measures a few batches of each method on this machine, or on a node."""
     from search import config
     from search import plan as planning
     from search.errors import RequestError
-    from trainables import measure, measure_epochs
+    from trainables import measure
 
     begun = time.perf_counter()
     file = config.load(study, overrides or ())
@@ -53,68 +55,100 @@ def plan(
         sizes = measure(worker["backbone"], worker["data"])
         max_params = file.budget.max_params or sizes.backbone_params
         held = planning.holdings(file, sizes, max_params)
-        probes = list(measure_epochs(**worker, configs=planning.to_probe(file, sizes, max_params)))
+        configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
+        measured = (_measured_there if "RAY_ADDRESS" in os.environ else _measured_here)(file, configs, slots)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    n_slots = slots or _slots(file)
-    took = time.perf_counter() - begun
-    found = planning.cost(file, probes, planning.epochs(file), n_slots=n_slots, start_seconds=took / 2)
-    memory = _memory(file)
+    n_slots = measured.n_slots
+    found = planning.cost(
+        file, measured.probes, planning.epochs(file), n_slots=n_slots, start_seconds=(took + measured.seconds) / 2
+    )
     if as_json:
         facts: dict[str, Any] = {
             "study": file.study,
             "n_slots": n_slots,
             "methods": [asdict(one) for one in held],
-            "probes": [asdict(one) for one in probes],
+            "probes": [asdict(one) for one in measured.probes],
             "cost": asdict(found),
-            "memory_bytes_per_slot": memory / n_slots,
+            "memory_bytes_per_slot": measured.memory / measured.sharing,
+            "measured_on": measured.where,
         }
         print_json(facts)
         return
     console = Console(highlight=False)
     console.print(_space_table(held))
     console.print(_legend(file, max_params), style="dim")
-    console.print(_cost_table(file, found, n_slots, memory))
+    console.print(_cost_table(file, found, measured))
 
 
-def _slots(file: StudyFile) -> int:
-    """As many trials as this machine's cores, and GPUs, have room for; or the cluster, where one is joined."""
-    resources = file.resources
-    if "RAY_ADDRESS" in os.environ:
-        from cluster.connect import connected
-        from cluster.connect import slots as slots_now
-        from search.errors import RequestError
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured, and where.
 
-        with connected():
-            try:
-                return slots_now(**resources.of_a_trial({}))
-            except ValueError as error:
-                raise RequestError(str(error)) from error
-    n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
-    if (gpus := _gpus(resources)) > 0:
-        from cluster.health import gpu_memory
+    Attributes:
+        probes: Of each configuration.
+        seconds: That they took, with what was imported for them.
+        n_slots: Trials at once.
+        gpus: Share of a GPU that a trial has; `auto` is a whole one, where there is one: what fits on it is told beside it.
+        memory: Bytes of the machine, or of its GPUs if trials use them.
+        sharing: Trials at once on that machine.
+        where: The machine.
+    """
 
-        n_slots = min(n_slots, int(max(1, len(gpu_memory())) / gpus))
-    return n_slots
+    probes: Sequence[Probe]
+    seconds: float
+    n_slots: int
+    gpus: float
+    memory: float
+    sharing: int
+    where: str
 
 
-def _gpus(resources: Resources) -> float:
-    """The share of a GPU; `auto` is a whole one here, where there is one: what fits on it is told beside it."""
-    if resources.gpus_per_trial != "auto":
-        return resources.gpus_per_trial
+def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None) -> _Measured:
+    """On this machine, which would run as many trials at once as its cores, and GPUs, have room for."""
     from cluster.health import gpu_memory
+    from trainables import probed_epochs
 
-    return 1.0 if gpu_memory() else 0.0
+    begun = time.perf_counter()
+    probes = probed_epochs(file.worker(), configs)
+    took = time.perf_counter() - begun
+    resources, told = file.resources, gpu_memory()
+    gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
+    n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
+    if gpus > 0:
+        n_slots = min(n_slots, int(max(1, len(told)) / gpus))
+    memory = _bytes_of(told) if gpus > 0 and told else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
 
 
-def _memory(file: StudyFile) -> float:
-    """Bytes of this machine, or of its GPUs, if trials use them."""
-    if _gpus(file.resources) > 0:
-        from cluster.health import gpu_memory
+def _measured_there(file: StudyFile, configs: Sequence[Config], slots: int | None) -> _Measured:
+    """On a node of the joined cluster where a trial would run, with what one takes.
 
-        if told := gpu_memory():
-            return sum(float(line.split(",")[1].split()[0]) * 2**20 for line in told)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    Raises:
+        ValueError: No node fits, or none came in time.
+    """
+    from cluster import connect, room
+    from cluster.health import gpu_memory
+    from cluster.nodes import name_and_memory, on_each
+    from search.arguments import complain
+    from trainables import probed_epochs
+
+    with connect.connected():
+        gpus = room.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
+        takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
+        found = room.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=complain, patience=_PATIENCE)
+        n_slots = slots or room.Room(takes).at_most
+        sharing = connect.slots(**takes, node=found.node)
+        name, memory = name_and_memory(found.node)
+        told = on_each(gpu_memory, with_gpus=True).get(name, []) if gpus > 0 else []
+    if told and not isinstance(told, str):
+        memory = _bytes_of(told)
+    return _Measured(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}")
+
+
+def _bytes_of(gpus: Sequence[str]) -> float:
+    """The memory of GPUs, as `cluster.health.gpu_memory` tells it."""
+    return sum(float(line.split(",")[1].split()[0]) * 2**20 for line in gpus)
 
 
 def _space_table(held: Sequence[Holding]) -> Table:
@@ -157,16 +191,18 @@ def _histogram(sizes: Sequence[int], first: int, last: int) -> str:
     return "".join(_BARS[-(-8 * count // most)] for count in counts)
 
 
-def _cost_table(file: StudyFile, found: Cost, n_slots: int, memory: float) -> Table:
+def _cost_table(file: StudyFile, found: Cost, measured: _Measured) -> Table:
     table = Table.grid(padding=(0, 2))
-    fits = int(memory // found.memory_bytes) if found.memory_bytes else n_slots
-    gpu_hours = found.slot_hours.guess * _gpus(file.resources)
+    memory = measured.memory
+    fits = int(memory // found.memory_bytes) if found.memory_bytes else measured.sharing
+    gpu_hours = found.slot_hours.guess * measured.gpus
     rows = {
-        "trials": f"{file.budget.n_trials:,}, {n_slots} at a time",
+        "trials": f"{file.budget.n_trials:,}, {measured.n_slots} at a time",
         "epochs": _range(found.epochs, "{:,.0f}"),
         "slot hours": _range(found.slot_hours, "{:,.2f}") + (f"; GPU hours {gpu_hours:,.2f}" if gpu_hours else ""),
         "by the clock": f"{_duration(found.hours.guess)}, from {_duration(found.hours.low)} to {_duration(found.hours.high)}",
         "memory": f"{found.memory_bytes / 2**30:.2f} GiB a trial; {fits:,} fit into {memory / 2**30:,.0f} GiB",
+        "measured on": measured.where,
     }
     if file.budget.max_hours is not None:
         rows["limit"] = f"budget.max_hours = {file.budget.max_hours:g}"

@@ -37,6 +37,7 @@ __all__ = [
     "measure",
     "measure_latency",
     "out_of_memory",
+    "probed_epochs",
     "probed_memory",
 ]
 
@@ -234,6 +235,11 @@ def measure_epochs(
     with large_imports():
         from trainables.probe import probe
     return probe(backbone, data, recipe, configs)
+
+
+def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> list[Probe]:
+    """All that `measure_epochs` finds. A function of its own, for Ray."""
+    return list(measure_epochs(**worker, configs=configs))
 
 
 def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

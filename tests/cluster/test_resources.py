@@ -90,3 +90,18 @@ def test_a_kind_that_no_node_has_is_refused_with_those_that_there_are(cluster: A
     done = run(cluster, tmp_path, "--set", "resources.accelerator_type=L4")
     assert done.returncode == 2
     assert "no node has L4; they have H100" in done.stderr
+
+
+def test_a_plan_is_measured_where_a_trial_would_run(cluster: Any, tmp_path: Path) -> None:
+    [node] = cluster.worker_nodes
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(STUDY | {"data": {"kind": "digits"}}))
+    done = paretune(cluster, tmp_path, "plan", "s.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["measured_on"].endswith(f"/{node.node_id[:6]}")  # and not on the head, where the command ran
+    assert {probe["config"]["method"] for probe in told["probes"]} == {"head_only", "lora"}
+    assert told["n_slots"] == 4
+    assert told["memory_bytes_per_slot"] == 81559 * 2**20 / 4  # of the card there
+    refused = paretune(cluster, tmp_path, "plan", "s.yaml", "--set", "resources.cpus_per_trial=9")
+    assert refused.returncode == 2
+    assert "a trial asks for 9 CPUs" in refused.stderr
