@@ -215,7 +215,7 @@ def slots(
     n_slots = sum(_fit(one, cpus_per_trial, gpus_per_trial, memory_per_trial) for one in nodes)
     if n_slots < 1:
         memory = f" and {memory_per_trial / 2**30:.1f} GiB of memory" if memory_per_trial else ""
-        have = [f"{one.get('CPU', 0):g}, {one.get('GPU', 0):g} and {one.get('memory', 0) / 2**30:.1f} GiB" for one in nodes]
+        have = sorted(f"{one.get('CPU', 0):g}, {one.get('GPU', 0):g} and {one.get('memory', 0) / 2**30:.1f} GiB" for one in nodes)
         raise ValueError(
             f"resources: a trial asks for {cpus_per_trial} CPUs, {gpus_per_trial:g} GPUs{memory} of one node, "
             f"the nodes have {', '.join(have) or 'none'}; ask for less"

@@ -15,7 +15,7 @@ def test_as_many_slots_as_whole_trials_fit() -> None:
 def test_a_trial_that_does_not_fit_is_refused_with_what_there_is() -> None:
     from cluster.connect import slots
 
-    with pytest.raises(ValueError, match="asks for 3 CPUs and 0 GPUs of one node, the nodes have 2 and 0"):
+    with pytest.raises(ValueError, match="asks for 3 CPUs, 0 GPUs of one node, the nodes have 2, 0 and"):
         slots(cpus_per_trial=3, gpus_per_trial=0)
     with pytest.raises(ValueError, match="ask for less"):
         slots(cpus_per_trial=1, gpus_per_trial=0.5)
