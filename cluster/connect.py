@@ -223,15 +223,17 @@ def slots(
     return n_slots
 
 
-def largest_memory(*, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None) -> int | None:
-    """Bytes that the largest of the nodes for trials has for its workers; None if there is no such node (yet)."""
+def largest_memory(
+    *, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0
+) -> int | None:
+    """Bytes that the largest of the nodes on which a trial fits has for its workers; None if there is no such node (yet)."""
     import ray
 
     from cluster.nodes import ACCELERATOR
 
     living = (node for node in ray.nodes() if node["Alive"])
     chosen = [node["Resources"] for node in living if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
-    with_room = [int(node.get("memory", 0)) for node in chosen if _fit(node, cpus_per_trial, gpus_per_trial, 0)]
+    with_room = [int(node.get("memory", 0)) for node in chosen if _fit(node, cpus_per_trial, gpus_per_trial, memory_per_trial)]
     return max(with_room, default=None)
 
 

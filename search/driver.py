@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from cluster.room import Room, at_a_time
-from search import places, stores
+from search import fractions, places, stores
 from search.config import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
@@ -77,14 +78,14 @@ def run(
     ledger = place.find() or place.path
     recorder = Recorder(ledger, tracking_uri(file.storage), head_start=_IMPORTING if back_end == "ray" else 0.0)
     if ledger.exists():
-        known = load(file.folder)
-        refuse_changes(known.record, file)
-        refuse_other_place(known.record, file)
-        if known.state is StudyState.FINISHED and not extension and not waiting(file.folder):
+        saved = load(file.folder)
+        refuse_changes(saved.record, file)
+        refuse_other_place(saved.record, file)
+        if saved.state is StudyState.FINISHED and not extension and not waiting(file.folder):
             if is_behind(ledger, tracking_uri(file.storage)):
                 recorder.start()
                 return _recorded(recorder, file.folder, say)
-            return known
+            return saved
     _refuse_unwritable(file)
     beside = ThreadPoolExecutor(2, "paretune-import")
     try:
@@ -95,10 +96,10 @@ def run(
         )  # imports torch, timm and Tune while Ray's processes start
         with connection:
             _refuse_odd_nodes(file, back_end)
-            known_sizes = measured.result()
-            memory = _memory(file, back_end, known_sizes[0], say)
+            known = measured.result()
+            memory = _memory(file, back_end, known, say)
             allowed.result()
-            study = _opened(file, *known_sizes, memory)
+            study = _opened(file, known, memory)
             if extension:
                 _extend(study, extension)
             with _logged_to(file.folder / "paretune.log"):
@@ -152,12 +153,25 @@ def _keep_adapters(study: Study) -> None:
         _log.warning("the front's adapters were not kept beside the study (%s); `paretune export-adapter` writes them", error)
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What is known before training.
+
+    Attributes:
+        sizes: Of every configuration.
+        precision: Which one pays, where that is asked and not known yet.
+        bytes_needed: Of a worker, by arithmetic, where that is not known yet and will not be measured.
+    """
+
+    sizes: Sizes
+    precision: Mapping[str, Any] | None = None
+    bytes_needed: int | None = None
+
+
 def _measure(
     file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
-) -> tuple[Sizes, Mapping[str, Any] | None]:
-    """What is known before training: of every configuration, and which precision pays, where that is asked and not known yet.
-
-    Looks at the images, and imports what drives the search, too.
+) -> _Known:
+    """Looks at the images, and imports what drives the search, too.
 
     Raises:
         RequestError: if backbone or data are not to be had.
@@ -172,34 +186,37 @@ def _measure(
             sizes = measure(worker["backbone"], worker["data"])
             if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
                 say(skipped_in_words(found.skipped))
-            if file.recipe.precision != "auto" or places.ledger_in(file.folder).exists():
-                return sizes, None
-            gpu = file.resources.gpus_per_trial != 0
-            return sizes, choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
+            if places.ledger_in(file.folder).exists():
+                return _Known(sizes)
+            precision = bytes_needed = None
+            if file.recipe.precision == "auto":
+                gpu = file.resources.gpus_per_trial != 0
+                precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
+            if file.resources.gpus_per_trial != "auto" and back_end == "ray" and file.data.kind != "synthetic":
+                from trainables.memory import private_bytes
+
+                bytes_needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes())
+            return _Known(sizes, precision, bytes_needed)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
 
-def _memory(file: StudyFile, back_end: BackEnd, sizes: Sizes, say: Callable[[str], None]) -> Mapping[str, Any] | None:
-    """What a trial takes, where it is not known yet: from a few steps on a node of its kind, or by arithmetic.
+def _memory(file: StudyFile, back_end: BackEnd, known: _Known, say: Callable[[str], None]) -> Mapping[str, Any] | None:
+    """What a trial takes, where it is not known yet: by arithmetic, or from a few steps on a node of its kind.
 
     Raises:
         RequestError: if it cannot be measured.
     """
     if back_end == "in-process" or file.data.kind == "synthetic" or places.ledger_in(file.folder).exists():
         return None
-    from cluster.connect import largest_memory
-    from search import fractions, on_ray
-    from search.plan import to_probe
-    from trainables.memory import private_bytes
+    if known.bytes_needed is not None:
+        from cluster.connect import largest_memory
 
-    takes = file.resources
-    if takes.gpus_per_trial != "auto":
-        most = largest_memory(
-            cpus_per_trial=takes.cpus_per_trial, gpus_per_trial=takes.gpus_per_trial, accelerator_type=takes.accelerator_type
-        )
-        return fractions.expected(file, sizes, process_bytes=private_bytes(), most=most)
-    configs = to_probe(file, sizes, file.budget.max_params or sizes.backbone_params)
+        return fractions.reserved(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial({})))
+    from search import on_ray
+    from search.plan import to_probe
+
+    configs = to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
     try:
         return fractions.fact(on_ray.memory(file.worker(), configs, file.resources, say))
     except ValueError as error:
@@ -212,12 +229,12 @@ def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
     return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
 
 
-def _opened(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None, memory: Mapping[str, Any] | None) -> Study:
+def _opened(file: StudyFile, known: _Known, memory: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
         if places.of(file).find() is not None:
-            return Study.open(file, sizes)
-        study = Study.create(file, sizes, precision=precision, memory=memory)
+            return Study.open(file, known.sizes)
+        study = Study.create(file, known.sizes, precision=known.precision, memory=memory)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
     except OSError as error:
         raise RequestError(

@@ -72,21 +72,27 @@ def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
     return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
 
 
-def expected(file: StudyFile, sizes: Sizes, *, process_bytes: int, most: int | None) -> dict[str, Any]:
-    """What the ledger keeps where nothing is measured: what a worker will take of its node's memory, by arithmetic.
+def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int) -> int:
+    """What a worker will take of its node's memory, by arithmetic.
 
     Args:
         file: The study file.
         sizes: Of its configurations.
         process_bytes: Of a process that has the libraries, and nothing else.
+    """
+    if file.resources.gpus_per_trial != 0:
+        return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
+    return process_bytes + max(_of_training(file, sizes), default=0)
+
+
+def reserved(needed: int, *, most: int | None) -> dict[str, Any]:
+    """What the ledger keeps where nothing is measured.
+
+    Args:
+        needed: See `bytes_needed`.
         most: Bytes of the largest node: a trial is never kept from it by arithmetic alone, but it gets the node for itself.
             None where there is no node yet.
     """
-    if file.resources.gpus_per_trial != 0:
-        takes = CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
-    else:
-        takes = max(_of_training(file, sizes), default=0)
-    needed = process_bytes + takes
     return {"host_bytes": needed if most is None else min(needed, most), "shares": {}}
 
 

@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config import StudyFileError, check
-from search.fractions import CONTEXT_BYTES, CUDA_BYTES, MARGIN, MOST, classes, expected, fact, of_method, share, smallest
+from search.fractions import (
+    CONTEXT_BYTES,
+    CUDA_BYTES,
+    MARGIN,
+    MOST,
+    bytes_needed,
+    classes,
+    fact,
+    of_method,
+    reserved,
+    share,
+    smallest,
+)
 from search.question import facts_of
 from trainables.synthetic import SyntheticSizes
 
@@ -95,9 +107,9 @@ def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_
     worker = file.worker()
     takes = on_ray.memory(worker, [config], file.resources)["host_bytes"]
     idle = on_ray.memory(worker, [], file.resources)["host_bytes"]  # libraries only
-    reserved = expected(file, measure(worker["backbone"], worker["data"]), process_bytes=idle, most=100 * GIB)["host_bytes"]
+    needed = bytes_needed(file, measure(worker["backbone"], worker["data"]), process_bytes=idle)
     assert takes - idle > GIB / 8  # the step is what is large here
-    assert takes <= reserved <= idle + 2.5 * (takes - idle)
+    assert takes <= needed <= idle + 2.5 * (takes - idle)
 
 
 class Sizes(SyntheticSizes):
@@ -113,14 +125,16 @@ class Sizes(SyntheticSizes):
 
 def test_a_worker_is_reserved_its_libraries_and_the_largest_step_of_any_method() -> None:
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora", "arc", "lily"], "budget": {"n_trials": 2, "epochs": 1}}
-    takes = {"process_bytes": GIB, "most": 100 * GIB}
-    assert expected(check(raw), Sizes(), **takes)["host_bytes"] == GIB + 64 * 2 * 2**20  # the largest batch that is drawn is 64
+    assert bytes_needed(check(raw), Sizes(), process_bytes=GIB) == GIB + 64 * 2 * 2**20  # the largest batch that is drawn is 64
     parts = check(raw | {"recipe": {"accumulate": 3}, "space": {"optim.batch_size": {"low": 8, "high": 100}}})
-    assert expected(parts, Sizes(), **takes)["host_bytes"] == GIB + 34 * 2 * 2**20  # 100 in three parts: 34, 33, 33
+    assert bytes_needed(parts, Sizes(), process_bytes=GIB) == GIB + 34 * 2 * 2**20  # 100 in three parts: 34, 33, 33
     shared = check(raw | {"resources": {"gpus_per_trial": 0.5}})
-    assert expected(shared, Sizes(), **takes)["host_bytes"] == GIB + CUDA_BYTES + 4 * 10**9
-    alone = expected(check(raw), Sizes(), process_bytes=GIB, most=GIB // 2)
-    assert alone == {"host_bytes": GIB // 2, "shares": {}}  # the node for itself
+    assert bytes_needed(shared, Sizes(), process_bytes=GIB) == GIB + CUDA_BYTES + 4 * 10**9
+
+
+def test_a_trial_that_needs_more_than_any_node_has_gets_a_node_for_itself() -> None:
+    assert reserved(GIB, most=2 * GIB) == reserved(GIB, most=None) == {"host_bytes": GIB, "shares": {}}
+    assert reserved(3 * GIB, most=2 * GIB)["host_bytes"] == 2 * GIB
 
 
 def test_what_the_study_file_says_of_memory_goes_before_what_was_found() -> None:
