@@ -123,7 +123,7 @@ def validate(
 
 def _look_at_images(file: StudyFile) -> None:
     """Decode them, unless this machine has done it, and say what there is; on standard error, beside the resolved file."""
-    from search.driver import skipped_in_words
+    from search.beforehand import skipped_in_words
     from search.errors import RequestError
     from search.progress import Progress
     from trainables import audit

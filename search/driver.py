@@ -7,19 +7,18 @@ import logging.handlers
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from cluster.room import Room, at_a_time
-from search import fractions, places, stores
+from search import beforehand, places, stores
+from search.beforehand import BackEnd, Known
 from search.config import StudyFile
-from search.costs import Sizes
 from search.errors import RequestError
 from search.export import keep_adapters
 from search.extension import Extension
@@ -32,7 +31,6 @@ from search.rights import refuse_without_rights
 from search.saved import SavedStudy, StudyState, load
 from search.study import Study
 
-BackEnd = Literal["ray", "in-process"]
 Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # as `search.progress.Progress`
 
 _log = logging.getLogger(__name__)
@@ -91,13 +89,11 @@ def run(
     try:
         connection = _connected(file, back_end, n_cpus)
         allowed = beside.submit(refuse_without_rights, tracking_uri(file.storage), file.study)  # waits for an answer meanwhile
-        measured = beside.submit(
-            _measure, file, back_end, on_decoded, say
-        )  # imports torch, timm and Tune while Ray's processes start
+        measured = beside.submit(beforehand.look, file, back_end, on_decoded, say)  # imports torch and more while Ray starts
         with connection:
             _refuse_odd_nodes(file, back_end)
             known = measured.result()
-            memory = _memory(file, back_end, known, say)
+            memory = beforehand.memory(file, back_end, known, say)
             allowed.result()
             study = _opened(file, known, memory)
             if extension:
@@ -153,83 +149,7 @@ def _keep_adapters(study: Study) -> None:
         _log.warning("the front's adapters were not kept beside the study (%s); `paretune export-adapter` writes them", error)
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What is known before training.
-
-    Attributes:
-        sizes: Of every configuration.
-        precision: Which one pays, where that is asked and not known yet.
-        bytes_needed: Of a worker, by arithmetic, where that is not known yet and will not be measured.
-    """
-
-    sizes: Sizes
-    precision: Mapping[str, Any] | None = None
-    bytes_needed: int | None = None
-
-
-def _measure(
-    file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
-) -> _Known:
-    """Looks at the images, and imports what drives the search, too.
-
-    Raises:
-        RequestError: if backbone or data are not to be had.
-    """
-    from trainables import audit, choose_precision, large_imports, measure
-
-    with large_imports():
-        if back_end == "ray":
-            from search import on_ray  # noqa: F401
-        worker = file.worker()
-        try:
-            sizes = measure(worker["backbone"], worker["data"])
-            if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
-                say(skipped_in_words(found.skipped))
-            if places.ledger_in(file.folder).exists():
-                return _Known(sizes)
-            precision = bytes_needed = None
-            if file.recipe.precision == "auto":
-                gpu = file.resources.gpus_per_trial != 0
-                precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
-            if file.resources.gpus_per_trial != "auto" and back_end == "ray" and file.data.kind != "synthetic":
-                from trainables.memory import private_bytes
-
-                bytes_needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes())
-            return _Known(sizes, precision, bytes_needed)
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-
-
-def _memory(file: StudyFile, back_end: BackEnd, known: _Known, say: Callable[[str], None]) -> Mapping[str, Any] | None:
-    """What a trial takes, where it is not known yet: by arithmetic, or from a few steps on a node of its kind.
-
-    Raises:
-        RequestError: if it cannot be measured.
-    """
-    if back_end == "in-process" or file.data.kind == "synthetic" or places.ledger_in(file.folder).exists():
-        return None
-    if known.bytes_needed is not None:
-        from cluster.connect import largest_memory
-
-        return fractions.reserved(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial({})))
-    from search import on_ray
-    from search.plan import to_probe
-
-    configs = to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
-    try:
-        return fractions.fact(on_ray.memory(file.worker(), configs, file.resources, say))
-    except ValueError as error:
-        raise RequestError(f"memory could not be measured: {error}") from error
-
-
-def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
-    """What was left out of a data set, for people."""
-    more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
-    return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
-
-
-def _opened(file: StudyFile, known: _Known, memory: Mapping[str, Any] | None) -> Study:
+def _opened(file: StudyFile, known: Known, memory: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
         if places.of(file).find() is not None:
