@@ -89,7 +89,7 @@ def labels(accelerator_type: str | None) -> dict[str, str] | None:
 
 
 def autoscales(*, wait: float = 0.0) -> bool:
-    """Whether the cluster has an autoscaler that starts nodes.
+    """Whether the cluster has an autoscaler that starts nodes. A Ray of our own has none.
 
     The newer autoscaler leaves a mark where it runs. The older one runs on every cluster, and `ray status` shows what it reports;
     where it may start nothing, it calls each node a type of its own, after the node's id.
@@ -99,6 +99,8 @@ def autoscales(*, wait: float = 0.0) -> bool:
     """
     from ray.experimental.internal_kv import _internal_kv_get
 
+    if "RAY_ADDRESS" not in os.environ:
+        return False
     if _internal_kv_get("__autoscaler_v2_enabled", namespace="__autoscaler") == b"1":
         return True
     end = time.monotonic() + wait

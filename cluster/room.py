@@ -11,7 +11,6 @@ a driver that was killed keeps its nodes running.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -193,7 +192,7 @@ def gpus_of(asked: float | str, accelerator_type: str | None) -> float:
         return asked
     if any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes() if node["Alive"]):
         return 1.0
-    if "RAY_ADDRESS" not in os.environ or not autoscales(wait=FIRST_REPORT_SECONDS):
+    if not autoscales(wait=FIRST_REPORT_SECONDS):
         return 0.0
     if accelerator_type is None:
         raise ValueError(

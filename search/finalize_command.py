@@ -97,8 +97,9 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
         if back_end == "in-process":
             yield from _in_process(worker, chain([first], waiting))
             return
-        from cluster.connect import connected, slots
+        from cluster.connect import connected
         from cluster.nodes import refuse_open
+        from cluster.room import Room
 
         with connected(n_cpus=n_cpus):
             from search import on_ray
@@ -106,7 +107,7 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
             refuse_open()
 
             takes = resources.of_a_trial(study.record.facts)
-            n_slots = slots(**takes)
+            n_slots = Room(takes).at_most  # what waits for a node is asked of an autoscaler
             yield from on_ray.retrain(
                 worker,
                 chain([first], waiting),
