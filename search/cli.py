@@ -68,7 +68,10 @@ def everywhere(
 ) -> None:
     """Which adapter, at which size, is worth training on my data?"""
     command = context.invoked_subcommand
-    if address is None or command is None or command in cluster_commands.HERE:
+    if address is None or command is None:
+        return
+    if command in cluster_commands.HERE:
+        context.default_map = {command: {"address": address}}
         return
     typed = sys.argv[1:]
     raise typer.Exit(cluster_commands.ask(address, typed[typed.index(command) :]))

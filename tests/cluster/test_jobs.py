@@ -126,3 +126,11 @@ def test_an_address_that_is_none_is_said(head: Head, address: str, law: str) -> 
     done = nowhere.paretune("front", "flowers")
     assert done.returncode == 2
     assert law in done.stderr
+
+
+@pytest.mark.parametrize("command", [("logs", "flowers"), ("doctor", "--storage", "/studies")])
+def test_an_address_may_stand_in_front_of_any_command(head: Head, command: tuple[str, ...]) -> None:
+    unnamed = {name: value for name, value in head.environment.items() if name != "PARETUNE_ADDRESS"}
+    done = Head("", unnamed, head.storage).paretune("--address", "http://127.0.0.1:1", *command)
+    assert done.returncode == 2
+    assert "http://127.0.0.1:1 is not reached" in done.stderr
