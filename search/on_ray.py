@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -27,6 +28,7 @@ from ray.tune.search import Searcher
 from cluster import nodes
 from cluster.room import Room, bundle_of, gpus_of, in_a_slot
 from search.draining import Draining
+from search.errors import OutOfReach, RequestError
 from search.finalize import Order, Outcome
 from search.losses import Loss
 from search.sections import Resources
@@ -87,6 +89,11 @@ def run(study: Study, *, n_slots: int | Room) -> None:
             ),
         )
         tuner.fit()
+    except TuneError as error:
+        own: BaseException | None = error  # what our shells raise comes out of Tune as one of these, with a traceback for a message
+        while own is not None and not isinstance(own, RequestError | OutOfReach):
+            own = own.__cause__ or own.__context__
+        raise own or error from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -205,7 +212,7 @@ class _Drains:
         return self._decided.leaving(trial.trial_id)
 
     def _node_of(self, name: str) -> str | None:
-        return nodes.node_of(self._live[name].temporary_state.ray_actor._actor_id.hex())
+        return nodes.node_of(_actor_of(self._live[name]))
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -286,6 +293,11 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         report = json.loads(result["report"])
         if trial.trial_id in self._ended:  # a last word before the kill arrived
             return str(TrialScheduler.CONTINUE)
+        if "unseen" in report:
+            raise RequestError(
+                f"storage: node {_node_of(trial)} has no {report['unseen']}; a node that joins must see the storage as the others "
+                "do (docs/cluster.md). Nothing is lost: mend it, and run the study again"
+            )
         if report.get("memory"):
             self._study.lost(report["trial"], Loss.MEMORY, report["failure"])
             return self._end(trial)  # a process that ran out of memory is not used again
@@ -311,6 +323,18 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         why = _first_line(trial.error_file)
         memory = re.search("low on memory|out of memory|OutOfMemory|OOM", why) is not None  # Ray's memory monitor killed it
         self._study.lost(trial.config["trial"], Loss.MEMORY if memory else Loss.DEATH, why)
+
+
+def _actor_of(trial: Any) -> str:
+    """The id of a trial's worker, in hexadecimal."""
+    found: str = trial.temporary_state.ray_actor._actor_id.hex()
+    return found
+
+
+def _node_of(trial: Any) -> str:
+    """The name of a trial's node, for people."""
+    node = nodes.node_of(_actor_of(trial))
+    return "unknown" if node is None else nodes.name_and_memory(node)[0]
 
 
 def _first_line(path: str | None) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from trainables import Stopped, Trainable, keep_to_share, large_imports, make, out_of_memory
+from trainables.folder import Folder
 
 with large_imports():
     from ray import tune
@@ -14,10 +16,10 @@ with large_imports():
 class TuneTrial(tune.Trainable):  # type: ignore[misc]
     """A class trainable with `reset_config`: one step is one epoch, and the next trial reuses frozen backbone and decoded data.
 
-    A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (told by its flag) or
-    `{"trial", "failure", "memory"}` (whether memory was short). Failures travel as results, because Tune would keep an exception's
-    text from the searcher; the trial that failed leaves no worker behind it, the next one builds a new one. The trial itself never
-    says that it is done: the study decides.
+    A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (told by its flag),
+    `{"trial", "unseen"}` (the study's folder, which is not on this node) or `{"trial", "failure", "memory"}` (whether memory was
+    short). Failures travel as results, because Tune would keep an exception's text from the searcher; the trial that failed leaves
+    no worker behind it, the next one builds a new one. The trial itself never says that it is done: the study decides.
 
     The configuration of a Tune trial: `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`, `reported`
     (epochs that the ledger holds) and `folder` (of the checkpoint).
@@ -38,6 +40,8 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train one epoch, or give again the one that a checkpoint holds and the ledger does not."""
+        if self._unseen is not None:
+            return self._report(unseen=self._unseen)
         if self._failure is None:
             try:
                 return self._report(**self._epoch())
@@ -59,6 +63,9 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         self._trial: int = config["trial"]
         self._failure = None
         self._pending: dict[str, float] | None = None
+        self._unseen = _unseen(config["folder"])
+        if self._unseen is not None:
+            return
         try:
             if self._trainable is None:
                 keep_to_share(config.get("gpus", 0.0))
@@ -86,3 +93,8 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
     def _report(self, **content: Any) -> dict[str, Any]:
         return {"report": json.dumps({"trial": self._trial, **content})}
+
+
+def _unseen(folder: Path | Folder) -> str | None:
+    """The study's folder if it is a path that is not here, so that a checkpoint would go to a disk that no other node sees."""
+    return None if not isinstance(folder, Path) or (study := folder.parents[1]).is_dir() else str(study)

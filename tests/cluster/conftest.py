@@ -37,10 +37,17 @@ class Head:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     @contextlib.contextmanager
-    def another_node(self) -> Iterator[subprocess.Popen[bytes]]:
-        """A node with one core that joins, and is killed with -9 at the end of the block."""
+    def another_node(self, *within: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A node with one core that joins, and is killed with -9 at the end of the block; `within` is put before its command."""
         [agent] = free_ports(1)
-        command = [str(Path(sys.executable).parent / "ray"), "start", f"--address=127.0.0.1:{self.port}", "--block", "--num-cpus=1"]
+        command = [
+            *within,
+            str(Path(sys.executable).parent / "ray"),
+            "start",
+            f"--address=127.0.0.1:{self.port}",
+            "--block",
+            "--num-cpus=1",
+        ]
         command += ["--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent}"]
         node = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

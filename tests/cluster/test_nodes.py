@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
+import subprocess
 from collections.abc import Sequence
 
+import pytest
 import yaml
 
 from search.ledger import Ledger
 from search.saved import SavedStudy, load
+from search.trial import State
 
 from .conftest import Head
 from .watching import assert_every_epoch_once, n_at_work, wait_until
@@ -46,6 +50,32 @@ def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_tria
     assert [event.detail["loss"] for event in lost] == ["DEATH"]
     assert sorted(trial.n_attempts for trial in saved.history) == [1] * (N_TRIALS - 1) + [2]
     assert most_at_once(spans_of(saved), after=lost[0].time) == 3  # the second newcomer is used, too
+
+
+def test_a_node_that_joins_without_the_storage_ends_the_search_with_its_name_and_nothing_lost(head: Head) -> None:
+    study = {
+        "study": "blind",
+        "data": {"kind": "synthetic", "epoch_seconds": 1.0},
+        "methods": ["lora"],
+        "budget": {"n_trials": 4, "epochs": 40, "max_params": 50_000},
+        "search": {"sampler": "random"},
+    }
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(head.storage)]
+    head.storage.mkdir(exist_ok=True)
+    if subprocess.run([*hidden, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs mount name spaces")
+    (head.storage / "blind.yaml").write_text(yaml.safe_dump(study))
+    driver = head.paretune_on_node("run", str(head.storage / "blind.yaml"), "--storage", str(head.storage))
+    try:
+        folder = head.storage / "blind"
+        wait_until(lambda: (folder / "ledger.db").exists() and n_at_work(load(folder)) == 2)
+        with head.another_node(*hidden):
+            printed, _ = driver.communicate(timeout=120)
+    finally:
+        driver.kill()
+    assert driver.returncode == 2, printed
+    assert re.search(rf"storage: node [0-9.]+/[0-9a-f]{{6}} has no {folder};", printed)
+    assert [trial.state for trial in load(folder).history] == [State.RUNNING] * 3  # the one there has not failed
 
 
 def most_at_once(spans: Sequence[tuple[float, float]], *, after: float) -> int:
