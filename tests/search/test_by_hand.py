@@ -189,6 +189,23 @@ def test_a_stopped_study_starts_nothing_and_leaves_what_runs_only_when_told_now(
         assert (resumed.number, resumed.epochs) == (0, 2)
 
 
+def test_wanted_are_the_trials_that_run_and_those_that_may_still_start(study: Study) -> None:
+    assert study.n_wanted() == 6  # two at work, four of the budget
+    ask(study, "pause", 1)
+    assert study.n_wanted() == 5
+    ask(study, "pause")
+    assert study.n_wanted() == 1
+    ask(study, "unpause")
+    study.report(0, 2, GOOD)
+    study.report(0, 3, GOOD)
+    assert study.n_wanted() == 4  # it is complete
+    ask(study, "unpause", 1)
+    ask(study, "stop")
+    assert study.n_wanted() == 1
+    ask(study, "stop", now=True)
+    assert study.n_wanted() == 0
+
+
 def test_where_no_driver_runs_the_command_carries_it_out_itself(study: Study) -> None:
     study.close()
     numbers = requests.ask(study.folder, "prune", [0], {"reason": "enough"})
@@ -285,6 +302,15 @@ def beside(study: Study, interfere: Callable[[], None]) -> Iterator[None]:
     thread.join(60)
     if problems:
         raise problems[0]
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_search_that_has_no_room_for_any_trial_can_be_stopped(tmp_path: Path) -> None:
+    study = Study.create(study_file(tmp_path), SyntheticSizes())
+    with beside(study, lambda: requests.ask(study.folder, "stop", [], {})):
+        on_ray.run(study, n_slots=0)
+    assert study.stopping is Stopping.WHEN_IDLE
+    assert not study.trials
 
 
 @pytest.mark.usefixtures("embedded_ray")
