@@ -102,7 +102,9 @@ def at_a_time(n_slots: int | Room) -> str:
     n = n_slots if isinstance(n_slots, int) else n_slots.at_most
     words = f"{n} {'trials' if n > 1 else 'trial'} at a time"
     return (
-        words if isinstance(n_slots, int) or n == n_slots.n else f"up to {words}, {n_slots.n} now: the cluster is asked for nodes"
+        words
+        if isinstance(n_slots, int) or n == n_slots.n
+        else f"up to {words} (room for {n_slots.n} now, the cluster is asked for more)"
     )
 
 
