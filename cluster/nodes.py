@@ -23,6 +23,8 @@ MEND_OPEN = "start every node with RAY_AUTH_MODE=token and one token (docs/clust
 def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False) -> dict[str, T | str]:
     """What a function returns on each living node, or why it could not be asked; by the node's address.
 
+    A node that dies meanwhile, or had died when Ray did not know it yet, is left out.
+
     Args:
         function: Of a module that is there, too.
         arguments: Its own.
@@ -43,7 +45,8 @@ def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False
             found[name] = ray.get(answer, timeout=120)
         except (ray.exceptions.RayError, TimeoutError) as error:
             found[name] = str(error).strip().splitlines()[-1]
-    return found
+    alive = {_name(node) for node in ray.nodes() if node["Alive"]}
+    return {name: told for name, told in found.items() if name in alive}
 
 
 def name_and_memory(node_id: str) -> tuple[str, float]:

@@ -31,6 +31,10 @@ class Room:
         most: Trials at once at most; None for as many as there is room for, where an autoscaler is asked for room for `AT_ONCE`.
         clock: Seconds.
 
+    Attributes:
+        n: Trials that there is room for, by the last look.
+        grows: Whether an autoscaler may start nodes.
+
     Raises:
         ValueError: if not even one fits, on a cluster that stays as it is.
     """
@@ -39,8 +43,9 @@ class Room:
         self._takes, self._most, self._clock = takes, most, clock
         self._asked: list[Any] = []  # placement groups
         self._short: tuple[float, str] | None = None  # since when no trial fits, and why
+        self.n = 0
         self.grows = autoscales()
-        self.n = self._now()
+        self.count()
         if self._short is not None and not self.grows:
             self.grows = autoscales(wait=FIRST_REPORT_SECONDS)
             if not self.grows:
@@ -52,11 +57,24 @@ class Room:
         Args:
             wanted: Trials that could run if there was room for all.
         """
-        self.n = self._now()
+        self.count()
         self.grows = self.grows or autoscales()
         if self.grows:
             self._ask(min(wanted, self.at_most) - self.n)
+        if not wanted:
+            self._short = None
         return self.n
+
+    def count(self) -> None:
+        """Look at the nodes, and ask for none."""
+        try:
+            found = slots(**self._takes)
+        except ValueError as none:
+            self._short = (self._clock() if self._short is None else self._short[0], str(none))
+            self.n = 0
+        else:
+            self._short = None
+            self.n = found if self._most is None else min(found, self._most)
 
     @property
     def at_most(self) -> int:
@@ -64,22 +82,13 @@ class Room:
         return self._most or max(AT_ONCE, self.n) if self.grows else self.n
 
     def waits(self) -> str | None:
-        """What is waited for, and how long already; None where trials have room."""
+        """What is waited for, and how long already; None where trials have room, or want none."""
         if self._short is None:
             return None
         since, why = self._short
         minutes, seconds = divmod(round(self._clock() - since), 60)
         line = f"no node for a trial, for {minutes}:{seconds:02d} now ({why.removesuffix('; ask for less')})"
         return f"{line}; its autoscaler is asked for one: `ray status` on the head" if self.grows else line
-
-    def _now(self) -> int:
-        try:
-            found = slots(**self._takes)
-        except ValueError as none:
-            self._short = (self._clock() if self._short is None else self._short[0], str(none))
-            return 0
-        self._short = None
-        return found if self._most is None else min(found, self._most)
 
     def _ask(self, n: int) -> None:
         """Have `n` trials' room waiting to be placed; what is placed is for trials, and the next look knows of its node."""
@@ -101,11 +110,9 @@ def at_a_time(n_slots: int | Room) -> str:
     """How many trials run at once, for people."""
     n = n_slots if isinstance(n_slots, int) else n_slots.at_most
     words = f"{n} {'trials' if n > 1 else 'trial'} at a time"
-    return (
-        words
-        if isinstance(n_slots, int) or n == n_slots.n
-        else f"up to {words} (room for {n_slots.n} now, the cluster is asked for more)"
-    )
+    if isinstance(n_slots, int) or n == n_slots.n:
+        return words
+    return f"up to {words} (room for {n_slots.n} now, the cluster is asked for more)"
 
 
 def bundle_of(
@@ -158,7 +165,7 @@ def in_a_slot(
     kinds = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory"), "label_selector": selector}
     answer = ray.remote(**kinds, max_calls=1)(_there).remote(function, arguments)
     while not ray.wait([answer], timeout=0 if room.waits() else 60)[0]:
-        room.look(0)
+        room.count()
         if (waiting := room.waits()) is None:
             continue
         if time.monotonic() - begun > patience:
