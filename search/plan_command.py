@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.arguments import Json, MaybeStudyFile, Overrides, print_json
+from search.arguments import Json, MaybeStudyFile, Overrides, complain, print_json
 from search.cluster_commands import ask_about
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def plan(
         max_params = file.budget.max_params or sizes.backbone_params
         held = planning.holdings(file, sizes, max_params)
         configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
-        measured = (_measured_there if "RAY_ADDRESS" in os.environ else _measured_here)(file, configs, slots)
+        if "RAY_ADDRESS" in os.environ:
+            measured = _measured_there(file, configs, slots, say=(lambda waiting: None) if as_json else complain)
+        else:
+            measured = _measured_here(file, configs, slots)
     except ValueError as error:
         raise RequestError(str(error)) from error
     n_slots = measured.n_slots
@@ -121,8 +124,8 @@ def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None
     return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
 
 
-def _measured_there(file: StudyFile, configs: Sequence[Config], slots: int | None) -> _Measured:
-    """On a node of the joined cluster where a trial would run, with what one takes.
+def _measured_there(file: StudyFile, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]) -> _Measured:
+    """On a node of the joined cluster where a trial would run, with what one takes; `say` is told what is waited for.
 
     Raises:
         ValueError: No node fits, or none came in time.
@@ -130,13 +133,12 @@ def _measured_there(file: StudyFile, configs: Sequence[Config], slots: int | Non
     from cluster import connect, room
     from cluster.health import gpu_memory
     from cluster.nodes import name_and_memory, on_each
-    from search.arguments import complain
     from trainables import probed_epochs
 
     with connect.connected():
         gpus = room.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
         takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
-        found = room.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=complain, patience=_PATIENCE)
+        found = room.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or room.Room(takes).at_most
         sharing = connect.slots(**takes, node=found.node)
         name, memory = name_and_memory(found.node)
