@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainables.probe import Probe
 
 app = typer.Typer()
+_FOR_WORKERS = 0.7  # of a machine's memory; Ray keeps the rest for objects that they exchange
 _PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -40,10 +41,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What the space holds, and what the study would take: measures a few batches of each method on this machine, or on a node."""
-    from search import config
+    from search import config, fractions
     from search import plan as planning
     from search.errors import RequestError
     from trainables import measure
+    from trainables.memory import private_bytes
 
     begun = time.perf_counter()
     file = config.load(study, overrides or ())
@@ -56,10 +58,11 @@ def plan(
         max_params = file.budget.max_params or sizes.backbone_params
         held = planning.holdings(file, sizes, max_params)
         configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
+        needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes())
         if "RAY_ADDRESS" in os.environ:
-            measured = _measured_there(file, configs, slots, say=(lambda waiting: None) if as_json else complain)
+            measured = _measured_there(file, configs, slots, needed, say=(lambda waiting: None) if as_json else complain)
         else:
-            measured = _measured_here(file, configs, slots)
+            measured = _measured_here(file, configs, slots, needed)
     except ValueError as error:
         raise RequestError(str(error)) from error
     n_slots = measured.n_slots
@@ -107,9 +110,10 @@ class _Measured:
     where: str
 
 
-def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None) -> _Measured:
-    """On this machine, which would run as many trials at once as its cores, and GPUs, have room for."""
+def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None, needed: int) -> _Measured:
+    """On this machine, which would run as many trials at once as its cores, its memory, and GPUs, have room for."""
     from cluster.health import gpu_memory
+    from search import fractions
     from trainables import probed_epochs
 
     begun = time.perf_counter()
@@ -120,11 +124,17 @@ def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
     if gpus > 0:
         n_slots = min(n_slots, int(max(1, len(told)) / gpus))
-    memory = _bytes_of(told) if gpus > 0 and told else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    room = int(_FOR_WORKERS * memory)
+    reserved = resources.of_a_trial({"memory": fractions.reserved(needed, most=room)})["memory_per_trial"]
+    n_slots = min(n_slots, max(1, room // reserved)) if reserved else n_slots
+    memory = _bytes_of(told) if gpus > 0 and told else memory
     return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
 
 
-def _measured_there(file: StudyFile, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]) -> _Measured:
+def _measured_there(
+    file: StudyFile, configs: Sequence[Config], slots: int | None, needed: int, *, say: Callable[[str], object]
+) -> _Measured:
     """On a node of the joined cluster where a trial would run, with what one takes; `say` is told what is waited for.
 
     Raises:
@@ -133,11 +143,14 @@ def _measured_there(file: StudyFile, configs: Sequence[Config], slots: int | Non
     from cluster import connect, room
     from cluster.health import gpu_memory
     from cluster.nodes import name_and_memory, on_each
+    from search import fractions
     from trainables import probed_epochs
 
     with connect.connected():
         gpus = room.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
         takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
+        facts = {"memory": fractions.reserved(needed, most=connect.largest_memory(**takes))}
+        takes["memory_per_trial"] = file.resources.of_a_trial(facts)["memory_per_trial"]
         found = room.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or room.Room(takes).at_most
         sharing = connect.slots(**takes, node=found.node)

@@ -94,7 +94,8 @@ def test_a_kind_that_no_node_has_is_refused_with_those_that_there_are(cluster: A
 
 def test_a_plan_is_measured_where_a_trial_would_run(cluster: Any, tmp_path: Path) -> None:
     [node] = cluster.worker_nodes
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(STUDY | {"data": {"kind": "digits"}}))
+    resources = {"gpus_per_trial": 0.25, "accelerator_type": "H100", "memory_per_trial": "0.5GiB"}  # a quarter of the node's
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(STUDY | {"data": {"kind": "digits"}, "resources": resources}))
     done = paretune(cluster, tmp_path, "plan", "s.yaml", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
