@@ -29,7 +29,7 @@ N_DRAWS, N_DRAWS_OF_OPERATIONS = (
 N_PROBED = 2  # configurations of each method beside its default
 MAX_SIMULATED = 200  # trials; a longer study is scaled from these
 N_INSTANCES = 3  # of each family of surfaces
-_LEAST_SPREAD = 0.10  # machines are noisy: no range is narrower than this on either side
+_LEAST_BELOW, _LEAST_ABOVE = 0.10, 0.30  # no range is narrower: machines are noisy, and trials side by side slow each other (19 %)
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,14 @@ def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: i
         of.setdefault(str(probe.config["method"]), []).append(probe.epoch_seconds)
     means = [statistics.mean(seconds) for seconds in of.values()]
     middle = statistics.mean(means)
-    spread = max(_LEAST_SPREAD, float(np.std(means)) / middle)
+    spread = float(np.std(means)) / middle
     setups = file.budget.n_trials * statistics.mean(probe.setup_seconds for probe in known)
     low, guess, high = (
         (n * seconds + setups) / 3600
         for n, seconds in (
-            (trained.low, middle * (1 - spread)),
+            (trained.low, middle * (1 - max(spread, _LEAST_BELOW))),
             (trained.guess, middle),
-            (trained.high, middle * (1 + spread)),
+            (trained.high, middle * (1 + max(spread, _LEAST_ABOVE))),
         )
     )
     wall = [hours / n_slots + start_seconds / 3600 for hours in (low, guess, high)]

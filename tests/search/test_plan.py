@@ -128,7 +128,8 @@ def test_the_cost_is_epochs_times_seconds_over_slots() -> None:
     found = plan.cost(study_file(), probes, plan.Range(80, 80, 80), n_slots=2, start_seconds=36.0)
     assert found.slot_hours.guess == pytest.approx((80 * 2.0 + 20 * 0.5) / 3600)
     assert found.hours.guess == pytest.approx((80 * 2.0 + 20 * 0.5) / 2 / 3600 + 0.01)
-    assert found.slot_hours.low == pytest.approx((80 * 1.8 + 20 * 0.5) / 3600)  # at least a tenth on either side
+    assert found.slot_hours.low == pytest.approx((80 * 1.8 + 20 * 0.5) / 3600)  # at least a tenth below
+    assert found.slot_hours.high == pytest.approx((80 * 2.6 + 20 * 0.5) / 3600)  # and three above
     assert found.memory_bytes == 1e9
 
 
