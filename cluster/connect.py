@@ -7,9 +7,10 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 # How Ray is told, by environment, before it is imported:
 _EMBEDDED = {
@@ -201,17 +202,15 @@ def slots(
     Raises:
         ValueError: if not even one fits.
     """
-    import ray
-
     from cluster.nodes import ACCELERATOR, draining
 
     leaving = draining()
-    living = [one for one in ray.nodes() if one["Alive"] and one["NodeID"] not in leaving and node in (None, one["NodeID"])]
+    living = [one for one in _living() if one["NodeID"] not in leaving and node in (None, one["NodeID"])]
     kinds = {one.get("Labels", {}).get(ACCELERATOR) for one in living}
     if accelerator_type is not None and living and accelerator_type not in kinds:
         there = ", ".join(sorted(filter(None, kinds))) or "none"
         raise ValueError(f"resources.accelerator_type: no node has {accelerator_type}; they have {there}")
-    nodes = [one["Resources"] for one in living if accelerator_type in (None, one.get("Labels", {}).get(ACCELERATOR))]
+    nodes = _of_kind(living, accelerator_type)
     n_slots = sum(_fit(one, cpus_per_trial, gpus_per_trial, memory_per_trial) for one in nodes)
     if n_slots < 1:
         memory = f" and {memory_per_trial / 2**30:.1f} GiB of memory" if memory_per_trial else ""
@@ -227,14 +226,23 @@ def largest_memory(
     *, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0
 ) -> int | None:
     """Bytes that the largest of the nodes on which a trial fits has for its workers; None if there is no such node (yet)."""
-    import ray
-
-    from cluster.nodes import ACCELERATOR
-
-    living = (node for node in ray.nodes() if node["Alive"])
-    chosen = [node["Resources"] for node in living if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
+    chosen = _of_kind(_living(), accelerator_type)
     with_room = [int(node.get("memory", 0)) for node in chosen if _fit(node, cpus_per_trial, gpus_per_trial, memory_per_trial)]
     return max(with_room, default=None)
+
+
+def _living() -> list[dict[str, Any]]:
+    """The connected cluster's nodes, as Ray tells of them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _of_kind(nodes: Iterable[Mapping[str, Any]], accelerator_type: str | None) -> list[Mapping[str, float]]:
+    """What the nodes with one kind of accelerator have; None for any."""
+    from cluster.nodes import ACCELERATOR
+
+    return [node["Resources"] for node in nodes if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float, memory: int) -> int:

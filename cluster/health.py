@@ -223,7 +223,7 @@ def gpu_memory() -> list[str]:
 
 
 def gpu_memory_of_all() -> list[str]:
-    """The same of every node of the connected cluster that has GPUs, behind the node's address."""
+    """Memory in use of each GPU of the connected cluster, behind its node's address: `10.0.0.2/a1b2c3: 1234 MiB, 81559 MiB`."""
     told = on_each(gpu_memory, with_gpus=True)
     return [f"{node}: {gpu}" for node, gpus in told.items() for gpu in ([gpus] if isinstance(gpus, str) else gpus)]
 

@@ -54,6 +54,9 @@ def name_and_memory(node_id: str) -> tuple[str, float]:
 
     Args:
         node_id: In hexadecimal.
+
+    Raises:
+        ValueError: There is no such node.
     """
     import ray
 

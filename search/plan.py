@@ -22,10 +22,7 @@ from spaces import Config, JointSpace
 if TYPE_CHECKING:
     from trainables.probe import Probe
 
-N_DRAWS, N_DRAWS_OF_OPERATIONS = (
-    400,
-    60,
-)  # of each method; counting a structure's operations takes as long as its parameters 30 times
+N_DRAWS, N_DRAWS_OF_OPERATIONS = 400, 60  # of each method; operations take as long to count as parameters 30 times
 N_PROBED = 2  # configurations of each method beside its default
 MAX_SIMULATED = 200  # trials; a longer study is scaled from these
 N_INSTANCES = 3  # of each family of surfaces

@@ -185,7 +185,7 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the recorder of a driver that was killed may still be at its last sync
         select.select(
             [sys.stdin], [], [], order["head_start"]
-        )  # workers import torch now, we MLflow then, or when the driver has gone
+        )  # workers import torch now, we MLflow then, or if the driver has gone
         problem = follow(Record(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
     with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
         print(json.dumps({"problem": problem}), flush=True)

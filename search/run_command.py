@@ -44,10 +44,10 @@ def run(
     """Search here, or go on with a search. A finished study prints its front."""
     from search import config
 
-    search(config.load(study, overrides or (), storage), back_end, cpus, slots)
+    search(config.load(study, overrides or (), storage), back_end, cpus, slots=slots)
 
 
-def search(file: StudyFile, back_end: str, cpus: int | None, slots: int | None = None, extension: Extension | None = None) -> None:
+def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, slots: int | None) -> None:
     """Search, and show what was found and where it lies. Exit code 1 if no trial is complete, or the study has not ended."""
     from search.saved import StudyState
 
@@ -141,7 +141,7 @@ def resume(
         by_hand.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
     file = config.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
-    search(file, back_end, cpus, slots, extension)
+    search(file, back_end, cpus, extension, slots=slots)
 
 
 def show_front(study: SavedStudy) -> None:

@@ -372,7 +372,10 @@ class Study:
         return self.known.paused and self._stopping is None and self._more
 
     def n_wanted(self) -> int:
-        """Trials that could be at work now if there was room for all: those that run, and those that the budget has left."""
+        """Trials that could be at work now if there was room for all: those that run, and those that the budget has left.
+
+        A budget in hours or patience that is found spent ends the study, as `ask` would.
+        """
         if self._stopping is Stopping.NOW:
             return 0
         new = 0 if self._stopping or self.known.paused or self._nothing_new() else self.file.budget.n_trials - self.known.n_searched

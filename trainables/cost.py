@@ -68,9 +68,8 @@ def kept_bytes(model: nn.Module, n_images: int) -> int:
     images = torch.zeros(n_images, wanted.channels, *wanted.size, device=next(model.parameters()).device)
     labels = torch.zeros(n_images, dtype=torch.long, device=images.device)
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[
-        int, torch.UntypedStorage
-    ] = {}  # storages, since views of one keep it once; held, so that none takes another's place
+    # Storages, since views of one keep it once; held until they are summed, so that none takes another's address.
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
