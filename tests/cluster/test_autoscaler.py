@@ -16,17 +16,10 @@ import yaml
 from search.saved import StudyState, load
 
 from .conftest import Head, free_ports, started
-from .watching import assert_every_epoch_once, n_at_work, wait_until
+from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 N_TRIALS, EPOCHS = 3, 10
-STUDY = {
-    "study": "grows",
-    "data": {"kind": "synthetic", "epoch_seconds": 1.0},
-    "methods": ["lora"],
-    "budget": {"n_trials": N_TRIALS, "epochs": EPOCHS, "max_params": 50_000},
-    "search": {"sampler": "random"},
-    "resources": {"gpus_per_trial": 1, "accelerator_type": "H100"},
-}
+STUDY = sleeping("grows", N_TRIALS, EPOCHS, 1.0, gpus_per_trial=1, accelerator_type="H100")
 HEAD = "f" * 51 + "00000"  # the fake provider counts its nodes from there
 
 

@@ -16,17 +16,10 @@ import yaml
 from search.ledger import Ledger
 from search.saved import load
 
-from .watching import assert_every_epoch_once, n_at_work, wait_until
+from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 N_TRIALS, EPOCHS = 2, 14
-STUDY = {
-    "study": "nodes",
-    "data": {"kind": "synthetic", "epoch_seconds": 1.0},
-    "methods": ["lora"],
-    "budget": {"n_trials": N_TRIALS, "epochs": EPOCHS, "max_params": 50_000},
-    "search": {"sampler": "random"},
-    "resources": {"gpus_per_trial": 1},
-}
+STUDY = sleeping("nodes", N_TRIALS, EPOCHS, 1.0, gpus_per_trial=1)
 
 
 @pytest.fixture

@@ -15,19 +15,13 @@ from search.saved import SavedStudy, load
 from search.trial import State
 
 from .conftest import Head
-from .watching import assert_every_epoch_once, n_at_work, wait_until
+from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 N_TRIALS, EPOCHS = 12, 6
 
 
 def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_trials(head: Head) -> None:
-    study = {
-        "study": "nodes",
-        "data": {"kind": "synthetic", "epoch_seconds": 2.0},
-        "methods": ["lora"],
-        "budget": {"n_trials": N_TRIALS, "epochs": EPOCHS, "max_params": 50_000},
-        "search": {"sampler": "random"},
-    }
+    study = sleeping("nodes", N_TRIALS, EPOCHS, 2.0)
     head.storage.mkdir(exist_ok=True)
     (head.storage / "nodes.yaml").write_text(yaml.safe_dump(study))
     folder = head.storage / "nodes"
@@ -53,13 +47,7 @@ def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_tria
 
 
 def test_a_node_that_joins_without_the_storage_ends_the_search_with_its_name_and_nothing_lost(head: Head) -> None:
-    study = {
-        "study": "blind",
-        "data": {"kind": "synthetic", "epoch_seconds": 1.0},
-        "methods": ["lora"],
-        "budget": {"n_trials": 4, "epochs": 40, "max_params": 50_000},
-        "search": {"sampler": "random"},
-    }
+    study = sleeping("blind", 4, 40, 1.0)
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(head.storage)]
     head.storage.mkdir(exist_ok=True)
     if subprocess.run([*hidden, "true"], capture_output=True, check=False).returncode != 0:

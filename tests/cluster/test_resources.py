@@ -18,15 +18,9 @@ from search.saved import load
 from search.trial import State
 
 from .test_nodes import most_at_once, spans_of
+from .watching import sleeping
 
-STUDY = {
-    "study": "shared",
-    "data": {"kind": "synthetic", "epoch_seconds": 2.0},
-    "methods": ["lora"],
-    "budget": {"n_trials": 5, "epochs": 4, "max_params": 50_000},
-    "search": {"sampler": "random"},
-    "resources": {"gpus_per_trial": 0.25, "accelerator_type": "H100"},
-}
+STUDY = sleeping("shared", 5, 4, 2.0, gpus_per_trial=0.25, accelerator_type="H100")
 
 
 @pytest.fixture(scope="module")

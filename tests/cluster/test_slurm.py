@@ -12,18 +12,11 @@ import yaml
 from search.saved import load
 
 from .slurm import Slurm, slurm
-from .watching import assert_every_epoch_once, n_at_work, wait_until
+from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm.sh"
 N_TRIALS, EPOCHS = 2, 16
-STUDY = {
-    "study": "slurm",
-    "data": {"kind": "synthetic", "epoch_seconds": 0.5},
-    "methods": ["lora"],
-    "budget": {"n_trials": N_TRIALS, "epochs": EPOCHS, "max_params": 50_000},
-    "search": {"sampler": "random"},
-    "resources": {"cpus_per_trial": 2},  # a node's: one trial on each
-}
+STUDY = sleeping("slurm", N_TRIALS, EPOCHS, 0.5, cpus_per_trial=2)  # a node's cores: one trial on each
 
 
 @pytest.fixture

@@ -1,12 +1,25 @@
-"""Watching a study that others run, and what must be true of it at its end."""
+"""A study whose epochs only take time, watching it while others run it, and what must be true of it at its end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from search.saved import SavedStudy
 from search.trial import State
+
+
+def sleeping(study: str, n_trials: int, epochs: int, epoch_seconds: float, **resources: Any) -> dict[str, Any]:
+    """A study file whose trials sleep."""
+    return {
+        "study": study,
+        "data": {"kind": "synthetic", "epoch_seconds": epoch_seconds},
+        "methods": ["lora"],
+        "budget": {"n_trials": n_trials, "epochs": epochs, "max_params": 50_000},
+        "search": {"sampler": "random"},
+        "resources": resources,
+    }
 
 
 def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
