@@ -51,10 +51,11 @@ def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], No
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
                 precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
-            if file.resources.gpus_per_trial != "auto" and back_end == "ray" and file.data.kind != "synthetic":
+            gpus = file.resources.gpus_per_trial
+            if gpus != "auto" and back_end == "ray" and file.data.kind != "synthetic":
                 from trainables.memory import private_bytes
 
-                bytes_needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes())
+                bytes_needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
             return Known(sizes, precision, bytes_needed)
         except ValueError as error:
             raise RequestError(str(error)) from error

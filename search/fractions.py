@@ -72,15 +72,16 @@ def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
     return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
 
 
-def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int) -> int:
+def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:
     """What a worker will take of its node's memory, by arithmetic.
 
     Args:
         file: The study file.
         sizes: Of its configurations.
         process_bytes: Of a process that has the libraries, and nothing else.
+        gpus: The share of a GPU that a trial gets.
     """
-    if file.resources.gpus_per_trial != 0:
+    if gpus > 0:
         return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
     return process_bytes + max(_of_training(file, sizes), default=0)
 

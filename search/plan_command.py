@@ -17,6 +17,7 @@ from search.cluster_commands import ask_about
 
 if TYPE_CHECKING:
     from search.config import StudyFile
+    from search.costs import Sizes
     from search.plan import Cost, Holding, Range
     from spaces import Config
     from trainables.probe import Probe
@@ -41,11 +42,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What the space holds, and what the study would take: measures a few batches of each method on this machine, or on a node."""
-    from search import config, fractions
+    from search import config
     from search import plan as planning
     from search.errors import RequestError
     from trainables import measure
-    from trainables.memory import private_bytes
 
     begun = time.perf_counter()
     file = config.load(study, overrides or ())
@@ -58,11 +58,10 @@ def plan(
         max_params = file.budget.max_params or sizes.backbone_params
         held = planning.holdings(file, sizes, max_params)
         configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
-        needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes())
         if "RAY_ADDRESS" in os.environ:
-            measured = _measured_there(file, configs, slots, needed, say=(lambda waiting: None) if as_json else complain)
+            measured = _measured_there(file, sizes, configs, slots, say=(lambda waiting: None) if as_json else complain)
         else:
-            measured = _measured_here(file, configs, slots, needed)
+            measured = _measured_here(file, sizes, configs, slots)
     except ValueError as error:
         raise RequestError(str(error)) from error
     n_slots = measured.n_slots
@@ -110,17 +109,19 @@ class _Measured:
     where: str
 
 
-def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None, needed: int) -> _Measured:
+def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None) -> _Measured:
     """On this machine, which would run as many trials at once as its cores, its memory, and GPUs, have room for."""
     from cluster.health import gpu_memory
     from search import fractions
     from trainables import probed_epochs
+    from trainables.memory import private_bytes
 
+    resources, told = file.resources, gpu_memory()
+    gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
+    needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
     begun = time.perf_counter()
     probes = probed_epochs(file.worker(), configs)
     took = time.perf_counter() - begun
-    resources, told = file.resources, gpu_memory()
-    gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
     if gpus > 0:
         n_slots = min(n_slots, int(max(1, len(told)) / gpus))
@@ -133,7 +134,7 @@ def _measured_here(file: StudyFile, configs: Sequence[Config], slots: int | None
 
 
 def _measured_there(
-    file: StudyFile, configs: Sequence[Config], slots: int | None, needed: int, *, say: Callable[[str], object]
+    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]
 ) -> _Measured:
     """On a node of the joined cluster where a trial would run, with what one takes; `say` is told what is waited for.
 
@@ -145,9 +146,11 @@ def _measured_there(
     from cluster.nodes import name_and_memory, on_each
     from search import fractions
     from trainables import probed_epochs
+    from trainables.memory import private_bytes
 
     with connect.connected():
         gpus = room.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
+        needed = fractions.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
         takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
         facts = {"memory": fractions.reserved(needed, most=connect.largest_memory(**takes))}
         takes["memory_per_trial"] = file.resources.of_a_trial(facts)["memory_per_trial"]

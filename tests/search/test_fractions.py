@@ -107,7 +107,7 @@ def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_
     worker = file.worker()
     takes = on_ray.memory(worker, [config], file.resources)["host_bytes"]
     idle = on_ray.memory(worker, [], file.resources)["host_bytes"]  # libraries only
-    needed = bytes_needed(file, measure(worker["backbone"], worker["data"]), process_bytes=idle)
+    needed = bytes_needed(file, measure(worker["backbone"], worker["data"]), process_bytes=idle, gpus=0)
     assert takes - idle > GIB / 8  # the step is what is large here
     assert takes <= needed <= idle + 2.5 * (takes - idle)
 
@@ -125,11 +125,12 @@ class Sizes(SyntheticSizes):
 
 def test_a_worker_is_reserved_its_libraries_and_the_largest_step_of_any_method() -> None:
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora", "arc", "lily"], "budget": {"n_trials": 2, "epochs": 1}}
-    assert bytes_needed(check(raw), Sizes(), process_bytes=GIB) == GIB + 64 * 2 * 2**20  # the largest batch that is drawn is 64
+    assert (
+        bytes_needed(check(raw), Sizes(), process_bytes=GIB, gpus=0) == GIB + 64 * 2 * 2**20
+    )  # the largest batch that is drawn is 64
     parts = check(raw | {"recipe": {"accumulate": 3}, "space": {"optim.batch_size": {"low": 8, "high": 100}}})
-    assert bytes_needed(parts, Sizes(), process_bytes=GIB) == GIB + 34 * 2 * 2**20  # 100 in three parts: 34, 33, 33
-    shared = check(raw | {"resources": {"gpus_per_trial": 0.5}})
-    assert bytes_needed(shared, Sizes(), process_bytes=GIB) == GIB + CUDA_BYTES + 4 * 10**9
+    assert bytes_needed(parts, Sizes(), process_bytes=GIB, gpus=0) == GIB + 34 * 2 * 2**20  # 100 in three parts: 34, 33, 33
+    assert bytes_needed(check(raw), Sizes(), process_bytes=GIB, gpus=0.5) == GIB + CUDA_BYTES + 4 * 10**9
 
 
 def test_a_trial_that_needs_more_than_any_node_has_gets_a_node_for_itself() -> None:
