@@ -44,9 +44,9 @@ import psutil
 if Path(sys.path[0]) == Path(__file__).parent:
     sys.path.pop(0)  # where `search` would be benchmarks/search.py
 
-from search.ledger import Event, Ledger
-from search.places import ledger_in
-from search.saved import StudyState, load
+from search.results.saved_study import StudyState, load
+from search.storage.ledger import Event, Ledger
+from search.storage.location import ledger_in
 from search.trial import State, Trial
 
 STUDY = """

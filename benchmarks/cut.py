@@ -36,8 +36,8 @@ from typing import Any
 if Path(sys.path[0]) == Path(__file__).parent:
     sys.path.pop(0)  # where `search` would be benchmarks/search.py
 
-from search.ledger import Event, Ledger
-from search.saved import load
+from search.results.saved_study import load
+from search.storage.ledger import Event, Ledger
 from search.trial import State
 
 RESULTS = Path(__file__).parent / "results" / "cut.jsonl"

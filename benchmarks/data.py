@@ -46,7 +46,7 @@ def write_images(root: Path, n: int) -> None:
 
 def loader_share(source: dict[str, Any], name: str) -> tuple[float, float, float]:
     """Median seconds of a step, and the loader's share of it: median and highest."""
-    from trainables.trial import AdapterTrial
+    from trainables.training.trial import AdapterTrial
 
     torch.manual_seed(0)
     trial = AdapterTrial({"name": name, "weights": "random"}, source, {"n_threads": os.cpu_count()})

@@ -34,7 +34,7 @@ from scipy.stats import t as student
 
 import spaces
 from trainables.data.digits import digits, digits_split
-from trainables.final import Retrainer
+from trainables.workers.retrainer import Retrainer
 
 PATH = Path(__file__).parent / "results" / "knobs-few.jsonl"
 N_IMAGES, EPOCHS, BATCH, LR = 4, 100, 16, 3e-3

@@ -123,7 +123,7 @@ def ours(folder: Path, n_trials: int, epochs: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "search.cli", "run", str(path), "--storage", str(folder), "--cpus", str(SLOTS)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    from search.ledger import Ledger
+    from search.storage.ledger import Ledger
 
     ledger = Ledger.open(folder / "overhead" / "ledger.db")
     events, reports = ledger.events(), ledger.reports()

@@ -23,12 +23,12 @@ sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folde
 
 from mlflow import MlflowClient
 
-from search.comparison import differences
-from search.ledger import Ledger
-from search.mlflow_store import Store
-from search.recording import Record
+from search.storage.ledger import Ledger
+from search.storage.writer import Writer
+from search.tracking.mlflow_client import Store
+from search.tracking.sync import Record
+from search.tracking.verify import differences
 from search.trial import State, Trial
-from search.writer import Writer
 
 METRICS = ("val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds", "cost/peak_memory_bytes")
 

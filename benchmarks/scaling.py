@@ -35,7 +35,7 @@ def one(n_nodes: int, rounds: int, epochs: int, seconds: float) -> dict[str, Any
     from ray.cluster_utils import Cluster
 
     import search
-    from search.study import Study
+    from search.study.study import Study
 
     clock = _Clock()
     for name in OURS:

@@ -30,17 +30,17 @@ sys.path.pop(0)  # this file's own folder, where `search` would be this file
 
 import spaces
 from search import pareto
-from search.auto import Auto
-from search.candidates import Candidates, Choice
-from search.config import ANCHOR, check
-from search.known import Known
-from search.rungs import Rungs, Verdict
-from search.simulated import VirtualClock, create
-from search.study import Study
+from search.backends.simulated import VirtualClock, create
+from search.config.study_file import ANCHOR, check
+from search.samplers.auto import Auto
+from search.samplers.candidates import Candidates, Choice
+from search.samplers.observations import Known
+from search.study.rungs import Rungs, Verdict
+from search.study.study import Study
 from search.trial import Decision, State
 from spaces import Config
-from trainables.recorded import RecordedTrainable, Table
-from trainables.surfaces import FAMILIES, Surface, SurfaceTrainable
+from trainables.simulated.recorded import RecordedTrainable, Table
+from trainables.simulated.surfaces import FAMILIES, Surface, SurfaceTrainable
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = tuple(method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full"))
@@ -142,7 +142,7 @@ class Blind(Choice):
             of.setdefault(method, []).append(float(decades))
         decades = np.concatenate([np.full(len(codes), np.median(of.get(method, [3.0]))) for method, codes in found.points])
         features = found.features.copy()
-        features[:, 0] = decades / 4.0  # as in `search.coding`
+        features[:, 0] = decades / 4.0  # as in `search.samplers.encoding`
         return found._replace(sizes=np.round(10.0**decades - 1.0), features=features)
 
 

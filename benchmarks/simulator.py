@@ -28,11 +28,12 @@ from typing import Any
 sys.path.pop(0)  # this file's own folder, where `search` would be benchmarks/search.py
 
 import spaces
-from search import pareto, simulated
-from search.config import check
-from search.sampler import Sampler
-from search.uniform import uniform
-from trainables.surfaces import Surface, SurfaceTrainable
+from search import pareto
+from search.backends import simulated
+from search.config.study_file import check
+from search.samplers.random_sampler import uniform
+from search.samplers.sampler import Sampler
+from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = [method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full")]

@@ -46,7 +46,7 @@ def ours(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "search.cli", "run", str(path), "--storage", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    from search.ledger import Ledger
+    from search.storage.ledger import Ledger
 
     ledger = Ledger.open(folder / "startup" / "ledger.db")
     started = next(event.time for event in ledger.events() if event.kind == "started")

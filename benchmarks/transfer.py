@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from trainables import backbones, data
 from trainables.adapters import HeadOnly, LoRA, adapt
-from trainables.recipe import Recipe, learning_rate, optimiser
+from trainables.recipe.recipe import Recipe, learning_rate, optimiser
 from trainables.weights.pretrain import initialise
 
 RESULT = Path(__file__).parent / "results" / "transfer.md"

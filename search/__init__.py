@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.saved import SavedStudy
-    from search.side_by_side import SideBySide
+    from search.results.comparison import SideBySide
+    from search.results.saved_study import SavedStudy
 
 __all__ = ["compare", "load", "run"]
 
@@ -25,28 +25,28 @@ __all__ = ["compare", "load", "run"]
 def run(study: str | Path | Mapping[str, Any] | None = None, **options: Any) -> SavedStudy:
     """Run a study to its end: a study file's path, a packaged study's name, or its content as a mapping.
 
-    `options` are those of `search.driver.run`: `back_end`, `n_cpus`.
+    `options` are those of `search.workflows.run.run`: `back_end`, `n_cpus`.
 
     Raises:
         search.errors.RequestError: if the request is wrong; the message names place, law and remedy.
     """
-    from search import config
-    from search.driver import run as run_file
+    from search.config import study_file
+    from search.workflows.run import run as run_file
 
-    file = config.check(study) if isinstance(study, Mapping) else config.load(study)
+    file = study_file.check(study) if isinstance(study, Mapping) else study_file.load(study)
     return run_file(file, **options)
 
 
 def load(folder: str | Path) -> SavedStudy:
-    """Read a study back as it stands: see `search.saved.SavedStudy`."""
-    from search.saved import load as load_folder
+    """Read a study back as it stands: see `search.results.saved_study.SavedStudy`."""
+    from search.results.saved_study import load as load_folder
 
     return load_folder(folder)
 
 
 def compare(*studies: SavedStudy | str | Path) -> SideBySide:
-    """Lay studies side by side, loaded ones or folders: see `search.side_by_side.SideBySide`."""
-    from search.saved import SavedStudy
-    from search.side_by_side import SideBySide
+    """Lay studies side by side, loaded ones or folders: see `search.results.comparison.SideBySide`."""
+    from search.results.comparison import SideBySide
+    from search.results.saved_study import SavedStudy
 
     return SideBySide(tuple(one if isinstance(one, SavedStudy) else load(one) for one in studies))

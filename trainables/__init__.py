@@ -20,7 +20,7 @@ from trainables import folder as folders
 from trainables.folder import Folder
 
 if TYPE_CHECKING:
-    from trainables.probe import Probe
+    from trainables.training.probe import Probe
 
 __all__ = [
     "STOP_FLAG",
@@ -92,8 +92,9 @@ class Trainable(Protocol):
         Returns:
             `val/top1` (fraction in [0, 1]), `val/loss` (cross-entropy), `train/loss` (what was minimised: cross-entropy plus the
             method's regulariser, where it has one), `cost/train_seconds`, `cost/eval_seconds`, `cost/images_per_second`,
-            `cost/step_seconds`, `cost/peak_memory_bytes` (see `trainables.memory`), `cost/gflops` (see `trainables.cost`), and,
-            where the recipe asks for it, `cost/latency_ms` and `cost/latency_merged_ms` (see `trainables.latency`).
+            `cost/step_seconds`, `cost/peak_memory_bytes` (see `trainables.costs.memory`), `cost/gflops` (see
+            `trainables.costs.counting`), and, where the recipe asks for it, `cost/latency_ms` and `cost/latency_merged_ms` (see
+            `trainables.costs.latency`).
 
         Raises:
             FloatingPointError: The loss is not finite; the message names the step.
@@ -162,14 +163,14 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
     Args:
         backbone: `name`, `weights` (null: its own; "random"; or a local safetensors file), `img_size` (null: its own).
         data: `kind` and what that kind needs, see `trainables.data`.
-        recipe: What is not searched, see `trainables.recipe.Recipe`; every key is optional.
+        recipe: What is not searched, see `trainables.recipe.recipe.Recipe`; every key is optional.
     """
     if data.get("kind") == "synthetic":
-        from trainables import synthetic
+        from trainables.simulated import plain
 
-        return synthetic.make(backbone, data, recipe)
+        return plain.make(backbone, data, recipe)
     with large_imports():
-        from trainables import trial
+        from trainables.training import trial
 
         return trial.AdapterTrial(backbone, data, recipe)
 
@@ -180,13 +181,13 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
     `data` may be `{"kind": "none", "n_classes": C}` where only counts are wanted.
     """
     if data.get("kind") == "synthetic":
-        from trainables import synthetic
+        from trainables.simulated import plain
 
-        return synthetic.measure(backbone, data)
+        return plain.measure(backbone, data)
     with large_imports():
-        from trainables import cost
+        from trainables.costs import counting
 
-        return cost.MetaSizes(backbone, data)
+        return counting.MetaSizes(backbone, data)
 
 
 def measure_latency(
@@ -203,7 +204,7 @@ def measure_latency(
 
     Returns:
         The metrics `cost/latency_ms` and `cost/latency_merged_ms` (absent where it cannot be merged), and how they were measured:
-        `unmergeable`, `repeats`, `spread_ms`, `device`, `threads`, `precision`; see `trainables.latency`.
+        `unmergeable`, `repeats`, `spread_ms`, `device`, `threads`, `precision`; see `trainables.costs.latency`.
 
     Raises:
         ValueError: Nothing is computed, or the backbone or the configuration is impossible.
@@ -211,7 +212,7 @@ def measure_latency(
     if data.get("kind") == "synthetic":
         raise ValueError("a synthetic surface computes nothing: there is no latency to measure")
     with large_imports():
-        from trainables.latency import measure as measured
+        from trainables.costs.latency import measure as measured
 
         return measured(backbone, recipe, n_classes, config)
 
@@ -219,7 +220,7 @@ def measure_latency(
 def measure_epochs(
     backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], *, configs: Iterable[Mapping[str, Any]]
 ) -> Iterator[Probe]:
-    """What an epoch of each configuration takes on this machine, from a few of its batches; see `trainables.probe`.
+    """What an epoch of each configuration takes on this machine, from a few of its batches; see `trainables.training.probe`.
 
     Args:
         backbone: As of `make`.
@@ -233,7 +234,7 @@ def measure_epochs(
     if data.get("kind") == "synthetic":
         raise ValueError("a synthetic surface computes nothing: there is no cost to plan")
     with large_imports():
-        from trainables.probe import probe
+        from trainables.training.probe import probe
     return probe(backbone, data, recipe, configs)
 
 
@@ -243,9 +244,9 @@ def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]
 
 
 def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a few steps of configurations take of memory; see `trainables.probe.memory`. A function of its own, for Ray."""
+    """What a few steps of configurations take of memory; see `trainables.training.probe.memory`. A function of its own, for Ray."""
     with large_imports():
-        from trainables.probe import memory
+        from trainables.training.probe import memory
     return memory(**worker, configs=configs)
 
 
@@ -262,12 +263,12 @@ def choose_precision(
         gpu: Whether trials have a GPU.
 
     Returns:
-        `chosen`, "float32" or "bfloat16", `why`, and what was measured; see `trainables.precision.probe`.
+        `chosen`, "float32" or "bfloat16", `why`, and what was measured; see `trainables.recipe.precision.probe`.
     """
     if data.get("kind") == "synthetic":
         return {"chosen": "float32", "why": "nothing is computed"}
     with large_imports():
-        from trainables.precision import probe
+        from trainables.recipe.precision import probe
 
         return probe(backbone, backbone_params=backbone_params, n_threads=recipe.get("n_threads", 1), gpu=gpu)
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from search.ledger import Ledger
-from search.saved import load
+from search.results.saved_study import load
+from search.storage.ledger import Ledger
 
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 

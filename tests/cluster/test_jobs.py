@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from search.ledger import Ledger
-from search.saved import load
+from search.results.saved_study import load
+from search.storage.ledger import Ledger
 from search.trial import State
 
 from .conftest import Head

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import pytest
 import yaml
 
-from search.ledger import Ledger
-from search.saved import SavedStudy, load
+from search.results.saved_study import SavedStudy, load
+from search.storage.ledger import Ledger
 from search.trial import State
 
 from .conftest import Head

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from search.saved import load
+from search.results.saved_study import load
 from search.trial import State
 
 from .test_nodes import most_at_once, spans_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.saved import load
+from search.results.saved_study import load
 
 from .slurm import Slurm, slurm
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until

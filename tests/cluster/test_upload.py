@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import upload
-from search.config import check
+from search.config.study_file import check
 
 SMALLEST = {"study": "s", "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
 

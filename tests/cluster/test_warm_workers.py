@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from cluster.connect import embedded
-from search.config import check
-from search.study import Study
-from trainables.synthetic import SyntheticSizes
+from search.config.study_file import check
+from search.study.study import Study
+from trainables.simulated.plain import SyntheticSizes
 
 
 def workers(*names):

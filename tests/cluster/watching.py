@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from search.saved import SavedStudy
+from search.results.saved_study import SavedStudy
 from search.trial import State
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from search.address import Address
-from search.places import Place
+from search.storage.address import Address
+from search.storage.location import Place
 
 from .driven import Driven
 

@@ -10,9 +10,9 @@ from typing import Any
 from mlflow import MlflowClient
 
 from search.front import front, hypervolume
-from search.ledger import Ledger
-from search.mlflow_store import tracking_uri
-from search.recording import Record
+from search.storage.ledger import Ledger
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.sync import Record
 from search.trial import State, Trial
 
 N_EPOCHS = 3

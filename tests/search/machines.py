@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from search import in_process
-from search.config import check
-from search.places import ledger_in
-from search.saved import load
-from search.study import Study
+from search.backends import in_process
+from search.config.study_file import check
+from search.results.saved_study import load
+from search.storage.location import ledger_in
+from search.study.study import Study
 from search.trial import Trial
 from trainables import make
-from trainables.synthetic import SyntheticSizes
+from trainables.simulated.plain import SyntheticSizes
 
 STUDY = """
 study: {name}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from search.pages import free_port
+from search.tracking.server import free_port
 
 
 class MLflowServer:

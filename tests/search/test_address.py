@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.address import Address, check_server, on, parse
+from search.storage.address import Address, check_server, on, parse
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from search.owner import LEASE_SECONDS
-from search.saved import StudyState, load
+from search.results.saved_study import StudyState, load
+from search.storage.owner import LEASE_SECONDS
 
 from .machines import driver, essence, n_reported, said, searched_here, until, written
 from .servers import Server

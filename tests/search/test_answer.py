@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from search.answer import answer, recommended, standard_error
+from search.results.recommendation import answer, recommended, standard_error
 from search.trial import State, Trial
 
 

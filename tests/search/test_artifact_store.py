@@ -12,8 +12,8 @@ import pytest
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
-from search.comparison import differences
-from search.recording import ARTIFACTS
+from search.tracking.sync import ARTIFACTS
+from search.tracking.verify import differences
 
 from ..s3 import Bucket, bucket  # noqa: TID252  tests are no package of ours
 from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded

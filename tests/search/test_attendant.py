@@ -8,13 +8,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from search import requests
-from search.config import check
-from search.ledger import Ledger
-from search.owner import LEASE_SECONDS
-from search.study import Study
+from search.config.study_file import check
+from search.storage.ledger import Ledger
+from search.storage.owner import LEASE_SECONDS
+from search.study import user_requests
+from search.study.study import Study
 from trainables import STOP_FLAG
-from trainables.synthetic import SyntheticSizes
+from trainables.simulated.plain import SyntheticSizes
 
 GOOD = {"val/top1": 0.5}
 
@@ -52,10 +52,10 @@ def test_flags_are_raised_while_the_driver_is_busy_and_the_rest_is_left_to_it(tm
             study.report(number, 1, GOOD)
         before = study.trials
         with study.attended():
-            requests.ask(study.folder, "prune", [1], {})
+            user_requests.ask(study.folder, "prune", [1], {})
             seconds_until((study.checkpoint_folder(1) / STOP_FLAG).exists)
             assert not (study.checkpoint_folder(0) / STOP_FLAG).exists()
-            requests.ask(study.folder, "stop", [], {"now": True})
+            user_requests.ask(study.folder, "stop", [], {"now": True})
             seconds_until((study.checkpoint_folder(0) / STOP_FLAG).exists)
             assert study.trials == before
             assert study.stopping is None
@@ -75,7 +75,7 @@ def test_an_attended_driver_looks_at_what_is_asked_of_it_only_when_something_is(
                 for _ in range(100):
                     study.obey()
                 assert driver not in looks
-                requests.ask(study.folder, "prune", [0], {})
+                user_requests.ask(study.folder, "prune", [0], {})
                 seconds_until(lambda: study.obey() or study.trials[0].reason)
             finally:
                 sa.event.remove(sa.Engine, "before_cursor_execute", record)

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 
 import spaces
-from search.auto import N_FAIR
-from search.config import check
+from search.backends.simulated import VirtualClock, create, run
+from search.config.study_file import check
 from search.pareto import Front, hypervolume
-from search.sampler import Sampler
-from search.simulated import VirtualClock, create, run
-from search.study import Study
+from search.samplers.auto import N_FAIR
+from search.samplers.sampler import Sampler
+from search.study.study import Study
 from search.trial import State
 from spaces import Config
-from trainables.surfaces import Surface, SurfaceTrainable
+from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 METHODS = ("lora", "arc", "lily", "fact", "adapter")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search import in_process, on_ray
-from search.config import StudyFile, check
-from search.ledger import Ledger
-from search.losses import Loss
-from search.study import Study
+from search.backends import in_process, ray_tune
+from search.config.study_file import StudyFile, check
+from search.storage.ledger import Ledger
+from search.study.lost_workers import Loss
+from search.study.study import Study
 from search.trial import State
 from trainables import make, measure
 
@@ -52,7 +52,7 @@ def test_ray_with_one_worker_and_in_process_write_the_same_history(tmp_path: Pat
     here = new_study(tmp_path, "here", raw)
     in_process.run(here, make(**here.file.worker()))
     there = new_study(tmp_path, "there", raw)
-    on_ray.run(there, n_slots=1)
+    ray_tune.run(there, n_slots=1)
     assert history(here) == history(there)
     assert here.finished
     assert there.finished
@@ -65,7 +65,7 @@ def test_two_slots_finish_every_trial_once(tmp_path: Path) -> None:
     search = {"seed": 3, "sampler": "tpe", "rungs": {"grace": 1, "factor": 3}}  # which tries bad ones too
     data = {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.004}
     study = new_study(tmp_path, "two", SYNTHETIC | {"search": search, "data": data})
-    on_ray.run(study, n_slots=2)
+    ray_tune.run(study, n_slots=2)
     assert [trial.number for trial in study.trials] == list(range(20))
     assert all(trial.state.finished for trial in study.trials)
     assert {trial.state for trial in study.trials} == {State.COMPLETE, State.PRUNED, State.FAILED}
@@ -76,7 +76,7 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
     study = new_study(tmp_path, "broken", SYNTHETIC | {"budget": {"n_trials": 3, "epochs": 2, "max_params": 20_000}})
     nowhere = {"backbone": {"name": "vit_nowhere"}, "data": {"kind": "digits"}}
     study.file = check(study.file.resolved() | nowhere | {"storage": str(tmp_path)})
-    on_ray.run(study, n_slots=2)
+    ray_tune.run(study, n_slots=2)
     assert [trial.state for trial in study.trials] == [State.FAILED] * 3
     assert all("vit_nowhere" in str(trial.reason) for trial in study.trials)
 
@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
 def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one(tmp_path: Path) -> None:
     study = new_study(tmp_path, "killed", DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
     with killing(lambda: any(2 <= trial.epochs < 5 for trial in study.trials)) as killed:
-        on_ray.run(study, n_slots=2)
+        ray_tune.run(study, n_slots=2)
     assert killed.is_set()
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
     assert sorted(trial.n_attempts for trial in study.trials) == [1, 2]
@@ -132,7 +132,7 @@ MEMORY = SYNTHETIC | {
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_trial_that_runs_out_of_memory_is_tried_once_more_in_a_fresh_process(tmp_path: Path) -> None:
     study = new_study(tmp_path, "memory", MEMORY)
-    on_ray.run(study, n_slots=1)
+    ray_tune.run(study, n_slots=1)
     check_memory(study)
     here = new_study(tmp_path, "here", MEMORY)
     in_process.run(here, make(**here.file.worker()))

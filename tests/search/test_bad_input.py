@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from search import config, driver
+from search.config import study_file
 from search.errors import RequestError
-from search.saved import load
-from search.schema import VERSION
+from search.results.saved_study import load
+from search.storage.schema import VERSION
+from search.workflows import run
 
 SYNTHETIC = """
 study: syn
@@ -63,9 +64,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_what_the_model_cannot_do_is_told_before_anything_is_stored(tmp_path: Path, override: str, message: str) -> None:
-    file = config.load("digits", [override]).model_copy(update={"storage": tmp_path / "studies"})
+    file = study_file.load("digits", [override]).model_copy(update={"storage": tmp_path / "studies"})
     with pytest.raises(RequestError, match=message):
-        driver.run(file, back_end="in-process")
+        run.run(file, back_end="in-process")
     assert list(tmp_path.iterdir()) == []
 
 

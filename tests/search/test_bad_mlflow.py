@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search import config, driver
-from search.cli import app
-from search.comparison import differences
-from search.pages import free_port
+from search.cli.app import app
+from search.config import study_file
+from search.tracking.server import free_port
+from search.tracking.verify import differences
+from search.workflows import run
 
 from .mlflow_server import server_in
 from .slow import Door
@@ -48,11 +49,11 @@ def test_a_search_is_not_held_up_and_nothing_is_lost(
         "budget": {"n_trials": 12, "epochs": 3},
         "storage": str(tmp_path),
     }
-    monkeypatch.setattr(driver, "PATIENCE", 0.5)
+    monkeypatch.setattr(run, "PATIENCE", 0.5)
     said: list[str] = []
     with bad(server, how) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        saved = driver.run(config.check(study), back_end="in-process", say=said.append)
+        saved = run.run(study_file.check(study), back_end="in-process", say=said.append)
     assert saved.state == "FINISHED"
     assert any("behind" in line for line in said)
     log = (saved.folder / "paretune.log").read_text()

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 import trainables
-from search import flags, in_process, on_ray, requests
-from search.config import StudyFile, check
-from search.ledger import Ledger
-from search.saved import StudyState, load
-from search.study import Stopping, Study
+from search.backends import in_process, ray_tune
+from search.config.study_file import StudyFile, check
+from search.results.saved_study import StudyState, load
+from search.storage import flags
+from search.storage.ledger import Ledger
+from search.study import user_requests
+from search.study.study import Stopping, Study
 from search.trial import Decision, State
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
 
@@ -46,7 +48,7 @@ def study(tmp_path: Path) -> Iterator[Study]:
 
 
 def ask(study: Study, verb: str, *numbers: int, **detail: object) -> None:
-    requests.ask(study.folder, verb, numbers, detail)
+    user_requests.ask(study.folder, verb, numbers, detail)
     study.obey()
 
 
@@ -138,7 +140,7 @@ def test_pauses_outlive_the_driver(study: Study) -> None:
 
 
 def test_a_request_that_its_driver_did_not_live_to_see_is_carried_out_by_the_next(study: Study) -> None:
-    requests.ask(study.folder, "prune", [1], {})
+    user_requests.ask(study.folder, "prune", [1], {})
     study.close()
     with closing(Study.open(study.file, SyntheticSizes())) as again:
         again.obey()
@@ -159,14 +161,14 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(study: Study, verb: 
         study.report(1, epoch, GOOD)
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
         before = (ledger.trials(), ledger.events())
-        with pytest.raises(requests.Refused, match=law):
-            requests.ask(study.folder, verb, [number] if verb == "unpause" else [0, number], {})
+        with pytest.raises(user_requests.Refused, match=law):
+            user_requests.ask(study.folder, verb, [number] if verb == "unpause" else [0, number], {})
         study.obey()
         assert (ledger.trials(), ledger.events()) == before
 
 
 def test_a_trial_that_ends_before_its_request_is_seen_is_left_as_it_ended(study: Study) -> None:
-    requests.ask(study.folder, "prune", [1], {})
+    user_requests.ask(study.folder, "prune", [1], {})
     for epoch in (2, 3):
         study.report(1, epoch, GOOD)
     study.obey()
@@ -208,13 +210,13 @@ def test_wanted_are_the_trials_that_run_and_those_that_may_still_start(study: St
 
 def test_where_no_driver_runs_the_command_carries_it_out_itself(study: Study) -> None:
     study.close()
-    numbers = requests.ask(study.folder, "prune", [0], {"reason": "enough"})
-    answers = requests.answers(study.folder, numbers)
+    numbers = user_requests.ask(study.folder, "prune", [0], {"reason": "enough"})
+    answers = user_requests.answers(study.folder, numbers)
     assert answers is not None
     assert [answer.refusal for answer in answers] == [None]
     assert load(study.folder).history[0].reason == "pruned by hand: enough"
-    with pytest.raises(requests.Refused, match="no driver is running the study: there is nothing to stop"):
-        requests.ask(study.folder, "stop", [], {})
+    with pytest.raises(user_requests.Refused, match="no driver is running the study: there is nothing to stop"):
+        user_requests.ask(study.folder, "stop", [], {})
 
 
 # -- drivers obey ------------------------------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ def beside(study: Study, interfere: Callable[[], None]) -> Iterator[None]:
             interfere()
         except BaseException as problem:
             problems.append(problem)
-            requests.ask(study.folder, "stop", [], {"now": True})
+            user_requests.ask(study.folder, "stop", [], {"now": True})
 
     thread = threading.Thread(target=try_it)
     thread.start()
@@ -307,8 +309,8 @@ def beside(study: Study, interfere: Callable[[], None]) -> Iterator[None]:
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_search_that_has_no_room_for_any_trial_can_be_stopped(tmp_path: Path) -> None:
     study = Study.create(study_file(tmp_path), SyntheticSizes())
-    with beside(study, lambda: requests.ask(study.folder, "stop", [], {})):
-        on_ray.run(study, n_slots=0)
+    with beside(study, lambda: user_requests.ask(study.folder, "stop", [], {})):
+        ray_tune.run(study, n_slots=0)
     assert study.stopping is Stopping.WHEN_IDLE
     assert not study.trials
 
@@ -322,13 +324,13 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
 
     def interfere() -> None:
         until(lambda: all(trial.epochs for trial in study.trials[:2]) and len(study.trials) == 2)
-        requests.ask(study.folder, "prune", [0], {"reason": "enough"})
-        requests.ask(study.folder, "pause", [1], {})
+        user_requests.ask(study.folder, "prune", [0], {"reason": "enough"})
+        user_requests.ask(study.folder, "pause", [1], {})
         until(lambda: len(study.trials) == 4)  # both slots were free for others
-        requests.ask(study.folder, "unpause", [1], {})
+        user_requests.ask(study.folder, "unpause", [1], {})
 
     with beside(study, interfere):
-        on_ray.run(study, n_slots=2)
+        ray_tune.run(study, n_slots=2)
     assert states(study) == [State.PRUNED, *[State.COMPLETE] * 4]
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
         order = [(event.kind, event.trial) for event in ledger.events() if event.kind != "reported"]
@@ -338,12 +340,12 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
 
 def test_an_in_process_driver_waits_while_its_study_is_paused(tmp_path: Path) -> None:
     study = Study.create(study_file(tmp_path), SyntheticSizes())
-    requests.ask(study.folder, "pause", [], {})
+    user_requests.ask(study.folder, "pause", [], {})
 
     def lift() -> None:
         with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
             until(lambda: not ledger.requests(waiting=True))  # the driver has seen it
-        requests.ask(study.folder, "unpause", [], {})
+        user_requests.ask(study.folder, "unpause", [], {})
 
     with beside(study, lift):
         in_process.run(study, SyntheticTrainable())

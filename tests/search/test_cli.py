@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import spaces
-from search.saved import load
+from search.results.saved_study import load
 
 SYNTHETIC = """
 study: syn

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 import spaces
-from search.coding import Coding, Column
-from search.pool import Pool
-from search.sampler import KINDS
-from search.uniform import uniform
+from search.samplers.encoding import Coding, Column
+from search.samplers.finite_pool import Pool
+from search.samplers.random_sampler import uniform
+from search.samplers.sampler import KINDS
 from spaces import Knob
 
 METHODS = [method for method in spaces.SPACES if method not in ("head_only", "full")]
@@ -94,6 +94,6 @@ def test_a_pool_gives_each_configuration_once_the_nearest_first_and_of_the_same_
 
 
 def test_the_names_of_the_samplers_are_those_that_a_study_file_may_say() -> None:
-    from search.config import Search
+    from search.config.study_file import Search
 
     assert set(KINDS) == set(Search.model_fields["sampler"].annotation.__args__)  # type: ignore[union-attr]

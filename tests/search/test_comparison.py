@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from mlflow import MlflowClient
 
-from search.comparison import differences
-from search.mlflow_store import tracking_uri
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.verify import differences
 
 from .driven import HISTORY, Driven, recorded
 

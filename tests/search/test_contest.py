@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import contest, simulated
-from search.config import StudyFile, check
-from search.contest import Course
-from search.simulated import Replay, VirtualClock
-from trainables.surfaces import Surface, SurfaceTrainable
+from search.backends import simulated
+from search.backends.simulated import Replay, VirtualClock
+from search.config.study_file import StudyFile, check
+from search.workflows import compare_samplers
+from search.workflows.compare_samplers import Course
+from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 SURFACE = Surface("valley")
 REPLAY = Replay(SURFACE, lambda: SurfaceTrainable(SURFACE), None)
@@ -27,7 +28,7 @@ def study_file(**search: object) -> StudyFile:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[Course]]:
-    return contest.courses(study_file(), REPLAY, ["random"], n_seeds=2)
+    return compare_samplers.courses(study_file(), REPLAY, ["random"], n_seeds=2)
 
 
 @pytest.mark.parametrize(("sampler", "rungs"), [("auto", {"grace": 1, "factor": 3}), ("random", None)])
@@ -55,7 +56,7 @@ def test_a_share_is_reached_at_the_first_step_that_is_as_high() -> None:
     courses = [Course([3, 5], [1.0, 2.0]), Course([4], [1.0])]
     assert [course.until(0.5, 3.0) for course in courses] == [5.0, np.inf]
     assert [course.until(0.5, 2.0) for course in courses] == [5.0, np.inf]
-    assert contest.best({"a": courses[:1], "b": courses[1:]}) == 2.0
+    assert compare_samplers.best({"a": courses[:1], "b": courses[1:]}) == 2.0
 
 
 def test_the_command_prints_medians_and_draws(tmp_path: Path) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from search import in_process, pareto
-from search.config import StudyFile, StudyFileError, check
+from search import pareto
+from search.backends import in_process
+from search.config.study_file import StudyFile, StudyFileError, check
 from search.costs import COSTS, KNOWN, MEASURED
 from search.front import front
-from search.ledger import Ledger
-from search.saved import load
-from search.study import Study
+from search.results.saved_study import load
+from search.storage.ledger import Ledger
+from search.study.study import Study
 from search.trial import Decision, State
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable, costs
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, costs
 
 CHANCE = 0.1
 WIDE = {"lora.rank": [1, 2, 4, 8, 16], "arc.rank": [2, 5, 10, 25, 50], "lily.rank": [2, 4, 8, 16]}

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from search.exchange import export_study
-from search.pages import free_port
-from search.saved import load
+from search.results.export import export_study
+from search.results.saved_study import load
+from search.tracking.server import free_port
 
 from .browser import Browser, needs_chromium
 from .driven import HISTORY, Driven

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from search import database
-from search.ledger import Ledger, LedgerError
+from search.storage import database
+from search.storage.ledger import Ledger, LedgerError
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from search import in_process
-from search.config import check
-from search.ledger import Event, Ledger
-from search.saved import StudyState, load
-from search.study import Study
+from search.backends import in_process
+from search.config.study_file import check
+from search.results.saved_study import StudyState, load
+from search.storage.ledger import Event, Ledger
+from search.study.study import Study
 from search.trial import State, Trial
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 # -- the last write cut at every byte ----------------------------------------------------------------------------------
 

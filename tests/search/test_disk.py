@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-from search import disk, in_process
-from search.config import check
-from search.extension import Extension
+from search.backends import in_process
+from search.config.study_file import check
 from search.front import front
-from search.study import Study
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+from search.study.extension import Extension
+from search.study.study import Study
+from search.workflows import collect_checkpoints
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 
 def run_study(storage: Path) -> Study:
@@ -32,10 +33,10 @@ def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_colle
     gone = tuple(trial.number for trial in study.trials if trial.number not in kept)
     assert gone
     size = len('{"epoch": 2}')
-    expected = disk.Collection(gone, len(gone) * size, len(kept) * size)
-    assert disk.collect(study.folder, dry_run=True) == expected
+    expected = collect_checkpoints.Collection(gone, len(gone) * size, len(kept) * size)
+    assert collect_checkpoints.collect(study.folder, dry_run=True) == expected
     assert all(study.checkpoint_folder(number).exists() for number in gone)
-    assert disk.collect(study.folder) == expected
+    assert collect_checkpoints.collect(study.folder) == expected
     left = {int(folder.name) for folder in (study.folder / "trials").iterdir()}
     assert left == kept
-    assert disk.collect(study.folder) == disk.Collection((), 0, len(kept) * size)
+    assert collect_checkpoints.collect(study.folder) == collect_checkpoints.Collection((), 0, len(kept) * size)

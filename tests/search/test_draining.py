@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from search.draining import LAST_SECONDS, Draining
+from search.backends.draining import LAST_SECONDS, Draining
 
 PLACES = {"a": "node-1", "b": "node-2", "c": None}  # of c nothing is known yet
 

@@ -16,9 +16,9 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 import search
-from search.cli import app
+from search.cli.app import app
 from search.front import hypervolume
-from search.saved import SavedStudy
+from search.results.saved_study import SavedStudy
 from search.trial import State
 
 STUDY = {

@@ -19,15 +19,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 import search
-from search.cli import app
+from search.cli.app import app
 from search.errors import RequestError
-from search.export import export_adapter, keep_adapters
-from search.mlflow_store import tracking_uri
-from search.saved import SavedStudy
+from search.results.saved_study import SavedStudy
+from search.tracking.mlflow_client import tracking_uri
 from search.trial import State
+from search.workflows.export_adapter import export_adapter, keep_adapters
 from trainables import data
 from trainables.backbones import Preprocessing
-from trainables.export import Card, read_card
+from trainables.export.adapter import Card, read_card
 
 SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "export.md").read_text(), re.DOTALL)
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from search import in_process, requests
-from search.config import StudyFile, StudyFileError, check
-from search.extension import Extension, moment, wider
+from search.backends import in_process
+from search.config.study_file import StudyFile, StudyFileError, check
 from search.front import front
-from search.ledger import Ledger
-from search.saved import StudyState, load
-from search.study import Study
+from search.results.saved_study import StudyState, load
+from search.storage.ledger import Ledger
+from search.study import user_requests
+from search.study.extension import Extension, moment, wider
+from search.study.study import Study
 from search.trial import State, Trial
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 RAW = {
     "study": "s",
@@ -223,10 +224,10 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
         second = study.ask()
         assert second is not None
         study.report(1, 1, {"val/top1": 0.6})
-        requests.ask(study.folder, "extend", [], {"file": check(WIDE).resolved()})
-        requests.ask(study.folder, "extend", [], {"more_trials": 5})
-        requests.ask(study.folder, "extend", [0], {"epochs": 9})
-        requests.ask(study.folder, "extend", [0], {"epochs": 2})
+        user_requests.ask(study.folder, "extend", [], {"file": check(WIDE).resolved()})
+        user_requests.ask(study.folder, "extend", [], {"more_trials": 5})
+        user_requests.ask(study.folder, "extend", [0], {"epochs": 9})
+        user_requests.ask(study.folder, "extend", [0], {"epochs": 2})
         study.obey()
         assert study.file.budget.n_trials == 25
         assert [trial.extends for trial in study.trials] == [None, None, 0]

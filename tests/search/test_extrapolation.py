@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.extrapolation import LEAST_ERROR, SPREAD, Extrapolation, expected_gain, goodness
 from search.pareto import Front
+from search.samplers.learning_curve import LEAST_ERROR, SPREAD, Extrapolation, expected_gain, goodness
 
 TOP1 = st.floats(0.0, 1.0)
 SIZES = st.integers(0, 200_000)

@@ -11,10 +11,10 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from search import figures, interactive
-from search.answer import standard_error
 from search.front import front, hypervolume
-from search.history import Report
+from search.results import html_page, plotly_figures
+from search.results.recommendation import standard_error
+from search.storage.reader import Report
 from search.trial import State, Trial
 
 from .test_report import REFERENCE, study_of
@@ -33,7 +33,7 @@ def points(figure: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def test_the_front_shows_every_trial_that_was_measured_and_members_with_their_standard_errors() -> None:
-    figure = figures.front_figure(TRIALS, REFERENCE, n_validation=800, links={n: f"#/{n}" for n in range(60)})
+    figure = plotly_figures.front_figure(TRIALS, REFERENCE, n_validation=800, links={n: f"#/{n}" for n in range(60)})
     drawn, members = points(figure), {t.number for t in front(TRIALS)}
     assert drawn.keys() == {t.number for t in TRIALS if t.state in (State.COMPLETE, State.PRUNED)}
     for trial in (t for t in TRIALS if t.number in members):
@@ -46,7 +46,7 @@ def test_the_front_shows_every_trial_that_was_measured_and_members_with_their_st
 
 
 def test_pointing_at_a_trial_tells_its_whole_configuration() -> None:
-    for number, drawn in points(figures.front_figure(TRIALS, REFERENCE)).items():
+    for number, drawn in points(plotly_figures.front_figure(TRIALS, REFERENCE)).items():
         for key, value in TRIALS[number].config.items():
             if key != "method":
                 assert f"{key} = {f'{value:.3g}' if isinstance(value, float) else value}" in drawn["text"]
@@ -57,18 +57,18 @@ def test_the_hypervolume_grows_as_trials_end_and_slots_are_spent() -> None:
     ended = [Trial(**{**vars(t), "finished": 10.0 * n}) for n, t in enumerate(made, 1)]
     costs = {"cost/train_seconds": 2.0, "cost/eval_seconds": 0.5}
     reports = [Report(n, 1, 10.0 * (n + 1), n, costs) for n in range(4)]
-    grown = figures.growth(list(reversed(ended)), reports, REFERENCE)
+    grown = plotly_figures.growth(list(reversed(ended)), reports, REFERENCE)
     assert grown == [(n, 2.5 * n, hypervolume(made[:n], REFERENCE)) for n in (1, 2, 3, 4)]
-    assert [seconds for _, seconds, _ in figures.growth(ended, [Report(0, 1, 1.0, 0, {})], REFERENCE)] == [None] * 4
+    assert [seconds for _, seconds, _ in plotly_figures.growth(ended, [Report(0, 1, 1.0, 0, {})], REFERENCE)] == [None] * 4
 
 
 EVERY = [
-    figures.front_figure(TRIALS, REFERENCE, n_validation=800),
-    figures.methods_figure(TRIALS, REFERENCE),
-    figures.hypervolume_figure([(1, 2.0, 0.5), (2, 3.0, 0.7)]),
-    figures.hypervolume_figure([(1, 2.0, 0.5), (2, 3.0, 0.7)], over="slot-seconds"),
-    figures.parallel_figure(TRIALS),
-    figures.importance_figure({"lora": {"lora.rank": 0.5, "optim.lr": 0.25}}),
+    plotly_figures.front_figure(TRIALS, REFERENCE, n_validation=800),
+    plotly_figures.methods_figure(TRIALS, REFERENCE),
+    plotly_figures.hypervolume_figure([(1, 2.0, 0.5), (2, 3.0, 0.7)]),
+    plotly_figures.hypervolume_figure([(1, 2.0, 0.5), (2, 3.0, 0.7)], over="slot-seconds"),
+    plotly_figures.parallel_figure(TRIALS),
+    plotly_figures.importance_figure({"lora": {"lora.rank": 0.5, "optim.lr": 0.25}}),
 ]
 
 
@@ -79,14 +79,18 @@ def test_plotly_accepts_every_figure(figure: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("trials", [[], TRIALS[:1], [t for t in TRIALS if t.state is State.PRUNED]])
 def test_any_study_has_a_page(trials: list[Trial]) -> None:
-    drawn = [figures.front_figure(trials, REFERENCE), figures.methods_figure(trials, REFERENCE), figures.parallel_figure(trials)]
-    drawn.append(figures.hypervolume_figure(figures.growth(trials, [], REFERENCE)))
+    drawn = [
+        plotly_figures.front_figure(trials, REFERENCE),
+        plotly_figures.methods_figure(trials, REFERENCE),
+        plotly_figures.parallel_figure(trials),
+    ]
+    drawn.append(plotly_figures.hypervolume_figure(plotly_figures.growth(trials, [], REFERENCE)))
     for figure in drawn:
         go.Figure(figure)
 
 
 def test_every_knob_that_differs_is_an_axis_with_a_place_for_every_trial() -> None:
-    trace = figures.parallel_figure(TRIALS)["data"][0]
+    trace = plotly_figures.parallel_figure(TRIALS)["data"][0]
     complete = [t for t in TRIALS if t.state is State.COMPLETE]
     assert {"method", "parameters", "rank", "lr", "accuracy, %"} <= {axis["label"] for axis in trace["dimensions"]}
     assert all(len(axis["values"]) == len(complete) for axis in trace["dimensions"])
@@ -94,8 +98,8 @@ def test_every_knob_that_differs_is_an_axis_with_a_place_for_every_trial() -> No
 
 def test_the_page_holds_everything_that_it_needs(tmp_path: Path) -> None:
     hostile = Trial(0, State.COMPLETE, {"method": "</script><b>"}, 0, 5, 6, metrics={"val/top1": 0.5, "val/loss": math.nan})
-    text = interactive.page("a <study>", "x & y", [("The front", "", figures.front_figure([hostile], REFERENCE))])
-    interactive.write(tmp_path / "front.html", text)
+    text = html_page.page("a <study>", "x & y", [("The front", "", plotly_figures.front_figure([hostile], REFERENCE))])
+    html_page.write(tmp_path / "front.html", text)
     assert (tmp_path / "front.html").read_text() == text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", text)
     assert text.count("</script>") == 2  # plotly's and ours: nothing that a study holds ends one early

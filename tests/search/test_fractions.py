@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.config import StudyFileError, check
-from search.fractions import (
+from search.config.study_file import StudyFileError, check
+from search.config.trial_resources import (
     CONTEXT_BYTES,
     CUDA_BYTES,
     MARGIN,
@@ -24,8 +24,8 @@ from search.fractions import (
     share,
     smallest,
 )
-from search.question import facts_of
-from trainables.synthetic import SyntheticSizes
+from search.study.checks import facts_of
+from trainables.simulated.plain import SyntheticSizes
 
 GIB = 2**30
 peaks = st.dictionaries(st.sampled_from(["lora", "arc", "lily", "fact", "snell"]), st.floats(1e6, 2e11), min_size=1)
@@ -74,12 +74,12 @@ def test_without_a_card_auto_is_none() -> None:
 
 def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memory_of_a_node_allows(embedded_ray: None) -> None:
     from cluster.connect import _fit
-    from search import on_ray
+    from search.backends import ray_tune
 
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
     file = check(raw | {"resources": {"gpus_per_trial": "auto"}})
     space = file.joint_space()
-    measured = on_ray.memory(file.worker(), [space.default("lora")], file.resources)
+    measured = ray_tune.memory(file.worker(), [space.default("lora")], file.resources)
     assert measured["card_bytes"] == 0
     assert measured["peak_bytes"].keys() == {"lora"}
     assert GIB / 8 < measured["host_bytes"] < measured["peak_bytes"]["lora"] < 8 * GIB  # which holds the files it maps, too
@@ -97,7 +97,7 @@ def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memo
 
 
 def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_more(embedded_ray: None) -> None:
-    from search import on_ray
+    from search.backends import ray_tune
     from trainables import measure
 
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
@@ -105,8 +105,8 @@ def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_
     file = check(raw | {"backbone": backbone, "space": {"optim.batch_size": 64}})
     config = file.joint_space().default("lora")
     worker = file.worker()
-    takes = on_ray.memory(worker, [config], file.resources)["host_bytes"]
-    idle = on_ray.memory(worker, [], file.resources)["host_bytes"]  # libraries only
+    takes = ray_tune.memory(worker, [config], file.resources)["host_bytes"]
+    idle = ray_tune.memory(worker, [], file.resources)["host_bytes"]  # libraries only
     needed = bytes_needed(file, measure(worker["backbone"], worker["data"]), process_bytes=idle, gpus=0)
     assert takes - idle > GIB / 8  # the step is what is large here
     assert takes <= needed <= idle + 2.5 * (takes - idle)

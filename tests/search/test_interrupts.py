@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.ledger import Event, Ledger
-from search.saved import StudyState, load
+from search.results.saved_study import StudyState, load
+from search.storage.ledger import Event, Ledger
 from search.trial import State
 
 GONE_SECONDS = 10.0  # after a signal
@@ -128,7 +128,7 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 LOST = """
 import os, signal, time, weakref
-from search.interrupts import interruptible
+from search.cli.signals import interruptible
 class Thing: pass
 def callback(_):
     os.kill(os.getpid(), signal.SIGINT)
@@ -152,7 +152,7 @@ def test_a_signal_that_arrives_where_python_loses_exceptions_ends_the_process_al
 
 STUCK = """
 import hashlib, os, subprocess, sys
-from search.interrupts import interruptible
+from search.cli.signals import interruptible
 child = subprocess.Popen(["sleep", "600"])
 with interruptible():
     while True:

@@ -17,12 +17,13 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from typer.testing import CliRunner
 
-from search import config, driver
-from search.cli import app
-from search.ledger import Ledger
-from search.requests import ask
-from search.saved import SavedStudy
-from search.study import Study
+from search.cli.app import app
+from search.config import study_file
+from search.results.saved_study import SavedStudy
+from search.storage.ledger import Ledger
+from search.study.study import Study
+from search.study.user_requests import ask
+from search.workflows import run
 
 from .mlflow_server import MLflowServer
 
@@ -107,8 +108,8 @@ def search_with(
 
     said: list[str] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-    file = config.check(STUDY | {"study": accident.__name__, "storage": str(storage)})
-    saved = driver.run(file, back_end="in-process", watch=watch, say=said.append)
+    file = study_file.check(STUDY | {"study": accident.__name__, "storage": str(storage)})
+    saved = run.run(file, back_end="in-process", watch=watch, say=said.append)
     assert happened == [None]
     assert (saved.state, len(saved.history)) == ("FINISHED", N_TRIALS)
     log = (saved.folder / "paretune.log").read_text()
@@ -174,7 +175,7 @@ def test_a_server_that_is_killed_and_stays_away_is_caught_up_with_by_sync(
         server.kill()
         meanwhile.search_goes_on()
 
-    monkeypatch.setattr(driver, "PATIENCE", 5.0)
+    monkeypatch.setattr(run, "PATIENCE", 5.0)
     saved, said = search_with(killed, server, tmp_path, monkeypatch)
     assert len(said) == 1
     assert "is behind" in said[0]
@@ -189,7 +190,7 @@ def test_a_recorder_that_is_killed_in_the_middle_is_followed_by_another(
     server: MLflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def recorder_killed(meanwhile: Meanwhile) -> None:
-        (recorder,) = [child for child in psutil.Process().children() if "search.recorder" in child.cmdline()]
+        (recorder,) = [child for child in psutil.Process().children() if "search.tracking.recorder" in child.cmdline()]
         os.kill(recorder.pid, signal.SIGKILL)
         meanwhile.search_goes_on()
 

@@ -13,9 +13,9 @@ import pytest
 from mlflow import MlflowClient
 
 from search.errors import RequestError
-from search.latencies import measure
-from search.ledger import Ledger, OwnedElsewhere
-from search.saved import load
+from search.results.saved_study import load
+from search.storage.ledger import Ledger, OwnedElsewhere
+from search.workflows.latency import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
 SMALL = [

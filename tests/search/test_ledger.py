@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search import database, schema
-from search.ledger import Ledger, LedgerError, OwnedElsewhere
-from search.owner import LEASE_SECONDS
-from search.places import Place
+from search.storage import database, schema
+from search.storage.ledger import Ledger, LedgerError, OwnedElsewhere
+from search.storage.location import Place
+from search.storage.owner import LEASE_SECONDS
 from search.trial import State, Trial
 
 FILE = {"study": "s", "budget": {"n_trials": 3, "epochs": 2}}
@@ -74,7 +74,7 @@ def another_driver(path: Path, *, when_told: bool = False) -> Iterator[subproces
     program = """
 import sys
 from pathlib import Path
-from search.ledger import Ledger
+from search.storage.ledger import Ledger
 ledger = Ledger.open(Path(sys.argv[1]))
 ledger.claim()
 while True:

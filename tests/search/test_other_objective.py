@@ -10,16 +10,17 @@ import plotly.graph_objects as go
 import pytest
 from mlflow import MlflowClient
 
-from search import figures, in_process
-from search.comparison import differences
-from search.config import check
-from search.exchange import export_study
-from search.mlflow_store import tracking_uri
-from search.recording import Record
-from search.saved import SavedStudy, load
-from search.study import Study
+from search.backends import in_process
+from search.config.study_file import check
+from search.results import plotly_figures
+from search.results.export import export_study
+from search.results.saved_study import SavedStudy, load
+from search.study.study import Study
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.sync import Record
+from search.tracking.verify import differences
 from search.trial import State, Trial
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 COSTS = {"cost/gflops": 1.4, "trainable_params": 20_000.0, "cost/latency_ms": 11.5}
 
@@ -84,7 +85,7 @@ def test_best_accuracies_by_parameters_are_those_of_all_trials_and_not_of_its_fr
 
 
 def test_its_figures_have_its_cost_as_an_axis(study: SavedStudy) -> None:
-    front = figures.front_figure(study.history, study.reference_point)
+    front = plotly_figures.front_figure(study.history, study.reference_point)
     assert study.against in front["layout"]["xaxis"]["title"]["text"]
     member = study.members[-1]
     (told,) = [
@@ -94,12 +95,16 @@ def test_its_figures_have_its_cost_as_an_axis(study: SavedStudy) -> None:
         if c[0] == member.number
     ]
     assert f"{study.against} " in told
-    (every,) = figures.parallel_figure(study.history)["data"]
+    (every,) = plotly_figures.parallel_figure(study.history)["data"]
     axis = next(axis for axis in every["dimensions"] if axis["label"] == study.against.removeprefix("cost/"))
     assert axis["values"] == [trial.size for trial in complete(study)]
     unit = "decades" if study.against == "trainable_params" else f"share of the largest {study.against}"
     assert study.plot_hypervolume().layout.yaxis.title.text == f"hypervolume, accuracy × {unit}"
-    for figure in (front, figures.parallel_figure(study.history), figures.methods_figure(study.history, study.reference_point)):
+    for figure in (
+        front,
+        plotly_figures.parallel_figure(study.history),
+        plotly_figures.methods_figure(study.history, study.reference_point),
+    ):
         go.Figure(figure)
 
 

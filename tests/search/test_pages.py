@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from search.pages import serve
-from search.recording import RecordingError
+from search.tracking.server import serve
+from search.tracking.sync import RecordingError
 
 from .driven import Driven, recorded
 from .mlflow_server import server_in
@@ -22,7 +22,7 @@ def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Dr
     driven.finish(0)
     driven.record().sync()
     name = driven.ledger.study().name
-    program = "from pathlib import Path; from search.pages import serve; serve(Path({!r}), study={!r}, say={})"
+    program = "from pathlib import Path; from search.tracking.server import serve; serve(Path({!r}), study={!r}, say={})"
     say = "lambda line: print(line, flush=True)"
     command = [sys.executable, "-c", program.format(str(driven.storage), name, say)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -10,7 +10,7 @@ import timm
 import torch
 
 import trainables.backbones  # noqa: F401 - registers vit_glyphs
-from trainables.export import load_adapter
+from trainables.export.adapter import load_adapter
 
 STUDY = """\
 study: bridged

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from search import in_process, plan
-from search.config import StudyFile, check
-from search.study import Study
+from search.backends import in_process
+from search.config.study_file import StudyFile, check
+from search.study.study import Study
+from search.workflows import plan
 from trainables import make, measure
-from trainables.memory import EVAL_BATCH
-from trainables.probe import N_BATCHES, Probe, Short
-from trainables.surfaces import Surface, SurfaceTrainable
+from trainables.costs.memory import EVAL_BATCH
+from trainables.simulated.surfaces import Surface, SurfaceTrainable
+from trainables.training.probe import N_BATCHES, Probe, Short
 
 FINITE = {
     "lora.rank": [1, 4, 32],

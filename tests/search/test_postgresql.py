@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search import database, ledger
-from search.address import Address
 from search.errors import LedgerError, OutOfReach
-from search.finalize import Order, Outcome, finalize, finalized
-from search.ledger import Ledger
-from search.places import Place, ledger_in
-from search.postgresql import studies
-from search.saved import StudyState, load
+from search.results.saved_study import StudyState, load
+from search.storage import database, ledger
+from search.storage.address import Address
+from search.storage.ledger import Ledger
+from search.storage.location import Place, ledger_in
+from search.storage.postgresql import studies
 from search.trial import State, Trial
+from search.workflows.finalize import Order, Outcome, finalize, finalized
 
 from .machines import driver, essence, n_reported, said, searched_here, written
 from .servers import PASSWORD, Server
@@ -239,7 +239,7 @@ def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lo
 def test_a_driver_that_is_frozen_within_a_decision_holds_nobody_up(
     tmp_path: Path, postgresql: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import search.postgresql as product
+    import search.storage.postgresql as product
 
     monkeypatch.setattr(product, "IDLE_SECONDS", 1)
     place = Place(tmp_path / "s", Address(postgresql.address(), "frozen"))
@@ -379,7 +379,7 @@ def test_machines_whose_clocks_differ_agree_on_whether_a_driver_is_at_work(tmp_p
         postgresql.execute("UPDATE \"paretune/clocks\".owner SET host = 'elsewhere'")
         program = (
             "import sys, time; from pathlib import Path; real = time.time; time.time = lambda: real() + 3600.0\n"
-            "from search.ledger import Ledger; print(Ledger.open(Path(sys.argv[1])).owner())"
+            "from search.storage.ledger import Ledger; print(Ledger.open(Path(sys.argv[1])).owner())"
         )
         command = [sys.executable, "-c", program, str(place.path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

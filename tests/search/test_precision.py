@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from search import driver
-from search.config import StudyFile, StudyFileError, check
-from search.study import Study
-from trainables.synthetic import SyntheticSizes
+from search.config.study_file import StudyFile, StudyFileError, check
+from search.study.study import Study
+from search.workflows import run
+from trainables.simulated.plain import SyntheticSizes
 
 
 def study_file(storage: Path, **recipe: Any) -> StudyFile:
@@ -49,13 +49,13 @@ def test_a_study_whose_ledger_says_nothing_of_precision_goes_on_in_float32(tmp_p
 
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_a_precision_that_is_named_is_neither_probed_nor_overruled(tmp_path: Path, named: str) -> None:
-    saved = driver.run(study_file(tmp_path, precision=named), back_end="in-process")
+    saved = run.run(study_file(tmp_path, precision=named), back_end="in-process")
     assert "precision" not in saved.record.facts
     assert study_file(tmp_path, precision=named).worker({"precision": {"chosen": "other"}})["recipe"]["precision"] == named
 
 
 def test_the_driver_notes_what_was_found_and_why(tmp_path: Path) -> None:
-    saved = driver.run(study_file(tmp_path), back_end="in-process")
+    saved = run.run(study_file(tmp_path), back_end="in-process")
     assert saved.record.facts["precision"] == {"chosen": "float32", "why": "nothing is computed"}
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import spaces
-from search.coding import Coding
-from search.predicted import PredictedCost
-from search.uniform import uniform
+from search.samplers.cost_model import PredictedCost
+from search.samplers.encoding import Coding
+from search.samplers.random_sampler import uniform
 from spaces import Config
 
 SPACE = spaces.joint(["lora", "arc"])

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from search import in_process, simulated
-from search.config import StudyFile, check
-from search.ledger import Event, Ledger
-from search.simulated import VirtualClock, create
-from search.study import Study
+from search.backends import in_process, simulated
+from search.backends.simulated import VirtualClock, create
+from search.config.study_file import StudyFile, check
+from search.storage.ledger import Event, Ledger
+from search.study.study import Study
 from search.trial import State
-from trainables.surfaces import Surface, SurfaceTrainable
+from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 SURFACE = Surface("crossing", 1)
 

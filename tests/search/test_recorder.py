@@ -12,9 +12,9 @@ import time
 import psutil
 import pytest
 
-from search.mlflow_store import tracking_uri
-from search.pages import free_port
-from search.recorder import Recorder
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.recorder import Recorder
+from search.tracking.server import free_port
 
 from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
 
@@ -47,8 +47,8 @@ def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(driven:
     program = (
         "import json, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from search.ledger import Ledger\n"
-        "from search.recorder import Recorder\n"
+        "from search.storage.ledger import Ledger\n"
+        "from search.tracking.recorder import Recorder\n"
         "Ledger.open(Path(sys.argv[1])).claim()\n"
         "recording = Recorder(Path(sys.argv[1]), sys.argv[2], period=0.01)\n"
         "recording.start()\n"
@@ -130,5 +130,5 @@ def _kill(pid: int) -> None:
 
 
 def test_the_driver_does_not_import_mlflow() -> None:
-    program = "import sys, search.recorder; sys.exit('mlflow' in sys.modules)"
+    program = "import sys, search.tracking.recorder; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -16,11 +16,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from search import columns
-from search.description import filters
-from search.mlflow_store import tracking_uri
-from search.recording import is_behind
-from search.saved import load
+from search.results import arrow_tables
+from search.results.saved_study import load
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.study_note import filters
+from search.tracking.sync import is_behind
 
 from .driven import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded
 from .mlflow_server import server_in
@@ -214,8 +214,8 @@ def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, server
     assert json.loads((folder / "environment.json").read_text())["packages"]["mlflow"] == mlflow.__version__
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
     table = pq.read_table(folder / "trials.parquet")
-    assert table.schema.equals(columns.trials_arrow(trials, study=study).schema, check_metadata=True)
-    assert str(table.to_pylist()) == str(columns.trials_arrow(trials, study=study).to_pylist())  # NaN is not itself
+    assert table.schema.equals(arrow_tables.trials_arrow(trials, study=study).schema, check_metadata=True)
+    assert str(table.to_pylist()) == str(arrow_tables.trials_arrow(trials, study=study).to_pylist())  # NaN is not itself
     assert pq.read_table(folder / "front.parquet")["trial"].to_pylist() == [0, 4]
     assert yaml.safe_load((folder / "study.yaml").read_text()) == study.file
 
@@ -250,7 +250,7 @@ def test_the_description_shows_the_front_with_links_to_its_members(driven: Drive
 
 
 def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -> None:
-    program = "import sys, pathlib, search.recording as r; r.Record(pathlib.Path(sys.argv[1]), sys.argv[2]).sync()"
+    program = "import sys, pathlib, search.tracking.sync as r; r.Record(pathlib.Path(sys.argv[1]), sys.argv[2]).sync()"
     studies = [Driven(tmp_path, f"study-{n}") for n in range(2)]
     commands = [[sys.executable, "-c", program, str(study.path), tracking_uri(tmp_path)] for study in studies]
     processes = [subprocess.Popen(command) for command in commands]
@@ -286,7 +286,7 @@ def test_a_receipt_tells_without_mlflow_whether_the_record_is_behind(driven: Dri
 
 
 def test_importing_the_record_does_not_import_mlflow() -> None:
-    program = "import sys, search.recording; sys.exit('mlflow' in sys.modules)"
+    program = "import sys, search.tracking.sync; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 

@@ -21,10 +21,10 @@ from matplotlib.text import Annotation
 from rich.console import Console
 from rich.table import Table
 
-from search import columns, picture, report
 from search.front import front, hypervolume
-from search.ledger import Ledger, StudyRecord
-from search.saved import load
+from search.results import arrow_tables, front_plot, tables
+from search.results.saved_study import load
+from search.storage.ledger import Ledger, StudyRecord
 from search.trial import State, Trial
 from spaces import SHARED, SPACES
 
@@ -79,21 +79,21 @@ def largest(trial: Trial) -> Trial:
 
 @pytest.mark.parametrize("trials", [TRIALS, [largest(trial) for trial in TRIALS]], ids=["usual", "largest"])
 def test_at_80_columns_every_trial_is_one_line_that_fits(trials: list[Trial]) -> None:
-    for table, n_rows in ((report.front_table(trials), len(front(trials))), (report.trials_table(trials), len(trials))):
+    for table, n_rows in ((tables.front_table(trials), len(front(trials))), (tables.trials_table(trials), len(trials))):
         lines = [line for line in lines_of(table) if line.strip()]
         assert len(lines) == n_rows + 2  # the heading and its rule
         assert max(map(len, lines)) <= 80
 
 
 def test_the_front_table_shows_accuracy_and_both_sizes_of_every_member_smallest_first() -> None:
-    rows = [line for line in lines_of(report.front_table(TRIALS)) if line.strip()][2:]
+    rows = [line for line in lines_of(tables.front_table(TRIALS)) if line.strip()][2:]
     for row, trial in zip(rows, front(TRIALS), strict=True):
         assert row.split()[0] == f"{trial.number:04d}"
         assert row.split()[-3:] == [f"{trial.adapter_params:,}", "970", f"{100 * trial.metrics['val/top1']:.2f}"]
 
 
 def test_the_table_of_all_trials_marks_the_front() -> None:
-    rows = [line.split() for line in lines_of(report.trials_table(TRIALS)) if line.strip()][2:]
+    rows = [line.split() for line in lines_of(tables.trials_table(TRIALS)) if line.strip()][2:]
     assert [int(row[0].rstrip("*")) for row in rows] == [trial.number for trial in TRIALS]
     assert {int(row[0][:-1]) for row in rows if row[0].endswith("*")} == {trial.number for trial in front(TRIALS)}
 
@@ -102,17 +102,17 @@ def test_knobs_are_named_in_short_and_sizes_come_first() -> None:
     config = {"method": "lily", "lily.scale": 10.0, "lily.targets": "kv", "lily.n_experts": 4, "lily.rank": 8}
     config |= {"lily.layers": "last-2", "lily.temperature": 0.5, "optim.lr": 1e-3}
     trial = replace(TRIALS[0], config=config)
-    assert report.knobs(trial) == "r8 e4 kv last-2 lr=1e-3 s=10 T=0.5"
+    assert tables.knobs(trial) == "r8 e4 kv last-2 lr=1e-3 s=10 T=0.5"
 
 
 @pytest.mark.parametrize(("lr", "shown"), [(1e-4, "1e-4"), (0.00123, "1.2e-3"), (0.02, "0.02"), (1.0, "1"), (0.0, "0")])
 def test_numbers_are_short(lr: float, shown: str) -> None:
-    assert report.knobs(replace(TRIALS[0], config={"method": "head_only", "optim.lr": lr})) == f"lr={shown}"
+    assert tables.knobs(replace(TRIALS[0], config={"method": "head_only", "optim.lr": lr})) == f"lr={shown}"
 
 
 def test_the_markdown_table_has_one_row_per_member_and_links_where_they_are_given() -> None:
     members = front(TRIALS)
-    lines = report.front_markdown(TRIALS, links={members[0].number: "#/run/1"}).splitlines()
+    lines = tables.front_markdown(TRIALS, links={members[0].number: "#/run/1"}).splitlines()
     assert len(lines) == 2 + len(members)
     assert {line.count("|") for line in lines} == {7}
     assert f"[{members[0].number:04d}](#/run/1)" in lines[2]
@@ -125,7 +125,7 @@ def test_the_markdown_table_has_one_row_per_member_and_links_where_they_are_give
 def test_the_json_of_a_trial_has_the_fields_that_others_build_on() -> None:
     named = "trial state method config epochs rung reason n_attempts adapter_params head_params metrics"
     for trial in TRIALS:
-        told = report.trial_json(trial)
+        told = tables.trial_json(trial)
         assert set(named.split()) <= set(told)
         read = json.loads(json.dumps(told, allow_nan=False))  # a NaN is null, because JSON has none
         assert read == told
@@ -133,14 +133,14 @@ def test_the_json_of_a_trial_has_the_fields_that_others_build_on() -> None:
 
 
 def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
-    told = report.front_json(STUDY, TRIALS)
+    told = tables.front_json(STUDY, TRIALS)
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert told == {
         "study": "flowers",
         "objectives": ["val/top1", "adapter_params"],
         "reference_point": [0.1, 50_000.0],
         "hypervolume": hypervolume(TRIALS, REFERENCE),
-        "members": [report.trial_json(trial) for trial in front(TRIALS)],
+        "members": [tables.trial_json(trial) for trial in front(TRIALS)],
         "extended": [],
     }
 
@@ -149,7 +149,7 @@ def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
 
 
 def test_parquet_read_back_equals_the_trials(tmp_path: Path) -> None:
-    columns.write_parquet(columns.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
+    arrow_tables.write_parquet(arrow_tables.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["trials.parquet"]
     rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
     members = front(TRIALS)
@@ -165,9 +165,9 @@ def test_parquet_read_back_equals_the_trials(tmp_path: Path) -> None:
 
 
 def test_parquet_says_its_schema_its_study_and_its_units(tmp_path: Path) -> None:
-    columns.write_parquet(columns.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
+    arrow_tables.write_parquet(arrow_tables.trials_arrow(TRIALS, study=STUDY), tmp_path / "trials.parquet")
     schema = pq.read_schema(tmp_path / "trials.parquet")
-    assert schema.metadata[b"paretune.schema_version"] == str(columns.SCHEMA_VERSION).encode()
+    assert schema.metadata[b"paretune.schema_version"] == str(arrow_tables.SCHEMA_VERSION).encode()
     assert schema.metadata[b"paretune.study"] == b"flowers"
     assert schema.metadata[b"paretune.study_uid"] == STUDY.uid.encode()
     assert schema.field("adapter_params").metadata[b"unit"] == b"parameters"
@@ -178,12 +178,12 @@ def test_parquet_says_its_schema_its_study_and_its_units(tmp_path: Path) -> None
 def test_a_knob_that_takes_numbers_and_names_is_kept_as_json(tmp_path: Path) -> None:
     values = ["all", 2, 0.5, True, None]
     trials = [replace(TRIALS[0], number=n, config={"method": "lora", "lora.layers": v}) for n, v in enumerate(values)]
-    column = columns.trials_arrow(trials)["lora.layers"].to_pylist()
+    column = arrow_tables.trials_arrow(trials)["lora.layers"].to_pylist()
     assert [None if text is None else json.loads(text) for text in column] == values
 
 
 def test_no_trials_make_an_empty_table(tmp_path: Path) -> None:
-    columns.write_parquet(columns.trials_arrow([]), tmp_path / "trials.parquet")
+    arrow_tables.write_parquet(arrow_tables.trials_arrow([]), tmp_path / "trials.parquet")
     assert pq.read_table(tmp_path / "trials.parquet").num_rows == 0
 
 
@@ -193,7 +193,7 @@ def test_no_trials_make_an_empty_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_same_trials_give_the_same_picture(tmp_path: Path, suffix: str) -> None:
     for name in ("a", "b"):
-        picture.plot_front(TRIALS, tmp_path / f"{name}{suffix}", title="flowers", reference_point=REFERENCE)
+        front_plot.plot_front(TRIALS, tmp_path / f"{name}{suffix}", title="flowers", reference_point=REFERENCE)
     first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("a", "b"))
     assert first == second
     assert len(list(tmp_path.iterdir())) == 2
@@ -249,7 +249,7 @@ def test_every_member_lies_in_the_picture_at_its_accuracy() -> None:
 def drawn(trials: list[Trial], reference_point: tuple[float, float] | None) -> tuple[Figure, list[Annotation]]:
     figure = Figure(figsize=(9.0, 5.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure).draw()
-    picture.draw_front(figure, trials, title="flowers", reference_point=reference_point)
+    front_plot.draw_front(figure, trials, title="flowers", reference_point=reference_point)
     figure.canvas.draw()
     return figure, [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
 
@@ -281,7 +281,8 @@ def test_a_loaded_study_is_the_ledger_as_it_stood(tmp_path: Path) -> None:
 
 
 def test_showing_a_study_imports_none_of_the_large_libraries() -> None:
-    program = "import sys, search.report, search.saved; sys.exit(' '.join({'torch', 'ray', 'optuna', 'mlflow'} & {*sys.modules}))"
+    large = "{'torch', 'ray', 'optuna', 'mlflow'}"
+    program = f"import sys, search.results.tables, search.results.saved_study; sys.exit(' '.join({large} & {{*sys.modules}}))"
     outcome = subprocess.run([sys.executable, "-c", program], check=False, timeout=60, capture_output=True, text=True)
     assert outcome.stderr.strip() == ""
 
@@ -294,7 +295,7 @@ def test_costs_are_told_with_their_units_and_nothing_else_is() -> None:
         "cost/peak_memory_bytes": 1_000_000.0,
         "cost/new": 2.0,
     }
-    assert report.costs(metrics) == [
+    assert tables.costs(metrics) == [
         ("cost/gflops", "35.13 GFLOPs per image"),
         ("cost/step_seconds", "0.25 seconds"),
         ("cost/peak_memory_bytes", "1,000,000 bytes"),

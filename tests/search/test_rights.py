@@ -9,10 +9,10 @@ import pytest
 from mlflow import MlflowClient
 
 from search.errors import RequestError
-from search.mlflow_store import tracking_uri
-from search.pages import free_port
-from search.recording import Record
-from search.rights import refuse_without_rights
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.permissions import refuse_without_rights
+from search.tracking.server import free_port
+from search.tracking.sync import Record
 
 from .driven import HISTORY, Driven, assert_equal_to_the_ledger
 from .mlflow_server import server_in

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.rungs import Rungs
+from search.study.rungs import Rungs
 
 POINTS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.1, 0.5, 0.6, 0.601, 0.9])), min_size=1, max_size=30)
 FACTORS = st.integers(2, 5)

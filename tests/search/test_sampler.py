@@ -6,7 +6,7 @@ import pytest
 
 import spaces
 from search.pareto import Front
-from search.sampler import KINDS, Sampler
+from search.samplers.sampler import KINDS, Sampler
 from spaces import Config
 
 SPACE = spaces.joint(["lora", "arc", "lily"])

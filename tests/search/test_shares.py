@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import spaces
-from search import in_process
-from search.config import check
-from search.ledger import Report
-from search.sampler import Sampler
-from search.saved import load
-from search.shares import importance, shares
-from search.study import Study
+from search.backends import in_process
+from search.config.study_file import check
+from search.results.contributions import importance, shares
+from search.results.saved_study import load
+from search.samplers.sampler import Sampler
+from search.storage.ledger import Report
+from search.study.study import Study
 from search.trial import State, Trial
 from spaces import Config
 from trainables import make, measure

@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import spaces
-from search import in_process, simulated
-from search.config import check
-from search.ledger import Ledger
-from search.sampler import KINDS
-from search.simulated import VirtualClock, create
-from search.study import Study
+from search.backends import in_process, simulated
+from search.backends.simulated import VirtualClock, create
+from search.config.study_file import check
+from search.samplers.sampler import KINDS
+from search.storage.ledger import Ledger
+from search.study.study import Study
 from search.trial import State
 from trainables import make, measure
-from trainables.surfaces import Surface, SurfaceTrainable
+from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 RAW: dict[str, object] = {
     "study": "s",

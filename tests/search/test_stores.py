@@ -13,17 +13,20 @@ import pytest
 import yaml
 
 import search
-from search import disk, flags, in_process, stores
-from search.config import StudyFileError, check
+from search.backends import in_process
+from search.config.study_file import StudyFileError, check
 from search.errors import LedgerError
-from search.export import export_adapter
-from search.ledger import Ledger
-from search.saved import StudyState, load
-from search.stores import Folder, Remote
-from search.study import Study
-from trainables import Stopped, checkpoint, look_at_flag, make
-from trainables.export import read_card
-from trainables.synthetic import SyntheticSizes
+from search.results.saved_study import StudyState, load
+from search.storage import checkpoints, flags
+from search.storage.checkpoints import Folder, Remote
+from search.storage.ledger import Ledger
+from search.study.study import Study
+from search.workflows import collect_checkpoints
+from search.workflows.export_adapter import export_adapter
+from trainables import Stopped, look_at_flag, make
+from trainables.export.adapter import read_card
+from trainables.simulated.plain import SyntheticSizes
+from trainables.training import checkpoint
 
 from .machines import STUDY, essence, said, searched_here, start, until
 from .servers import Server
@@ -45,16 +48,16 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 
 def test_a_file_is_what_was_written_last_and_nothing_is_left_beside_it(folder: Folder) -> None:
-    assert stores.read(folder / "0001", "a") is None
+    assert checkpoints.read(folder / "0001", "a") is None
     for blob in (b"first", b"", b"the last"):
-        stores.write(folder / "0001", "a", blob)
-        assert stores.read(folder / "0001", "a") == blob
-    stores.write(folder / "0002", "b", bytes(300))
-    stores.write(folder / "0002", "c", bytes(5))
-    assert stores.sizes(folder) == {"0001": 8, "0002": 305}
-    stores.remove(folder / "0002")
-    stores.remove(folder / "0003")  # is not there
-    assert {name: size for name, size in stores.sizes(folder).items() if size} == {"0001": 8}
+        checkpoints.write(folder / "0001", "a", blob)
+        assert checkpoints.read(folder / "0001", "a") == blob
+    checkpoints.write(folder / "0002", "b", bytes(300))
+    checkpoints.write(folder / "0002", "c", bytes(5))
+    assert checkpoints.sizes(folder) == {"0001": 8, "0002": 305}
+    checkpoints.remove(folder / "0002")
+    checkpoints.remove(folder / "0003")  # is not there
+    assert {name: size for name, size in checkpoints.sizes(folder).items() if size} == {"0001": 8}
 
 
 def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -> None:
@@ -66,9 +69,9 @@ def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -
     assert again is not None
     assert torch.equal(again.tensors["a"], saved.tensors["a"])
     assert again.facts == saved.facts
-    blob = stores.read(folder, checkpoint.NAME)
+    blob = checkpoints.read(folder, checkpoint.NAME)
     assert blob is not None
-    stores.write(folder, checkpoint.NAME, blob[:-1])
+    checkpoints.write(folder, checkpoint.NAME, blob[:-1])
     with pytest.raises(ValueError, match="is not a whole checkpoint"):
         checkpoint.read(folder)
 
@@ -84,7 +87,7 @@ def test_a_flag_stops_a_worker_that_knows_only_the_place_and_is_no_checkpoint(fo
     flags.lower(folder, 7)
     look_at_flag(pickle.loads(pickle.dumps(place)))  # noqa: S301
     flags.lower(folder, 7)  # twice is once
-    stores.write(flags.trial_folder(folder, 7), "epoch.json", b"{}")
+    checkpoints.write(flags.trial_folder(folder, 7), "epoch.json", b"{}")
     assert flags.has_checkpoint(folder, 7)
 
 
@@ -99,18 +102,18 @@ def test_a_store_is_looked_at_for_a_flag_once_a_second_however_short_the_batches
 
 
 def test_a_copied_checkpoint_replaces_what_was_there_and_leaves_the_flag(folder: Folder) -> None:
-    stores.write(folder / "0001", "epoch.json", b"1")
+    checkpoints.write(folder / "0001", "epoch.json", b"1")
     flags_name = flags.FLAG
-    stores.write(folder / "0001", flags_name, b"")
-    stores.write(folder / "0002", "other", b"of a driver that died")
-    stores.copy(folder / "0001", folder / "0002", leave=flags_name)
-    assert stores.read(folder / "0002", "epoch.json") == b"1"
-    assert stores.read(folder / "0002", "other") is None
-    assert stores.read(folder / "0002", flags_name) is None
+    checkpoints.write(folder / "0001", flags_name, b"")
+    checkpoints.write(folder / "0002", "other", b"of a driver that died")
+    checkpoints.copy(folder / "0001", folder / "0002", leave=flags_name)
+    assert checkpoints.read(folder / "0002", "epoch.json") == b"1"
+    assert checkpoints.read(folder / "0002", "other") is None
+    assert checkpoints.read(folder / "0002", flags_name) is None
 
 
 def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(checkpoints, "_PAUSES", (0.0, 0.0))
 
     def answers(at: int) -> Callable[[], int]:
         calls = itertools.count(1)
@@ -221,7 +224,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(
 
 
 def test_two_studies_of_one_name_do_not_share_a_place_and_one_keeps_its_own(store: Bucket, tmp_path: Path) -> None:
-    def file(disk: str, place: str = "twice") -> search.config.StudyFile:
+    def file(disk: str, place: str = "twice") -> search.config.study_file.StudyFile:
         return check(RAW | {"storage": f"{store.address}/{place}", "ledger": str(tmp_path / disk)})
 
     with closing(Study.create(file("one"), SyntheticSizes())):
@@ -242,10 +245,10 @@ def test_gc_leaves_in_the_store_what_is_needed_and_says_what_it_takes(store: Buc
         in_process.run(study, make(**study.file.worker()))
         members = {trial.number for trial in study.front()}
     home = tmp_path / "disk" / "far"
-    before = stores.sizes(Remote(f"{store.address}/gc/far/trials"))
-    found = disk.collect(home)
+    before = checkpoints.sizes(Remote(f"{store.address}/gc/far/trials"))
+    found = collect_checkpoints.collect(home)
     assert found.freed_bytes + found.kept_bytes == sum(before.values())
-    after = {int(name) for name, size in stores.sizes(Remote(f"{store.address}/gc/far/trials")).items() if size}
+    after = {int(name) for name, size in checkpoints.sizes(Remote(f"{store.address}/gc/far/trials")).items() if size}
     assert after == members
     assert not (home / "trials").exists()
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import in_process
-from search.config import StudyFile, StudyFileError, check
-from search.extension import Extension
-from search.ledger import Event, Ledger, OwnedElsewhere
-from search.study import MAX_REJECTIONS_IN_A_ROW, Study
+from search.backends import in_process
+from search.config.study_file import StudyFile, StudyFileError, check
+from search.storage.ledger import Event, Ledger, OwnedElsewhere
+from search.study.extension import Extension
+from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study
 from search.trial import Decision, State, Trial
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable, best
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, best
 
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.surrogate import AMPLITUDES, Array, Hyperparameters, Kernel, Surrogate, evidence, fit
+from search.samplers.gaussian_process import AMPLITUDES, Array, Hyperparameters, Kernel, Surrogate, evidence, fit
 
 GROUPS, SHARED = np.array([0, 1, 1, 2]), np.array([True, False, False, True])
 KERNEL, PRIOR = Kernel(GROUPS, SHARED), Hyperparameters.prior([2.0, 0.5, 1.0])

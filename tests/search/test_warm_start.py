@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from search import in_process
-from search.config import StudyFileError, check
-from search.ledger import Ledger
-from search.saved import load
-from search.study import Study
-from trainables.synthetic import SyntheticSizes, SyntheticTrainable
+from search.backends import in_process
+from search.config.study_file import StudyFileError, check
+from search.results.saved_study import load
+from search.storage.ledger import Ledger
+from search.study.study import Study
+from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 RAW = {
     "data": {"kind": "synthetic"},

@@ -32,7 +32,7 @@ from trainables.adapters import (
     trainable_state,
     transformer_blocks,
 )
-from trainables.cost import count_parameters
+from trainables.costs.counting import count_parameters
 
 N_CLASSES = 5
 Tensors = Mapping[str, Tensor]

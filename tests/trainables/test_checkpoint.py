@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainables.checkpoint import NAME, Checkpoint, read, write
+from trainables.training.checkpoint import NAME, Checkpoint, read, write
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import timm
 import spaces
 from trainables import Sizes, measure
 from trainables.adapters import Adapter, adapt
-from trainables.cost import forward_gflops, kept_bytes
+from trainables.costs.counting import forward_gflops, kept_bytes
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainables import checkpoint, make
+from trainables import make
 from trainables.adapters import METHODS, adapt, adaptation, method_of, trainable_state
 from trainables.backbones import create, fingerprint, set_head
-from trainables.cost import MetaSizes
-from trainables.export import Card, export_adapter, load_adapter, read_card
-from trainables.trial import AdapterTrial
+from trainables.costs.counting import MetaSizes
+from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
+from trainables.training import checkpoint
+from trainables.training.trial import AdapterTrial
 
 BACKBONE = {"name": "vit_glyphs"}
 DIGITS = {"kind": "digits"}

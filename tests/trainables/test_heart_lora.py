@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from trainables import make, measure
 from trainables.adapters import HeartLoRA, adapt, trainable_parameters
-from trainables.trial import AdapterTrial
+from trainables.training.trial import AdapterTrial
 
 from .adapter_laws import TOKEN, Case, images, oracle
 from .test_adapters import heart_lora

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from trainables import make, measure, measure_latency
 from trainables.adapters import METHODS, Adapter, HeadOnly, Layer, LoRA, Method, adapt, adapted_layers, method_of
 from trainables.adapters.families import Blocks
-from trainables.cost import forward_gflops
-from trainables.latency import MIN_REPEATS, latency
+from trainables.costs.counting import forward_gflops
+from trainables.costs.latency import MIN_REPEATS, latency
 
 SLOW_MS = 1.0
 GLYPHS = {"name": "vit_glyphs"}

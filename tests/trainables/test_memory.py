@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables import memory
+from trainables.costs import memory
 
 MIB = 2**20
 

@@ -18,7 +18,7 @@ import spaces
 from trainables import make
 from trainables.adapters import LoRA, adapt, method_of, peft_method, trainable_parameters
 from trainables.adapters.peft_bridge import TARGETS, PeftMethod, _config_class
-from trainables.cost import count_parameters
+from trainables.costs.counting import count_parameters
 
 from .adapter_laws import TOKEN, AdapterLaws, Backbone, Case, adapted, images
 from .test_families import FAMILIES

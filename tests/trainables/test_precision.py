@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from trainables import choose_precision, make
 from trainables.adapters import CLoRA, LoRA, adapt, trainable_parameters
-from trainables.precision import SMALL_WITHOUT_AMX, choice, explicit_attention, fused_attention, try_both, without_trying
-from trainables.recipe import Recipe
-from trainables.step import backward, logits
-from trainables.trial import AdapterTrial
+from trainables.recipe.precision import SMALL_WITHOUT_AMX, choice, explicit_attention, fused_attention, try_both, without_trying
+from trainables.recipe.recipe import Recipe
+from trainables.recipe.step import backward, logits
+from trainables.training.trial import AdapterTrial
 
 from .test_trial import BACKBONE, CONFIGS, LORA, SHARED, run, worker
 
@@ -82,7 +82,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit_in_b
     assert isinstance(trial, AdapterTrial)
     trial.start({**LORA, "lora.layers": layers}, seed=0, epochs=1, folder=None)
     kept = trial.evaluate("validation")
-    monkeypatch.setattr("trainables.trial.PREFIX_BYTES", 0)
+    monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)
     assert kept == trial.evaluate("validation")
 
 

@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from trainables.adapters import Householder, adapt, trainable_parameters, undecayed_parameters
-from trainables.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
+from trainables.recipe.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
 
 
 def test_the_learning_rate_rises_linearly_then_follows_a_half_cosine() -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import spaces
-from search.uniform import uniform
+from search.samplers.random_sampler import uniform
 from trainables import measure
 
 

@@ -6,9 +6,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 import spaces
-from search.uniform import uniform
+from search.samplers.random_sampler import uniform
 from spaces import Config
-from trainables.surfaces import CHANCE, FAMILIES, Surface, SurfaceTrainable, moves_size
+from trainables.simulated.surfaces import CHANCE, FAMILIES, Surface, SurfaceTrainable, moves_size
 
 METHODS = [method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full")]
 SPACE = spaces.joint(METHODS)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from trainables import STOP_FLAG, Stopped, make
 from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
-from trainables.trial import AdapterTrial
+from trainables.training.trial import AdapterTrial
 
 BACKBONE = {"name": "test_vit", "weights": "random", "img_size": 32}
 SHARED = {"optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.batch_size": 64, "recipe.drop_path": 0.2}
@@ -321,7 +321,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit(
     assert isinstance(trial, AdapterTrial)
     trial.start(config, seed=0, epochs=1, folder=None)
     kept = [trial.evaluate("validation") for _ in range(2)]
-    monkeypatch.setattr("trainables.trial.PREFIX_BYTES", 0)
+    monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)
     assert kept == [trial.evaluate("validation")] * 2
 
 

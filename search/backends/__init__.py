@@ -1,0 +1,1 @@
+"""What drives a study's trials: Ray Tune, this process, or a simulated cluster on a virtual clock."""

@@ -1,0 +1,345 @@
+"""The Ray back end: Tune runs the trials on warm actors, the study decides. The only file of `search` that imports Ray.
+
+Two thin shells face Tune: a searcher whose `suggest` is the study's `ask`, and a scheduler whose `on_trial_result` is its `report`.
+Tune keeps no truth here: its snapshots go to a folder that is thrown away, its loggers and retries are off. A driver that dies
+leaves trials RUNNING in the ledger, and the next one takes them up.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.error import TuneError
+from ray.tune.execution import class_cache
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from cluster import nodes
+from cluster.room import Room, bundle_of, gpus_of, in_a_slot
+from search.backends.draining import Draining
+from search.config.sections import Resources
+from search.errors import OutOfReach, RequestError
+from search.study.lost_workers import Loss
+from search.study.study import Study
+from search.trial import Decision, State
+from search.workflows.finalize import Order, Outcome
+from trainables import probed_memory
+from trainables.workers.ray_tune import TuneTrial
+from trainables.workers.retrainer import Retrainer
+
+# Tune's own habits that would fight the ledger or cost time. Set before a Tuner is made.
+_QUIET_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, CSV and TensorBoard per trial: the ledger has it all
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the experiment's snapshot is not what a study resumes from
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the run at once; the ledger is durable at every moment
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # every epoch is reported when it ends
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # no banner; the command line shows the study
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # start the workers of all slots at once; the searcher below keeps to the slots
+}
+
+SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
+SPEAKS_EVERY_SECONDS = 20.0
+
+
+def run(study: Study, *, n_slots: int | Room) -> None:
+    """Drive a study to its end on the Ray cluster that this process is connected to.
+
+    Args:
+        study: The study; it stays open.
+        n_slots: How many trials run at once; or, where nodes come and go, the room for them: is looked at every two seconds.
+    """
+    os.environ.update(_QUIET_TUNE)
+    class_cache.DEFAULT_ENV_VARS.clear()  # for Lightning; Ray would start new workers with it and leave those alone that wait
+    usual = study.file.resources.of_a_trial(study.record.facts)
+
+    def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        takes, where = bundle_of(**{**usual, "gpus_per_trial": config["gpus"]})
+        return tune.PlacementGroupFactory([takes], **where)
+
+    drains = _Drains(study) if isinstance(n_slots, Room) else None
+    searcher = _StudySearcher(study, n_slots)
+    scratch = tempfile.mkdtemp(prefix="paretune-tune-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(TuneTrial, bundle),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_StudyScheduler(study, drains, searcher),
+                num_samples=-1,  # the study says when it is over
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                callbacks=[_Obedience(study, drains)],
+                name=study.file.study,
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own, every epoch
+            ),
+        )
+        tuner.fit()
+    except TuneError as error:
+        own: BaseException | None = error  # what our shells raise comes out of Tune as one of these, with a traceback for a message
+        while own is not None and not isinstance(own, RequestError | OutOfReach):
+            own = own.__cause__ or own.__context__
+        raise own or error from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def memory(
+    worker: Mapping[str, Any],
+    configs: Sequence[Mapping[str, Any]],
+    resources: Resources,
+    say: Callable[[str], object] = lambda waiting: None,
+) -> dict[str, Any]:
+    """What a few steps of each configuration take of a node that trials would run on: see `trainables.training.probe.memory`.
+
+    Args:
+        worker: The arguments of `trainables.make`.
+        configs: Possible ones.
+        resources: Of a trial.
+        say: Is told what is waited for, where an autoscaler starts a node first.
+
+    Raises:
+        ValueError: as `trainables.make` does; no node fits; or nobody knows which node an autoscaler should start for it.
+    """
+    takes = {**resources.of_a_trial({}), "gpus_per_trial": gpus_of(resources.gpus_per_trial, resources.accelerator_type)}
+    return in_a_slot(probed_memory, worker, list(configs), takes=takes, say=say).value
+
+
+def retrain(
+    worker: Mapping[str, Any],
+    orders: Iterable[Order],
+    *,
+    n_slots: int,
+    cpus_per_trial: int,
+    gpus_per_trial: float,
+    accelerator_type: str | None = None,
+    memory_per_trial: int = 0,
+) -> Iterator[Outcome]:
+    """Carry out final trainings on warm actors, as many at a time as there are slots.
+
+    An actor that dies is started again by Ray and goes on from its checkpoint, twice at most.
+
+    Args:
+        worker: The arguments of `Retrainer`.
+        orders: What to train; taken one by one, when a slot is free.
+        n_slots: How many at a time.
+        cpus_per_trial: Cores of one.
+        gpus_per_trial: Share of a GPU of one.
+        accelerator_type: Of the nodes; None for any.
+        memory_per_trial: Bytes of a node's memory that one is reserved; 0 for none.
+    """
+    takes = {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial, "label_selector": nodes.labels(accelerator_type)}
+    takes |= {"memory": memory_per_trial} if memory_per_trial else {}
+    actor_class = ray.remote(**takes, max_restarts=2, max_task_retries=2)(Retrainer)
+    waiting = iter(orders)
+    idle: list[Any] = []
+    running: dict[Any, tuple[Order, Any]] = {}
+    while True:
+        while len(running) < n_slots and (order := next(waiting, None)) is not None:
+            actor = idle.pop() if idle else actor_class.remote(**worker)
+            done = actor.__call__.remote(order.config, seed=order.seed, epochs=order.epochs, folder=order.folder)
+            running[done] = order, actor
+        if not running:
+            return
+        [done], _ = ray.wait(list(running), num_returns=1)
+        order, actor = running.pop(done)
+        idle.append(actor)
+        try:
+            final = ray.get(done)
+        except ray.exceptions.RayError as error:
+            yield Outcome(order.number, {}, None, str(getattr(error, "cause", None) or error).strip().splitlines()[-1])
+        else:
+            yield Outcome(order.number, final.metrics, final.correct)
+
+
+class _Obedience(tune.Callback):  # type: ignore[misc]
+    """Carries out what people ask for, in each step of Tune's loop."""
+
+    def __init__(self, study: Study, drains: _Drains | None) -> None:
+        self._study, self._drains = study, drains
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._study.obey()
+        if self._drains is not None:
+            self._drains.look(trials)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Drains:
+    """Looks for nodes that are about to leave, where nodes come and go. `Draining` decides, by Tune's names of trials.
+
+    It also says a word to every worker now and then. One whose answer was lost, because its node was cut off for a while, would be
+    waited for: its end of the connection is gone, and only who sends something learns that.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._live: dict[str, Any] = {}
+        self._since: dict[str, float] = {}  # when each was seen first
+        self._looked = self._spoke = -math.inf
+        self._decided = Draining(nodes.draining, self._node_of, lambda name: study.call_away(self._live[name].config["trial"]))
+
+    def look(self, trials: Iterable[Any]) -> None:
+        """Unless that was done a moment ago."""
+        if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
+            return
+        self._looked = now
+        self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and trial.temporary_state.ray_actor}
+        self._since = {name: self._since.get(name, now) for name in self._live}
+        if now - self._spoke >= SPEAKS_EVERY_SECONDS:
+            self._spoke = now
+            for trial in self._live.values():
+                trial.temporary_state.ray_actor.hear.remote()
+        self._decided.look(self._since, now)
+
+    def leaving(self, trial: Any) -> str | None:
+        """See `Draining.leaving`."""
+        return self._decided.leaving(trial.trial_id)
+
+    def _node_of(self, name: str) -> str | None:
+        return nodes.node_of(_actor_of(self._live[name]))
+
+
+class _StudySearcher(Searcher):  # type: ignore[misc]
+    """`suggest` is the study's `ask`."""
+
+    def __init__(self, study: Study, n_slots: int | Room) -> None:
+        super().__init__()
+        self._study = study
+        self._slots = n_slots
+        self._looked, self._wanted = -math.inf, 0  # when the room was looked at, and for how many trials
+        self._numbers: dict[str, int] = {}  # Tune's name of a live trial -> our number
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._numbers:
+            self._study.obey()  # while nothing runs, Tune asks here again and again, and nowhere else
+        if len(self._numbers) >= self._n_slots():
+            over = not self._numbers and not self._study.n_wanted() and not self._study.waits
+            return str(Searcher.FINISHED) if over else None  # there may be no node for a study that wants none any more
+        trial = self._study.ask()
+        if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
+            return None if self._numbers or self._study.waits else str(Searcher.FINISHED)
+        self._numbers[trial_id] = trial.number
+        return {
+            "make": self._study.file.worker(self._study.record.facts),
+            "trial": trial.number,
+            "config": trial.config,
+            "seed": trial.seed,
+            "epochs": self._study.planned_epochs(trial),
+            "reported": trial.epochs,
+            "gpus": self._study.gpus(trial.number),
+            "folder": self._study.checkpoint_folder(trial.number),
+        }
+
+    @property
+    def spares(self) -> bool:
+        """Whether a worker without a trial is one too many: it would keep its node from an autoscaler that takes it back."""
+        return isinstance(self._slots, Room) and self._slots.grows and self._wanted <= len(self._numbers)
+
+    def _n_slots(self) -> int:
+        if isinstance(self._slots, int):
+            return self._slots
+        if (now := time.monotonic()) - self._looked > SLOTS_ARE_KNOWN_FOR_SECONDS:
+            self._looked, self._wanted = now, self._study.n_wanted()
+            self._slots.look(self._wanted)
+        return self._slots.n
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._study.left(self._numbers.pop(trial_id))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its shells into a snapshot that nobody reads; a study does not travel
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger holds it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a study is resumed by replaying its ledger."""
+
+
+class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
+    """`on_trial_result` is the study's `report`, `on_trial_error` its `lost`. Tune calls the latter before `on_trial_complete`."""
+
+    def __init__(self, study: Study, drains: _Drains | None, searcher: _StudySearcher) -> None:
+        super().__init__()
+        self._study, self._drains, self._searcher = study, drains, searcher
+        self._ended: set[str] = set()  # Tune's names of trials whose workers we have ended ourselves
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Asked in each step of Tune, which would keep one worker without a trial to the end."""
+        if self._searcher.spares and (tune_itself := getattr(tune_controller, "_tune_controller", None)) is not None:
+            tune_itself._cleanup_cached_actors(force_all=True)
+        return super().choose_trial_to_run(tune_controller)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        report = json.loads(result["report"])
+        if trial.trial_id in self._ended:  # a last word before the kill arrived
+            return str(TrialScheduler.CONTINUE)
+        if "unseen" in report:
+            raise RequestError(
+                f"storage: node {_node_of(trial)} has no {report['unseen']}; a node that joins must see the storage as the others "
+                "do (docs/cluster.md). Nothing is lost: mend it, and run the study again"
+            )
+        if report.get("memory"):
+            self._study.lost(report["trial"], Loss.MEMORY, report["failure"])
+            return self._end(trial)  # a process that ran out of memory is not used again
+        decision = Decision.STOP
+        if "failure" in report:
+            self._study.tell(report["trial"], State.FAILED, report["failure"])
+        elif "stopped" not in report:  # at its flag
+            decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
+        if self._drains is not None and (node := self._drains.leaving(trial)) is not None:
+            self._study.moved(report["trial"], f"node {node[:6]} is about to leave the cluster")
+            return self._end(trial)
+        return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
+
+    def _end(self, trial: Any) -> str:
+        """End the worker: Tune would keep it for the next trial."""
+        self._ended.add(trial.trial_id)
+        ray.kill(trial.temporary_state.ray_actor)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if trial.trial_id in self._ended:
+            return
+        why = _first_line(trial.error_file)
+        memory = re.search("low on memory|out of memory|OutOfMemory|OOM", why) is not None  # Ray's memory monitor killed it
+        self._study.lost(trial.config["trial"], Loss.MEMORY if memory else Loss.DEATH, why)
+
+
+def _actor_of(trial: Any) -> str:
+    """The id of a trial's worker, in hexadecimal."""
+    found: str = trial.temporary_state.ray_actor._actor_id.hex()
+    return found
+
+
+def _node_of(trial: Any) -> str:
+    """The name of a trial's node, for people."""
+    node = nodes.node_of(_actor_of(trial))
+    return "unknown" if node is None else nodes.name_and_memory(node)[0]
+
+
+def _first_line(path: str | None) -> str:
+    """What Tune noted of an error, without its own heading."""
+    if path is None:
+        return "no reason is known"
+    lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+    return " ".join(lines[1:4])[:300] or "no reason is known"

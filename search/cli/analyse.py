@@ -1,0 +1,84 @@
+"""The commands that look back at a study: what each method brought, which knobs mattered, and whether a trial repeats."""
+
+from __future__ import annotations
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """What each method has had of the search and brought to its front."""
+    from search.results.contributions import shares as shares_of
+    from search.results.saved_study import load
+    from search.results.tables import percent
+
+    saved = load(folder_of(study, storage))
+    found = shares_of(saved.history, saved.reference_point)
+    if as_json:
+        print_json([vars(share) | {"front": [trial.number for trial in share.front]} for share in found])
+        return
+    table = Table("method", "trials", "complete", "epochs", "own front", "best %", "hypervolume", "contribution", box=None)
+    for share in found:
+        best = percent(share.front[-1].metrics["val/top1"]) if share.front else "-"
+        numbers = (share.n_trials, share.n_complete, share.n_epochs, len(share.front))
+        table.add_row(share.method, *map(str, numbers), best, f"{share.hypervolume:.4f}", f"{share.contribution:.4f}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"Joint hypervolume {saved.hypervolume:.4f}; a contribution is what it would lose without the method.", style="dim"
+    )
+
+
+@app.command()
+def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
+    """How much each knob of each method explains of the accuracy, alone (first-order Sobol index of a surrogate)."""
+    from search.config.study_file import check
+    from search.results.contributions import N_LEAST
+    from search.results.contributions import importance as importance_of
+    from search.results.saved_study import load
+
+    saved = load(folder_of(study, storage))
+    found = importance_of(check(saved.record.file).joint_space(), saved.history, saved.epochs)
+    if as_json:
+        print_json(found)
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print(f"No method has {N_LEAST} trials yet.")
+    for method, knobs in found.items():
+        table = Table("knob", "share", title=method, title_justify="left", title_style="bold", box=None)
+        for key, share in knobs.items():
+            table.add_row(key, f"{share:6.1%}")
+        console.print(table)
+
+
+@app.command()
+def rerun(
+    study: StudyName,
+    trial: TrialNumber,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Train one trial again and compare every epoch with the ledger; exit code 1 if any number differs."""
+    from search.results.saved_study import load
+    from search.workflows.rerun import rerun as train_again
+
+    epochs = train_again(load(folder_of(study, storage)), trial)
+    same = sum(epoch.same for epoch in epochs)
+    if as_json:
+        print_json({"trial": trial, "same": same == len(epochs), "epochs": [vars(epoch) for epoch in epochs]})
+    else:
+        console = Console(highlight=False)
+        for epoch in epochs:
+            for key in epoch.then.keys() | epoch.now.keys():
+                if epoch.then.get(key) != epoch.now.get(key):
+                    console.print(f"epoch {epoch.epoch}: {key} was {epoch.then.get(key)}, is {epoch.now.get(key)}")
+        console.print(f"trial {trial}: {same} of {len(epochs)} epochs are the same to the last bit")
+    if same < len(epochs):
+        raise typer.Exit(1)

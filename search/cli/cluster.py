@@ -1,0 +1,216 @@
+"""Studies on a Ray cluster, from a laptop: submit, logs, and every other command with `--address`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+
+from search.cli.options import MaybeSlots, MaybeStorage, Overrides, complain
+
+if TYPE_CHECKING:
+    from cluster.jobs import Cargo, Jobs
+    from search.config.study_file import StudyFile
+
+app = typer.Typer()
+_T = TypeVar("_T")
+
+Address = Annotated[
+    str,
+    typer.Option(
+        envvar="PARETUNE_ADDRESS", metavar="URL", help="The cluster's dashboard, like http://head:8265.", show_default=False
+    ),
+]
+HERE = (
+    "submit",
+    "logs",
+    "doctor",
+    "plan",
+    "validate",
+    "cp",
+    "methods",
+    "count",
+    "simulate",
+    "ls",
+    "run",
+    "suite",
+    "ui",
+)  # are not passed on
+_DETACHED = ("resume",)  # becomes the study's next attempt
+_STUDY_FILE = "study.yaml"
+
+
+@app.command()
+def submit(
+    study: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="A study file, or the name of a packaged one.")],
+    *,
+    address: Address,
+    overrides: Overrides = None,
+    storage: MaybeStorage = None,
+    slots: MaybeSlots = None,
+    pip: Annotated[bool, typer.Option("--pip", help="Let Ray install what Paretune needs; else the machines have it.")] = False,
+    unprotected: Annotated[bool, typer.Option("--unprotected", help="The cluster's network is private; it has no token.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what it prints, until it ends.")] = False,
+) -> None:
+    """Run a study as a job of a Ray cluster: the same search as `run`. Submitted again, it goes on where it stopped."""
+    from cluster.jobs import Cargo
+    from cluster.upload import local_paths, requirements
+    from search.config import study_file
+    from search.errors import RequestError
+
+    file = study_file.load(study, overrides or (), storage)
+    if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
+        raise RequestError("\n".join(problems))
+    sent = file.resolved() | file.places()  # a server's password is the cluster's to know
+    jobs = connected(address, unprotected=unprotected)
+    with _staged(sent) as folder:
+        command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
+        environment = _environment() | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
+        cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
+        _start(jobs, file.study, command, str(file.storage), cargo)
+    if follow:
+        _print_logs(jobs, file.study, follow=True)
+
+
+@app.command()
+def logs(
+    study: Annotated[str, typer.Argument(help="A study's name.")],
+    *,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """What the newest job of a study has printed."""
+    jobs = connected(address)
+    _print_logs(jobs, study, follow=follow)
+
+
+def ask(address: str, command: Sequence[str]) -> int:
+    """Pass a command on to the cluster, and print its answer.
+
+    Args:
+        address: Of the cluster.
+        command: As it was typed, without `paretune` and `--address`; its second word is the study.
+
+    Returns:
+        The exit code.
+    """
+    from search.errors import RequestError
+
+    words = [word for word in command[1:] if not word.startswith("-")]
+    if not words:
+        raise RequestError(f"{command[0]}: name a study; `paretune --address {address} {command[0]} STUDY`")
+    jobs = connected(address)
+    attempt = _asked(jobs.newest, words[0])
+    if command[0] in _DETACHED:
+        _start(jobs, attempt.study, command, attempt.storage, attempt.cargo)
+        return 0
+    return jobs.ask(attempt.study, command, storage=attempt.storage, cargo=attempt.cargo, say=sys.stdout.write)
+
+
+def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str], *, pip: bool, unprotected: bool) -> int:
+    """Run a command about a study file on a cluster, in a short job, and print its answer.
+
+    Args:
+        file: What is asked about.
+        address: Of the cluster.
+        command: Of `paretune`; its argument is the file.
+        words: What else it is given.
+        pip: As of `submit`.
+        unprotected: As of `submit`.
+
+    Returns:
+        The exit code.
+    """
+    from cluster.jobs import Cargo
+    from cluster.upload import local_paths, requirements
+    from search.errors import RequestError
+
+    if problems := list(local_paths(file.resolved(), Path("/"))):  # nothing is stored
+        raise RequestError("\n".join(problems))
+    jobs = connected(address, unprotected=unprotected)
+    with _staged(file.resolved()) as folder:
+        cargo = Cargo(folder, {}, requirements() if pip else None)
+        name = f"{file.study}-{command}"
+        return jobs.ask(name, [command, _STUDY_FILE, *words], storage="paretune-studies", cargo=cargo, say=sys.stdout.write)
+
+
+@contextmanager
+def _staged(study: Mapping[str, Any]) -> Iterator[str]:
+    """A folder with what a job takes along."""
+    import yaml
+
+    from cluster.upload import stage
+    from search.errors import RequestError
+
+    with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
+        try:
+            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(dict(study), sort_keys=False)})
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        yield folder
+
+
+def connected(address: str, *, unprotected: bool = False) -> Jobs:
+    """The cluster's jobs.
+
+    Raises:
+        RequestError: if it is not reached, refuses us, or is open to anyone.
+    """
+    from cluster.jobs import Jobs
+
+    return _asked(lambda where: Jobs(where, unprotected=unprotected), address)
+
+
+def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: Cargo) -> None:
+    attempt = _asked(lambda name: jobs.submit(name, command, storage=storage, cargo=cargo), study)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{attempt.id} submitted to {jobs.address}")
+    console.print(f"  paretune logs {study} -f --address {jobs.address}")
+    console.print(f"  paretune --address {jobs.address} front {study}", style="dim")
+
+
+def _print_logs(jobs: Jobs, study: str, *, follow: bool) -> None:
+    attempt = _asked(jobs.newest, study)
+    for part in jobs.logs(attempt, follow=follow):
+        sys.stdout.write(part)
+        sys.stdout.flush()
+    if not follow:
+        return
+    ended = jobs.wait(attempt, seconds=10.0)
+    if ended.state != "SUCCEEDED":
+        complain(f"{ended.id} is {ended.state}: {(ended.message.strip().splitlines() or ['no reason given'])[0]}")
+        raise typer.Exit(1)
+
+
+def _environment() -> dict[str, str]:
+    """What the job is told of this machine's environment: where MLflow is. Never a secret; those belong to the cluster's own."""
+    from search.errors import RequestError
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri or urlsplit(uri).scheme not in ("http", "https"):
+        return {}
+    if urlsplit(uri).password:
+        raise RequestError(
+            "MLFLOW_TRACKING_URI holds a password, which Ray's dashboard would show; "
+            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment of the cluster's machines"
+        )
+    return {"MLFLOW_TRACKING_URI": uri}
+
+
+def _asked(question: Callable[[str], _T], about: str) -> _T:
+    """Put a question to the cluster; what it cannot do is a wrong request."""
+    from cluster.jobs import ClusterError
+    from search.errors import RequestError
+
+    try:
+        return question(about)
+    except ClusterError as error:
+        raise RequestError(str(error)) from error

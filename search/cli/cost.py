@@ -1,0 +1,81 @@
+"""`paretune cost`: how long the members of a front take to answer, with the adapter beside the weights and folded into them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from search.results.saved_study import SavedStudy
+    from search.workflows.latency import Measured
+
+app = typer.Typer()
+
+
+@app.command()
+def cost(
+    study: StudyName,
+    trials: Annotated[list[int] | None, typer.Argument(metavar="[T...]", min=0, help="Trials; none: the front's members.")] = None,
+    *,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Measure how long trials take to answer for one image, unmerged and merged, and keep it. Let nothing else run meanwhile."""
+    from search.results.saved_study import load
+    from search.workflows.latency import measure
+
+    saved = load(folder_of(study, storage))
+    found = list(measure(saved, trials or []))
+    _show_elsewhere(load(saved.folder))
+    if as_json:
+        print_json([one.json() for one in found])
+        return
+    console = Console(highlight=False)
+    console.print(table(found))
+    how, repeats = found[0].found, min(one.found["repeats"] for one in found)
+    console.print(
+        f"Milliseconds per image, one at a time, the median of {repeats} or more, on {how['device']} with {how['threads']} "
+        f"thread{'s' if how['threads'] > 1 else ''} in {how['precision']}; ± half the distance between the quartiles.",
+        style="dim",
+    )
+    for method, reason in {one.trial.method: one.found["unmergeable"] for one in found if one.found["unmergeable"]}.items():
+        console.print(f"{method}: {reason}", style="dim")
+
+
+def table(found: Sequence[Measured]) -> Table:
+    """A row per trial."""
+    from search.results.tables import knobs, percent
+
+    shown = Table("trial", "method", "knobs", "params", "val %", "unmerged ms", "merged ms", box=None)
+    for one in found:
+        merged, spread = one.found.get("cost/latency_merged_ms"), one.found["spread_ms"]
+        top1 = one.trial.metrics.get("val/top1")
+        shown.add_row(
+            f"{one.trial.number:04d}",
+            one.trial.method,
+            knobs(one.trial),
+            f"{one.trial.adapter_params:,}",
+            "-" if top1 is None else percent(top1),
+            f"{one.found['cost/latency_ms']:.3f} ± {spread:.3f}",
+            "-" if merged is None else f"{merged:.3f}",
+        )
+    return shown
+
+
+def _show_elsewhere(study: SavedStudy) -> None:
+    """Bring tables and MLflow up to date."""
+    from search.storage.location import ledger_in
+    from search.tracking.mlflow_client import tracking_uri
+    from search.tracking.sync import Record
+
+    try:
+        Record(ledger_in(study.folder), tracking_uri(study.folder.parent)).sync(final=True)
+    except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
+        complain(f"MLflow does not show the latencies ({type(error).__name__}); `paretune cost` again records them")

@@ -1,0 +1,107 @@
+"""`paretune doctor`: is everything there that a search needs, and if not, how is it mended?"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.options import DEFAULT_STORAGE, Json, MaybeStorage, print_json
+
+if TYPE_CHECKING:
+    from cluster.health import Finding
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(
+    *,
+    storage: MaybeStorage = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Look at this cluster's nodes, too.")
+    ] = None,
+    pip: Annotated[bool, typer.Option("--pip", help="As of submit.")] = False,
+    unprotected: Annotated[bool, typer.Option("--unprotected", help="As of submit.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at versions, packages, storage, MLflow and GPUs, here or on a cluster, and how to mend what is wrong (exit code 1)."""
+    from cluster import health
+    from search.storage import checkpoints
+    from search.tracking.mlflow_client import tracking_uri, without_secret
+
+    if address is not None:
+        raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
+    named = _checked(storage)
+    place, home = checkpoints.impatient(checkpoints.place(named)), DEFAULT_STORAGE if checkpoints.is_address(named) else Path(named)
+    findings = [*health.machine(health.here()), health.storage(place), health.tracking(without_secret(tracking_uri(home)))]
+    if os.environ.get("RAY_ADDRESS") and findings[-2].good:
+        from cluster.connect import connected
+        from cluster.nodes import MEND_OPEN, autoscales, open_to_anyone
+
+        with connected():
+            open_to = open_to_anyone()
+            findings.append(
+                health.Finding("token", open_to is None, open_to or "not needed, or asked for", MEND_OPEN if open_to else "")
+            )
+            if autoscales():
+                findings.append(health.Finding("autoscaler", True, "starts nodes when trials wait for room; those of now:"))
+            findings += health.nodes(place.absolute() if isinstance(place, Path) else place)
+    _show(findings, as_json=as_json)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def _on_cluster(address: str, storage: str, *, pip: bool, unprotected: bool, as_json: bool) -> int:
+    """The same, as a short job there."""
+    from cluster.jobs import Cargo
+    from cluster.upload import requirements, stage
+    from search.cli.cluster import connected
+    from search.errors import RequestError
+    from search.storage import checkpoints
+
+    if not checkpoints.is_address(storage) and not Path(storage).is_absolute():
+        raise RequestError(
+            f"--storage: {storage} is a path of this machine; give an absolute one that every node of the cluster has"
+        )
+    jobs = connected(address, unprotected=unprotected)
+    with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
+        stage(Path(folder), {})
+        cargo = Cargo(folder, {}, requirements() if pip else None)
+        command = ["doctor", "--storage", storage, *(["--json"] if as_json else [])]
+        return jobs.ask("doctor", command, storage=storage, cargo=cargo, say=sys.stdout.write)
+
+
+def _checked(storage: str | None) -> str:
+    """Of the command line: a path or an address.
+
+    Raises:
+        RequestError: It may hold a secret.
+    """
+    from search.errors import RequestError
+    from search.storage import checkpoints
+
+    try:
+        return checkpoints.checked(storage or str(DEFAULT_STORAGE))
+    except ValueError as error:
+        raise RequestError(f"--storage: {error}") from None
+
+
+def _show(findings: Iterable[Finding], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        mark = "[green]good[/]" if finding.good else "[red]bad[/]"
+        remedy = "" if finding.good else f"\n[bold]{finding.remedy}[/]"
+        table.add_row(mark, finding.what, f"{finding.found}{remedy}")
+    Console(highlight=False).print(table)

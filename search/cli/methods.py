@@ -1,0 +1,86 @@
+"""The commands about the adapter methods themselves: what there is to search, and what a configuration weighs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from search.cli.options import Json, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the adapter methods and their knobs."""
+    import spaces
+
+    every = spaces.SPACES | {name: spaces.space_of(name) for name in spaces.peft.tuners()}
+    if as_json:
+        rows = [
+            {
+                "method": name,
+                "knobs": [
+                    {"key": k.key, "values": str(k.distribution), "default": k.default, "unit": k.unit, "meaning": k.meaning}
+                    | {"source": k.source}
+                    for k in space.knobs
+                ],
+            }
+            for name, space in every.items()
+        ]
+        print_json({"methods": rows})
+        return
+    console = Console()
+    for name, space in [*every.items(), ("every method", spaces.Space("", spaces.SHARED))]:
+        key = Column("knob", min_width=max((len(knob.key) for knob in space.knobs), default=0))
+        table = Table(key, "default", "values", "meaning", title=name, title_justify="left", title_style="bold", box=None)
+        for knob in space.knobs:
+            table.add_row(knob.key, str(knob.default), spaces.in_words(knob.distribution), knob.meaning)
+        console.print(table if space.knobs else f"[bold]{name}[/]\nno knobs of its own", highlight=False)
+        console.print()
+    if not spaces.peft.installed():
+        console.print(f"The tuners of Hugging Face PEFT are methods too, as peft.<tuner>; {spaces.peft.REMEDY}", markup=False)
+
+
+@app.command()
+def count(
+    method: Annotated[str, typer.Option(help="The adapter method.")],
+    backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name.")] = "vit_glyphs",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob without the method's prefix.")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the head, which is counted apart.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Count the parameters that an adapter would train, exactly, without training or allocating anything."""
+    import yaml
+
+    import spaces
+    from search.errors import RequestError
+    from trainables import measure
+
+    try:
+        config = spaces.joint([method]).default(method)
+        for assignment in overrides or ():
+            knob, equals, value = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"--set {assignment}: an override is written knob=value")
+            config[f"{method}.{knob.removeprefix(method + '.')}"] = yaml.safe_load(value)
+        sizes = measure({"name": backbone}, {"kind": "none", "n_classes": classes})
+        adapter_params, head_params = sizes.count(config)
+    except (ValueError, yaml.YAMLError) as error:
+        raise RequestError(str(error)) from error
+    own = {key.removeprefix(f"{method}."): value for key, value in config.items() if key.startswith(f"{method}.")}
+    if as_json:
+        counted = {"adapter_params": adapter_params, "head_params": head_params}
+        print_json({"method": method, "backbone": backbone, "config": own} | counted)
+        return
+    knobs = " ".join(f"{key}={value}" for key, value in own.items())
+    console = Console()
+    console.print(f"{method} on {backbone}  {knobs}", highlight=False, soft_wrap=True)
+    share = adapter_params / sizes.backbone_params
+    console.print(f"adapter {adapter_params:>12,}  ({share:.3%} of the backbone's {sizes.backbone_params:,})", highlight=False)
+    console.print(f"head    {head_params:>12,}  ({classes} classes)", highlight=False)

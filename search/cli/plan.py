@@ -1,0 +1,243 @@
+"""`paretune plan`: what a study would hold and cost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.cluster import ask_about
+from search.cli.options import Json, MaybeStudyFile, Overrides, complain, print_json
+
+if TYPE_CHECKING:
+    from search.config.study_file import StudyFile
+    from search.costs import Sizes
+    from search.workflows.plan import Cost, Holding, Range
+    from spaces import Config
+    from trainables.training.probe import Probe
+
+app = typer.Typer()
+_FOR_WORKERS = 0.7  # of a machine's memory; Ray keeps the rest for objects that they exchange
+_PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+@app.command()
+def plan(
+    study: MaybeStudyFile = None,
+    *,
+    overrides: Overrides = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: as many as this machine has room for.")] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Of a Ray cluster: measured there, for its slots.")
+    ] = None,
+    pip: Annotated[bool, typer.Option("--pip", help="As of submit.")] = False,
+    unprotected: Annotated[bool, typer.Option("--unprotected", help="As of submit.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What the space holds, and what the study would take: measures a few batches of each method on this machine, or on a node."""
+    from search.config import study_file
+    from search.errors import RequestError
+    from search.workflows import plan as planning
+    from trainables import measure
+
+    begun = time.perf_counter()
+    file = study_file.load(study, overrides or ())
+    if address is not None:
+        words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
+        raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
+    worker = file.worker()
+    try:
+        sizes = measure(worker["backbone"], worker["data"])
+        max_params = file.budget.max_params or sizes.backbone_params
+        held = planning.holdings(file, sizes, max_params)
+        configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
+        if "RAY_ADDRESS" in os.environ:
+            measured = _measured_there(file, sizes, configs, slots, say=(lambda waiting: None) if as_json else complain)
+        else:
+            measured = _measured_here(file, sizes, configs, slots)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    n_slots = measured.n_slots
+    found = planning.cost(
+        file, measured.probes, planning.epochs(file), n_slots=n_slots, start_seconds=(took + measured.seconds) / 2
+    )
+    if as_json:
+        facts: dict[str, Any] = {
+            "study": file.study,
+            "n_slots": n_slots,
+            "methods": [asdict(one) for one in held],
+            "probes": [asdict(one) for one in measured.probes],
+            "cost": asdict(found),
+            "memory_bytes_per_slot": measured.memory / measured.sharing,
+            "measured_on": measured.where,
+        }
+        print_json(facts)
+        return
+    console = Console(highlight=False)
+    console.print(_space_table(held))
+    console.print(_legend(file, max_params), style="dim")
+    console.print(_cost_table(file, found, measured))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured, and where.
+
+    Attributes:
+        probes: Of each configuration.
+        seconds: That they took, with what was imported for them.
+        n_slots: Trials at once.
+        gpus: Share of a GPU that a trial has; `auto` is a whole one, where there is one: what fits on it is told beside it.
+        memory: Bytes of the machine, or of its GPUs if trials use them.
+        sharing: Trials at once on that machine.
+        where: The machine.
+    """
+
+    probes: Sequence[Probe]
+    seconds: float
+    n_slots: int
+    gpus: float
+    memory: float
+    sharing: int
+    where: str
+
+
+def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None) -> _Measured:
+    """On this machine, which would run as many trials at once as its cores, its memory, and GPUs, have room for."""
+    from cluster.health import gpu_memory
+    from search.config import trial_resources
+    from trainables import probed_epochs
+    from trainables.costs.memory import private_bytes
+
+    resources, told = file.resources, gpu_memory()
+    gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
+    needed = trial_resources.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+    begun = time.perf_counter()
+    probes = probed_epochs(file.worker(), configs)
+    took = time.perf_counter() - begun
+    n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
+    if gpus > 0:
+        n_slots = min(n_slots, int(max(1, len(told)) / gpus))
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    room = int(_FOR_WORKERS * memory)
+    reserved = resources.of_a_trial({"memory": trial_resources.reserved(needed, most=room)})["memory_per_trial"]
+    n_slots = min(n_slots, max(1, room // reserved)) if reserved else n_slots
+    memory = _bytes_of(told) if gpus > 0 and told else memory
+    return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
+
+
+def _measured_there(
+    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]
+) -> _Measured:
+    """On a node of the joined cluster where a trial would run, with what one takes; `say` is told what is waited for.
+
+    Raises:
+        ValueError: No node fits, or none came in time.
+    """
+    from cluster import connect, room
+    from cluster.health import gpu_memory
+    from cluster.nodes import name_and_memory, on_each
+    from search.config import trial_resources
+    from trainables import probed_epochs
+    from trainables.costs.memory import private_bytes
+
+    with connect.connected():
+        gpus = room.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
+        needed = trial_resources.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+        takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
+        facts = {"memory": trial_resources.reserved(needed, most=connect.largest_memory(**takes))}
+        takes["memory_per_trial"] = file.resources.of_a_trial(facts)["memory_per_trial"]
+        found = room.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=say, patience=_PATIENCE)
+        n_slots = slots or room.Room(takes).at_most
+        sharing = connect.slots(**takes, node=found.node)
+        name, memory = name_and_memory(found.node)
+        told = on_each(gpu_memory, with_gpus=True).get(name, []) if gpus > 0 else []
+    if told and not isinstance(told, str):
+        memory = _bytes_of(told)
+    return _Measured(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}")
+
+
+def _bytes_of(gpus: Sequence[str]) -> float:
+    """The memory of GPUs, as `cluster.health.gpu_memory` tells it."""
+    return sum(float(line.split(",")[1].split()[0]) * 2**20 for line in gpus)
+
+
+def _space_table(held: Sequence[Holding]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("method")
+    limits = list(held[0].keeps) if len(held[0].keeps) > 1 else []  # one limit alone is what is allowed
+    for name in ("configurations", "smallest", "median", "largest", *limits, "allowed"):
+        table.add_column(name, justify="right")
+    table.add_column("small to large")
+    decades = [len(str(size)) for one in held for size in one.sizes] or [1]
+    for one in held:
+        count = "endless" if one.n_configs is None else f"{one.n_configs:,}"
+        three = (one.sizes[0], one.sizes[len(one.sizes) // 2], one.sizes[-1]) if one.sizes else ()
+        sizes = [f"{size:,}" for size in three] or ["-"] * 3
+        shares = [f"{share:.0%}" for share in (*(one.keeps[key] for key in limits), one.feasible)]
+        table.add_row(one.method, count, *sizes, *shares, _histogram(one.sizes, min(decades), max(decades)))
+    return table
+
+
+def _legend(file: StudyFile, max_params: int) -> str:
+    """What the table's columns are, and which limits no plan can tell of."""
+    from search.costs import KNOWN
+
+    limits = {"adapter_params": float(max_params), **file.budget.limits}
+    known = [f"{key} at most {limit:,.6g}" for key, limit in limits.items() if key in KNOWN]
+    text = "adapter parameters of uniform draws, a bar for each third of a decade;\nallowed: possible, and " + ", ".join(known)
+    if later := [f"{key} ({limit:,.6g})" for key, limit in limits.items() if key not in KNOWN]:
+        text += f"\nnot known before training: {', '.join(later)}"
+    return text + "\n"
+
+
+def _histogram(sizes: Sequence[int], first: int, last: int) -> str:
+    """Bars over thirds of decades, from the digits of the smallest size of all methods to those of the largest."""
+    import math
+
+    counts = [0] * (3 * (last - first + 1))
+    for size in sizes:
+        counts[min(int(3 * (math.log10(max(size, 1)) - (first - 1))), len(counts) - 1)] += 1
+    most = max(counts, default=0) or 1
+    return "".join(_BARS[-(-8 * count // most)] for count in counts)
+
+
+def _cost_table(file: StudyFile, found: Cost, measured: _Measured) -> Table:
+    table = Table.grid(padding=(0, 2))
+    memory = measured.memory
+    fits = int(memory // found.memory_bytes) if found.memory_bytes else measured.sharing
+    gpu_hours = found.slot_hours.guess * measured.gpus
+    rows = {
+        "trials": f"{file.budget.n_trials:,}, {measured.n_slots} at a time",
+        "epochs": _range(found.epochs, "{:,.0f}"),
+        "slot hours": _range(found.slot_hours, "{:,.2f}") + (f"; GPU hours {gpu_hours:,.2f}" if gpu_hours else ""),
+        "by the clock": f"{_duration(found.hours.guess)}, from {_duration(found.hours.low)} to {_duration(found.hours.high)}",
+        "memory": f"{found.memory_bytes / 2**30:.2f} GiB a trial; {fits:,} fit into {memory / 2**30:,.0f} GiB",
+        "measured on": measured.where,
+    }
+    if file.budget.max_hours is not None:
+        rows["limit"] = f"budget.max_hours = {file.budget.max_hours:g}"
+    for name, value in rows.items():
+        table.add_row(f"[dim]{name}[/]", value)
+    return table
+
+
+def _range(found: Range, form: str) -> str:
+    if found.low == found.high:
+        return form.format(found.guess)
+    return f"{form.format(found.guess)}, from {form.format(found.low)} to {form.format(found.high)}"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 30:
+        return f"{3600 * hours:.0f} s"
+    if hours < 2:
+        return f"{60 * hours:.1f} min"
+    return f"{hours:,.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"

@@ -1,0 +1,175 @@
+"""What a person sees while a study runs: a live picture on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
+from rich.live import Live
+from rich.progress import Progress as RichProgress
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.config.study_file import StudyFile
+from search.results import tables
+from search.study.study import Study
+from search.trial import State, Trial
+
+_PLAIN_PERIOD_SECONDS = 0.5
+_WAITING_IS_SAID_EVERY_SECONDS = 60.0
+
+
+class Progress:
+    """Shows a running study on a console.
+
+    Args:
+        console: Where to; bound to its own stream, because the libraries' prints are turned away from the terminal meanwhile.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._decoding: RichProgress | None = None
+
+    def announce(self, file: StudyFile, n_trials: int) -> None:
+        """Say what is about to be run; the libraries take some seconds to load."""
+        what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
+        budget = f"{n_trials} trials of {file.budget.epochs} epochs"
+        self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True, highlight=False)
+
+    def decoded(self, n_done: int, n_images: int) -> None:
+        """Show how far the images of a split are decoded, which is done once per machine."""
+        if self._decoding is None:
+            self._console.print("decoding images, once for this machine", highlight=False)
+            self._decoding = RichProgress(console=self._console, transient=True, disable=not self._console.is_terminal)
+            self._decoding.start()
+            self._split = self._decoding.add_task("images", total=n_images)
+        self._decoding.update(self._split, completed=n_done, total=n_images)
+        if n_done == n_images:
+            self._decoding.stop()
+            self._decoding = None
+
+    @contextmanager
+    def __call__(self, study: Study, at_a_time: str, waits: Callable[[], str | None]) -> Iterator[None]:
+        """Show the study while the block runs.
+
+        Args:
+            study: It.
+            at_a_time: How many trials run at once, in words.
+            waits: Says what it waits for before any can run, None if it does not.
+        """
+        clock = _Clock(study)
+        known = f"; {len(study.trials)} trials known already" if study.trials else ""
+        reserved = study.file.resources.of_a_trial(study.record.facts)["memory_per_trial"]
+        room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
+        self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True, highlight=False)
+        if self._console.is_terminal:
+            with Live(
+                get_renderable=lambda: _picture(study, clock, waits()),
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ):
+                yield
+            return
+        ended = threading.Event()
+        printer = threading.Thread(target=_print_lines, args=(self._console, study, clock, waits, ended), name="paretune-progress")
+        printer.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            printer.join()
+
+
+class _Clock:
+    """Time spent, and time left by the epochs still to train at the speed so far."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._began = time.monotonic()
+        self._epochs_before = self.epochs_done()
+
+    def epochs_done(self) -> int:
+        full = self._study.file.budget.epochs
+        return sum(full if trial.state.finished else trial.epochs for trial in self._study.trials)
+
+    def epochs_in_all(self) -> int:
+        budget = self._study.file.budget
+        return budget.epochs * budget.n_trials
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def left(self) -> float | None:
+        trained = self.epochs_done() - self._epochs_before
+        if not trained:
+            return None
+        return self.elapsed() / trained * (self.epochs_in_all() - self.epochs_done())
+
+
+def _counts(trials: list[Trial], n_trials: int) -> str:
+    by_state = Counter(trial.state for trial in trials)
+    parts = [f"{sum(t.state.finished for t in trials)}/{n_trials} trials"]
+    parts += [
+        f"{n} {state.lower()}" for state in (State.RUNNING, State.PAUSED, State.PRUNED, State.FAILED) if (n := by_state[state])
+    ]
+    return ", ".join(parts)
+
+
+def _picture(study: Study, clock: _Clock, waiting: str | None) -> RenderableType:
+    trials = study.trials
+    left = clock.left()
+    numbers = Table.grid(padding=(0, 2))
+    numbers.add_row(
+        ProgressBar(total=clock.epochs_in_all(), completed=clock.epochs_done(), width=20),
+        _counts(trials, study.file.budget.n_trials),
+        f"{_span(clock.elapsed())} gone" + (f", {_span(left)} left" if left is not None else ""),
+    )
+    front = study.front()
+    status = numbers if waiting is None else Group(numbers, Text(waiting))
+    if not front:
+        return Group(status, Text("No trial is complete yet.", style="dim"))
+    table = Constrain(tables.front_table(front), tables.TABLE_WIDTH)
+    return Group(status, Text(f"Hypervolume {study.hypervolume():.4f}", style="dim"), table)
+
+
+def _print_lines(console: Console, study: Study, clock: _Clock, waits: Callable[[], str | None], ended: threading.Event) -> None:
+    shown = {trial.number for trial in study.trials if trial.state.finished}
+    said = -math.inf
+    while True:
+        last_look = ended.wait(_PLAIN_PERIOD_SECONDS)
+        if (waiting := waits()) is not None and time.monotonic() - said >= _WAITING_IS_SAID_EVERY_SECONDS:
+            said = time.monotonic()
+            console.print(waiting, soft_wrap=True, highlight=False, markup=False)
+        for trial in study.trials:
+            if trial.state.finished and trial.number not in shown:
+                shown.add(trial.number)
+                left = clock.left()
+                console.print(_line(study, trial, len(shown), left), soft_wrap=True, highlight=False, markup=False)
+        if last_look:
+            return
+
+
+def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
+    line = f"[{n_finished}/{study.file.budget.n_trials}] {trial.label} {trial.state.lower()}"
+    if trial.state is State.COMPLETE:
+        line += f", val/top1 {tables.percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
+    elif trial.reason:
+        line += f": {trial.reason}"
+    line += f"; hypervolume {study.hypervolume():.4f}"
+    return line + (f", {_span(left)} left" if left else "")
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,182 @@
+"""`paretune run` and `resume`: the commands that search."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+from rich.console import Console
+from rich.constrain import Constrain
+from rich.table import Table
+
+from search.cli.options import (
+    DEFAULT_STORAGE,
+    MaybeSlots,
+    MaybeStorage,
+    MaybeStudyFile,
+    Overrides,
+    Storage,
+    StudyName,
+    complain,
+    folder_of,
+)
+
+if TYPE_CHECKING:
+    from search.config.study_file import StudyFile
+    from search.results.saved_study import SavedStudy
+    from search.study.extension import Extension
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    study: MaybeStudyFile = None,
+    *,
+    overrides: Overrides = None,
+    storage: MaybeStorage = None,
+    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+    slots: MaybeSlots = None,
+) -> None:
+    """Search here, or go on with a search. A finished study prints its front."""
+    from search.config import study_file
+
+    search(study_file.load(study, overrides or (), storage), back_end, cpus, slots=slots)
+
+
+def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, slots: int | None) -> None:
+    """Search, and show what was found and where it lies. Exit code 1 if no trial is complete, or the study has not ended."""
+    from search.results.saved_study import StudyState
+
+    study_at_end = search_quietly(file, back_end, cpus, extension, slots=slots)
+    show_front(study_at_end)
+    _show_places(study_at_end)
+    if study_at_end.state is StudyState.INTERRUPTED:
+        _say_what_is_left(study_at_end)
+        raise typer.Exit(1)
+    if not study_at_end.members:
+        raise typer.Exit(1)
+
+
+def search_quietly(
+    file: StudyFile,
+    back_end: str,
+    cpus: int | None,
+    extension: Extension | None = None,
+    *,
+    slots: int | None = None,
+    progress_on: Console | None = None,
+) -> SavedStudy:
+    """Search, and show progress only, on standard output or where one wants it."""
+    from search.cli.progress import Progress
+    from search.cli.signals import interruptible
+    from search.results.saved_study import load
+    from search.storage import location
+    from search.workflows.run import run as run_study
+
+    if back_end not in ("ray", "in-process"):
+        raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
+    progress = Progress(progress_on or Console(file=sys.stdout))
+    more_trials = 0 if extension is None else extension.more_trials
+    known = location.of(file).find()
+    n_trials = file.budget.n_trials if known is None else load(file.folder).record.budget["n_trials"]
+    progress.announce(file, n_trials + more_trials)
+    with interruptible():
+        return run_study(
+            file,
+            back_end=cast(Literal["ray", "in-process"], back_end),
+            n_cpus=cpus,
+            n_slots=slots,
+            watch=progress,
+            on_decoded=progress.decoded,
+            say=complain,
+            extension=extension,
+        )
+
+
+def _say_what_is_left(study: SavedStudy) -> None:
+    """Why a driver has ended before its study: stopped by hand, or nothing but paused trials left."""
+    from search.trial import State
+
+    paused = [str(trial.number) for trial in study.history if trial.state is State.PAUSED]
+    if paused:
+        complain(f"paused: trial {', '.join(paused)}; `paretune unpause {study.name} {' '.join(paused)}` lets them go on")
+    complain(f"the study has not ended; nothing is lost, and `paretune resume {study.name}` goes on from here")
+
+
+@app.command()
+def resume(
+    study: StudyName,
+    *,
+    more_trials: Annotated[int, typer.Option(min=0, help="Extend the budget by so many trials.")] = 0,
+    max_hours: Annotated[float | None, typer.Option(help="New limit in hours, over all drivers of the study.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Start nothing after this: 2026-12-24T18:00.")] = None,
+    trial: Annotated[int | None, typer.Option(metavar="T", min=0, help="Let this one go on, with --epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="E", min=1, help="Of --trial, counted from its beginning.")] = None,
+    wider: Annotated[Path | None, typer.Option("--file", metavar="STUDY.yaml", help="The study file with a wider space.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+    slots: MaybeSlots = None,
+) -> None:
+    """Go on with a study by its name: one that was interrupted, or a larger one. One that runs is made larger where it runs."""
+    from search.cli import control
+    from search.config import study_file
+    from search.errors import RequestError
+    from search.results.saved_study import StudyState, load
+    from search.study.extension import Extension, moment
+
+    folder = folder_of(study, storage)
+    saved = load(folder)
+    try:
+        date = None if until is None else moment(until).isoformat()
+    except ValueError as error:
+        raise RequestError(f"--until: {error}") from None
+    new = None if wider is None else study_file.load(wider).resolved()
+    extension = Extension(more_trials, max_hours, date, trial, epochs, new)
+    if saved.state is StudyState.RUNNING and extension:
+        detail = {key: value for key, value in extension.detail().items() if key != "trial"}
+        control.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
+        return
+    file = study_file.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
+    search(file, back_end, cpus, extension, slots=slots)
+
+
+def show_front(study: SavedStudy) -> None:
+    """The front as a table, and what stands beside it."""
+    from search.results import tables
+
+    console = Console()
+    if not study.members:
+        console.print("No trial is complete: the front is empty.")
+        return
+    console.print(Constrain(tables.front_table(study.members), tables.TABLE_WIDTH))
+    if any(trial.planned_epochs is not None for trial in study.history):
+        console.print(Constrain(tables.extended_table(study.history), tables.TABLE_WIDTH))
+    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
+    if study.ended:
+        console.print(f"Ended before its {study.record.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
+
+
+def _show_places(study: SavedStudy) -> None:
+    from search.storage.location import ledger_in
+    from search.workflows import collect_checkpoints
+
+    where = Table.grid(padding=(0, 2))
+    for what, name in (
+        ("picture", "front.png"),
+        ("tables", "front.parquet"),
+        ("", "trials.parquet"),
+        ("ledger", ledger_in(study.folder).name),
+        ("log", "paretune.log"),
+    ):
+        if (study.folder / name).exists():
+            where.add_row(what, str(study.folder / name))
+    checkpoints = collect_checkpoints.collect(study.folder, dry_run=True)
+    spare = f"; `paretune gc` frees {collect_checkpoints.mebibytes(checkpoints.freed_bytes)}" if checkpoints.trials else ""
+    where.add_row("checkpoints", f"{collect_checkpoints.mebibytes(checkpoints.freed_bytes + checkpoints.kept_bytes)}{spare}")
+    where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
+    Console(soft_wrap=True, highlight=False).print(where)

@@ -1,0 +1,120 @@
+"""`paretune status`: what a study is doing right now."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
+
+if TYPE_CHECKING:
+    from search.results.saved_study import SavedStudy
+
+app = typer.Typer()
+_WINDOW_SECONDS = 120.0  # over which the pace is taken
+_EVERY_SECONDS = 2.0
+
+
+@app.command()
+def status(
+    study: StudyName,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until no driver is at work.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """What a study is doing: trials by their states, slots busy, epochs and steps a second, the front so far."""
+    from search.results.saved_study import StudyState
+
+    folder, console = folder_of(study, storage), Console(highlight=False)
+    facts = look(folder)
+    with _gpus() as gpus:
+        facts |= {"gpu_memory": gpus()}
+        if as_json:
+            print_json(facts)
+        elif not watch:
+            console.print(_shown(facts))
+        else:
+            with Live(_shown(facts), console=console, auto_refresh=False) as live:
+                while facts["state"] == StudyState.RUNNING:
+                    time.sleep(_EVERY_SECONDS)
+                    facts = look(folder) | {"gpu_memory": gpus()}
+                    live.update(_shown(facts), refresh=True)
+
+
+def look(folder: Path) -> dict[str, Any]:
+    """The facts, from the study's ledger."""
+    from search.results.saved_study import load
+
+    return facts_of(load(folder), now=time.time())
+
+
+@contextmanager
+def _gpus() -> Iterator[Callable[[], list[str]]]:
+    """Who tells the memory in use of the GPUs: of all nodes where a cluster is named and there, else of this machine."""
+    from cluster.health import gpu_memory, gpu_memory_of_all
+
+    with ExitStack() as joined:
+        ask = gpu_memory
+        if "RAY_ADDRESS" in os.environ:
+            from cluster.connect import connected
+
+            with suppress(ConnectionError):
+                joined.enter_context(connected())
+                ask = gpu_memory_of_all
+        yield ask
+
+
+def facts_of(saved: SavedStudy, *, now: float) -> dict[str, Any]:
+    """What a study was doing when it was loaded.
+
+    Args:
+        saved: The study.
+        now: Unix time; the pace is that of the two minutes before.
+    """
+    from search.results.saved_study import StudyState
+    from search.trial import State
+
+    running = [trial for trial in saved.history if trial.state is State.RUNNING]
+    at_work = saved.state is StudyState.RUNNING
+    recent = [report for report in saved.epochs if now - report.time <= _WINDOW_SECONDS] if at_work else []
+    span = min(_WINDOW_SECONDS, now - min((trial.started for trial in saved.history), default=now)) or _WINDOW_SECONDS
+    steps = [1.0 / seconds for trial in running if (seconds := trial.metrics.get("cost/step_seconds"))]
+    return {
+        "study": saved.name,
+        "state": saved.state.value,
+        "trials": dict(Counter(trial.state.value for trial in saved.history)),
+        "n_trials": int(saved.record.budget["n_trials"]),
+        "slots_busy": len(running) if at_work else 0,
+        "epochs_per_minute": 60.0 * len(recent) / span,
+        "steps_per_second": sum(steps) if at_work else 0.0,
+        "front": len(saved.members),
+        "hypervolume": saved.hypervolume,
+    }
+
+
+def _shown(facts: Mapping[str, Any]) -> Table:
+    states = ", ".join(f"{n:,} {state.lower()}" for state, n in facts["trials"].items()) or "none yet"
+    rows = {
+        "study": f"{facts['study']}, {facts['state']}",
+        "trials": f"{states}; the budget is {facts['n_trials']:,}",
+        "slots busy": f"{facts['slots_busy']}",
+        "pace": f"{facts['epochs_per_minute']:.1f} epochs a minute, {facts['steps_per_second']:.1f} steps a second",
+        "front": f"{facts['front']} members, hypervolume {facts['hypervolume']:.4f}",
+        "GPU memory": "; ".join(facts["gpu_memory"]),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        if value:
+            table.add_row(f"[dim]{name}[/]", value)
+    return table

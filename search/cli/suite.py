@@ -1,0 +1,83 @@
+"""`paretune suite`: one study over many tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.options import Json, Overrides, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from search.workflows.suite import Standing, Task
+
+app = typer.Typer()
+VALIDATION = "validation accuracy of each method's best trial, which was chosen by it"
+TEST = "mean test accuracy of each method's best member of the front, retrained; who is not on a task's front has none there"
+
+
+@app.command()
+def suite(
+    source: Annotated[str, typer.Argument(metavar="SUITE", help="A suite file, or a packaged one: vtab1k, fgvc.")],
+    *,
+    root: Annotated[Path | None, typer.Option(help="What the tasks' data paths are relative to.")] = None,
+    overrides: Overrides = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    finalize: Annotated[int, typer.Option(min=0, help="Retrain and test each front with so many seeds; 0: do not.")] = 0,
+    storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
+    back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that may be used; default all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search every task of a suite, one after the other, and lay the methods side by side. Interrupted, it goes on."""
+    from search.cli.finalize import train
+    from search.cli.run import search_quietly
+    from search.workflows import suite as suites
+
+    name, tasks = suites.load(source, root=root, storage=storage, overrides=overrides or (), only=only or ())
+    best: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        study = search_quietly(task.file, back_end, cpus, progress_on=Console(stderr=True) if as_json else None)
+        best[task.name] = suites.best_of_search(study)
+        if finalize:
+            found: dict[str, float] = {}
+            for member in train(study, n_seeds=finalize, back_end=back_end, n_cpus=cpus):
+                found[member.trial.method] = max(found.get(member.trial.method, 0.0), member.mean)
+            best[task.name] = found
+    rows, measure = suites.standings(tasks, best), TEST if finalize else VALIDATION
+    place = tasks[0].file.storage / f"suite-{name}.parquet"
+    suites.write_parquet(rows, place, measure=measure)
+    if as_json:
+        print_json({"measure": measure, "standings": [asdict(row) for row in rows]})
+        return
+    console = Console(highlight=False)
+    console.print(table(tasks, rows))
+    console.print(f"In %: {measure}. Also in {place}.", style="dim", soft_wrap=True)
+
+
+def table(tasks: Sequence[Task], rows: Sequence[Standing]) -> Table:
+    """A row per method; the tasks of a group, their mean, and both means that the papers print."""
+    from search.results.tables import percent
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else percent(value)
+
+    groups = dict.fromkeys(task.group for task in tasks)
+    several = len(groups) > 1
+    columns = []
+    for group in groups:
+        columns += [task.name for task in tasks if task.group == group] + ([f"mean of {group}"] if several else [])
+    grid = Table("method", *columns, "mean of tasks", *(["mean of groups"] if several else []), box=None)
+    for row in rows:
+        cells = []
+        for group in groups:
+            cells += [shown(row.top1.get(task.name)) for task in tasks if task.group == group]
+            cells += [shown(row.group_means.get(group))] if several else []
+        grid.add_row(row.method, *cells, shown(row.mean_of_tasks), *([shown(row.mean_of_groups)] if several else []))
+    return grid

@@ -1,0 +1,290 @@
+"""The sections of a study file, each with its laws; `search.config.study_file` puts them together and reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
+
+from search.config.trial_resources import smallest
+from search.costs import unknown
+
+
+class Section(BaseModel):
+    """A part of a study file: nothing unknown in it, no NaN, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Backbone(Section):
+    """The frozen model.
+
+    Attributes:
+        name: `vit_glyphs` (packaged) or a timm name.
+        weights: null for the packaged or timm's own weights, a local file, or `random`.
+        img_size: Side of the square input in pixels; null for the model's own.
+    """
+
+    name: str = "vit_glyphs"
+    weights: str | None = None
+    img_size: int | None = Field(default=None, gt=0)
+
+
+class Digits(Section):
+    """scikit-learn's bundled handwritten digits: 200 images to train, 800 to validate, 797 to test."""
+
+    kind: Literal["digits"]
+
+
+class Synthetic(Section):
+    """No training: a surface with a known front, to try searches without torch (see `trainables.simulated.plain`).
+
+    Attributes:
+        surface: `plain` (lora, arc and lily only), or a family with all methods, `valley` or `crossing`
+            (`trainables.simulated.surfaces`).
+        instance: Which member of the family.
+        noise: Standard deviation of the accuracy around the plain surface.
+        diverges_above_lr: Learning rates above this end in NaN on the plain surface.
+        epoch_seconds: How long an epoch takes.
+        memory_params: Larger adapters run out of memory in their second epoch.
+    """
+
+    kind: Literal["synthetic"]
+    surface: Literal["plain", "valley", "crossing"] = "plain"
+    instance: int = Field(default=0, ge=0)
+    noise: float = Field(default=0.0, ge=0.0)
+    diverges_above_lr: float | None = Field(default=None, gt=0.0)
+    epoch_seconds: float = Field(default=0.0, ge=0.0)
+    memory_params: int | None = Field(default=None, ge=0)
+
+
+class Images(Section):
+    """Images on a disk; see `trainables.data.layouts` for how they may lie there.
+
+    Attributes:
+        path: A folder (or a Parquet file).
+        on_problem: `refuse` to start when an image is broken, a label unknown, a class too small, or the same bytes are in two
+            splits; `skip` such images and list them.
+        resize: `crop` keeps the shape of what is seen and cuts out the middle, `squash` brings the whole image to the input's size.
+        crop_fraction: Share of the short side that `crop` keeps; 0.875 is "resize to 256, cut out 224".
+        interpolation: Null for the backbone's own.
+        augment: What training does to the images, anew in every epoch: `none`, `flip` (mirror half of them), or `crop` (a piece of
+            the input's size anywhere in the middle square, and flip).
+        min_images: Training images that a class needs.
+    """
+
+    path: Path
+    on_problem: Literal["refuse", "skip"] = "refuse"
+    resize: Literal["crop", "squash"] = "crop"
+    crop_fraction: float = Field(default=0.875, gt=0.0, le=1.0)
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    augment: Literal["none", "flip", "crop"] = "none"
+    min_images: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _crop_is_possible(self) -> Images:
+        if self.augment == "crop" and (self.resize == "squash" or self.crop_fraction == 1.0):
+            raise ValueError("augment: crop cuts pieces out of a larger image: it needs resize: crop and a crop_fraction below 1")
+        return self
+
+
+class ImageFolder(Images):
+    """PATH/train/CLASS/IMAGE, PATH/val/..., PATH/test/...; or PATH/CLASS/IMAGE, split by the study's seed.
+
+    Attributes:
+        val_fraction: Share of the images, of each class, that validate where the data set has no validation split.
+        test_fraction: The same for the test split, where the data set has no splits at all; 0 for none.
+    """
+
+    kind: Literal["imagefolder"]
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Parquet(Images):
+    """Hugging Face's image layout: a column of structs of bytes and path, and a column of labels.
+
+    Attributes:
+        image_column: Name of the column of images.
+        label_column: Name of the column of labels.
+        val_fraction: As in `imagefolder`.
+        test_fraction: As in `imagefolder`.
+    """
+
+    kind: Literal["parquet"]
+    image_column: str = "image"
+    label_column: str = "label"
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Vtab(Images):
+    """VTAB-1k as the papers use it: train800.txt, val200.txt, test.txt, lines "images/1.jpg 3"; squashed, not augmented.
+
+    Attributes:
+        n_classes: Classes of the task; null for the largest label that occurs, plus 1.
+    """
+
+    kind: Literal["vtab"]
+    n_classes: int | None = Field(default=None, gt=1)
+    resize: Literal["crop", "squash"] = "squash"
+    min_images: int = Field(default=0, ge=0)
+
+
+class Fgvc(Images):
+    """The FGVC splits of VPT: train.json, val.json, test.json, {"image": label}; cropped at random and mirrored."""
+
+    kind: Literal["fgvc"]
+    augment: Literal["none", "flip", "crop"] = "crop"
+    val_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+
+
+DATA_KINDS: dict[str, type[Section]] = {
+    "digits": Digits,
+    "imagefolder": ImageFolder,
+    "vtab": Vtab,
+    "fgvc": Fgvc,
+    "parquet": Parquet,
+    "synthetic": Synthetic,
+}
+
+
+class Recipe(Section):
+    """What training fixes for all trials of a study.
+
+    Attributes:
+        warmup_fraction: Share of the epochs with a linearly rising learning rate.
+        label_smoothing: Probability mass moved from the true class to all.
+        clip_norm: Largest gradient norm, or null for no clipping.
+        precision: `float32`; `bfloat16` in the forward pass but for head and loss; or `auto`: what a probe finds, once per study.
+        accumulate: A batch is taken in so many parts, one after the other: the same step in less memory.
+        compile: Whether to compile the training pass (torch.compile); a minute per trial, so only for long ones.
+    """
+
+    warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: int = Field(default=1, ge=1)
+    compile: bool = False
+
+
+class Budget(Section):
+    """How much the study may spend.
+
+    Attributes:
+        n_trials: How many configurations are trained, head-only included.
+        epochs: Epochs of a complete trial.
+        max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
+        limits: Other costs (`search.costs`), each with the largest value that is wanted: `{cost/gflops: 36, cost/latency_ms: 20}`.
+        max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
+        until: No trial is started after this moment (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
+        stall_trials: No trial is started after this many, complete or pruned, that left the front as it was; null for no limit.
+    """
+
+    n_trials: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    max_params: int | None = Field(default=None, gt=0)
+    limits: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
+    max_hours: float | None = Field(default=None, gt=0.0)
+    until: datetime | None = None
+    stall_trials: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_limit_of_parameters(cls, raw: Any) -> Any:
+        """`limits: {adapter_params: N}` is another way to write `max_params: N`."""
+        limits = raw.get("limits") if isinstance(raw, Mapping) else None
+        if not isinstance(limits, Mapping) or "adapter_params" not in limits:
+            return raw
+        if raw.get("max_params") is not None:
+            raise ValueError("max_params and limits.adapter_params are one limit; give it once")
+        others = {key: value for key, value in limits.items() if key != "adapter_params"}
+        return {**raw, "max_params": limits["adapter_params"], "limits": others}
+
+    @field_validator("limits")
+    @classmethod
+    def _of_costs(cls, limits: dict[str, float]) -> dict[str, float]:
+        if wrong := [problem for key in limits if (problem := unknown(key)) is not None]:
+            raise ValueError("; ".join(wrong))
+        return limits
+
+    @field_validator("until")
+    @classmethod
+    def _in_a_time_zone(cls, until: datetime | None) -> datetime | None:
+        return None if until is None else until.astimezone()
+
+
+class RungsSection(Section):
+    """When a trial is looked at and may be stopped; see `search.rungs`.
+
+    Attributes:
+        grace: Epochs before the first rung.
+        factor: How many times as far the next rung is; about one trial in `factor` goes on beyond a rung.
+        epsilon: Accuracy (fraction) by which another trial must be ahead to count as better.
+        promote: Whether a stopped trial goes on from its checkpoint when `auto` expects more of it than of anything new.
+    """
+
+    grace: int = Field(default=5, gt=0)
+    factor: int = Field(default=3, ge=2)
+    epsilon: float = Field(default=0.005, ge=0.0, lt=1.0)
+    promote: bool = True
+
+
+class Search(Section):
+    """How the next configuration is chosen, and which trials are stopped early.
+
+    Attributes:
+        sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.sampler`.
+        rungs: When trials are compared and the worse ones stopped; null to train all to the end.
+        points: Configurations to try right after the papers' defaults; knobs that one leaves out take the default.
+        learn_from: Folders of other studies, or their `trials.parquet`: the sampler learns from their complete trials, and the
+            members of their fronts are tried after the points.
+        seed: Root of every random stream of the study.
+    """
+
+    sampler: Literal["auto", "tpe", "nsga2", "gp", "random", "grid"] = "auto"
+    rungs: RungsSection | None = None
+    points: tuple[dict[str, Any], ...] = ()
+    learn_from: tuple[Path, ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+
+class Resources(Section):
+    """What one trial takes of the machine.
+
+    Attributes:
+        cpus_per_trial: Cores, and threads, of one trial.
+        gpus_per_trial: Share of a GPU; 0 trains on the CPU; `auto` as much as a few steps of the trial's method took, when the
+            study is made (see `search.config.trial_resources`), and 0 where no node has a GPU.
+        memory_per_trial: Of its node's memory (`4GiB`), that a worker is reserved, so that no more of them are started than fit;
+            `auto` by measurement or arithmetic, see `search.config.trial_resources`.
+        accelerator_type: Of the nodes for trials, as Ray labels them (`ray.io/accelerator-type`): H100, A100, L4; null for any.
+    """
+
+    cpus_per_trial: int = Field(default=1, gt=0)
+    gpus_per_trial: Literal["auto"] | float = 0.0
+    memory_per_trial: Literal["auto"] | ByteSize = "auto"
+    accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _can_be_given(cls, gpus: float | str) -> float | str:
+        if not isinstance(gpus, str) and not (0.0 <= gpus <= 1.0 or gpus == int(gpus) > 0):
+            raise ValueError("a part of one GPU, between 0 and 1, or a number of whole ones, or auto")
+        return gpus
+
+    def of_a_trial(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """As `cluster.connect.slots` takes them.
+
+        Args:
+            facts: The study's, which hold what `auto` came to.
+        """
+        gpus, memory = smallest(self.gpus_per_trial, facts), self.memory_per_trial
+        if isinstance(memory, str):
+            memory = facts.get("memory", {}).get("host_bytes", 0)
+        named = {"cpus_per_trial": self.cpus_per_trial, "accelerator_type": self.accelerator_type}
+        return {**named, "gpus_per_trial": gpus, "memory_per_trial": memory}

@@ -1,0 +1,106 @@
+"""What share of a GPU, and how much of a node's memory, a trial gets: from what a few training steps of its method took.
+
+Where nothing is measured (`gpus_per_trial` is a number), the node's memory is reserved by arithmetic: what the libraries hold of
+this process, and what the largest step of any method will take, with room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.config.study_file import StudyFile
+    from search.costs import Sizes
+
+MARGIN = 1.25  # more than was measured: longer runs fragment the allocator's memory
+CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not count it
+MOST = 16  # trials on one card
+CUDA_BYTES = 2 * 2**30  # of the host's memory, that CUDA's libraries take in each process: no card was here to measure it on
+
+
+def share(peak_bytes: float, card_bytes: float) -> float:
+    """The smallest 1/n of a card that holds a trial; all of it if half does not."""
+    n = int(card_bytes // (MARGIN * peak_bytes + CONTEXT_BYTES))
+    return 1.0 / max(1, min(n, MOST))
+
+
+def classes(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
+    """The share of each method, of at most two different ones, because only workers of equal shares take each other's trials.
+
+    The larger holds everything; the smaller is the one that leaves the least unused.
+
+    Args:
+        peaks: Of each method, in bytes.
+        card_bytes: Memory of the card.
+    """
+    own = {method: share(peak, card_bytes) for method, peak in peaks.items()}
+    heavy = max(own.values(), default=1.0)
+
+    def at_most(light: float) -> dict[str, float]:
+        return {method: light if size <= light else heavy for method, size in own.items()}
+
+    return min((at_most(light) for light in sorted(set(own.values()))), key=lambda chosen: sum(chosen.values()), default={})
+
+
+def fact(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of a measurement (`trainables.training.probe`): it, and the shares that follow; none without a card."""
+    card = measured["card_bytes"]
+    return {**measured, "shares": classes(measured["peak_bytes"], card) if card else {}}
+
+
+def of_method(asked: float | str, facts: Mapping[str, Any], method: str) -> float:
+    """The share of a GPU that a trial gets.
+
+    Args:
+        asked: `resources.gpus_per_trial`.
+        facts: The study's.
+        method: The trial's; one that was not measured gets the largest share.
+    """
+    if not isinstance(asked, str):
+        return asked
+    shares = facts.get("memory", {}).get("shares", {})
+    return float(shares.get(method, max(shares.values(), default=0.0)))
+
+
+def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
+    """The share by which slots are counted: trials with a larger one wait for room."""
+    if not isinstance(asked, str):
+        return asked
+    return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
+
+
+def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:
+    """What a worker will take of its node's memory, by arithmetic.
+
+    Args:
+        file: The study file.
+        sizes: Of its configurations.
+        process_bytes: Of a process that has the libraries, and nothing else.
+        gpus: The share of a GPU that a trial gets.
+    """
+    if gpus > 0:
+        return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
+    return process_bytes + max(_of_training(file, sizes), default=0)
+
+
+def reserved(needed: int, *, most: int | None) -> dict[str, Any]:
+    """What the ledger keeps where nothing is measured.
+
+    Args:
+        needed: See `bytes_needed`.
+        most: Bytes of the largest node: a trial is never kept from it by arithmetic alone, but it gets the node for itself.
+            None where there is no node yet.
+    """
+    return {"host_bytes": needed if most is None else min(needed, most), "shares": {}}
+
+
+def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:
+    """Of each method's default at the largest batch; methods that do not fit the backbone are left out."""
+    space = file.joint_space()
+    for method in space.methods:
+        batch = next(knob for knob in space.knobs(method) if knob.key == "optim.batch_size").largest
+        with suppress(ValueError):
+            yield sizes.training_bytes(space.default(method), math.ceil(batch / file.recipe.accumulate))

@@ -1,0 +1,96 @@
+"""Several studies side by side: what each found, on one scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.front import hypervolume
+from search.results.contributions import shares
+from search.results.saved_study import SavedStudy
+from search.trial import State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, repr=False)
+class SideBySide:
+    """Saved studies beside each other. The tables are Arrow: `.studies().to_pandas()`.
+
+    Hypervolumes are measured from one reference point for all: the highest chance level and the largest adapter among the studies'.
+
+    Attributes:
+        saved: The studies, in the order in which they are shown.
+    """
+
+    saved: tuple[SavedStudy, ...]
+
+    @property
+    def reference_point(self) -> tuple[float, float]:
+        """(chance level, parameters) that all hypervolumes are measured from."""
+        points = [study.reference_point for study in self.saved]
+        return max(chance for chance, _ in points), max(params for _, params in points)
+
+    def studies(self) -> pa.Table:
+        """One row per study: where it stands, its best accuracy (fraction), its front's size and hypervolume."""
+        import pyarrow as pa
+
+        rows = [
+            {
+                "study": study.name,
+                "state": study.state.value,
+                "trials": len(study.history),
+                "complete": sum(trial.state is State.COMPLETE for trial in study.history),
+                "front": len(study.members),
+                "best": study.members[-1].metrics["val/top1"] if study.members else None,
+                "hypervolume": hypervolume(study.history, self.reference_point),
+            }
+            for study in self.saved
+        ]
+        return pa.Table.from_pylist(rows)
+
+    def methods(self) -> pa.Table:
+        """One row per study and method: trials, epochs, its own front's size and best accuracy, hypervolume, contribution."""
+        import pyarrow as pa
+
+        rows = [
+            {
+                "study": study.name,
+                "method": share.method,
+                "trials": share.n_trials,
+                "epochs": share.n_epochs,
+                "front": len(share.front),
+                "best": share.front[-1].metrics["val/top1"] if share.front else None,
+                "hypervolume": share.hypervolume,
+                "contribution": share.contribution,
+            }
+            for study in self.saved
+            for share in shares(study.history, self.reference_point)
+        ]
+        return pa.Table.from_pylist(rows)
+
+    def fronts(self) -> pa.Table:
+        """The fronts below each other, each smallest member first; a knob that a study does not have is null."""
+        import pyarrow as pa
+
+        tables = [study.front() for study in self.saved]
+        named = [
+            t.add_column(0, "study", pa.array([s.name] * len(t), pa.string())) for s, t in zip(self.saved, tables, strict=True)
+        ]
+        return pa.concat_tables([table.replace_schema_metadata(None) for table in named], promote_options="permissive")
+
+    def plot_fronts(self) -> Any:
+        """The fronts in one interactive figure of plotly."""
+        import plotly.graph_objects as go
+
+        from search.results.plotly_figures import fronts_figure
+
+        return go.Figure(fronts_figure([(study.name, study.members) for study in self.saved], self.reference_point))
+
+    def __repr__(self) -> str:
+        return str(self.studies().to_pandas().to_string(index=False))
+
+    def _repr_html_(self) -> str:
+        answers = "".join(f"<p><b>{study.name}</b>: {study.answer}</p>" for study in self.saved)
+        return answers + str(self.studies().to_pandas().to_html(index=False)) + str(self.methods().to_pandas().to_html(index=False))

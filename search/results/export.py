@@ -1,0 +1,110 @@
+"""A study for other programs: tables as Parquet or CSV, or a study of Optuna's, which optuna-dashboard opens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.config.study_file import check
+from search.results import arrow_tables
+from search.results.saved_study import SavedStudy
+from search.trial import State
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+FORMATS = ("parquet", "csv", "optuna")
+
+
+def export_study(study: SavedStudy, to: Path, form: str) -> list[Path]:
+    """Write a study into a folder, which is made if need be; files of an earlier export are replaced, each at once.
+
+    Args:
+        study: What is written.
+        to: The folder.
+        form: One of `FORMATS`.
+
+    Returns:
+        The files.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    if form == "optuna":
+        return [_optuna(study, to / "optuna.db")]
+    paths = []
+    for name, table in (("front", study.front()), ("trials", study.trials()), ("reports", study.reports())):
+        paths.append(to / f"{name}.{form}")
+        if form == "parquet":
+            arrow_tables.write_parquet(table, paths[-1])
+        else:
+            from pyarrow import csv
+
+            draft = to / f".{name}.draft"
+            csv.write_csv(table, draft)
+            draft.replace(paths[-1])
+    return paths
+
+
+def _holds(distribution: BaseDistribution, values: Iterable[Any]) -> bool:
+    try:
+        return all(distribution._contains(distribution.to_internal_repr(value)) for value in values)
+    except ValueError:
+        return False
+
+
+def _optuna(study: SavedStudy, path: Path) -> Path:
+    """An SQLite storage of Optuna's with one study: both objectives, every trial with its epochs and its reason."""
+    import optuna
+    from optuna.distributions import CategoricalDistribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = check(study.record.file).joint_space()
+    known: dict[str, BaseDistribution] = {}
+    for method in space.methods:
+        known |= space.distributions(method)
+    distributions: dict[str, BaseDistribution] = {}
+    for key in {key for trial in study.history for key in trial.config}:  # one that was fixed, or is another now, lists its values
+        values = dict.fromkeys(trial.config[key] for trial in study.history if key in trial.config)
+        fits = key in known and _holds(known[key], values)
+        distributions[key] = known[key] if fits else CategoricalDistribution(tuple(values))
+    states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
+    of_trial: dict[int, dict[int, float]] = {}
+    for epoch in study.epochs:
+        of_trial.setdefault(epoch.trial, {})[epoch.epoch] = epoch.metrics.get("val/top1", float("nan"))
+    trials = []
+    for trial in study.history:
+        counts = trial.state is State.COMPLETE and trial.planned_epochs is None  # an extended one is not compared with the others
+        facts: dict[str, Any] = {"head_params": trial.head_params, "seed": trial.seed, "epochs": trial.epochs}
+        facts |= {"adapter_params": trial.adapter_params, "state": trial.state.value}
+        facts |= {key: value for key, value in (("reason", trial.reason), ("rung", trial.rung)) if value is not None}
+        ended = TrialState.PRUNED if trial.state is State.COMPLETE and not counts else states.get(trial.state, TrialState.RUNNING)
+        trials.append(
+            FrozenTrial(
+                number=trial.number,
+                trial_id=trial.number,
+                state=ended,
+                value=None,
+                values=list(trial.objectives) if counts else None,
+                datetime_start=datetime.fromtimestamp(trial.started),
+                datetime_complete=None if trial.finished is None else datetime.fromtimestamp(trial.finished),
+                params=dict(trial.config),
+                distributions={key: distributions[key] for key in trial.config},
+                user_attrs=facts,
+                system_attrs={},
+                intermediate_values=of_trial.get(trial.number, {}),
+            )
+        )
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
+    made = optuna.create_study(storage=storage, study_name=study.name, directions=["maximize", "minimize"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made.set_metric_names(["val/top1", study.against])
+    made.add_trials(trials)
+    storage.engine.dispose()
+    draft.replace(path)
+    return path

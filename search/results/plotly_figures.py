@@ -1,0 +1,310 @@
+"""Interactive figures as plotly.js understands them: plain JSON values, `{"data": [...], "layout": {...}}`.
+
+Nothing here imports plotly: `search.results.html_page` puts the figures on a page, a notebook makes a
+`plotly.graph_objects.Figure`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.front import front, hypervolume
+from search.results.contributions import shares
+from search.results.plot_style import FAINT, INK, SizeAxis, styles
+from search.results.recommendation import standard_error
+from search.results.tables import METHOD_NAMES, knobs, percent, quantity
+from search.storage.reader import Report
+from search.trial import PARAMETERS, State, Trial
+
+Figure = dict[str, Any]
+_SYMBOLS = {"D": "diamond", "o": "circle", "^": "triangle-up", "s": "square", "v": "triangle-down", "P": "cross", "X": "x"}
+_SYMBOLS |= {"*": "star", "h": "hexagon"}
+_FONT = {"family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
+
+
+def front_figure(
+    trials: Sequence[Trial],
+    reference_point: tuple[float, float],
+    *,
+    n_validation: int | None = None,
+    links: Mapping[int, str] | None = None,
+) -> Figure:
+    """Accuracy against size: the front as a step line, dominated trials pale, stopped ones faint and open.
+
+    Args:
+        trials: All of a study.
+        reference_point: (top1, params), where the axis of sizes ends.
+        n_validation: Images that accuracies were measured on; when given, members have bars of one standard error.
+        links: Trial number to the address of its run: what a click on the trial opens.
+    """
+    members = front(trials)
+    behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
+    pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.metrics.get("val/top1", math.nan))]
+    place = SizeAxis.of((*members, *behind, *pruned), reference_point)
+    traces: list[Figure] = []
+    if members:
+        xs, ys = [place(t.size) for t in members], [_percent(t) for t in members]
+        line = {"color": INK, "width": 1.5, "shape": "hv"}
+        traces.append(_lines([*xs, place.right], [*ys, ys[-1]], "front", line=line, hoverinfo="skip", fill=None))
+    errors = {t.number: 100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members}
+    ends = [_percent(t) + sign * errors[t.number] for t in members for sign in (-1, 1)]
+    window = _window(ends, [_percent(t) for t in behind])
+    floor = window[0] if window else -math.inf
+    for method, (colour, marker) in styles(t.method for t in trials).items():
+        named = {"legendgroup": method, "name": METHOD_NAMES.get(method, method), "type": "scatter", "mode": "markers"}
+        symbol = _SYMBOLS[marker]
+        kinds: list[tuple[Sequence[Trial], Figure]] = [
+            (pruned, {"symbol": f"{symbol}-open", "size": 7, "opacity": 0.35}),
+            (behind, {"symbol": symbol, "size": 8, "opacity": 0.35}),
+            (members, {"symbol": symbol, "size": 12, "opacity": 1.0, "line": {"color": "white", "width": 1.5}}),
+        ]
+        for every, style in kinds:
+            some = [t for t in every if t.method == method]
+            known: Figure = {"n_validation": n_validation, "links": links or {}}
+            drawn = _points(some, place, floor=floor, colour=colour, style=style, **known)
+            if some and every is members and n_validation:
+                bars = [errors[t.number] for t in some]
+                drawn["error_y"] = {"type": "data", "array": bars, "color": f"{colour}55", "thickness": 1.5, "width": 4}
+            traces += [{**named, "showlegend": False, **drawn}] if some else []
+        traces.append({**named, "x": [None], "y": [None], "marker": {"color": colour, "symbol": symbol, "size": 10}})
+    layout = _layout(place.label, "validation accuracy, %")
+    layout["xaxis"] |= {
+        "tickvals": [at for at, _ in place.ticks],
+        "ticktext": [label for _, label in place.ticks],
+        "range": [place.left - 0.04 * (place.right - place.left), place.right + 0.04 * (place.right - place.left)],
+    }
+    layout["yaxis"] |= {"range": window}
+    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+
+
+def _points(
+    trials: Sequence[Trial],
+    place: SizeAxis,
+    *,
+    floor: float,
+    colour: str,
+    style: Mapping[str, Any],
+    n_validation: int | None,
+    links: Mapping[int, str],
+) -> Figure:
+    """Trials as markers; those below the floor lie on it, as triangles that point down."""
+    below = [_percent(t) < floor for t in trials]
+    return {
+        "x": [place(t.size) for t in trials],
+        "y": [max(_percent(t), floor) for t in trials],
+        "marker": {"color": colour, **style, "symbol": ["triangle-down-open" if low else style["symbol"] for low in below]},
+        "customdata": [[t.number, t.label, links.get(t.number, ""), knobs(t)] for t in trials],
+        "text": [hover(t, n_validation) for t in trials],
+        "hovertemplate": "%{text}<extra></extra>",
+        "cliponaxis": False,
+    }
+
+
+def hover(trial: Trial, n_validation: int | None = None) -> str:
+    """What a trial tells when it is pointed at: name, accuracy, sizes, where it stands, and every knob."""
+    top1 = trial.metrics.get("val/top1", math.nan)
+    error = f" ± {percent(standard_error(top1, n_validation))}" if n_validation and trial.state is State.COMPLETE else ""
+    stopped = f" at epoch {trial.rung}" if trial.rung is not None else ""
+    lines = [
+        f"<b>{html.escape(trial.label)}</b>",
+        f"{percent(top1)} %{error}",
+        *([] if trial.against in ("adapter_params", "head_params") else [f"{trial.against} {quantity(trial.size)}"]),
+        f"{trial.adapter_params:,} parameters, head {trial.head_params:,}",
+        f"{trial.state.value.lower()}{stopped}, {trial.epochs} epochs",
+    ]
+    return "<br>".join(
+        [*lines, *(f"{html.escape(k)} = {html.escape(_value(v))}" for k, v in trial.config.items() if k != "method")]
+    )
+
+
+def growth(
+    trials: Sequence[Trial], reports: Sequence[Report], reference_point: tuple[float, float]
+) -> list[tuple[int, float | None, float]]:
+    """How the hypervolume grew: after each end of a trial (number of ended trials, slot-seconds, hypervolume).
+
+    Slot-seconds are what training and evaluation of all trials had taken by then (`cost/train_seconds`, `cost/eval_seconds`);
+    None when trials do not tell.
+    """
+    ends = sorted((t for t in trials if t.finished is not None and t.state.finished), key=lambda t: (t.finished, t.number))
+    told = any("cost/train_seconds" in report.metrics for report in reports)
+    ordered, spent, position = sorted(reports, key=lambda report: report.time), 0.0, 0
+    complete: list[Trial] = []
+    grown: list[tuple[int, float | None, float]] = []
+    for n_ended, trial in enumerate(ends, 1):
+        while position < len(ordered) and ordered[position].time <= (trial.finished or 0.0):
+            costs = ordered[position].metrics
+            spent += sum(costs.get(key, 0.0) for key in ("cost/train_seconds", "cost/eval_seconds"))
+            position += 1
+        complete = front([*complete, trial])
+        grown.append((n_ended, spent if told else None, hypervolume(complete, reference_point)))
+    return grown
+
+
+def hypervolume_figure(
+    grown: Sequence[tuple[int, float | None, float]], *, over: str = "trials", against: str = "adapter_params"
+) -> Figure:
+    """The hypervolume over `trials` or over `slot-seconds`; `grown` is of `growth`, `against` what accuracy is weighed against."""
+    in_trials = over == "trials"
+    begun = [point for point in grown if point[2] > 0.0]  # before that nothing is complete
+    points = [(n if in_trials else seconds, value) for n, seconds, value in begun if in_trials or seconds is not None]
+    line = {"color": "#0072B2", "width": 2, "shape": "hv"}
+    trace = _lines([x for x, _ in points], [y for _, y in points], "hypervolume", line=line, fill="tozeroy")
+    unit = "trials ended" if in_trials else "slot-seconds of training and evaluation"
+    trace |= {"hovertemplate": f"%{{x:,.4~g}} {unit}<br>hypervolume %{{y:.4f}}<extra></extra>", "showlegend": False}
+    layout = _layout(unit, f"hypervolume, accuracy × {'decades' if against in PARAMETERS else f'share of the largest {against}'}")
+    layout["yaxis"] |= {"range": _window([y for _, y in points], [], least=0.0)}
+    return {"data": [trace], "layout": layout}
+
+
+def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]) -> Figure:
+    """Every method's own front."""
+    complete = [t for t in trials if t.state is State.COMPLETE]
+    place, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
+    traces = [
+        _front_line(METHOD_NAMES.get(share.method, share.method), share.front, place, *looks[share.method])
+        for share in shares(trials, reference_point)
+        if share.front
+    ]
+    layout = _layout(place.label, "validation accuracy, %")
+    layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
+    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+
+
+def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point: tuple[float, float]) -> Figure:
+    """Named fronts in one picture, each with a colour of its own."""
+    place = SizeAxis.of([trial for _, members in fronts for trial in members], reference_point)
+    looks = styles(name for name, _ in fronts)
+    traces = [
+        _front_line(name, members, place, *looks[name]) | {"customdata": [[trial.number] for trial in members]}
+        for name, members in fronts
+    ]
+    layout = _layout(place.label, "validation accuracy, %")
+    layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
+    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+
+
+def _front_line(name: str, members: Sequence[Trial], place: SizeAxis, colour: str, marker: str) -> Figure:
+    xs, ys = [place(t.size) for t in members], [_percent(t) for t in members]
+    trace = _lines(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
+    trace |= {"mode": "lines+markers", "marker": {"color": colour, "symbol": _SYMBOLS[marker], "size": 9}}
+    return trace | {"text": [hover(t) for t in members], "hovertemplate": "%{text}<extra></extra>"}
+
+
+def parallel_figure(trials: Sequence[Trial]) -> Figure:
+    """Parallel coordinates of the COMPLETE trials: method, sizes, the knobs that differ, accuracy. One axis for a name.
+
+    Sizes are the parameters, and what the study weighs accuracy against if that is another cost.
+    """
+    complete = [t for t in trials if t.state is State.COMPLETE]
+    rows: list[dict[str, Any]] = [
+        {"method": t.method} | {k.removeprefix(f"{t.method}."): v for k, v in t.config.items()} for t in complete
+    ]
+    keys = sorted({key for row in rows for key in row if key != "method"}, key=lambda key: ("." in key, key))
+    often = [
+        key for key in keys if sum(key in row for row in rows) * 2 > len(rows) and len({str(r[key]) for r in rows if key in r}) > 1
+    ]
+    dimensions = [_ticked("method", [row["method"] for row in rows])]
+    sizes = [math.log10(1.0 + t.adapter_params) for t in complete]
+    dimensions.append({"label": "parameters", "values": sizes} | _decades(sizes))
+    if complete and (against := complete[0].against) not in ("adapter_params", "head_params"):
+        dimensions.append({"label": against.removeprefix("cost/"), "values": [t.size for t in complete]})
+    for key in often:
+        values = [row.get(key) for row in rows]
+        label = key.removeprefix("optim.").removeprefix("recipe.")
+        if len({str(v) for v in values}) > 12 and all(isinstance(v, int | float) and v > 0 for v in values):
+            logs = [math.log10(float(str(v))) for v in values]
+            dimensions.append({"label": label, "values": logs} | _decades(logs, shift=0.0))
+        else:
+            dimensions.append(_ticked(label, values))
+    top1 = [_percent(t) for t in complete]
+    dimensions.append({"label": "accuracy, %", "values": top1})
+    worst = sorted(top1)[len(top1) // 4] if top1 else 0.0  # the colours are for telling the good ones apart
+    line = {"color": top1, "colorscale": "Viridis", "reversescale": True, "cmin": worst, "cmax": max(top1, default=100.0)}
+    trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelfont": {"size": 12}, "tickfont": {"size": 11}}
+    layout = {"font": _FONT, "margin": {"l": 80, "r": 60, "t": 60, "b": 30}, "height": 420, "paper_bgcolor": "white"}
+    return {"data": [trace], "layout": layout}
+
+
+def importance_figure(importances: Mapping[str, Mapping[str, float]]) -> Figure:
+    """What part of the accuracy's variance each knob of each method explains alone; of `contributions.importance`."""
+    rows = [
+        (method, key.removeprefix(f"{method}."), share) for method, found in importances.items() for key, share in found.items()
+    ]
+    looks = styles(importances)
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": METHOD_NAMES.get(method, method),
+            "x": [100.0 * share for of, _, share in rows if of == method],
+            "y": [[METHOD_NAMES.get(method, method)] * len(importances[method]), [key for of, key, _ in rows if of == method]],
+            "marker": {"color": looks[method][0], "opacity": 0.8},
+            "hovertemplate": "%{x:.1f} %<extra></extra>",
+            "showlegend": False,
+        }
+        for method in importances
+    ]
+    layout = _layout("share of the variance that the knob explains alone, %", "")
+    layout["yaxis"] |= {"autorange": "reversed", "automargin": True, "tickfont": {"size": 11}, "dividercolor": "#dddddd"}
+    return {"data": traces, "layout": layout | {"height": 120 + 22 * len(rows), "bargap": 0.35}}
+
+
+def _lines(xs: Sequence[Any], ys: Sequence[float], name: str, *, fill: str | None, **more: Any) -> Figure:
+    filled = {} if fill is None else {"fill": fill, "fillcolor": "rgba(0,114,178,0.06)"}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": list(xs), "y": list(ys), **filled, **more}
+
+
+def _layout(x: str, y: str) -> Figure:
+    axis = {"gridcolor": "#ececec", "zeroline": False, "linecolor": "#bbbbbb", "ticks": "outside", "tickcolor": "#bbbbbb"}
+    return {
+        "xaxis": {"title": {"text": x}, **axis},
+        "yaxis": {"title": {"text": y}, **axis},
+        "font": _FONT,
+        "plot_bgcolor": "white",
+        "paper_bgcolor": "white",
+        "height": 480,
+        "margin": {"l": 70, "r": 45, "t": 50, "b": 60},
+        "modebar": {"orientation": "v", "color": "#c8c8c8", "activecolor": INK},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12, "color": INK}},
+    }
+
+
+def _window(values: Sequence[float], others: Sequence[float], *, least: float = -math.inf) -> list[float] | None:
+    """A range that shows `values` large, and of the others what lies nearby."""
+    if not values:
+        return None
+    low, room = min(values), max(max(values) - min(values), 0.02 * abs(max(values)))
+    low = min([low, *(y for y in others if y >= low - 0.45 * room)])
+    return [max(low - 0.1 * room, least), max(values) + 0.12 * room]
+
+
+def _ticked(label: str, values: Sequence[Any]) -> Figure:
+    """One axis of parallel coordinates for values that are few or not numbers; those that a trial does not have lie below all."""
+    kinds = sorted({v for v in values if v is not None}, key=lambda v: (isinstance(v, str), v))
+    names = (["–"] if None in values else []) + [_value(kind) for kind in kinds]
+    at = {None: 0} | {kind: n for n, kind in enumerate(kinds, 1 if None in values else 0)}
+    return {"label": label, "values": [at[v] for v in values], "tickvals": list(range(len(names))), "ticktext": names}
+
+
+def _decades(logs: Sequence[float], shift: float = 1.0) -> Figure:
+    """Ticks at powers of ten, for values at log10(shift + value)."""
+    if not logs:
+        return {}
+    ticks = [(d, k) for k in range(-9, 10) for d in (1, 3)]
+    named = {math.log10(shift + d * 10.0**k): f"{d * 10**k:,}" if k >= 0 else f"{d}e{k}" for d, k in ticks}
+    named = {at: name for at, name in named.items() if min(logs) <= at <= max(logs) and (shift == 0.0 or at >= 1.0)}
+    if min(logs) == 0.0 and shift:
+        named = {0.0: "0"} | named
+    return {"tickvals": list(named), "ticktext": list(named.values())}
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _percent(trial: Trial) -> float:
+    return 100.0 * trial.metrics["val/top1"]

@@ -1,0 +1,80 @@
+"""The sentence that a colleague would write: which adapter is worth it.
+
+A larger adapter has to be better by more than chance: the recommended member of a front is the smallest one within one standard
+error of the best (Breiman, Friedman, Olshen and Stone 1984, section 3.4.3: the 1 SE rule).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from search.front import front
+from search.results.tables import METHOD_NAMES, percent, quantity
+from search.trial import PARAMETERS, Trial
+
+
+def standard_error(top1: float, n_validation: int) -> float:
+    """Of an accuracy (fraction) measured on so many images: sqrt(p (1 - p) / n)."""
+    return math.sqrt(top1 * (1.0 - top1) / n_validation)
+
+
+def recommended(trials: Iterable[Trial], n_validation: int | None) -> Trial | None:
+    """The smallest member of the front within one standard error of the best; None for an empty front.
+
+    Args:
+        trials: Of one study.
+        n_validation: Images that accuracies were measured on; None where accuracies are exact: the best is recommended then.
+    """
+    members = front(trials)
+    if not members:
+        return None
+    best = members[-1].metrics["val/top1"]
+    least = best - (standard_error(best, n_validation) if n_validation else 0.0)
+    return next(member for member in members if member.metrics["val/top1"] >= least)
+
+
+def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
+    """One sentence: the recommended member, and which part of the best one's accuracy and size it has."""
+    trials = list(trials)
+    chosen = recommended(trials, n_validation)
+    if chosen is None:
+        return "No trial is complete yet, so there is no answer yet."
+    best = front(trials)[-1]
+    top1, best_top1 = chosen.metrics["val/top1"], best.metrics["val/top1"]
+    accuracy = f"{percent(best_top1)} %" + (f" ± {percent(standard_error(best_top1, n_validation))}" if n_validation else "")
+    if chosen.size == best.size:
+        rest = "" if chosen.adapter_params else ", and needs no adapter at all"
+        smaller = "; nothing smaller comes within one standard error" if n_validation and chosen.size else ""
+        return f"{in_words(best)} is the best, {accuracy} with {_cost(best)}{rest}{smaller}."
+    accuracy_kept, size_kept = _share(top1 / best_top1), _share(chosen.size / best.size)
+    of_what, best_size = ("parameters", f"{best.size:,}") if best.against in PARAMETERS else (best.against, _cost(best))
+    kept = f"{accuracy_kept} of the best accuracy with {size_kept} of its {of_what}"
+    told = f"{percent(top1)} % with {_cost(chosen)}, against {accuracy} with {best_size}"
+    return f"{in_words(chosen)} keeps {kept} ({told}: {in_words(best)})."
+
+
+def in_words(trial: Trial) -> str:
+    """Method, rank and place: `LoRA r=2 on the last 4 blocks`."""
+    words = [METHOD_NAMES.get(trial.method, trial.method)]
+    words[0] = words[0][0].upper() + words[0][1:]
+    if (rank := trial.config.get(f"{trial.method}.rank")) is not None:
+        words.append(f"r={rank}")
+    side, _, n = str(trial.config.get(f"{trial.method}.layers", "all")).partition("-")
+    if n:
+        words.append(f"on the {side} {n} blocks")
+    return " ".join(words)
+
+
+def _cost(trial: Trial) -> str:
+    if trial.against in PARAMETERS:
+        return f"{trial.size:,} parameter{'' if trial.size == 1 else 's'}"
+    return f"{trial.against} {quantity(trial.size)}"
+
+
+def _share(ratio: float) -> str:
+    """In percent, never rounded to all or nothing unless it is."""
+    value = 100.0 * ratio
+    if 99.0 <= value < 100.0 or 0.0 < value < 1.0:
+        return f"{math.floor(10 * value) / 10 if value >= 99.0 else value:.1f} %" if value >= 0.05 else "less than 0.1 %"
+    return f"{value:.0f} %"

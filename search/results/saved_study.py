@@ -1,0 +1,272 @@
+"""Reading a study back: `search.load(folder)` gives a frozen picture of it, for notebooks and the command line."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.front import front, hypervolume
+from search.results import arrow_tables, front_plot, tables
+from search.results.recommendation import answer
+from search.storage import checkpoints as checkpoint_store
+from search.storage.address import Address
+from search.storage.checkpoints import Folder
+from search.storage.ledger import Ledger
+from search.storage.location import ledger_in
+from search.storage.reader import Event, Report, StudyRecord
+from search.trial import Trial
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from spaces import Config
+
+
+PICTURES = ("front.png", "front.svg", "front-small.png")  # of a front, beside the ledger; the small one fits into a description
+
+
+class StudyState(enum.StrEnum):
+    """Where a study stands."""
+
+    RUNNING = "RUNNING"  # a driver is at work
+    FINISHED = "FINISHED"  # nothing runs and nothing more will start
+    INTERRUPTED = "INTERRUPTED"  # its driver is gone before the end; run it again and it goes on
+
+
+def study_state(record: StudyRecord, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
+    """Where a study stands, from what its ledger says.
+
+    Args:
+        record: The study.
+        trials: All its trials.
+        ended: Whether the budget ended before all trials were started (hours, a front that stands still, an exhausted space).
+        owner: The driver at work, or None.
+    """
+    all_started = ended or sum(trial.extends is None for trial in trials) >= int(record.budget["n_trials"])
+    if all_started and all(trial.state.finished for trial in trials):
+        return StudyState.FINISHED
+    return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED
+
+
+def ended_by(events: Iterable[Event], before: str | None = None) -> str | None:
+    """Why nothing new starts although trials are left in the budget; None if it does. `before`: what earlier events said."""
+    for event in events:
+        if event.kind in ("ended", "extended"):
+            before = event.detail.get("reason")  # an extension has none: the study goes on
+    return before
+
+
+def measured_by(event: Event) -> dict[str, float]:
+    """The costs that a `measured` event holds beside how they were measured."""
+    return {key: value for key, value in event.detail.items() if key.startswith("cost/")}
+
+
+def with_measured(trials: Iterable[Trial], events: Iterable[Event]) -> list[Trial]:
+    """The trials with what was measured of them after their end (`paretune cost`) among their metrics; what they reported stays."""
+    found = {event.trial: measured_by(event) for event in events if event.kind == "measured"}
+    return [replace(t, metrics={**found[t.number], **t.metrics}) if t.number in found else t for t in trials]
+
+
+@dataclass(frozen=True, repr=False)
+class SavedStudy:
+    """A study as it stood when it was loaded; nothing here changes it, and it does not follow what happens later.
+
+    The tables are Arrow: `study.trials().to_pandas()`.
+
+    Attributes:
+        folder: Where everything of the study lies.
+        record: What was fixed when the study was made: name, resolved file, facts.
+        state: Where it stood.
+        history: All trials in the order of their numbers.
+        epochs: All reports in the order of arrival.
+        rejections: The configurations refused before training, with the reasons.
+        ended: Why nothing more starts although trials were left in the budget, or None.
+    """
+
+    folder: Path
+    record: StudyRecord
+    state: StudyState
+    history: tuple[Trial, ...]
+    epochs: tuple[Report, ...]
+    rejections: tuple[tuple[Config, str], ...]
+    ended: str | None
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.record.name
+
+    @property
+    def checkpoints(self) -> Folder:
+        """Where those of its trials lie, in `trials/NNNN`; the folder, unless the study names another place."""
+        return checkpoint_store.of(self.folder, self.name, self.record.facts)
+
+    @property
+    def members(self) -> tuple[Trial, ...]:
+        """The front: the non-dominated COMPLETE trials, smallest first."""
+        return tuple(front(self.history))
+
+    @property
+    def reference_point(self) -> tuple[float, float]:
+        """(chance level, largest adapter): where the hypervolume is measured from."""
+        return tables.reference(self.record)
+
+    @property
+    def hypervolume(self) -> float:
+        """The front's hypervolume, in accuracy x decades of parameters, or x shares of another cost's limit."""
+        return hypervolume(self.history, self.reference_point)
+
+    def front(self) -> pa.Table:
+        """The front, smallest member first; columns as in `trials`."""
+        return arrow_tables.trials_arrow(self.members, study=self.record)
+
+    def trials(self) -> pa.Table:
+        """One row per trial, one column per knob and per metric of the last epoch."""
+        return arrow_tables.trials_arrow(self.history, study=self.record)
+
+    def reports(self) -> pa.Table:
+        """One row per epoch of every trial."""
+        return arrow_tables.reports_arrow(self.epochs, study=self.record)
+
+    @property
+    def n_validation(self) -> int | None:
+        """Images that accuracies were measured on, None where that is not known."""
+        return tables.n_validation(self.record)
+
+    @property
+    def against(self) -> str:
+        """What accuracy is weighed against: `adapter_params`, or another cost."""
+        return self.record.against
+
+    @property
+    def _size_in_words(self) -> str:
+        return "adapter size" if self.against == "adapter_params" else self.against
+
+    @property
+    def answer(self) -> str:
+        """The sentence that a colleague would write: which adapter is worth it (see `search.results.recommendation`)."""
+        return answer(self.history, self.n_validation)
+
+    def plot_front(self, *paths: Path) -> Any:
+        """The front as an interactive figure of plotly; or, where files are named, drawn into these `.png` and `.svg` files."""
+        if not paths:
+            from search.results import plotly_figures
+
+            return _interactive(plotly_figures.front_figure(self.history, self.reference_point, n_validation=self.n_validation))
+        title = f"{self.name}: accuracy against {self._size_in_words}"
+        front_plot.plot_front(
+            self.history, *paths, title=title, reference_point=self.reference_point, n_validation=self.n_validation
+        )
+        return None
+
+    def plot_hypervolume(self, *, over: str = "trials") -> Any:
+        """How the hypervolume grew, as an interactive figure of plotly: over `trials`, or over `slot-seconds`."""
+        from search.results import plotly_figures
+
+        grown = plotly_figures.growth(self.history, self.epochs, self.reference_point)
+        return _interactive(plotly_figures.hypervolume_figure(grown, over=over, against=self.against))
+
+    @property
+    def _stand(self) -> str:
+        done = f"{len(self.history)} of {self.record.budget['n_trials']} trials, {self.state.lower()}"
+        return f"{done} · hypervolume {self.hypervolume:.4f}"
+
+    def __repr__(self) -> str:
+        """Where it stands and its answer; all the fields together are some hundred kilobytes."""
+        return f"{self.name} · {self._stand}\n{self.answer}"
+
+    def _repr_html_(self) -> str:
+        """The study in a notebook: the answer, where it stands, the front as table and picture."""
+        import html
+
+        words = f"<p><b>{html.escape(self.name)}</b> · {self._stand}</p><p>{html.escape(self.answer)}</p>"
+        return f"{words}{tables.front_html(self.members)}{front_plot.front_img(self)}"
+
+    def write_views(self, *, complete: bool = False) -> None:
+        """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time.
+
+        Args:
+            complete: Write what grows with every epoch, too.
+        """
+        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.history, study=self.record), self.folder / "trials.parquet")
+        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.members, study=self.record), self.folder / "front.parquet")
+        if complete:
+            arrow_tables.write_parquet(arrow_tables.reports_arrow(self.epochs, study=self.record), self.folder / "reports.parquet")
+        self.plot_front(*(self.folder / name for name in PICTURES))
+
+    def write_page(self, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True) -> None:
+        """Put the interactive page beside the ledger: `front.html`.
+
+        Args:
+            links: Trial number to the address of its run.
+            server: What those addresses are relative to.
+            importance: Ask which knobs mattered, which takes a second or more.
+        """
+        from search.results import html_page, plotly_figures
+
+        every, point = self.history, self.reference_point
+        grown = plotly_figures.growth(every, self.epochs, point)
+        size = "size" if self.against == "adapter_params" else self.against
+        sections = [
+            (
+                "The front",
+                f"Nothing beats its members in accuracy and {size} at once. Point at a trial for its knobs, click for its run.",
+                plotly_figures.front_figure(every, point, n_validation=self.n_validation, links=links),
+            ),
+            ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
+            ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=self.against)),
+        ]
+        if any(seconds is not None for _, seconds, _ in grown):
+            over = plotly_figures.hypervolume_figure(grown, over="slot-seconds", against=self.against)
+            sections.append(("Hypervolume over slot-seconds", "", over))
+        sections.append(
+            ("Every trial at once", "Drag along an axis to keep a part of it.", plotly_figures.parallel_figure(every)),
+        )
+        if importance and (found := self._importance()):
+            words = "The first-order Sobol index of a Gaussian process on what was tried."
+            sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
+        text = html_page.page(f"{self.name}: accuracy against {self._size_in_words}", self.answer, sections, server=server)
+        html_page.write(self.folder / "front.html", text)
+
+    def _importance(self) -> Mapping[str, Mapping[str, float]]:
+        from search.config.study_file import check
+        from search.errors import RequestError
+        from search.results.contributions import importance
+
+        try:
+            space = check(self.record.file).joint_space()
+        except RequestError:  # of a version whose knobs are not known here
+            return {}
+        return importance(space, self.history, self.epochs)
+
+
+def _interactive(figure: Mapping[str, Any]) -> Any:
+    import plotly.graph_objects as go
+
+    return go.Figure(figure)
+
+
+def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
+    """The study that lies in a folder.
+
+    Args:
+        folder: The study's.
+        address: Of its ledger, if the folder neither holds one nor points at one.
+
+    Raises:
+        LedgerError: if there is none, or it cannot be read.
+    """
+    ledger = Ledger.open(ledger_in(Path(folder)), address=address)
+    try:
+        record, trials = ledger.study(), ledger.trials()
+        events = ledger.events()
+        ended = ended_by(events)
+        rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
+        state = study_state(record, trials, ended=ended is not None, owner=ledger.owner())
+        history = tuple(with_measured(trials, events))
+        return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended)
+    finally:
+        ledger.close()

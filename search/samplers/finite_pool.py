@@ -1,0 +1,49 @@
+"""A finite set of configurations to choose from, such as the rows of a recorded table: each can be taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from search.samplers.encoding import Array, Coding
+from spaces import Config, JointSpace, key_of
+
+
+class Pool:
+    """The configurations of a pool that are left.
+
+    Args:
+        space: The joint space that they are points of.
+        configs: All of them.
+    """
+
+    def __init__(self, space: JointSpace, configs: Sequence[Config]) -> None:
+        self._coding = Coding(space)
+        self._left = {key_of(config): config for config in configs}
+        # What is left of each method, in order, with its features: two configurations are as far apart as these.
+        self._of = {method: [c for c in configs if c["method"] == method] for method in space.methods}
+        self._features = {method: np.stack([self._place(c) for c in rows]) for method, rows in self._of.items() if rows}
+
+    def take(self, config: Mapping[str, object]) -> None:
+        """The configuration is no longer left."""
+        self._left.pop(key_of(config), None)
+
+    def nearest(self, config: Config) -> Config:
+        """The nearest that is left of the configuration's method; of another method if none is; one that is taken if none at all.
+
+        Near is by knobs: two values of a choice by name are 1 apart, the ends of a scale or a range too.
+        """
+        place = self._place(config)
+        for method in sorted(self._features, key=lambda m: m != config["method"]):
+            rows = self._of[method]
+            distance = ((self._features[method] - place) ** 2).sum(1)
+            for i in np.argsort(distance, kind="stable"):
+                if key_of(rows[i]) in self._left:
+                    return dict(rows[i])
+        return dict(next(row for rows in self._of.values() for row in rows))
+
+    def _place(self, config: Config) -> Array:
+        code = self._coding.code(config)[None, :]
+        place: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
+        return place

@@ -1,0 +1,1 @@
+"""Where a study lives: its ledger in SQLite, PostgreSQL or memory, and its checkpoints in folders or object stores."""

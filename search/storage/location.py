@@ -1,0 +1,120 @@
+"""Where a study's ledger lies: a file in its folder, or a file there that points at a PostgreSQL server."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import LedgerError
+from search.storage import address, database
+from search.storage.address import Address
+
+if TYPE_CHECKING:
+    from search.config.study_file import StudyFile
+
+FILE, POINTER = "ledger.db", "ledger.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a ledger lies, or would lie.
+
+    Attributes:
+        folder: The study's.
+        address: On a server; None for a file in the folder.
+    """
+
+    folder: Path
+    address: Address | None = None
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file, or the file that points at it; it need not exist."""
+        return self.folder / (FILE if self.address is None else POINTER)
+
+    def find(self) -> Path | None:
+        """The ledger's file, None if there is no ledger. One that another machine has made on the server gets its pointer here.
+
+        Raises:
+            LedgerError: The folder holds another one, or the server cannot be asked.
+        """
+        here = ledger_in(self.folder)
+        if not here.exists():
+            if self.address is None:
+                return None
+            with closing(database.at(self.path, self.address)) as there:
+                if not there.exists():
+                    return None
+            from search.storage.postgresql import point
+
+            point(self.path, self.address)
+        elif self.address is not None and str(database.at(here)) != str(self.address):
+            raise LedgerError(
+                f"the study in {self.folder} has its ledger in {database.at(here)}, which is not {self.address}: "
+                "a ledger stays where it was made; name that one, or another study or storage"
+            )
+        return ledger_in(self.folder)
+
+
+def ledger_in(folder: Path) -> Path:
+    """The file that is the ledger of a folder, or points at it; it need not exist."""
+    pointer = folder / POINTER
+    return pointer if pointer.exists() else folder / FILE
+
+
+def of(file: StudyFile) -> Place:
+    """Of a study that is made from a file, or was.
+
+    Raises:
+        LedgerError: The study's name is too long for the server.
+    """
+    if file.ledger is None:
+        return Place(file.folder)
+    try:
+        return Place(file.folder, address.on(file.ledger, file.study))
+    except ValueError as error:
+        raise LedgerError(f"study: {error}") from None
+
+
+def below(folder: Path, name: str) -> Place:
+    """Of what belongs to the study in a folder, where that one lies."""
+    here = ledger_in(folder)
+    if here.name == FILE:
+        return Place(folder / name)
+    from search.storage.postgresql import pointed_at
+
+    return Place(folder / name, pointed_at(here).below(name))
+
+
+def attach(where: str, storage: Path) -> Path:
+    """The folder of a study that someone names by its address; made, with a pointer in it, if this storage has none.
+
+    Raises:
+        LedgerError: The address is none, or leads to no study, or the folder holds another one.
+    """
+    try:
+        there = address.parse(where)
+    except ValueError as error:
+        raise LedgerError(str(error)) from None
+    place = Place(storage / there.study, there)
+    if place.find() is None:
+        raise LedgerError(f"{there} does not exist; `paretune ls {there.server}` shows the studies that do")
+    return place.folder
+
+
+def places(storage: Path, server: str | None = None) -> list[Place]:
+    """Of the studies of a storage, or of those in a database, in the order of their names.
+
+    Raises:
+        LedgerError: The database has no such address, or cannot be asked.
+    """
+    if server is None:
+        return [Place(folder) for folder in sorted({path.parent for name in (FILE, POINTER) for path in storage.glob(f"*/{name}")})]
+    from search.storage.postgresql import studies
+
+    try:
+        return [Place(storage / one.study, one) for one in studies(address.check_server(server))]
+    except ValueError as error:
+        raise LedgerError(str(error)) from None

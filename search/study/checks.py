@@ -1,0 +1,113 @@
+"""The question that a study asks: what is known of it before anything is trained, and what is refused then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.config.study_file import StudyFile, StudyFileError, check
+from search.costs import USUAL, Sizes, of_file
+from search.samplers.sampler import Sampler
+from search.storage.ledger import StudyRecord
+from search.study.warm_start import learnt
+
+N_FEASIBILITY_DRAWS = 50
+
+
+def facts_of(
+    file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None, memory: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What is measured once, when a study is made, and kept in its ledger.
+
+    Args:
+        file: The study file.
+        sizes: Of its configurations.
+        precision: What `trainables.recipe.precision` found; None where it was not asked.
+        memory: What `search.config.trial_resources.fact` made of what was measured; None where it was not asked.
+    """
+    max_params = file.budget.max_params or sizes.backbone_params
+    against = file.objectives[1]
+    largest = max_params if against == USUAL else file.budget.limits[against]
+    return {
+        "n_classes": sizes.n_classes,
+        "n_validation": sizes.n_validation,
+        "backbone_params": sizes.backbone_params,
+        "max_params": max_params,
+        "reference_point": [1.0 / sizes.n_classes, largest],  # chance level, largest size that is wanted
+        "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.study.warm_start`
+        **({} if precision is None else {"precision": dict(precision)}),
+        **({} if memory is None else {"memory": dict(memory)}),
+        **({} if file.shared is None else {"checkpoints": file.shared}),
+    }
+
+
+def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
+    """Every method must have a configuration that could be trained; otherwise its share of the search would be spent on rejections.
+
+    Raises:
+        StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
+    """
+    space, costs = file.joint_space(), of_file(file, sizes, max_params=max_params)
+    problems = []
+    for method in space.methods:
+        smallest: int | None = None
+        reason = ""
+        for config in (space.default(method), *Sampler(space.only(method), kind="random", seed=0).draws(N_FEASIBILITY_DRAWS)):
+            try:
+                adapter_params, _ = sizes.count(config)
+            except ValueError as error:
+                reason = str(error)
+                continue
+            smallest = adapter_params if smallest is None else min(smallest, adapter_params)
+            try:
+                costs.check(config)
+            except ValueError as error:
+                reason = str(error)
+                continue
+            break
+        else:
+            if smallest is not None and smallest > max_params:
+                reason = f"its smallest adapter has {smallest:,} parameters, budget.max_params is {max_params:,}"
+            problems.append(f"methods: {method}: nothing to train: {reason}")
+    if problems:
+        tried = f"(of {N_FEASIBILITY_DRAWS + 1} configurations tried)"
+        raise StudyFileError("\n".join(f"{problem} {tried}; widen the space or the limit" for problem in problems))
+
+
+def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
+    """A study's file is fixed when the study is made.
+
+    Raises:
+        StudyFileError: showing every key whose value differs.
+    """
+    then, now = _flat(check(record.file).resolved()), _flat(file.resolved())
+    changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if changed:
+        lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
+        raise StudyFileError(
+            f"study {file.study} exists in {file.folder} and was made from another study file:\n{lines}\n"
+            f"Give the new question another name (study: ...), or restore the old values."
+        )
+
+
+def refuse_other_place(record: StudyRecord, file: StudyFile) -> None:
+    """Checkpoints stay where the study was made.
+
+    Raises:
+        StudyFileError: naming both places.
+    """
+    if (there := record.facts.get("checkpoints")) != file.shared:
+        raise StudyFileError(
+            f"study {file.study} has its checkpoints in {there or file.folder}, its study file names {file.shared or file.folder}: "
+            "they stay where they were made; name that place (storage: ...), or give the study another name"
+        )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, part in value.items():
+        if isinstance(part, Mapping):
+            flat |= _flat(part, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = part
+    return flat

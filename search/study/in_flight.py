@@ -1,0 +1,63 @@
+"""Which RUNNING trials a worker has, and which wait for one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from search.storage import flags
+from search.storage.checkpoints import Folder
+from search.trial import State, Trial
+
+
+class InFlight:
+    """The trials that are at work; a driver's own, and gone with it.
+
+    Args:
+        folder: Where the study's checkpoints lie.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._at_work: set[int] = set()  # handed to a worker that has not left it yet
+        self._waiting: deque[int] = deque()
+
+    @property
+    def first_waiting(self) -> int | None:
+        """The trial that goes on before anything new starts."""
+        return self._waiting[0] if self._waiting else None
+
+    def hand_out(self, number: int) -> None:
+        """A worker gets the trial."""
+        if number in self._waiting:
+            self._waiting.remove(number)
+        flags.lower(self._folder, number)
+        self._at_work.add(number)
+
+    def wait(self, trials: Iterable[Trial]) -> None:
+        """Those that are RUNNING and on no worker wait for one."""
+        for trial in trials:
+            if trial.state is State.RUNNING and trial.number not in self._at_work and trial.number not in self._waiting:
+                self._waiting.append(trial.number)
+
+    def leave(self, trial: Trial) -> None:
+        """Its worker has left the trial."""
+        self._at_work.discard(trial.number)
+        flags.lower(self._folder, trial.number)
+        self.wait([trial])
+
+    def call_off(self, number: int) -> None:
+        """The trial no longer runs: its worker is told at its next batch."""
+        if number in self._waiting:
+            self._waiting.remove(number)
+        if number in self._at_work:
+            flags.hoist(self._folder, [number])
+
+    def call_on(self, trial: Trial) -> None:
+        """The trial runs again; if its worker has not left yet, as if nothing had happened."""
+        flags.lower(self._folder, trial.number)
+        self.wait([trial])
+
+    def call_off_all(self) -> None:
+        """Every worker leaves its trial at the next batch."""
+        flags.hoist(self._folder, self._at_work)

@@ -1,0 +1,241 @@
+"""What a study knows so far: made from its ledger alone, so that it can be made again at any time.
+
+A study that is opened replays the ledger's events in their order; one that runs takes in each decision after it is written. Both
+ways lead to the same knowledge, and so to the same next decision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from search import pareto
+from search.config import trial_resources
+from search.config.study_file import ANCHOR, StudyFile
+from search.costs import Sizes, of_file
+from search.front import compared
+from search.samplers.sampler import Sampler
+from search.samplers.size_cache import CachedSize
+from search.storage.ledger import Event, Ledger, Report, StudyRecord
+from search.study.lost_workers import Loss, Losses
+from search.study.rungs import Rungs
+from search.trial import PARAMETERS, Metrics, State, Trial
+from spaces import Config, key_of
+
+
+class Knowledge:
+    """All that decisions rest upon.
+
+    Args:
+        file: The resolved study file.
+        record: What was fixed when the study was made.
+        sizes: What is known of a configuration before training.
+        ledger: Is replayed.
+        pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
+
+    Attributes:
+        costs: Those that the study names, and their limits.
+        reference_point: (chance level, largest adapter, or the limit of what accuracy is weighed against): where the hypervolume is
+            measured from.
+        trials: All of them, by their numbers.
+        front: Of the COMPLETE trials.
+        sampler: Has been told everything.
+        rungs: Hold every report within the limits; None where the study has none.
+        promotes: Whether a trial that a rung stopped may go on.
+        losses: How often trials lost their workers.
+        paused: Whether nothing new starts until it is unpaused.
+        ended: Why nothing new starts although trials are left in the budget, or None.
+        n_ended: Trials that had their chance: trained to the end, or stopped because others were better.
+        last_move: How many of them had ended when the front last changed.
+        seconds: Spent on the study by all drivers, up to the last event.
+    """
+
+    def __init__(
+        self, file: StudyFile, record: StudyRecord, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
+    ) -> None:
+        self.costs = of_file(file, sizes, max_params=int(record.facts["max_params"]))
+        chance, largest = record.facts["reference_point"]
+        self.reference_point = (float(chance), float(largest))
+        self.trials: list[Trial] = []
+        self.front = pareto.Front(self.reference_point, linear=file.objectives[1] not in PARAMETERS)
+        space = file.joint_space()
+        self.sampler = Sampler(
+            space,
+            kind=file.search.sampler,
+            seed=file.search.seed,
+            size=CachedSize(self.costs.size, space, exact=pool is not None, operations=self.costs.counts_operations),
+            max_size=float(record.facts["max_params"]) if self.costs.measures_size else self.reference_point[1],
+            measured=self.costs.measures_size,
+            front=self.front,
+            n_epochs=file.budget.epochs,
+            pool=pool,
+        )
+        rungs = file.search.rungs
+        self.rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
+        self.promotes = rungs is not None and rungs.promote
+        asked = file.resources.gpus_per_trial
+        self.losses = Losses(lambda number: trial_resources.of_method(asked, record.facts, self.trials[number].method))
+        self.paused = False
+        self.ended: str | None = None
+        self.n_ended = 0
+        self.last_move = 0
+        self.seconds = 0.0
+        self._objective = file.objectives[0]
+        self._first = deque(_first_configs(file, record))  # asked for before the sampler is
+        self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
+        self._trial_of: dict[int | None, int] = {}  # the other way round
+        self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
+        self._n_extended = 0  # trials that go on where another one ended; no part of `budget.n_trials`
+        for config, top1, size, _ in record.facts.get("learnt", ()):
+            if (known := self.sampler.add(config, drawn=False)) is not None:
+                self.sampler.complete(known, top1, size)
+        self._replay(ledger)
+
+    @property
+    def n_searched(self) -> int:
+        """Trials that count against `budget.n_trials`."""
+        return len(self.trials) - self._n_extended
+
+    # -- what to try next ----------------------------------------------------------------------------------------------------------
+
+    def next_config(self) -> tuple[int | None, Config | None]:
+        """The sampler's ticket (None for what it never hears of) and a configuration; None: the ticket's stopped trial goes on."""
+        if self._first:
+            config = self._first.popleft()
+            return self.sampler.add(config, drawn=False), config
+        return self.sampler.draw()
+
+    def check(self, config: Config) -> tuple[int, int]:
+        """(adapter_params, head_params) of a configuration that is worth a trial.
+
+        Raises:
+            ValueError: if it is impossible, breaks a limit, or is known already.
+        """
+        counted = self.costs.check(config)
+        if (twin := self._numbers.get(key_of(config))) is not None:
+            raise ValueError(f"the same configuration as trial {twin}")
+        return counted
+
+    def trial_of(self, ticket: int | None) -> Trial:
+        """The trial whose configuration has the ticket."""
+        return self.trials[self._trial_of[ticket]]
+
+    # -- taking in what was decided ------------------------------------------------------------------------------------------------
+
+    def start(self, trial: Trial, ticket: int | None) -> None:
+        """A new trial; `ticket` is the sampler's, None for a trial that it never hears of."""
+        self.trials.append(trial)
+        self._tickets[trial.number] = ticket
+        self._trial_of[ticket] = trial.number
+        self._n_extended += trial.extends is not None
+        if trial.extends is None:
+            self._numbers[key_of(trial.config)] = trial.number
+
+    def promote(self, trial: Trial) -> None:
+        """A trial that a rung had stopped runs again."""
+        self.trials[trial.number] = trial
+        self.n_ended -= 1
+
+    def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
+        """One more epoch of a trial, within the limits."""
+        if self.rungs is not None and trial.extends is None:
+            self.rungs.add(epoch, replace(trial, metrics=metrics).size, metrics[self._objective])
+        self._report(trial.number, epoch, metrics)
+
+    def _report(self, number: int, epoch: int, metrics: Metrics) -> None:
+        if (ticket := self._tickets[number]) is not None:
+            self.sampler.report(ticket, epoch, metrics[self._objective], self.costs.measured_size(epoch, metrics))
+
+    def settle(self, trial: Trial, *, limit: str | None = None) -> None:
+        """A trial's new standing; the sampler hears of it if the trial has ended. `limit`: the one that it was stopped for."""
+        self.trials[trial.number] = trial
+        self.n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
+        if compared(trial) and self.front.add(*trial.objectives, trial.number):
+            self.last_move = self.n_ended
+        ticket = self._tickets[trial.number]
+        if ticket is None:
+            return
+        if trial.state is State.COMPLETE:
+            self.sampler.complete(ticket, *trial.objectives)
+        elif limit is not None:
+            self.sampler.exceed(ticket, self.costs.measured_size(trial.epochs, trial.metrics))
+        elif trial.state is State.PRUNED:
+            self.sampler.prune(ticket, for_good=trial.rung is None or not self.promotes)
+        elif trial.state is State.FAILED:
+            self.sampler.fail(ticket)
+
+    def extend(self) -> None:
+        """The budget is larger: what had ended the study no longer does, and patience begins anew."""
+        self.ended = None
+        self.last_move = self.n_ended
+
+    # -- replaying -----------------------------------------------------------------------------------------------------------------
+
+    def _replay(self, ledger: Ledger) -> None:
+        trials = {trial.number: trial for trial in ledger.trials()}
+        reports = {report.event: report for report in ledger.reports()}
+        if self.rungs is not None:
+            for report in reports.values():
+                top1 = report.metrics.get(self._objective, math.nan)
+                trial = replace(trials[report.trial], metrics=report.metrics)
+                if math.isfinite(top1) and trial.extends is None and self.costs.counts(report.epoch, report.metrics):
+                    self.rungs.add(report.epoch, trial.size, top1)
+        last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
+        for event in ledger.events():
+            self.seconds += 0.0 if event.kind == "opened" else max(0.0, event.time - last)
+            last = event.time
+            if event.trial is None:
+                self._replay_of_study(event)
+            else:
+                self._replay_of_trial(event, trials[event.trial], reports)
+
+    def _replay_of_study(self, event: Event) -> None:
+        if event.kind == "rejected":
+            if (ticket := self._taken_up(event.detail["config"])) is not None:
+                self.sampler.reject(ticket)
+        elif event.kind == "ended":
+            self.ended = str(event.detail["reason"])
+        elif event.kind == "extended":
+            self.extend()
+        elif event.kind in ("paused", "unpaused"):
+            self.paused = event.kind == "paused"
+
+    def _replay_of_trial(self, event: Event, trial: Trial, reports: dict[int, Report]) -> None:
+        """`trial` is what it is today; the event may be older."""
+        number = trial.number
+        if event.kind == "started":
+            ticket = self._taken_up(trial.config) if trial.extends is None else None
+            self.start(replace(trial, state=State.RUNNING), ticket)
+        elif event.kind == "reported":
+            report = reports[event.number]
+            top1 = report.metrics.get(self._objective, math.nan)
+            if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
+                self._report(number, report.epoch, report.metrics)
+        elif event.kind == "pruned":  # it may have gone on since
+            self.settle(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
+        elif event.kind == "promoted":
+            self.promote(replace(trial, state=State.RUNNING))
+            if (ticket := self._tickets[number]) is not None:
+                self.sampler.revive(ticket)
+        elif event.kind in ("completed", "failed"):
+            self.settle(trial)
+        elif event.kind == "lost":
+            self.losses.note(number, Loss[event.detail["loss"]])
+        elif event.kind in ("paused", "unpaused"):
+            self.trials[number] = replace(self.trials[number], state=State.PAUSED if event.kind == "paused" else State.RUNNING)
+
+    def _taken_up(self, config: Config) -> int | None:
+        first = config in self._first  # in its order, unless the space was widened since
+        if first:
+            self._first.remove(config)
+        return self.sampler.add(config, drawn=not first)
+
+
+def _first_configs(file: StudyFile, record: StudyRecord) -> list[Config]:
+    """Head-only anchors the small end; then the papers' defaults, the file's points, and the fronts that it learns from."""
+    everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
+    fronts = [config for config, _, _, on_front in record.facts.get("learnt", ()) if on_front]
+    first = [everything.default(method) for method in everything.methods] + file.points() + fronts
+    return list({key_of(config): config for config in first}.values())

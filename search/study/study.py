@@ -1,0 +1,450 @@
+"""The study: a state machine with three verbs, `ask`, `report` and `tell`, and neither a loop nor a clock.
+
+Back ends drive it: in-process, simulated, Ray. The same study file and seed on one worker writes the same sequence of (event,
+trial, config, epoch, metrics) whichever back end runs it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.config.study_file import Budget, StudyFile, check
+from search.costs import Sizes
+from search.errors import RequestError
+from search.seeds import seed_for
+from search.storage import checkpoints as checkpoint_store
+from search.storage import flags, location
+from search.storage.checkpoints import Folder
+from search.storage.ledger import Ledger, StudyRecord
+from search.storage.writer import Request
+from search.study import user_requests
+from search.study.checks import facts_of, refuse_changes, refuse_hopeless, refuse_other_place
+from search.study.epoch_outcome import judge
+from search.study.extension import Extension, copy_checkpoint, longer, wider
+from search.study.heartbeat import Attendant
+from search.study.in_flight import InFlight
+from search.study.lost_workers import Loss
+from search.study.state import Knowledge
+from search.trial import Decision, Metrics, State, Trial
+from spaces import Config
+
+MAX_REJECTIONS_IN_A_ROW = 1000
+
+
+class Stopping(enum.Enum):
+    """How a driver was told to stop by hand; the study is INTERRUPTED then, and can be resumed."""
+
+    WHEN_IDLE = "nothing new starts, what runs is trained to its end"
+    NOW = "what runs is left at its checkpoint"
+
+
+class Study:
+    """One question and everything decided about it so far.
+
+    Made by `Study.create` or `Study.open`; both claim the ledger for this process.
+
+    Args:
+        file: The study file.
+        ledger: Claimed by this process.
+        sizes: What is known of a configuration before training.
+        pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
+
+    Attributes:
+        file: The resolved study file, its budget as extended since.
+        folder: Where everything of the study lies, but perhaps its checkpoints.
+        checkpoints: Where those lie.
+        record: What was fixed when the study was made.
+        known: What it knows so far; for others to read.
+    """
+
+    def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None) -> None:
+        self.record: StudyRecord = ledger.study()
+        self.file = file.model_copy(update={"budget": Budget.model_validate(self.record.budget)})
+        self.folder = file.folder
+        self._ledger = ledger
+        self._sizes = sizes
+        self._pool = pool
+        self.checkpoints = checkpoint_store.of(self.folder, self.record.name, self.record.facts)
+        self._in_flight = InFlight(self.checkpoints)
+        self._attendant: Attendant | None = None
+        self._stopping: Stopping | None = None
+        self._know()
+        if self.checkpoints != self.folder:
+            checkpoint_store.claim(self.checkpoints, self.record.uid)
+        with ledger.decision() as writer:
+            writer.event("opened")
+        self._looked_at = ledger.now()
+
+    def _know(self) -> None:
+        """When a study is opened, and when its space was widened."""
+        self.known = Knowledge(self.file, self.record, self._sizes, self._ledger, pool=self._pool)
+        self._in_flight.wait(self.known.trials)
+
+    # -- making and opening --------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        file: StudyFile,
+        sizes: Sizes,
+        *,
+        precision: Mapping[str, Any] | None = None,
+        memory: Mapping[str, Any] | None = None,
+        now: Callable[[], float] | None = None,
+    ) -> Study:
+        """A new study in `file.folder`; `precision` and `memory` as of `facts_of`, `now` is the ledger's clock.
+
+        Raises:
+            LedgerError: if the folder holds a study already.
+        """
+        facts = facts_of(file, sizes, precision, memory)
+        refuse_hopeless(file, sizes, facts["max_params"])
+        place = location.of(file)
+        place.find()  # refuses a folder that holds another one
+        if (checkpoints := checkpoint_store.of(file.folder, file.study, facts)) != file.folder:
+            checkpoint_store.refuse_taken(checkpoints)
+        ledger = Ledger.create(place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts, now=now)
+        return cls(file, ledger, sizes)
+
+    @classmethod
+    def open(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] | None = None) -> Study:
+        """The study that lies in `file.folder`, rebuilt by replaying its ledger.
+
+        Raises:
+            LedgerError: if there is none, or another driver runs it.
+            StudyFileError: if it was made from another study file; the message shows the difference.
+        """
+        place = location.of(file)
+        ledger = Ledger.open(place.find() or place.path, now=now)
+        refuse_changes(ledger.study(), file)
+        refuse_other_place(ledger.study(), file)
+        ledger.claim()
+        return cls(file, ledger, sizes)
+
+    def attended(self) -> Attendant:
+        """The thread that keeps the lease and looks for what people ask, while the `with` block runs."""
+        self._attendant = Attendant(self._ledger, self.checkpoints)
+        return self._attendant
+
+    def close(self) -> None:
+        """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
+        self._ledger.close()
+
+    # -- the three verbs -----------------------------------------------------------------------------------------------------------
+
+    def ask(self) -> Trial | None:
+        """The next trial to run, or None when there is nothing (more) to start.
+
+        A trial that ran when the last driver ended comes first, under its own number. Otherwise head-only, then the paper's default
+        of each method, then what the sampler chooses; configurations that are too large, impossible or known already are rejected
+        on the way, in the same transaction.
+        """
+        if self._stopping is Stopping.NOW:
+            return None
+        if (waits := self._in_flight.first_waiting) is not None:
+            with self._ledger.decision() as writer:
+                trial = writer.attempt(self.known.trials[waits])
+                if trial.epochs and not flags.has_checkpoint(self.checkpoints, trial.number):
+                    reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
+                    writer.event("restarted", trial.number, reason=reason)
+            self.known.trials[trial.number] = trial
+            return self._handed_out(trial)
+        if self._stopping is not None or self.known.paused or self._nothing_new():
+            return None
+        rejections: list[tuple[Config, str]] = []
+        while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
+            ticket, config = self.known.next_config()
+            if config is None:
+                return self._promoted(self.known.trial_of(ticket), rejections)
+            try:
+                adapter_params, head_params = self.known.check(config)
+            except ValueError as error:
+                rejections.append((config, str(error)))
+                if ticket is not None:
+                    self.known.sampler.reject(ticket)
+                continue
+            number = len(self.known.trials)
+            seed = seed_for(self.file.search.seed, "trial", self.known.n_searched)
+            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
+            with self._ledger.decision() as writer:
+                writer.reject(rejections)
+                trial = writer.start(trial)
+            self.known.start(trial, ticket)
+            return self._handed_out(trial)
+        self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
+        return None
+
+    def _promoted(self, trial: Trial, rejections: Sequence[tuple[Config, str]]) -> Trial:
+        """A trial that a rung had stopped goes on, because the sampler expects more of it than of anything new."""
+        with self._ledger.decision() as writer:
+            writer.reject(rejections)
+            trial = writer.promote(trial)
+        self.known.promote(trial)
+        return self._handed_out(trial)
+
+    def _handed_out(self, trial: Trial) -> Trial:
+        self._in_flight.hand_out(trial.number)
+        return trial
+
+    def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
+        """Take in one epoch of a trial and decide whether it goes on.
+
+        The last epoch of the budget completes the trial in the same transaction, a rung or a limit may prune it, and a number that
+        is not finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing, nor do those of a
+        trial that has ended or is paused: its checkpoint holds them.
+
+        Raises:
+            ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
+        """
+        trial = self.known.trials[number]
+        if trial.state is not State.RUNNING:
+            return Decision.STOP
+        if epoch <= trial.epochs:
+            return Decision.CONTINUE
+        if epoch != trial.epochs + 1:
+            raise ValueError(f"trial {number} reported epoch {epoch} after epoch {trial.epochs}; epochs arrive one by one")
+        if (objective := self.file.objectives[0]) not in metrics:
+            raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
+        last = epoch == self.planned_epochs(trial)
+        judgement = judge(self.known, trial, epoch, metrics, objective=objective, last=last)
+        with self._ledger.decision() as writer:
+            trial = writer.report(trial, epoch, metrics)
+            if judgement.state is not State.RUNNING:
+                trial = writer.finish(trial, judgement.state, **judgement.why)
+        if judgement.counts:
+            self.known.report(trial, epoch, metrics)
+        self.known.settle(trial, limit=judgement.why.get("limit"))
+        goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
+        return Decision.CONTINUE if goes_on else Decision.STOP
+
+    def tell(self, number: int, state: State, reason: str) -> None:
+        """End a trial before its last epoch: FAILED by its own or its worker's fault, or PRUNED by hand."""
+        trial = self.known.trials[number]
+        if trial.state.finished:
+            return
+        with self._ledger.decision() as writer:
+            trial = writer.finish(trial, state, reason=reason)
+        self.known.settle(trial)
+
+    def lost(self, number: int, loss: Loss, why: str) -> None:
+        """The trial has lost its worker. It goes on from its checkpoint in a fresh one, unless that has happened too often.
+
+        After running out of memory the fresh worker gets twice the share of a GPU, where trials share one.
+        """
+        trial = self.known.trials[number]
+        if trial.state is not State.RUNNING:
+            return
+        times = self.known.losses.times(number, loss) + 1
+        if times >= loss.limit:
+            self.tell(number, State.FAILED, f"{loss.words} {times} times: {why}")
+            return
+        share = self.known.losses.gpus(number)
+        self.known.losses.note(number, loss)
+        more = {"gpus": gpus} if (gpus := self.known.losses.gpus(number)) != share else {}
+        with self._ledger.decision() as writer:
+            writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **more)
+
+    def moved(self, number: int, why: str) -> None:
+        """The trial leaves its worker for another one, from its checkpoint, without a fault of anyone's; if it has not ended."""
+        if self.known.trials[number].state is State.RUNNING:
+            with self._ledger.decision() as writer:
+                writer.event("moved", number, reason=why, goes_on="from its checkpoint in another worker")
+
+    def call_away(self, number: int) -> None:
+        """The trial's worker is told to leave it at its next batch; the trial stays what it is, and waits for another."""
+        self._in_flight.call_off(number)
+
+    def gpus(self, number: int) -> float:
+        """The share of a GPU that the trial's worker gets."""
+        return self.known.losses.gpus(number)
+
+    def left(self, number: int) -> None:
+        """The trial's worker has left it: at its end, at its flag, or because it died. A trial still RUNNING waits for another.
+
+        Every back end says so once for every trial that it was given.
+        """
+        self._in_flight.leave(self.known.trials[number])
+
+    # -- by hand -------------------------------------------------------------------------------------------------------------------
+
+    def obey(self) -> None:
+        """Carry out what people have asked for since the last look; each request is one decision, refused or done.
+
+        It costs nothing in a study that is attended, unless somebody has asked.
+        """
+        if self._attendant is not None and not self._attendant.asked():
+            return
+        for request in self._ledger.requests(waiting=True):
+            if request.verb == "extend":
+                self._extend_for(request)
+                continue
+            with self._ledger.decision() as writer:
+                try:
+                    user_requests.allow(request.verb, self.known.trials, request.trial)
+                except user_requests.Refused as refusal:
+                    writer.serve(request, str(refusal))
+                    continue
+                trial = user_requests.carry_out(
+                    writer, request, None if request.trial is None else self.known.trials[request.trial]
+                )
+            if trial is not None:
+                self.known.settle(trial)
+                if trial.state is State.RUNNING:
+                    self._in_flight.call_on(trial)
+                else:
+                    self._in_flight.call_off(trial.number)
+            elif request.verb == "stop":
+                self._stopping = Stopping.NOW if request.detail.get("now") else Stopping.WHEN_IDLE
+                if self._stopping is Stopping.NOW:
+                    self._in_flight.call_off_all()
+            else:
+                self.known.paused = request.verb == "pause"
+
+    def _extend_for(self, request: Request) -> None:
+        try:
+            self.extend(Extension(**request.detail, trial=request.trial), request=request)
+        except (ValueError, RequestError) as error:
+            with self._ledger.decision() as writer:
+                writer.by(request.who)
+                writer.serve(request, str(error))
+
+    def extend(self, extension: Extension, *, request: Request | None = None) -> None:
+        """Make the study larger; what had ended it before no longer does.
+
+        Args:
+            extension: What is asked for.
+            request: Of whom, if it was asked for by hand.
+
+        Raises:
+            ValueError: if it would not be larger in everything, or a trial cannot go on; nothing is changed then.
+        """
+        wide = None if extension.file is None else wider(self._current(), extension.file)
+        budget = self.record.budget if wide is None else wide.resolved()["budget"]
+        changes = extension.changes(budget, spent=self._seconds_spent() / 3600, now=self._ledger.now())
+        trial = None
+        if extension.trial is not None:
+            trial = longer(self.known.trials, extension.trial, extension.epochs, usual=self.file.budget.epochs)
+            copy_checkpoint(self.checkpoints, extension.trial, trial.number)
+        elif extension.epochs is not None:
+            raise ValueError("--epochs extends one trial: name it with --trial; budget.epochs is fixed")
+        if wide is not None:
+            refuse_hopeless(wide, self._sizes, self.record.facts["max_params"])
+        with self._ledger.decision() as writer:
+            if request is not None:
+                writer.by(request.who)
+                writer.serve(request)
+            if wide is not None:
+                writer.event("widened", file=wide.resolved())
+            if trial is None or extension.more_trials or extension.max_hours is not None or extension.until is not None:
+                writer.event("extended", **changes)
+            if trial is not None:
+                trial = writer.start(trial)
+        self.record = self._ledger.study()
+        self.file = self._current()
+        if wide is not None:
+            self._know()
+            self._looked_at = self._ledger.now()
+            return
+        if trial is not None:
+            self.known.start(trial, None)
+            self._in_flight.wait([trial])
+        self.known.extend()
+
+    def _current(self) -> StudyFile:
+        """The study file with the budget as extended."""
+        file = check(dict(self.record.file) | {"budget": dict(self.record.budget)})
+        return file.kept_like(self.file)
+
+    # -- looking -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def trials(self) -> list[Trial]:
+        """A copy of all trials, safe to read from another thread."""
+        return list(self.known.trials)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing runs and nothing more will start."""
+        return not self._more and all(trial.state.finished for trial in self.known.trials)
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing starts now, but may when the study is unpaused by hand."""
+        return self.known.paused and self._stopping is None and self._more
+
+    def n_wanted(self) -> int:
+        """Trials that could be at work now if there was room for all: those that run, and those that the budget has left.
+
+        A budget in hours or patience that is found spent ends the study, as `ask` would.
+        """
+        if self._stopping is Stopping.NOW:
+            return 0
+        new = 0 if self._stopping or self.known.paused or self._nothing_new() else self.file.budget.n_trials - self.known.n_searched
+        return new + sum(trial.state is State.RUNNING for trial in self.known.trials)
+
+    @property
+    def _more(self) -> bool:
+        """Whether the budget has trials left, as far as that is known without looking at the clock."""
+        return self.known.ended is None and self.known.n_searched < self.file.budget.n_trials
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """How the driver was told to stop by hand, or None."""
+        return self._stopping
+
+    @property
+    def ended(self) -> str | None:
+        """Why nothing new starts although trials are left in the budget: exhausted space, time spent, a front that stands still."""
+        return self.known.ended
+
+    @property
+    def reference_point(self) -> tuple[float, float]:
+        """(chance level, largest size that is wanted): where the hypervolume is measured from."""
+        return self.known.reference_point
+
+    def front(self) -> list[Trial]:
+        """The non-dominated COMPLETE trials, smallest first; equal objectives in the order of numbers."""
+        return sorted((self.known.trials[number] for number in self.known.front), key=lambda trial: (trial.size, trial.number))
+
+    def hypervolume(self) -> float:
+        """The front's hypervolume."""
+        return self.known.front.hypervolume
+
+    def planned_epochs(self, trial: Trial) -> int:
+        """How many epochs the trial has when it is complete."""
+        return trial.planned_epochs or self.file.budget.epochs
+
+    def checkpoint_folder(self, number: int) -> Folder:
+        """Where a trial's checkpoint lies; as every process of this machine, or of the cluster, finds it."""
+        folder = flags.trial_folder(self.checkpoints, number)
+        return folder.absolute() if isinstance(folder, Path) else folder
+
+    # -- inside --------------------------------------------------------------------------------------------------------------------
+
+    def _nothing_new(self) -> bool:
+        """Whether the budget, in trials, in hours or in patience, is spent."""
+        budget = self.file.budget
+        if not self._more:
+            return True
+        if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
+            self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
+        elif budget.until is not None and self._ledger.now() >= budget.until.timestamp():
+            self._end(f"budget.until = {budget.until:%Y-%m-%d %H:%M} is over")
+        elif budget.stall_trials is not None and self.known.n_ended - self.known.last_move >= budget.stall_trials:
+            self._end(f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)")
+        return self.known.ended is not None
+
+    def _seconds_spent(self) -> float:
+        now = self._ledger.now()
+        self.known.seconds += max(0.0, now - self._looked_at)  # a clock that is stepped back gives no time back
+        self._looked_at = now
+        return self.known.seconds
+
+    def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
+        with self._ledger.decision() as writer:
+            writer.reject(rejections)
+            writer.event("ended", reason=reason)
+        self.known.ended = reason

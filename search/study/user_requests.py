@@ -1,0 +1,125 @@
+"""What a person may ask of a study by hand: prune, pause and unpause trials, pause, unpause and stop the study.
+
+A request is a row of the ledger, written by any process and carried out by the study's owner: the driver, or where none is at work
+the command itself, which then claims the ledger for that moment. The same rules refuse it when it is asked and when it is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from search.errors import OwnedElsewhere, RequestError
+from search.storage.ledger import Ledger
+from search.storage.location import ledger_in
+from search.storage.writer import Request, Writer
+from search.trial import State, Trial
+
+_FROM = {
+    "prune": (State.RUNNING, State.PAUSED),
+    "pause": (State.RUNNING,),
+    "unpause": (State.PAUSED,),
+    "extend": (State.COMPLETE, State.PRUNED),
+}
+DONE = {"prune": "pruned", "pause": "paused", "unpause": "unpaused", "stop": "stopping", "extend": "extended"}
+
+
+class Refused(RequestError):
+    """The study cannot do what was asked; nothing was changed."""
+
+
+def allow(verb: str, trials: Sequence[Trial], number: int | None) -> None:
+    """Whether a trial is in a state in which the verb means something.
+
+    Raises:
+        Refused: naming the trial's state, or that there is no such trial.
+    """
+    if number is None:
+        return
+    if not 0 <= number < len(trials):
+        raise Refused(f"there is no trial {number}; {len(trials)} are started, counted from 0")
+    state = trials[number].state
+    if state not in _FROM[verb]:
+        may = " or ".join(one.value for one in _FROM[verb])
+        raise Refused(f"trial {number} is {state.value}; only a trial that is {may} can be {DONE[verb]}")
+
+
+def carry_out(writer: Writer, request: Request, trial: Trial | None) -> Trial | None:
+    """Write what was asked, in the name of who asked, and that it is done.
+
+    Returns:
+        The trial in its new state; None if it was the whole study's.
+    """
+    reason = request.detail.get("reason")
+    writer.by(request.who)
+    if trial is None:
+        writer.event(DONE[request.verb], **request.detail)
+    elif request.verb == "prune":
+        trial = writer.finish(trial, State.PRUNED, reason="pruned by hand" + (f": {reason}" if reason else ""))
+    elif request.verb == "pause":
+        trial = writer.pause(trial, reason)
+    else:
+        trial = writer.unpause(trial, reason)
+    writer.serve(request)
+    return trial
+
+
+def ask(folder: Path, verb: str, numbers: Sequence[int], detail: Mapping[str, Any]) -> list[int]:
+    """Write the request: one row per trial, or one for the whole study; all of them or none.
+
+    Raises:
+        Refused: if one of the trials is not in a state for it.
+    """
+    with closing(Ledger.open(ledger_in(folder))) as ledger:
+        if ledger.owner() is None:
+            _alone(verb, numbers[0] if numbers else None)
+
+        def check(trials: list[Trial]) -> None:
+            for number in numbers:
+                allow(verb, trials, number)
+
+        return ledger.ask_for(verb, list(dict.fromkeys(numbers)) or [None], detail, check)
+
+
+def answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
+    """What became of requests; None while one of them waits for a driver. Where no driver is at work they are carried out here."""
+    with closing(Ledger.open(ledger_in(folder))) as ledger:
+        if ledger.owner() is None:
+            _serve_alone(ledger)
+        mine = [request for request in ledger.requests() if request.number in numbers]
+    return mine if all(request.served is not None for request in mine) else None
+
+
+def waiting(folder: Path) -> bool:
+    """Whether something was asked of the study that no driver has answered."""
+    with closing(Ledger.open(ledger_in(folder))) as ledger:
+        return bool(ledger.requests(waiting=True))
+
+
+def _serve_alone(ledger: Ledger) -> None:
+    try:
+        ledger.claim()
+    except OwnedElsewhere:  # a driver has come in the meantime; it will see to it
+        return
+    trials = ledger.trials()
+    for request in ledger.requests(waiting=True):
+        if request.verb == "extend":  # is the next driver's, who then goes on with it
+            continue
+        with ledger.decision() as writer:
+            try:
+                _alone(request.verb, request.trial)
+                allow(request.verb, trials, request.trial)
+            except Refused as refusal:
+                writer.serve(request, str(refusal))
+                continue
+            trial = carry_out(writer, request, None if request.trial is None else trials[request.trial])
+        if trial is not None:
+            trials[trial.number] = trial
+
+
+def _alone(verb: str, number: int | None) -> None:
+    """What can be done where no driver is at work: all that is about trials, and lifting a pause."""
+    if number is None and verb != "unpause":
+        raise Refused(f"no driver is running the study: there is nothing to {verb}")

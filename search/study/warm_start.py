@@ -1,0 +1,61 @@
+"""What a new study takes over from others: their results for the sampler, and their fronts to try first.
+
+Read once, when the study is made, and kept among its facts: a study does not depend on what becomes of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from search.config.study_file import StudyFile, StudyFileError
+from search.front import front
+from search.results.saved_study import load
+from search.trial import PARAMETERS, State, Trial
+from spaces import Config
+
+
+def learnt(file: StudyFile) -> list[list[Any]]:
+    """[configuration, top1, size, whether on its front] of every complete trial that is a point of the study's space.
+
+    Raises:
+        StudyFileError: if a source cannot be read, or holds nothing that the study could use.
+    """
+    space, against, found = file.joint_space(), file.objectives[1], []
+    for source in file.search.learn_from:
+        complete = [trial for trial in _trials(source) if trial.state is State.COMPLETE and space.holds(trial.config)]
+        trials = [replace(t, against=against) for t in complete if against in PARAMETERS or against in t.metrics]
+        if not trials:
+            of_cost = "" if against in PARAMETERS else f" with a {against}"
+            raise StudyFileError(
+                f"search.learn_from: {source} holds no complete trial{of_cost} that is a point of this study's space"
+            )
+        members = {trial.number for trial in front(trials)}
+        found += [[dict(t.config), t.metrics["val/top1"], t.size, t.number in members] for t in trials]
+    return found
+
+
+def _trials(source: Path) -> Sequence[Trial]:
+    """The trials of a study's folder, or of the Parquet that a study writes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if source.is_dir():
+        return load(source).history
+    try:
+        rows = pq.read_table(source).to_pylist()
+        return [_of_row(row) for row in rows]
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise StudyFileError(f"search.learn_from: {source} is neither a study's folder nor its trials.parquet ({reason})") from None
+
+
+def _of_row(row: dict[str, Any]) -> Trial:
+    knobs: Config = {key: row[key] for key in row if (key == "method" or "." in key) and row[key] is not None}
+    metrics = {key: row[key] for key in row if "/" in key and row[key] is not None and math.isfinite(row[key])}
+    return Trial(
+        row["trial"], State(row["state"]), knobs, row["seed"], row["adapter_params"], row["head_params"], row["epochs"], metrics
+    )

@@ -1,0 +1,354 @@
+"""MLflow's side of the record: runs of one experiment. The only file of the search that imports it, when it is first asked.
+
+`Store.bring` makes one run show what it is to show (`search.tracking.run_content.Shown`), and sends only what the run lacks:
+parameters and sizes by their names, epochs by a tag that counts them. MLflow writes the tags of a call last, so what a tag says is
+there is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from search.tracking.run_content import VIEW, Shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+MAX_METRICS_PER_CALL = 1000  # MLflow's limit of one log_batch
+MAX_RUNS_PER_HISTORY, MAX_POINTS_PER_HISTORY = 100, 25_000  # MLflow's limits of one call for the history of a metric
+
+
+def experiment_tags(against: str) -> dict[str, str]:
+    """What MLflow's own pages read of an experiment: that it is about models, and how its table of runs is shown.
+
+    Args:
+        against: What accuracy is weighed against; a column of the table.
+    """
+    sizes = [f"metrics.`{key}`" for key in dict.fromkeys((against, "adapter_params"))]
+    tags = ["tags.`paretune.state`", "tags.`paretune.rank`"]
+    view = {
+        "orderByKey": "metrics.`val/top1`",
+        "orderByAsc": False,
+        "selectedColumns": ["metrics.`val/top1`", *sizes, *tags, "attributes.`Duration`"],
+        "runsExpanded": {},
+    }
+    return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
+
+
+@dataclass
+class Held:
+    """What MLflow holds of one run."""
+
+    id: str
+    status: str
+    tags: dict[str, str]
+    keys: set[str] = field(default_factory=set)  # of parameters and metrics
+
+    @classmethod
+    def of(cls, run: Run) -> Held:
+        """A run as MLflow's client gives it."""
+        return cls(run.info.run_id, run.info.status, dict(run.data.tags), {*run.data.params, *run.data.metrics})
+
+    def count(self, tag: str) -> int:
+        """A tag that counts, 0 when it is not there."""
+        return int(self.tags.get(tag, 0))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Everything that MLflow shows of one run.
+
+    Attributes:
+        id: MLflow's.
+        name: Of the run.
+        status: MLflow's word.
+        started: Unix time in ms.
+        params: As text.
+        tags: All of them.
+        points: (metric, step, value, Unix time in ms), as often as MLflow has them.
+    """
+
+    id: str
+    name: str
+    status: str
+    started: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    points: Sequence[tuple[str, int, float, int]]
+
+
+class Store:
+    """The runs of one experiment. Every method raises whatever MLflow raises."""
+
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
+        self._client = client
+        self.uri = uri
+        self.experiment_id = experiment_id
+
+    @classmethod
+    def open(cls, uri: str, name: str, storage: Path, against: str) -> Store:
+        """The experiment of that name, made when there is none.
+
+        Args:
+            uri: An MLflow server or database.
+            name: The study's.
+            storage: The folder of the studies: beside them lie the artifacts, unless a server knows its own place for them.
+            against: See `experiment_tags`.
+        """
+        with _making(uri):
+            client = _client(uri)
+            return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(against)))
+
+    @classmethod
+    def find(cls, uri: str, name: str) -> Store | None:
+        """The experiment of that name, None when there is none."""
+        with _making(uri):
+            client = _client(uri)
+            found = client.get_experiment_by_name(name)
+        return None if found is None else cls(client, uri, str(found.experiment_id))
+
+    def runs(self, study_uid: str) -> Iterator[Held]:
+        """All active runs of a study, the oldest first."""
+        for page in self._pages(study_uid):
+            yield from map(Held.of, page)
+
+    def everything(self, study_uid: str) -> Iterator[Whole]:
+        """All active runs of a study with everything that they hold, the oldest first."""
+        for page in self._pages(study_uid):
+            points = self._points(page)
+            for run in page:
+                info, data = run.info, run.data
+                known = dict(data.params), dict(data.tags), points[info.run_id]
+                yield Whole(info.run_id, info.run_name, info.status, info.start_time, *known)
+
+    def _pages(self, study_uid: str) -> Iterator[list[Run]]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id],
+                f"tags.`paretune.study_uid` = '{study_uid}'",
+                max_results=1000,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            yield list(page)
+            if not (token := page.token):
+                return
+
+    def _points(self, runs: Sequence[Run]) -> dict[str, list[tuple[str, int, float, int]]]:
+        """Run to the points of its metrics: (metric, step, value, Unix time in ms)."""
+        found: dict[str, list[tuple[str, int, float, int]]] = {run.info.run_id: [] for run in runs}
+        of_metric: dict[str, list[str]] = {}
+        for run in runs:
+            for key in run.data.metrics:
+                of_metric.setdefault(key, []).append(run.info.run_id)
+        for key, ids in of_metric.items():
+            for first in range(0, len(ids), MAX_RUNS_PER_HISTORY):
+                for run_id, step, value, at in self._history(ids[first : first + MAX_RUNS_PER_HISTORY], key):
+                    found[run_id].append((key, step, value, at))
+        return found
+
+    def _history(self, ids: Sequence[str], key: str) -> list[tuple[str, int, float, int]]:
+        """(run, step, value, Unix time in ms) of every point of a metric: of many runs in one call, as MLflow's own pages ask."""
+        store = self._client._tracking_client.store
+        if hasattr(store, "get_metric_history_bulk"):  # a database
+            every = [
+                (point.run_id, point.step, point.value, point.timestamp)
+                for point in store.get_metric_history_bulk(ids, key, MAX_POINTS_PER_HISTORY)
+            ]
+        else:
+            from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+            address = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+            asked = {"run_id": ids, "metric_key": key, "max_results": MAX_POINTS_PER_HISTORY}
+            answer = verify_rest_response(http_request(store.get_host_creds(), address, "GET", params=asked), address)
+            every = [(point["run_id"], point["step"], point["value"], point["timestamp"]) for point in answer.json()["metrics"]]
+        if len(every) < MAX_POINTS_PER_HISTORY:
+            return every
+        return [(one, p.step, p.value, p.timestamp) for one in ids for p in self._client.get_metric_history(one, key)]
+
+    def delete(self, run: Held) -> None:
+        """Put a run into MLflow's bin."""
+        self._client.delete_run(run.id)
+
+    def bring(self, run: Held | None, shown: Shown) -> Held:
+        """Make a run show what it is to show; it is created when there is none. Nothing is sent that it holds already."""
+        from mlflow.entities import Metric
+
+        if run is None:
+            run = self._create(shown)
+        sizes = [Metric(key, value, _ms(shown.started), 0) for key, value in shown.sizes.items() if key not in run.keys]
+        params = {key: value for key, value in shown.params.items() if key not in run.keys}
+        tags, metrics, recorded = dict(shown.tags), sizes, run.count(shown.counter)
+        for step in shown.steps:
+            if step.number <= recorded:
+                continue
+            if len(metrics) + len(step.metrics) > MAX_METRICS_PER_CALL:
+                self._log(run, metrics, params, tags)
+                metrics, params = [], {}
+            metrics += [Metric(key, value, _ms(step.time), step.number) for key, value in step.metrics.items()]
+            tags[shown.counter] = str(step.number)
+        self._log(run, metrics, params, tags)
+        for key in [key for key in shown.optional if key in run.tags and key not in shown.tags]:
+            self._client.delete_tag(run.id, key)
+            del run.tags[key]
+        self._set_status(run, shown.status, shown.ended)
+        return run
+
+    def log(self, run: Held, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}) -> None:
+        """Say something more of a run, now."""
+        from mlflow.entities import Metric
+
+        now = _ms(time.time())
+        self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
+
+    def register(self, run: Held, code: Path, adapter: Path, name: str) -> str:
+        """A version of a registered model that `mlflow.pyfunc` loads from code and safetensors.
+
+        Args:
+            run: Whose adapter it is.
+            code: The file that serves it.
+            adapter: The folder of the adapter and its card.
+            name: Of the registered model, made if there is none.
+
+        Returns:
+            The version.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow warns of type hints of its own
+            import mlflow.pyfunc
+
+            path = Path(folder) / "model"
+            mlflow.pyfunc.save_model(
+                str(path), python_model=str(code), artifacts={"adapter": str(adapter)}, pip_requirements=["paretune"]
+            )
+            self._client.log_artifacts(run.id, str(path), "model")
+        with contextlib.suppress(MlflowException):  # there is one already
+            self._client.create_registered_model(name)
+        source = f"{self._client.get_run(run.id).info.artifact_uri}/model"
+        return str(self._client.create_model_version(name, source, run.id).version)
+
+    def analyse(self) -> None:
+        """Let an SQLite store count its rows: at 10,000 runs it then uses the right index. Other stores are left alone."""
+        if self.uri.startswith("sqlite:///"):
+            with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"), timeout=10)) as database:
+                database.executescript("PRAGMA analysis_limit = 1000; ANALYZE;")
+
+    def attach(self, run: Held, path: Path, place: str | None = None) -> None:
+        """A file, or what a folder holds, among the artifacts of a run; in a folder there, if `place` names one."""
+        if path.is_dir():
+            self._client.log_artifacts(run.id, str(path), place)
+        else:
+            self._client.log_artifact(run.id, str(path), place)
+
+    def artifacts(self, run: Whole) -> set[str]:
+        """The names of a run's artifacts: files, and folders without what they hold."""
+        return {found.path for found in self._client.list_artifacts(run.id)}
+
+    def attach_text(self, run: Held, text: str, name: str) -> None:
+        """A text among the artifacts of a run."""
+        self._client.log_text(run.id, text, name)
+
+    def _create(self, shown: Shown) -> Held:
+        tags = {**shown.tags, shown.counter: "0", "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL"}
+        run = self._client.create_run(self.experiment_id, start_time=_ms(shown.started), tags=tags, run_name=shown.name)
+        return Held(run.info.run_id, run.info.status, tags)
+
+    def _log(self, run: Held, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """One call for whatever is missing."""
+        from mlflow.entities import Param, RunTag
+
+        news = {key: value for key, value in tags.items() if run.tags.get(key) != value}
+        if metrics or params or news:
+            named = [Param(key, value) for key, value in params.items()]
+            self._client.log_batch(run.id, metrics, named, [RunTag(key, value) for key, value in news.items()])
+            run.tags |= news
+            run.keys |= {*params, *(metric.key for metric in metrics)}
+
+    def _set_status(self, run: Held, status: str, ended: float | None) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(run.id, status=status)
+        else:
+            self._client.set_terminated(run.id, status=status, end_time=_ms(ended if ended is not None else time.time()))
+        run.status = status
+
+
+def tracking_uri(storage: Path) -> str:
+    """Where studies of a storage folder are recorded: `MLFLOW_TRACKING_URI`, or an SQLite file in the folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+
+
+def without_secret(uri: str, text: str | None = None) -> str:
+    """An address, or a text that holds it, without the name and password that may be in it."""
+    secret, at, _ = urlsplit(uri).netloc.rpartition("@")
+    text = uri if text is None else text
+    return text.replace(secret + at, "") if at else text
+
+
+def in_short(error: BaseException, uri: str) -> str:
+    """The first line of what an error says, without the secret of the address."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return without_secret(uri, line)[:300]
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client that stays quiet, sends nothing home, and leaves trying again to the recorder."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.WARNING))
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def _making(uri: str) -> Iterator[None]:
+    """One process at a time makes an SQLite store: MLflow's migrations fail when two studies begin a storage at once."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also by a process that is killed
+        yield
+
+
+def _experiment(client: MlflowClient, uri: str, name: str, storage: Path, tags: Mapping[str, str]) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        remote = uri.startswith(("http://", "https://", "databricks"))
+        location = None if remote else (storage.resolve() / "mlflow-artifacts").as_uri()
+        return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
+    if found.lifecycle_stage != "active":  # deleted in MLflow's own pages: recording it again means that it is wanted
+        client.restore_experiment(found.experiment_id)
+    for key in tags.keys() - found.tags.keys():  # recorded by an older Paretune, or made by whoever asked for our rights
+        client.set_experiment_tag(found.experiment_id, key, tags[key])
+    return str(found.experiment_id)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,63 @@
+"""Whether MLflow lets us record: asked before a search starts, because later nobody looks.
+
+A server that is down, slow or strange is no reason to refuse: the record catches up. One that knows us and says no is, and so is a
+database that cannot be written.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from search.errors import RequestError
+
+_PATIENCE = 3.0  # seconds
+
+
+def refuse_without_rights(uri: str, study: str) -> None:
+    """Refuse a search whose record could not be written.
+
+    Args:
+        uri: See `search.tracking.mlflow_client.tracking_uri`.
+        study: The experiment, which is made if there is none.
+
+    Raises:
+        RequestError: naming the remedy.
+    """
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        first = next(place for place in (database, *database.parents) if place.exists())
+        if not os.access(first, os.W_OK) or (first == database and not os.access(database.parent, os.W_OK)):
+            raise RequestError(f"MLflow: {database} cannot be written; ask for the right, or set MLFLOW_TRACKING_URI")
+    elif uri.startswith(("http://", "https://")):
+        status = _answer(uri, study)
+        if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+            raise RequestError(
+                f"MLflow: {urlsplit(uri).hostname} does not let us record (HTTP {status}); set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of somebody who may, or unset MLFLOW_TRACKING_URI"
+            )
+
+
+def _answer(uri: str, study: str) -> int | None:
+    """The status that the server answers with when it is asked to make the experiment; None if it does not answer."""
+    at = urlsplit(uri)
+    kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
+    connection = kind(at.hostname or "", at.port, timeout=_PATIENCE)
+    headers = {"Content-Type": "application/json"}
+    name = os.environ.get("MLFLOW_TRACKING_USERNAME") or unquote(at.username or "")
+    if name:
+        password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or unquote(at.password or "")
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        connection.request("POST", f"{at.path.rstrip('/')}/api/2.0/mlflow/experiments/create", json.dumps({"name": study}), headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -1,0 +1,178 @@
+"""What a study's runs show in MLflow: names, tags, parameters, metrics. Pure functions of what the ledger says.
+
+One parent run for the study, one child run per trial. `search.tracking.sync` sends it; whatever compares the two reads it here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from search.front import front, hypervolume
+from search.results import tables
+from search.results.saved_study import StudyState
+from search.storage.reader import Event, Report, StudyRecord
+from search.trial import PARAMETERS, Metrics, State, Trial
+
+MAX_TAG_CHARACTERS = 5000
+VIEW = "paretune"  # the name under which MLflow's pages know the table of runs as we show it
+_STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}  # RUNNING for the rest
+_STUDY_STATUS = {StudyState.FINISHED: "FINISHED", StudyState.INTERRUPTED: "KILLED", StudyState.RUNNING: "RUNNING"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """The metrics of one epoch of a trial, or those of a study when one more of its trials had ended."""
+
+    number: int  # counts from 1
+    time: float  # Unix time
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one run shows.
+
+    Attributes:
+        name: The run's.
+        status: MLflow's word for where it stands.
+        started: Unix time.
+        ended: Unix time, None while it has not.
+        tags: Those that MLflow's own pages read, and ours, under `paretune.`.
+        counter: The tag that counts the steps which the run holds.
+        steps: Metrics with a history, in order; those that the run is known to hold may be left out.
+        params: What was fixed when the run began.
+        sizes: Metrics without a history.
+        optional: Tags that are taken away when they are not among `tags`.
+    """
+
+    name: str
+    status: str
+    started: float
+    ended: float | None
+    tags: Mapping[str, str]
+    counter: str
+    steps: Sequence[Step]
+    params: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+
+
+def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, rank: int | None, parent: str) -> Shown:
+    """The run of a trial.
+
+    Args:
+        study: Its study.
+        trial: As it stands.
+        reports: Its epochs, in order.
+        rank: 1 on the front, 2 on the front of the rest, ...; None if it is not compared (see `search.front.ranks`).
+        parent: The id of the study's run.
+    """
+    tags = _identity(study) | {
+        "paretune.trial": str(trial.number),
+        "paretune.method": trial.method,
+        "paretune.state": trial.state.value,
+        "paretune.front": "true" if rank == 1 else "false",
+        "paretune.attempts": str(trial.n_attempts),
+        "mlflow.parentRunId": parent,
+    }
+    if trial.extends is not None:
+        tags["paretune.extends"] = str(trial.extends)
+    if rank is not None:
+        tags["paretune.rank"] = str(rank)
+    if trial.rung is not None:
+        tags["paretune.rung"] = str(trial.rung)
+    if trial.reason is not None:
+        tags["paretune.reason"] = trial.reason[:MAX_TAG_CHARACTERS]
+    return Shown(
+        trial.label,
+        _STATUS.get(trial.state, "RUNNING"),
+        trial.started,
+        trial.finished,
+        tags,
+        "paretune.epochs",
+        [Step(report.epoch, report.time, report.metrics) for report in reports],
+        params={key: str(value) for key, value in {**trial.config, "trial": trial.number, "seed": trial.seed}.items()},
+        sizes={key: float(trial.cost(key)) for key in dict.fromkeys(("adapter_params", "head_params", *_counted(trial)))},
+        optional=("paretune.rank", "paretune.rung", "paretune.reason"),
+    )
+
+
+def of_study(study: StudyRecord, trials: Sequence[Trial], state: StudyState, steps: Sequence[Step], description: str) -> Shown:
+    """The study's own run.
+
+    Args:
+        study: The study.
+        trials: All its trials.
+        state: Where it stands.
+        steps: Of `Progress`.
+        description: Markdown.
+    """
+    ended = max((trial.finished for trial in trials if trial.finished is not None), default=None)
+    tags = {
+        "paretune.state": state.value,
+        "paretune.n_trials": str(len(trials)),
+        "mlflow.note.content": description,
+    }
+    return Shown(study.name, _STUDY_STATUS[state], study.created, ended, _identity(study) | tags, "paretune.n_ended", steps)
+
+
+def _counted(trial: Trial) -> tuple[str, ...]:
+    """What its study weighs accuracy against, if that is a number of parameters; other costs are reported with every epoch."""
+    return (trial.against,) if trial.against in PARAMETERS else ()
+
+
+def _identity(study: StudyRecord) -> dict[str, str]:
+    return {"paretune.study": study.name, "paretune.study_uid": study.uid}
+
+
+class Progress:
+    """Front size, hypervolume and best accuracies after each end of a trial, whatever portions the events come in.
+
+    Best of all, and of those up to 100, 1,000, 10,000 ... parameters, as far as the largest adapter that is wanted.
+    """
+
+    def __init__(self, reference_point: tuple[float, float], largest: float) -> None:
+        self._reference_point = reference_point
+        self._best: dict[str, float] = {}
+        self._limits = [10**decade for decade in range(2, 10) if 10**decade <= largest]
+        self._running: dict[int, Metrics] = {}  # of the last epoch of each that has not ended
+        self._complete: list[Trial] = []  # those that may still be on the front
+        self._n_ended = 0
+
+    @classmethod
+    def of(cls, study: StudyRecord) -> Progress:
+        """Of a study, from its beginning."""
+        return cls(tables.reference(study), float(study.facts["max_params"]))
+
+    def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
+        """One step for each trial that ended among the events."""
+        known = {r.event: r.metrics for r in reports}
+        steps = []
+        for event in events:
+            if event.trial is None:
+                continue
+            if event.kind == "reported":
+                self._running[event.trial] = known[event.number]
+            elif event.kind in ("completed", "pruned", "failed"):
+                self._n_ended += 1
+                last = self._running.pop(event.trial, None)
+                if event.kind == "completed" and last is not None and trials[event.trial].planned_epochs is None:
+                    self._completed(_as_it_was(trials[event.trial], last))
+                values = {
+                    "front/size": float(len(self._complete)),
+                    "front/hypervolume": hypervolume(self._complete, self._reference_point),
+                }
+                steps.append(Step(self._n_ended, event.time, values | self._best))
+        return steps
+
+    def _completed(self, trial: Trial) -> None:
+        self._complete = front([*self._complete, trial])
+        small = [f"best/top1_at_params_le_{limit}" for limit in self._limits if trial.adapter_params <= limit]
+        for key in ("best/top1", *small):
+            self._best[key] = max(trial.metrics["val/top1"], self._best.get(key, 0.0))
+
+
+def _as_it_was(trial: Trial, last: Metrics) -> Trial:
+    """The trial as it stood when it was completed."""
+    return replace(trial, state=State.COMPLETE, metrics=last)

@@ -1,0 +1,109 @@
+"""The description of a study's run: what someone reads first who opens the study in MLflow. Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from search.front import front, hypervolume
+from search.results import tables
+from search.results.recommendation import answer
+from search.results.saved_study import StudyState
+from search.storage.reader import StudyRecord
+from search.tracking.run_content import MAX_TAG_CHARACTERS, VIEW
+from search.trial import PARAMETERS, State, Trial
+
+
+def describe(
+    study: StudyRecord,
+    trials: Sequence[Trial],
+    state: StudyState,
+    *,
+    links: Mapping[int, str],
+    table: str,
+    picture: str | None = None,
+) -> str:
+    """The question, the answer, the front, where the search stands, and how to find trials in MLflow's table.
+
+    Args:
+        study: The study.
+        trials: All its trials.
+        state: Where it stands.
+        links: Trial number to the address of its run.
+        table: The address of MLflow's table of the study's runs.
+        picture: The address of the front's picture.
+    """
+    file, reference_point = study.file, tables.reference(study)
+    data = file["data"]["path"] if file["data"].get("path") else file["data"]["kind"]
+    head = [
+        f"### Which adapter of `{file['backbone']['name']}`, at which size, is worth training on `{data}`?",
+        "",
+        f"**{answer(trials, tables.n_validation(study))}**",
+        "",
+    ]
+    drawn = [] if picture is None else ["", f"![The front: accuracy against {study.against}]({picture})"]
+    foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(study, trials, table)]
+    cells = tables.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
+    size = "size" if study.against == "adapter_params" else study.against
+    title = f"#### Front: {len(front(trials))} adapters that nothing beats in accuracy and {size} (hypervolume {{:.4f}})"
+    rows = [title.format(hypervolume(trials, reference_point)), "", *cells]
+    if not front(trials):
+        return "\n".join([*head, *foot])
+    room = MAX_TAG_CHARACTERS - len("\n".join([*head, *foot])) - 100
+    kept: list[str] = []
+    for line in rows:
+        room -= len(line) + 1
+        if room < 0:
+            kept += ["", "The whole front is in `front.parquet`."]
+            break
+        kept.append(line)
+    return "\n".join([*head, *kept, *foot])
+
+
+def _facts(study: StudyRecord, trials: Sequence[Trial], state: StudyState) -> list[str]:
+    file, facts, budget = study.file, study.facts, study.budget
+    backbone = file["backbone"]
+    counts = {s: sum(t.state is s for t in trials) for s in State}
+    standing = ", ".join(f"{n} {s.value.lower()}" for s, n in counts.items() if n)
+    weights = f", weights `{backbone['weights']}`" if backbone.get("weights") else ""
+    validation = tables.n_validation(study)
+    judged = f", judged on {validation:,} validation images" if validation else ""
+    n_trials, largest = budget["n_trials"], tables.limits_in_words(study)
+    return [
+        "#### The search",
+        "",
+        f"- **State** {state.value.lower()}: {len(trials)} of {n_trials} trials started ({standing or 'none yet'})",
+        f"- **Budget** {n_trials} trials of {budget['epochs']} epochs, {largest}",
+        f"- **Backbone** `{backbone['name']}`{weights}, {facts['backbone_params']:,} frozen parameters",
+        f"- **Data** `{file['data']['kind']}`, {facts['n_classes']} classes{judged}",
+        f"- **Methods** {', '.join(file['methods'])}, and head_only as the anchor",
+    ]
+
+
+def filters(method: str = "lora", limit: float = 10_000, rung: int = 5, cost: str = "adapter_params") -> dict[str, str]:
+    """What people look for in MLflow's table of runs, to what they type there."""
+    key = f"`{cost}`" if "/" in cost else cost
+    return {
+        "the front": "tags.`paretune.front` = 'true'",
+        "one method": f"tags.`paretune.method` = '{method}'",
+        "under a limit": f"metrics.{key} <= {limit} and tags.`paretune.trial` != ''",
+        "stopped at a rung": f"tags.`paretune.state` = 'PRUNED' and tags.`paretune.rung` = '{rung}'",
+    }
+
+
+def _filters(study: StudyRecord, trials: Sequence[Trial], table: str) -> list[str]:
+    """The filters, with names and numbers that occur in this study; each opens the table of runs, the best first."""
+    members = front(trials)
+    method = next((t.method for t in reversed(members) if t.adapter_params), "lora")
+    if study.against in PARAMETERS:
+        limit: float = 10 ** max(2, len(str(int(tables.reference(study)[1]))) - 2)
+    else:  # the middle of the front: half of its members cost no more
+        limit = float(f"{members[len(members) // 2].size if members else tables.reference(study)[1] / 2:.3g}")
+    rung = min((t.rung for t in trials if t.rung is not None), default=5)
+    order = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
+    rows = [
+        f"| [{what}]({table}?searchFilter={quote(query, safe='')}&{order}) | `` {query} `` |"
+        for what, query in filters(method, limit, rung, study.against).items()
+    ]
+    every = f"| [every trial]({table}?viewStateShareKey={VIEW}) | as it stands, with accuracy, size, state and rank |"
+    return ["#### Filters for the table of runs", "", "| | |", "|:--|:--|", every, *rows]

@@ -1,0 +1,299 @@
+"""The record: a study's ledger shown in MLflow.
+
+MLflow is a view. Everything written here is read from the ledger, by a process of its own (`search.tracking.recorder`) that the
+search never waits for: an MLflow that is slow, down or killed only leaves the view behind, and the next sync catches up. What
+MLflow holds already is known by tags (`paretune.study_uid`, `paretune.trial`, `paretune.epochs`), so that a sync sends only what is
+missing and a second one sends nothing.
+
+One experiment per study, one parent run for the study, one child run per trial (`search.tracking.run_content`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.errors import RequestError
+from search.front import ranks
+from search.results.saved_study import PICTURES, StudyState, ended_by, load, measured_by, study_state
+from search.storage.ledger import Ledger
+from search.storage.location import ledger_in
+from search.storage.reader import Event, Report, StudyRecord
+from search.tracking import run_content
+from search.tracking.mlflow_client import Held, Store, without_secret
+from search.tracking.study_note import describe
+
+N_MANY = 500  # runs from which on MLflow's own SQLite wants to know how many there are
+RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
+_FILES = ("front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.parquet")  # beside the ledger
+ARTIFACTS = frozenset({*_FILES, "study.yaml", "environment.json"})  # of a study that has been left
+
+
+class RecordingError(RequestError):
+    """MLflow cannot be used as asked; the message names the remedy."""
+
+
+def receipt_of(folder: Path) -> Mapping[str, Any]:
+    """Where a study is recorded, and up to which event, as its last full sync has noted; nothing if there was none."""
+    try:
+        receipt: Mapping[str, Any] = json.loads((folder / RECEIPT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return receipt
+
+
+def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
+    """Whether MLflow may lack a part of the study: known without asking MLflow, from the receipt of the last full sync."""
+    receipt = receipt_of(ledger_path.parent)
+    if receipt.get("tracking_uri") != without_secret(tracking_uri):
+        return True
+    with _reading(ledger_path) as ledger:
+        return bool(ledger.events(after=receipt.get("last_event", -1)))
+
+
+class Record:
+    """One study's record, which `sync` brings up to date with the ledger.
+
+    Args:
+        ledger_path: The study's ledger (`search.storage.location.ledger_in`); it is opened to read only.
+        tracking_uri: An MLflow server or database (see `search.tracking.mlflow_client.tracking_uri`).
+        artifact_period: Seconds between two drawings of the front while the study runs.
+    """
+
+    def __init__(self, ledger_path: Path, tracking_uri: str, *, artifact_period: float = 30.0) -> None:
+        self.tracking_uri = tracking_uri
+        self._ledger_path = ledger_path
+        self._artifact_period = artifact_period
+        self._view: _View | None = None  # None: what MLflow holds has to be looked up
+
+    def sync(self, *, final: bool = False) -> None:
+        """Bring MLflow up to date with the ledger. Nothing is sent that MLflow holds already.
+
+        Args:
+            final: Write the views beside the ledger, whatever becomes of MLflow; look up afresh what MLflow holds, and bring the
+                artifacts up to date too.
+
+        Raises:
+            Exception: whatever MLflow raises. What has arrived stays; the next sync sends the rest.
+        """
+        if final:
+            self._view = None
+            load(self._ledger_path.parent).write_views(complete=True)
+        try:
+            if self._view is None:
+                self._view = _View.look_up(self._ledger_path, self.tracking_uri)
+            self._view.advance(time.monotonic(), self._artifact_period, final=final)
+            if final:
+                self._view.write_receipt(self.tracking_uri)
+        except BaseException:
+            self._view = None
+            if final and not (self._ledger_path.parent / "front.html").exists():
+                load(self._ledger_path.parent).write_page()
+            raise
+
+
+def record_final(ledger_path: Path, uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Show what finalizing has found: test accuracies on the members' runs, the table on the study's.
+
+    Args:
+        ledger_path: The study's ledger.
+        uri: See `search.tracking.mlflow_client.tracking_uri`.
+        rows: Of `search.workflows.finalize.row`.
+
+    Raises:
+        Exception: whatever MLflow raises.
+    """
+    _View.look_up(ledger_path, uri).show_final(rows)
+
+
+def register(folder: Path, uri: str, number: int, name: str) -> str:
+    """Register the adapter of a trial, which lies in `adapters/NNNN` of the study's folder, as a model; returns the version.
+
+    Raises:
+        RecordingError: MLflow has no run of the trial yet.
+        Exception: whatever MLflow raises.
+    """
+    view = _View.look_up(ledger_in(folder), uri)
+    if (run := view._children.get(number)) is None:
+        raise RecordingError(f"MLflow has no run of trial {number} yet; `paretune sync {folder.name}` makes it")
+    code = Path(__file__).parents[2] / "trainables" / "export" / "mlflow_model.py"
+    return view._store.register(run, code, folder / "adapters" / f"{number:04d}", name)
+
+
+class _View:
+    """One study in MLflow: knows what is there, and sends what is missing."""
+
+    def __init__(self, store: Store, ledger_path: Path, study: StudyRecord) -> None:
+        self._store = store
+        self._server = uri if (uri := store.uri).startswith(("http://", "https://")) else None
+        self._ledger_path = ledger_path
+        self._study = study
+        self._table = f"#/experiments/{store.experiment_id}/runs"
+        self._parent: Held | None = None
+        self._children: dict[int, Held] = {}
+        self._place = -1  # number of the last event that MLflow shows
+        self._progress = run_content.Progress.of(study)
+        self._ended: str | None = None
+        self._ranks: dict[int, int] = {}
+        self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
+
+    @classmethod
+    def look_up(cls, ledger_path: Path, uri: str) -> _View:
+        """Find the study's runs by their tags; the experiment is made when there is none."""
+        with _reading(ledger_path) as ledger:
+            study = ledger.study()
+        view = cls(Store.open(uri, study.name, ledger_path.resolve().parent.parent, study.against), ledger_path, study)
+        for run in view._store.runs(study.uid):
+            number = run.tags.get("paretune.trial")
+            twin = view._parent if number is None else view._children.get(int(number))
+            if twin is not None:  # sent again because the answer came too late: one stays
+                view._store.delete(run)
+            elif number is None:
+                view._parent = run
+            else:
+                view._children[int(number)] = run
+        return view
+
+    def advance(self, now: float, artifact_period: float, *, final: bool) -> None:
+        """Send what the ledger holds beyond this view."""
+        with _reading(self._ledger_path) as ledger:
+            events = ledger.events(after=self._place)
+            if self._parent is not None and not events and not final:
+                return
+            place = events[-1].number if events else self._place
+            reports = [r for r in ledger.reports(after=self._place) if r.event <= place]
+            trials = ledger.trials()  # as new as the events, or newer: the rest of the news comes with the next sync
+            owner = ledger.owner()
+            self._study = ledger.study()  # the budget may have been extended
+        self._ended = ended_by(events, self._ended)
+        state = study_state(self._study, trials, ended=self._ended is not None, owner=owner)
+        parent = self._parent
+        if parent is None:  # the children name it, the description names the children
+            parent = self._parent = self._store.bring(None, run_content.of_study(self._study, trials, StudyState.RUNNING, [], ""))
+
+        if any(event.kind in ("completed", "extended", "widened") for event in events):
+            self._ranks = ranks(trials)
+        members = {number for number, rank in self._ranks.items() if rank == 1}
+        touched = {event.trial for event in events}
+        news: dict[int, list[Report]] = {}
+        for epoch in reports:
+            news.setdefault(epoch.trial, []).append(epoch)
+        for trial in trials:
+            run = self._children.get(trial.number)
+            rank = self._ranks.get(trial.number)
+            if trial.number in touched or run is None or run.tags.get("paretune.rank") != (None if rank is None else str(rank)):
+                epochs = news.get(trial.number, [])
+                self._children[trial.number] = self._store.bring(
+                    run, run_content.of_trial(self._study, trial, epochs, rank=rank, parent=parent.id)
+                )
+        for event in events:
+            if event.kind == "measured" and event.trial is not None:
+                self._show_measured(self._children[event.trial], event)
+        picture = (
+            f"get-artifact?path=front-small.png&run_uuid={parent.id}" if "paretune.drawn_at_event" in parent.tags or final else None
+        )
+        text = describe(self._study, trials, state, links=self._links(), table=self._table, picture=picture)
+        self._store.bring(
+            parent, run_content.of_study(self._study, trials, state, self._progress.advance(events, reports, trials), text)
+        )
+        self._place = place
+        drawn_at, drawn_members = self._drawn
+        if final:
+            self._attach_everything(parent)
+        elif members != drawn_members and now - drawn_at >= artifact_period:
+            load(self._ledger_path.parent).write_views()
+            self._attach(parent, *PICTURES, "front.parquet", "trials.parquet")
+            self._store.log(parent, tags={"paretune.drawn_at_event": str(place)})
+            self._drawn = (now, members)
+
+    def _show_measured(self, run: Held, event: Event) -> None:
+        """What was measured of a trial after its end; a tag tells which event the run shows."""
+        if run.count("paretune.measured") < event.number:
+            self._store.log(run, measured_by(event), {"paretune.measured": str(event.number)})
+
+    def write_receipt(self, uri: str) -> None:
+        """Note beside the ledger where the study is recorded, and up to which event."""
+        receipt = {
+            "tracking_uri": without_secret(uri),
+            "experiment_id": self._store.experiment_id,
+            "run_id": self._parent.id if self._parent else None,
+            "last_event": self._place,
+        }
+        path = self._ledger_path.parent / RECEIPT
+        draft = path.with_name(f".{path.name}.draft")
+        draft.write_text(json.dumps(receipt, indent=2) + "\n")
+        draft.replace(path)
+
+    def _attach(self, parent: Held, *names: str) -> None:
+        for name in names:
+            self._store.attach(parent, self._ledger_path.parent / name)
+
+    def _attach_everything(self, parent: Held) -> None:
+        """All artifacts, once per state of the ledger: what takes long to draw is drawn when the search is left."""
+        import yaml
+
+        folder, place = self._ledger_path.parent, in_full(self._place)
+        for number, rank in self._ranks.items():
+            if rank == 1 and (adapter := folder / "adapters" / f"{number:04d}").is_dir():
+                self._attach_adapter(self._children[number], adapter)
+        if parent.tags.get("paretune.drawn_at_event") == place:
+            return
+        load(folder).write_page(links=self._links(), server=self._server)
+        self._attach(parent, *_FILES)
+        self._store.attach_text(parent, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
+        self._store.attach_text(parent, json.dumps(environment(), indent=2) + "\n", "environment.json")
+        self._store.log(parent, tags={"paretune.drawn_at_event": place})
+        if len(self._children) >= N_MANY:
+            self._store.analyse()
+
+    def _attach_adapter(self, run: Held, adapter: Path) -> None:
+        if "paretune.adapter" not in run.tags:
+            self._store.attach(run, adapter, "adapter")
+            self._store.log(run, tags={"paretune.adapter": "adapter"})
+
+    def _links(self) -> dict[int, str]:
+        """Trial number to the address of its run on MLflow's pages."""
+        return {n: f"{self._table}/{run.id}" for n, run in self._children.items()}
+
+    def show_final(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Test accuracies on the members' runs, and the table on the study's."""
+        for row in rows:
+            if (run := self._children.get(row["trial"])) is not None:
+                named = ("test/top1_mean", "test/top1_deviation", "p_front", "n")
+                values = {f"final/{key.removeprefix('test/')}": float(row[key]) for key in named}
+                self._store.log(run, {key: value for key, value in values.items() if math.isfinite(value)})
+        if self._parent is not None:
+            self._store.attach(self._parent, self._ledger_path.parent / "final.parquet")
+
+
+def in_full(place: int) -> str:
+    """What the tag `paretune.drawn_at_event` says when all artifacts were made of the ledger up to an event."""
+    return f"{place} in full"
+
+
+def environment() -> dict[str, Any]:
+    """What a study is run with: interpreter, machine, and the version of every installed distribution."""
+    packages = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "n_cpus": os.cpu_count(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Ledger]:
+    ledger = Ledger.open(path)
+    try:
+        yield ledger
+    finally:
+        ledger.close()

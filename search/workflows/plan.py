@@ -1,0 +1,184 @@
+"""What a study would hold and cost, before it costs anything."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search.backends import simulated
+from search.backends.simulated import Replay, VirtualClock
+from search.config.study_file import ANCHOR, StudyFile
+from search.costs import Costs, Sizes, of_file
+from search.samplers.random_sampler import uniform
+from search.samplers.size_cache import CachedSize
+from spaces import Config, JointSpace
+
+if TYPE_CHECKING:
+    from trainables.training.probe import Probe
+
+N_DRAWS, N_DRAWS_OF_OPERATIONS = 400, 60  # of each method; operations take as long to count as parameters 30 times
+N_PROBED = 2  # configurations of each method beside its default
+MAX_SIMULATED = 200  # trials; a longer study is scaled from these
+N_INSTANCES = 3  # of each family of surfaces
+_LEAST_BELOW, _LEAST_ABOVE = 0.10, 0.30  # no range is narrower: machines are noisy, and trials side by side slow each other (19 %)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What the space holds of one method.
+
+    Attributes:
+        method: Its name.
+        n_configs: How many configurations there are; None where a knob is continuous.
+        sizes: Adapter parameters of uniform draws, sorted; those that are possible.
+        feasible: Share of the draws that are possible and keep every limit that can be known before training.
+        keeps: The same for each of these limits alone.
+    """
+
+    method: str
+    n_configs: int | None
+    sizes: Sequence[int]
+    feasible: float
+    keeps: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A guess, and between which values the truth is expected."""
+
+    low: float
+    guess: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study would take.
+
+    Attributes:
+        epochs: Trained by all trials together.
+        slot_hours: Hours of all slots together.
+        hours: By the clock.
+        memory_bytes: The largest peak of a trial.
+    """
+
+    epochs: Range
+    slot_hours: Range
+    hours: Range
+    memory_bytes: float
+
+
+def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
+    """What the space holds, method by method; draws are the same at every call."""
+    space, costs = file.joint_space(), of_file(file, sizes, max_params=max_params)
+    known = CachedSize(costs.known, space, operations=costs.counts_operations)
+    return [_holding(space, method, known, costs) for method in space.methods]
+
+
+def _holding(space: JointSpace, method: str, known: CachedSize[dict[str, float]], costs: Costs) -> Holding:
+    by, found = random.Random(0), []  # noqa: S311 - not cryptography
+    n_draws = N_DRAWS_OF_OPERATIONS if costs.counts_operations else N_DRAWS
+    for _ in range(n_draws):
+        try:
+            found.append(known(uniform(space.only(method), by)))
+        except ValueError:  # impossible: a rank above a width
+            continue
+    broken = [costs.beyond(one) for one in found]
+    keeps = {key: sum(key not in keys for keys in broken) / n_draws for key in costs.checked}
+    sizes = sorted(int(one["adapter_params"]) for one in found)
+    return Holding(method, _count(space, method), sizes, sum(not keys for keys in broken) / n_draws, keeps)
+
+
+def _count(space: JointSpace, method: str) -> int | None:
+    n = 1
+    for values in space.distributions(method).values():
+        if isinstance(values, CategoricalDistribution):
+            n *= len(values.choices)
+        elif isinstance(values, IntDistribution) and not values.log:
+            n *= (values.high - values.low) // values.step + 1
+        elif isinstance(values, FloatDistribution) and values.step is not None:
+            n *= round((values.high - values.low) / values.step) + 1
+        elif values.low != values.high:  # type: ignore[attr-defined]
+            return None
+    return n
+
+
+def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
+    """Head-only, and of each method its default and some draws, if they are possible and keep the limits."""
+    everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
+    costs = of_file(file, sizes, max_params=max_params)
+    by, found = random.Random(0), []  # noqa: S311 - not cryptography
+    for method in everything.methods:
+        draws = (uniform(everything.only(method), by) for _ in range(20 * N_PROBED))
+        kept = 0
+        for config in (everything.default(method), *draws):
+            try:
+                costs.check(config)
+            except ValueError:
+                continue
+            if config not in found:
+                found.append(config)
+                kept += 1
+            if kept > (0 if method == ANCHOR else N_PROBED):
+                break
+    return found
+
+
+def epochs(file: StudyFile) -> Range:
+    """How many epochs the study would train: without rungs all of them, with rungs as many as on synthetic surfaces."""
+    whole = file.budget.n_trials * file.budget.epochs
+    if file.search.rungs is None:
+        return Range(whole, whole, whole)
+    n_trials = min(file.budget.n_trials, MAX_SIMULATED)
+    budget = file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None, "limits": {}})
+    usual = StudyFile.model_fields["objectives"].default  # what costs beside parameters is not the same on the surfaces
+    shorter = file.model_copy(update={"budget": budget, "objectives": usual})
+    shares = [_share(shorter, family, instance) for family in ("valley", "crossing") for instance in range(N_INSTANCES)]
+    return Range(whole * min(shares) * 0.8, whole * statistics.median(shares), min(whole * max(shares) * 1.2, whole))
+
+
+def _share(file: StudyFile, family: str, instance: int) -> float:
+    from trainables.simulated.surfaces import Surface, SurfaceTrainable
+
+    surface, clock = Surface(family, instance), VirtualClock()
+    replay = Replay(surface, lambda: SurfaceTrainable(surface), None)
+    study = simulated.create(file, replay.sizes, clock)
+    simulated.run(study, replay.make, clock, n_workers=1)
+    return sum(trial.epochs for trial in study.trials) / (len(study.trials) * file.budget.epochs)
+
+
+def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: int, start_seconds: float) -> Cost:
+    """Put epochs and what one takes together.
+
+    Args:
+        file: The study file.
+        probes: Of `to_probe`.
+        trained: Of `epochs`.
+        n_slots: How many trials run at once.
+        start_seconds: Before the first trial trains.
+    """
+    known = [probe for probe in probes if probe.config["method"] != ANCHOR] or list(probes)
+    of: dict[str, list[float]] = {}
+    for probe in known:
+        of.setdefault(str(probe.config["method"]), []).append(probe.epoch_seconds)
+    means = [statistics.mean(seconds) for seconds in of.values()]
+    middle = statistics.mean(means)
+    spread = float(np.std(means)) / middle
+    setups = file.budget.n_trials * statistics.mean(probe.setup_seconds for probe in known)
+    low, guess, high = (
+        (n * seconds + setups) / 3600
+        for n, seconds in (
+            (trained.low, middle * (1 - max(spread, _LEAST_BELOW))),
+            (trained.guess, middle),
+            (trained.high, middle * (1 + max(spread, _LEAST_ABOVE))),
+        )
+    )
+    wall = [hours / n_slots + start_seconds / 3600 for hours in (low, guess, high)]
+    memory = max(probe.peak_memory_bytes for probe in known)
+    return Cost(trained, Range(low, guess, high), Range(*wall), memory)

@@ -1,0 +1,90 @@
+"""What is found out before a study's first trial: sizes, images, the precision that pays, the memory that a worker takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from search.config import trial_resources
+from search.config.study_file import StudyFile
+from search.costs import Sizes
+from search.errors import RequestError
+from search.storage import location
+
+BackEnd = Literal["ray", "in-process"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known before training.
+
+    Attributes:
+        sizes: Of every configuration.
+        precision: Which one pays, where that is asked and not known yet.
+        bytes_needed: Of a worker, by arithmetic, where that is not known yet and will not be measured.
+    """
+
+    sizes: Sizes
+    precision: Mapping[str, Any] | None = None
+    bytes_needed: int | None = None
+
+
+def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]) -> Known:
+    """Builds the model without its memory, looks at every image, and imports what drives the search, too.
+
+    Raises:
+        RequestError: if backbone or data are not to be had.
+    """
+    from trainables import audit, choose_precision, large_imports, measure
+
+    with large_imports():
+        if back_end == "ray":
+            from search.backends import ray_tune  # noqa: F401
+        worker = file.worker()
+        try:
+            sizes = measure(worker["backbone"], worker["data"])
+            if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
+                say(skipped_in_words(found.skipped))
+            if location.ledger_in(file.folder).exists():
+                return Known(sizes)
+            precision = bytes_needed = None
+            if file.recipe.precision == "auto":
+                gpu = file.resources.gpus_per_trial != 0
+                precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
+            gpus = file.resources.gpus_per_trial
+            if gpus != "auto" and back_end == "ray" and file.data.kind != "synthetic":
+                from trainables.costs.memory import private_bytes
+
+                bytes_needed = trial_resources.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+            return Known(sizes, precision, bytes_needed)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+
+def memory(file: StudyFile, back_end: BackEnd, known: Known, say: Callable[[str], None]) -> Mapping[str, Any] | None:
+    """What a trial takes, where it is not known yet: by arithmetic, or from a few steps on a node of its kind.
+
+    Raises:
+        RequestError: if it cannot be measured.
+    """
+    if back_end == "in-process" or file.data.kind == "synthetic" or location.ledger_in(file.folder).exists():
+        return None
+    if known.bytes_needed is not None:
+        from cluster.connect import largest_memory
+
+        return trial_resources.reserved(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial({})))
+    from search.backends import ray_tune
+    from search.workflows.plan import to_probe
+
+    configs = to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
+    try:
+        return trial_resources.fact(ray_tune.memory(file.worker(), configs, file.resources, say))
+    except ValueError as error:
+        raise RequestError(f"memory could not be measured: {error}") from error
+
+
+def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
+    """What was left out of a data set, for people."""
+    more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
+    return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])

@@ -1,0 +1,175 @@
+"""Frozen backbones: timm's Vision Transformers and the small packaged one, `vit_glyphs`.
+
+Importing this module registers `vit_glyphs` with timm: `timm.create_model("vit_glyphs", pretrained=True)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import ClassifierHead
+from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from trainables.adapters import near
+from trainables.backbones.pretrained import load_weights
+
+WEIGHTS: Final = Path(__file__).parents[1] / "weights"
+RANDOM: Final = "random"
+_INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """The packaged backbone, pretrained on glyphs rendered from fonts; see `trainables/weights/vit_glyphs.json`."""
+    card = json.loads((WEIGHTS / "vit_glyphs.json").read_text())
+    architecture = card["architecture"]
+    size, chans = architecture["img_size"], architecture["in_chans"]
+    cfg = {
+        "file": str(WEIGHTS / "vit_glyphs.safetensors"),
+        "num_classes": 0,
+        "classifier": "head",
+        "first_conv": "patch_embed.proj",
+        "input_size": (chans, size, size),
+        "fixed_input_size": True,
+        "crop_pct": 1.0,
+        "interpolation": card.get("interpolation", "bilinear"),
+        "mean": tuple(card["mean"]),
+        "std": tuple(card["std"]),
+    }
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(key, None)
+    model = build_model_with_cfg(
+        VisionTransformer,
+        "vit_glyphs",
+        pretrained,
+        pretrained_cfg=cfg,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **{**architecture, **kwargs},
+    )
+    return cast(VisionTransformer, model)
+
+
+register_model(vit_glyphs)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a backbone wants its images.
+
+    Attributes:
+        channels: 1 or 3.
+        size: Height and width, pixels.
+        mean: Per channel, of values in [0, 1].
+        std: Per channel.
+        interpolation: "bilinear", "bicubic" or "nearest": how images are resized.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+def create(name: str, weights: str | None = None, img_size: int | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    """A timm model without a classifier, in eval mode.
+
+    Args:
+        name: `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
+        weights: None for the model's own (packaged, or downloaded by timm); "random" for none, the same on every
+            call; or the path of a local file, see `trainables.backbones.pretrained`.
+        img_size: Height and width in pixels; None for the model's own. Position embeddings are resampled.
+        device: "meta" gives shapes only: nothing is read, downloaded or allocated.
+
+    Raises:
+        ValueError: An unknown name, or weights that cannot be read.
+    """
+    architecture, known = name.partition(".")[0], timm.list_models()
+    if architecture not in known:
+        raise ValueError(f"backbone.name must be a timm model or vit_glyphs; got {name!r}{near(name, known)}")
+    if "." in name and name not in (tagged := list(get_arch_pretrained_cfgs(architecture))):
+        raise ValueError(f"{architecture} has no weights of the tag in {name!r}, it has: {', '.join(tagged)}{near(name, tagged)}")
+    kwargs: dict[str, Any] = {"num_classes": 0} if img_size is None else {"num_classes": 0, "img_size": img_size}
+    if torch.device(device).type == "meta":
+        with torch.device("meta"):
+            return _create(name, pretrained=False, **kwargs).eval()
+    if weights == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _create(name, pretrained=False, **kwargs).to(device).eval()
+    if weights is None:
+        try:
+            model = _create(name, pretrained=True, **kwargs)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"the weights of backbone {name!r} could not be read or downloaded ({type(error).__name__}: {error}); without a "
+                'network, set backbone.weights to a local file (or to "random" for an untrained backbone)'
+            ) from error
+        return model.to(device).eval()
+    model = create(name, RANDOM, img_size)
+    load_weights(model, name, Path(weights))
+    return model.to(device).eval()
+
+
+def _create(name: str, **kwargs: Any) -> nn.Module:
+    try:
+        return cast(nn.Module, timm.create_model(name, **kwargs))
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from error
+
+
+def preprocessing(model: nn.Module) -> Preprocessing:
+    """How `model` wants its images, from its timm configuration and its real input size."""
+    config = resolve_model_data_config(model)
+    chans, height, width = config["input_size"]
+    embed = getattr(model, "patch_embed", None)
+    if embed is not None and getattr(embed, "img_size", None) is not None:
+        height, width = embed.img_size
+    size = (int(height), int(width))
+    return Preprocessing(int(chans), size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> None:
+    """Gives a model without a classifier a new one: weights truncated normal with standard deviation 0.02, biases zero."""
+    like = next(model.parameters())
+    head = nn.Linear(cast(int, model.num_features), n_classes, device="meta").to(like.dtype)
+    if not like.is_meta:
+        head.to_empty(device=like.device)
+        values = nn.init.trunc_normal_(torch.empty(head.weight.shape), std=0.02, generator=generator)
+        with torch.no_grad():
+            head.weight.copy_(values)
+            head.bias.zero_()
+    model.num_classes = n_classes  # type: ignore[assignment]
+    model.set_submodule(_classifier(model), head)
+
+
+def remove_head(model: nn.Module) -> None:
+    """Takes the classifier off again."""
+    model.num_classes = 0  # type: ignore[assignment]
+    model.set_submodule(_classifier(model), nn.Identity())
+
+
+def _classifier(model: nn.Module) -> str:
+    """Where the model keeps the linear that a head is."""
+    return "head.fc" if isinstance(model.head, ClassifierHead) else "head"
+
+
+def fingerprint(model: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str, int]]:
+    """Shape, type and the sum of the bit patterns, as integers, of every parameter and buffer by its name.
+
+    One flipped bit changes a sum by a power of two, and so the fingerprint. One pass over the memory; not cryptographic.
+    """
+    tensors = model.state_dict()
+    sums = [
+        tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors.values()
+    ]
+    totals: Tensor = torch.stack(sums).cpu()  # one transfer, however many tensors
+    return {name: (tuple(t.shape), str(t.dtype), total) for (name, t), total in zip(tensors.items(), totals.tolist(), strict=True)}

@@ -1,0 +1,163 @@
+"""What a configuration costs, known before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables import backbones, data
+from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, supported_blocks, unmergeable
+from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.recipe.precision import explicit_attention, fused_attention
+from trainables.recipe.recipe import recipe_of
+
+_FLOAT_BYTES = 4
+_OVER = 2  # what a step takes over what it keeps: buffers of kernels, gradients on their way, fragments; measured: 1.05 to 1.45
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Trainable parameters of an adapted model: (adapter, head). A shared tensor counts once."""
+    head = {id(p) for p in cast(VisionTransformer, model).get_classifier().parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    n_head = sum(p.numel() for p in trained if id(p) in head)
+    return sum(p.numel() for p in trained) - n_head, n_head
+
+
+def forward_gflops(model: nn.Module) -> float:
+    """10^9 floating-point operations of one image's forward pass, adapter and head included, by torch's own counter.
+
+    A multiplication and an addition count as two (ViT-B/16: 35.1; papers that say 17.6 count them as one). Matrix products,
+    convolutions and attention count, elementwise operations do not. Works on the meta device, too.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    wanted = backbones.preprocessing(model)
+    image = torch.zeros(1, wanted.channels, *wanted.size, device=next(model.parameters()).device)
+    was_training, explicit = model.training, explicit_attention(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:  # the counter hooks into gradients, and stumbles over a module that returns a parameter of its own
+        parameter.requires_grad_(False)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(image)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
+        fused_attention(explicit)
+        model.train(was_training)
+    return float(counter.get_total_flops()) / 1e9
+
+
+def kept_bytes(model: nn.Module, n_images: int) -> int:
+    """Bytes that a training step's forward pass keeps for its backward pass, parameters apart. Works on the meta device, too.
+
+    Args:
+        model: An adapted model; its mode is left as it is.
+        n_images: Of the step.
+    """
+    was_training = model.training
+    wanted = backbones.preprocessing(model)
+    images = torch.zeros(n_images, wanted.channels, *wanted.size, device=next(model.parameters()).device)
+    labels = torch.zeros(n_images, dtype=torch.long, device=images.device)
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    # Storages, since views of one keep it once; held until they are summed, so that none takes another's address.
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            F.cross_entropy(model.train()(images), labels)
+    finally:
+        model.train(was_training)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def structure(method: Method) -> tuple[str, ...]:
+    """What of a method's hyperparameters decides which operations its model does: all but factors and fractions."""
+    values = [getattr(method, field.name) for field in dataclasses.fields(method)]
+    return (method.name, *(repr(value) for value in values if not isinstance(value, float)))
+
+
+class MetaSizes:
+    """Counts on the real model, built once on torch's meta device: shapes without memory.
+
+    Raises:
+        ValueError: An unknown backbone or data set, or a backbone that adapters do not support.
+    """
+
+    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
+        self.n_classes = data.n_classes(data_set)
+        self.n_validation = data.n_validation(data_set)
+        self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
+        self.backbone_params = sum(p.numel() for p in self._model.parameters())
+        supported_blocks(self._model)
+        backbones.set_head(self._model, self.n_classes, torch.Generator())
+
+    def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `trainables.Sizes.count`."""
+        with self._adapted(config) as model:
+            return count_parameters(model)
+
+    def gflops(self, config: Mapping[str, Any]) -> float:
+        """See `trainables.Sizes.gflops`."""
+        with self._adapted(config) as model:
+            try:
+                return forward_gflops(model)
+            except (NotImplementedError, RuntimeError) as error:  # some of PEFT's tuners look at values, and here are none
+                name, reason = method_of(config).name, str(error).splitlines()[0]
+                raise ValueError(
+                    f"the operations of {name} cannot be counted before training ({reason:.80}...); leave the method out"
+                ) from error
+
+    def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
+        """See `trainables.Sizes.training_bytes`."""
+        with self._adapted(config) as model:
+            n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            try:
+                kept = kept_bytes(model, batch_size)
+            except (NotImplementedError, RuntimeError):  # see `gflops`
+                kept = None
+        kept = self._kept_by_full(batch_size) if kept is None else kept
+        lasting = _FLOAT_BYTES * (self.backbone_params + 3 * n_trained) + PREFIX_BYTES  # gradients and Adam's two moments
+        return lasting + max(_OVER * kept, self._evaluation_bytes)
+
+    @cached_property
+    def _evaluation_bytes(self) -> int:
+        """Nothing is kept: one block's tensors are there at a time."""
+        return _OVER * self._kept_by_full(EVAL_BATCH) // len(supported_blocks(self._model))
+
+    def _kept_by_full(self, n_images: int) -> int:
+        with self._adapted({"method": "full"}) as model:
+            return kept_bytes(model, n_images)
+
+    def unmergeable(self, config: Mapping[str, Any]) -> str | None:
+        """See `trainables.Sizes.unmergeable`."""
+        if isinstance(method_of(config), PeftMethod):
+            return None  # told from what its layers compute, and here nothing is computed
+        with self._adapted(config) as model:
+            return unmergeable(model)
+
+    @contextmanager
+    def _adapted(self, config: Mapping[str, Any]) -> Iterator[nn.Module]:
+        """The model as training would leave it; its values do not exist."""
+        recipe_of({}, config)
+        method = method_of(config)
+        adapt(self._model, method)
+        try:
+            method.settle(self._model)
+            yield self._model
+        finally:
+            remove(self._model)

@@ -1,0 +1,281 @@
+"""Taking an adapter home: what a trial has trained as one safetensors file, and beside it a card that says what it is.
+
+    DIR/card.json              method, configuration, backbone, preprocessing, classes, metrics, counts, origin: see `Card`
+    DIR/adapter.safetensors    the trained tensors and the head, for the frozen backbone; or, merged,
+    DIR/model.safetensors      the complete state of a plain timm model
+
+    model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
+    card = load_adapter(model, DIR)
+    model.eval()
+
+The merged form needs nothing of ours: `timm.create_model(name, num_classes=C, checkpoint_path="DIR/model.safetensors")`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainables import backbones, data
+from trainables.adapters import PeftMethod, adapt, load_trainable_state, merge, method_of, remove, trainable_state
+from trainables.costs.counting import count_parameters
+from trainables.folder import Folder
+from trainables.training import checkpoint
+
+VERSION: Final = 1
+CARD: Final = "card.json"
+FILES: Final = {"adapter": "adapter.safetensors", "merged": "model.safetensors"}  # form -> file
+_PACKAGES: Final = ("paretune", "torch", "timm", "safetensors")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an exported adapter is; card.json holds it as it stands here.
+
+    Attributes:
+        version: Of this format.
+        form: "adapter" or "merged".
+        method: The method's name.
+        config: The trial's configuration, flat and dotted.
+        backbone: `name`, `weights`, `img_size` as the study has them, and `digest`: of the frozen weights, see `digest`.
+        preprocessing: `channels`, `size` (height, width, pixels), `mean`, `std` (of values in [0, 1]) and `interpolation`.
+        n_classes: Outputs of the head.
+        class_names: In the order of the outputs; None if the data set has none.
+        data: The study's data.
+        metrics: Of the last epoch trained.
+        epochs: `done`, and `planned` by the study.
+        params: `adapter`, `head` and `backbone`: numbers of parameters; the first two are trained.
+        seed: Of the trial.
+        origin: Where it comes from: `study`, `trial` and its `state`.
+        packages: Versions that wrote it.
+    """
+
+    version: int
+    form: str
+    method: str
+    config: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    n_classes: int
+    class_names: list[str] | None
+    data: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    epochs: Mapping[str, int]
+    params: Mapping[str, int]
+    seed: int
+    origin: Mapping[str, Any]
+    packages: Mapping[str, str]
+
+    @property
+    def file(self) -> str:
+        """Name of the file of tensors beside the card."""
+        return FILES[self.form]
+
+    def lines(self, folder: Path) -> str:
+        """The lines of Python that load it from `folder`."""
+        name, weights, size = (self.backbone[key] for key in ("name", "weights", "img_size"))
+        sized = "" if size is None else f", img_size={size}"
+        timm_name = f"{name!r}, num_classes={self.n_classes}{sized}"
+        if self.form == "merged":
+            ours = "import trainables.backbones  # registers vit_glyphs\n" if name == "vit_glyphs" else ""
+            path = str(folder / self.file)
+            return f"import timm\n{ours}model = timm.create_model({timm_name}, checkpoint_path={path!r}).eval()"
+        load = f"from trainables.export.adapter import load_adapter\n{{}}\ncard = load_adapter(model, {str(folder)!r})"
+        if weights is None:
+            return "import timm\n" + load.format(f"model = timm.create_model({timm_name}, pretrained=True).eval()")
+        return "from trainables.backbones import create\n" + load.format(f"model = create({name!r}, {weights!r}, {size!r})")
+
+
+def read_card(folder: str | Path) -> Card:
+    """The card in `folder`.
+
+    Raises:
+        ValueError: There is none, or it is not a card of this version.
+    """
+    path = Path(folder) / CARD
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} must be the card of an exported adapter; it cannot be read: {error}") from error
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        version = values.get("version") if isinstance(values, dict) else None
+        raise ValueError(f"{path} must be a card of version {VERSION}; got {version!r}; export the trial again")
+    fields = {field.name: str(field.type) for field in dataclasses.fields(Card)}
+    if wrong := sorted(fields.keys() ^ values.keys()):
+        raise ValueError(f"{path} must hold exactly a card's fields; missing or unknown: {', '.join(wrong)}")
+    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "list[str] | None": (list, type(None))}
+    for name, kind in fields.items():
+        if isinstance(values[name], bool) or not isinstance(values[name], kinds.get(kind, (dict,))):
+            raise ValueError(f"{path}: {name} must be of type {kind}; got {values[name]!r}")
+    if values["form"] not in FILES:
+        raise ValueError(f"{path}: form must be {' or '.join(FILES)}; got {values['form']!r}")
+    for name in ("name", "weights", "img_size", "digest"):
+        if name not in values["backbone"]:
+            raise ValueError(f"{path}: backbone must hold {name}; got {', '.join(values['backbone']) or 'nothing'}")
+    if values["config"].get("method") != values["method"]:
+        raise ValueError(
+            f"{path}: method must be the configuration's; got {values['method']!r} and {values['config'].get('method')!r}"
+        )
+    return Card(**values)
+
+
+def digest(model: nn.Module) -> str:
+    """What tells a backbone's weights from others: SHA-256 over names, shapes and bits (as sums) of all but head and positions.
+
+    Positions are left out because a resampled embedding may differ in its last bit from machine to machine. Not cryptographic.
+    """
+    found = backbones.fingerprint(model)
+    told = [(name, *found[name]) for name in sorted(found) if not name.startswith("head.") and "pos_embed" not in name]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def export_adapter(
+    trial: Path | Folder,
+    to: Path,
+    *,
+    config: Mapping[str, Any],
+    seed: int,
+    backbone: Mapping[str, Any],
+    data_set: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    merged: bool = False,
+) -> Card:
+    """Writes what a trial's newest checkpoint holds to the folder `to`, whole or not at all.
+
+    Args:
+        trial: The folder of its checkpoint.
+        to: Must not exist, or be empty.
+        config: The trial's configuration, which the checkpoint must have.
+        seed: The trial's, which the checkpoint must have.
+        backbone: `name`, `weights`, `img_size`, as for `trainables.make`.
+        data_set: `kind` and what that kind needs.
+        origin: What the card is to say of where it comes from.
+        merged: Fold the adapter into the weights: a complete state instead of the trainables.
+
+    Raises:
+        ValueError: There is no checkpoint of this trial, `to` is taken, the backbone cannot be had or does not fit the checkpoint,
+            or the method cannot be merged. Nothing is written.
+    """
+    if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
+        raise ValueError(f"{to} must not exist or be an empty folder; name another")
+    saved = checkpoint.read(trial)
+    if saved is None:
+        raise ValueError(f"{trial} holds no checkpoint, so there is nothing to export")
+    facts = saved.facts
+    if (facts["config"], facts["seed"]) != (dict(config), seed):
+        raise ValueError(
+            f"{trial} holds a checkpoint of {facts['config']}, seed {facts['seed']}; the trial is {dict(config)}, seed {seed}"
+        )
+    model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
+    wanted = dataclasses.asdict(backbones.preprocessing(model))
+    identity = {key: backbone.get(key) for key in ("name", "weights", "img_size")} | {"digest": digest(model)}
+    n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(data_set)
+    backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
+    plain = model.state_dict().keys()
+    method = method_of(facts["config"])
+    adapt(model, method)
+    load_trainable_state(model, saved.group("trainable"))
+    n_adapter, n_head = count_parameters(model)
+    tensors = trainable_state(model)
+    if merged:
+        merge(model)
+        tensors = model.state_dict()
+        if other := sorted(tensors.keys() ^ plain):
+            raise ValueError(
+                f"{method.name} cannot be merged on {backbone['name']}: the merged function needs tensors for which timm's plain "
+                f"model has no place, or another one ({', '.join(other[:3])}); export it unmerged"
+            )
+    packages = (*_PACKAGES, "peft") if isinstance(method, PeftMethod) else _PACKAGES
+    card = Card(
+        version=VERSION,
+        form="merged" if merged else "adapter",
+        method=method.name,
+        config=dict(config),
+        backbone=identity,
+        preprocessing=wanted,
+        n_classes=n_classes,
+        class_names=data.class_names(data_set),
+        data=dict(data_set),
+        metrics=facts["metrics"],
+        epochs={"done": facts["epoch"], "planned": facts["epochs"]},
+        params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
+        seed=seed,
+        origin=dict(origin),
+        packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+    )
+    _write(to, card, tensors)
+    return read_card(to)
+
+
+def _write(to: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
+    to = to.resolve()
+    unfinished = to.with_name(f".{to.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(own, unfinished / card.file, metadata={"format": "pt"})
+        (unfinished / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, to)  # an empty folder is replaced
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Card:
+    """Adapts `model`, in place, with the adapter and the head that `export_adapter` wrote unmerged; the mode (train, eval) stays.
+
+    Args:
+        model: The card's backbone with its pretrained weights, from timm; with a classifier of the card's classes or with none.
+        folder: Of the card.
+
+    Raises:
+        ValueError: The card or the file cannot be read, is merged, or is of another backbone, of other weights or of another number
+            of classes. The model is then untouched.
+    """
+    card, path = read_card(folder), Path(folder) / FILES["adapter"]
+    if card.form != "adapter":
+        raise ValueError(f"{folder} holds a merged model, which needs no adapter; load it so:\n{card.lines(Path(folder))}")
+    name = str(card.backbone["name"])
+    own = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if own != name.partition(".")[0]:
+        raise ValueError(f"the adapter in {folder} is for the backbone {name}; got {own or type(model).__name__}; create {name}")
+    n_outputs = cast(int, model.num_classes)
+    if n_outputs not in (0, card.n_classes):
+        raise ValueError(f"the adapter in {folder} has {card.n_classes} classes; the model has {n_outputs}; create it with as many")
+    if digest(model) != card.backbone["digest"]:
+        raise ValueError(
+            f"the adapter in {folder} is for other weights of {name} than the model's; it was trained on the unchanged "
+            f"float32 weights that this makes:\n{card.lines(Path(folder))}"
+        )
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} must hold the tensors of the card beside it; it cannot be read: {error}") from error
+    if n_outputs == 0:
+        backbones.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
+    try:
+        adapt(model, method_of(card.config))
+        try:
+            load_trainable_state(model, state)
+        except ValueError:
+            remove(model)
+            raise
+    except ValueError:
+        if n_outputs == 0:
+            backbones.remove_head(model)
+        raise
+    return card

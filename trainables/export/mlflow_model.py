@@ -1,0 +1,48 @@
+"""An exported adapter as MLflow serves it: this code and safetensors; nothing is pickled, so nothing is unpickled.
+
+MLflow copies this file beside the adapter ("models from code") and runs it when the model is loaded, where Paretune must be
+installed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+
+from trainables import backbones
+from trainables.export.adapter import load_adapter, read_card
+
+
+class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships no types
+    """Class probabilities of images, by a backbone with an adapter."""
+
+    def load_context(self, context: Any) -> None:
+        """Make the card's backbone and put the adapter on it."""
+        folder = context.artifacts["adapter"]
+        card = read_card(folder)
+        self._model = backbones.create(str(card.backbone["name"]), card.backbone["weights"], card.backbone["img_size"])
+        load_adapter(self._model, folder)
+        self._model.eval()
+        shape = (1, -1, 1, 1)
+        self._mean, self._std = (torch.tensor(card.preprocessing[key]).view(shape) for key in ("mean", "std"))
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a schema, and warns
+        """Class probabilities.
+
+        Args:
+            context: MLflow's.
+            model_input: (n, channels, height, width) uint8, of the size that the card's preprocessing says.
+            params: Not used.
+
+        Returns:
+            (n, classes) float32 in the order of the card's class names.
+        """
+        images = torch.from_numpy(np.ascontiguousarray(model_input)).float() / 255
+        with torch.inference_mode():
+            return self._model((images - self._mean) / self._std).softmax(-1).numpy()
+
+
+mlflow.models.set_model(Served())

@@ -1,0 +1,1 @@
+"""How all methods train alike: optimiser, schedule, precision, and one step."""

@@ -1,0 +1,1 @@
+"""Trainables that train nothing: surfaces with a known front, and recorded learning curves."""

@@ -1,0 +1,271 @@
+"""One trial after another on one worker: the trainable that adapts a frozen Vision Transformer.
+
+The backbone and the decoded images are loaded once. `start` puts a new adapter, head, optimiser and random state on them,
+`step` trains one epoch, `finish` takes everything off again and proves by a fingerprint that the frozen weights are what they
+were.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables import backbones, data, look_at_flag
+from trainables.adapters import (
+    adapt,
+    adaptation,
+    method_of,
+    remove,
+    supported_blocks,
+)
+from trainables.costs.counting import forward_gflops, structure
+from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
+from trainables.folder import Folder
+from trainables.recipe.recipe import learning_rate, recipe_of
+from trainables.recipe.step import autocast, backward, logits
+from trainables.training import checkpoint
+from trainables.training.run import Plan, Run
+
+
+class AdapterTrial:
+    """See `trainables.Trainable`. Not safe for threads: a worker has one.
+
+    Args:
+        backbone: As of `trainables.make`.
+        data_set: As of `trainables.make`.
+        recipe: As of `trainables.make`.
+        final: Train on the train and validation splits together, evaluate no epoch, and hold the test split for `correct`.
+
+    Raises:
+        ValueError: An unknown backbone, data set or recipe, or a backbone that adapters do not support.
+    """
+
+    def __init__(
+        self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], recipe: Mapping[str, Any], *, final: bool = False
+    ) -> None:
+        self._fixed = dict(recipe)
+        device = recipe_of(recipe, {}).device
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
+        supported_blocks(self.model)
+        wanted = backbones.preprocessing(self.model)
+        self.n_classes = data.n_classes(data_set)
+        splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)
+        self._splits = {name: split.to(self.device) for name, split in splits.items()}
+        self._normalise = data.Normaliser(wanted, self.device)
+        self._pristine = backbones.fingerprint(self.model)
+        self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
+        self._prefixes: dict[tuple[str, int, str], list[Tensor]] = {}
+        self._gflops: dict[Any, float] = {}
+        self._run: Run | None = None
+
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+        """See `trainables.Trainable.start`.
+
+        Raises:
+            ValueError: The configuration does not fit the backbone, or the checkpoint is not of this trial.
+        """
+        if self._run is not None or adaptation(self.model) is not None:
+            self.finish()
+        method, recipe = method_of(config), recipe_of(self._fixed, config)
+        plan = Plan(dict(config), seed, epochs, recipe, folder)
+        saved = None if folder is None else checkpoint.read(folder)
+        if saved is not None:
+            plan.check(saved.facts)
+        torch.set_num_threads(recipe.n_threads)
+        torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        generator = torch.Generator().manual_seed(seed)
+        backbones.set_head(self.model, self.n_classes, generator)
+        adapt(self.model, method, generator=generator)
+        self._run = Run(self.model, plan, generator, self.device)
+        if saved is not None:
+            self._run.load(saved)
+        forget_peak(self.device)
+        return self._run.epoch
+
+    def _of_a_forward_pass(self, run: Run) -> dict[str, float]:
+        """What an image costs the model as it stands; operations are counted once for all trials of the same structure."""
+        shapes = (structure(run.method), tuple((name, p.shape) for name, p in run.trained.items()))
+        if shapes not in self._gflops:
+            self._gflops[shapes] = forward_gflops(self.model)
+        return {"cost/gflops": self._gflops[shapes]} | (run.latency() if run.plan.recipe.latency else {})
+
+    def replay(self) -> dict[str, float] | None:
+        """See `trainables.Trainable.replay`."""
+        return self._running().metrics
+
+    def step(self) -> dict[str, float]:
+        """See `trainables.Trainable.step`."""
+        run = self._running()
+        if run.epoch >= run.plan.epochs:
+            raise RuntimeError(f"the trial has done all of its {run.plan.epochs} epochs; finish it")
+        begun = time.perf_counter()
+        with run.random:
+            train_loss, n_images = self._train(run)
+        run.method.after_epoch(self.model, run.epoch + 1, run.plan.epochs, lambda: self._gradients(run))
+        smaller = run.keep_what_is_left()
+        trained = time.perf_counter()
+        validated = self._validated(run) if "validation" in self._splits else {}
+        evaluated = time.perf_counter()
+        if smaller or not run.costs:
+            run.costs = self._of_a_forward_pass(run)
+        run.epoch += 1
+        run.metrics = validated | {
+            "train/loss": train_loss,
+            "cost/train_seconds": trained - begun,
+            "cost/eval_seconds": evaluated - trained,
+            "cost/images_per_second": n_images / (trained - begun),
+            "cost/step_seconds": (trained - begun) / math.ceil(n_images / run.plan.recipe.batch_size),
+            "cost/peak_memory_bytes": float(peak_bytes(self.device)),
+            **run.costs,
+        }
+        if run.plan.folder is not None:
+            checkpoint.write(run.plan.folder, run.saved())
+        return dict(run.metrics)
+
+    def _validated(self, run: Run) -> dict[str, float]:
+        top1, loss = self.evaluate("validation")
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
+            )
+        return {"val/top1": top1, "val/loss": loss}
+
+    def _train(self, run: Run) -> tuple[float, int]:
+        train, recipe, model = self._splits["train"], run.plan.recipe, self.model
+        batch = min(recipe.batch_size, len(train))
+        n_steps = len(train) // batch
+        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).view(n_steps, batch)
+        losses: list[Tensor] = []
+        model.train()
+        for i, index in enumerate(order):
+            look_at_flag(run.plan.folder)
+            step = run.epoch * n_steps + i
+            parts = index.tensor_split(min(recipe.accumulate, batch))
+            looked_at = ((self._normalise(train.take(part)), train.labels.index_select(0, part)) for part in parts)
+            loss = backward(model, looked_at, batch, recipe, run.features)
+            if recipe.clip_norm is not None:
+                nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
+            for group in run.optimiser.param_groups:
+                group["lr"] = learning_rate(step, run.plan.epochs * n_steps, recipe)
+            run.optimiser.step()
+            run.optimiser.zero_grad()
+            losses.append(loss)
+        values = torch.stack(losses).tolist()
+        for step, value in enumerate(values, start=run.epoch * n_steps + 1):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the training loss is not finite ({value}) at step {step} of {run.plan.epochs * n_steps} "
+                    f"(epoch {run.epoch + 1} of {run.plan.epochs}); lower optim.lr"
+                )
+        return sum(values) / len(values), n_steps * batch
+
+    def _gradients(self, run: Run) -> None:
+        train, recipe = self._splits["train"], run.plan.recipe
+        self.model.eval()
+        for images, labels in zip(train.batches(recipe.batch_size), torch.split(train.labels, recipe.batch_size), strict=True):
+            look_at_flag(run.plan.folder)
+            found = logits(self.model, self._normalise(images), recipe.precision)
+            loss = F.cross_entropy(found, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def evaluate(self, split: str) -> tuple[float, float]:
+        """Accuracy (fraction) and mean cross-entropy of the model as it stands on a split that was loaded."""
+        correct, loss = self.correct(split)
+        return correct.double().mean().item(), loss
+
+    def correct(self, split: str) -> tuple[Tensor, float]:
+        """Which images of a split that was loaded the model as it stands gets right, (n,) bool, and the mean cross-entropy."""
+        images, labels = self._splits[split].batches(EVAL_BATCH), self._splits[split].labels
+        self.model.eval()
+        with torch.inference_mode():
+            prefix = self._prefix(split)
+            if prefix is None:
+                normalised = (self._normalise(batch) for batch in self._unless_stopped(images))
+                found = torch.cat([logits(self.model, batch, self._precision) for batch in normalised])
+            else:
+                rest = self._unless_stopped(prefix)
+                found = torch.cat([logits(self.model, tokens, self._precision, self._after_prefix) for tokens in rest])
+            return found.argmax(-1) == labels, F.cross_entropy(found, labels).item()
+
+    def _unless_stopped(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            look_at_flag(self._run.plan.folder if self._run is not None else None)
+            yield batch
+
+    def _prefix(self, split: str) -> list[Tensor] | None:
+        """The tokens of a split, in batches, after the blocks in front of the first that is trained; None where not worth keeping.
+
+        No trial changes these blocks and no image is augmented, so a worker computes them once.
+        """
+        model, held = cast(VisionTransformer, self.model), self._splits[split]
+        if type(model) is not VisionTransformer:
+            return None  # other families hand their blocks more than tokens
+        n_frozen = self._n_frozen()
+        n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+        if n_frozen == 0 or 4 * len(held) * n_tokens * model.embed_dim > PREFIX_BYTES:
+            return None
+        key = (split, n_frozen, self._precision)
+        if key not in self._prefixes:
+            batches = []
+            for images in held.batches(EVAL_BATCH):
+                with autocast(self.device, self._precision):
+                    [found] = model.forward_intermediates(
+                        self._normalise(images),
+                        indices=[n_frozen - 1],
+                        return_prefix_tokens=True,
+                        stop_early=True,
+                        output_fmt="NLC",
+                        intermediates_only=True,
+                    )
+                batches.append(found if isinstance(found, Tensor) else torch.cat(found[::-1], 1))  # (patches, class and registers)
+            self._prefixes[key] = batches
+        return self._prefixes[key]
+
+    def _after_prefix(self, tokens: Tensor) -> Tensor:
+        model = cast(VisionTransformer, self.model)
+        for block in list(model.blocks)[self._n_frozen() :]:
+            tokens = block(tokens)
+        return cast(Tensor, model.norm(tokens))
+
+    @property
+    def _precision(self) -> str:
+        return "float32" if self._run is None else self._run.plan.recipe.precision
+
+    def _n_frozen(self) -> int:
+        """How many of the first blocks hold nothing that is trained."""
+        blocks = list(cast(VisionTransformer, self.model).blocks)
+        trained = (i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
+        return next(trained, len(blocks))
+
+    def finish(self) -> None:
+        """See `trainables.Trainable.finish`."""
+        if self._run is not None:
+            self._run.leave()
+            self._run = None
+        if adaptation(self.model) is not None:
+            remove(self.model)
+        backbones.remove_head(self.model)
+        self.model.eval()
+        for parameter, flag in zip(self.model.parameters(), self._requires_grad, strict=True):
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        now = backbones.fingerprint(self.model)
+        if changed := sorted(name for name in now.keys() | self._pristine.keys() if now.get(name) != self._pristine.get(name)):
+            raise RuntimeError(
+                f"a trial must leave the frozen backbone as it found it; changed: {', '.join(changed[:5])}; replace this worker"
+            )
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("no trial is running; start one")
+        return self._run
