@@ -89,7 +89,7 @@ counts are, beside what is printed:
 BACKBONES = """
 ## Backbones
 
-Every method passes the laws of `tests/trainables/adapter_laws.py` on a small random model of every family:
+Every method passes the laws of `tests/trainables/adapters/adapter_laws.py` on a small random model of every family:
 
 | family | in timm | while adapted | after a merge |
 |---|---|---|---|

@@ -13,10 +13,10 @@ import pytest
 from search.storage.address import Address
 from search.storage.location import Place
 
-from .driven import Driven
+from .scripted_study import Driven
 
 if TYPE_CHECKING:
-    from .servers import Server
+    from .postgresql_server import Server
 
 _NAMES = itertools.count()
 
@@ -38,7 +38,7 @@ def driven(storage: Path) -> Iterator[Driven]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
     """A server that stays up; the password is in the environment, for this process and those that it starts."""
-    from .servers import PASSWORD, Server  # its driver is optional
+    from .postgresql_server import PASSWORD, Server  # its driver is optional
 
     before = os.environ.get("PGPASSWORD")
     server = Server()

@@ -17,7 +17,7 @@ from search.results.recommendation import standard_error
 from search.storage.reader import Report
 from search.trial import State, Trial
 
-from .test_report import REFERENCE, study_of
+from .test_tables import REFERENCE, study_of
 
 TRIALS = study_of(60)
 

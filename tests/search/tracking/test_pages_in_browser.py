@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from .browser import Browser, needs_chromium
-from .driven import HISTORY, Driven, recorded
-from .mlflow_server import server_in
+from ..browser import Browser, needs_chromium
+from ..mlflow_server import server_in
+from ..scripted_study import HISTORY, Driven, recorded
 
 pytestmark = needs_chromium
 

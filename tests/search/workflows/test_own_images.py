@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ..trainables import pictures  # noqa: TID252  the same files as the tests of decoding; tests are no package of ours
+from ...trainables.data import pictures
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "imagefolder": pictures.image_folder,

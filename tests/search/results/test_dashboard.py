@@ -16,8 +16,8 @@ from search.results.export import export_study
 from search.results.saved_study import load
 from search.tracking.server import free_port
 
-from .browser import Browser, needs_chromium
-from .driven import HISTORY, Driven
+from ..browser import Browser, needs_chromium
+from ..scripted_study import HISTORY, Driven
 
 pytestmark = needs_chromium
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.verify import differences
 
-from .driven import HISTORY, Driven, recorded
+from ..scripted_study import HISTORY, Driven, recorded
 
 
 def compared(driven: Driven) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="module")
 def chaos() -> ModuleType:
     """The benchmark, which is no package."""
-    spec = importlib.util.spec_from_file_location("chaos", Path(__file__).parents[2] / "benchmarks" / "chaos.py")
+    spec = importlib.util.spec_from_file_location("chaos", Path(__file__).parents[3] / "benchmarks" / "chaos.py")
     assert spec is not None
     assert spec.loader is not None
     sys.modules["chaos"] = made = importlib.util.module_from_spec(spec)  # its dataclasses look themselves up there

@@ -24,8 +24,8 @@ from search.storage.postgresql import studies
 from search.trial import State, Trial
 from search.workflows.finalize import Order, Outcome, finalize, finalized
 
-from .machines import driver, essence, n_reported, said, searched_here, written
-from .servers import PASSWORD, Server
+from ..machines import driver, essence, n_reported, said, searched_here, written
+from ..postgresql_server import PASSWORD, Server
 
 
 @pytest.fixture

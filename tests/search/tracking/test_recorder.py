@@ -16,7 +16,7 @@ from search.tracking.mlflow_client import tracking_uri
 from search.tracking.recorder import Recorder
 from search.tracking.server import free_port
 
-from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
+from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
 
 
 def recorder(driven: Driven, uri: str | None = None) -> Recorder:

@@ -28,8 +28,8 @@ from trainables.export.adapter import read_card
 from trainables.simulated.plain import SyntheticSizes
 from trainables.training import checkpoint
 
-from .machines import STUDY, essence, said, searched_here, start, until
-from .servers import Server
+from ..machines import STUDY, essence, said, searched_here, start, until
+from ..postgresql_server import Server
 
 if TYPE_CHECKING:
     from tests.s3 import Bucket

@@ -22,8 +22,8 @@ from search.tracking.mlflow_client import tracking_uri
 from search.tracking.study_note import filters
 from search.tracking.sync import is_behind
 
-from .driven import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded
-from .mlflow_server import server_in
+from ..mlflow_server import server_in
+from ..scripted_study import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from search.tracking.permissions import refuse_without_rights
 from search.tracking.server import free_port
 from search.tracking.sync import Record
 
-from .driven import HISTORY, Driven, assert_equal_to_the_ledger
-from .mlflow_server import server_in
+from ..mlflow_server import server_in
+from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger
 
 
 def test_a_database_in_a_folder_that_nobody_may_write_is_refused(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from search.tracking.server import free_port
 from search.tracking.verify import differences
 from search.workflows import run
 
-from .mlflow_server import server_in
-from .slow import Door
+from ..mlflow_server import server_in
+from ..slow_proxy import Door
 
 
 @pytest.fixture(scope="module")

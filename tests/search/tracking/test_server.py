@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from search.tracking.server import serve
 from search.tracking.sync import RecordingError
 
-from .driven import Driven, recorded
-from .mlflow_server import server_in
+from ..mlflow_server import server_in
+from ..scripted_study import Driven, recorded
 
 
 def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Driven) -> None:

@@ -25,7 +25,7 @@ from search.study.study import Study
 from search.study.user_requests import ask
 from search.workflows import run
 
-from .mlflow_server import MLflowServer
+from ..mlflow_server import MLflowServer
 
 N_TRIALS = 16
 STUDY = {

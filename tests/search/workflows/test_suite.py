@@ -17,7 +17,7 @@ from search.config.study_file import StudyFileError
 from search.results.saved_study import load as load_study
 from search.workflows.suite import Task, load, packaged_names, standings
 
-from ..trainables import pictures  # noqa: TID252  the same files as the tests of decoding; tests are no package of ours
+from ...trainables.data import pictures
 
 SMALL = """
 suite: small

@@ -19,7 +19,7 @@ from trainables.recipe.recipe import Recipe
 from trainables.recipe.step import backward, logits
 from trainables.training.trial import AdapterTrial
 
-from .test_trial import BACKBONE, CONFIGS, LORA, SHARED, run, worker
+from ..training.test_trial import BACKBONE, CONFIGS, LORA, SHARED, run, worker
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ import pytest
 from search.results.saved_study import StudyState, load
 from search.storage.owner import LEASE_SECONDS
 
-from .machines import driver, essence, n_reported, said, searched_here, until, written
-from .servers import Server
+from ..machines import driver, essence, n_reported, said, searched_here, until, written
+from ..postgresql_server import Server
 
 
 @pytest.mark.parametrize("ledger", ["sqlite", "postgresql"])

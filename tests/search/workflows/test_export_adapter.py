@@ -29,7 +29,7 @@ from trainables import data
 from trainables.backbones import Preprocessing
 from trainables.export.adapter import Card, read_card
 
-SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "export.md").read_text(), re.DOTALL)
+SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[3] / "docs" / "export.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from mlflow.exceptions import MlflowException
 from search.tracking.sync import ARTIFACTS
 from search.tracking.verify import differences
 
-from ..s3 import Bucket, bucket  # noqa: TID252  tests are no package of ours
-from .driven import HISTORY, Driven, assert_equal_to_the_ledger, recorded
-from .mlflow_server import server_in
+from ..mlflow_server import server_in
+from ...s3 import Bucket, bucket
+from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
 
 
 @pytest.fixture(scope="module")
