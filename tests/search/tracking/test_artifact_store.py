@@ -15,8 +15,8 @@ from mlflow.exceptions import MlflowException
 from search.tracking.sync import ARTIFACTS
 from search.tracking.verify import differences
 
-from ..mlflow_server import server_in
 from ...s3 import Bucket, bucket
+from ..mlflow_server import server_in
 from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
 
 
