@@ -44,7 +44,8 @@ import psutil
 if Path(sys.path[0]) == Path(__file__).parent:
     sys.path.pop(0)  # where `search` would be benchmarks/search.py
 
-from search.results.saved_study import StudyState, load
+from search.results.saved_study import load
+from search.results.study_state import StudyState
 from search.storage.ledger import Event, Ledger
 from search.storage.location import ledger_in
 from search.trial import State, Trial

@@ -31,7 +31,8 @@ sys.path.pop(0)  # this file's own folder, where `search` would be this file
 import spaces
 from search import pareto
 from search.backends.simulated import VirtualClock, create
-from search.config.study_file import ANCHOR, check
+from search.config.loading import check
+from search.config.study_file import ANCHOR
 from search.samplers.auto import Auto
 from search.samplers.candidates import Candidates, Choice
 from search.samplers.observations import Known

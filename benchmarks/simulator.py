@@ -30,7 +30,7 @@ sys.path.pop(0)  # this file's own folder, where `search` would be benchmarks/se
 import spaces
 from search import pareto
 from search.backends import simulated
-from search.config.study_file import check
+from search.config.loading import check
 from search.samplers.random_sampler import uniform
 from search.samplers.sampler import Sampler
 from trainables.simulated.surfaces import Surface, SurfaceTrainable

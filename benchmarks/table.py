@@ -30,7 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import spaces
-from trainables import Sizes, make, measure
+from trainables import make, measure
+from trainables.protocol import Sizes
 
 RESULTS = Path(__file__).parent / "results"
 MAKE: dict[str, Any] = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}

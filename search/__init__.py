@@ -30,10 +30,10 @@ def run(study: str | Path | Mapping[str, Any] | None = None, **options: Any) -> 
     Raises:
         search.errors.RequestError: if the request is wrong; the message names place, law and remedy.
     """
-    from search.config import study_file
+    from search.config import loading
     from search.workflows.run import run as run_file
 
-    file = study_file.check(study) if isinstance(study, Mapping) else study_file.load(study)
+    file = loading.check(study) if isinstance(study, Mapping) else loading.load(study)
     return run_file(file, **options)
 
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:  # a trial is plain data: reading and showing one does not nee
     from spaces import Config
 
 PARAMETERS = ("adapter_params", "head_params", "trainable_params")  # costs that are counted; all others are metrics under "cost/"
-
 Metrics = Mapping[str, float]  # one epoch's numbers: "val/top1", "val/loss", "train/loss", "cost/train_seconds" ...
 
 

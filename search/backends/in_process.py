@@ -8,7 +8,7 @@ from search.errors import OutOfReach
 from search.study.lost_workers import Loss
 from search.study.study import Study
 from search.trial import Decision, State, Trial
-from trainables import Stopped, Trainable, out_of_memory
+from trainables.protocol import Stopped, Trainable, out_of_memory
 
 PAUSE_SECONDS = 0.25  # between two looks at a study that is paused
 

@@ -27,13 +27,13 @@ from ray.tune.search import Searcher
 
 from cluster import nodes
 from cluster.room import Room, bundle_of, gpus_of, in_a_slot
+from search.backends.base import Order, Outcome
 from search.backends.draining import Draining
 from search.config.sections import Resources
 from search.errors import OutOfReach, RequestError
 from search.study.lost_workers import Loss
 from search.study.study import Study
 from search.trial import Decision, State
-from search.workflows.finalize import Order, Outcome
 from trainables import probed_memory
 from trainables.workers.ray_tune import TuneTrial
 from trainables.workers.retrainer import Retrainer

@@ -18,7 +18,7 @@ from search.study.lost_workers import Loss
 from search.study.study import Study
 from search.trial import PARAMETERS, Decision, Metrics, State, Trial
 from spaces import Config
-from trainables import Trainable, out_of_memory
+from trainables.protocol import Trainable, out_of_memory
 from trainables.simulated.recorded import RecordedTrainable, Table
 
 

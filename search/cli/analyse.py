@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +18,7 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """What each method has had of the search and brought to its front."""
     from search.results.contributions import shares as shares_of
     from search.results.saved_study import load
-    from search.results.tables import percent
+    from search.results.words import percent
 
     saved = load(folder_of(study, storage))
     found = shares_of(saved.history, saved.reference_point)
@@ -38,9 +40,9 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 @app.command()
 def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """How much each knob of each method explains of the accuracy, alone (first-order Sobol index of a surrogate)."""
-    from search.config.study_file import check
-    from search.results.contributions import N_LEAST
-    from search.results.contributions import importance as importance_of
+    from search.config.loading import check
+    from search.results.importance import N_LEAST
+    from search.results.importance import importance as importance_of
     from search.results.saved_study import load
 
     saved = load(folder_of(study, storage))
@@ -82,3 +84,25 @@ def rerun(
         console.print(f"trial {trial}: {same} of {len(epochs)} epochs are the same to the last bit")
     if same < len(epochs):
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names under the storage, or folders.")],
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: Json = False,
+) -> None:
+    """Lay studies side by side: fronts, hypervolume from one reference point, methods."""
+    from search.results.comparison import SideBySide
+    from search.results.saved_study import load
+
+    beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
+    if as_json:
+        tables = {"studies": beside.studies(), "methods": beside.methods(), "fronts": beside.fronts()}
+        print_json({name: table.to_pylist() for name, table in tables.items()})
+        return
+    for table in (beside.studies(), beside.methods()):
+        shown = Table(*table.column_names, box=None)
+        for row in table.to_pylist():
+            shown.add_row(*(f"{value:,.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
+        Console(highlight=False).print(shown)

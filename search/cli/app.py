@@ -6,11 +6,9 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli import (
     analyse,
@@ -18,6 +16,7 @@ from search.cli import (
     control,
     cost,
     doctor,
+    export,
     finalize,
     methods,
     plan,
@@ -25,13 +24,11 @@ from search.cli import (
     show,
     simulate,
     status,
+    study_files,
     suite,
     tracking,
 )
-from search.cli.options import MaybeStudyFile, Overrides, complain
-
-if TYPE_CHECKING:
-    from search.config.study_file import StudyFile
+from search.cli.options import complain
 
 app = typer.Typer(
     name="paretune",
@@ -41,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(study_files.app)
 app.add_typer(run.app)
 app.add_typer(cluster.app)
 app.add_typer(doctor.app)
@@ -49,6 +47,7 @@ app.add_typer(plan.app)
 app.add_typer(control.app)
 app.add_typer(simulate.app)
 app.add_typer(show.app)
+app.add_typer(export.app)
 app.add_typer(analyse.app)
 app.add_typer(methods.app)
 app.add_typer(tracking.app)
@@ -106,64 +105,6 @@ def _exit_code() -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-@app.command()
-def validate(
-    study: MaybeStudyFile = None,
-    overrides: Overrides = None,
-) -> None:
-    """Check a study file and its images without running it; prints it resolved, with every default written out."""
-    import yaml
-
-    from search.config import study_file
-
-    file = study_file.load(study, overrides or ())
-    if isinstance(file.data, study_file.Images):
-        _look_at_images(file)
-    sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
-
-
-def _look_at_images(file: StudyFile) -> None:
-    """Decode them, unless this machine has done it, and say what there is; on standard error, beside the resolved file."""
-    from search.cli.progress import Progress
-    from search.errors import RequestError
-    from search.workflows.preflight import skipped_in_words
-    from trainables import audit
-
-    worker = file.worker()
-    try:
-        found = audit(worker["backbone"], worker["data"], progress=Progress(Console(stderr=True)).decoded)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    if found is not None:
-        if found.skipped:
-            complain(skipped_in_words(found.skipped))
-        counts = ", ".join(f"{n:,} {split}" for split, n in found.n_images.items())
-        complain(f"data: {counts} images of {found.n_classes} classes")
-
-
-@app.command("cp")
-def copy(
-    name: Annotated[str, typer.Argument(help="A packaged study (`paretune ls` lists them).")],
-    to: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml in the current folder.")] = None,
-) -> None:
-    """Copy a packaged study file, which opens with its own manual, to start from."""
-    from search.config import study_file
-    from search.errors import RequestError
-
-    text = study_file.packaged_text(name)
-    target = to or Path(f"{name}.yaml")
-    if target.is_dir():
-        target /= f"{name}.yaml"
-    try:
-        with target.open("x") as file:
-            file.write(text)
-    except FileExistsError:
-        raise RequestError(f"{target} exists; name another place: paretune cp {name} OTHER.yaml") from None
-    except OSError as error:
-        raise RequestError(f"{target} cannot be written ({error.strerror})") from None
-    Console().print(f"{target} written; edit it, then: paretune run {target}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 _T = TypeVar("_T")
-
 Address = Annotated[
     str,
     typer.Option(
@@ -63,10 +62,10 @@ def submit(
     """Run a study as a job of a Ray cluster: the same search as `run`. Submitted again, it goes on where it stopped."""
     from cluster.jobs import Cargo
     from cluster.upload import local_paths, requirements
-    from search.config import study_file
+    from search.config import loading
     from search.errors import RequestError
 
-    file = study_file.load(study, overrides or (), storage)
+    file = loading.load(study, overrides or (), storage)
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
     sent = file.resolved() | file.places()  # a server's password is the cluster's to know

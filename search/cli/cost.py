@@ -51,7 +51,7 @@ def cost(
 
 def table(found: Sequence[Measured]) -> Table:
     """A row per trial."""
-    from search.results.tables import knobs, percent
+    from search.results.words import knobs, percent
 
     shown = Table("trial", "method", "knobs", "params", "val %", "unmerged ms", "merged ms", box=None)
     for one in found:

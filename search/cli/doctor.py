@@ -35,13 +35,14 @@ def doctor(
 ) -> None:
     """Look at versions, packages, storage, MLflow and GPUs, here or on a cluster, and how to mend what is wrong (exit code 1)."""
     from cluster import health
-    from search.storage import checkpoints
+    from search.storage import checkpoints, object_store
     from search.tracking.mlflow_client import tracking_uri, without_secret
 
     if address is not None:
         raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
     named = _checked(storage)
-    place, home = checkpoints.impatient(checkpoints.place(named)), DEFAULT_STORAGE if checkpoints.is_address(named) else Path(named)
+    place = checkpoints.impatient(checkpoints.place(named))
+    home = DEFAULT_STORAGE if object_store.is_address(named) else Path(named)
     findings = [*health.machine(health.here()), health.storage(place), health.tracking(without_secret(tracking_uri(home)))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
         from cluster.connect import connected
@@ -66,9 +67,9 @@ def _on_cluster(address: str, storage: str, *, pip: bool, unprotected: bool, as_
     from cluster.upload import requirements, stage
     from search.cli.cluster import connected
     from search.errors import RequestError
-    from search.storage import checkpoints
+    from search.storage import object_store
 
-    if not checkpoints.is_address(storage) and not Path(storage).is_absolute():
+    if not object_store.is_address(storage) and not Path(storage).is_absolute():
         raise RequestError(
             f"--storage: {storage} is a path of this machine; give an absolute one that every node of the cluster has"
         )
@@ -87,10 +88,10 @@ def _checked(storage: str | None) -> str:
         RequestError: It may hold a secret.
     """
     from search.errors import RequestError
-    from search.storage import checkpoints
+    from search.storage import object_store
 
     try:
-        return checkpoints.checked(storage or str(DEFAULT_STORAGE))
+        return object_store.checked(storage or str(DEFAULT_STORAGE))
     except ValueError as error:
         raise RequestError(f"--storage: {error}") from None
 

@@ -13,8 +13,9 @@ from rich.table import Table
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of, print_json
 
 if TYPE_CHECKING:
+    from search.backends.base import Order, Outcome
     from search.results.saved_study import SavedStudy
-    from search.workflows.finalize import Member, Order, Outcome
+    from search.workflows.finalize import Member
 
 app = typer.Typer()
 
@@ -85,7 +86,7 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
     """The back end's outcomes. Nothing is started, or imported, where no order comes."""
     from itertools import chain
 
-    from search.config.study_file import check
+    from search.config.loading import check
     from search.errors import RequestError
 
     waiting = iter(orders)
@@ -119,7 +120,7 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
 
 
 def _in_process(worker: dict[str, object], orders: Iterable[Order]) -> Iterator[Outcome]:
-    from search.workflows.finalize import Outcome
+    from search.backends.base import Outcome
     from trainables.workers.retrainer import Retrainer
 
     retrainer = Retrainer(**worker)  # type: ignore[arg-type]
@@ -134,7 +135,7 @@ def _in_process(worker: dict[str, object], orders: Iterable[Order]) -> Iterator[
 
 def table(members: list[Member]) -> Table:
     """A row per member: what the search saw, and what the test says."""
-    from search.results.tables import percent
+    from search.results.words import percent
 
     shown = Table("trial", "method", "params", "val %", "test %", "n", "P(front)", box=None)
     for member in members:

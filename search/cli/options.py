@@ -20,9 +20,9 @@ def _folder(storage: Path) -> Path:
         RequestError: It names no folder.
     """
     from search.errors import RequestError
-    from search.storage import checkpoints
+    from search.storage import object_store
 
-    if checkpoints.is_address(str(storage)):
+    if object_store.is_address(str(storage)):
         raise RequestError("--storage: name the folder in which the ledger, or its pointer, lies; checkpoints are found through it")
     return storage
 

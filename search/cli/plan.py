@@ -42,13 +42,13 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What the space holds, and what the study would take: measures a few batches of each method on this machine, or on a node."""
-    from search.config import study_file
+    from search.config import loading
     from search.errors import RequestError
     from search.workflows import plan as planning
     from trainables import measure
 
     begun = time.perf_counter()
-    file = study_file.load(study, overrides or ())
+    file = loading.load(study, overrides or ())
     if address is not None:
         words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
         raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
@@ -113,12 +113,13 @@ def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slo
     """On this machine, which would run as many trials at once as its cores, its memory, and GPUs, have room for."""
     from cluster.health import gpu_memory
     from search.config import trial_resources
+    from search.workflows import preflight
     from trainables import probed_epochs
     from trainables.costs.memory import private_bytes
 
     resources, told = file.resources, gpu_memory()
     gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
-    needed = trial_resources.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+    needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
     begun = time.perf_counter()
     probes = probed_epochs(file.worker(), configs)
     took = time.perf_counter() - begun
@@ -145,12 +146,13 @@ def _measured_there(
     from cluster.health import gpu_memory
     from cluster.nodes import name_and_memory, on_each
     from search.config import trial_resources
+    from search.workflows import preflight
     from trainables import probed_epochs
     from trainables.costs.memory import private_bytes
 
     with connect.connected():
         gpus = room.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
-        needed = trial_resources.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+        needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
         takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
         facts = {"memory": trial_resources.reserved(needed, most=connect.largest_memory(**takes))}
         takes["memory_per_trial"] = file.resources.of_a_trial(facts)["memory_per_trial"]

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config.study_file import StudyFile
-from search.results import tables
+from search.results import tables, words
 from search.study.study import Study
 from search.trial import State, Trial
 
@@ -162,7 +162,7 @@ def _print_lines(console: Console, study: Study, clock: _Clock, waits: Callable[
 def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
     line = f"[{n_finished}/{study.file.budget.n_trials}] {trial.label} {trial.state.lower()}"
     if trial.state is State.COMPLETE:
-        line += f", val/top1 {tables.percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
+        line += f", val/top1 {words.percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
     elif trial.reason:
         line += f": {trial.reason}"
     line += f"; hypervolume {study.hypervolume():.4f}"

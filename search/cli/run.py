@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich.console import Console
-from rich.constrain import Constrain
-from rich.table import Table
 
 from search.cli.options import (
     DEFAULT_STORAGE,
@@ -22,6 +20,7 @@ from search.cli.options import (
     complain,
     folder_of,
 )
+from search.cli.show import _show_places, show_front
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
@@ -42,14 +41,14 @@ def run(
     slots: MaybeSlots = None,
 ) -> None:
     """Search here, or go on with a search. A finished study prints its front."""
-    from search.config import study_file
+    from search.config import loading
 
-    search(study_file.load(study, overrides or (), storage), back_end, cpus, slots=slots)
+    search(loading.load(study, overrides or (), storage), back_end, cpus, slots=slots)
 
 
 def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, slots: int | None) -> None:
     """Search, and show what was found and where it lies. Exit code 1 if no trial is complete, or the study has not ended."""
-    from search.results.saved_study import StudyState
+    from search.results.study_state import StudyState
 
     study_at_end = search_quietly(file, back_end, cpus, extension, slots=slots)
     show_front(study_at_end)
@@ -81,7 +80,7 @@ def search_quietly(
         raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
     progress = Progress(progress_on or Console(file=sys.stdout))
     more_trials = 0 if extension is None else extension.more_trials
-    known = location.of(file).find()
+    known = location.locate_ledger(file.folder, file.study, file.ledger).find()
     n_trials = file.budget.n_trials if known is None else load(file.folder).record.budget["n_trials"]
     progress.announce(file, n_trials + more_trials)
     with interruptible():
@@ -124,9 +123,10 @@ def resume(
 ) -> None:
     """Go on with a study by its name: one that was interrupted, or a larger one. One that runs is made larger where it runs."""
     from search.cli import control
-    from search.config import study_file
+    from search.config import loading
     from search.errors import RequestError
-    from search.results.saved_study import StudyState, load
+    from search.results.saved_study import load
+    from search.results.study_state import StudyState
     from search.study.extension import Extension, moment
 
     folder = folder_of(study, storage)
@@ -135,48 +135,11 @@ def resume(
         date = None if until is None else moment(until).isoformat()
     except ValueError as error:
         raise RequestError(f"--until: {error}") from None
-    new = None if wider is None else study_file.load(wider).resolved()
+    new = None if wider is None else loading.load(wider).resolved()
     extension = Extension(more_trials, max_hours, date, trial, epochs, new)
     if saved.state is StudyState.RUNNING and extension:
         detail = {key: value for key, value in extension.detail().items() if key != "trial"}
         control.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
-    file = study_file.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
+    file = loading.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
     search(file, back_end, cpus, extension, slots=slots)
-
-
-def show_front(study: SavedStudy) -> None:
-    """The front as a table, and what stands beside it."""
-    from search.results import tables
-
-    console = Console()
-    if not study.members:
-        console.print("No trial is complete: the front is empty.")
-        return
-    console.print(Constrain(tables.front_table(study.members), tables.TABLE_WIDTH))
-    if any(trial.planned_epochs is not None for trial in study.history):
-        console.print(Constrain(tables.extended_table(study.history), tables.TABLE_WIDTH))
-    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
-    if study.ended:
-        console.print(f"Ended before its {study.record.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
-
-
-def _show_places(study: SavedStudy) -> None:
-    from search.storage.location import ledger_in
-    from search.workflows import collect_checkpoints
-
-    where = Table.grid(padding=(0, 2))
-    for what, name in (
-        ("picture", "front.png"),
-        ("tables", "front.parquet"),
-        ("", "trials.parquet"),
-        ("ledger", ledger_in(study.folder).name),
-        ("log", "paretune.log"),
-    ):
-        if (study.folder / name).exists():
-            where.add_row(what, str(study.folder / name))
-    checkpoints = collect_checkpoints.collect(study.folder, dry_run=True)
-    spare = f"; `paretune gc` frees {collect_checkpoints.mebibytes(checkpoints.freed_bytes)}" if checkpoints.trials else ""
-    where.add_row("checkpoints", f"{collect_checkpoints.mebibytes(checkpoints.freed_bytes + checkpoints.kept_bytes)}{spare}")
-    where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
-    Console(soft_wrap=True, highlight=False).print(where)

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Table
 
-from search.cli import run
-from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of, print_json
+from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of, print_json
+
+if TYPE_CHECKING:
+    from search.results.saved_study import SavedStudy
 
 if TYPE_CHECKING:
     from search.results.saved_study import SavedStudy
@@ -22,13 +24,13 @@ app = typer.Typer()
 @app.command()
 def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Print the Pareto front of a study."""
-    from search.results import tables
+    from search.results.as_json import front_json
 
     saved = _load(study, storage)
     if as_json:
-        print_json(tables.front_json(saved.record, saved.history))
+        print_json(front_json(saved.record, saved.history))
     else:
-        run.show_front(saved)
+        show_front(saved)
 
 
 @app.command()
@@ -60,6 +62,7 @@ def trials(
 ) -> None:
     """List the trials of a study."""
     from search.results import tables
+    from search.results.as_json import trial_json
 
     saved = _load(study, storage)
     if rejected:
@@ -71,7 +74,7 @@ def trials(
             table.add_row(" ".join(f"{key}={value}" for key, value in config.items()), reason)
         Console().print(table)
     elif as_json:
-        print_json([tables.trial_json(trial) for trial in saved.history])
+        print_json([trial_json(trial) for trial in saved.history])
     else:
         Console().print(Constrain(tables.trials_table(saved.history), tables.TABLE_WIDTH))
 
@@ -86,6 +89,7 @@ def show(
     """Show one trial: configuration, metrics per epoch, what happened to it."""
     from search.errors import RequestError
     from search.results import tables
+    from search.results.as_json import trial_json
 
     saved = _load(study, storage)
     if trial >= len(saved.history):
@@ -94,7 +98,7 @@ def show(
     reports = [r for r in saved.epochs if r.trial == trial]
     if as_json:
         history = [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in reports]
-        print_json(tables.trial_json(one) | {"reports": history})
+        print_json(trial_json(one) | {"reports": history})
         return
     console = Console()
     console.print(f"[bold]{one.label}[/]  {one.state}" + (f": {one.reason}" if one.reason else ""), highlight=False)
@@ -113,71 +117,44 @@ def show(
     console.print(curve)
 
 
-@app.command("export-adapter")
-def export(
-    study: StudyName,
-    trial: TrialNumber,
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
-    *,
-    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a plain timm model.")] = False,
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: Json = False,
-) -> None:
-    """Take a trial's adapter home: safetensors and a card that says what it is; prints the lines that load it."""
-    from dataclasses import asdict
-
-    from search.trial import State
-    from search.workflows.export_adapter import export_adapter
-
-    saved = _load(study, storage)
-    card = export_adapter(saved, trial, to, merged=merge)
-    if card.origin["state"] != State.COMPLETE:
-        done = "{done} of {planned} epochs".format(**card.epochs)
-        complain(f"trial {trial} is {card.origin['state']}: what was written has {done}")
-    if as_json:
-        print_json({"path": str(to), "file": card.file, "card": asdict(card), "load": card.lines(to)})
-        return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{to / card.file} and {to / 'card.json'} written; to load it:\n\n{card.lines(to)}")
-
-
-@app.command("ls")
-def list_studies(
-    server: Annotated[
-        str | None, typer.Argument(metavar="[ADDRESS]", help="A PostgreSQL database, instead of the storage.")
-    ] = None,
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: Json = False,
-) -> None:
-    """List the studies under the storage, or in a database."""
-    from search.config.study_file import packaged_names
-    from search.errors import LedgerError
-    from search.results.saved_study import load
-    from search.storage.location import places
-
-    found, problems = [], []
-    for place in places(storage, server):
-        name, state, where = place.folder.name, "unreadable", str(place.address or place.folder)
-        try:
-            saved = load(place.folder, place.address)
-            name, state = saved.name, saved.state.lower()
-        except LedgerError as error:
-            problems.append(str(error))
-        found.append({"name": name, "state": state, "path": where})
-    if as_json:
-        print_json({"studies": found, "packaged": packaged_names()})
-    else:
-        table = Table("study", "state", "folder", box=None)
-        for one in found:
-            table.add_row(one["name"], one["state"], one["path"])
-        console = Console(highlight=False)
-        console.print(table if found else f"No study in {server or storage}.")
-        console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)
-    if problems:
-        raise LedgerError("\n".join(problems))
-
-
 def _load(study: str, storage: Path) -> SavedStudy:
     from search.results.saved_study import load
 
     return load(folder_of(study, storage))
+
+
+def show_front(study: SavedStudy) -> None:
+    """The front as a table, and what stands beside it."""
+    from search.results import tables
+
+    console = Console()
+    if not study.members:
+        console.print("No trial is complete: the front is empty.")
+        return
+    console.print(Constrain(tables.front_table(study.members), tables.TABLE_WIDTH))
+    if any(trial.planned_epochs is not None for trial in study.history):
+        console.print(Constrain(tables.extended_table(study.history), tables.TABLE_WIDTH))
+    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
+    if study.ended:
+        console.print(f"Ended before its {study.record.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
+
+
+def _show_places(study: SavedStudy) -> None:
+    from search.storage.location import ledger_in
+    from search.workflows import collect_checkpoints
+
+    where = Table.grid(padding=(0, 2))
+    for what, name in (
+        ("picture", "front.png"),
+        ("tables", "front.parquet"),
+        ("", "trials.parquet"),
+        ("ledger", ledger_in(study.folder).name),
+        ("log", "paretune.log"),
+    ):
+        if (study.folder / name).exists():
+            where.add_row(what, str(study.folder / name))
+    checkpoints = collect_checkpoints.collect(study.folder, dry_run=True)
+    spare = f"; `paretune gc` frees {collect_checkpoints.mebibytes(checkpoints.freed_bytes)}" if checkpoints.trials else ""
+    where.add_row("checkpoints", f"{collect_checkpoints.mebibytes(checkpoints.freed_bytes + checkpoints.kept_bytes)}{spare}")
+    where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
+    Console(soft_wrap=True, highlight=False).print(where)

@@ -44,12 +44,13 @@ def simulate(
     from rich.constrain import Constrain
 
     from search.backends import simulated
-    from search.config import study_file
+    from search.config import loading
     from search.errors import RequestError
     from search.results import tables
+    from search.results.as_json import front_json
     from search.workflows import compare_samplers
 
-    file = study_file.load(study, overrides or ())
+    file = loading.load(study, overrides or ())
     replay = _replay(file, table, surface, instance)
     if against:
         _refuse(file, against, picture)
@@ -73,7 +74,7 @@ def simulate(
         "ended": searched.ended,
     }
     if as_json:
-        print_json(tables.front_json(searched.record, trials) | facts)
+        print_json(front_json(searched.record, trials) | facts)
         return
     console = Console(highlight=False)
     console.print(Constrain(tables.front_table(searched.front()), tables.TABLE_WIDTH))

@@ -34,7 +34,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What a study is doing: trials by their states, slots busy, epochs and steps a second, the front so far."""
-    from search.results.saved_study import StudyState
+    from search.results.study_state import StudyState
 
     folder, console = folder_of(study, storage), Console(highlight=False)
     facts = look(folder)
@@ -82,7 +82,7 @@ def facts_of(saved: SavedStudy, *, now: float) -> dict[str, Any]:
         saved: The study.
         now: Unix time; the pace is that of the two minutes before.
     """
-    from search.results.saved_study import StudyState
+    from search.results.study_state import StudyState
     from search.trial import State
 
     running = [trial for trial in saved.history if trial.state is State.RUNNING]

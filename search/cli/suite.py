@@ -63,7 +63,7 @@ def suite(
 
 def table(tasks: Sequence[Task], rows: Sequence[Standing]) -> Table:
     """A row per method; the tasks of a group, their mean, and both means that the papers print."""
-    from search.results.tables import percent
+    from search.results.words import percent
 
     def shown(value: float | None) -> str:
         return "-" if value is None else percent(value)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of, print_json
+from search.cli.options import DEFAULT_STORAGE, Storage, StudyName, TrialNumber, complain, folder_of
 
 app = typer.Typer()
 
@@ -58,24 +56,6 @@ def sync(
 
 
 @app.command()
-def export(
-    study: StudyName,
-    form: Annotated[str, typer.Option("--format", help="parquet, csv, or optuna (opens in optuna-dashboard).")] = "parquet",
-    to: Annotated[Path | None, typer.Option(help="A folder; default: the study's own.")] = None,
-    storage: Storage = DEFAULT_STORAGE,
-) -> None:
-    """Write a study for other programs: its front, trials and reports as tables, or a study of Optuna's."""
-    from search.results.export import FORMATS, export_study
-    from search.results.saved_study import load
-
-    if form not in FORMATS:
-        raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
-    saved = load(folder_of(study, storage))
-    for path in export_study(saved, to or saved.folder, form):
-        Console(highlight=False, soft_wrap=True).print(str(path))
-
-
-@app.command()
 def register(
     study: StudyName,
     trial: TrialNumber,
@@ -95,28 +75,6 @@ def register(
     name = name or saved.name
     version = register_model(saved.folder, tracking_uri(saved.folder.parent), trial, name)
     Console(highlight=False, soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
-
-
-@app.command()
-def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names under the storage, or folders.")],
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: Json = False,
-) -> None:
-    """Lay studies side by side: fronts, hypervolume from one reference point, methods."""
-    from search.results.comparison import SideBySide
-    from search.results.saved_study import load
-
-    beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
-    if as_json:
-        tables = {"studies": beside.studies(), "methods": beside.methods(), "fronts": beside.fronts()}
-        print_json({name: table.to_pylist() for name, table in tables.items()})
-        return
-    for table in (beside.studies(), beside.methods()):
-        shown = Table(*table.column_names, box=None)
-        for row in table.to_pylist():
-            shown.add_row(*(f"{value:,.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
-        Console(highlight=False).print(shown)
 
 
 @app.command()

@@ -6,19 +6,12 @@ this process, and what the largest step of any method will take, with room.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from search.config.study_file import StudyFile
-    from search.costs import Sizes
+from collections.abc import Mapping
+from typing import Any
 
 MARGIN = 1.25  # more than was measured: longer runs fragment the allocator's memory
 CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not count it
 MOST = 16  # trials on one card
-CUDA_BYTES = 2 * 2**30  # of the host's memory, that CUDA's libraries take in each process: no card was here to measure it on
 
 
 def share(peak_bytes: float, card_bytes: float) -> float:
@@ -72,20 +65,6 @@ def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
     return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
 
 
-def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:
-    """What a worker will take of its node's memory, by arithmetic.
-
-    Args:
-        file: The study file.
-        sizes: Of its configurations.
-        process_bytes: Of a process that has the libraries, and nothing else.
-        gpus: The share of a GPU that a trial gets.
-    """
-    if gpus > 0:
-        return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
-    return process_bytes + max(_of_training(file, sizes), default=0)
-
-
 def reserved(needed: int, *, most: int | None) -> dict[str, Any]:
     """What the ledger keeps where nothing is measured.
 
@@ -95,12 +74,3 @@ def reserved(needed: int, *, most: int | None) -> dict[str, Any]:
             None where there is no node yet.
     """
     return {"host_bytes": needed if most is None else min(needed, most), "shares": {}}
-
-
-def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:
-    """Of each method's default at the largest batch; methods that do not fit the backbone are left out."""
-    space = file.joint_space()
-    for method in space.methods:
-        batch = next(knob for knob in space.knobs(method) if knob.key == "optim.batch_size").largest
-        with suppress(ValueError):
-            yield sizes.training_bytes(space.default(method), math.ceil(batch / file.recipe.accumulate))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from search.storage.reader import Report, StudyRecord
 
 SCHEMA_VERSION = 1  # of the Parquet files
-
 UNITS = {
     "adapter_params": "parameters",
     "head_params": "parameters",

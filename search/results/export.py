@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config.study_file import check
+from search.config.loading import check
 from search.results import arrow_tables
 from search.results.saved_study import SavedStudy
 from search.trial import State

@@ -14,14 +14,12 @@ from search.results.plot_style import FAINT as _FAINT
 from search.results.plot_style import INK as _INK
 from search.results.plot_style import SizeAxis
 from search.results.recommendation import standard_error
-from search.results.tables import METHOD_NAMES, knobs
+from search.results.words import METHOD_NAMES, knobs
 from search.trial import State, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from search.results.saved_study import SavedStudy
 
 
 def plot_front(
@@ -57,17 +55,6 @@ def plot_front(
         else:
             figure.savefig(draft, dpi=88 if path.stem.endswith("small") else "figure")
         draft.replace(path)
-
-
-def front_img(study: SavedStudy) -> str:
-    """The picture of a study's front inside an HTML element."""
-    import base64
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "front-small.png"
-        study.plot_front(path)
-        return f'<img alt="the front" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
 
 
 def draw_front(

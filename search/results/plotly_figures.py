@@ -15,7 +15,7 @@ from search.front import front, hypervolume
 from search.results.contributions import shares
 from search.results.plot_style import FAINT, INK, SizeAxis, styles
 from search.results.recommendation import standard_error
-from search.results.tables import METHOD_NAMES, knobs, percent, quantity
+from search.results.words import METHOD_NAMES, knobs, percent, quantity
 from search.storage.reader import Report
 from search.trial import PARAMETERS, State, Trial
 

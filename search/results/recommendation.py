@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 from search.front import front
-from search.results.tables import METHOD_NAMES, percent, quantity
+from search.results.words import METHOD_NAMES, percent, quantity
 from search.trial import PARAMETERS, Trial
 
 

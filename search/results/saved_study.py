@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.front import front, hypervolume
 from search.results import arrow_tables, front_plot, tables
 from search.results.recommendation import answer
+from search.results.study_state import StudyState, ended_by, study_state, with_measured
 from search.storage import checkpoints as checkpoint_store
+from search.storage import reader
 from search.storage.address import Address
 from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.reader import Event, Report, StudyRecord
+from search.storage.reader import Report, StudyRecord
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -26,48 +27,6 @@ if TYPE_CHECKING:
 
 
 PICTURES = ("front.png", "front.svg", "front-small.png")  # of a front, beside the ledger; the small one fits into a description
-
-
-class StudyState(enum.StrEnum):
-    """Where a study stands."""
-
-    RUNNING = "RUNNING"  # a driver is at work
-    FINISHED = "FINISHED"  # nothing runs and nothing more will start
-    INTERRUPTED = "INTERRUPTED"  # its driver is gone before the end; run it again and it goes on
-
-
-def study_state(record: StudyRecord, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
-    """Where a study stands, from what its ledger says.
-
-    Args:
-        record: The study.
-        trials: All its trials.
-        ended: Whether the budget ended before all trials were started (hours, a front that stands still, an exhausted space).
-        owner: The driver at work, or None.
-    """
-    all_started = ended or sum(trial.extends is None for trial in trials) >= int(record.budget["n_trials"])
-    if all_started and all(trial.state.finished for trial in trials):
-        return StudyState.FINISHED
-    return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED
-
-
-def ended_by(events: Iterable[Event], before: str | None = None) -> str | None:
-    """Why nothing new starts although trials are left in the budget; None if it does. `before`: what earlier events said."""
-    for event in events:
-        if event.kind in ("ended", "extended"):
-            before = event.detail.get("reason")  # an extension has none: the study goes on
-    return before
-
-
-def measured_by(event: Event) -> dict[str, float]:
-    """The costs that a `measured` event holds beside how they were measured."""
-    return {key: value for key, value in event.detail.items() if key.startswith("cost/")}
-
-
-def with_measured(trials: Iterable[Trial], events: Iterable[Event]) -> list[Trial]:
-    """The trials with what was measured of them after their end (`paretune cost`) among their metrics; what they reported stays."""
-    found = {event.trial: measured_by(event) for event in events if event.kind == "measured"}
-    return [replace(t, metrics={**found[t.number], **t.metrics}) if t.number in found else t for t in trials]
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +71,7 @@ class SavedStudy:
     @property
     def reference_point(self) -> tuple[float, float]:
         """(chance level, largest adapter): where the hypervolume is measured from."""
-        return tables.reference(self.record)
+        return reader.reference(self.record)
 
     @property
     def hypervolume(self) -> float:
@@ -134,7 +93,7 @@ class SavedStudy:
     @property
     def n_validation(self) -> int | None:
         """Images that accuracies were measured on, None where that is not known."""
-        return tables.n_validation(self.record)
+        return reader.n_validation(self.record)
 
     @property
     def against(self) -> str:
@@ -183,7 +142,7 @@ class SavedStudy:
         import html
 
         words = f"<p><b>{html.escape(self.name)}</b> · {self._stand}</p><p>{html.escape(self.answer)}</p>"
-        return f"{words}{tables.front_html(self.members)}{front_plot.front_img(self)}"
+        return f"{words}{tables.front_html(self.members)}{front_img(self)}"
 
     def write_views(self, *, complete: bool = False) -> None:
         """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time.
@@ -232,9 +191,9 @@ class SavedStudy:
         html_page.write(self.folder / "front.html", text)
 
     def _importance(self) -> Mapping[str, Mapping[str, float]]:
-        from search.config.study_file import check
+        from search.config.loading import check
         from search.errors import RequestError
-        from search.results.contributions import importance
+        from search.results.importance import importance
 
         try:
             space = check(self.record.file).joint_space()
@@ -270,3 +229,14 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
         return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended)
     finally:
         ledger.close()
+
+
+def front_img(study: SavedStudy) -> str:
+    """The picture of a study's front inside an HTML element."""
+    import base64
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "front-small.png"
+        study.plot_front(path)
+        return f'<img alt="the front" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'

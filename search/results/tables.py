@@ -10,70 +10,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.front import beside, front, hypervolume
+from search.front import beside, front
 from search.results.arrow_tables import UNITS
+from search.results.words import METHOD_NAMES, knobs, percent, quantity
 from search.trial import Trial
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from search.storage.reader import StudyRecord
 
 # -- words -------------------------------------------------------------------------------------------------------------
 
-METHOD_NAMES = {
-    "head_only": "head only",
-    "lora": "LoRA",
-    "arc": "ARC",
-    "lily": "Lily",
-    "snell": "SNELL",
-    "clora": "CLoRA",
-    "serial_lora": "Serial LoRA",
-    "heart_lora": "Heart-LoRA",
-    "householder": "Householder",
-    "fact": "FacT",
-    "randlora": "RandLoRA",
-    "adaptformer": "AdaptFormer",
-    "bitfit": "BitFit",
-    "full": "full fine-tuning",
-}
-
-_SHORT = {
-    "rank": "r",
-    "n_experts": "e",
-    "extra_rank": "+",
-    "n_spaces": "k",
-    "temperature": "T=",
-    "scale": "s=",
-    "dropout": "drop=",
-}
-
-
-def knobs(trial: Trial) -> str:
-    """A configuration in a few words, what decides its size first: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
-    own = {k.removeprefix(f"{trial.method}."): v for k, v in trial.config.items() if k.startswith(f"{trial.method}.")}
-    words = [f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own]
-    words += [str(own.pop(key)) for key in ("targets", "position", "level", "layers") if key in own]
-    if (lr := trial.config.get("optim.lr")) is not None:
-        words.append(f"lr={_number(lr)}")
-    return " ".join(words + [f"{_SHORT.get(key, key + '=')}{_number(value)}" for key, value in own.items()])
-
-
-def percent(top1: float) -> str:
-    """A fraction in percent, two decimals: one validation image of 800 is 0.125."""
-    return f"{100 * top1:.2f}"
-
-
-def _number(value: object) -> str:
-    if not isinstance(value, float) or value == 0 or 0.01 <= abs(value) < 1000:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-    digits, exponent = f"{value:.1e}".split("e")
-    return f"{digits.removesuffix('.0')}e{int(exponent)}"
-
 
 # -- tables ------------------------------------------------------------------------------------------------------------
-
-
 TABLE_WIDTH = 100  # columns of a terminal; across more a row would be hard to follow
 
 
@@ -103,11 +52,6 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
 def _against(trials: Sequence[Trial]) -> list[str]:
     """What accuracy is weighed against, where that has no column already."""
     return [trial.against for trial in trials[:1] if trial.against not in ("adapter_params", "head_params")]
-
-
-def quantity(value: float) -> str:
-    """A cost, to four digits or the whole number."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def extended_table(trials: Iterable[Trial]) -> Table:
@@ -197,52 +141,3 @@ def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
-
-
-def trial_json(trial: Trial) -> dict[str, Any]:
-    """One trial as plain JSON values (NaN is null). Others build on these fields: more may be added, these stay."""
-    return {
-        "trial": trial.number,
-        "state": trial.state.value,
-        "method": trial.method,
-        "config": dict(trial.config),
-        "epochs": trial.epochs,
-        "rung": trial.rung,
-        "reason": trial.reason,
-        "n_attempts": trial.n_attempts,
-        "extends": trial.extends,
-        "adapter_params": trial.adapter_params,
-        "head_params": trial.head_params,
-        "metrics": {key: value if math.isfinite(value) else None for key, value in trial.metrics.items()},
-    }
-
-
-def front_json(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
-    reference_point = reference(study)
-    return {
-        "study": study.name,
-        "objectives": list(study.file.get("objectives", ("val/top1", "adapter_params"))),
-        "reference_point": list(reference_point),
-        "hypervolume": hypervolume(trials, reference_point),
-        "members": [trial_json(trial) for trial in front(trials)],
-        "extended": [trial_json(trial) for trial in beside(trials)],
-    }
-
-
-def limits_in_words(study: StudyRecord) -> str:
-    """`adapters up to 50,000 parameters, cost/gflops up to 1.2`."""
-    others = [f"{key} up to {value:,.6g}" for key, value in study.budget.get("limits", {}).items()]
-    return ", ".join([f"adapters up to {int(study.facts['max_params']):,} parameters", *others])
-
-
-def reference(study: StudyRecord) -> tuple[float, float]:
-    """(chance level, largest size that is wanted): the study's reference point, fixed when it was made."""
-    top1, params = study.facts["reference_point"]
-    return float(top1), float(params)
-
-
-def n_validation(study: StudyRecord) -> int | None:
-    """Images that the study's accuracies were measured on; None where that is not known, or they are exact."""
-    known: int | None = study.facts.get("n_validation")
-    return known

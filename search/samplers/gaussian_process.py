@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-
 PRIOR_SPREAD = 1.0  # standard deviation of the logarithm of every hyperparameter
 AMPLITUDES = (0.5, 0.5, 0.5)  # a_0, a_1, a_2 of standardised targets
 NOISE = 0.03  # variance of a complete trial's standardised target

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from search.pareto import Front
 
 Array = NDArray[np.float64]
-
 LEAST_ERROR = 0.005  # added to every error before its logarithm
 SPREAD = 0.35  # standard deviation of what goodness gains from the first epoch to the end, before any trial has shown it
 WEIGHT = 4.0  # trials that this prior is worth

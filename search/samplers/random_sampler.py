@@ -37,3 +37,25 @@ def _value(values: BaseDistribution, by: random.Random) -> Value:
             )
         return by.uniform(values.low, values.high)
     raise TypeError(f"{values!r} is none of Optuna's three distributions")
+
+
+class _Random:
+    """Draws uniformly and learns nothing."""
+
+    def __init__(self, space: JointSpace) -> None:
+        self._space, self._n = space, 0
+
+    def choose(self, seed: int) -> Config:
+        return uniform(self._space, random.Random(seed))  # noqa: S311 - not cryptography
+
+    def add(self, config: Config, *, drawn: bool) -> int:
+        self._n += 1
+        return self._n - 1
+
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
+    def complete(self, ticket: int, top1: float, size: float) -> None: ...
+    def prune(self, ticket: int, *, for_good: bool) -> None: ...
+    def revive(self, ticket: int) -> None: ...
+    def exceed(self, ticket: int, size: float | None) -> None: ...
+    def fail(self, ticket: int) -> None: ...
+    def reject(self, ticket: int) -> None: ...

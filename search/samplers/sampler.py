@@ -6,7 +6,6 @@ from the ledger by the same calls in the same order goes on exactly where the fi
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from search.pareto import Front
 from search.samplers.auto import Auto
 from search.samplers.finite_pool import Pool
 from search.samplers.optuna_sampler import OptunaSampler
-from search.samplers.random_sampler import uniform
+from search.samplers.random_sampler import _Random
 from search.seeds import seed_for
 from spaces import Config, JointSpace
 
@@ -131,28 +130,6 @@ class _Engine(Protocol):
 
     def choose(self, seed: int) -> Config | int: ...
     def add(self, config: Config, *, drawn: bool) -> int: ...
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
-    def complete(self, ticket: int, top1: float, size: float) -> None: ...
-    def prune(self, ticket: int, *, for_good: bool) -> None: ...
-    def revive(self, ticket: int) -> None: ...
-    def exceed(self, ticket: int, size: float | None) -> None: ...
-    def fail(self, ticket: int) -> None: ...
-    def reject(self, ticket: int) -> None: ...
-
-
-class _Random:
-    """Draws uniformly and learns nothing."""
-
-    def __init__(self, space: JointSpace) -> None:
-        self._space, self._n = space, 0
-
-    def choose(self, seed: int) -> Config:
-        return uniform(self._space, random.Random(seed))  # noqa: S311 - not cryptography
-
-    def add(self, config: Config, *, drawn: bool) -> int:
-        self._n += 1
-        return self._n - 1
-
     def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
     def complete(self, ticket: int, top1: float, size: float) -> None: ...
     def prune(self, ticket: int, *, for_good: bool) -> None: ...

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
+
+from search.errors import LedgerError
 
 FORM = "postgresql://[user@]host[:port]/database"
 SCHEMES = ("postgresql", "postgres")
@@ -84,3 +88,25 @@ def _database_and_more(text: str) -> list[str]:
     if not all(names):
         raise ValueError(f"the address of a database is written {FORM}")
     return names
+
+
+def point(pointer: Path, address: Address) -> None:
+    """Write the file that leads to a ledger, whole or not at all."""
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    draft = pointer.with_name(f".{pointer.name}.draft")
+    draft.write_text(json.dumps({"ledger": str(address)}) + "\n")
+    draft.replace(pointer)
+
+
+def pointed_at(pointer: Path) -> Address:
+    """The address in a file that leads to a ledger.
+
+    Raises:
+        LedgerError: There is no such file, or it holds none.
+    """
+    try:
+        return parse(json.loads(pointer.read_text())["ledger"])
+    except FileNotFoundError:
+        raise LedgerError(f"{pointer} does not exist; `paretune ls` shows the studies that do") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LedgerError(f'{pointer} does not lead to a ledger ({error}); it holds one line: {{"ledger": ADDRESS}}') from None

@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import LedgerError, OutOfReach, OwnedElsewhere
-from search.storage import database, owner, schema
+from search.storage import location, owner, schema
 from search.storage.address import Address
 from search.storage.owner import HEARTBEAT_SECONDS, LEASE_SECONDS
 from search.storage.reader import Event, History, Report, StudyRecord, trials_of
@@ -28,7 +28,6 @@ from search.storage.writer import Writer
 from search.trial import Trial
 
 __all__ = ["Event", "Ledger", "LedgerError", "OutOfReach", "OwnedElsewhere", "Report", "StudyRecord"]
-
 PATIENCE_SECONDS = 60.0  # for a server that is restarted under a driver
 
 
@@ -42,7 +41,7 @@ class Ledger(History):
     """
 
     def __init__(self, path: Path, *, address: Address | None = None, now: Callable[[], float] | None = None) -> None:
-        super().__init__(database.at(path, address), now)
+        super().__init__(location.at(path, address), now)
         self.path = path
         self._writing = self._database.engine.execution_options(writes=True)
         self._n_events: int | None = None  # known to the owner, who alone counts it up

@@ -5,14 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from search.errors import LedgerError
-from search.storage import address, database
-from search.storage.address import Address
-
-if TYPE_CHECKING:
-    from search.config.study_file import StudyFile
+from search.storage import address
+from search.storage.address import Address, pointed_at
+from search.storage.database import Database
+from search.storage.sqlite import SQLite
 
 FILE, POINTER = "ledger.db", "ledger.json"
 
@@ -44,15 +42,15 @@ class Place:
         if not here.exists():
             if self.address is None:
                 return None
-            with closing(database.at(self.path, self.address)) as there:
+            with closing(at(self.path, self.address)) as there:
                 if not there.exists():
                     return None
-            from search.storage.postgresql import point
+            from search.storage.address import point
 
             point(self.path, self.address)
-        elif self.address is not None and str(database.at(here)) != str(self.address):
+        elif self.address is not None and str(at(here)) != str(self.address):
             raise LedgerError(
-                f"the study in {self.folder} has its ledger in {database.at(here)}, which is not {self.address}: "
+                f"the study in {self.folder} has its ledger in {at(here)}, which is not {self.address}: "
                 "a ledger stays where it was made; name that one, or another study or storage"
             )
         return ledger_in(self.folder)
@@ -64,16 +62,21 @@ def ledger_in(folder: Path) -> Path:
     return pointer if pointer.exists() else folder / FILE
 
 
-def of(file: StudyFile) -> Place:
-    """Of a study that is made from a file, or was.
+def locate_ledger(folder: Path, study: str, server: str | None) -> Place:
+    """Say where the ledger of a study is, or will be when the study is made.
+
+    Args:
+        folder: The study's folder.
+        study: The study's name.
+        server: The address of a database; None for an SQLite file in the folder.
 
     Raises:
         LedgerError: The study's name is too long for the server.
     """
-    if file.ledger is None:
-        return Place(file.folder)
+    if server is None:
+        return Place(folder)
     try:
-        return Place(file.folder, address.on(file.ledger, file.study))
+        return Place(folder, address.on(server, study))
     except ValueError as error:
         raise LedgerError(f"study: {error}") from None
 
@@ -83,7 +86,7 @@ def below(folder: Path, name: str) -> Place:
     here = ledger_in(folder)
     if here.name == FILE:
         return Place(folder / name)
-    from search.storage.postgresql import pointed_at
+    from search.storage.address import pointed_at
 
     return Place(folder / name, pointed_at(here).below(name))
 
@@ -118,3 +121,23 @@ def places(storage: Path, server: str | None = None) -> list[Place]:
         return [Place(storage / one.study, one) for one in studies(address.check_server(server))]
     except ValueError as error:
         raise LedgerError(str(error)) from None
+
+
+POINTER_SUFFIX = ".json"  # of a file that holds an address; any other file is SQLite's
+
+
+def at(path: Path, address: Address | None = None) -> Database:
+    """The database of a ledger.
+
+    Args:
+        path: The SQLite file, or the file that points at a server; it need not exist yet.
+        address: On a server; None for what the file says.
+
+    Raises:
+        LedgerError: The file points nowhere.
+    """
+    if address is None and path.suffix != POINTER_SUFFIX:
+        return SQLite(path)
+    from search.storage.postgresql import PostgreSQL
+
+    return PostgreSQL(path, address or pointed_at(path))

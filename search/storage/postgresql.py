@@ -6,7 +6,6 @@ that points at it. A password comes from where PostgreSQL's own programs find it
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from search.errors import LedgerError
-from search.storage.address import Address, parse
+from search.storage.address import Address, point
 from search.storage.database import Database, in_memory
 
 if TYPE_CHECKING:
@@ -172,28 +171,6 @@ def studies(server: str) -> list[Address]:
     with closing(PostgreSQL(Path(), Address(server, ""))) as database:
         found = database._answer(names.bindparams(like=f"{_SCHEMA}%"))
     return [Address(server, name) for name in (full.removeprefix(_SCHEMA) for full in found) if "/" not in name]
-
-
-def point(pointer: Path, address: Address) -> None:
-    """Write the file that leads to a ledger, whole or not at all."""
-    pointer.parent.mkdir(parents=True, exist_ok=True)
-    draft = pointer.with_name(f".{pointer.name}.draft")
-    draft.write_text(json.dumps({"ledger": str(address)}) + "\n")
-    draft.replace(pointer)
-
-
-def pointed_at(pointer: Path) -> Address:
-    """The address in a file that leads to a ledger.
-
-    Raises:
-        LedgerError: There is no such file, or it holds none.
-    """
-    try:
-        return parse(json.loads(pointer.read_text())["ledger"])
-    except FileNotFoundError:
-        raise LedgerError(f"{pointer} does not exist; `paretune ls` shows the studies that do") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LedgerError(f'{pointer} does not lead to a ledger ({error}); it holds one line: {{"ledger": ADDRESS}}') from None
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -163,3 +163,21 @@ def trials_of(connection: sa.Connection) -> list[Trial]:
             trial = replace(trial, epochs=found[trial.extends].epochs, metrics=found[trial.extends].metrics)
         found.append(trial)
     return found
+
+
+def limits_in_words(study: StudyRecord) -> str:
+    """`adapters up to 50,000 parameters, cost/gflops up to 1.2`."""
+    others = [f"{key} up to {value:,.6g}" for key, value in study.budget.get("limits", {}).items()]
+    return ", ".join([f"adapters up to {int(study.facts['max_params']):,} parameters", *others])
+
+
+def reference(study: StudyRecord) -> tuple[float, float]:
+    """(chance level, largest size that is wanted): the study's reference point, fixed when it was made."""
+    top1, params = study.facts["reference_point"]
+    return float(top1), float(params)
+
+
+def n_validation(study: StudyRecord) -> int | None:
+    """Images that the study's accuracies were measured on; None where that is not known, or they are exact."""
+    known: int | None = study.facts.get("n_validation")
+    return known

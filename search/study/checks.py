@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.config.study_file import StudyFile, StudyFileError, check
+from search.config.loading import check
+from search.config.study_file import StudyFile
 from search.costs import USUAL, Sizes, of_file
+from search.errors import StudyFileError
 from search.samplers.sampler import Sampler
 from search.storage.ledger import StudyRecord
 from search.study.warm_start import learnt

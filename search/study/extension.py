@@ -12,8 +12,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from search.config.study_file import StudyFile, StudyFileError, check
-from search.storage import checkpoints, flags
+from search.config.loading import check
+from search.config.study_file import StudyFile
+from search.errors import StudyFileError
+from search.storage import checkpoints
 from search.storage.checkpoints import Folder
 from search.trial import State, Trial
 
@@ -124,10 +126,10 @@ def copy_checkpoint(study: Folder, source: int, to: int) -> None:
     Raises:
         ValueError: if there is none any more.
     """
-    origin, target = flags.trial_folder(study, source), flags.trial_folder(study, to)
-    if not flags.has_checkpoint(study, source):
+    origin, target = checkpoints.trial_folder(study, source), checkpoints.trial_folder(study, to)
+    if not checkpoints.has_checkpoint(study, source):
         raise ValueError(f"trial {source} has no checkpoint any more (`paretune gc`): there is nothing to go on from")
-    checkpoints.copy(origin, target, leave=flags.FLAG)
+    checkpoints.copy(origin, target, leave=checkpoints.FLAG)
 
 
 # -- a wider space -------------------------------------------------------------------------------------------------------

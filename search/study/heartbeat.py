@@ -8,14 +8,13 @@ import threading
 import time
 
 from search.errors import OutOfReach
-from search.storage import flags
+from search.storage import checkpoints
 from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger
 from search.storage.owner import HEARTBEAT_SECONDS
 from search.trial import State
 
 LOOK_SECONDS = 0.5
-
 _log = logging.getLogger(__name__)
 
 
@@ -78,4 +77,4 @@ class Attendant:
 
     def _hoist(self, numbers: list[int]) -> None:
         with contextlib.suppress(OSError):  # the driver's own thread does it again, and can wait
-            flags.hoist(self._folder, numbers, patient=False)
+            checkpoints.hoist(self._folder, numbers, patient=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from search.storage import flags
+from search.storage import checkpoints
 from search.storage.checkpoints import Folder
 from search.trial import State, Trial
 
@@ -31,7 +31,7 @@ class InFlight:
         """A worker gets the trial."""
         if number in self._waiting:
             self._waiting.remove(number)
-        flags.lower(self._folder, number)
+        checkpoints.lower(self._folder, number)
         self._at_work.add(number)
 
     def wait(self, trials: Iterable[Trial]) -> None:
@@ -43,7 +43,7 @@ class InFlight:
     def leave(self, trial: Trial) -> None:
         """Its worker has left the trial."""
         self._at_work.discard(trial.number)
-        flags.lower(self._folder, trial.number)
+        checkpoints.lower(self._folder, trial.number)
         self.wait([trial])
 
     def call_off(self, number: int) -> None:
@@ -51,13 +51,13 @@ class InFlight:
         if number in self._waiting:
             self._waiting.remove(number)
         if number in self._at_work:
-            flags.hoist(self._folder, [number])
+            checkpoints.hoist(self._folder, [number])
 
     def call_on(self, trial: Trial) -> None:
         """The trial runs again; if its worker has not left yet, as if nothing had happened."""
-        flags.lower(self._folder, trial.number)
+        checkpoints.lower(self._folder, trial.number)
         self.wait([trial])
 
     def call_off_all(self) -> None:
         """Every worker leaves its trial at the next batch."""
-        flags.hoist(self._folder, self._at_work)
+        checkpoints.hoist(self._folder, self._at_work)

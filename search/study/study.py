@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.study_file import Budget, StudyFile, check
+from search.config.loading import check
+from search.config.sections import Budget
+from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
 from search.seeds import seed_for
+from search.storage import checkpoints, location
 from search.storage import checkpoints as checkpoint_store
-from search.storage import flags, location
 from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger, StudyRecord
 from search.storage.writer import Request
@@ -102,7 +104,7 @@ class Study:
         """
         facts = facts_of(file, sizes, precision, memory)
         refuse_hopeless(file, sizes, facts["max_params"])
-        place = location.of(file)
+        place = location.locate_ledger(file.folder, file.study, file.ledger)
         place.find()  # refuses a folder that holds another one
         if (checkpoints := checkpoint_store.of(file.folder, file.study, facts)) != file.folder:
             checkpoint_store.refuse_taken(checkpoints)
@@ -117,7 +119,7 @@ class Study:
             LedgerError: if there is none, or another driver runs it.
             StudyFileError: if it was made from another study file; the message shows the difference.
         """
-        place = location.of(file)
+        place = location.locate_ledger(file.folder, file.study, file.ledger)
         ledger = Ledger.open(place.find() or place.path, now=now)
         refuse_changes(ledger.study(), file)
         refuse_other_place(ledger.study(), file)
@@ -147,7 +149,7 @@ class Study:
         if (waits := self._in_flight.first_waiting) is not None:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self.known.trials[waits])
-                if trial.epochs and not flags.has_checkpoint(self.checkpoints, trial.number):
+                if trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number):
                     reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
                     writer.event("restarted", trial.number, reason=reason)
             self.known.trials[trial.number] = trial
@@ -419,7 +421,7 @@ class Study:
 
     def checkpoint_folder(self, number: int) -> Folder:
         """Where a trial's checkpoint lies; as every process of this machine, or of the cluster, finds it."""
-        folder = flags.trial_folder(self.checkpoints, number)
+        folder = checkpoints.trial_folder(self.checkpoints, number)
         return folder.absolute() if isinstance(folder, Path) else folder
 
     # -- inside --------------------------------------------------------------------------------------------------------------------

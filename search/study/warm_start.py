@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search.config.study_file import StudyFile, StudyFileError
+from search.config.study_file import StudyFile
+from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
 from search.trial import PARAMETERS, State, Trial

@@ -25,7 +25,6 @@ from search.tracking.mlflow_client import in_short, without_secret
 from search.tracking.sync import Record
 
 _log = logging.getLogger(__name__)
-
 _SHARE = 0.05  # of one core: the largest part that the process takes for itself
 _LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensive or fails
 _LAST_SYNC = 60  # seconds that a recorder may live after its driver has gone

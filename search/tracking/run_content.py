@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from search.front import front, hypervolume
-from search.results import tables
-from search.results.saved_study import StudyState
+from search.results.study_state import StudyState
+from search.storage import reader
 from search.storage.reader import Event, Report, StudyRecord
 from search.trial import PARAMETERS, Metrics, State, Trial
 
@@ -143,7 +143,7 @@ class Progress:
     @classmethod
     def of(cls, study: StudyRecord) -> Progress:
         """Of a study, from its beginning."""
-        return cls(tables.reference(study), float(study.facts["max_params"]))
+        return cls(reader.reference(study), float(study.facts["max_params"]))
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
         """One step for each trial that ended among the events."""

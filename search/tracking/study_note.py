@@ -8,7 +8,8 @@ from urllib.parse import quote
 from search.front import front, hypervolume
 from search.results import tables
 from search.results.recommendation import answer
-from search.results.saved_study import StudyState
+from search.results.study_state import StudyState
+from search.storage import reader
 from search.storage.reader import StudyRecord
 from search.tracking.run_content import MAX_TAG_CHARACTERS, VIEW
 from search.trial import PARAMETERS, State, Trial
@@ -33,12 +34,12 @@ def describe(
         table: The address of MLflow's table of the study's runs.
         picture: The address of the front's picture.
     """
-    file, reference_point = study.file, tables.reference(study)
+    file, reference_point = study.file, reader.reference(study)
     data = file["data"]["path"] if file["data"].get("path") else file["data"]["kind"]
     head = [
         f"### Which adapter of `{file['backbone']['name']}`, at which size, is worth training on `{data}`?",
         "",
-        f"**{answer(trials, tables.n_validation(study))}**",
+        f"**{answer(trials, reader.n_validation(study))}**",
         "",
     ]
     drawn = [] if picture is None else ["", f"![The front: accuracy against {study.against}]({picture})"]
@@ -66,9 +67,9 @@ def _facts(study: StudyRecord, trials: Sequence[Trial], state: StudyState) -> li
     counts = {s: sum(t.state is s for t in trials) for s in State}
     standing = ", ".join(f"{n} {s.value.lower()}" for s, n in counts.items() if n)
     weights = f", weights `{backbone['weights']}`" if backbone.get("weights") else ""
-    validation = tables.n_validation(study)
+    validation = reader.n_validation(study)
     judged = f", judged on {validation:,} validation images" if validation else ""
-    n_trials, largest = budget["n_trials"], tables.limits_in_words(study)
+    n_trials, largest = budget["n_trials"], reader.limits_in_words(study)
     return [
         "#### The search",
         "",
@@ -96,9 +97,9 @@ def _filters(study: StudyRecord, trials: Sequence[Trial], table: str) -> list[st
     members = front(trials)
     method = next((t.method for t in reversed(members) if t.adapter_params), "lora")
     if study.against in PARAMETERS:
-        limit: float = 10 ** max(2, len(str(int(tables.reference(study)[1]))) - 2)
+        limit: float = 10 ** max(2, len(str(int(reader.reference(study)[1]))) - 2)
     else:  # the middle of the front: half of its members cost no more
-        limit = float(f"{members[len(members) // 2].size if members else tables.reference(study)[1] / 2:.3g}")
+        limit = float(f"{members[len(members) // 2].size if members else reader.reference(study)[1] / 2:.3g}")
     rung = min((t.rung for t in trials if t.rung is not None), default=5)
     order = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
     rows = [

@@ -23,7 +23,8 @@ from typing import Any
 
 from search.errors import RequestError
 from search.front import ranks
-from search.results.saved_study import PICTURES, StudyState, ended_by, load, measured_by, study_state
+from search.results.saved_study import PICTURES, load
+from search.results.study_state import StudyState, ended_by, measured_by, study_state
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
 from search.storage.reader import Event, Report, StudyRecord

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.front import ranks
-from search.results.saved_study import ended_by, measured_by, study_state
+from search.results.study_state import ended_by, measured_by, study_state
 from search.storage.ledger import Ledger
 from search.tracking import run_content
 from search.tracking.mlflow_client import Store, Whole

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.front import front
-from search.results.saved_study import StudyState, load
-from search.storage import checkpoints, flags
+from search.results.saved_study import load
+from search.results.study_state import StudyState
+from search.storage import checkpoints
 from search.trial import State, Trial
 
 
@@ -57,7 +58,7 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
     if not dry_run:
         for number in gone:
-            checkpoints.remove(flags.trial_folder(saved.checkpoints, number))
+            checkpoints.remove(checkpoints.trial_folder(saved.checkpoints, number))
     return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
 
 

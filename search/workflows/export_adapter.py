@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.config.study_file import check
+from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
-from search.storage import checkpoints, flags
+from search.storage import checkpoints
 from search.trial import State
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
     if worker["data"]["kind"] == "synthetic":
         raise RequestError(f"study {study.name} searched a synthetic surface: nothing was trained, so there is nothing to export")
-    folder = flags.trial_folder(study.checkpoints, number)
-    if not flags.has_checkpoint(study.checkpoints, number):
+    folder = checkpoints.trial_folder(study.checkpoints, number)
+    if not checkpoints.has_checkpoint(study.checkpoints, number):
         raise RequestError(
             f"trial {number} of study {study.name} is {trial.state} after {trial.epochs} epochs and has no checkpoint in {folder}; "
             "export one that has"

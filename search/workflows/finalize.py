@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from search import pareto
-from search.config.study_file import check
+from search.backends.base import Order, Retrain
+from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.seeds import seed_for
@@ -33,30 +34,6 @@ from search.trial import State, Trial
 N_BOOTSTRAP = 2000
 _CORRECT = "correct.npy"  # which test images a model gets right
 OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's configuration, beside the member's own
-
-
-@dataclass(frozen=True)
-class Order:
-    """One model to retrain: what a worker is told."""
-
-    number: int
-    config: dict[str, Any]
-    seed: int
-    epochs: int
-    folder: Folder
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an order: metrics and the test images that it gets right, or why it failed."""
-
-    number: int
-    metrics: dict[str, float]
-    correct: NDArray[np.bool_] | None
-    failure: str | None = None
-
-
-Retrain = Callable[[Iterable[Order]], Iterator[Outcome]]  # a back end: outcomes as they come
 
 
 @dataclass(frozen=True)

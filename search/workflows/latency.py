@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.config.study_file import check
+from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage.ledger import Ledger

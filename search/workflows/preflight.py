@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from search.backends.base import BackEnd
 from search.config import trial_resources
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import location
 
-BackEnd = Literal["ray", "in-process"]
+if TYPE_CHECKING:
+    from search.config.study_file import StudyFile
+    from search.costs import Sizes
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], No
     Raises:
         RequestError: if backbone or data are not to be had.
     """
-    from trainables import audit, choose_precision, large_imports, measure
+    from trainables import audit, choose_precision, measure
+    from trainables.imports import large_imports
 
     with large_imports():
         if back_end == "ray":
@@ -48,7 +54,7 @@ def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], No
                 say(skipped_in_words(found.skipped))
             if location.ledger_in(file.folder).exists():
                 return Known(sizes)
-            precision = bytes_needed = None
+            precision = needed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
                 precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
@@ -56,8 +62,8 @@ def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], No
             if gpus != "auto" and back_end == "ray" and file.data.kind != "synthetic":
                 from trainables.costs.memory import private_bytes
 
-                bytes_needed = trial_resources.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-            return Known(sizes, precision, bytes_needed)
+                needed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+            return Known(sizes, precision, needed)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -88,3 +94,29 @@ def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
     """What was left out of a data set, for people."""
     more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
     return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
+
+
+CUDA_BYTES = 2 * 2**30  # of the host's memory, that CUDA's libraries take in each process: no card was here to measure it on
+
+
+def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:
+    """What a worker will take of its node's memory, by arithmetic.
+
+    Args:
+        file: The study file.
+        sizes: Of its configurations.
+        process_bytes: Of a process that has the libraries, and nothing else.
+        gpus: The share of a GPU that a trial gets.
+    """
+    if gpus > 0:
+        return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
+    return process_bytes + max(_of_training(file, sizes), default=0)
+
+
+def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:
+    """Of each method's default at the largest batch; methods that do not fit the backbone are left out."""
+    space = file.joint_space()
+    for method in space.methods:
+        batch = next(knob for knob in space.knobs(method) if knob.key == "optim.batch_size").largest
+        with suppress(ValueError):
+            yield sizes.training_bytes(space.default(method), math.ceil(batch / file.recipe.accumulate))

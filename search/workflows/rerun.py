@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.config.study_file import check
+from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 

@@ -16,9 +16,11 @@ from typing import Any
 import yaml
 
 from cluster.room import Room, at_a_time
+from search.backends.base import BackEnd
 from search.config.study_file import StudyFile
 from search.errors import RequestError
-from search.results.saved_study import SavedStudy, StudyState, load
+from search.results.saved_study import SavedStudy, load
+from search.results.study_state import StudyState
 from search.storage import checkpoints, location
 from search.study.checks import refuse_changes, refuse_other_place
 from search.study.extension import Extension
@@ -30,10 +32,9 @@ from search.tracking.recorder import Recorder
 from search.tracking.sync import is_behind
 from search.workflows import preflight
 from search.workflows.export_adapter import keep_adapters
-from search.workflows.preflight import BackEnd, Known
+from search.workflows.preflight import Known
 
 Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # as `search.cli.progress.Progress`
-
 _log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds that a finished search waits for MLflow (10,000 trials take 22 s); `paretune sync` catches up
 _IMPORTING = 5.0  # seconds that workers take to import torch; MLflow is imported then
@@ -73,7 +74,7 @@ def run(
         RequestError: if backbone, data, resources or the checkpoints' place are not to be had, MLflow refuses us, or the
             extension would cut the budget.
     """
-    place = location.of(file)
+    place = location.locate_ledger(file.folder, file.study, file.ledger)
     ledger = place.find() or place.path
     recorder = Recorder(ledger, tracking_uri(file.storage), head_start=_IMPORTING if back_end == "ray" else 0.0)
     if ledger.exists():
@@ -153,7 +154,7 @@ def _keep_adapters(study: Study) -> None:
 def _opened(file: StudyFile, known: Known, memory: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
-        if location.of(file).find() is not None:
+        if location.locate_ledger(file.folder, file.study, file.ledger).find() is not None:
             return Study.open(file, known.sizes)
         study = Study.create(file, known.sizes, precision=known.precision, memory=memory)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from search.config.loading import check
 from search.config.sections import Section
-from search.config.study_file import StudyFile, StudyFileError, check
+from search.config.study_file import StudyFile
 from search.config.yaml_text import assign, parse
+from search.errors import StudyFileError
 from search.results.saved_study import SavedStudy
 from search.trial import State
 

@@ -13,7 +13,8 @@ import psutil
 import pytest
 import yaml
 
-from search.results.saved_study import StudyState, load
+from search.results.saved_study import load
+from search.results.study_state import StudyState
 
 from .conftest import Head, free_ports, started
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until

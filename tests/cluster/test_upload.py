@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import upload
-from search.config.study_file import check
+from search.config.loading import check
 
 SMALLEST = {"study": "s", "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
 

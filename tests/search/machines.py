@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from search.backends import in_process
-from search.config.study_file import check
+from search.config.loading import check
 from search.results.saved_study import load
 from search.storage.location import ledger_in
 from search.study.study import Study

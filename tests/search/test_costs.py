@@ -12,7 +12,8 @@ import pytest
 
 from search import pareto
 from search.backends import in_process
-from search.config.study_file import StudyFile, StudyFileError, check
+from search.config.loading import check
+from search.config.study_file import StudyFile, StudyFileError
 from search.costs import COSTS, KNOWN, MEASURED
 from search.front import front
 from search.results.saved_study import load

@@ -107,12 +107,12 @@ class MetaSizes:
         backbones.set_head(self._model, self.n_classes, torch.Generator())
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """See `trainables.Sizes.count`."""
+        """See `trainables.protocol.Sizes.count`."""
         with self._adapted(config) as model:
             return count_parameters(model)
 
     def gflops(self, config: Mapping[str, Any]) -> float:
-        """See `trainables.Sizes.gflops`."""
+        """See `trainables.protocol.Sizes.gflops`."""
         with self._adapted(config) as model:
             try:
                 return forward_gflops(model)
@@ -123,7 +123,7 @@ class MetaSizes:
                 ) from error
 
     def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
-        """See `trainables.Sizes.training_bytes`."""
+        """See `trainables.protocol.Sizes.training_bytes`."""
         with self._adapted(config) as model:
             n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             try:
@@ -144,7 +144,7 @@ class MetaSizes:
             return kept_bytes(model, n_images)
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
-        """See `trainables.Sizes.unmergeable`."""
+        """See `trainables.protocol.Sizes.unmergeable`."""
         if isinstance(method_of(config), PeftMethod):
             return None  # told from what its layers compute, and here nothing is computed
         with self._adapted(config) as model:

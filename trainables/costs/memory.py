@@ -12,7 +12,6 @@ import torch
 
 EVAL_BATCH = 200  # images; nothing but speed and memory depend on it, except with Lily's router "batch"
 PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
-
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables import folder as folders
-from trainables import look_at_flag
 from trainables.folder import Folder
+from trainables.protocol import look_at_flag
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 N_BATCHES = 20
@@ -50,7 +50,7 @@ def costs(adapter_params: int) -> dict[str, float]:
 
 
 class SyntheticSizes:
-    """Sizes by formula; see `trainables.Sizes`."""
+    """Sizes by formula; see `trainables.protocol.Sizes`."""
 
     n_classes = N_CLASSES
     n_validation = None  # accuracies are exact
@@ -84,7 +84,7 @@ class SyntheticSizes:
 
 
 class SyntheticTrainable:
-    """A trainable whose metrics are the surface's; see `trainables.Trainable`.
+    """A trainable whose metrics are the surface's; see `trainables.protocol.Trainable`.
 
     Args:
         noise: Standard deviation of a trial's accuracy around the surface, drawn once per seed.

@@ -38,7 +38,7 @@ class Row:
 
 
 class Table:
-    """The recorded runs of one seed; see `trainables.Sizes` for `count`, `n_classes` and `backbone_params`.
+    """The recorded runs of one seed; see `trainables.protocol.Sizes` for `count`, `n_classes` and `backbone_params`.
 
     Args:
         path: The Parquet file.
@@ -109,7 +109,7 @@ class Table:
 
 
 class RecordedTrainable:
-    """See `trainables.Trainable`. It keeps no checkpoint: a trial begins anew.
+    """See `trainables.protocol.Trainable`. It keeps no checkpoint: a trial begins anew.
 
     Args:
         table: The runs to replay.

@@ -35,14 +35,13 @@ HEAD_PARAMS = 650
 BACKBONE_PARAMS = 1_000_000
 CHANCE = 1.0 / N_CLASSES
 WIGGLE = 0.02  # standard deviation of the first epochs' noise, as a fraction of accuracy
-
 _RANKS = ("rank", "extra_rank", "n_experts", "n_spaces")
 _TARGETS = ("targets", "position", "insertion", "variant")
 _N_BLOCKS = 8  # of the imaginary backbone
 
 
 class Surface:
-    """One member of a family; see `trainables.Sizes` for `count`.
+    """One member of a family; see `trainables.protocol.Sizes` for `count`.
 
     Args:
         family: `valley` or `crossing`.
@@ -205,7 +204,7 @@ def moves_size(key: str) -> bool:
 
 
 class SurfaceTrainable:
-    """A trainable whose metrics are a surface's; see `trainables.Trainable`. It keeps no checkpoint: a trial begins anew."""
+    """A trainable whose metrics are a surface's; see `Trainable`. It keeps no checkpoint: a trial begins anew."""
 
     def __init__(self, surface: Surface) -> None:
         self._surface = surface

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables import backbones, data, look_at_flag
+from trainables import backbones, data
 from trainables.adapters import (
     adapt,
     adaptation,
@@ -29,6 +29,7 @@ from trainables.adapters import (
 from trainables.costs.counting import forward_gflops, structure
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
 from trainables.folder import Folder
+from trainables.protocol import look_at_flag
 from trainables.recipe.recipe import learning_rate, recipe_of
 from trainables.recipe.step import autocast, backward, logits
 from trainables.training import checkpoint
@@ -36,7 +37,7 @@ from trainables.training.run import Plan, Run
 
 
 class AdapterTrial:
-    """See `trainables.Trainable`. Not safe for threads: a worker has one.
+    """See `trainables.protocol.Trainable`. Not safe for threads: a worker has one.
 
     Args:
         backbone: As of `trainables.make`.
@@ -68,7 +69,7 @@ class AdapterTrial:
         self._run: Run | None = None
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
-        """See `trainables.Trainable.start`.
+        """See `trainables.protocol.Trainable.start`.
 
         Raises:
             ValueError: The configuration does not fit the backbone, or the checkpoint is not of this trial.
@@ -100,11 +101,11 @@ class AdapterTrial:
         return {"cost/gflops": self._gflops[shapes]} | (run.latency() if run.plan.recipe.latency else {})
 
     def replay(self) -> dict[str, float] | None:
-        """See `trainables.Trainable.replay`."""
+        """See `trainables.protocol.Trainable.replay`."""
         return self._running().metrics
 
     def step(self) -> dict[str, float]:
-        """See `trainables.Trainable.step`."""
+        """See `trainables.protocol.Trainable.step`."""
         run = self._running()
         if run.epoch >= run.plan.epochs:
             raise RuntimeError(f"the trial has done all of its {run.plan.epochs} epochs; finish it")
@@ -248,7 +249,7 @@ class AdapterTrial:
         return next(trained, len(blocks))
 
     def finish(self) -> None:
-        """See `trainables.Trainable.finish`."""
+        """See `trainables.protocol.Trainable.finish`."""
         if self._run is not None:
             self._run.leave()
             self._run = None

@@ -37,7 +37,6 @@ FACES = (
     *("cmr10", "cmss10", "cmtt10", "cmmi10", "cmti10"),
 )
 HELD_OUT_FACES = ("DejaVuSerif-Italic", "DejaVuSansMono-Bold", "cmb10")  # never trained on: they measure the source accuracy
-
 BLOCKS = (  # first and last code point of what is drawn, by Unicode block
     (0x0021, 0x007E),  # Basic Latin
     (0x00A1, 0x02AF),  # Latin-1 to IPA extensions

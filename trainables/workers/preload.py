@@ -1,6 +1,6 @@
 """What a worker of Ray Tune imports, for one that does so before it is asked for anything."""
 
-from trainables import large_imports
+from trainables.imports import large_imports
 
 with large_imports():
     from trainables.training import trial

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainables import Stopped, Trainable, keep_to_share, large_imports, make, out_of_memory
+from trainables import make
 from trainables.folder import Folder
+from trainables.imports import large_imports
+from trainables.protocol import Stopped, Trainable, keep_to_share, out_of_memory
 
 with large_imports():
     from ray import tune

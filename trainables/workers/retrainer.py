@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables import large_imports
 from trainables.folder import Folder
+from trainables.imports import large_imports
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from search.backends import in_process, ray_tune
-from search.config.study_file import StudyFile, check
+from search.config.loading import check
+from search.config.study_file import StudyFile
 from search.storage.ledger import Ledger
 from search.study.lost_workers import Loss
 from search.study.study import Study

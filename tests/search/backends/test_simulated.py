@@ -13,7 +13,7 @@ import pytest
 import spaces
 from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
-from search.config.study_file import check
+from search.config.loading import check
 from search.samplers.sampler import KINDS
 from search.storage.ledger import Ledger
 from search.study.study import Study

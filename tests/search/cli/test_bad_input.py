@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config import study_file
+from search.config import loading
 from search.errors import RequestError
 from search.results.saved_study import load
 from search.storage.schema import VERSION
@@ -64,7 +64,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_what_the_model_cannot_do_is_told_before_anything_is_stored(tmp_path: Path, override: str, message: str) -> None:
-    file = study_file.load("digits", [override]).model_copy(update={"storage": tmp_path / "studies"})
+    file = loading.load("digits", [override]).model_copy(update={"storage": tmp_path / "studies"})
     with pytest.raises(RequestError, match=message):
         run.run(file, back_end="in-process")
     assert list(tmp_path.iterdir()) == []

@@ -14,9 +14,11 @@ import pytest
 
 import trainables
 from search.backends import in_process, ray_tune
-from search.config.study_file import StudyFile, check
-from search.results.saved_study import StudyState, load
-from search.storage import flags
+from search.config.loading import check
+from search.config.study_file import StudyFile
+from search.results.saved_study import load
+from search.results.study_state import StudyState
+from search.storage import checkpoints
 from search.storage.ledger import Ledger
 from search.study import user_requests
 from search.study.study import Stopping, Study
@@ -57,14 +59,14 @@ def states(study: Study) -> list[State]:
 
 
 def flagged(study: Study, number: int) -> bool:
-    return (study.checkpoint_folder(number) / trainables.STOP_FLAG).exists()
+    return (study.checkpoint_folder(number) / trainables.protocol.STOP_FLAG).exists()
 
 
 # -- the study obeys ---------------------------------------------------------------------------------------------------
 
 
 def test_the_flag_that_a_driver_raises_is_the_one_that_a_worker_looks_for() -> None:
-    assert flags.FLAG == trainables.STOP_FLAG
+    assert checkpoints.FLAG == trainables.protocol.STOP_FLAG
 
 
 def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_asked(study: Study) -> None:

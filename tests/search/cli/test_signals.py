@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.results.saved_study import StudyState, load
+from search.results.saved_study import load
+from search.results.study_state import StudyState
 from search.storage.ledger import Event, Ledger
 from search.trial import State
 

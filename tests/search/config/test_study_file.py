@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.config import study_file
+from search.config import loading
 from search.config.study_file import StudyFileError
 
 MINIMAL = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 3, "epochs": 2}}
 
 
 def test_the_packaged_study_is_the_default_and_valid() -> None:
-    file = study_file.load(None)
+    file = loading.load(None)
     assert file.study == "digits"
     assert file.methods == ("lora", "arc", "lily")
-    assert study_file.packaged_names() == ["digits"]
+    assert loading.packaged_names() == ["digits"]
 
 
 def test_the_resolved_file_says_the_same_as_the_file() -> None:
-    file = study_file.check(MINIMAL)
-    assert study_file.check(file.resolved()) == file
+    file = loading.check(MINIMAL)
+    assert loading.check(file.resolved()) == file
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
 )
 def test_every_problem_is_told_at_once_with_its_place(change: dict[str, object], messages: list[str]) -> None:
     with pytest.raises(StudyFileError) as caught:
-        study_file.check(MINIMAL | change, "flowers.yaml")
+        loading.check(MINIMAL | change, "flowers.yaml")
     for message in messages:
         assert message in str(caught.value)
     assert all(line.startswith("flowers.yaml: ") for line in str(caught.value).splitlines())
@@ -65,7 +65,7 @@ def test_every_problem_carries_its_line_or_the_override_that_caused_it(tmp_path:
         "  n_trials: .inf\n"
     )
     with pytest.raises(StudyFileError) as caught:
-        study_file.load(path, ["search.seed=-1"])
+        loading.load(path, ["search.seed=-1"])
     lines = str(caught.value).splitlines()
     expected = [
         (3, "methods.1: loar: no such method; did you mean lora?"),
@@ -83,21 +83,21 @@ def test_every_problem_carries_its_line_or_the_override_that_caused_it(tmp_path:
 def test_a_learning_rate_may_be_written_as_everyone_writes_it(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(MINIMAL) + "space: {optim.lr: {low: 1e-4, high: 1E-2, log: true}, optim.weight_decay: 5e-4}\n")
-    file = study_file.load(path)
+    file = loading.load(path)
     assert file.space == {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "optim.weight_decay": 5e-4}
 
 
 def test_overrides_of_the_command_line_are_yaml_and_reach_dotted_knobs(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
-    file = study_file.load(path, ["budget.n_trials=7", "space.lora.rank=[1, 2]", "search.seed=4"])
+    file = loading.load(path, ["budget.n_trials=7", "space.lora.rank=[1, 2]", "search.seed=4"])
     assert file.budget.n_trials == 7
     assert file.space == {"lora.rank": [1, 2]}
     assert file.search.seed == 4
     with pytest.raises(StudyFileError, match=r"--set budget: an override is written a\.b=value"):
-        study_file.load(path, ["budget"])
+        loading.load(path, ["budget"])
     with pytest.raises(StudyFileError, match="study is a plain value"):
-        study_file.load(path, ["study.name=x"])
+        loading.load(path, ["study.name=x"])
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_a_file_that_is_not_a_study_is_refused_without_running_anything(tmp_path
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(StudyFileError, match=message):
-        study_file.load(path)
+        loading.load(path)
 
 
 def test_a_missing_file_names_what_is_packaged() -> None:
     with pytest.raises(StudyFileError, match=r"nowhere\.yaml: there is no such file.*packaged: digits"):
-        study_file.load("nowhere.yaml")
+        loading.load("nowhere.yaml")

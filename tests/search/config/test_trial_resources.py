@@ -10,21 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.config.study_file import StudyFileError, check
-from search.config.trial_resources import (
-    CONTEXT_BYTES,
-    CUDA_BYTES,
-    MARGIN,
-    MOST,
-    bytes_needed,
-    classes,
-    fact,
-    of_method,
-    reserved,
-    share,
-    smallest,
-)
+from search.config.loading import check
+from search.config.study_file import StudyFileError
+from search.config.trial_resources import CONTEXT_BYTES, MARGIN, MOST, classes, fact, of_method, reserved, share, smallest
 from search.study.checks import facts_of
+from search.workflows.preflight import CUDA_BYTES, bytes_needed
 from trainables.simulated.plain import SyntheticSizes
 
 GIB = 2**30

@@ -10,8 +10,9 @@ import pytest
 
 import spaces
 from search.backends import in_process
-from search.config.study_file import check
-from search.results.contributions import importance, shares
+from search.config.loading import check
+from search.results.contributions import shares
+from search.results.importance import importance
 from search.results.saved_study import load
 from search.samplers.sampler import Sampler
 from search.storage.ledger import Report

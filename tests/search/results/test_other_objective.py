@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search.backends import in_process
-from search.config.study_file import check
+from search.config.loading import check
 from search.results import plotly_figures
 from search.results.export import export_study
 from search.results.saved_study import SavedStudy, load

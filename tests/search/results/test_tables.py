@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.front import front, hypervolume
-from search.results import arrow_tables, front_plot, tables
+from search.results import arrow_tables, as_json, front_plot, tables, words
 from search.results.saved_study import load
 from search.storage.ledger import Ledger, StudyRecord
 from search.trial import State, Trial
@@ -102,12 +102,12 @@ def test_knobs_are_named_in_short_and_sizes_come_first() -> None:
     config = {"method": "lily", "lily.scale": 10.0, "lily.targets": "kv", "lily.n_experts": 4, "lily.rank": 8}
     config |= {"lily.layers": "last-2", "lily.temperature": 0.5, "optim.lr": 1e-3}
     trial = replace(TRIALS[0], config=config)
-    assert tables.knobs(trial) == "r8 e4 kv last-2 lr=1e-3 s=10 T=0.5"
+    assert words.knobs(trial) == "r8 e4 kv last-2 lr=1e-3 s=10 T=0.5"
 
 
 @pytest.mark.parametrize(("lr", "shown"), [(1e-4, "1e-4"), (0.00123, "1.2e-3"), (0.02, "0.02"), (1.0, "1"), (0.0, "0")])
 def test_numbers_are_short(lr: float, shown: str) -> None:
-    assert tables.knobs(replace(TRIALS[0], config={"method": "head_only", "optim.lr": lr})) == f"lr={shown}"
+    assert words.knobs(replace(TRIALS[0], config={"method": "head_only", "optim.lr": lr})) == f"lr={shown}"
 
 
 def test_the_markdown_table_has_one_row_per_member_and_links_where_they_are_given() -> None:
@@ -125,7 +125,7 @@ def test_the_markdown_table_has_one_row_per_member_and_links_where_they_are_give
 def test_the_json_of_a_trial_has_the_fields_that_others_build_on() -> None:
     named = "trial state method config epochs rung reason n_attempts adapter_params head_params metrics"
     for trial in TRIALS:
-        told = tables.trial_json(trial)
+        told = as_json.trial_json(trial)
         assert set(named.split()) <= set(told)
         read = json.loads(json.dumps(told, allow_nan=False))  # a NaN is null, because JSON has none
         assert read == told
@@ -133,14 +133,14 @@ def test_the_json_of_a_trial_has_the_fields_that_others_build_on() -> None:
 
 
 def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
-    told = tables.front_json(STUDY, TRIALS)
+    told = as_json.front_json(STUDY, TRIALS)
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert told == {
         "study": "flowers",
         "objectives": ["val/top1", "adapter_params"],
         "reference_point": [0.1, 50_000.0],
         "hypervolume": hypervolume(TRIALS, REFERENCE),
-        "members": [tables.trial_json(trial) for trial in front(TRIALS)],
+        "members": [as_json.trial_json(trial) for trial in front(TRIALS)],
         "extended": [],
     }
 

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution
 
 import spaces
 from search.backends.simulated import VirtualClock, create, run
-from search.config.study_file import check
+from search.config.loading import check
 from search.pareto import Front, hypervolume
 from search.samplers.auto import N_FAIR
 from search.samplers.sampler import Sampler

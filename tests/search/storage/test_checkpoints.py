@@ -14,17 +14,21 @@ import yaml
 
 import search
 from search.backends import in_process
-from search.config.study_file import StudyFileError, check
+from search.config.loading import check
+from search.config.study_file import StudyFileError
 from search.errors import LedgerError
-from search.results.saved_study import StudyState, load
-from search.storage import checkpoints, flags
-from search.storage.checkpoints import Folder, Remote
+from search.results.saved_study import load
+from search.results.study_state import StudyState
+from search.storage import checkpoints
+from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger
+from search.storage.object_store import Remote
 from search.study.study import Study
 from search.workflows import collect_checkpoints
 from search.workflows.export_adapter import export_adapter
-from trainables import Stopped, look_at_flag, make
+from trainables import make
 from trainables.export.adapter import read_card
+from trainables.protocol import Stopped, look_at_flag
 from trainables.simulated.plain import SyntheticSizes
 from trainables.training import checkpoint
 
@@ -77,24 +81,24 @@ def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -
 
 
 def test_a_flag_stops_a_worker_that_knows_only_the_place_and_is_no_checkpoint(folder: Folder) -> None:
-    place = pickle.loads(pickle.dumps(flags.trial_folder(folder, 7)))  # noqa: S301 - as Ray sends it to another machine
+    place = pickle.loads(pickle.dumps(checkpoints.trial_folder(folder, 7)))  # noqa: S301 - as Ray sends it to another machine
     look_at_flag(place)
-    flags.hoist(folder, [7])
-    assert not flags.has_checkpoint(folder, 7)
+    checkpoints.hoist(folder, [7])
+    assert not checkpoints.has_checkpoint(folder, 7)
     place = pickle.loads(pickle.dumps(place))  # noqa: S301 - a store is looked at once a second: a fresh one looks at once
     with pytest.raises(Stopped):
         look_at_flag(place)
-    flags.lower(folder, 7)
+    checkpoints.lower(folder, 7)
     look_at_flag(pickle.loads(pickle.dumps(place)))  # noqa: S301
-    flags.lower(folder, 7)  # twice is once
-    checkpoints.write(flags.trial_folder(folder, 7), "epoch.json", b"{}")
-    assert flags.has_checkpoint(folder, 7)
+    checkpoints.lower(folder, 7)  # twice is once
+    checkpoints.write(checkpoints.trial_folder(folder, 7), "epoch.json", b"{}")
+    assert checkpoints.has_checkpoint(folder, 7)
 
 
 def test_a_store_is_looked_at_for_a_flag_once_a_second_however_short_the_batches(store: Bucket) -> None:
-    place = flags.trial_folder(Remote(f"{store.address}/often"), 0)
+    place = checkpoints.trial_folder(Remote(f"{store.address}/often"), 0)
     look_at_flag(place)
-    flags.hoist(Remote(f"{store.address}/often"), [0])
+    checkpoints.hoist(Remote(f"{store.address}/often"), [0])
     for _ in range(100):
         look_at_flag(place)  # within the second
     with pytest.raises(Stopped):
@@ -103,7 +107,7 @@ def test_a_store_is_looked_at_for_a_flag_once_a_second_however_short_the_batches
 
 def test_a_copied_checkpoint_replaces_what_was_there_and_leaves_the_flag(folder: Folder) -> None:
     checkpoints.write(folder / "0001", "epoch.json", b"1")
-    flags_name = flags.FLAG
+    flags_name = checkpoints.FLAG
     checkpoints.write(folder / "0001", flags_name, b"")
     checkpoints.write(folder / "0002", "other", b"of a driver that died")
     checkpoints.copy(folder / "0001", folder / "0002", leave=flags_name)

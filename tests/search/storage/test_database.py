@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.storage import database
+from search.storage import database, sqlite
 from search.storage.ledger import Ledger, LedgerError
 
 MOUNTS = """\
@@ -28,7 +28,7 @@ tmpfs /run tmpfs rw 0 0
     ],
 )
 def test_the_innermost_mount_says_whether_a_file_is_on_the_network(path: str, kind: str | None) -> None:
-    assert database.network_file_system(Path(path), MOUNTS) == kind
+    assert sqlite.network_file_system(Path(path), MOUNTS) == kind
 
 
 def test_a_ledger_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.storage import database, schema
+from search.storage import database, location, schema
 from search.storage.ledger import Ledger, LedgerError, OwnedElsewhere
 from search.storage.location import Place
 from search.storage.owner import LEASE_SECONDS
@@ -98,7 +98,7 @@ while True:
 
 def altered(path: Path, statement: str) -> None:
     """Change a ledger behind Paretune's back."""
-    engine = database.at(path).engine
+    engine = location.at(path).engine
     with engine.begin() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
@@ -393,14 +393,14 @@ def old(place: Place) -> Path:
         for statement in SCHEMA_1.split(";\n"):
             connection.exec_driver_sql(statement.strip() or "SELECT 1")
 
-    with closing(database.at(place.path, place.address)) as made:
+    with closing(location.at(place.path, place.address)) as made:
         made.create(fill)
     return place.path
 
 
 def everything(path: Path) -> dict[str, tuple[set[str], list[tuple[Any, ...]]]]:
     """Of each table the columns and the rows, and the bytes of a file."""
-    engine, tables = database.at(path).engine, sa.MetaData()
+    engine, tables = location.at(path).engine, sa.MetaData()
     with engine.connect() as connection:
         tables.reflect(connection)
         rows = {name: [tuple(row) for row in connection.execute(sa.select(table))] for name, table in tables.tables.items()}

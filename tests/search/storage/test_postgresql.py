@@ -14,15 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from search.backends.base import Order, Outcome
 from search.errors import LedgerError, OutOfReach
-from search.results.saved_study import StudyState, load
-from search.storage import database, ledger
+from search.results.saved_study import load
+from search.results.study_state import StudyState
+from search.storage import ledger, location
 from search.storage.address import Address
 from search.storage.ledger import Ledger
 from search.storage.location import Place, ledger_in
 from search.storage.postgresql import studies
 from search.trial import State, Trial
-from search.workflows.finalize import Order, Outcome, finalize, finalized
+from search.workflows.finalize import finalize, finalized
 
 from ..machines import driver, essence, n_reported, said, searched_here, written
 from ..postgresql_server import PASSWORD, Server
@@ -356,7 +358,7 @@ def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     mortal.execute("ALTER SYSTEM SET synchronous_commit = off", "SELECT pg_reload_conf()", database="postgres")
     with (
-        closing(database.at(tmp_path / "ledger.json", Address(mortal.address(), "s"))) as there,
+        closing(location.at(tmp_path / "ledger.json", Address(mortal.address(), "s"))) as there,
         there.engine.connect() as connection,
     ):
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"

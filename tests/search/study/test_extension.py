@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from search.backends import in_process
-from search.config.study_file import StudyFile, StudyFileError, check
+from search.config.loading import check
+from search.config.study_file import StudyFile, StudyFileError
 from search.front import front
-from search.results.saved_study import StudyState, load
+from search.results.saved_study import load
+from search.results.study_state import StudyState
 from search.storage.ledger import Ledger
 from search.study import user_requests
 from search.study.extension import Extension, moment, wider

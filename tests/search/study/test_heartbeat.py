@@ -8,12 +8,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from search.config.study_file import check
+from search.config.loading import check
 from search.storage.ledger import Ledger
 from search.storage.owner import LEASE_SECONDS
 from search.study import user_requests
 from search.study.study import Study
-from trainables import STOP_FLAG
+from trainables.protocol import STOP_FLAG
 from trainables.simulated.plain import SyntheticSizes
 
 GOOD = {"val/top1": 0.5}

@@ -7,7 +7,8 @@ import pytest
 
 from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
-from search.config.study_file import StudyFile, check
+from search.config.loading import check
+from search.config.study_file import StudyFile
 from search.storage.ledger import Event, Ledger
 from search.study.study import Study
 from search.trial import State

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from search.backends import in_process
-from search.config.study_file import StudyFileError, check
+from search.config.loading import check
+from search.config.study_file import StudyFileError
 from search.results.saved_study import load
 from search.storage.ledger import Ledger
 from search.study.study import Study

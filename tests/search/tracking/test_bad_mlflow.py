@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli.app import app
-from search.config import study_file
+from search.config import loading
 from search.tracking.server import free_port
 from search.tracking.verify import differences
 from search.workflows import run
@@ -53,7 +53,7 @@ def test_a_search_is_not_held_up_and_nothing_is_lost(
     said: list[str] = []
     with bad(server, how) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        saved = run.run(study_file.check(study), back_end="in-process", say=said.append)
+        saved = run.run(loading.check(study), back_end="in-process", say=said.append)
     assert saved.state == "FINISHED"
     assert any("behind" in line for line in said)
     log = (saved.folder / "paretune.log").read_text()

@@ -18,7 +18,7 @@ from mlflow.entities import ViewType
 from typer.testing import CliRunner
 
 from search.cli.app import app
-from search.config import study_file
+from search.config import loading
 from search.results.saved_study import SavedStudy
 from search.storage.ledger import Ledger
 from search.study.study import Study
@@ -108,7 +108,7 @@ def search_with(
 
     said: list[str] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
-    file = study_file.check(STUDY | {"study": accident.__name__, "storage": str(storage)})
+    file = loading.check(STUDY | {"study": accident.__name__, "storage": str(storage)})
     saved = run.run(file, back_end="in-process", watch=watch, say=said.append)
     assert happened == [None]
     assert (saved.state, len(saved.history)) == ("FINISHED", N_TRIALS)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from search.results.saved_study import StudyState, load
+from search.results.saved_study import load
+from search.results.study_state import StudyState
 from search.storage.owner import LEASE_SECONDS
 
 from ..machines import driver, essence, n_reported, said, searched_here, until, written

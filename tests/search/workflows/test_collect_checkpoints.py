@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from search.backends import in_process
-from search.config.study_file import check
+from search.config.loading import check
 from search.front import front
 from search.study.extension import Extension
 from search.study.study import Study

@@ -10,7 +10,8 @@ import pytest
 
 from search.backends import simulated
 from search.backends.simulated import Replay, VirtualClock
-from search.config.study_file import StudyFile, check
+from search.config.loading import check
+from search.config.study_file import StudyFile
 from search.workflows import compare_samplers
 from search.workflows.compare_samplers import Course
 from trainables.simulated.surfaces import Surface, SurfaceTrainable

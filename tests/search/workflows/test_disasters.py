@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from search.backends import in_process
-from search.config.study_file import check
-from search.results.saved_study import StudyState, load
+from search.config.loading import check
+from search.results.saved_study import load
+from search.results.study_state import StudyState
 from search.storage.ledger import Event, Ledger
 from search.study.study import Study
 from search.trial import State, Trial

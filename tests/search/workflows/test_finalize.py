@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from search.backends.base import Order, Outcome
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load
 from search.storage.ledger import Ledger
 from search.trial import State
-from search.workflows.finalize import OF, REPEAT, Order, Outcome, finalize, finalized, p_front
+from search.workflows.finalize import OF, REPEAT, finalize, finalized, p_front
 
 SMALL = [
     "--set", "budget.n_trials=4", "--set", "budget.epochs=2", "--set", "search.rungs=null",

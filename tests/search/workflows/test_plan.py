@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from search.backends import in_process
-from search.config.study_file import StudyFile, check
+from search.config.loading import check
+from search.config.study_file import StudyFile
 from search.study.study import Study
 from search.workflows import plan
 from trainables import make, measure

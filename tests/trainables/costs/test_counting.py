@@ -8,9 +8,10 @@ import pytest
 import timm
 
 import spaces
-from trainables import Sizes, measure
+from trainables import measure
 from trainables.adapters import Adapter, adapt
 from trainables.costs.counting import forward_gflops, kept_bytes
+from trainables.protocol import Sizes
 
 
 @pytest.fixture(scope="module")

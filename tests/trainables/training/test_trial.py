@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from trainables import STOP_FLAG, Stopped, make
+from trainables import make
 from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
+from trainables.protocol import STOP_FLAG, Stopped
 from trainables.training.trial import AdapterTrial
 
 BACKBONE = {"name": "test_vit", "weights": "random", "img_size": 32}

@@ -1,0 +1,208 @@
+"""Read a study file: a path, a packaged name or a mapping; overrides; every problem at once, with its line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+import spaces
+from search import costs
+from search.config.sections import (
+    DATA_KINDS,
+)
+from search.config.study_file import ANCHOR, StudyFile
+from search.config.yaml_text import KeyPath, assign, parse
+from search.errors import StudyFileError
+from search.storage import object_store
+
+PACKAGED = resources.files("search") / "studies"
+
+
+def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str | Path | None = None) -> StudyFile:
+    """Read a study file.
+
+    Args:
+        source: A path, the name of a packaged study, or None for the packaged digits study.
+        overrides: `a.b=value` assignments of the command line, the values in YAML.
+        storage: What stands for the file's. A folder, where the file names an object store, is where the driver keeps the rest.
+
+    Raises:
+        StudyFileError: listing everything that is wrong, each with file, line and dotted path.
+    """
+    name = "digits" if source is None else str(source)
+    try:
+        text = _find(name).read_text()
+    except FileNotFoundError:
+        known = ", ".join(packaged_names())
+        raise StudyFileError(f"{name}: there is no such file, nor a packaged study of that name (packaged: {known})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"{name}: cannot be read ({error})") from None
+    raw, lines = parse(text, name)
+    places = {path: f"{name}:{line}" for path, line in lines.items()}
+    for assignment in overrides:
+        path = assign(raw, assignment)
+        secret = path in (("ledger",), ("storage",))  # an address may hold a password, by mistake
+        place = f"--set {path[0]}" if secret else f"--set {assignment}"
+        places |= {path[: n + 1]: place for n in range(len(path)) if path[: n + 1] not in places} | {path: place}
+    if storage is not None and object_store.is_address(str(storage)):
+        raw, places, storage = raw | {"storage": storage}, places | {("storage",): "--storage"}, None
+    file = _check(raw, name, places)
+    return file if storage is None else file.model_copy(update={"storage": Path(storage)})
+
+
+def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
+    """Validate a study given as a mapping; `name` opens each line of the error."""
+    return _check(raw, name, {})
+
+
+def packaged_names() -> list[str]:
+    """The studies that ship with Paretune."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
+
+
+def packaged_text(name: str) -> str:
+    """The file of a packaged study, comments and all.
+
+    Raises:
+        StudyFileError: if there is none of that name.
+    """
+    if name not in packaged_names():
+        raise StudyFileError(f"{name}: no packaged study of that name; there are {', '.join(packaged_names())}")
+    return (PACKAGED / f"{name}.yaml").read_text()
+
+
+def _find(name: str) -> Path | Traversable:
+    packaged = PACKAGED / f"{name}.yaml"
+    return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
+
+
+def _check(raw: Mapping[str, Any], name: str, places: Mapping[KeyPath, str]) -> StudyFile:
+    """Validate everything, and raise one error that lists every problem in the order of the file."""
+    raw, shared, problems = _kept(raw)
+    file: StudyFile | None = None
+    try:
+        file = StudyFile.model_validate(raw)
+        file = file.kept_in(file.storage, shared)
+    except ValidationError as error:
+        problems += [_explained(dict(e)) for e in error.errors()]
+    problems += _space_problems(raw.get("methods"), raw.get("space"))
+    if problems or file is None:
+        order = {path: n for n, path in enumerate(places)}
+        problems.sort(key=lambda problem: order.get(_nearest(problem[0], places), len(order)))
+        raise StudyFileError(
+            "\n".join(f"{places.get(_nearest(path, places), name)}: {'.'.join(path)}: {text}" for path, text in problems)
+        )
+    found = list(costs.problems(file.objectives, file.budget.limits))
+    if found:
+        raise StudyFileError("\n".join(f"{places.get(_nearest(p, places), name)}: {'.'.join(p)}: {text}" for p, text in found))
+    try:
+        file.points()
+    except ValueError as error:
+        raise StudyFileError(f"{places.get(_nearest(('search', 'points'), places), name)}: {error}") from None
+    return file
+
+
+def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[tuple[KeyPath, str]]]:
+    """`storage` and `ledger` taken apart: what a machine shares with others, and what the driver keeps on a disk of its own.
+
+        storage         ledger            checkpoints    ledger, log, pictures
+        a folder        null              the folder     the folder
+        a folder        postgresql://     the folder     the server; the folder
+        a folder        another folder    the folder     the other folder
+        s3://...        a folder          there          the folder
+        s3://...        postgresql://     there          the server; the storage that would be without this line, or --storage
+
+    Returns:
+        The file with `storage` as the driver's folder and `ledger` as a server's address or null, the place of the checkpoints if
+        it is another one, and what is wrong.
+    """
+    storage, ledger = raw.get("storage"), raw.get("ledger")
+    kept, shared = dict(raw), None
+    if object_store.is_address(storage):
+        del kept["storage"]
+        try:
+            shared = object_store.checked(str(storage))
+        except ValueError as error:
+            return {**kept, "ledger": None}, None, [(("storage",), str(error))]
+        if not object_store.is_address(shared):
+            kept["storage"], shared = shared, None
+        elif ledger is None:
+            problem = (
+                "an object store can hold checkpoints but no ledger; say where that lies, with `ledger: FOLDER` (on a disk of the "
+                "machine where the driver runs) or `ledger: postgresql://...`"
+            )
+            return kept, None, [(("storage",), problem)]
+    if isinstance(ledger, str) and ledger and not object_store.is_address(ledger):
+        folder = kept.get("storage", StudyFile.model_fields["storage"].default)
+        if shared is None and isinstance(folder, str | Path) and Path(folder) != Path(ledger):
+            shared = str(Path(folder).expanduser().absolute())
+        kept |= {"storage": ledger, "ledger": None}
+    return kept, shared, []
+
+
+def _nearest(path: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
+    """A key that has a line: this one, or the section around it (a missing key has none)."""
+    while path and path not in places:
+        path = path[:-1]
+    return path
+
+
+def _space_problems(methods: object, overrides: object) -> Iterator[tuple[KeyPath, str]]:
+    """What is wrong with the names of methods and with the values given to their knobs."""
+    names = [m for m in methods if isinstance(m, str)] if isinstance(methods, list | tuple) else []
+    for n, method in enumerate(names):
+        if (problem := spaces.unknown_method(method)) is not None:
+            yield ("methods", str(n)), problem
+    if isinstance(overrides, Mapping):
+        known = spaces.joint([*(m for m in names if spaces.unknown_method(m) is None), ANCHOR])
+        for key, problem in known.problems(overrides).items():
+            other = str(key).rpartition(".")[0]
+            if other in names and spaces.unknown_method(other) is not None:
+                continue  # told above
+            absent = (
+                other not in names and spaces.unknown_method(other) is None and key in {k.key for k in spaces.space_of(other).knobs}
+            )
+            mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or drop this line"
+            yield ("space", key), mend if absent else problem
+
+
+def _explained(error: dict[str, Any]) -> tuple[KeyPath, str]:
+    """One of pydantic's errors as (path, what is wrong and what to do)."""
+    path = tuple(str(part) for part in error["loc"] if not (part in DATA_KINDS and error["loc"][0] == "data"))
+    if error["type"] == "extra_forbidden":
+        keys = _keys(tuple(str(part) for part in error["loc"][:-1]))
+        near = difflib.get_close_matches(path[-1], keys, n=1)
+        return path, "no such key" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(keys)}" if keys else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return path, "is missing; a study needs it"
+    if error["type"] == "string_pattern_mismatch" and path == ("study",):
+        message = "a study's name has 1 to 64 letters, digits, - and _, and begins with a letter or digit"
+    if path == ("ledger",):
+        return path, message  # what was given may hold a password
+    return path, f"{message} (got {_shortened(error['input'])})"
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(path: KeyPath) -> list[str]:
+    """The keys that a section of a study file may have."""
+    section: Any = StudyFile
+    for part in path:
+        if section is StudyFile and part == "data":
+            continue
+        if part in DATA_KINDS:
+            section = DATA_KINDS[part]
+        else:
+            field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+            section = field.annotation if field else None
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,45 @@
+"""Trials and fronts as the JSON that --json prints; others build on its fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from search.front import beside, front, hypervolume
+from search.storage.reader import reference
+from search.trial import Trial
+
+if TYPE_CHECKING:
+    from search.storage.reader import StudyRecord
+
+
+def trial_json(trial: Trial) -> dict[str, Any]:
+    """One trial as plain JSON values (NaN is null). Others build on these fields: more may be added, these stay."""
+    return {
+        "trial": trial.number,
+        "state": trial.state.value,
+        "method": trial.method,
+        "config": dict(trial.config),
+        "epochs": trial.epochs,
+        "rung": trial.rung,
+        "reason": trial.reason,
+        "n_attempts": trial.n_attempts,
+        "extends": trial.extends,
+        "adapter_params": trial.adapter_params,
+        "head_params": trial.head_params,
+        "metrics": {key: value if math.isfinite(value) else None for key, value in trial.metrics.items()},
+    }
+
+
+def front_json(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
+    reference_point = reference(study)
+    return {
+        "study": study.name,
+        "objectives": list(study.file.get("objectives", ("val/top1", "adapter_params"))),
+        "reference_point": list(reference_point),
+        "hypervolume": hypervolume(trials, reference_point),
+        "members": [trial_json(trial) for trial in front(trials)],
+        "extended": [trial_json(trial) for trial in beside(trials)],
+    }

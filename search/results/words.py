@@ -1,0 +1,60 @@
+"""Numbers and configurations in words, as tables, plots and pages show them."""
+
+from __future__ import annotations
+
+from search.trial import Trial
+
+METHOD_NAMES = {
+    "head_only": "head only",
+    "lora": "LoRA",
+    "arc": "ARC",
+    "lily": "Lily",
+    "snell": "SNELL",
+    "clora": "CLoRA",
+    "serial_lora": "Serial LoRA",
+    "heart_lora": "Heart-LoRA",
+    "householder": "Householder",
+    "fact": "FacT",
+    "randlora": "RandLoRA",
+    "adaptformer": "AdaptFormer",
+    "bitfit": "BitFit",
+    "full": "full fine-tuning",
+}
+
+
+_SHORT = {
+    "rank": "r",
+    "n_experts": "e",
+    "extra_rank": "+",
+    "n_spaces": "k",
+    "temperature": "T=",
+    "scale": "s=",
+    "dropout": "drop=",
+}
+
+
+def knobs(trial: Trial) -> str:
+    """A configuration in a few words, what decides its size first: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
+    own = {k.removeprefix(f"{trial.method}."): v for k, v in trial.config.items() if k.startswith(f"{trial.method}.")}
+    words = [f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own]
+    words += [str(own.pop(key)) for key in ("targets", "position", "level", "layers") if key in own]
+    if (lr := trial.config.get("optim.lr")) is not None:
+        words.append(f"lr={_number(lr)}")
+    return " ".join(words + [f"{_SHORT.get(key, key + '=')}{_number(value)}" for key, value in own.items()])
+
+
+def percent(top1: float) -> str:
+    """A fraction in percent, two decimals: one validation image of 800 is 0.125."""
+    return f"{100 * top1:.2f}"
+
+
+def _number(value: object) -> str:
+    if not isinstance(value, float) or value == 0 or 0.01 <= abs(value) < 1000:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
+def quantity(value: float) -> str:
+    """A cost, to four digits or the whole number."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
