@@ -46,10 +46,10 @@ def write_images(root: Path, n: int) -> None:
 
 def loader_share(source: dict[str, Any], name: str) -> tuple[float, float, float]:
     """Median seconds of a step, and the loader's share of it: median and highest."""
-    from trainables.training.trial import AdapterTrial
+    from trainables.training.trial import AdapterWorker
 
     torch.manual_seed(0)
-    trial = AdapterTrial({"name": name, "weights": "random"}, source, {"n_threads": os.cpu_count()})
+    trial = AdapterWorker({"name": name, "weights": "random"}, source, {"n_threads": os.cpu_count()})
     config = {"method": "lora", "lora.rank": 8, "lora.targets": "qv", "optim.batch_size": BATCH}
     trial.start(config, seed=0, epochs=10, folder=None)
     split, model = trial._splits["train"], trial.model.train()

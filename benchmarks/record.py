@@ -24,9 +24,9 @@ sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folde
 from mlflow import MlflowClient
 
 from search.storage.ledger import Ledger
-from search.storage.writer import Writer
-from search.tracking.mlflow_client import Store
-from search.tracking.sync import Record
+from search.storage.writer import LedgerWriter
+from search.tracking.mlflow_client import RunStore
+from search.tracking.sync import MlflowSync
 from search.tracking.verify import differences
 from search.trial import State, Trial
 
@@ -59,7 +59,7 @@ def study(folder: Path, n_trials: int, n_epochs: int) -> Path:
     return ledger.path
 
 
-def finish(writer: Writer, number: int, n_epochs: int) -> None:
+def finish(writer: LedgerWriter, number: int, n_epochs: int) -> None:
     """One trial, from its start to its end."""
     method, size = ("lora", "arc")[number % 2], 100 + (number * 7919) % 90_000
     config = {"method": method, f"{method}.rank": 1 + number % 32, "optim.lr": 1e-3, "optim.batch_size": 32}
@@ -89,7 +89,7 @@ def one_by_one(path: Path, uri: str, sample: int) -> float:
     return time.perf_counter() - began
 
 
-def page(store: Store, path: Path) -> dict[str, float]:
+def page(store: RunStore, path: Path) -> dict[str, float]:
     """Seconds that MLflow takes for what its pages ask of a study."""
     asked = {
         "the table, newest first": ("", ["attributes.start_time DESC"]),
@@ -109,7 +109,7 @@ def page(store: Store, path: Path) -> dict[str, float]:
     return found
 
 
-def in_a_browser(folder: Path, store: Store) -> None:
+def in_a_browser(folder: Path, store: RunStore) -> None:
     """Seconds until Chromium shows what somebody came for, and how many of them are MLflow's answers, on a real server."""
     from tests.search.browser import Browser
     from tests.search.mlflow_server import server_in
@@ -158,10 +158,10 @@ def main() -> None:
         path, uri = study(Path(folder), options.trials, options.epochs), f"sqlite:///{folder}/mlflow.db"
         MlflowClient(tracking_uri=uri).search_experiments()  # makes the store: counts for neither side
         began = time.perf_counter()
-        Record(path, uri).sync()
+        MlflowSync(path, uri).sync()
         ours = time.perf_counter() - began
         slow = one_by_one(path, uri, options.sample) * options.trials / options.sample
-        Record(path, uri).sync(final=True)  # the artifacts, which the other side does not make
+        MlflowSync(path, uri).sync(final=True)  # the artifacts, which the other side does not make
         n_points = options.trials * options.epochs * len(METRICS)
         print(f"{options.trials} trials x {options.epochs} epochs x {len(METRICS)} metrics = {n_points:,} points\n")
         print("| | seconds | points/s |\n|:--|--:|--:|")
@@ -174,12 +174,12 @@ def main() -> None:
         path, uri = study(Path(folder), options.many, 2), f"sqlite:///{folder}/mlflow.db"
         MlflowClient(tracking_uri=uri).search_experiments()
         began = time.perf_counter()
-        Record(path, uri).sync()
+        MlflowSync(path, uri).sync()
         print(f"{options.many:,} trials recorded in {time.perf_counter() - began:.0f} s\n", flush=True)
-        store = Store.open(uri, "many", Path(folder), "adapter_params")
+        store = RunStore.open(uri, "many", Path(folder), "adapter_params")
         plain = page(store, path)
         began = time.perf_counter()
-        Record(path, uri).sync(final=True)  # with ANALYZE
+        MlflowSync(path, uri).sync(final=True)  # with ANALYZE
         print(f"their last full sync, with nothing but artifacts to send: {time.perf_counter() - began:.0f} s\n")
         began = time.perf_counter()
         found = differences(path, uri)

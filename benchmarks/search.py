@@ -34,8 +34,8 @@ from search.backends.simulated import VirtualClock, create
 from search.config.loading import check
 from search.config.study_file import ANCHOR
 from search.samplers.auto import Auto
-from search.samplers.candidates import Candidates, Choice
-from search.samplers.observations import Known
+from search.samplers.candidates import CandidateGenerator, Candidates
+from search.samplers.observations import Observations
 from search.study.rungs import Rungs, Verdict
 from search.study.study import Study
 from search.trial import Decision, State
@@ -121,17 +121,17 @@ class AccuracyRungs(Rungs):
 
 
 def halve_on_accuracy(study: Study) -> None:
-    study.known.rungs = AccuracyRungs(**HALVING, epsilon=0.0, epochs=EPOCHS)
+    study.state.rungs = AccuracyRungs(**HALVING, epsilon=0.0, epochs=EPOCHS)
 
 
 def unfair(study: Study) -> None:
     engine(study)._fair = False
 
 
-class Blind(Choice):
+class Blind(CandidateGenerator):
     """Knows of a candidate's size only what the trials of its method have had: the median."""
 
-    known: Known  # what the sampler knows
+    known: Observations  # what the sampler knows
 
     def among(self, methods: Sequence[str], parents: Any, random: np.random.Generator) -> Candidates | None:
         """See `Choice.among`."""
@@ -139,7 +139,7 @@ class Blind(Choice):
         if found is None:
             return None
         of: dict[str, list[float]] = {}
-        for method, decades in zip(self.known.methods, self.known.places(np.arange(len(self.known))), strict=True):
+        for method, decades in zip(self.known.methods, self.known.axis_positions(np.arange(len(self.known))), strict=True):
             of.setdefault(method, []).append(float(decades))
         decades = np.concatenate([np.full(len(codes), np.median(of.get(method, [3.0]))) for method, codes in found.points])
         features = found.features.copy()
@@ -154,7 +154,7 @@ def blind(study: Study) -> None:
 
 
 def engine(study: Study) -> Auto:
-    return cast(Auto, study.known.sampler._engine)
+    return cast(Auto, study.state.sampler._engine)
 
 
 CONTENDERS: dict[str, Contender] = {

@@ -31,7 +31,7 @@ import spaces
 from search import pareto
 from search.backends import simulated
 from search.config.loading import check
-from search.samplers.random_sampler import uniform
+from search.samplers.random_sampler import draw_uniformly
 from search.samplers.sampler import Sampler
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
@@ -66,7 +66,7 @@ def asks(kind: str, n_trials: int) -> list[tuple[float, float]]:
             sampler.prune(ticket)
 
     for number in range(n_trials):
-        config = uniform(space, by)
+        config = draw_uniformly(space, by)
         tell(sampler.add(config, drawn=True), config, number)
     found = []
     for number in range(n_trials, n_trials + N_TIMED + 1):

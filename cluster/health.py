@@ -75,7 +75,7 @@ def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
     yield Finding("GPUs", True, ", ".join(found["gpus"]) or "none")
 
 
-class Store(Protocol):
+class ObjectStore(Protocol):
     """A folder that is no path: one in an object store."""
 
     def read(self, name: str) -> bytes | None:
@@ -88,7 +88,7 @@ class Store(Protocol):
         """Remove a file."""
 
 
-def storage(folder: Path | Store) -> Finding:
+def storage(folder: Path | ObjectStore) -> Finding:
     """Whether studies can be written there. Leaves nothing behind."""
     remedy = "give it rights or room, or choose another with --storage"
     if not isinstance(folder, Path):
@@ -121,7 +121,7 @@ def tracking(uri: str) -> Finding:
         return Finding("MLflow", False, f"{uri}: {reason}", "start the server, or unset MLFLOW_TRACKING_URI")
 
 
-def nodes(folder: Path | Store) -> Iterator[Finding]:
+def nodes(folder: Path | ObjectStore) -> Iterator[Finding]:
     """Whether every node of the connected cluster has what this one has, and sees the same storage.
 
     Args:
@@ -136,7 +136,7 @@ def nodes(folder: Path | Store) -> Iterator[Finding]:
         _remove(folder, trace)
 
 
-def odd_nodes(folder: Path | Store) -> list[Finding]:
+def odd_nodes(folder: Path | ObjectStore) -> list[Finding]:
     """The nodes of the connected cluster that would spoil a search kept in `folder`; a single node has every path that we have."""
     import ray
 
@@ -145,7 +145,7 @@ def odd_nodes(folder: Path | Store) -> list[Finding]:
     return [finding for finding in nodes(folder) if not finding.good]
 
 
-def _there(folder: Path | Store, trace: str) -> dict[str, Any]:
+def _there(folder: Path | ObjectStore, trace: str) -> dict[str, Any]:
     """Runs on a node."""
     sees = writes = False
     with suppress(OSError, ValueError):
@@ -155,7 +155,7 @@ def _there(folder: Path | Store, trace: str) -> dict[str, Any]:
     return here() | {"sees": sees, "writes": writes}
 
 
-def _leave(folder: Path | Store, *, make: bool = True) -> str:
+def _leave(folder: Path | ObjectStore, *, make: bool = True) -> str:
     """Leave an empty file; returns its name. A folder that is missing is made, or told by an OSError."""
     name = f".paretune-{uuid.uuid4().hex[:8]}"
     if not isinstance(folder, Path):
@@ -167,11 +167,11 @@ def _leave(folder: Path | Store, *, make: bool = True) -> str:
     return name
 
 
-def _finds(folder: Path | Store, name: str) -> bool:
+def _finds(folder: Path | ObjectStore, name: str) -> bool:
     return (folder / name).exists() if isinstance(folder, Path) else folder.read(name) is not None
 
 
-def _remove(folder: Path | Store, name: str) -> None:
+def _remove(folder: Path | ObjectStore, name: str) -> None:
     folder.delete(name) if not isinstance(folder, Path) else (folder / name).unlink(missing_ok=True)
 
 
@@ -179,7 +179,7 @@ def _reason(error: Exception) -> str:
     return " ".join((getattr(error, "strerror", None) or str(error)).split())[:300]
 
 
-def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], folder: Path | Store) -> Finding:
+def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], folder: Path | ObjectStore) -> Finding:
     what = f"node {name}"
     if isinstance(found, str):
         return Finding(what, False, found, "install Paretune there, or submit with --pip")

@@ -20,7 +20,7 @@ KNOWN: Final = (*PARAMETERS, GFLOPS)  # before training
 MEASURED: Final = (*TIMES, "cost/peak_memory_bytes", *LATENCIES)
 COSTS: Final = (*KNOWN, *MEASURED)
 ACCURACY: Final = "val/top1"
-USUAL: Final = "adapter_params"
+ADAPTER_PARAMS: Final = "adapter_params"
 
 
 class Sizes(Protocol):
@@ -92,7 +92,7 @@ class Costs:
         for key in self.beyond(known):
             if key != self._against:
                 raise ValueError(_too_much(key, known[key], self._limits[key]))
-        return known[USUAL if self.measures_size else self._against]
+        return known[ADAPTER_PARAMS if self.measures_size else self._against]
 
     def beyond(self, known: Mapping[str, float]) -> list[str]:
         """The limits that are broken by what is known of a configuration."""
@@ -138,14 +138,14 @@ class Costs:
         return self.missing(metrics) is None and self.broken(epoch, metrics) is None
 
 
-def of_file(file: Any, sizes: Sizes, *, max_params: int) -> Costs:
+def study_costs(file: Any, sizes: Sizes, *, max_params: int) -> Costs:
     """The costs that a study file names; `max_params` is what `budget.max_params` came to."""
-    limits = {USUAL: float(max_params), **file.budget.limits}
+    limits = {ADAPTER_PARAMS: float(max_params), **file.budget.limits}
     return Costs(sizes, against=file.objectives[1], limits=limits, n_epochs=file.budget.epochs)
 
 
 def _too_much(key: str, value: float, limit: float) -> str:
-    if key == USUAL:
+    if key == ADAPTER_PARAMS:
         return f"{value:,} adapter parameters are more than budget.max_params = {limit:,.0f}"
     return f"{key} {value:,.6g} is more than budget.limits allows ({limit:,.6g})"
 
@@ -173,6 +173,6 @@ def problems(objectives: tuple[str, str], limits: Mapping[str, float]) -> Iterat
     against = objectives[1]
     if against == "head_params":
         yield ("objectives",), "head_params is the same for every configuration; name a cost that they differ in"
-    elif against != USUAL and against not in limits:
+    elif against != ADAPTER_PARAMS and against not in limits:
         remedy = f"write budget.limits: {{{against}: ...}}"
         yield ("objectives",), f"{against} needs its limit, from which the hypervolume is measured; {remedy}"

@@ -66,12 +66,12 @@ def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple
     array = _checked(points)
     axis = Axis(reference[1], linear=linear)
     top1_floor, size_ceiling = reference[0], axis.end
-    inside = array[(array[:, 0] > top1_floor) & (axis.places(array[:, 1]) < size_ceiling)]
+    inside = array[(array[:, 0] > top1_floor) & (axis.positions(array[:, 1]) < size_ceiling)]
     front = inside[non_dominated(inside)]
     if not len(front):
         return 0.0
     front = np.unique(front[:, ::-1], axis=0)[:, ::-1]  # by size, equal points once
-    places = axis.places(front[:, 1])
+    places = axis.positions(front[:, 1])
     right = np.append(places[1:], size_ceiling)
     # Sorted by size, accuracy rises along the front: each point owns the strip up to its larger neighbour.
     return float(np.sum((right - places) * (front[:, 0] - top1_floor)))
@@ -152,7 +152,7 @@ class Axis:
         """The place of one size; 0 for nothing."""
         return size / self.largest if self.linear else _decades(size)
 
-    def places(self, sizes: NDArray[Any]) -> NDArray[np.float64]:
+    def positions(self, sizes: NDArray[Any]) -> NDArray[np.float64]:
         """(n,) the places of many."""
         found: NDArray[np.float64] = sizes / self.largest if self.linear else np.log10(1.0 + sizes)
         return found

@@ -45,7 +45,7 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
     with large_imports():
         from trainables.training import trial
 
-        return trial.AdapterTrial(backbone, data, recipe)
+        return trial.AdapterWorker(backbone, data, recipe)
 
 
 def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:

@@ -16,7 +16,7 @@ class Folder(Protocol):
     def write(self, name: str, blob: bytes) -> None:
         """Make or replace a file, whole or not at all."""
 
-    def seen(self, name: str) -> bool:
+    def exists(self, name: str) -> bool:
         """Whether a file is there; asked between two batches, so it may answer late, and must be fast."""
 
 
@@ -50,6 +50,6 @@ def write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool =
     os.replace(unfinished, folder / name)
 
 
-def seen(folder: Path | Folder, name: str) -> bool:
+def exists(folder: Path | Folder, name: str) -> bool:
     """Whether a file is there, as far as that is known without waiting."""
-    return (folder / name).exists() if isinstance(folder, Path) else folder.seen(name)
+    return (folder / name).exists() if isinstance(folder, Path) else folder.exists(name)

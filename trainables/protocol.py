@@ -17,23 +17,23 @@ class Stopped(Exception):
     """The trial was told to stop, and did so between two batches. What its checkpoint holds is what there is of it."""
 
 
-def look_at_flag(folder: Path | Folder | None) -> None:
+def raise_if_stopped(folder: Path | Folder | None) -> None:
     """To be called between two batches.
 
     Raises:
         Stopped: the trial of this folder was told to stop.
     """
-    if folder is not None and folders.seen(folder, STOP_FLAG):
+    if folder is not None and folders.exists(folder, STOP_FLAG):
         raise Stopped
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a GPU (`torch.OutOfMemoryError`) or the host has no memory left."""
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_torch)
 
 
-def keep_to_share(share: float) -> None:
+def limit_gpu_memory(share: float) -> None:
     """Let this process take no more of its GPU's memory than its share, so that it runs out of memory before its neighbours do."""
     if 0.0 < share < 1.0:
         with large_imports():

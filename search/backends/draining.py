@@ -27,7 +27,7 @@ class Draining:
         self._stopped: set[str] = set()
         self._leaving: dict[str, str] = {}  # trial -> node
 
-    def look(self, running: Mapping[str, float], now: float) -> None:
+    def poll(self, running: Mapping[str, float], now: float) -> None:
         """To be called every now and then.
 
         Args:

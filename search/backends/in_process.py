@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from search.errors import OutOfReach
-from search.study.lost_workers import Loss
+from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State, Trial
-from trainables.protocol import Stopped, Trainable, out_of_memory
+from trainables.protocol import Stopped, Trainable, is_out_of_memory
 
 PAUSE_SECONDS = 0.25  # between two looks at a study that is paused
 
@@ -16,11 +16,11 @@ PAUSE_SECONDS = 0.25  # between two looks at a study that is paused
 def run(study: Study, trainable: Trainable) -> None:
     """Drive a study to its end."""
     while True:
-        study.obey()
+        study.handle_requests()
         trial = study.ask()
         if trial is not None:
             _attempt(study, trainable, trial)
-        elif study.waits:
+        elif study.is_paused:
             time.sleep(PAUSE_SECONDS)
         else:
             return
@@ -30,17 +30,17 @@ def _attempt(study: Study, trainable: Trainable, trial: Trial) -> None:
     try:
         _train(study, trainable, trial)
     except Stopped:
-        study.obey()  # the flag's reason
+        study.handle_requests()  # the flag's reason
     except OutOfReach:
         raise  # the study's trouble, not the trial's
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        if out_of_memory(error):
-            study.lost(trial.number, Loss.MEMORY, why)
+        if is_out_of_memory(error):
+            study.worker_lost(trial.number, WorkerLoss.MEMORY, why)
         else:
             study.tell(trial.number, State.FAILED, why)
     trainable.finish()
-    study.left(trial.number)
+    study.worker_gone(trial.number)
 
 
 def _train(study: Study, trainable: Trainable, trial: Trial) -> None:
@@ -52,6 +52,6 @@ def _train(study: Study, trainable: Trainable, trial: Trial) -> None:
         if metrics is None:
             metrics = trainable.step()
             epoch += 1
-        study.obey()
+        study.handle_requests()
         decision = study.report(trial.number, epoch, metrics)
         metrics = None

@@ -26,12 +26,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster import nodes
-from cluster.room import Room, bundle_of, gpus_of, in_a_slot
+from cluster.capacity import FreeSlots, bundle_of, gpus_of, in_a_slot
 from search.backends.base import Order, Outcome
 from search.backends.draining import Draining
 from search.config.sections import Resources
 from search.errors import OutOfReach, RequestError
-from search.study.lost_workers import Loss
+from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State
 from trainables import probed_memory
@@ -53,7 +53,7 @@ SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
 SPEAKS_EVERY_SECONDS = 20.0
 
 
-def run(study: Study, *, n_slots: int | Room) -> None:
+def run(study: Study, *, n_slots: int | FreeSlots) -> None:
     """Drive a study to its end on the Ray cluster that this process is connected to.
 
     Args:
@@ -62,13 +62,13 @@ def run(study: Study, *, n_slots: int | Room) -> None:
     """
     os.environ.update(_QUIET_TUNE)
     class_cache.DEFAULT_ENV_VARS.clear()  # for Lightning; Ray would start new workers with it and leave those alone that wait
-    usual = study.file.resources.of_a_trial(study.record.facts)
+    usual = study.file.resources.of_a_trial(study.row.facts)
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         takes, where = bundle_of(**{**usual, "gpus_per_trial": config["gpus"]})
         return tune.PlacementGroupFactory([takes], **where)
 
-    drains = _Drains(study) if isinstance(n_slots, Room) else None
+    drains = _Drains(study) if isinstance(n_slots, FreeSlots) else None
     searcher = _StudySearcher(study, n_slots)
     scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
@@ -81,7 +81,7 @@ def run(study: Study, *, n_slots: int | Room) -> None:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                callbacks=[_Obedience(study, drains)],
+                callbacks=[_RequestPoller(study, drains)],
                 name=study.file.study,
                 storage_path=scratch,
                 verbose=0,
@@ -166,16 +166,16 @@ def retrain(
             yield Outcome(order.number, final.metrics, final.correct)
 
 
-class _Obedience(tune.Callback):  # type: ignore[misc]
+class _RequestPoller(tune.Callback):  # type: ignore[misc]
     """Carries out what people ask for, in each step of Tune's loop."""
 
     def __init__(self, study: Study, drains: _Drains | None) -> None:
         self._study, self._drains = study, drains
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._study.obey()
+        self._study.handle_requests()
         if self._drains is not None:
-            self._drains.look(trials)
+            self._drains.poll(trials)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -192,9 +192,9 @@ class _Drains:
         self._live: dict[str, Any] = {}
         self._since: dict[str, float] = {}  # when each was seen first
         self._looked = self._spoke = -math.inf
-        self._decided = Draining(nodes.draining, self._node_of, lambda name: study.call_away(self._live[name].config["trial"]))
+        self._decided = Draining(nodes.draining, self._node_of, lambda name: study.request_stop(self._live[name].config["trial"]))
 
-    def look(self, trials: Iterable[Any]) -> None:
+    def poll(self, trials: Iterable[Any]) -> None:
         """Unless that was done a moment ago."""
         if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
             return
@@ -205,7 +205,7 @@ class _Drains:
             self._spoke = now
             for trial in self._live.values():
                 trial.temporary_state.ray_actor.hear.remote()
-        self._decided.look(self._since, now)
+        self._decided.poll(self._since, now)
 
     def leaving(self, trial: Any) -> str | None:
         """See `Draining.leaving`."""
@@ -218,7 +218,7 @@ class _Drains:
 class _StudySearcher(Searcher):  # type: ignore[misc]
     """`suggest` is the study's `ask`."""
 
-    def __init__(self, study: Study, n_slots: int | Room) -> None:
+    def __init__(self, study: Study, n_slots: int | FreeSlots) -> None:
         super().__init__()
         self._study = study
         self._slots = n_slots
@@ -227,40 +227,40 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._numbers:
-            self._study.obey()  # while nothing runs, Tune asks here again and again, and nowhere else
+            self._study.handle_requests()  # while nothing runs, Tune asks here again and again, and nowhere else
         if len(self._numbers) >= self._n_slots():
-            over = not self._numbers and not self._study.n_wanted() and not self._study.waits
+            over = not self._numbers and not self._study.n_wanted() and not self._study.is_paused
             return str(Searcher.FINISHED) if over else None  # there may be no node for a study that wants none any more
         trial = self._study.ask()
         if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
-            return None if self._numbers or self._study.waits else str(Searcher.FINISHED)
+            return None if self._numbers or self._study.is_paused else str(Searcher.FINISHED)
         self._numbers[trial_id] = trial.number
         return {
-            "make": self._study.file.worker(self._study.record.facts),
+            "make": self._study.file.worker(self._study.row.facts),
             "trial": trial.number,
             "config": trial.config,
             "seed": trial.seed,
             "epochs": self._study.planned_epochs(trial),
             "reported": trial.epochs,
-            "gpus": self._study.gpus(trial.number),
+            "gpus": self._study.gpu_share(trial.number),
             "folder": self._study.checkpoint_folder(trial.number),
         }
 
     @property
     def spares(self) -> bool:
         """Whether a worker without a trial is one too many: it would keep its node from an autoscaler that takes it back."""
-        return isinstance(self._slots, Room) and self._slots.grows and self._wanted <= len(self._numbers)
+        return isinstance(self._slots, FreeSlots) and self._slots.grows and self._wanted <= len(self._numbers)
 
     def _n_slots(self) -> int:
         if isinstance(self._slots, int):
             return self._slots
         if (now := time.monotonic()) - self._looked > SLOTS_ARE_KNOWN_FOR_SECONDS:
             self._looked, self._wanted = now, self._study.n_wanted()
-            self._slots.look(self._wanted)
+            self._slots.poll(self._wanted)
         return self._slots.n
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._study.left(self._numbers.pop(trial_id))
+        self._study.worker_gone(self._numbers.pop(trial_id))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its shells into a snapshot that nobody reads; a study does not travel
@@ -299,7 +299,7 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
                 "do (docs/cluster.md). Nothing is lost: mend it, and run the study again"
             )
         if report.get("memory"):
-            self._study.lost(report["trial"], Loss.MEMORY, report["failure"])
+            self._study.worker_lost(report["trial"], WorkerLoss.MEMORY, report["failure"])
             return self._end(trial)  # a process that ran out of memory is not used again
         decision = Decision.STOP
         if "failure" in report:
@@ -307,7 +307,7 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         elif "stopped" not in report:  # at its flag
             decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
         if self._drains is not None and (node := self._drains.leaving(trial)) is not None:
-            self._study.moved(report["trial"], f"node {node[:6]} is about to leave the cluster")
+            self._study.requeue(report["trial"], f"node {node[:6]} is about to leave the cluster")
             return self._end(trial)
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
 
@@ -322,7 +322,7 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             return
         why = _first_line(trial.error_file)
         memory = re.search("low on memory|out of memory|OutOfMemory|OOM", why) is not None  # Ray's memory monitor killed it
-        self._study.lost(trial.config["trial"], Loss.MEMORY if memory else Loss.DEATH, why)
+        self._study.worker_lost(trial.config["trial"], WorkerLoss.MEMORY if memory else WorkerLoss.DEATH, why)
 
 
 def _actor_of(trial: Any) -> str:

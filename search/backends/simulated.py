@@ -14,11 +14,11 @@ from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.storage.in_memory import InMemoryLedger
 from search.study.checks import facts_of, refuse_hopeless
-from search.study.lost_workers import Loss
+from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import PARAMETERS, Decision, Metrics, State, Trial
 from spaces import Config
-from trainables.protocol import Trainable, out_of_memory
+from trainables.protocol import Trainable, is_out_of_memory
 from trainables.simulated.recorded import RecordedTrainable, Table
 
 
@@ -89,7 +89,7 @@ def run(
     clock: VirtualClock,
     *,
     n_workers: int,
-    look: Callable[[], None] = lambda: None,
+    on_event: Callable[[], None] = lambda: None,
 ) -> None:
     """Drive a study to its end.
 
@@ -98,7 +98,7 @@ def run(
         make: Makes a worker's trainable.
         clock: Is set forward from event to event.
         n_workers: How many trials run at once.
-        look: Is called after every epoch.
+        on_event: Is called after every epoch.
     """
     idle = [_Worker(make()) for _ in range(n_workers)]
     events: list[tuple[float, int, _Worker]] = []  # when which worker's epoch ends; the number keeps ties in order
@@ -113,7 +113,7 @@ def run(
             return
         clock.seconds, _, worker = heapq.heappop(events)
         decision = worker.report(study)
-        look()
+        on_event()
         if decision is Decision.CONTINUE:
             heapq.heappush(events, (clock.seconds + worker.seconds, n_events, worker))
             n_events += 1
@@ -145,11 +145,11 @@ class _Worker:
         """Hand in the epoch that has just ended, and begin the next if there is one."""
         if self._problem is not None:
             why = f"{type(self._problem).__name__}: {self._problem}"
-            if out_of_memory(self._problem):
-                study.lost(self._trial, Loss.MEMORY, why)
+            if is_out_of_memory(self._problem):
+                study.worker_lost(self._trial, WorkerLoss.MEMORY, why)
             else:
                 study.tell(self._trial, State.FAILED, why)
-            study.left(self._trial)
+            study.worker_gone(self._trial)
             return Decision.STOP
         self._done += 1
         decision = study.report(self._trial, self._done, self._metrics)
@@ -157,7 +157,7 @@ class _Worker:
             self._next()
         else:
             self.trainable.finish()
-            study.left(self._trial)
+            study.worker_gone(self._trial)
         return decision
 
     def _next(self) -> None:

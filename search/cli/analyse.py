@@ -16,9 +16,9 @@ app = typer.Typer()
 @app.command()
 def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """What each method has had of the search and brought to its front."""
-    from search.results.contributions import shares as shares_of
+    from search.results.contributions import contributions as shares_of
     from search.results.saved_study import load
-    from search.results.words import percent
+    from search.results.words import format_percent
 
     saved = load(folder_of(study, storage))
     found = shares_of(saved.history, saved.reference_point)
@@ -27,7 +27,7 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
         return
     table = Table("method", "trials", "complete", "epochs", "own front", "best %", "hypervolume", "contribution", box=None)
     for share in found:
-        best = percent(share.front[-1].metrics["val/top1"]) if share.front else "-"
+        best = format_percent(share.front[-1].metrics["val/top1"]) if share.front else "-"
         numbers = (share.n_trials, share.n_complete, share.n_epochs, len(share.front))
         table.add_row(share.method, *map(str, numbers), best, f"{share.hypervolume:.4f}", f"{share.contribution:.4f}")
     console = Console(highlight=False)
@@ -46,7 +46,7 @@ def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Js
     from search.results.saved_study import load
 
     saved = load(folder_of(study, storage))
-    found = importance_of(check(saved.record.file).joint_space(), saved.history, saved.epochs)
+    found = importance_of(check(saved.row.file).joint_space(), saved.history, saved.epochs)
     if as_json:
         print_json(found)
         return

@@ -80,10 +80,10 @@ def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) 
     from search.study import user_requests
 
     folder = folder_of(study, storage)
-    numbers = user_requests.ask(folder, verb, trials, {key: value for key, value in detail.items() if value is not None})
+    numbers = user_requests.write_requests(folder, verb, trials, {key: value for key, value in detail.items() if value is not None})
     console = Console(soft_wrap=True, highlight=False, markup=False)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while (answers := user_requests.answers(folder, numbers)) is None:
+    while (answers := user_requests.read_answers(folder, numbers)) is None:
         if time.monotonic() > deadline:
             console.print(f"{verb} is written down; the driver has not answered yet, and will carry it out when it looks.")
             return

@@ -51,7 +51,7 @@ def cost(
 
 def table(found: Sequence[Measured]) -> Table:
     """A row per trial."""
-    from search.results.words import knobs, percent
+    from search.results.words import describe_knobs, format_percent
 
     shown = Table("trial", "method", "knobs", "params", "val %", "unmerged ms", "merged ms", box=None)
     for one in found:
@@ -60,9 +60,9 @@ def table(found: Sequence[Measured]) -> Table:
         shown.add_row(
             f"{one.trial.number:04d}",
             one.trial.method,
-            knobs(one.trial),
+            describe_knobs(one.trial),
             f"{one.trial.adapter_params:,}",
-            "-" if top1 is None else percent(top1),
+            "-" if top1 is None else format_percent(top1),
             f"{one.found['cost/latency_ms']:.3f} ± {spread:.3f}",
             "-" if merged is None else f"{merged:.3f}",
         )
@@ -73,9 +73,9 @@ def _show_elsewhere(study: SavedStudy) -> None:
     """Bring tables and MLflow up to date."""
     from search.storage.location import ledger_in
     from search.tracking.mlflow_client import tracking_uri
-    from search.tracking.sync import Record
+    from search.tracking.sync import MlflowSync
 
     try:
-        Record(ledger_in(study.folder), tracking_uri(study.folder.parent)).sync(final=True)
+        MlflowSync(ledger_in(study.folder), tracking_uri(study.folder.parent)).sync(final=True)
     except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
         complain(f"MLflow does not show the latencies ({type(error).__name__}); `paretune cost` again records them")

@@ -41,7 +41,7 @@ def doctor(
     if address is not None:
         raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
     named = _checked(storage)
-    place = checkpoints.impatient(checkpoints.place(named))
+    place = checkpoints.impatient(checkpoints.open_folder(named))
     home = DEFAULT_STORAGE if object_store.is_address(named) else Path(named)
     findings = [*health.machine(health.here()), health.storage(place), health.tracking(without_secret(tracking_uri(home)))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
@@ -91,7 +91,7 @@ def _checked(storage: str | None) -> str:
     from search.storage import object_store
 
     try:
-        return object_store.checked(storage or str(DEFAULT_STORAGE))
+        return object_store.check_address(storage or str(DEFAULT_STORAGE))
     except ValueError as error:
         raise RequestError(f"--storage: {error}") from None
 

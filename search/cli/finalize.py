@@ -92,23 +92,23 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
     waiting = iter(orders)
     if (first := next(waiting, None)) is None:
         return
-    file = check(study.record.file)
-    worker, resources = file.worker(study.record.facts), file.resources
+    file = check(study.row.file)
+    worker, resources = file.worker(study.row.facts), file.resources
     try:
         if back_end == "in-process":
             yield from _in_process(worker, chain([first], waiting))
             return
+        from cluster.capacity import FreeSlots
         from cluster.connect import connected
         from cluster.nodes import refuse_open
-        from cluster.room import Room
 
         with connected(n_cpus=n_cpus):
             from search.backends import ray_tune
 
             refuse_open()
 
-            takes = resources.of_a_trial(study.record.facts)
-            n_slots = Room(takes).at_most  # what waits for a node is asked of an autoscaler
+            takes = resources.of_a_trial(study.row.facts)
+            n_slots = FreeSlots(takes).at_most  # what waits for a node is asked of an autoscaler
             yield from ray_tune.retrain(
                 worker,
                 chain([first], waiting),
@@ -135,7 +135,7 @@ def _in_process(worker: dict[str, object], orders: Iterable[Order]) -> Iterator[
 
 def table(members: list[Member]) -> Table:
     """A row per member: what the search saw, and what the test says."""
-    from search.results.words import percent
+    from search.results.words import format_percent
 
     shown = Table("trial", "method", "params", "val %", "test %", "n", "P(front)", box=None)
     for member in members:
@@ -144,8 +144,8 @@ def table(members: list[Member]) -> Table:
             str(member.trial.number),
             member.trial.method,
             f"{member.trial.adapter_params:,}",
-            percent(member.trial.metrics["val/top1"]),
-            percent(member.mean) + spread,
+            format_percent(member.trial.metrics["val/top1"]),
+            format_percent(member.mean) + spread,
             str(len(member.top1)),
             f"{member.p_front:.2f}",
         )

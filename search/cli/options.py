@@ -51,7 +51,7 @@ def folder_of(study: str, storage: Path) -> Path:
     from search.storage import address, location
 
     if address.is_address(study):
-        return location.attach(study, storage)
+        return location.attach_study(study, storage)
     return Path(study) if location.ledger_in(Path(study)).exists() else storage / study
 
 

@@ -66,7 +66,7 @@ class Progress:
         """
         clock = _Clock(study)
         known = f"; {len(study.trials)} trials known already" if study.trials else ""
-        reserved = study.file.resources.of_a_trial(study.record.facts)["memory_per_trial"]
+        reserved = study.file.resources.of_a_trial(study.row.facts)["memory_per_trial"]
         room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
         self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True, highlight=False)
         if self._console.is_terminal:
@@ -162,7 +162,7 @@ def _print_lines(console: Console, study: Study, clock: _Clock, waits: Callable[
 def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
     line = f"[{n_finished}/{study.file.budget.n_trials}] {trial.label} {trial.state.lower()}"
     if trial.state is State.COMPLETE:
-        line += f", val/top1 {words.percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
+        line += f", val/top1 {words.format_percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
     elif trial.reason:
         line += f": {trial.reason}"
     line += f"; hypervolume {study.hypervolume():.4f}"

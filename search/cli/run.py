@@ -81,7 +81,7 @@ def search_quietly(
     progress = Progress(progress_on or Console(file=sys.stdout))
     more_trials = 0 if extension is None else extension.more_trials
     known = location.locate_ledger(file.folder, file.study, file.ledger).find()
-    n_trials = file.budget.n_trials if known is None else load(file.folder).record.budget["n_trials"]
+    n_trials = file.budget.n_trials if known is None else load(file.folder).row.budget["n_trials"]
     progress.announce(file, n_trials + more_trials)
     with interruptible():
         return run_study(
@@ -141,5 +141,5 @@ def resume(
         detail = {key: value for key, value in extension.detail().items() if key != "trial"}
         control.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
-    file = loading.check(saved.record.file).kept_in(saved.folder.parent, saved.record.facts.get("checkpoints"))
+    file = loading.check(saved.row.file).kept_in(saved.folder.parent, saved.row.facts.get("checkpoints"))
     search(file, back_end, cpus, extension, slots=slots)

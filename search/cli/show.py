@@ -28,7 +28,7 @@ def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = 
 
     saved = _load(study, storage)
     if as_json:
-        print_json(front_json(saved.record, saved.history))
+        print_json(front_json(saved.row, saved.history))
     else:
         show_front(saved)
 
@@ -136,7 +136,7 @@ def show_front(study: SavedStudy) -> None:
         console.print(Constrain(tables.extended_table(study.history), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
     if study.ended:
-        console.print(f"Ended before its {study.record.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
+        console.print(f"Ended before its {study.row.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
 
 
 def _show_places(study: SavedStudy) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from search.backends.simulated import Replay
     from search.config.study_file import StudyFile
-    from search.workflows.compare_samplers import Course
+    from search.workflows.compare_samplers import HypervolumeCurve
 
 app = typer.Typer()
 
@@ -54,7 +54,7 @@ def simulate(
     replay = _replay(file, table, surface, instance)
     if against:
         _refuse(file, against, picture)
-        courses = compare_samplers.courses(file, replay, against, n_seeds=seeds, n_workers=workers)
+        courses = compare_samplers.hypervolume_curves(file, replay, against, n_seeds=seeds, n_workers=workers)
         if picture is not None:
             compare_samplers.plot(courses, picture, title=f"{file.study}: {' and '.join(courses)}")
         _show_courses(courses, as_json=as_json)
@@ -74,7 +74,7 @@ def simulate(
         "ended": searched.ended,
     }
     if as_json:
-        print_json(front_json(searched.record, trials) | facts)
+        print_json(front_json(searched.row, trials) | facts)
         return
     console = Console(highlight=False)
     console.print(Constrain(tables.front_table(searched.front()), tables.TABLE_WIDTH))
@@ -106,7 +106,7 @@ def _refuse(file: StudyFile, against: list[str], picture: Path | None) -> None:
         raise RequestError(f"--picture {picture}: name a .png or .svg in a folder that exists")
 
 
-def _show_courses(found: Mapping[str, Sequence[Course]], *, as_json: bool) -> None:
+def _show_courses(found: Mapping[str, Sequence[HypervolumeCurve]], *, as_json: bool) -> None:
     """Print how many epochs each sampler trained until its front had come to shares of the best one."""
     from rich.console import Console
     from rich.table import Table

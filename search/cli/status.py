@@ -37,7 +37,7 @@ def status(
     from search.results.study_state import StudyState
 
     folder, console = folder_of(study, storage), Console(highlight=False)
-    facts = look(folder)
+    facts = show_status(folder)
     with _gpus() as gpus:
         facts |= {"gpu_memory": gpus()}
         if as_json:
@@ -48,11 +48,11 @@ def status(
             with Live(_shown(facts), console=console, auto_refresh=False) as live:
                 while facts["state"] == StudyState.RUNNING:
                     time.sleep(_EVERY_SECONDS)
-                    facts = look(folder) | {"gpu_memory": gpus()}
+                    facts = show_status(folder) | {"gpu_memory": gpus()}
                     live.update(_shown(facts), refresh=True)
 
 
-def look(folder: Path) -> dict[str, Any]:
+def show_status(folder: Path) -> dict[str, Any]:
     """The facts, from the study's ledger."""
     from search.results.saved_study import load
 
@@ -94,7 +94,7 @@ def facts_of(saved: SavedStudy, *, now: float) -> dict[str, Any]:
         "study": saved.name,
         "state": saved.state.value,
         "trials": dict(Counter(trial.state.value for trial in saved.history)),
-        "n_trials": int(saved.record.budget["n_trials"]),
+        "n_trials": int(saved.row.budget["n_trials"]),
         "slots_busy": len(running) if at_work else 0,
         "epochs_per_minute": 60.0 * len(recent) / span,
         "steps_per_second": sum(steps) if at_work else 0.0,

@@ -38,10 +38,10 @@ def list_studies(
     from search.config.loading import packaged_names
     from search.errors import LedgerError
     from search.results.saved_study import load
-    from search.storage.location import places
+    from search.storage.location import list_locations
 
     found, problems = [], []
-    for place in places(storage, server):
+    for place in list_locations(storage, server):
         name, state, where = place.folder.name, "unreadable", str(place.address or place.folder)
         try:
             saved = load(place.folder, place.address)
@@ -75,15 +75,15 @@ def validate(
 
     file = loading.load(study, overrides or ())
     if isinstance(file.data, Images):
-        _look_at_images(file)
+        _audit_images(file)
     sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
 
 
-def _look_at_images(file: StudyFile) -> None:
+def _audit_images(file: StudyFile) -> None:
     """Decode them, unless this machine has done it, and say what there is; on standard error, beside the resolved file."""
     from search.cli.progress import Progress
     from search.errors import RequestError
-    from search.workflows.preflight import skipped_in_words
+    from search.workflows.preflight import describe_skipped
     from trainables import audit
 
     worker = file.worker()
@@ -93,7 +93,7 @@ def _look_at_images(file: StudyFile) -> None:
         raise RequestError(str(error)) from error
     if found is not None:
         if found.skipped:
-            complain(skipped_in_words(found.skipped))
+            complain(describe_skipped(found.skipped))
         counts = ", ".join(f"{n:,} {split}" for split, n in found.n_images.items())
         complain(f"data: {counts} images of {found.n_classes} classes")
 

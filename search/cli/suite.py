@@ -63,10 +63,10 @@ def suite(
 
 def table(tasks: Sequence[Task], rows: Sequence[Standing]) -> Table:
     """A row per method; the tasks of a group, their mean, and both means that the papers print."""
-    from search.results.words import percent
+    from search.results.words import format_percent
 
     def shown(value: float | None) -> str:
-        return "-" if value is None else percent(value)
+        return "-" if value is None else format_percent(value)
 
     groups = dict.fromkeys(task.group for task in tasks)
     several = len(groups) > 1

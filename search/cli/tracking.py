@@ -23,8 +23,8 @@ def sync(
     from search.errors import RequestError
     from search.storage.ledger import Ledger
     from search.storage.location import ledger_in
-    from search.tracking.mlflow_client import in_short, tracking_uri, without_secret
-    from search.tracking.sync import Record
+    from search.tracking.mlflow_client import describe_error, tracking_uri, without_secret
+    from search.tracking.sync import MlflowSync
     from search.tracking.verify import differences
 
     folder = folder_of(study, storage)
@@ -38,14 +38,16 @@ def sync(
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise RequestError(f"study {folder.name} is being recorded by its own driver just now; nothing to do") from None
-                Record(ledger, uri).sync(final=True)
+                MlflowSync(ledger, uri).sync(final=True)
             console.print(f"MLflow at {without_secret(uri)} is up to date with study {folder.name}")
             return
         found = differences(ledger, uri)
     except RequestError:
         raise
     except Exception as error:
-        complain(f"MLflow at {without_secret(uri)} cannot be used ({in_short(error, uri)}); the same command goes on from there")
+        complain(
+            f"MLflow at {without_secret(uri)} cannot be used ({describe_error(error, uri)}); the same command goes on from there"
+        )
         raise typer.Exit(1) from None
     for line in found:
         console.print(line)

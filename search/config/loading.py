@@ -127,7 +127,7 @@ def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[t
     if object_store.is_address(storage):
         del kept["storage"]
         try:
-            shared = object_store.checked(str(storage))
+            shared = object_store.check_address(str(storage))
         except ValueError as error:
             return {**kept, "ledger": None}, None, [(("storage",), str(error))]
         if not object_store.is_address(shared):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
-from search.config.trial_resources import smallest
+from search.config.trial_resources import smallest_gpu_share
 from search.costs import unknown
 
 
@@ -283,7 +283,7 @@ class Resources(Section):
         Args:
             facts: The study's, which hold what `auto` came to.
         """
-        gpus, memory = smallest(self.gpus_per_trial, facts), self.memory_per_trial
+        gpus, memory = smallest_gpu_share(self.gpus_per_trial, facts), self.memory_per_trial
         if isinstance(memory, str):
             memory = facts.get("memory", {}).get("host_bytes", 0)
         named = {"cpus_per_trial": self.cpus_per_trial, "accelerator_type": self.accelerator_type}

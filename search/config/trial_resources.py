@@ -14,13 +14,13 @@ CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not c
 MOST = 16  # trials on one card
 
 
-def share(peak_bytes: float, card_bytes: float) -> float:
+def gpu_share(peak_bytes: float, card_bytes: float) -> float:
     """The smallest 1/n of a card that holds a trial; all of it if half does not."""
     n = int(card_bytes // (MARGIN * peak_bytes + CONTEXT_BYTES))
     return 1.0 / max(1, min(n, MOST))
 
 
-def classes(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
+def gpu_shares(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
     """The share of each method, of at most two different ones, because only workers of equal shares take each other's trials.
 
     The larger holds everything; the smaller is the one that leaves the least unused.
@@ -29,7 +29,7 @@ def classes(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
         peaks: Of each method, in bytes.
         card_bytes: Memory of the card.
     """
-    own = {method: share(peak, card_bytes) for method, peak in peaks.items()}
+    own = {method: gpu_share(peak, card_bytes) for method, peak in peaks.items()}
     heavy = max(own.values(), default=1.0)
 
     def at_most(light: float) -> dict[str, float]:
@@ -38,13 +38,13 @@ def classes(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
     return min((at_most(light) for light in sorted(set(own.values()))), key=lambda chosen: sum(chosen.values()), default={})
 
 
-def fact(measured: Mapping[str, Any]) -> dict[str, Any]:
+def memory_fact(measured: Mapping[str, Any]) -> dict[str, Any]:
     """What the ledger keeps of a measurement (`trainables.training.probe`): it, and the shares that follow; none without a card."""
     card = measured["card_bytes"]
-    return {**measured, "shares": classes(measured["peak_bytes"], card) if card else {}}
+    return {**measured, "shares": gpu_shares(measured["peak_bytes"], card) if card else {}}
 
 
-def of_method(asked: float | str, facts: Mapping[str, Any], method: str) -> float:
+def method_gpu_share(asked: float | str, facts: Mapping[str, Any], method: str) -> float:
     """The share of a GPU that a trial gets.
 
     Args:
@@ -58,14 +58,14 @@ def of_method(asked: float | str, facts: Mapping[str, Any], method: str) -> floa
     return float(shares.get(method, max(shares.values(), default=0.0)))
 
 
-def smallest(asked: float | str, facts: Mapping[str, Any]) -> float:
+def smallest_gpu_share(asked: float | str, facts: Mapping[str, Any]) -> float:
     """The share by which slots are counted: trials with a larger one wait for room."""
     if not isinstance(asked, str):
         return asked
     return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
 
 
-def reserved(needed: int, *, most: int | None) -> dict[str, Any]:
+def reserved_memory(needed: int, *, most: int | None) -> dict[str, Any]:
     """What the ledger keeps where nothing is measured.
 
     Args:

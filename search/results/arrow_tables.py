@@ -16,7 +16,7 @@ from search.trial import Trial
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from search.storage.reader import Report, StudyRecord
+    from search.storage.reader import Report, StudyRow
 
 SCHEMA_VERSION = 1  # of the Parquet files
 UNITS = {
@@ -42,7 +42,7 @@ UNITS = {
 }
 
 
-def trials_arrow(trials: Sequence[Trial], *, study: StudyRecord | None = None) -> pa.Table:
+def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> pa.Table:
     """One row per trial: its standing, one column per knob, one per metric of the last epoch.
 
     A knob that the trial's method does not have is null. Each column's unit is in its metadata (`unit`); the table's
@@ -73,7 +73,7 @@ def trials_arrow(trials: Sequence[Trial], *, study: StudyRecord | None = None) -
     return _arrow(columns, study)
 
 
-def reports_arrow(reports: Sequence[Report], *, study: StudyRecord | None = None) -> pa.Table:
+def reports_arrow(reports: Sequence[Report], *, study: StudyRow | None = None) -> pa.Table:
     """One row per epoch of every trial, in the order of arrival; metadata as in `trials_arrow`."""
     import pyarrow as pa
 
@@ -96,7 +96,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     draft.replace(path)
 
 
-def _arrow(columns: Mapping[str, pa.Array], study: StudyRecord | None) -> pa.Table:
+def _arrow(columns: Mapping[str, pa.Array], study: StudyRow | None) -> pa.Table:
     import pyarrow as pa
 
     from spaces import SHARED, space_of, unknown_method  # a knob's unit is written where the knob is

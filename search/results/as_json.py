@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.front import beside, front, hypervolume
-from search.storage.reader import reference
+from search.storage.reader import reference_point
 from search.trial import Trial
 
 if TYPE_CHECKING:
-    from search.storage.reader import StudyRecord
+    from search.storage.reader import StudyRow
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
@@ -32,14 +32,14 @@ def trial_json(trial: Trial) -> dict[str, Any]:
     }
 
 
-def front_json(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any]:
+def front_json(study: StudyRow, trials: Sequence[Trial]) -> dict[str, Any]:
     """The front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
-    reference_point = reference(study)
+    reference = reference_point(study)
     return {
         "study": study.name,
         "objectives": list(study.file.get("objectives", ("val/top1", "adapter_params"))),
-        "reference_point": list(reference_point),
-        "hypervolume": hypervolume(trials, reference_point),
+        "reference_point": list(reference),
+        "hypervolume": hypervolume(trials, reference),
         "members": [trial_json(trial) for trial in front(trials)],
         "extended": [trial_json(trial) for trial in beside(trials)],
     }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.front import hypervolume
-from search.results.contributions import shares
+from search.results.contributions import contributions
 from search.results.saved_study import SavedStudy
 from search.trial import State
 
@@ -66,7 +66,7 @@ class SideBySide:
                 "contribution": share.contribution,
             }
             for study in self.saved
-            for share in shares(study.history, self.reference_point)
+            for share in contributions(study.history, self.reference_point)
         ]
         return pa.Table.from_pylist(rows)
 

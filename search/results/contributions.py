@@ -13,7 +13,7 @@ N_POINTS, N_PLACES = 512, 8  # of a method's space that importance is averaged o
 
 
 @dataclass(frozen=True)
-class Share:
+class MethodContribution:
     """One method's part of a study.
 
     Attributes:
@@ -35,7 +35,7 @@ class Share:
     contribution: float
 
 
-def shares(trials: Sequence[Trial], reference_point: tuple[float, float]) -> list[Share]:
+def contributions(trials: Sequence[Trial], reference_point: tuple[float, float]) -> list[MethodContribution]:
     """Of every method, the largest contribution first."""
     joint, found = hypervolume(trials, reference_point), []
     anchors = [trial for trial in trials if trial.method == ANCHOR]
@@ -43,7 +43,7 @@ def shares(trials: Sequence[Trial], reference_point: tuple[float, float]) -> lis
         mine = [trial for trial in trials if trial.method == method]
         others = [trial for trial in trials if trial.method != method]
         found.append(
-            Share(
+            MethodContribution(
                 method,
                 len(mine),
                 sum(trial.state is State.COMPLETE for trial in mine),

@@ -61,7 +61,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
     from optuna.trial import FrozenTrial, TrialState
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = check(study.record.file).joint_space()
+    space = check(study.row.file).joint_space()
     known: dict[str, BaseDistribution] = {}
     for method in space.methods:
         known |= space.distributions(method)

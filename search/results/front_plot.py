@@ -14,7 +14,7 @@ from search.results.plot_style import FAINT as _FAINT
 from search.results.plot_style import INK as _INK
 from search.results.plot_style import SizeAxis
 from search.results.recommendation import standard_error
-from search.results.words import METHOD_NAMES, knobs
+from search.results.words import METHOD_NAMES, describe_knobs
 from search.trial import State, Trial
 
 if TYPE_CHECKING:
@@ -274,6 +274,6 @@ def _text_box(text: Any, renderer: Any) -> Any:
 
 
 def _name(trial: Trial) -> str:
-    words = knobs(trial).split()
+    words = describe_knobs(trial).split()
     chosen = [w for w in words if w[0] in "re+k" and w[1:].isdigit()] + [w for w in words if w.startswith(("last-", "first-"))]
     return " ".join([METHOD_NAMES.get(trial.method, trial.method), *chosen])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from search.results.contributions import N_PLACES, N_POINTS
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit
-from search.samplers.observations import Known
+from search.samplers.observations import Observations
 from search.storage.ledger import Report
 from search.trial import State, Trial
 from spaces import JointSpace
@@ -33,7 +33,7 @@ def importance(
         Method to knob to share in [0, 1], the largest first; a method with fewer than 8 trials is left out.
     """
     coding = Coding(space)
-    known, tickets = Known(len(coding.groups)), {}
+    known, tickets = Observations(len(coding.groups)), {}
     of = {trial.number: trial for trial in trials if space.holds(trial.config)}
     for number, trial in of.items():
         code = coding.code(trial.config)

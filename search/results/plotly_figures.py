@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.front import front, hypervolume
-from search.results.contributions import shares
+from search.results.contributions import contributions
 from search.results.plot_style import FAINT, INK, SizeAxis, styles
 from search.results.recommendation import standard_error
-from search.results.words import METHOD_NAMES, knobs, percent, quantity
+from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
 from search.storage.reader import Report
 from search.trial import PARAMETERS, State, Trial
 
@@ -96,7 +96,7 @@ def _points(
         "x": [place(t.size) for t in trials],
         "y": [max(_percent(t), floor) for t in trials],
         "marker": {"color": colour, **style, "symbol": ["triangle-down-open" if low else style["symbol"] for low in below]},
-        "customdata": [[t.number, t.label, links.get(t.number, ""), knobs(t)] for t in trials],
+        "customdata": [[t.number, t.label, links.get(t.number, ""), describe_knobs(t)] for t in trials],
         "text": [hover(t, n_validation) for t in trials],
         "hovertemplate": "%{text}<extra></extra>",
         "cliponaxis": False,
@@ -106,12 +106,12 @@ def _points(
 def hover(trial: Trial, n_validation: int | None = None) -> str:
     """What a trial tells when it is pointed at: name, accuracy, sizes, where it stands, and every knob."""
     top1 = trial.metrics.get("val/top1", math.nan)
-    error = f" ± {percent(standard_error(top1, n_validation))}" if n_validation and trial.state is State.COMPLETE else ""
+    error = f" ± {format_percent(standard_error(top1, n_validation))}" if n_validation and trial.state is State.COMPLETE else ""
     stopped = f" at epoch {trial.rung}" if trial.rung is not None else ""
     lines = [
         f"<b>{html.escape(trial.label)}</b>",
-        f"{percent(top1)} %{error}",
-        *([] if trial.against in ("adapter_params", "head_params") else [f"{trial.against} {quantity(trial.size)}"]),
+        f"{format_percent(top1)} %{error}",
+        *([] if trial.against in ("adapter_params", "head_params") else [f"{trial.against} {format_quantity(trial.size)}"]),
         f"{trial.adapter_params:,} parameters, head {trial.head_params:,}",
         f"{trial.state.value.lower()}{stopped}, {trial.epochs} epochs",
     ]
@@ -165,7 +165,7 @@ def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]
     place, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
     traces = [
         _front_line(METHOD_NAMES.get(share.method, share.method), share.front, place, *looks[share.method])
-        for share in shares(trials, reference_point)
+        for share in contributions(trials, reference_point)
         if share.front
     ]
     layout = _layout(place.label, "validation accuracy, %")

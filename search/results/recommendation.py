@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 from search.front import front
-from search.results.words import METHOD_NAMES, percent, quantity
+from search.results.words import METHOD_NAMES, format_percent, format_quantity
 from search.trial import PARAMETERS, Trial
 
 
@@ -42,19 +42,21 @@ def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
         return "No trial is complete yet, so there is no answer yet."
     best = front(trials)[-1]
     top1, best_top1 = chosen.metrics["val/top1"], best.metrics["val/top1"]
-    accuracy = f"{percent(best_top1)} %" + (f" ± {percent(standard_error(best_top1, n_validation))}" if n_validation else "")
+    accuracy = f"{format_percent(best_top1)} %" + (
+        f" ± {format_percent(standard_error(best_top1, n_validation))}" if n_validation else ""
+    )
     if chosen.size == best.size:
         rest = "" if chosen.adapter_params else ", and needs no adapter at all"
         smaller = "; nothing smaller comes within one standard error" if n_validation and chosen.size else ""
-        return f"{in_words(best)} is the best, {accuracy} with {_cost(best)}{rest}{smaller}."
+        return f"{describe_trial(best)} is the best, {accuracy} with {_cost(best)}{rest}{smaller}."
     accuracy_kept, size_kept = _share(top1 / best_top1), _share(chosen.size / best.size)
     of_what, best_size = ("parameters", f"{best.size:,}") if best.against in PARAMETERS else (best.against, _cost(best))
     kept = f"{accuracy_kept} of the best accuracy with {size_kept} of its {of_what}"
-    told = f"{percent(top1)} % with {_cost(chosen)}, against {accuracy} with {best_size}"
-    return f"{in_words(chosen)} keeps {kept} ({told}: {in_words(best)})."
+    told = f"{format_percent(top1)} % with {_cost(chosen)}, against {accuracy} with {best_size}"
+    return f"{describe_trial(chosen)} keeps {kept} ({told}: {describe_trial(best)})."
 
 
-def in_words(trial: Trial) -> str:
+def describe_trial(trial: Trial) -> str:
     """Method, rank and place: `LoRA r=2 on the last 4 blocks`."""
     words = [METHOD_NAMES.get(trial.method, trial.method)]
     words[0] = words[0][0].upper() + words[0][1:]
@@ -69,7 +71,7 @@ def in_words(trial: Trial) -> str:
 def _cost(trial: Trial) -> str:
     if trial.against in PARAMETERS:
         return f"{trial.size:,} parameter{'' if trial.size == 1 else 's'}"
-    return f"{trial.against} {quantity(trial.size)}"
+    return f"{trial.against} {format_quantity(trial.size)}"
 
 
 def _share(ratio: float) -> str:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from search.front import front, hypervolume
 from search.results import arrow_tables, front_plot, tables
 from search.results.recommendation import answer
-from search.results.study_state import StudyState, ended_by, study_state, with_measured
+from search.results.study_state import StudyState, ended_by, find_state, with_measured
 from search.storage import checkpoints as checkpoint_store
 from search.storage import reader
 from search.storage.address import Address
 from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.reader import Report, StudyRecord
+from search.storage.reader import Report, StudyRow
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SavedStudy:
     """
 
     folder: Path
-    record: StudyRecord
+    row: StudyRow
     state: StudyState
     history: tuple[Trial, ...]
     epochs: tuple[Report, ...]
@@ -56,12 +56,12 @@ class SavedStudy:
     @property
     def name(self) -> str:
         """The study's name."""
-        return self.record.name
+        return self.row.name
 
     @property
     def checkpoints(self) -> Folder:
         """Where those of its trials lie, in `trials/NNNN`; the folder, unless the study names another place."""
-        return checkpoint_store.of(self.folder, self.name, self.record.facts)
+        return checkpoint_store.checkpoint_folder(self.folder, self.name, self.row.facts)
 
     @property
     def members(self) -> tuple[Trial, ...]:
@@ -71,7 +71,7 @@ class SavedStudy:
     @property
     def reference_point(self) -> tuple[float, float]:
         """(chance level, largest adapter): where the hypervolume is measured from."""
-        return reader.reference(self.record)
+        return reader.reference_point(self.row)
 
     @property
     def hypervolume(self) -> float:
@@ -80,25 +80,25 @@ class SavedStudy:
 
     def front(self) -> pa.Table:
         """The front, smallest member first; columns as in `trials`."""
-        return arrow_tables.trials_arrow(self.members, study=self.record)
+        return arrow_tables.trials_arrow(self.members, study=self.row)
 
     def trials(self) -> pa.Table:
         """One row per trial, one column per knob and per metric of the last epoch."""
-        return arrow_tables.trials_arrow(self.history, study=self.record)
+        return arrow_tables.trials_arrow(self.history, study=self.row)
 
     def reports(self) -> pa.Table:
         """One row per epoch of every trial."""
-        return arrow_tables.reports_arrow(self.epochs, study=self.record)
+        return arrow_tables.reports_arrow(self.epochs, study=self.row)
 
     @property
     def n_validation(self) -> int | None:
         """Images that accuracies were measured on, None where that is not known."""
-        return reader.n_validation(self.record)
+        return reader.n_validation(self.row)
 
     @property
     def against(self) -> str:
         """What accuracy is weighed against: `adapter_params`, or another cost."""
-        return self.record.against
+        return self.row.against
 
     @property
     def _size_in_words(self) -> str:
@@ -130,7 +130,7 @@ class SavedStudy:
 
     @property
     def _stand(self) -> str:
-        done = f"{len(self.history)} of {self.record.budget['n_trials']} trials, {self.state.lower()}"
+        done = f"{len(self.history)} of {self.row.budget['n_trials']} trials, {self.state.lower()}"
         return f"{done} · hypervolume {self.hypervolume:.4f}"
 
     def __repr__(self) -> str:
@@ -150,10 +150,10 @@ class SavedStudy:
         Args:
             complete: Write what grows with every epoch, too.
         """
-        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.history, study=self.record), self.folder / "trials.parquet")
-        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.members, study=self.record), self.folder / "front.parquet")
+        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.history, study=self.row), self.folder / "trials.parquet")
+        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.members, study=self.row), self.folder / "front.parquet")
         if complete:
-            arrow_tables.write_parquet(arrow_tables.reports_arrow(self.epochs, study=self.record), self.folder / "reports.parquet")
+            arrow_tables.write_parquet(arrow_tables.reports_arrow(self.epochs, study=self.row), self.folder / "reports.parquet")
         self.plot_front(*(self.folder / name for name in PICTURES))
 
     def write_page(self, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True) -> None:
@@ -196,7 +196,7 @@ class SavedStudy:
         from search.results.importance import importance
 
         try:
-            space = check(self.record.file).joint_space()
+            space = check(self.row.file).joint_space()
         except RequestError:  # of a version whose knobs are not known here
             return {}
         return importance(space, self.history, self.epochs)
@@ -224,7 +224,7 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
         events = ledger.events()
         ended = ended_by(events)
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
-        state = study_state(record, trials, ended=ended is not None, owner=ledger.owner())
+        state = find_state(record, trials, ended=ended is not None, owner=ledger.owner())
         history = tuple(with_measured(trials, events))
         return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended)
     finally:

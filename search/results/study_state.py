@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from search.storage.reader import Event, StudyRecord
+from search.storage.reader import Event, StudyRow
 from search.trial import Trial
 
 
@@ -18,7 +18,7 @@ class StudyState(enum.StrEnum):
     INTERRUPTED = "INTERRUPTED"  # its driver is gone before the end; run it again and it goes on
 
 
-def study_state(record: StudyRecord, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
+def find_state(record: StudyRow, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
     """Where a study stands, from what its ledger says.
 
     Args:

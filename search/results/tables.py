@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.front import beside, front
 from search.results.arrow_tables import UNITS
-from search.results.words import METHOD_NAMES, knobs, percent, quantity
+from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
         table.add_column(key, **_RIGHT)
     table.add_column("val/top1 %", **_RIGHT)
     for trial in members:
-        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(quantity(trial.cost(key)) for key in against))
-        numbers = (*sizes, percent(trial.metrics["val/top1"]))
-        table.add_row(f"{trial.number:04d}", trial.method, knobs(trial), *numbers)
+        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against))
+        numbers = (*sizes, format_percent(trial.metrics["val/top1"]))
+        table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers)
     return table
 
 
@@ -62,8 +62,8 @@ def extended_table(trials: Iterable[Trial]) -> Table:
     table.add_column("adapter", **_RIGHT)
     table.add_column("val/top1 %", **_RIGHT)
     for trial in beside(trials):
-        numbers = (str(trial.epochs), f"{trial.adapter_params:,}", percent(trial.metrics["val/top1"]))
-        table.add_row(f"{trial.number:04d}", f"{trial.extends:04d}", trial.method, knobs(trial), *numbers)
+        numbers = (str(trial.epochs), f"{trial.adapter_params:,}", format_percent(trial.metrics["val/top1"]))
+        table.add_row(f"{trial.number:04d}", f"{trial.extends:04d}", trial.method, describe_knobs(trial), *numbers)
     return table
 
 
@@ -78,8 +78,10 @@ def trials_table(trials: Sequence[Trial], *, title: str | None = None) -> Table:
     for trial in trials:
         top1 = trial.metrics.get("val/top1", math.nan)
         number = f"{trial.number:04d}{'*' if trial.number in members else ''}"
-        shown = percent(top1) if math.isfinite(top1) else ""
-        table.add_row(number, trial.state, trial.method, knobs(trial), str(trial.epochs), f"{trial.adapter_params:,}", shown)
+        shown = format_percent(top1) if math.isfinite(top1) else ""
+        table.add_row(
+            number, trial.state, trial.method, describe_knobs(trial), str(trial.epochs), f"{trial.adapter_params:,}", shown
+        )
     return table
 
 
@@ -112,10 +114,10 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
         label = f"{trial.number:04d}"
         if links and trial.number in links:
             label = f"[{label}]({links[trial.number]})"
-        top1 = f"{percent(trial.metrics['val/top1'])} %"
+        top1 = f"{format_percent(trial.metrics['val/top1'])} %"
         name = METHOD_NAMES.get(trial.method, trial.method)
-        sizes = [f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(quantity(trial.cost(key)) for key in against)]
-        lines.append("| " + " | ".join([label, name, knobs(trial), *sizes, top1]) + " |")
+        sizes = [f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against)]
+        lines.append("| " + " | ".join([label, name, describe_knobs(trial), *sizes, top1]) + " |")
     return "\n".join(lines)
 
 
@@ -126,8 +128,8 @@ def front_html(trials: Iterable[Trial]) -> str:
     rows = []
     for trial in front(trials):
         name = METHOD_NAMES.get(trial.method, trial.method)
-        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", f"{percent(trial.metrics['val/top1'])} %")
-        rows.append((f"{trial.number:04d}", name, knobs(trial), *sizes))
+        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", f"{format_percent(trial.metrics['val/top1'])} %")
+        rows.append((f"{trial.number:04d}", name, describe_knobs(trial), *sizes))
     heads = ("trial", "method", "knobs", "adapter", "head", "val/top1")
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
@@ -137,7 +139,7 @@ def front_html(trials: Iterable[Trial]) -> str:
 def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """What a trial's last epoch cost, each as (metric, value with its unit)."""
     found = {key: value for key, value in metrics.items() if key.startswith("cost/")}
-    return [(key, f"{quantity(value)} {UNITS.get(key, '')}".rstrip()) for key, value in found.items()]
+    return [(key, f"{format_quantity(value)} {UNITS.get(key, '')}".rstrip()) for key, value in found.items()]
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------

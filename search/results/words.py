@@ -33,7 +33,7 @@ _SHORT = {
 }
 
 
-def knobs(trial: Trial) -> str:
+def describe_knobs(trial: Trial) -> str:
     """A configuration in a few words, what decides its size first: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
     own = {k.removeprefix(f"{trial.method}."): v for k, v in trial.config.items() if k.startswith(f"{trial.method}.")}
     words = [f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own]
@@ -43,7 +43,7 @@ def knobs(trial: Trial) -> str:
     return " ".join(words + [f"{_SHORT.get(key, key + '=')}{_number(value)}" for key, value in own.items()])
 
 
-def percent(top1: float) -> str:
+def format_percent(top1: float) -> str:
     """A fraction in percent, two decimals: one validation image of 800 is 0.125."""
     return f"{100 * top1:.2f}"
 
@@ -55,6 +55,6 @@ def _number(value: object) -> str:
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
-def quantity(value: float) -> str:
+def format_quantity(value: float) -> str:
     """A cost, to four digits or the whole number."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.pareto import Axis, Front
-from search.samplers.candidates import Choice
+from search.samplers.candidates import CandidateGenerator
 from search.samplers.cost_model import PredictedCost
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit, squared
 from search.samplers.learning_curve import SPREAD, expected_gain, goodness
-from search.samplers.observations import Known, Tickets
+from search.samplers.observations import Observations, Tickets
 from spaces import Config, JointSpace
 
 Array = NDArray[np.float64]
@@ -74,15 +74,15 @@ class Auto:
     ) -> None:
         self._front, self._n_epochs, self._fair = front, n_epochs, fair
         axis = Axis(max_size) if measured else front.axis
-        self._choice = Choice(space, size=size, max_size=max_size, axis=axis, pool=pool)
+        self._choice = CandidateGenerator(space, size=size, max_size=max_size, axis=axis, pool=pool)
         self._coding = self._choice.coding
         self._cost = PredictedCost(self._coding) if measured else None
-        self._known = Known(len(self._coding.groups))
+        self._known = Observations(len(self._coding.groups))
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
         self._kernel = Kernel(self._coding.groups, self._coding.shared)
         self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, PRIOR_WEIGHT_OF_OTHERS) for name in self._coding.names])
-        self._by = self._prior
+        self._hyperparameters = self._prior
         self._nearness = np.sqrt([COST_WEIGHTS.get(name, COST_WEIGHT_OF_OTHERS) for name in self._coding.names])[
             self._coding.groups
         ]
@@ -140,7 +140,7 @@ class Auto:
 
     def _measured(self, ticket: int, size: float | None) -> None:
         if self._cost is not None and size is not None:
-            self._known.place(ticket, self._front.axis(size))
+            self._known.set_axis_position(ticket, self._front.axis(size))
 
     def _ended(self) -> None:
         """Hyperparameters are fitted anew whenever half as many trials again have ended: to what is known at that moment."""
@@ -151,8 +151,8 @@ class Auto:
             if len(observed) >= N_LEAST:
                 self._to_fit = self._known.features(observed), *self._known.ends(observed)
             if self._cost is not None:
-                placed = self._known.placed()
-                self._cost.fit_to(self._known.features(placed), self._known.places(placed))
+                placed = self._known.positioned()
+                self._cost.fit_to(self._known.features(placed), self._known.axis_positions(placed))
 
     # -- choosing ------------------------------------------------------------------------------------------------------------------
 
@@ -162,8 +162,8 @@ class Auto:
         observed = self._known.observed()
         ends, variances = self._known.ends(observed)
         if self._cost is not None:
-            placed = self._known.placed()
-            predicts = self._cost.learn(self._known.features(placed), self._known.places(placed))
+            placed = self._known.positioned()
+            predicts = self._cost.learn(self._known.features(placed), self._known.axis_positions(placed))
         else:
             predicts = True
         below = self._below(self._places(observed), ends) if predicts else -ends
@@ -196,7 +196,7 @@ class Auto:
     def _promise(self, surrogate: Surrogate, features: Array, sizes: Array) -> Array:
         """(n,) expected hypervolume improvement of points that were never tried."""
         if self._cost is None:
-            return self._gain(surrogate, features, self._front.axis.places(sizes)[None, :], np.ones(1))
+            return self._gain(surrogate, features, self._front.axis.positions(sizes)[None, :], np.ones(1))
         return self._gain(surrogate, features, *self._cost.nodes(features))
 
     def _gain(self, surrogate: Surrogate, features: Array, places: Array, weights: Array) -> Array:
@@ -208,7 +208,7 @@ class Auto:
 
     def _places(self, tickets: Tickets) -> Array:
         """(n,) where the sizes of trials lie: as they are known, measured, or else predicted."""
-        places = self._known.places(tickets)
+        places = self._known.axis_positions(tickets)
         if self._cost is not None and (unknown := np.isnan(places)).any():
             shares, weights = self._cost.nodes(self._known.features(tickets[unknown]))
             places[unknown] = np.exp(weights @ np.log(shares))
@@ -256,7 +256,7 @@ class Auto:
         if len(observed) < N_LEAST:
             return None
         if self._to_fit is not None:
-            self._by, self._to_fit = fit(self._kernel, self._prior, *self._to_fit), None
+            self._hyperparameters, self._to_fit = fit(self._kernel, self._prior, *self._to_fit), None
         if len(observed) > N_KNOWN:  # those nearest to the front, and an even part of the others
             order = np.argsort(below, kind="stable")
             near, others = order[: N_KNOWN // 2], np.sort(order[N_KNOWN // 2 :])
@@ -265,5 +265,11 @@ class Auto:
             observed, ends, variances = observed[taken], ends[taken], variances[taken]
         silent = self._known.features(self._known.silent()[-N_RUNNING:])
         return Surrogate(
-            self._kernel, self._by, self._known.features(observed), ends, variances, pending=silent, pending_extra=SPREAD**2
+            self._kernel,
+            self._hyperparameters,
+            self._known.features(observed),
+            ends,
+            variances,
+            pending=silent,
+            pending_extra=SPREAD**2,
         )

@@ -49,7 +49,7 @@ class Candidates(NamedTuple):
         raise IndexError(i)
 
 
-class Choice:
+class CandidateGenerator:
     """All that there is to choose from.
 
     Args:
@@ -151,7 +151,7 @@ class Choice:
 
     def _features(self, method: str, codes: Array, sizes: NDArray[Any]) -> Array:
         """(n, F); a unit of size is four decades, or the largest that is wanted."""
-        return self.coding.features(method, codes, self._axis.places(sizes) / (1.0 if self._axis.linear else 4.0))
+        return self.coding.features(method, codes, self._axis.positions(sizes) / (1.0 if self._axis.linear else 4.0))
 
 
 def _together(points: list[Point]) -> Candidates | None:

@@ -10,7 +10,7 @@ from search.samplers.encoding import Array, Coding
 from spaces import Config, JointSpace, key_of
 
 
-class Pool:
+class FinitePool:
     """The configurations of a pool that are left.
 
     Args:
@@ -23,7 +23,7 @@ class Pool:
         self._left = {key_of(config): config for config in configs}
         # What is left of each method, in order, with its features: two configurations are as far apart as these.
         self._of = {method: [c for c in configs if c["method"] == method] for method in space.methods}
-        self._features = {method: np.stack([self._place(c) for c in rows]) for method, rows in self._of.items() if rows}
+        self._features = {method: np.stack([self._distance_code(c) for c in rows]) for method, rows in self._of.items() if rows}
 
     def take(self, config: Mapping[str, object]) -> None:
         """The configuration is no longer left."""
@@ -34,7 +34,7 @@ class Pool:
 
         Near is by knobs: two values of a choice by name are 1 apart, the ends of a scale or a range too.
         """
-        place = self._place(config)
+        place = self._distance_code(config)
         for method in sorted(self._features, key=lambda m: m != config["method"]):
             rows = self._of[method]
             distance = ((self._features[method] - place) ** 2).sum(1)
@@ -43,7 +43,7 @@ class Pool:
                     return dict(rows[i])
         return dict(next(row for rows in self._of.values() for row in rows))
 
-    def _place(self, config: Config) -> Array:
+    def _distance_code(self, config: Config) -> Array:
         code = self._coding.code(config)[None, :]
         place: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
         return place

@@ -65,9 +65,9 @@ class Kernel:
     def __init__(self, groups: NDArray[np.int64], shared: NDArray[np.bool_]) -> None:
         self.groups, self.shared = groups, shared
 
-    def parts(self, x: Array, other: Array, by: Hyperparameters) -> tuple[Array, Array]:
+    def parts(self, x: Array, other: Array, hyperparameters: Hyperparameters) -> tuple[Array, Array]:
         """The two exponentials without their amplitudes, each (n, m), for features (n, F) and (m, F)."""
-        scale = np.sqrt(by.weights[self.groups])
+        scale = np.sqrt(hyperparameters.weights[self.groups])
         a, b = x * scale, other * scale
         common = squared(a[:, self.shared], b[:, self.shared])
         everything = common + squared(a[:, ~self.shared], b[:, ~self.shared])
@@ -97,7 +97,7 @@ class Surrogate:
     def __init__(
         self, kernel: Kernel, by: Hyperparameters, x: Array, y: Array, extra: Array, *, pending: Array, pending_extra: float
     ) -> None:
-        self._kernel, self._by = kernel, by
+        self._kernel, self._hyperparameters = kernel, by
         self._mean, self._std = _standard(y)
         n = len(x)
         self._x = np.concatenate([x, pending])
@@ -110,8 +110,8 @@ class Surrogate:
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, each (m,), of the noise-free target at features (m, F)."""
-        cross = self._kernel(x, self._x, self._by)
-        variance = self._by.amplitudes.sum() - ((cross @ self._inverse) * cross).sum(1)
+        cross = self._kernel(x, self._x, self._hyperparameters)
+        variance = self._hyperparameters.amplitudes.sum() - ((cross @ self._inverse) * cross).sum(1)
         return self._mean + self._std * (cross @ self._alpha), self._std * np.sqrt(np.maximum(variance, 1e-10))
 
 

@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 Tickets = NDArray[np.int64]
 
 
-class Known:
+class Observations:
     """One row for each ticket, in the order of taking them up.
 
     Args:
@@ -55,7 +55,7 @@ class Known:
         curve.append(goodness(top1))
         self._rows[ticket]["last"], self._rows[ticket]["n_epochs"] = curve[-1], len(curve)
 
-    def place(self, ticket: int, place: float) -> None:
+    def set_axis_position(self, ticket: int, place: float) -> None:
         """Its size was measured, maybe not for the first time."""
         self._rows[ticket]["place"] = place
 
@@ -107,7 +107,7 @@ class Known:
         rows = self._rows[: len(self)]
         return np.flatnonzero((rows["n_epochs"] > 0) & ~rows["gone"] & ~rows["over"])
 
-    def placed(self) -> Tickets:
+    def positioned(self) -> Tickets:
         """All of whose sizes are known, whatever became of them."""
         return np.flatnonzero(~np.isnan(self._rows["place"][: len(self)]))
 
@@ -115,7 +115,7 @@ class Known:
         """(n, F)."""
         return self._features[tickets]
 
-    def places(self, tickets: Tickets) -> Array:
+    def axis_positions(self, tickets: Tickets) -> Array:
         """(n,) where their sizes lie; NaN where that is not known."""
         return self._rows["place"][tickets]
 

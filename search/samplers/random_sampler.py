@@ -10,32 +10,32 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from spaces import Config, JointSpace, Value
 
 
-def uniform(space: JointSpace, by: random.Random) -> Config:
+def draw_uniformly(space: JointSpace, rng: random.Random) -> Config:
     """A method, each as likely, then each of its knobs: choices alike, ranges evenly (in the logarithm if they say so)."""
-    method = by.choice(space.methods)
+    method = rng.choice(space.methods)
     config: Config = {"method": method}
     for knob in space.knobs(method):
-        config[knob.key] = _value(knob.distribution, by)
+        config[knob.key] = _value(knob.distribution, rng)
     return config
 
 
-def _value(values: BaseDistribution, by: random.Random) -> Value:
+def _value(values: BaseDistribution, rng: random.Random) -> Value:
     if isinstance(values, CategoricalDistribution):
-        return by.choice(values.choices)
+        return rng.choice(values.choices)
     if isinstance(values, IntDistribution):
         if values.log:
             return min(
-                values.high, max(values.low, round(math.exp(by.uniform(math.log(values.low - 0.5), math.log(values.high + 0.5)))))
+                values.high, max(values.low, round(math.exp(rng.uniform(math.log(values.low - 0.5), math.log(values.high + 0.5)))))
             )
-        return by.randrange(values.low, values.high + 1, values.step)
+        return rng.randrange(values.low, values.high + 1, values.step)
     if isinstance(values, FloatDistribution):
         if values.log:
-            return min(values.high, max(values.low, math.exp(by.uniform(math.log(values.low), math.log(values.high)))))
+            return min(values.high, max(values.low, math.exp(rng.uniform(math.log(values.low), math.log(values.high)))))
         if values.step is not None:
             return min(
-                values.high, values.low + values.step * by.randrange(int((values.high - values.low) / values.step + 1e-9) + 1)
+                values.high, values.low + values.step * rng.randrange(int((values.high - values.low) / values.step + 1e-9) + 1)
             )
-        return by.uniform(values.low, values.high)
+        return rng.uniform(values.low, values.high)
     raise TypeError(f"{values!r} is none of Optuna's three distributions")
 
 
@@ -46,7 +46,7 @@ class _Random:
         self._space, self._n = space, 0
 
     def choose(self, seed: int) -> Config:
-        return uniform(self._space, random.Random(seed))  # noqa: S311 - not cryptography
+        return draw_uniformly(self._space, random.Random(seed))  # noqa: S311 - not cryptography
 
     def add(self, config: Config, *, drawn: bool) -> int:
         self._n += 1

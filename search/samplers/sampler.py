@@ -11,7 +11,7 @@ from typing import Protocol
 
 from search.pareto import Front
 from search.samplers.auto import Auto
-from search.samplers.finite_pool import Pool
+from search.samplers.finite_pool import FinitePool
 from search.samplers.optuna_sampler import OptunaSampler
 from search.samplers.random_sampler import _Random
 from search.seeds import seed_for
@@ -50,7 +50,7 @@ class Sampler:
         pool: Sequence[Config] | None = None,
     ) -> None:
         self._space, self._seed, self._n_draws = space, seed, 0
-        self._pool = None if pool is None else Pool(space, pool)
+        self._pool = None if pool is None else FinitePool(space, pool)
         self._engine: _Engine
         if kind == "auto":
             if size is None or max_size is None or front is None:

@@ -53,7 +53,7 @@ def check_server(text: str) -> str:
     return text
 
 
-def parse(text: str) -> Address:
+def parse_address(text: str) -> Address:
     """The address of a study.
 
     Raises:
@@ -64,10 +64,10 @@ def parse(text: str) -> Address:
         raise ValueError(f"the address of a study is written {FORM}/study; this one ends with the database")
     where, question, parameters = text.partition("?")
     study = "/".join(names)
-    return on(where.removesuffix(f"/{study}") + question + parameters, study)
+    return study_address(where.removesuffix(f"/{study}") + question + parameters, study)
 
 
-def on(server: str, study: str) -> Address:
+def study_address(server: str, study: str) -> Address:
     """A study's address on a server that has been checked.
 
     Raises:
@@ -90,7 +90,7 @@ def _database_and_more(text: str) -> list[str]:
     return names
 
 
-def point(pointer: Path, address: Address) -> None:
+def write_pointer(pointer: Path, address: Address) -> None:
     """Write the file that leads to a ledger, whole or not at all."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
     draft = pointer.with_name(f".{pointer.name}.draft")
@@ -98,14 +98,14 @@ def point(pointer: Path, address: Address) -> None:
     draft.replace(pointer)
 
 
-def pointed_at(pointer: Path) -> Address:
+def read_pointer(pointer: Path) -> Address:
     """The address in a file that leads to a ledger.
 
     Raises:
         LedgerError: There is no such file, or it holds none.
     """
     try:
-        return parse(json.loads(pointer.read_text())["ledger"])
+        return parse_address(json.loads(pointer.read_text())["ledger"])
     except FileNotFoundError:
         raise LedgerError(f"{pointer} does not exist; `paretune ls` shows the studies that do") from None
     except (OSError, ValueError, TypeError, KeyError) as error:

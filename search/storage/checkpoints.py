@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import LedgerError
-from search.storage.object_store import Remote, is_address
+from search.storage.object_store import ObjectStoreFolder, is_address
 
 _MARK = "study.json"
-Folder = Path | Remote
+Folder = Path | ObjectStoreFolder
 
 
 # -- a study's place ---------------------------------------------------------------------------------------------------------------
 
 
-def place(address: str) -> Folder:
+def open_folder(address: str) -> Folder:
     """What an address or a path names."""
-    return Remote(address) if is_address(address) else Path(address)
+    return ObjectStoreFolder(address) if is_address(address) else Path(address)
 
 
 def impatient(folder: Folder) -> Folder:
     """The same, for those who cannot wait for a store that is away."""
-    return folder.impatient() if isinstance(folder, Remote) else folder
+    return folder.impatient() if isinstance(folder, ObjectStoreFolder) else folder
 
 
-def of(folder: Path, name: str, facts: Mapping[str, Any]) -> Folder:
+def checkpoint_folder(folder: Path, name: str, facts: Mapping[str, Any]) -> Folder:
     """Where the checkpoints of a study lie.
 
     Args:
@@ -42,7 +42,7 @@ def of(folder: Path, name: str, facts: Mapping[str, Any]) -> Folder:
         name: The study's.
         facts: Of its ledger, which name the place if it is another one.
     """
-    return folder if (shared := facts.get("checkpoints")) is None else place(shared) / name
+    return folder if (shared := facts.get("checkpoints")) is None else open_folder(shared) / name
 
 
 def refuse_taken(folder: Folder) -> None:
@@ -51,18 +51,18 @@ def refuse_taken(folder: Folder) -> None:
     Raises:
         LedgerError: Another one is there.
     """
-    if read(folder, _MARK) is not None:
+    if read_file(folder, _MARK) is not None:
         raise LedgerError(f"{folder} holds the checkpoints of another study of this name; choose another name, or remove them")
 
 
-def claim(folder: Folder, uid: str) -> None:
+def claim_folder(folder: Folder, uid: str) -> None:
     """Say whose the place is; a driver that died before it could is made up for.
 
     Raises:
         LedgerError: It is another study's.
     """
-    if (mark := read(folder, _MARK)) is None:
-        write(folder, _MARK, json.dumps({"uid": uid}).encode())
+    if (mark := read_file(folder, _MARK)) is None:
+        write_file(folder, _MARK, json.dumps({"uid": uid}).encode())
     elif json.loads(mark)["uid"] != uid:
         raise LedgerError(f"{folder} holds the checkpoints of another study of this name; give this one's ledger its own back")
 
@@ -70,17 +70,17 @@ def claim(folder: Folder, uid: str) -> None:
 # -- folders of either kind --------------------------------------------------------------------------------------------------------
 
 
-def read(folder: Folder, name: str) -> bytes | None:
+def read_file(folder: Folder, name: str) -> bytes | None:
     """What a file holds, None if there is none."""
-    if isinstance(folder, Remote):
+    if isinstance(folder, ObjectStoreFolder):
         return folder.read(name)
     path = folder / name
     return path.read_bytes() if path.is_file() else None
 
 
-def write(folder: Folder, name: str, blob: bytes) -> None:
+def write_file(folder: Folder, name: str, blob: bytes) -> None:
     """Make or replace a file, whole or not at all."""
-    if isinstance(folder, Remote):
+    if isinstance(folder, ObjectStoreFolder):
         folder.write(name, blob)
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,10 +89,10 @@ def write(folder: Folder, name: str, blob: bytes) -> None:
     draft.replace(folder / name)
 
 
-def sizes(folder: Folder) -> dict[str, int]:
+def folder_sizes(folder: Folder) -> dict[str, int]:
     """Bytes in each folder that lies there, by its name."""
     found: dict[str, int] = {}
-    files = folder.sizes() if isinstance(folder, Remote) else _files_below(folder)
+    files = folder.sizes() if isinstance(folder, ObjectStoreFolder) else _files_below(folder)
     for path, size in files.items():
         name, slash, _ = path.partition("/")
         if slash:
@@ -109,15 +109,15 @@ def _files_below(folder: Path) -> dict[str, int]:
     return found
 
 
-def remove(folder: Folder) -> None:
+def remove_folder(folder: Folder) -> None:
     """Remove a folder with all that it holds; it may be missing."""
-    if isinstance(folder, Remote):
+    if isinstance(folder, ObjectStoreFolder):
         folder.remove()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def copy(origin: Folder, target: Folder, *, leave: str) -> None:
+def copy_folder(origin: Folder, target: Folder, *, leave: str) -> None:
     """Fill a folder with the files of another one, whole or not at all; what it held is gone.
 
     Args:
@@ -131,10 +131,10 @@ def copy(origin: Folder, target: Folder, *, leave: str) -> None:
         shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it had written that the trial exists
         draft.rename(target)
         return
-    remove(target)
-    for name in origin.sizes() if isinstance(origin, Remote) else [file.name for file in origin.iterdir()]:
-        if name != leave and (blob := read(origin, name)) is not None:
-            write(target, name, blob)  # a trial has one file, which is written whole
+    remove_folder(target)
+    for name in origin.sizes() if isinstance(origin, ObjectStoreFolder) else [file.name for file in origin.iterdir()]:
+        if name != leave and (blob := read_file(origin, name)) is not None:
+            write_file(target, name, blob)  # a trial has one file, which is written whole
 
 
 FLAG = "stop"  # `trainables.protocol.STOP_FLAG` is the same
@@ -148,11 +148,11 @@ def trial_folder(study: Folder, number: int) -> Folder:
 def has_checkpoint(study: Folder, number: int) -> bool:
     """Whether there is anything in a trial's folder but its flag."""
     folder = trial_folder(study, number)
-    names = folder.sizes() if isinstance(folder, Remote) else [file.name for file in folder.glob("*")]
+    names = folder.sizes() if isinstance(folder, ObjectStoreFolder) else [file.name for file in folder.glob("*")]
     return any(name != FLAG for name in names)
 
 
-def hoist(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> None:
+def set_stop_flag(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> None:
     """Tell the workers of trials to stop.
 
     Args:
@@ -162,17 +162,17 @@ def hoist(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> Non
     """
     for number in numbers:
         folder = trial_folder(study, number)
-        if isinstance(folder, Remote):
+        if isinstance(folder, ObjectStoreFolder):
             (folder if patient else folder.impatient()).write(FLAG, b"")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FLAG).touch()
 
 
-def lower(study: Folder, number: int) -> None:
+def clear_stop_flag(study: Folder, number: int) -> None:
     """Let a trial's worker train."""
     folder = trial_folder(study, number)
-    if isinstance(folder, Remote):
+    if isinstance(folder, ObjectStoreFolder):
         folder.delete(FLAG)
     else:
         (folder / FLAG).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def refuse(self) -> None:
+    def refuse_unsafe(self) -> None:
         """Raise LedgerError where the database would lose what it has acknowledged."""
 
     @abstractmethod
@@ -39,14 +39,14 @@ class Database(ABC):
         """A private copy of the ledger as it stands; what is written to it is forgotten."""
 
     @abstractmethod
-    def failed(self, error: sa.exc.DBAPIError) -> bool:
+    def is_outage(self, error: sa.exc.DBAPIError) -> bool:
         """Whether disk or server are to blame for an error, not what they were asked."""
 
-    def forbids(self, error: sa.exc.DBAPIError) -> bool:
+    def is_denied(self, error: sa.exc.DBAPIError) -> bool:
         """Whether who asks has not the right to it."""
         return False
 
-    def in_words(self, error: sa.exc.DBAPIError) -> str:
+    def describe_error(self, error: sa.exc.DBAPIError) -> str:
         """Why, and what mends it."""
         return str(error.orig)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from search.storage.ledger import Ledger
-from search.storage.reader import Event, Report, StudyRecord
-from search.storage.writer import Request, Writer
+from search.storage.reader import Event, Report, StudyRow
+from search.storage.writer import LedgerWriter, Request
 from search.trial import Metrics, Trial
 
 WHO = "simulated"
@@ -35,16 +35,16 @@ class InMemoryLedger(Ledger):
     def __init__(self, *, name: str, file: Mapping[str, Any], facts: Mapping[str, Any], now: Callable[[], float]) -> None:
         self.path = Path(f"{name} (in memory)")
         self._now = now
-        self._record = StudyRecord(name, uuid.uuid4().hex, now(), file, facts, dict(file.get("budget", {})))
+        self._record = StudyRow(name, uuid.uuid4().hex, now(), file, facts, dict(file.get("budget", {})))
         self._writer = InMemoryWriter()
 
     @contextmanager
-    def decision(self) -> Iterator[Writer]:
+    def decision(self) -> Iterator[LedgerWriter]:
         """One decision."""
-        self._writer.at(self._now())
+        self._writer.set_time(self._now())
         yield self._writer
 
-    def study(self) -> StudyRecord:
+    def study(self) -> StudyRow:
         """What was fixed when the study was made, and its budget now."""
         budget = dict(self._record.budget)
         for event in self.events():
@@ -108,14 +108,14 @@ def _one(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-class InMemoryWriter(Writer):
+class InMemoryWriter(LedgerWriter):
     """Appends to lists what `Writer` puts into tables."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[float, str, int | None, _Epoch | Mapping[str, Any]]] = []  # of events: time, kind, trial, detail
         self.trials: list[Trial] = []
 
-    def at(self, now: float) -> None:
+    def set_time(self, now: float) -> None:
         """Set the time of what is written next."""
         self._now = now
 

@@ -23,15 +23,15 @@ from search.errors import LedgerError, OutOfReach, OwnedElsewhere
 from search.storage import location, owner, schema
 from search.storage.address import Address
 from search.storage.owner import HEARTBEAT_SECONDS, LEASE_SECONDS
-from search.storage.reader import Event, History, Report, StudyRecord, trials_of
-from search.storage.writer import Writer
+from search.storage.reader import Event, LedgerReader, Report, StudyRow, read_trials
+from search.storage.writer import LedgerWriter
 from search.trial import Trial
 
-__all__ = ["Event", "Ledger", "LedgerError", "OutOfReach", "OwnedElsewhere", "Report", "StudyRecord"]
+__all__ = ["Event", "Ledger", "LedgerError", "OutOfReach", "OwnedElsewhere", "Report", "StudyRow"]
 PATIENCE_SECONDS = 60.0  # for a server that is restarted under a driver
 
 
-class Ledger(History):
+class Ledger(LedgerReader):
     """One study's tables: what `History` reads, and what may be written.
 
     Args:
@@ -41,7 +41,7 @@ class Ledger(History):
     """
 
     def __init__(self, path: Path, *, address: Address | None = None, now: Callable[[], float] | None = None) -> None:
-        super().__init__(location.at(path, address), now)
+        super().__init__(location.open_database(path, address), now)
         self.path = path
         self._writing = self._database.engine.execution_options(writes=True)
         self._n_events: int | None = None  # known to the owner, who alone counts it up
@@ -67,7 +67,7 @@ class Ledger(History):
         with cls(path, address=address, now=now)._closed_by_errors() as ledger:
             if ledger._database.exists():
                 raise LedgerError(f"{ledger._database} exists already; open it, or choose another study name")
-            ledger._database.refuse()
+            ledger._database.refuse_unsafe()
             row = {"name": name, "uid": uuid.uuid4().hex, "schema_version": schema.VERSION, "created": ledger.now()}
 
             def fill(connection: sa.Connection) -> None:
@@ -94,7 +94,7 @@ class Ledger(History):
                 if version < schema.VERSION:
                     ledger._reading = ledger._database.copy_in_memory()
             except sa.exc.SQLAlchemyError as error:
-                why = ledger._database.in_words(error) if isinstance(error, sa.exc.DBAPIError) else type(error).__name__
+                why = ledger._database.describe_error(error) if isinstance(error, sa.exc.DBAPIError) else type(error).__name__
                 raise LedgerError(f"{ledger._database} is not a readable ledger ({why}); restore it from a copy") from error
             if version < schema.VERSION:
                 ledger._migrate_copy()
@@ -113,7 +113,7 @@ class Ledger(History):
             OwnedElsewhere: if a live driver holds the study.
             LedgerError: if it lies where data are lost, or a newer Paretune has migrated it in the meantime.
         """
-        self._database.refuse()
+        self._database.refuse_unsafe()
         token, seen, waited = uuid.uuid4().hex, None, 0.0
         while True:
             with self._write() as connection:
@@ -143,7 +143,7 @@ class Ledger(History):
     def _take(self, connection: sa.Connection, token: str) -> None:
         schema.migrate(connection, self._version(connection))
         connection.execute(schema.owner.delete())
-        connection.execute(schema.owner.insert().values(token=token, heartbeat=self._now(), **owner.me()))
+        connection.execute(schema.owner.insert().values(token=token, heartbeat=self._now(), **owner.this_process()))
         self._n_events = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
 
     def _migrate_copy(self) -> None:
@@ -200,7 +200,7 @@ class Ledger(History):
     # -- writing: one `with ledger.decision()` block is one transaction ----------------------------------------------------------
 
     @contextmanager
-    def decision(self) -> Iterator[Writer]:
+    def decision(self) -> Iterator[LedgerWriter]:
         """One decision: everything written inside is durable together, or not at all.
 
         A server that is away when a decision begins is waited for. One that dies within a decision leaves open whether it is
@@ -218,7 +218,7 @@ class Ledger(History):
                 mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=now)
                 if connection.execute(mine).rowcount != 1:
                     raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
-                writer = Writer(connection, now, owner.signature(), self._n_events)
+                writer = LedgerWriter(connection, now, owner.signature(), self._n_events)
                 yield writer
         except OutOfReach:
             self._database.patience = 0.0  # the driver ends: nobody waits any longer, in no thread
@@ -244,7 +244,7 @@ class Ledger(History):
         row = {"time": self._now(), "who": owner.signature(), "verb": verb, "detail": dict(detail)}
         insert = schema.requests.insert().returning(schema.requests.c.number)
         with self._write() as connection:
-            allow(trials_of(connection))
+            allow(read_trials(connection))
             return [connection.execute(insert.values(**row, trial=number)).scalar_one() for number in trials]
 
     @contextmanager
@@ -254,7 +254,7 @@ class Ledger(History):
             with self._writing.begin() as connection:
                 yield connection
         except sa.exc.DBAPIError as error:
-            if not self._database.failed(error):
+            if not self._database.is_outage(error):
                 raise
-            kind = LedgerError if self._token is None and self._database.forbids(error) else OutOfReach
-            raise kind(f"{self._database} cannot be written ({self._database.in_words(error)})") from error
+            kind = LedgerError if self._token is None and self._database.is_denied(error) else OutOfReach
+            raise kind(f"{self._database} cannot be written ({self._database.describe_error(error)})") from error

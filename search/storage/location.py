@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.errors import LedgerError
 from search.storage import address
-from search.storage.address import Address, pointed_at
+from search.storage.address import Address, read_pointer
 from search.storage.database import Database
 from search.storage.sqlite import SQLite
 
@@ -16,7 +16,7 @@ FILE, POINTER = "ledger.db", "ledger.json"
 
 
 @dataclass(frozen=True)
-class Place:
+class LedgerLocation:
     """Where a ledger lies, or would lie.
 
     Attributes:
@@ -42,15 +42,15 @@ class Place:
         if not here.exists():
             if self.address is None:
                 return None
-            with closing(at(self.path, self.address)) as there:
+            with closing(open_database(self.path, self.address)) as there:
                 if not there.exists():
                     return None
-            from search.storage.address import point
+            from search.storage.address import write_pointer
 
-            point(self.path, self.address)
-        elif self.address is not None and str(at(here)) != str(self.address):
+            write_pointer(self.path, self.address)
+        elif self.address is not None and str(open_database(here)) != str(self.address):
             raise LedgerError(
-                f"the study in {self.folder} has its ledger in {at(here)}, which is not {self.address}: "
+                f"the study in {self.folder} has its ledger in {open_database(here)}, which is not {self.address}: "
                 "a ledger stays where it was made; name that one, or another study or storage"
             )
         return ledger_in(self.folder)
@@ -62,7 +62,7 @@ def ledger_in(folder: Path) -> Path:
     return pointer if pointer.exists() else folder / FILE
 
 
-def locate_ledger(folder: Path, study: str, server: str | None) -> Place:
+def locate_ledger(folder: Path, study: str, server: str | None) -> LedgerLocation:
     """Say where the ledger of a study is, or will be when the study is made.
 
     Args:
@@ -74,51 +74,54 @@ def locate_ledger(folder: Path, study: str, server: str | None) -> Place:
         LedgerError: The study's name is too long for the server.
     """
     if server is None:
-        return Place(folder)
+        return LedgerLocation(folder)
     try:
-        return Place(folder, address.on(server, study))
+        return LedgerLocation(folder, address.study_address(server, study))
     except ValueError as error:
         raise LedgerError(f"study: {error}") from None
 
 
-def below(folder: Path, name: str) -> Place:
+def location_below(folder: Path, name: str) -> LedgerLocation:
     """Of what belongs to the study in a folder, where that one lies."""
     here = ledger_in(folder)
     if here.name == FILE:
-        return Place(folder / name)
-    from search.storage.address import pointed_at
+        return LedgerLocation(folder / name)
+    from search.storage.address import read_pointer
 
-    return Place(folder / name, pointed_at(here).below(name))
+    return LedgerLocation(folder / name, read_pointer(here).below(name))
 
 
-def attach(where: str, storage: Path) -> Path:
+def attach_study(where: str, storage: Path) -> Path:
     """The folder of a study that someone names by its address; made, with a pointer in it, if this storage has none.
 
     Raises:
         LedgerError: The address is none, or leads to no study, or the folder holds another one.
     """
     try:
-        there = address.parse(where)
+        there = address.parse_address(where)
     except ValueError as error:
         raise LedgerError(str(error)) from None
-    place = Place(storage / there.study, there)
+    place = LedgerLocation(storage / there.study, there)
     if place.find() is None:
         raise LedgerError(f"{there} does not exist; `paretune ls {there.server}` shows the studies that do")
     return place.folder
 
 
-def places(storage: Path, server: str | None = None) -> list[Place]:
+def list_locations(storage: Path, server: str | None = None) -> list[LedgerLocation]:
     """Of the studies of a storage, or of those in a database, in the order of their names.
 
     Raises:
         LedgerError: The database has no such address, or cannot be asked.
     """
     if server is None:
-        return [Place(folder) for folder in sorted({path.parent for name in (FILE, POINTER) for path in storage.glob(f"*/{name}")})]
-    from search.storage.postgresql import studies
+        return [
+            LedgerLocation(folder)
+            for folder in sorted({path.parent for name in (FILE, POINTER) for path in storage.glob(f"*/{name}")})
+        ]
+    from search.storage.postgresql import list_studies
 
     try:
-        return [Place(storage / one.study, one) for one in studies(address.check_server(server))]
+        return [LedgerLocation(storage / one.study, one) for one in list_studies(address.check_server(server))]
     except ValueError as error:
         raise LedgerError(str(error)) from None
 
@@ -126,7 +129,7 @@ def places(storage: Path, server: str | None = None) -> list[Place]:
 POINTER_SUFFIX = ".json"  # of a file that holds an address; any other file is SQLite's
 
 
-def at(path: Path, address: Address | None = None) -> Database:
+def open_database(path: Path, address: Address | None = None) -> Database:
     """The database of a ledger.
 
     Args:
@@ -140,4 +143,4 @@ def at(path: Path, address: Address | None = None) -> Database:
         return SQLite(path)
     from search.storage.postgresql import PostgreSQL
 
-    return PostgreSQL(path, address or pointed_at(path))
+    return PostgreSQL(path, address or read_pointer(path))

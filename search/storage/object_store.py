@@ -21,7 +21,7 @@ def is_address(text: object) -> bool:
     return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://?", text) is not None
 
 
-def checked(text: str) -> str:
+def check_address(text: str) -> str:
     """The address or the path of a shared place; `file://` is a path.
 
     Raises:
@@ -44,7 +44,7 @@ def checked(text: str) -> str:
     return text
 
 
-class Remote:
+class ObjectStoreFolder:
     """A folder in an object store: what `pyarrow.fs` reaches by an address. It exists as soon as something lies in it.
 
     Pickled, it is its address: every process connects by itself, with the credentials that it finds in its environment.
@@ -60,18 +60,18 @@ class Remote:
         self._pauses = _PAUSES if patient else ()
         self._looked = -_LOOKS_EVERY_SECONDS
 
-    def __truediv__(self, name: str) -> Remote:
-        return Remote(f"{self._base}/{name}{self._parameters}")
+    def __truediv__(self, name: str) -> ObjectStoreFolder:
+        return ObjectStoreFolder(f"{self._base}/{name}{self._parameters}")
 
     def __str__(self) -> str:
         return self._base
 
-    def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
-        return Remote, (self._base + self._parameters,)
+    def __reduce__(self) -> tuple[type[ObjectStoreFolder], tuple[str]]:
+        return ObjectStoreFolder, (self._base + self._parameters,)
 
-    def impatient(self) -> Remote:
+    def impatient(self) -> ObjectStoreFolder:
         """The same, for those who cannot wait."""
-        return Remote(self._base + self._parameters, patient=False)
+        return ObjectStoreFolder(self._base + self._parameters, patient=False)
 
     def read(self, name: str) -> bytes | None:
         """What a file holds, None if there is none."""
@@ -121,7 +121,7 @@ class Remote:
         infos = self._patiently(lambda: self._files.get_file_info(selector))
         return {info.path.removeprefix(f"{base}/"): info.size for info in infos if info.is_file}
 
-    def seen(self, name: str) -> bool:
+    def exists(self, name: str) -> bool:
         """Whether a file is there. Looked for at most once a second; a store that does not answer has none."""
         if (now := time.monotonic()) - self._looked < _LOOKS_EVERY_SECONDS:
             return False

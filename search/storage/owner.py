@@ -13,7 +13,7 @@ LEASE_SECONDS = 10.0  # an owner on another machine whose heart has not beaten f
 HEARTBEAT_SECONDS = 2.0
 
 
-def me() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """This process, as a row of the ledger's `owner` table."""
     pid = os.getpid()
     return {"host": socket.gethostname(), "pid": pid, "process_start": process_start(pid), "machine": machine()}

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from search.errors import LedgerError
-from search.storage.address import Address, point
+from search.storage.address import Address, write_pointer
 from search.storage.database import Database, in_memory
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ class PostgreSQL(Database):
         except sa.exc.DBAPIError as error:
             if _state(error) in _EXISTS:
                 raise LedgerError(f"{self} has just been made by another driver; open it instead") from None
-            raise LedgerError(f"{self} cannot be made ({self.in_words(error)})") from error
-        point(self._pointer, self._address)
+            raise LedgerError(f"{self} cannot be made ({self.describe_error(error)})") from error
+        write_pointer(self._pointer, self._address)
 
-    def refuse(self) -> None:
+    def refuse_unsafe(self) -> None:
         """A server that does not wait for its disk loses what it has acknowledged; see `Database.refuse`."""
         if self._answer(sa.text("SHOW fsync")) != "on":
             raise LedgerError(f"{self}: the server runs with fsync off and loses data when it dies; switch it on")
@@ -97,15 +97,15 @@ class PostgreSQL(Database):
                     target.execute(table.insert(), rows)
         return made
 
-    def failed(self, error: sa.exc.DBAPIError) -> bool:
+    def is_outage(self, error: sa.exc.DBAPIError) -> bool:
         """The server is away or stops, its disk is full, a lock is held for long; or we have not the right to it."""
-        return isinstance(error, sa.exc.OperationalError | sa.exc.InternalError) or self.forbids(error)
+        return isinstance(error, sa.exc.OperationalError | sa.exc.InternalError) or self.is_denied(error)
 
-    def forbids(self, error: sa.exc.DBAPIError) -> bool:
+    def is_denied(self, error: sa.exc.DBAPIError) -> bool:
         """A schema that may not be used looks like one without tables."""
         return _state(error) in (_FORBIDDEN, _NO_TABLE)
 
-    def in_words(self, error: sa.exc.DBAPIError) -> str:
+    def describe_error(self, error: sa.exc.DBAPIError) -> str:
         """The server's own words, and what mends it."""
         state, lines = _state(error), [line.strip() for line in str(error.orig).splitlines() if line.strip()]
         words = next((line for line in lines if "FATAL" in line), lines[0] if lines else type(error.orig).__name__)
@@ -132,7 +132,7 @@ class PostgreSQL(Database):
             with self.engine.connect() as connection:
                 return connection.execute(query).scalar_one()
         except sa.exc.DBAPIError as error:
-            raise LedgerError(f"{self} cannot be read ({self.in_words(error)})") from error
+            raise LedgerError(f"{self} cannot be read ({self.describe_error(error)})") from error
 
     def _connect(self) -> psycopg.Connection[Any]:
         """A new connection; waits for a server that is away, as long as we are patient."""
@@ -156,7 +156,7 @@ class PostgreSQL(Database):
         return made
 
 
-def studies(server: str) -> list[Address]:
+def list_studies(server: str) -> list[Address]:
     """The studies that a database holds.
 
     Args:

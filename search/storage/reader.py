@@ -40,7 +40,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class StudyRow:
     """What is fixed when a study is made; but the space can be widened, and the budget extended.
 
     Attributes:
@@ -65,7 +65,7 @@ class StudyRecord:
         return str(self.file.get("objectives", (..., Trial.against))[1])
 
 
-class History:
+class LedgerReader:
     """What can be read of a ledger.
 
     Args:
@@ -79,7 +79,7 @@ class History:
         self._reading = database.engine  # an older ledger is read from a migrated copy
         self._token: str | None = None  # of a ledger that we have claimed
 
-    def study(self) -> StudyRecord:
+    def study(self) -> StudyRow:
         """What was fixed when the study was made, and its budget now."""
         events = schema.events.c
         changed = sa.select(events.kind, events.detail).where(events.kind.in_(("extended", "widened"))).order_by(events.number)
@@ -91,7 +91,7 @@ class History:
                     file, budget = detail["file"], dict(detail["file"]["budget"])
                 else:
                     budget |= detail
-        return StudyRecord(row.name, row.uid, row.created, file, row.facts, budget)
+        return StudyRow(row.name, row.uid, row.created, file, row.facts, budget)
 
     def owner(self) -> str | None:
         """Who runs the study now (`process 12 on host`), or None."""
@@ -102,7 +102,7 @@ class History:
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers, each with its last epoch's metrics."""
         with self._read() as connection:
-            file, trials = connection.execute(sa.select(schema.study.c.file)).scalar_one(), trials_of(connection)
+            file, trials = connection.execute(sa.select(schema.study.c.file)).scalar_one(), read_trials(connection)
         against = file.get("objectives", (..., Trial.against))[1]
         return trials if against == Trial.against else [replace(trial, against=against) for trial in trials]
 
@@ -142,13 +142,13 @@ class History:
             with self._reading.connect() as connection:
                 yield connection
         except sa.exc.DBAPIError as error:
-            if not self._database.failed(error):
+            if not self._database.is_outage(error):
                 raise
             kind = LedgerError if self._token is None else OutOfReach
-            raise kind(f"{self._database} cannot be read ({self._database.in_words(error)})") from error
+            raise kind(f"{self._database} cannot be read ({self._database.describe_error(error)})") from error
 
 
-def trials_of(connection: sa.Connection) -> list[Trial]:
+def read_trials(connection: sa.Connection) -> list[Trial]:
     """All trials in the order of their numbers, each with its last epoch's metrics."""
     trials, reports = schema.trials, schema.reports
     last = sa.select(reports.c.trial, sa.func.max(reports.c.epoch).label("epoch")).group_by(reports.c.trial).subquery()
@@ -165,19 +165,19 @@ def trials_of(connection: sa.Connection) -> list[Trial]:
     return found
 
 
-def limits_in_words(study: StudyRecord) -> str:
+def describe_limits(study: StudyRow) -> str:
     """`adapters up to 50,000 parameters, cost/gflops up to 1.2`."""
     others = [f"{key} up to {value:,.6g}" for key, value in study.budget.get("limits", {}).items()]
     return ", ".join([f"adapters up to {int(study.facts['max_params']):,} parameters", *others])
 
 
-def reference(study: StudyRecord) -> tuple[float, float]:
+def reference_point(study: StudyRow) -> tuple[float, float]:
     """(chance level, largest size that is wanted): the study's reference point, fixed when it was made."""
     top1, params = study.facts["reference_point"]
     return float(top1), float(params)
 
 
-def n_validation(study: StudyRecord) -> int | None:
+def n_validation(study: StudyRow) -> int | None:
     """Images that the study's accuracies were measured on; None where that is not known, or they are exact."""
     known: int | None = study.facts.get("n_validation")
     return known

@@ -56,7 +56,7 @@ class SQLite(Database):
             for suffix in ("", "-wal", "-shm"):
                 draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
-    def refuse(self) -> None:
+    def refuse_unsafe(self) -> None:
         """SQLite's write-ahead log needs the memory and the locks of one machine; see `Database.refuse`."""
         if (kind := network_file_system(self._path)) is not None:
             raise LedgerError(
@@ -71,7 +71,7 @@ class SQLite(Database):
             source.backup(connection.connection.driver_connection)  # type: ignore[arg-type]
         return made
 
-    def failed(self, error: sa.exc.DBAPIError) -> bool:
+    def is_outage(self, error: sa.exc.DBAPIError) -> bool:
         """A full disk, a lock that is held for long, a damaged file."""
         return isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError
 

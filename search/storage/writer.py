@@ -47,7 +47,7 @@ class Request:
     refusal: str | None = None
 
 
-class Writer:
+class LedgerWriter:
     """One decision. Only `Ledger.decision` makes one."""
 
     def __init__(self, connection: sa.Connection, now: float, who: str, n_events: int) -> None:
@@ -120,14 +120,14 @@ class Writer:
         self.event(_KINDS[state], trial.number, **_given(reason=reason, rung=rung, limit=limit))
         return replace(trial, state=state, reason=reason, rung=rung, finished=self._now)
 
-    def serve(self, request: Request, refusal: str | None = None) -> None:
+    def answer(self, request: Request, refusal: str | None = None) -> None:
         """A request is answered: done, or refused with the reason."""
         mine = schema.requests.update().where(schema.requests.c.number == request.number)
         self._connection.execute(mine.values(served=self._now, refusal=refusal))
         if refusal is not None:
             self.event("refused", request.trial, request=request.verb, reason=refusal)
 
-    def by(self, who: str) -> None:
+    def act_for(self, who: str) -> None:
         """Write the events that follow in someone else's name: they tell who asked for it."""
         self._who = who
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from search.config.loading import check
 from search.config.study_file import StudyFile
-from search.costs import USUAL, Sizes, of_file
+from search.costs import ADAPTER_PARAMS, Sizes, study_costs
 from search.errors import StudyFileError
 from search.samplers.sampler import Sampler
-from search.storage.ledger import StudyRecord
-from search.study.warm_start import learnt
+from search.storage.ledger import StudyRow
+from search.study.warm_start import learn
 
 N_FEASIBILITY_DRAWS = 50
 
@@ -29,14 +29,14 @@ def facts_of(
     """
     max_params = file.budget.max_params or sizes.backbone_params
     against = file.objectives[1]
-    largest = max_params if against == USUAL else file.budget.limits[against]
+    largest = max_params if against == ADAPTER_PARAMS else file.budget.limits[against]
     return {
         "n_classes": sizes.n_classes,
         "n_validation": sizes.n_validation,
         "backbone_params": sizes.backbone_params,
         "max_params": max_params,
         "reference_point": [1.0 / sizes.n_classes, largest],  # chance level, largest size that is wanted
-        "learnt": learnt(file) if file.search.learn_from else [],  # from other studies, see `search.study.warm_start`
+        "learnt": learn(file) if file.search.learn_from else [],  # from other studies, see `search.study.warm_start`
         **({} if precision is None else {"precision": dict(precision)}),
         **({} if memory is None else {"memory": dict(memory)}),
         **({} if file.shared is None else {"checkpoints": file.shared}),
@@ -49,7 +49,7 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
     Raises:
         StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
     """
-    space, costs = file.joint_space(), of_file(file, sizes, max_params=max_params)
+    space, costs = file.joint_space(), study_costs(file, sizes, max_params=max_params)
     problems = []
     for method in space.methods:
         smallest: int | None = None
@@ -76,7 +76,7 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
         raise StudyFileError("\n".join(f"{problem} {tried}; widen the space or the limit" for problem in problems))
 
 
-def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
+def refuse_changes(record: StudyRow, file: StudyFile) -> None:
     """A study's file is fixed when the study is made.
 
     Raises:
@@ -92,7 +92,7 @@ def refuse_changes(record: StudyRecord, file: StudyFile) -> None:
         )
 
 
-def refuse_other_place(record: StudyRecord, file: StudyFile) -> None:
+def refuse_other_place(record: StudyRow, file: StudyFile) -> None:
     """Checkpoints stay where the study was made.
 
     Raises:

@@ -88,7 +88,7 @@ def moment(text: str) -> datetime:
 # -- one trial with more epochs ------------------------------------------------------------------------------------------
 
 
-def longer(trials: list[Trial], number: int, epochs: int | None, *, usual: int) -> Trial:
+def extended_trial(trials: list[Trial], number: int, epochs: int | None, *, usual: int) -> Trial:
     """The trial that goes on where another one has ended: its configuration, seed and checkpoint, and more epochs.
 
     Args:
@@ -129,13 +129,13 @@ def copy_checkpoint(study: Folder, source: int, to: int) -> None:
     origin, target = checkpoints.trial_folder(study, source), checkpoints.trial_folder(study, to)
     if not checkpoints.has_checkpoint(study, source):
         raise ValueError(f"trial {source} has no checkpoint any more (`paretune gc`): there is nothing to go on from")
-    checkpoints.copy(origin, target, leave=checkpoints.FLAG)
+    checkpoints.copy_folder(origin, target, leave=checkpoints.FLAG)
 
 
 # -- a wider space -------------------------------------------------------------------------------------------------------
 
 
-def wider(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
+def widened_file(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
     """The new study file, if everything that the old one could try, the new one can.
 
     Raises:

@@ -31,10 +31,10 @@ class InFlight:
         """A worker gets the trial."""
         if number in self._waiting:
             self._waiting.remove(number)
-        checkpoints.lower(self._folder, number)
+        checkpoints.clear_stop_flag(self._folder, number)
         self._at_work.add(number)
 
-    def wait(self, trials: Iterable[Trial]) -> None:
+    def queue(self, trials: Iterable[Trial]) -> None:
         """Those that are RUNNING and on no worker wait for one."""
         for trial in trials:
             if trial.state is State.RUNNING and trial.number not in self._at_work and trial.number not in self._waiting:
@@ -43,21 +43,21 @@ class InFlight:
     def leave(self, trial: Trial) -> None:
         """Its worker has left the trial."""
         self._at_work.discard(trial.number)
-        checkpoints.lower(self._folder, trial.number)
-        self.wait([trial])
+        checkpoints.clear_stop_flag(self._folder, trial.number)
+        self.queue([trial])
 
-    def call_off(self, number: int) -> None:
+    def request_stop(self, number: int) -> None:
         """The trial no longer runs: its worker is told at its next batch."""
         if number in self._waiting:
             self._waiting.remove(number)
         if number in self._at_work:
-            checkpoints.hoist(self._folder, [number])
+            checkpoints.set_stop_flag(self._folder, [number])
 
-    def call_on(self, trial: Trial) -> None:
+    def clear_stop(self, trial: Trial) -> None:
         """The trial runs again; if its worker has not left yet, as if nothing had happened."""
-        checkpoints.lower(self._folder, trial.number)
-        self.wait([trial])
+        checkpoints.clear_stop_flag(self._folder, trial.number)
+        self.queue([trial])
 
-    def call_off_all(self) -> None:
+    def request_stop_of_all(self) -> None:
         """Every worker leaves its trial at the next batch."""
-        checkpoints.hoist(self._folder, self._at_work)
+        checkpoints.set_stop_flag(self._folder, self._at_work)

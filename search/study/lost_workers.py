@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 
-class Loss(enum.Enum):
+class WorkerLoss(enum.Enum):
     """How a trial can lose its worker, and with which loss it is FAILED."""
 
     DEATH = ("the worker died", 3)
@@ -17,7 +17,7 @@ class Loss(enum.Enum):
         self.words, self.limit = words, limit
 
 
-class Losses:
+class LostWorkers:
     """What the trials of a study have lost so far.
 
     Args:
@@ -26,17 +26,17 @@ class Losses:
 
     def __init__(self, share: Callable[[int], float]) -> None:
         self._share = share
-        self._counts: Counter[tuple[int, Loss]] = Counter()
+        self._counts: Counter[tuple[int, WorkerLoss]] = Counter()
 
-    def times(self, number: int, loss: Loss) -> int:
+    def count(self, number: int, loss: WorkerLoss) -> int:
         """How often the trial has lost its worker in this way."""
         return self._counts[number, loss]
 
-    def note(self, number: int, loss: Loss) -> None:
+    def record(self, number: int, loss: WorkerLoss) -> None:
         """Once more."""
         self._counts[number, loss] += 1
 
-    def gpus(self, number: int) -> float:
+    def gpu_share(self, number: int) -> float:
         """The share of a GPU that the trial's next worker gets: twice the usual once memory was short, where trials share one."""
         share = self._share(number)
-        return min(1.0, 2 * share) if 0.0 < share < 1.0 and self.times(number, Loss.MEMORY) else share
+        return min(1.0, 2 * share) if 0.0 < share < 1.0 and self.count(number, WorkerLoss.MEMORY) else share

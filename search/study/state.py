@@ -14,18 +14,18 @@ from dataclasses import replace
 from search import pareto
 from search.config import trial_resources
 from search.config.study_file import ANCHOR, StudyFile
-from search.costs import Sizes, of_file
+from search.costs import Sizes, study_costs
 from search.front import compared
 from search.samplers.sampler import Sampler
 from search.samplers.size_cache import CachedSize
-from search.storage.ledger import Event, Ledger, Report, StudyRecord
-from search.study.lost_workers import Loss, Losses
+from search.storage.ledger import Event, Ledger, Report, StudyRow
+from search.study.lost_workers import LostWorkers, WorkerLoss
 from search.study.rungs import Rungs
 from search.trial import PARAMETERS, Metrics, State, Trial
 from spaces import Config, key_of
 
 
-class Knowledge:
+class SearchState:
     """All that decisions rest upon.
 
     Args:
@@ -53,9 +53,9 @@ class Knowledge:
     """
 
     def __init__(
-        self, file: StudyFile, record: StudyRecord, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
+        self, file: StudyFile, record: StudyRow, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
     ) -> None:
-        self.costs = of_file(file, sizes, max_params=int(record.facts["max_params"]))
+        self.costs = study_costs(file, sizes, max_params=int(record.facts["max_params"]))
         chance, largest = record.facts["reference_point"]
         self.reference_point = (float(chance), float(largest))
         self.trials: list[Trial] = []
@@ -76,11 +76,13 @@ class Knowledge:
         self.rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
         self.promotes = rungs is not None and rungs.promote
         asked = file.resources.gpus_per_trial
-        self.losses = Losses(lambda number: trial_resources.of_method(asked, record.facts, self.trials[number].method))
+        self.lost_workers = LostWorkers(
+            lambda number: trial_resources.method_gpu_share(asked, record.facts, self.trials[number].method)
+        )
         self.paused = False
         self.ended: str | None = None
         self.n_ended = 0
-        self.last_move = 0
+        self.last_front_change = 0
         self.seconds = 0.0
         self._objective = file.objectives[0]
         self._first = deque(_first_configs(file, record))  # asked for before the sampler is
@@ -148,12 +150,12 @@ class Knowledge:
         if (ticket := self._tickets[number]) is not None:
             self.sampler.report(ticket, epoch, metrics[self._objective], self.costs.measured_size(epoch, metrics))
 
-    def settle(self, trial: Trial, *, limit: str | None = None) -> None:
+    def set_standing(self, trial: Trial, *, limit: str | None = None) -> None:
         """A trial's new standing; the sampler hears of it if the trial has ended. `limit`: the one that it was stopped for."""
         self.trials[trial.number] = trial
         self.n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
         if compared(trial) and self.front.add(*trial.objectives, trial.number):
-            self.last_move = self.n_ended
+            self.last_front_change = self.n_ended
         ticket = self._tickets[trial.number]
         if ticket is None:
             return
@@ -169,7 +171,7 @@ class Knowledge:
     def extend(self) -> None:
         """The budget is larger: what had ended the study no longer does, and patience begins anew."""
         self.ended = None
-        self.last_move = self.n_ended
+        self.last_front_change = self.n_ended
 
     # -- replaying -----------------------------------------------------------------------------------------------------------------
 
@@ -214,15 +216,15 @@ class Knowledge:
             if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
                 self._report(number, report.epoch, report.metrics)
         elif event.kind == "pruned":  # it may have gone on since
-            self.settle(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
+            self.set_standing(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
         elif event.kind == "promoted":
             self.promote(replace(trial, state=State.RUNNING))
             if (ticket := self._tickets[number]) is not None:
                 self.sampler.revive(ticket)
         elif event.kind in ("completed", "failed"):
-            self.settle(trial)
+            self.set_standing(trial)
         elif event.kind == "lost":
-            self.losses.note(number, Loss[event.detail["loss"]])
+            self.lost_workers.record(number, WorkerLoss[event.detail["loss"]])
         elif event.kind in ("paused", "unpaused"):
             self.trials[number] = replace(self.trials[number], state=State.PAUSED if event.kind == "paused" else State.RUNNING)
 
@@ -233,7 +235,7 @@ class Knowledge:
         return self.sampler.add(config, drawn=not first)
 
 
-def _first_configs(file: StudyFile, record: StudyRecord) -> list[Config]:
+def _first_configs(file: StudyFile, record: StudyRow) -> list[Config]:
     """Head-only anchors the small end; then the papers' defaults, the file's points, and the fronts that it learns from."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
     fronts = [config for config, _, _, on_front in record.facts.get("learnt", ()) if on_front]

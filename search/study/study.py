@@ -20,16 +20,16 @@ from search.seeds import seed_for
 from search.storage import checkpoints, location
 from search.storage import checkpoints as checkpoint_store
 from search.storage.checkpoints import Folder
-from search.storage.ledger import Ledger, StudyRecord
+from search.storage.ledger import Ledger, StudyRow
 from search.storage.writer import Request
 from search.study import user_requests
 from search.study.checks import facts_of, refuse_changes, refuse_hopeless, refuse_other_place
-from search.study.epoch_outcome import judge
-from search.study.extension import Extension, copy_checkpoint, longer, wider
-from search.study.heartbeat import Attendant
+from search.study.epoch_outcome import judge_epoch
+from search.study.extension import Extension, copy_checkpoint, extended_trial, widened_file
+from search.study.heartbeat import Heartbeat
 from search.study.in_flight import InFlight
-from search.study.lost_workers import Loss
-from search.study.state import Knowledge
+from search.study.lost_workers import WorkerLoss
+from search.study.state import SearchState
 from search.trial import Decision, Metrics, State, Trial
 from spaces import Config
 
@@ -63,27 +63,27 @@ class Study:
     """
 
     def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None) -> None:
-        self.record: StudyRecord = ledger.study()
-        self.file = file.model_copy(update={"budget": Budget.model_validate(self.record.budget)})
+        self.row: StudyRow = ledger.study()
+        self.file = file.model_copy(update={"budget": Budget.model_validate(self.row.budget)})
         self.folder = file.folder
         self._ledger = ledger
         self._sizes = sizes
         self._pool = pool
-        self.checkpoints = checkpoint_store.of(self.folder, self.record.name, self.record.facts)
+        self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts)
         self._in_flight = InFlight(self.checkpoints)
-        self._attendant: Attendant | None = None
+        self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
-        self._know()
+        self._replay()
         if self.checkpoints != self.folder:
-            checkpoint_store.claim(self.checkpoints, self.record.uid)
+            checkpoint_store.claim_folder(self.checkpoints, self.row.uid)
         with ledger.decision() as writer:
             writer.event("opened")
-        self._looked_at = ledger.now()
+        self._clock_read_at = ledger.now()
 
-    def _know(self) -> None:
+    def _replay(self) -> None:
         """When a study is opened, and when its space was widened."""
-        self.known = Knowledge(self.file, self.record, self._sizes, self._ledger, pool=self._pool)
-        self._in_flight.wait(self.known.trials)
+        self.state = SearchState(self.file, self.row, self._sizes, self._ledger, pool=self._pool)
+        self._in_flight.queue(self.state.trials)
 
     # -- making and opening --------------------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Study:
         refuse_hopeless(file, sizes, facts["max_params"])
         place = location.locate_ledger(file.folder, file.study, file.ledger)
         place.find()  # refuses a folder that holds another one
-        if (checkpoints := checkpoint_store.of(file.folder, file.study, facts)) != file.folder:
+        if (checkpoints := checkpoint_store.checkpoint_folder(file.folder, file.study, facts)) != file.folder:
             checkpoint_store.refuse_taken(checkpoints)
         ledger = Ledger.create(place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts, now=now)
         return cls(file, ledger, sizes)
@@ -126,10 +126,10 @@ class Study:
         ledger.claim()
         return cls(file, ledger, sizes)
 
-    def attended(self) -> Attendant:
+    def heartbeat(self) -> Heartbeat:
         """The thread that keeps the lease and looks for what people ask, while the `with` block runs."""
-        self._attendant = Attendant(self._ledger, self.checkpoints)
-        return self._attendant
+        self._heartbeat = Heartbeat(self._ledger, self.checkpoints)
+        return self._heartbeat
 
     def close(self) -> None:
         """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
@@ -148,33 +148,33 @@ class Study:
             return None
         if (waits := self._in_flight.first_waiting) is not None:
             with self._ledger.decision() as writer:
-                trial = writer.attempt(self.known.trials[waits])
+                trial = writer.attempt(self.state.trials[waits])
                 if trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number):
                     reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
                     writer.event("restarted", trial.number, reason=reason)
-            self.known.trials[trial.number] = trial
+            self.state.trials[trial.number] = trial
             return self._handed_out(trial)
-        if self._stopping is not None or self.known.paused or self._nothing_new():
+        if self._stopping is not None or self.state.paused or self._budget_spent():
             return None
         rejections: list[tuple[Config, str]] = []
         while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
-            ticket, config = self.known.next_config()
+            ticket, config = self.state.next_config()
             if config is None:
-                return self._promoted(self.known.trial_of(ticket), rejections)
+                return self._promoted(self.state.trial_of(ticket), rejections)
             try:
-                adapter_params, head_params = self.known.check(config)
+                adapter_params, head_params = self.state.check(config)
             except ValueError as error:
                 rejections.append((config, str(error)))
                 if ticket is not None:
-                    self.known.sampler.reject(ticket)
+                    self.state.sampler.reject(ticket)
                 continue
-            number = len(self.known.trials)
-            seed = seed_for(self.file.search.seed, "trial", self.known.n_searched)
+            number = len(self.state.trials)
+            seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
             trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
                 trial = writer.start(trial)
-            self.known.start(trial, ticket)
+            self.state.start(trial, ticket)
             return self._handed_out(trial)
         self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
         return None
@@ -184,7 +184,7 @@ class Study:
         with self._ledger.decision() as writer:
             writer.reject(rejections)
             trial = writer.promote(trial)
-        self.known.promote(trial)
+        self.state.promote(trial)
         return self._handed_out(trial)
 
     def _handed_out(self, trial: Trial) -> Trial:
@@ -201,7 +201,7 @@ class Study:
         Raises:
             ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
         """
-        trial = self.known.trials[number]
+        trial = self.state.trials[number]
         if trial.state is not State.RUNNING:
             return Decision.STOP
         if epoch <= trial.epochs:
@@ -211,73 +211,73 @@ class Study:
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
         last = epoch == self.planned_epochs(trial)
-        judgement = judge(self.known, trial, epoch, metrics, objective=objective, last=last)
+        judgement = judge_epoch(self.state, trial, epoch, metrics, objective=objective, last=last)
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
             if judgement.state is not State.RUNNING:
                 trial = writer.finish(trial, judgement.state, **judgement.why)
         if judgement.counts:
-            self.known.report(trial, epoch, metrics)
-        self.known.settle(trial, limit=judgement.why.get("limit"))
+            self.state.report(trial, epoch, metrics)
+        self.state.set_standing(trial, limit=judgement.why.get("limit"))
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
 
     def tell(self, number: int, state: State, reason: str) -> None:
         """End a trial before its last epoch: FAILED by its own or its worker's fault, or PRUNED by hand."""
-        trial = self.known.trials[number]
+        trial = self.state.trials[number]
         if trial.state.finished:
             return
         with self._ledger.decision() as writer:
             trial = writer.finish(trial, state, reason=reason)
-        self.known.settle(trial)
+        self.state.set_standing(trial)
 
-    def lost(self, number: int, loss: Loss, why: str) -> None:
+    def worker_lost(self, number: int, loss: WorkerLoss, why: str) -> None:
         """The trial has lost its worker. It goes on from its checkpoint in a fresh one, unless that has happened too often.
 
         After running out of memory the fresh worker gets twice the share of a GPU, where trials share one.
         """
-        trial = self.known.trials[number]
+        trial = self.state.trials[number]
         if trial.state is not State.RUNNING:
             return
-        times = self.known.losses.times(number, loss) + 1
+        times = self.state.lost_workers.count(number, loss) + 1
         if times >= loss.limit:
             self.tell(number, State.FAILED, f"{loss.words} {times} times: {why}")
             return
-        share = self.known.losses.gpus(number)
-        self.known.losses.note(number, loss)
-        more = {"gpus": gpus} if (gpus := self.known.losses.gpus(number)) != share else {}
+        share = self.state.lost_workers.gpu_share(number)
+        self.state.lost_workers.record(number, loss)
+        more = {"gpus": gpus} if (gpus := self.state.lost_workers.gpu_share(number)) != share else {}
         with self._ledger.decision() as writer:
             writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **more)
 
-    def moved(self, number: int, why: str) -> None:
+    def requeue(self, number: int, why: str) -> None:
         """The trial leaves its worker for another one, from its checkpoint, without a fault of anyone's; if it has not ended."""
-        if self.known.trials[number].state is State.RUNNING:
+        if self.state.trials[number].state is State.RUNNING:
             with self._ledger.decision() as writer:
                 writer.event("moved", number, reason=why, goes_on="from its checkpoint in another worker")
 
-    def call_away(self, number: int) -> None:
+    def request_stop(self, number: int) -> None:
         """The trial's worker is told to leave it at its next batch; the trial stays what it is, and waits for another."""
-        self._in_flight.call_off(number)
+        self._in_flight.request_stop(number)
 
-    def gpus(self, number: int) -> float:
+    def gpu_share(self, number: int) -> float:
         """The share of a GPU that the trial's worker gets."""
-        return self.known.losses.gpus(number)
+        return self.state.lost_workers.gpu_share(number)
 
-    def left(self, number: int) -> None:
+    def worker_gone(self, number: int) -> None:
         """The trial's worker has left it: at its end, at its flag, or because it died. A trial still RUNNING waits for another.
 
         Every back end says so once for every trial that it was given.
         """
-        self._in_flight.leave(self.known.trials[number])
+        self._in_flight.leave(self.state.trials[number])
 
     # -- by hand -------------------------------------------------------------------------------------------------------------------
 
-    def obey(self) -> None:
+    def handle_requests(self) -> None:
         """Carry out what people have asked for since the last look; each request is one decision, refused or done.
 
         It costs nothing in a study that is attended, unless somebody has asked.
         """
-        if self._attendant is not None and not self._attendant.asked():
+        if self._heartbeat is not None and not self._heartbeat.requests_waiting():
             return
         for request in self._ledger.requests(waiting=True):
             if request.verb == "extend":
@@ -285,33 +285,33 @@ class Study:
                 continue
             with self._ledger.decision() as writer:
                 try:
-                    user_requests.allow(request.verb, self.known.trials, request.trial)
+                    user_requests.check_request(request.verb, self.state.trials, request.trial)
                 except user_requests.Refused as refusal:
-                    writer.serve(request, str(refusal))
+                    writer.answer(request, str(refusal))
                     continue
                 trial = user_requests.carry_out(
-                    writer, request, None if request.trial is None else self.known.trials[request.trial]
+                    writer, request, None if request.trial is None else self.state.trials[request.trial]
                 )
             if trial is not None:
-                self.known.settle(trial)
+                self.state.set_standing(trial)
                 if trial.state is State.RUNNING:
-                    self._in_flight.call_on(trial)
+                    self._in_flight.clear_stop(trial)
                 else:
-                    self._in_flight.call_off(trial.number)
+                    self._in_flight.request_stop(trial.number)
             elif request.verb == "stop":
                 self._stopping = Stopping.NOW if request.detail.get("now") else Stopping.WHEN_IDLE
                 if self._stopping is Stopping.NOW:
-                    self._in_flight.call_off_all()
+                    self._in_flight.request_stop_of_all()
             else:
-                self.known.paused = request.verb == "pause"
+                self.state.paused = request.verb == "pause"
 
     def _extend_for(self, request: Request) -> None:
         try:
             self.extend(Extension(**request.detail, trial=request.trial), request=request)
         except (ValueError, RequestError) as error:
             with self._ledger.decision() as writer:
-                writer.by(request.who)
-                writer.serve(request, str(error))
+                writer.act_for(request.who)
+                writer.answer(request, str(error))
 
     def extend(self, extension: Extension, *, request: Request | None = None) -> None:
         """Make the study larger; what had ended it before no longer does.
@@ -323,41 +323,41 @@ class Study:
         Raises:
             ValueError: if it would not be larger in everything, or a trial cannot go on; nothing is changed then.
         """
-        wide = None if extension.file is None else wider(self._current(), extension.file)
-        budget = self.record.budget if wide is None else wide.resolved()["budget"]
+        wide = None if extension.file is None else widened_file(self._current_file(), extension.file)
+        budget = self.row.budget if wide is None else wide.resolved()["budget"]
         changes = extension.changes(budget, spent=self._seconds_spent() / 3600, now=self._ledger.now())
         trial = None
         if extension.trial is not None:
-            trial = longer(self.known.trials, extension.trial, extension.epochs, usual=self.file.budget.epochs)
+            trial = extended_trial(self.state.trials, extension.trial, extension.epochs, usual=self.file.budget.epochs)
             copy_checkpoint(self.checkpoints, extension.trial, trial.number)
         elif extension.epochs is not None:
             raise ValueError("--epochs extends one trial: name it with --trial; budget.epochs is fixed")
         if wide is not None:
-            refuse_hopeless(wide, self._sizes, self.record.facts["max_params"])
+            refuse_hopeless(wide, self._sizes, self.row.facts["max_params"])
         with self._ledger.decision() as writer:
             if request is not None:
-                writer.by(request.who)
-                writer.serve(request)
+                writer.act_for(request.who)
+                writer.answer(request)
             if wide is not None:
                 writer.event("widened", file=wide.resolved())
             if trial is None or extension.more_trials or extension.max_hours is not None or extension.until is not None:
                 writer.event("extended", **changes)
             if trial is not None:
                 trial = writer.start(trial)
-        self.record = self._ledger.study()
-        self.file = self._current()
+        self.row = self._ledger.study()
+        self.file = self._current_file()
         if wide is not None:
-            self._know()
-            self._looked_at = self._ledger.now()
+            self._replay()
+            self._clock_read_at = self._ledger.now()
             return
         if trial is not None:
-            self.known.start(trial, None)
-            self._in_flight.wait([trial])
-        self.known.extend()
+            self.state.start(trial, None)
+            self._in_flight.queue([trial])
+        self.state.extend()
 
-    def _current(self) -> StudyFile:
+    def _current_file(self) -> StudyFile:
         """The study file with the budget as extended."""
-        file = check(dict(self.record.file) | {"budget": dict(self.record.budget)})
+        file = check(dict(self.row.file) | {"budget": dict(self.row.budget)})
         return file.kept_like(self.file)
 
     # -- looking -------------------------------------------------------------------------------------------------------------------
@@ -365,17 +365,17 @@ class Study:
     @property
     def trials(self) -> list[Trial]:
         """A copy of all trials, safe to read from another thread."""
-        return list(self.known.trials)
+        return list(self.state.trials)
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing more will start."""
-        return not self._more and all(trial.state.finished for trial in self.known.trials)
+        return not self._budget_left and all(trial.state.finished for trial in self.state.trials)
 
     @property
-    def waits(self) -> bool:
+    def is_paused(self) -> bool:
         """Whether nothing starts now, but may when the study is unpaused by hand."""
-        return self.known.paused and self._stopping is None and self._more
+        return self.state.paused and self._stopping is None and self._budget_left
 
     def n_wanted(self) -> int:
         """Trials that could be at work now if there was room for all: those that run, and those that the budget has left.
@@ -384,13 +384,15 @@ class Study:
         """
         if self._stopping is Stopping.NOW:
             return 0
-        new = 0 if self._stopping or self.known.paused or self._nothing_new() else self.file.budget.n_trials - self.known.n_searched
-        return new + sum(trial.state is State.RUNNING for trial in self.known.trials)
+        new = (
+            0 if self._stopping or self.state.paused or self._budget_spent() else self.file.budget.n_trials - self.state.n_searched
+        )
+        return new + sum(trial.state is State.RUNNING for trial in self.state.trials)
 
     @property
-    def _more(self) -> bool:
+    def _budget_left(self) -> bool:
         """Whether the budget has trials left, as far as that is known without looking at the clock."""
-        return self.known.ended is None and self.known.n_searched < self.file.budget.n_trials
+        return self.state.ended is None and self.state.n_searched < self.file.budget.n_trials
 
     @property
     def stopping(self) -> Stopping | None:
@@ -400,20 +402,20 @@ class Study:
     @property
     def ended(self) -> str | None:
         """Why nothing new starts although trials are left in the budget: exhausted space, time spent, a front that stands still."""
-        return self.known.ended
+        return self.state.ended
 
     @property
     def reference_point(self) -> tuple[float, float]:
         """(chance level, largest size that is wanted): where the hypervolume is measured from."""
-        return self.known.reference_point
+        return self.state.reference_point
 
     def front(self) -> list[Trial]:
         """The non-dominated COMPLETE trials, smallest first; equal objectives in the order of numbers."""
-        return sorted((self.known.trials[number] for number in self.known.front), key=lambda trial: (trial.size, trial.number))
+        return sorted((self.state.trials[number] for number in self.state.front), key=lambda trial: (trial.size, trial.number))
 
     def hypervolume(self) -> float:
         """The front's hypervolume."""
-        return self.known.front.hypervolume
+        return self.state.front.hypervolume
 
     def planned_epochs(self, trial: Trial) -> int:
         """How many epochs the trial has when it is complete."""
@@ -426,27 +428,27 @@ class Study:
 
     # -- inside --------------------------------------------------------------------------------------------------------------------
 
-    def _nothing_new(self) -> bool:
+    def _budget_spent(self) -> bool:
         """Whether the budget, in trials, in hours or in patience, is spent."""
         budget = self.file.budget
-        if not self._more:
+        if not self._budget_left:
             return True
         if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
             self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
         elif budget.until is not None and self._ledger.now() >= budget.until.timestamp():
             self._end(f"budget.until = {budget.until:%Y-%m-%d %H:%M} is over")
-        elif budget.stall_trials is not None and self.known.n_ended - self.known.last_move >= budget.stall_trials:
+        elif budget.stall_trials is not None and self.state.n_ended - self.state.last_front_change >= budget.stall_trials:
             self._end(f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)")
-        return self.known.ended is not None
+        return self.state.ended is not None
 
     def _seconds_spent(self) -> float:
         now = self._ledger.now()
-        self.known.seconds += max(0.0, now - self._looked_at)  # a clock that is stepped back gives no time back
-        self._looked_at = now
-        return self.known.seconds
+        self.state.seconds += max(0.0, now - self._clock_read_at)  # a clock that is stepped back gives no time back
+        self._clock_read_at = now
+        return self.state.seconds
 
     def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
         with self._ledger.decision() as writer:
             writer.reject(rejections)
             writer.event("ended", reason=reason)
-        self.known.ended = reason
+        self.state.ended = reason

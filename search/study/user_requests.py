@@ -14,7 +14,7 @@ from typing import Any
 from search.errors import OwnedElsewhere, RequestError
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.writer import Request, Writer
+from search.storage.writer import LedgerWriter, Request
 from search.trial import State, Trial
 
 _FROM = {
@@ -30,7 +30,7 @@ class Refused(RequestError):
     """The study cannot do what was asked; nothing was changed."""
 
 
-def allow(verb: str, trials: Sequence[Trial], number: int | None) -> None:
+def check_request(verb: str, trials: Sequence[Trial], number: int | None) -> None:
     """Whether a trial is in a state in which the verb means something.
 
     Raises:
@@ -46,14 +46,14 @@ def allow(verb: str, trials: Sequence[Trial], number: int | None) -> None:
         raise Refused(f"trial {number} is {state.value}; only a trial that is {may} can be {DONE[verb]}")
 
 
-def carry_out(writer: Writer, request: Request, trial: Trial | None) -> Trial | None:
+def carry_out(writer: LedgerWriter, request: Request, trial: Trial | None) -> Trial | None:
     """Write what was asked, in the name of who asked, and that it is done.
 
     Returns:
         The trial in its new state; None if it was the whole study's.
     """
     reason = request.detail.get("reason")
-    writer.by(request.who)
+    writer.act_for(request.who)
     if trial is None:
         writer.event(DONE[request.verb], **request.detail)
     elif request.verb == "prune":
@@ -62,11 +62,11 @@ def carry_out(writer: Writer, request: Request, trial: Trial | None) -> Trial | 
         trial = writer.pause(trial, reason)
     else:
         trial = writer.unpause(trial, reason)
-    writer.serve(request)
+    writer.answer(request)
     return trial
 
 
-def ask(folder: Path, verb: str, numbers: Sequence[int], detail: Mapping[str, Any]) -> list[int]:
+def write_requests(folder: Path, verb: str, numbers: Sequence[int], detail: Mapping[str, Any]) -> list[int]:
     """Write the request: one row per trial, or one for the whole study; all of them or none.
 
     Raises:
@@ -78,12 +78,12 @@ def ask(folder: Path, verb: str, numbers: Sequence[int], detail: Mapping[str, An
 
         def check(trials: list[Trial]) -> None:
             for number in numbers:
-                allow(verb, trials, number)
+                check_request(verb, trials, number)
 
         return ledger.ask_for(verb, list(dict.fromkeys(numbers)) or [None], detail, check)
 
 
-def answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
+def read_answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
     """What became of requests; None while one of them waits for a driver. Where no driver is at work they are carried out here."""
     with closing(Ledger.open(ledger_in(folder))) as ledger:
         if ledger.owner() is None:
@@ -92,7 +92,7 @@ def answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
     return mine if all(request.served is not None for request in mine) else None
 
 
-def waiting(folder: Path) -> bool:
+def has_waiting(folder: Path) -> bool:
     """Whether something was asked of the study that no driver has answered."""
     with closing(Ledger.open(ledger_in(folder))) as ledger:
         return bool(ledger.requests(waiting=True))
@@ -110,9 +110,9 @@ def _serve_alone(ledger: Ledger) -> None:
         with ledger.decision() as writer:
             try:
                 _alone(request.verb, request.trial)
-                allow(request.verb, trials, request.trial)
+                check_request(request.verb, trials, request.trial)
             except Refused as refusal:
-                writer.serve(request, str(refusal))
+                writer.answer(request, str(refusal))
                 continue
             trial = carry_out(writer, request, None if request.trial is None else trials[request.trial])
         if trial is not None:

@@ -19,7 +19,7 @@ from search.trial import PARAMETERS, State, Trial
 from spaces import Config
 
 
-def learnt(file: StudyFile) -> list[list[Any]]:
+def learn(file: StudyFile) -> list[list[Any]]:
     """[configuration, top1, size, whether on its front] of every complete trial that is a point of the study's space.
 
     Raises:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from search.tracking.run_content import VIEW, Shown
+from search.tracking.run_content import VIEW, RunContent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ def experiment_tags(against: str) -> dict[str, str]:
 
 
 @dataclass
-class Held:
+class RunIndex:
     """What MLflow holds of one run."""
 
     id: str
@@ -59,7 +59,7 @@ class Held:
     keys: set[str] = field(default_factory=set)  # of parameters and metrics
 
     @classmethod
-    def of(cls, run: Run) -> Held:
+    def of(cls, run: Run) -> RunIndex:
         """A run as MLflow's client gives it."""
         return cls(run.info.run_id, run.info.status, dict(run.data.tags), {*run.data.params, *run.data.metrics})
 
@@ -69,7 +69,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Whole:
+class FullRun:
     """Everything that MLflow shows of one run.
 
     Attributes:
@@ -91,7 +91,7 @@ class Whole:
     points: Sequence[tuple[str, int, float, int]]
 
 
-class Store:
+class RunStore:
     """The runs of one experiment. Every method raises whatever MLflow raises."""
 
     def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
@@ -100,7 +100,7 @@ class Store:
         self.experiment_id = experiment_id
 
     @classmethod
-    def open(cls, uri: str, name: str, storage: Path, against: str) -> Store:
+    def open(cls, uri: str, name: str, storage: Path, against: str) -> RunStore:
         """The experiment of that name, made when there is none.
 
         Args:
@@ -114,26 +114,26 @@ class Store:
             return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(against)))
 
     @classmethod
-    def find(cls, uri: str, name: str) -> Store | None:
+    def find(cls, uri: str, name: str) -> RunStore | None:
         """The experiment of that name, None when there is none."""
         with _making(uri):
             client = _client(uri)
             found = client.get_experiment_by_name(name)
         return None if found is None else cls(client, uri, str(found.experiment_id))
 
-    def runs(self, study_uid: str) -> Iterator[Held]:
+    def runs(self, study_uid: str) -> Iterator[RunIndex]:
         """All active runs of a study, the oldest first."""
         for page in self._pages(study_uid):
-            yield from map(Held.of, page)
+            yield from map(RunIndex.of, page)
 
-    def everything(self, study_uid: str) -> Iterator[Whole]:
+    def everything(self, study_uid: str) -> Iterator[FullRun]:
         """All active runs of a study with everything that they hold, the oldest first."""
         for page in self._pages(study_uid):
             points = self._points(page)
             for run in page:
                 info, data = run.info, run.data
                 known = dict(data.params), dict(data.tags), points[info.run_id]
-                yield Whole(info.run_id, info.run_name, info.status, info.start_time, *known)
+                yield FullRun(info.run_id, info.run_name, info.status, info.start_time, *known)
 
     def _pages(self, study_uid: str) -> Iterator[list[Run]]:
         token = None
@@ -181,11 +181,11 @@ class Store:
             return every
         return [(one, p.step, p.value, p.timestamp) for one in ids for p in self._client.get_metric_history(one, key)]
 
-    def delete(self, run: Held) -> None:
+    def delete(self, run: RunIndex) -> None:
         """Put a run into MLflow's bin."""
         self._client.delete_run(run.id)
 
-    def bring(self, run: Held | None, shown: Shown) -> Held:
+    def send(self, run: RunIndex | None, shown: RunContent) -> RunIndex:
         """Make a run show what it is to show; it is created when there is none. Nothing is sent that it holds already."""
         from mlflow.entities import Metric
 
@@ -209,14 +209,14 @@ class Store:
         self._set_status(run, shown.status, shown.ended)
         return run
 
-    def log(self, run: Held, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}) -> None:
+    def log(self, run: RunIndex, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}) -> None:
         """Say something more of a run, now."""
         from mlflow.entities import Metric
 
         now = _ms(time.time())
         self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
 
-    def register(self, run: Held, code: Path, adapter: Path, name: str) -> str:
+    def register(self, run: RunIndex, code: Path, adapter: Path, name: str) -> str:
         """A version of a registered model that `mlflow.pyfunc` loads from code and safetensors.
 
         Args:
@@ -250,27 +250,27 @@ class Store:
             with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"), timeout=10)) as database:
                 database.executescript("PRAGMA analysis_limit = 1000; ANALYZE;")
 
-    def attach(self, run: Held, path: Path, place: str | None = None) -> None:
+    def attach(self, run: RunIndex, path: Path, place: str | None = None) -> None:
         """A file, or what a folder holds, among the artifacts of a run; in a folder there, if `place` names one."""
         if path.is_dir():
             self._client.log_artifacts(run.id, str(path), place)
         else:
             self._client.log_artifact(run.id, str(path), place)
 
-    def artifacts(self, run: Whole) -> set[str]:
+    def artifacts(self, run: FullRun) -> set[str]:
         """The names of a run's artifacts: files, and folders without what they hold."""
         return {found.path for found in self._client.list_artifacts(run.id)}
 
-    def attach_text(self, run: Held, text: str, name: str) -> None:
+    def attach_text(self, run: RunIndex, text: str, name: str) -> None:
         """A text among the artifacts of a run."""
         self._client.log_text(run.id, text, name)
 
-    def _create(self, shown: Shown) -> Held:
+    def _create(self, shown: RunContent) -> RunIndex:
         tags = {**shown.tags, shown.counter: "0", "mlflow.source.name": "paretune", "mlflow.source.type": "LOCAL"}
         run = self._client.create_run(self.experiment_id, start_time=_ms(shown.started), tags=tags, run_name=shown.name)
-        return Held(run.info.run_id, run.info.status, tags)
+        return RunIndex(run.info.run_id, run.info.status, tags)
 
-    def _log(self, run: Held, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def _log(self, run: RunIndex, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """One call for whatever is missing."""
         from mlflow.entities import Param, RunTag
 
@@ -281,7 +281,7 @@ class Store:
             run.tags |= news
             run.keys |= {*params, *(metric.key for metric in metrics)}
 
-    def _set_status(self, run: Held, status: str, ended: float | None) -> None:
+    def _set_status(self, run: RunIndex, status: str, ended: float | None) -> None:
         if run.status == status:
             return
         if status == "RUNNING":
@@ -303,7 +303,7 @@ def without_secret(uri: str, text: str | None = None) -> str:
     return text.replace(secret + at, "") if at else text
 
 
-def in_short(error: BaseException, uri: str) -> str:
+def describe_error(error: BaseException, uri: str) -> str:
     """The first line of what an error says, without the secret of the address."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return without_secret(uri, line)[:300]

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from search.tracking.mlflow_client import in_short, without_secret
-from search.tracking.sync import Record
+from search.tracking.mlflow_client import describe_error, without_secret
+from search.tracking.sync import MlflowSync
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.05  # of one core: the largest part that the process takes for itself
@@ -30,7 +30,7 @@ _LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensiv
 _LAST_SYNC = 60  # seconds that a recorder may live after its driver has gone
 
 
-class Recorder:
+class RecorderProcess:
     """The driver's end of it.
 
     Args:
@@ -126,7 +126,7 @@ class Recorder:
 # -- the process -------------------------------------------------------------------------------------------------------
 
 
-def follow(record: Record, driver: IO[Any], *, period: float) -> str | None:
+def follow(record: MlflowSync, driver: IO[Any], *, period: float) -> str | None:
     """Sync until the driver's pipe closes, then once more in full.
 
     Args:
@@ -145,7 +145,7 @@ def follow(record: Record, driver: IO[Any], *, period: float) -> str | None:
         try:
             record.sync(final=final)
         except Exception as error:
-            known, problem = problem, in_short(error, record.tracking_uri)
+            known, problem = problem, describe_error(error, record.tracking_uri)
             if known is None:
                 _log.warning("MLflow at %s cannot be written (%s); the search goes on, the record follows later", where, problem)
         else:
@@ -185,7 +185,7 @@ def main() -> None:
         select.select(
             [sys.stdin], [], [], order["head_start"]
         )  # workers import torch now, we MLflow then, or if the driver has gone
-        problem = follow(Record(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
+        problem = follow(MlflowSync(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
     with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
         print(json.dumps({"problem": problem}), flush=True)
     os._exit(0)  # taking down an interpreter with MLflow in it takes as long as the last sync

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from search.front import front, hypervolume
 from search.results.study_state import StudyState
 from search.storage import reader
-from search.storage.reader import Event, Report, StudyRecord
+from search.storage.reader import Event, Report, StudyRow
 from search.trial import PARAMETERS, Metrics, State, Trial
 
 MAX_TAG_CHARACTERS = 5000
@@ -30,7 +30,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Shown:
+class RunContent:
     """What one run shows.
 
     Attributes:
@@ -58,7 +58,7 @@ class Shown:
     optional: tuple[str, ...] = ()
 
 
-def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, rank: int | None, parent: str) -> Shown:
+def trial_content(study: StudyRow, trial: Trial, reports: Iterable[Report], *, rank: int | None, parent: str) -> RunContent:
     """The run of a trial.
 
     Args:
@@ -84,7 +84,7 @@ def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, ran
         tags["paretune.rung"] = str(trial.rung)
     if trial.reason is not None:
         tags["paretune.reason"] = trial.reason[:MAX_TAG_CHARACTERS]
-    return Shown(
+    return RunContent(
         trial.label,
         _STATUS.get(trial.state, "RUNNING"),
         trial.started,
@@ -98,7 +98,9 @@ def of_trial(study: StudyRecord, trial: Trial, reports: Iterable[Report], *, ran
     )
 
 
-def of_study(study: StudyRecord, trials: Sequence[Trial], state: StudyState, steps: Sequence[Step], description: str) -> Shown:
+def study_content(
+    study: StudyRow, trials: Sequence[Trial], state: StudyState, steps: Sequence[Step], description: str
+) -> RunContent:
     """The study's own run.
 
     Args:
@@ -114,7 +116,7 @@ def of_study(study: StudyRecord, trials: Sequence[Trial], state: StudyState, ste
         "paretune.n_trials": str(len(trials)),
         "mlflow.note.content": description,
     }
-    return Shown(study.name, _STUDY_STATUS[state], study.created, ended, _identity(study) | tags, "paretune.n_ended", steps)
+    return RunContent(study.name, _STUDY_STATUS[state], study.created, ended, _identity(study) | tags, "paretune.n_ended", steps)
 
 
 def _counted(trial: Trial) -> tuple[str, ...]:
@@ -122,7 +124,7 @@ def _counted(trial: Trial) -> tuple[str, ...]:
     return (trial.against,) if trial.against in PARAMETERS else ()
 
 
-def _identity(study: StudyRecord) -> dict[str, str]:
+def _identity(study: StudyRow) -> dict[str, str]:
     return {"paretune.study": study.name, "paretune.study_uid": study.uid}
 
 
@@ -141,9 +143,9 @@ class Progress:
         self._n_ended = 0
 
     @classmethod
-    def of(cls, study: StudyRecord) -> Progress:
+    def of(cls, study: StudyRow) -> Progress:
         """Of a study, from its beginning."""
-        return cls(reader.reference(study), float(study.facts["max_params"]))
+        return cls(reader.reference_point(study), float(study.facts["max_params"]))
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
         """One step for each trial that ended among the events."""

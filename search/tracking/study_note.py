@@ -10,13 +10,13 @@ from search.results import tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState
 from search.storage import reader
-from search.storage.reader import StudyRecord
+from search.storage.reader import StudyRow
 from search.tracking.run_content import MAX_TAG_CHARACTERS, VIEW
 from search.trial import PARAMETERS, State, Trial
 
 
-def describe(
-    study: StudyRecord,
+def write_note(
+    study: StudyRow,
     trials: Sequence[Trial],
     state: StudyState,
     *,
@@ -34,7 +34,7 @@ def describe(
         table: The address of MLflow's table of the study's runs.
         picture: The address of the front's picture.
     """
-    file, reference_point = study.file, reader.reference(study)
+    file, reference_point = study.file, reader.reference_point(study)
     data = file["data"]["path"] if file["data"].get("path") else file["data"]["kind"]
     head = [
         f"### Which adapter of `{file['backbone']['name']}`, at which size, is worth training on `{data}`?",
@@ -61,7 +61,7 @@ def describe(
     return "\n".join([*head, *kept, *foot])
 
 
-def _facts(study: StudyRecord, trials: Sequence[Trial], state: StudyState) -> list[str]:
+def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState) -> list[str]:
     file, facts, budget = study.file, study.facts, study.budget
     backbone = file["backbone"]
     counts = {s: sum(t.state is s for t in trials) for s in State}
@@ -69,7 +69,7 @@ def _facts(study: StudyRecord, trials: Sequence[Trial], state: StudyState) -> li
     weights = f", weights `{backbone['weights']}`" if backbone.get("weights") else ""
     validation = reader.n_validation(study)
     judged = f", judged on {validation:,} validation images" if validation else ""
-    n_trials, largest = budget["n_trials"], reader.limits_in_words(study)
+    n_trials, largest = budget["n_trials"], reader.describe_limits(study)
     return [
         "#### The search",
         "",
@@ -92,14 +92,14 @@ def filters(method: str = "lora", limit: float = 10_000, rung: int = 5, cost: st
     }
 
 
-def _filters(study: StudyRecord, trials: Sequence[Trial], table: str) -> list[str]:
+def _filters(study: StudyRow, trials: Sequence[Trial], table: str) -> list[str]:
     """The filters, with names and numbers that occur in this study; each opens the table of runs, the best first."""
     members = front(trials)
     method = next((t.method for t in reversed(members) if t.adapter_params), "lora")
     if study.against in PARAMETERS:
-        limit: float = 10 ** max(2, len(str(int(reader.reference(study)[1]))) - 2)
+        limit: float = 10 ** max(2, len(str(int(reader.reference_point(study)[1]))) - 2)
     else:  # the middle of the front: half of its members cost no more
-        limit = float(f"{members[len(members) // 2].size if members else reader.reference(study)[1] / 2:.3g}")
+        limit = float(f"{members[len(members) // 2].size if members else reader.reference_point(study)[1] / 2:.3g}")
     rung = min((t.rung for t in trials if t.rung is not None), default=5)
     order = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
     rows = [

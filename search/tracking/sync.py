@@ -24,13 +24,13 @@ from typing import Any
 from search.errors import RequestError
 from search.front import ranks
 from search.results.saved_study import PICTURES, load
-from search.results.study_state import StudyState, ended_by, measured_by, study_state
+from search.results.study_state import StudyState, ended_by, find_state, measured_by
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.reader import Event, Report, StudyRecord
+from search.storage.reader import Event, Report, StudyRow
 from search.tracking import run_content
-from search.tracking.mlflow_client import Held, Store, without_secret
-from search.tracking.study_note import describe
+from search.tracking.mlflow_client import RunIndex, RunStore, without_secret
+from search.tracking.study_note import write_note
 
 N_MANY = 500  # runs from which on MLflow's own SQLite wants to know how many there are
 RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
@@ -60,7 +60,7 @@ def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
         return bool(ledger.events(after=receipt.get("last_event", -1)))
 
 
-class Record:
+class MlflowSync:
     """One study's record, which `sync` brings up to date with the ledger.
 
     Args:
@@ -132,15 +132,15 @@ def register(folder: Path, uri: str, number: int, name: str) -> str:
 class _View:
     """One study in MLflow: knows what is there, and sends what is missing."""
 
-    def __init__(self, store: Store, ledger_path: Path, study: StudyRecord) -> None:
+    def __init__(self, store: RunStore, ledger_path: Path, study: StudyRow) -> None:
         self._store = store
         self._server = uri if (uri := store.uri).startswith(("http://", "https://")) else None
         self._ledger_path = ledger_path
         self._study = study
         self._table = f"#/experiments/{store.experiment_id}/runs"
-        self._parent: Held | None = None
-        self._children: dict[int, Held] = {}
-        self._place = -1  # number of the last event that MLflow shows
+        self._parent: RunIndex | None = None
+        self._children: dict[int, RunIndex] = {}
+        self._last_event = -1  # number of the last event that MLflow shows
         self._progress = run_content.Progress.of(study)
         self._ended: str | None = None
         self._ranks: dict[int, int] = {}
@@ -151,7 +151,7 @@ class _View:
         """Find the study's runs by their tags; the experiment is made when there is none."""
         with _reading(ledger_path) as ledger:
             study = ledger.study()
-        view = cls(Store.open(uri, study.name, ledger_path.resolve().parent.parent, study.against), ledger_path, study)
+        view = cls(RunStore.open(uri, study.name, ledger_path.resolve().parent.parent, study.against), ledger_path, study)
         for run in view._store.runs(study.uid):
             number = run.tags.get("paretune.trial")
             twin = view._parent if number is None else view._children.get(int(number))
@@ -166,19 +166,21 @@ class _View:
     def advance(self, now: float, artifact_period: float, *, final: bool) -> None:
         """Send what the ledger holds beyond this view."""
         with _reading(self._ledger_path) as ledger:
-            events = ledger.events(after=self._place)
+            events = ledger.events(after=self._last_event)
             if self._parent is not None and not events and not final:
                 return
-            place = events[-1].number if events else self._place
-            reports = [r for r in ledger.reports(after=self._place) if r.event <= place]
+            place = events[-1].number if events else self._last_event
+            reports = [r for r in ledger.reports(after=self._last_event) if r.event <= place]
             trials = ledger.trials()  # as new as the events, or newer: the rest of the news comes with the next sync
             owner = ledger.owner()
             self._study = ledger.study()  # the budget may have been extended
         self._ended = ended_by(events, self._ended)
-        state = study_state(self._study, trials, ended=self._ended is not None, owner=owner)
+        state = find_state(self._study, trials, ended=self._ended is not None, owner=owner)
         parent = self._parent
         if parent is None:  # the children name it, the description names the children
-            parent = self._parent = self._store.bring(None, run_content.of_study(self._study, trials, StudyState.RUNNING, [], ""))
+            parent = self._parent = self._store.send(
+                None, run_content.study_content(self._study, trials, StudyState.RUNNING, [], "")
+            )
 
         if any(event.kind in ("completed", "extended", "widened") for event in events):
             self._ranks = ranks(trials)
@@ -192,8 +194,8 @@ class _View:
             rank = self._ranks.get(trial.number)
             if trial.number in touched or run is None or run.tags.get("paretune.rank") != (None if rank is None else str(rank)):
                 epochs = news.get(trial.number, [])
-                self._children[trial.number] = self._store.bring(
-                    run, run_content.of_trial(self._study, trial, epochs, rank=rank, parent=parent.id)
+                self._children[trial.number] = self._store.send(
+                    run, run_content.trial_content(self._study, trial, epochs, rank=rank, parent=parent.id)
                 )
         for event in events:
             if event.kind == "measured" and event.trial is not None:
@@ -201,11 +203,11 @@ class _View:
         picture = (
             f"get-artifact?path=front-small.png&run_uuid={parent.id}" if "paretune.drawn_at_event" in parent.tags or final else None
         )
-        text = describe(self._study, trials, state, links=self._links(), table=self._table, picture=picture)
-        self._store.bring(
-            parent, run_content.of_study(self._study, trials, state, self._progress.advance(events, reports, trials), text)
+        text = write_note(self._study, trials, state, links=self._links(), table=self._table, picture=picture)
+        self._store.send(
+            parent, run_content.study_content(self._study, trials, state, self._progress.advance(events, reports, trials), text)
         )
-        self._place = place
+        self._last_event = place
         drawn_at, drawn_members = self._drawn
         if final:
             self._attach_everything(parent)
@@ -215,7 +217,7 @@ class _View:
             self._store.log(parent, tags={"paretune.drawn_at_event": str(place)})
             self._drawn = (now, members)
 
-    def _show_measured(self, run: Held, event: Event) -> None:
+    def _show_measured(self, run: RunIndex, event: Event) -> None:
         """What was measured of a trial after its end; a tag tells which event the run shows."""
         if run.count("paretune.measured") < event.number:
             self._store.log(run, measured_by(event), {"paretune.measured": str(event.number)})
@@ -226,22 +228,22 @@ class _View:
             "tracking_uri": without_secret(uri),
             "experiment_id": self._store.experiment_id,
             "run_id": self._parent.id if self._parent else None,
-            "last_event": self._place,
+            "last_event": self._last_event,
         }
         path = self._ledger_path.parent / RECEIPT
         draft = path.with_name(f".{path.name}.draft")
         draft.write_text(json.dumps(receipt, indent=2) + "\n")
         draft.replace(path)
 
-    def _attach(self, parent: Held, *names: str) -> None:
+    def _attach(self, parent: RunIndex, *names: str) -> None:
         for name in names:
             self._store.attach(parent, self._ledger_path.parent / name)
 
-    def _attach_everything(self, parent: Held) -> None:
+    def _attach_everything(self, parent: RunIndex) -> None:
         """All artifacts, once per state of the ledger: what takes long to draw is drawn when the search is left."""
         import yaml
 
-        folder, place = self._ledger_path.parent, in_full(self._place)
+        folder, place = self._ledger_path.parent, sync_fully(self._last_event)
         for number, rank in self._ranks.items():
             if rank == 1 and (adapter := folder / "adapters" / f"{number:04d}").is_dir():
                 self._attach_adapter(self._children[number], adapter)
@@ -255,7 +257,7 @@ class _View:
         if len(self._children) >= N_MANY:
             self._store.analyse()
 
-    def _attach_adapter(self, run: Held, adapter: Path) -> None:
+    def _attach_adapter(self, run: RunIndex, adapter: Path) -> None:
         if "paretune.adapter" not in run.tags:
             self._store.attach(run, adapter, "adapter")
             self._store.log(run, tags={"paretune.adapter": "adapter"})
@@ -275,7 +277,7 @@ class _View:
             self._store.attach(self._parent, self._ledger_path.parent / "final.parquet")
 
 
-def in_full(place: int) -> str:
+def sync_fully(place: int) -> str:
     """What the tag `paretune.drawn_at_event` says when all artifacts were made of the ledger up to an event."""
     return f"{place} in full"
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from search.front import ranks
-from search.results.study_state import ended_by, measured_by, study_state
+from search.results.study_state import ended_by, find_state, measured_by
 from search.storage.ledger import Ledger
 from search.tracking import run_content
-from search.tracking.mlflow_client import Store, Whole
-from search.tracking.study_note import describe
-from search.tracking.sync import ARTIFACTS, in_full
+from search.tracking.mlflow_client import FullRun, RunStore
+from search.tracking.study_note import write_note
+from search.tracking.sync import ARTIFACTS, sync_fully
 
 _NOT_OF_THE_LEDGER = ("paretune.drawn_at_event", "paretune.adapter", "paretune.measured")  # tags that say what else was sent
 _LARGEST = 1.7976931348623157e308  # what MLflow stores for infinity
@@ -38,12 +38,12 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     ledger = Ledger.open(ledger_path)
     try:
         study = ledger.study()
-        if (store := Store.find(tracking_uri, study.name)) is None:
+        if (store := RunStore.find(tracking_uri, study.name)) is None:
             return [f"MLflow has no experiment {study.name}"]
         trials, events, reports, owner = ledger.trials(), ledger.events(), ledger.reports(), ledger.owner()
     finally:
         ledger.close()
-    found: dict[int | None, list[Whole]] = {}
+    found: dict[int | None, list[FullRun]] = {}
     for run in store.everything(study.uid):
         trial = run.tags.get("paretune.trial")
         found.setdefault(None if trial is None else int(trial), []).append(run)
@@ -59,17 +59,17 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     known_ranks = ranks(trials)
     table = f"#/experiments/{store.experiment_id}/runs"
     picture = f"get-artifact?path=front-small.png&run_uuid={parent}"
-    text = describe(
+    text = write_note(
         study,
         trials,
-        state := study_state(study, trials, ended=ended_by(events) is not None, owner=owner),
+        state := find_state(study, trials, ended=ended_by(events) is not None, owner=owner),
         links={number: f"{table}/{runs[0].id}" for number, runs in found.items() if number is not None},
         table=table,
         picture=picture if parents and "paretune.drawn_at_event" in parents[0].tags else None,
     )
     steps = run_content.Progress.of(study).advance(events, reports, trials)
-    wanted = {None: run_content.of_study(study, trials, state, steps, text)} | {
-        t.number: run_content.of_trial(study, t, of_trial.get(t.number, []), rank=known_ranks.get(t.number), parent=parent)
+    wanted = {None: run_content.study_content(study, trials, state, steps, text)} | {
+        t.number: run_content.trial_content(study, t, of_trial.get(t.number, []), rank=known_ranks.get(t.number), parent=parent)
         for t in trials
     }
     for number, one in wanted.items():
@@ -83,14 +83,14 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     return lines
 
 
-def _of_artifacts(store: Store, parent: Whole, place: int) -> Iterator[str]:
-    if (drawn := parent.tags.get("paretune.drawn_at_event")) != in_full(place):
-        yield f"its artifacts are those of event {drawn}, the ledger is at {in_full(place)}"
+def _of_artifacts(store: RunStore, parent: FullRun, place: int) -> Iterator[str]:
+    if (drawn := parent.tags.get("paretune.drawn_at_event")) != sync_fully(place):
+        yield f"its artifacts are those of event {drawn}, the ledger is at {sync_fully(place)}"
     for name in sorted(ARTIFACTS - store.artifacts(parent)):
         yield f"artifact {name} is missing"
 
 
-def _of_run(wanted: run_content.Shown, found: Whole, measured: Mapping[str, float]) -> Iterator[str]:
+def _of_run(wanted: run_content.RunContent, found: FullRun, measured: Mapping[str, float]) -> Iterator[str]:
     if found.name != wanted.name:
         yield f"its name is {found.name}, the ledger says {wanted.name}"
     if found.status != wanted.status:

@@ -53,12 +53,12 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     saved = load(study)
     trials = saved.history
     keep = needed(trials, finished=saved.state is StudyState.FINISHED)
-    taken = checkpoints.sizes(saved.checkpoints / "trials")
+    taken = checkpoints.folder_sizes(saved.checkpoints / "trials")
     sizes = {trial.number: taken.get(f"{trial.number:04d}", 0) for trial in trials}
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
     if not dry_run:
         for number in gone:
-            checkpoints.remove(checkpoints.trial_folder(saved.checkpoints, number))
+            checkpoints.remove_folder(checkpoints.trial_folder(saved.checkpoints, number))
     return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
 
 

@@ -17,7 +17,7 @@ _COLOURS = ("#D55E00", "#222222", "#0072B2", "#009E73", "#CC79A7", "#E69F00")  #
 
 
 @dataclass(frozen=True)
-class Course:
+class HypervolumeCurve:
     """One search: what its front had come to after so many epochs.
 
     Attributes:
@@ -41,22 +41,22 @@ class Course:
         return float(self.epochs[int(reached.argmax())]) if reached.any() else float("inf")
 
 
-def courses(
+def hypervolume_curves(
     file: StudyFile, replay: Replay, against: Sequence[str], *, n_seeds: int, n_workers: int = 1
-) -> dict[str, list[Course]]:
+) -> dict[str, list[HypervolumeCurve]]:
     """The file's own sampler and rungs, and other samplers, which train every trial to the end; each with the seeds 0, 1, ...."""
     entrants: dict[str, dict[str, Any]] = {file.search.sampler: {}} | {
         sampler: {"sampler": sampler, "rungs": None} for sampler in against
     }
-    found: dict[str, list[Course]] = {}
+    found: dict[str, list[HypervolumeCurve]] = {}
     for name, changes in entrants.items():
         for seed in range(n_seeds):
             search = file.search.model_copy(update={**changes, "seed": seed})
-            found.setdefault(name, []).append(_course(file.model_copy(update={"search": search}), replay, n_workers))
+            found.setdefault(name, []).append(_hypervolume_curve(file.model_copy(update={"search": search}), replay, n_workers))
     return found
 
 
-def _course(file: StudyFile, replay: Replay, n_workers: int) -> Course:
+def _hypervolume_curve(file: StudyFile, replay: Replay, n_workers: int) -> HypervolumeCurve:
     clock = simulated.VirtualClock()
     study = simulated.create(file, replay.sizes, clock, pool=replay.pool)
     epochs: list[int] = []
@@ -67,16 +67,16 @@ def _course(file: StudyFile, replay: Replay, n_workers: int) -> Course:
             epochs.append(sum(trial.epochs for trial in study.trials))
             heights.append(height)
 
-    simulated.run(study, replay.make, clock, n_workers=n_workers, look=look)
-    return Course(epochs, heights)
+    simulated.run(study, replay.make, clock, n_workers=n_workers, on_event=look)
+    return HypervolumeCurve(epochs, heights)
 
 
-def best(found: Mapping[str, Sequence[Course]]) -> float:
+def best(found: Mapping[str, Sequence[HypervolumeCurve]]) -> float:
     """The largest hypervolume that any course came to."""
     return max(course.hypervolume[-1] for several in found.values() for course in several)
 
 
-def plot(found: Mapping[str, Sequence[Course]], path: Path, *, title: str) -> None:
+def plot(found: Mapping[str, Sequence[HypervolumeCurve]], path: Path, *, title: str) -> None:
     """The share of the best hypervolume, from head-only on, against epochs trained: medians and quartiles over the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

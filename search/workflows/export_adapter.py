@@ -29,7 +29,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     """
     if not 0 <= number < len(study.history):
         raise RequestError(f"study {study.name} has no trial {number}; it has {len(study.history)}, counted from 0")
-    trial, worker = study.history[number], check(study.record.file).worker()
+    trial, worker = study.history[number], check(study.row.file).worker()
     if trial.state is State.FAILED:
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
     if worker["data"]["kind"] == "synthetic":
@@ -71,5 +71,5 @@ def keep_adapters(study: SavedStudy) -> list[Path]:
     if (shared := study.checkpoints) != study.folder:
         for place in written:
             for file in place.iterdir():
-                checkpoints.write(shared / "adapters" / place.name, file.name, file.read_bytes())
+                checkpoints.write_file(shared / "adapters" / place.name, file.name, file.read_bytes())
     return written

@@ -89,7 +89,7 @@ def finalize(
         for n_done, outcome in enumerate(retrain(_orders(ledger, study, wanted, started)), start=known + 1):
             trial, order = started[outcome.number]
             if outcome.correct is not None:
-                checkpoints.write(order.folder, _CORRECT, _as_bytes(outcome.correct))
+                checkpoints.write_file(order.folder, _CORRECT, _as_bytes(outcome.correct))
             with ledger.decision() as writer:
                 if outcome.failure is not None:
                     writer.finish(trial, State.FAILED, reason=outcome.failure)
@@ -110,7 +110,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     Raises:
         LedgerError: Nothing has been finalized.
     """
-    place = location.below(study.folder, "final")
+    place = location.location_below(study.folder, "final")
     ledger = Ledger.open(place.find() or place.path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
@@ -121,7 +121,7 @@ def finalized(study: SavedStudy) -> list[Member]:
         by_member.setdefault(cast(int, trial.config[OF]), []).append(trial)
     members = [member for member in study.members if member.number in by_member]
     correct = [np.stack([_read(_folder(study, t.number)) for t in by_member[m.number]]) for m in members]
-    odds = p_front([member.size for member in members], correct, seed=study.record.file["search"]["seed"])
+    odds = p_front([member.size for member in members], correct, seed=study.row.file["search"]["seed"])
     return [
         Member(member, tuple(t.metrics["test/top1"] for t in by_member[member.number]), p)
         for member, p in zip(members, odds, strict=True)
@@ -180,13 +180,13 @@ def row(member: Member) -> dict[str, Any]:
 
 
 def _ledger(study: SavedStudy) -> Ledger:
-    place = location.below(study.folder, "final")
+    place = location.location_below(study.folder, "final")
     if (path := place.find()) is None:
-        facts, file = {"of": study.record.uid}, dict(study.record.file)
+        facts, file = {"of": study.row.uid}, dict(study.row.file)
         return Ledger.create(place.path, address=place.address, name=f"{study.name}-final", file=file, facts=facts)
     ledger = Ledger.open(path)
     ledger.claim()
-    if ledger.study().facts["of"] != study.record.uid:
+    if ledger.study().facts["of"] != study.row.uid:
         ledger.close()
         raise RequestError(f"{path.parent} belongs to another study of this name; move it away")
     return ledger
@@ -196,7 +196,7 @@ def _orders(
     ledger: Ledger, study: SavedStudy, wanted: Iterable[tuple[int, int]], started: dict[int, tuple[Trial, Order]]
 ) -> Iterator[Order]:
     """What is missing of the (member, repeat) that are wanted; each a RUNNING trial of the sibling ledger, noted in `started`."""
-    file = check(study.record.file)
+    file = check(study.row.file)
     known = {(t.config[OF], t.config[REPEAT]): t for t in ledger.trials() if t.state is not State.FAILED}
     number = len(ledger.trials())
     for of, repeat in wanted:
@@ -227,7 +227,7 @@ def _as_bytes(correct: NDArray[np.bool_]) -> bytes:
 
 
 def _read(folder: Folder) -> NDArray[np.bool_]:
-    if (blob := checkpoints.read(folder, _CORRECT)) is None:
+    if (blob := checkpoints.read_file(folder, _CORRECT)) is None:
         raise RequestError(f"{folder} holds no {_CORRECT}: it was removed, and with it what a finished training had found")
     found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
     return found

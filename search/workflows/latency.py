@@ -52,7 +52,7 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
     trials = [study.history[number] for number in numbers] or list(study.members)
     if not trials:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete; name trials to measure")
-    worker, n_classes = check(study.record.file).worker(study.record.facts), study.record.facts["n_classes"]
+    worker, n_classes = check(study.row.file).worker(study.row.facts), study.row.facts["n_classes"]
     ledger = Ledger.open(ledger_in(study.folder))
     ledger.claim()
     try:

@@ -14,8 +14,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search.backends import simulated
 from search.backends.simulated import Replay, VirtualClock
 from search.config.study_file import ANCHOR, StudyFile
-from search.costs import Costs, Sizes, of_file
-from search.samplers.random_sampler import uniform
+from search.costs import Costs, Sizes, study_costs
+from search.samplers.random_sampler import draw_uniformly
 from search.samplers.size_cache import CachedSize
 from spaces import Config, JointSpace
 
@@ -76,7 +76,7 @@ class Cost:
 
 def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
     """What the space holds, method by method; draws are the same at every call."""
-    space, costs = file.joint_space(), of_file(file, sizes, max_params=max_params)
+    space, costs = file.joint_space(), study_costs(file, sizes, max_params=max_params)
     known = CachedSize(costs.known, space, operations=costs.counts_operations)
     return [_holding(space, method, known, costs) for method in space.methods]
 
@@ -86,7 +86,7 @@ def _holding(space: JointSpace, method: str, known: CachedSize[dict[str, float]]
     n_draws = N_DRAWS_OF_OPERATIONS if costs.counts_operations else N_DRAWS
     for _ in range(n_draws):
         try:
-            found.append(known(uniform(space.only(method), by)))
+            found.append(known(draw_uniformly(space.only(method), by)))
         except ValueError:  # impossible: a rank above a width
             continue
     broken = [costs.beyond(one) for one in found]
@@ -112,10 +112,10 @@ def _count(space: JointSpace, method: str) -> int | None:
 def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
     """Head-only, and of each method its default and some draws, if they are possible and keep the limits."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
-    costs = of_file(file, sizes, max_params=max_params)
+    costs = study_costs(file, sizes, max_params=max_params)
     by, found = random.Random(0), []  # noqa: S311 - not cryptography
     for method in everything.methods:
-        draws = (uniform(everything.only(method), by) for _ in range(20 * N_PROBED))
+        draws = (draw_uniformly(everything.only(method), by) for _ in range(20 * N_PROBED))
         kept = 0
         for config in (everything.default(method), *draws):
             try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Known:
+class Preflight:
     """What is known before training.
 
     Attributes:
@@ -35,7 +35,9 @@ class Known:
     bytes_needed: int | None = None
 
 
-def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]) -> Known:
+def measure_before_start(
+    file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
+) -> Preflight:
     """Builds the model without its memory, looks at every image, and imports what drives the search, too.
 
     Raises:
@@ -51,9 +53,9 @@ def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], No
         try:
             sizes = measure(worker["backbone"], worker["data"])
             if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
-                say(skipped_in_words(found.skipped))
+                say(describe_skipped(found.skipped))
             if location.ledger_in(file.folder).exists():
-                return Known(sizes)
+                return Preflight(sizes)
             precision = needed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
@@ -63,12 +65,12 @@ def look(file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], No
                 from trainables.costs.memory import private_bytes
 
                 needed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-            return Known(sizes, precision, needed)
+            return Preflight(sizes, precision, needed)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
 
-def memory(file: StudyFile, back_end: BackEnd, known: Known, say: Callable[[str], None]) -> Mapping[str, Any] | None:
+def measure_memory(file: StudyFile, back_end: BackEnd, known: Preflight, say: Callable[[str], None]) -> Mapping[str, Any] | None:
     """What a trial takes, where it is not known yet: by arithmetic, or from a few steps on a node of its kind.
 
     Raises:
@@ -79,18 +81,18 @@ def memory(file: StudyFile, back_end: BackEnd, known: Known, say: Callable[[str]
     if known.bytes_needed is not None:
         from cluster.connect import largest_memory
 
-        return trial_resources.reserved(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial({})))
+        return trial_resources.reserved_memory(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial({})))
     from search.backends import ray_tune
     from search.workflows.plan import to_probe
 
     configs = to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
     try:
-        return trial_resources.fact(ray_tune.memory(file.worker(), configs, file.resources, say))
+        return trial_resources.memory_fact(ray_tune.memory(file.worker(), configs, file.resources, say))
     except ValueError as error:
         raise RequestError(f"memory could not be measured: {error}") from error
 
 
-def skipped_in_words(skipped: Sequence[str], most: int = 20) -> str:
+def describe_skipped(skipped: Sequence[str], most: int = 20) -> str:
     """What was left out of a data set, for people."""
     more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
     return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])

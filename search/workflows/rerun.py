@@ -43,9 +43,9 @@ def rerun(study: SavedStudy, number: int) -> list[Epoch]:
     then = {report.epoch: dict(report.metrics) for report in study.epochs if report.trial == number}
     if not then:
         raise RequestError(f"trial {number} has no epoch that could be compared; it is {trial.state}")
-    file = check(study.record.file)
+    file = check(study.row.file)
     try:
-        trainable = make(**file.worker(study.record.facts))
+        trainable = make(**file.worker(study.row.facts))
         trainable.start(trial.config, seed=trial.seed, epochs=trial.planned_epochs or file.budget.epochs, folder=None)
     except ValueError as error:
         raise RequestError(str(error)) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cluster.room import Room, at_a_time
+from cluster.capacity import FreeSlots, at_a_time
 from search.backends.base import BackEnd
 from search.config.study_file import StudyFile
 from search.errors import RequestError
@@ -25,14 +25,14 @@ from search.storage import checkpoints, location
 from search.study.checks import refuse_changes, refuse_other_place
 from search.study.extension import Extension
 from search.study.study import Study
-from search.study.user_requests import waiting
+from search.study.user_requests import has_waiting
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.permissions import refuse_without_rights
-from search.tracking.recorder import Recorder
+from search.tracking.recorder import RecorderProcess
 from search.tracking.sync import is_behind
 from search.workflows import preflight
 from search.workflows.export_adapter import keep_adapters
-from search.workflows.preflight import Known
+from search.workflows.preflight import Preflight
 
 Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # as `search.cli.progress.Progress`
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def run(
         extension: What makes the study larger than it is; repeated, it extends again.
         back_end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, here).
         n_cpus: Cores that an embedded Ray may use; None for all.
-        n_slots: Trials at once, at most; None for as many as there is room for, see `cluster.room`.
+        n_slots: Trials at once, at most; None for as many as there is room for, see `cluster.capacity`.
         watch: Makes the context that shows progress.
         on_decoded: Told, while images are decoded for the first time on this machine, how many are done and of how many.
         say: Takes what a person should know although the search went well (MLflow is behind).
@@ -76,12 +76,12 @@ def run(
     """
     place = location.locate_ledger(file.folder, file.study, file.ledger)
     ledger = place.find() or place.path
-    recorder = Recorder(ledger, tracking_uri(file.storage), head_start=_IMPORTING if back_end == "ray" else 0.0)
+    recorder = RecorderProcess(ledger, tracking_uri(file.storage), head_start=_IMPORTING if back_end == "ray" else 0.0)
     if ledger.exists():
         saved = load(file.folder)
-        refuse_changes(saved.record, file)
-        refuse_other_place(saved.record, file)
-        if saved.state is StudyState.FINISHED and not extension and not waiting(file.folder):
+        refuse_changes(saved.row, file)
+        refuse_other_place(saved.row, file)
+        if saved.state is StudyState.FINISHED and not extension and not has_waiting(file.folder):
             if is_behind(ledger, tracking_uri(file.storage)):
                 recorder.start()
                 return _recorded(recorder, file.folder, say)
@@ -91,11 +91,13 @@ def run(
     try:
         connection = _connected(file, back_end, n_cpus)
         allowed = beside.submit(refuse_without_rights, tracking_uri(file.storage), file.study)  # waits for an answer meanwhile
-        measured = beside.submit(preflight.look, file, back_end, on_decoded, say)  # imports torch and more while Ray starts
+        measured = beside.submit(
+            preflight.measure_before_start, file, back_end, on_decoded, say
+        )  # imports torch and more while Ray starts
         with connection:
             _refuse_odd_nodes(file, back_end)
             known = measured.result()
-            memory = preflight.memory(file, back_end, known, say)
+            memory = preflight.measure_memory(file, back_end, known, say)
             allowed.result()
             study = _opened(file, known, memory)
             if extension:
@@ -110,7 +112,7 @@ def run(
     return _recorded(recorder, file.folder, say)
 
 
-def _recorded(recorder: Recorder, folder: Path, say: Callable[[str], None]) -> SavedStudy:
+def _recorded(recorder: RecorderProcess, folder: Path, say: Callable[[str], None]) -> SavedStudy:
     """The study as it stands, when the record shows it or has said why not."""
     problem = recorder.stop(timeout=PATIENCE)
     study = load(folder)
@@ -120,15 +122,15 @@ def _recorded(recorder: Recorder, folder: Path, say: Callable[[str], None]) -> S
     return study
 
 
-def _search(study: Study, back_end: BackEnd, most: int | None, watch: Watch | None, recorder: Recorder) -> None:
+def _search(study: Study, back_end: BackEnd, most: int | None, watch: Watch | None, recorder: RecorderProcess) -> None:
     """Drive an open study and record it. The recorder goes on to the end of what it has to draw and to send."""
     began = time.monotonic()
     try:
-        drive, n_slots = _back_end(study.file, study.record.facts, back_end, most)
+        drive, n_slots = _back_end(study.file, study.row.facts, back_end, most)
         _log.info("study %s: %d trials known, %s, %s", study.file.study, len(study.trials), at_a_time(n_slots), _versions())
         recorder.start()
-        waits = n_slots.waits if isinstance(n_slots, Room) else lambda: None
-        with watch(study, at_a_time(n_slots), waits) if watch else nullcontext(), study.attended():
+        waits = n_slots.waits if isinstance(n_slots, FreeSlots) else lambda: None
+        with watch(study, at_a_time(n_slots), waits) if watch else nullcontext(), study.heartbeat():
             drive(study)
         _keep_adapters(study)
     finally:
@@ -151,7 +153,7 @@ def _keep_adapters(study: Study) -> None:
         _log.warning("the front's adapters were not kept beside the study (%s); `paretune export-adapter` writes them", error)
 
 
-def _opened(file: StudyFile, known: Known, memory: Mapping[str, Any] | None) -> Study:
+def _opened(file: StudyFile, known: Preflight, memory: Mapping[str, Any] | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
         if location.locate_ledger(file.folder, file.study, file.ledger).find() is not None:
@@ -199,7 +201,9 @@ def _refuse_odd_nodes(file: StudyFile, back_end: BackEnd) -> None:
 
     try:
         refuse_open()
-        odd = odd_nodes(file.storage.absolute() if file.shared is None else checkpoints.impatient(checkpoints.place(file.shared)))
+        odd = odd_nodes(
+            file.storage.absolute() if file.shared is None else checkpoints.impatient(checkpoints.open_folder(file.shared))
+        )
     except OSError as error:
         raise RequestError(f"storage: {file.shared or file.storage} cannot be written ({error.strerror})") from error
     except ValueError as error:
@@ -218,26 +222,26 @@ def _refuse_unwritable(file: StudyFile) -> None:
         return
     from cluster.health import storage
 
-    found = storage(checkpoints.impatient(checkpoints.place(file.shared)))
+    found = storage(checkpoints.impatient(checkpoints.open_folder(file.shared)))
     if not found.good:
         raise RequestError(f"{found.what}: {found.found}; {found.remedy}")
 
 
 def _back_end(
     file: StudyFile, facts: Mapping[str, Any], back_end: BackEnd, most: int | None
-) -> tuple[Callable[[Study], None], int | Room]:
+) -> tuple[Callable[[Study], None], int | FreeSlots]:
     """What drives a study, and how many trials it runs at once, or where that is known."""
     if back_end == "in-process":
         from search.backends import in_process
         from trainables import make
 
-        return lambda study: in_process.run(study, make(**file.worker(study.record.facts))), 1
+        return lambda study: in_process.run(study, make(**file.worker(study.row.facts))), 1
     from cluster.connect import slots
     from search.backends import ray_tune
 
     takes = file.resources.of_a_trial(facts)
     try:
-        n_slots = Room(takes, most) if "RAY_ADDRESS" in os.environ else min(slots(**takes), most or sys.maxsize)
+        n_slots = FreeSlots(takes, most) if "RAY_ADDRESS" in os.environ else min(slots(**takes), most or sys.maxsize)
     except ValueError as error:
         raise RequestError(str(error)) from error
     return lambda study: ray_tune.run(study, n_slots=n_slots), n_slots

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from search.storage.address import Address
-from search.storage.location import Place
+from search.storage.location import LedgerLocation
 
 from .scripted_study import Driven
 
@@ -49,8 +49,8 @@ def postgresql() -> Iterator[Server]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerLocation:
     """Where a new ledger may be made: on both databases, one after the other."""
     if request.param == "sqlite":
-        return Place(tmp_path / "s")
-    return Place(tmp_path / "s", Address(request.getfixturevalue("postgresql").address(), f"s-{next(_NAMES)}"))
+        return LedgerLocation(tmp_path / "s")
+    return LedgerLocation(tmp_path / "s", Address(request.getfixturevalue("postgresql").address(), f"s-{next(_NAMES)}"))

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from search.front import front, hypervolume
 from search.storage.ledger import Ledger
 from search.tracking.mlflow_client import tracking_uri
-from search.tracking.sync import Record
+from search.tracking.sync import MlflowSync
 from search.trial import State, Trial
 
 N_EPOCHS = 3
@@ -71,9 +71,9 @@ class Driven:
             while not self.trials[number].state.finished:
                 self.step(number)
 
-    def record(self, uri: str | None = None) -> Record:
+    def record(self, uri: str | None = None) -> MlflowSync:
         """What MLflow holds of it, looked up afresh."""
-        return Record(self.path, uri or tracking_uri(self.storage))
+        return MlflowSync(self.path, uri or tracking_uri(self.storage))
 
 
 # -- what MLflow holds, read by its own client, and what it should hold, told by the ledger ----------------------------

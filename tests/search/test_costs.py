@@ -129,8 +129,8 @@ def test_a_trial_beyond_a_limit_is_nobodys_rival_at_a_rung(tmp_path: Path) -> No
     assert study.report(second, 1, {"val/top1": 0.5, "cost/peak_memory_bytes": 1e8}) is Decision.CONTINUE
     study.close()
     reopened = Study.open(study.file, SyntheticSizes())
-    assert reopened.known.rungs is not None
-    verdict = reopened.known.rungs.verdict(1, 1e9, 0.4)
+    assert reopened.state.rungs is not None
+    verdict = reopened.state.rungs.verdict(1, 1e9, 0.4)
     assert verdict is not None
     assert verdict.n_peers == 2  # the one within the limit, and itself
 
@@ -214,14 +214,14 @@ def test_a_study_learns_sizes_of_its_own_objective_from_others(tmp_path: Path) -
         limits={"cost/gflops": 1.4},
         search={"sampler": "auto", "learn_from": [str(tmp_path / "s")]},
     )
-    learnt = Study.create(file, SyntheticSizes()).record.facts["learnt"]
+    learnt = Study.create(file, SyntheticSizes()).row.facts["learnt"]
     complete = [trial for trial in load(tmp_path / "s").history if trial.method != "head_only"]
     assert [row[2] for row in learnt] == [costs(trial.adapter_params)["cost/gflops"] for trial in complete]
 
 
 def test_a_ledger_from_before_costs_could_be_named_opens_unchanged(tmp_path: Path) -> None:
     study = searched(tmp_path)
-    facts, file = dict(study.record.facts), dict(study.record.file)
+    facts, file = dict(study.row.facts), dict(study.row.file)
     del file["objectives"]
     file["budget"] = {key: value for key, value in file["budget"].items() if key != "limits"}
     old = Ledger.create(tmp_path / "old" / "s" / "ledger.db", name="s", file=file, facts=facts)

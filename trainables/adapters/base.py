@@ -75,7 +75,7 @@ class Method:
             gradients: Leaves in the `grad` of every trainable the gradient of the mean loss over the training split, in eval mode.
         """
 
-    def settle(self, model: nn.Module) -> None:
+    def shrink_to_final_size(self, model: nn.Module) -> None:
         """Brings a model just adapted to the size that training ends with, whichever trainables go: for counting."""
 
     def require(self, holds: bool, field: str, law: str) -> None:
@@ -302,7 +302,7 @@ def check_rank(method: Method, path: str, *sides: int) -> None:
     method.require(rank <= min(sides), "rank", f"at most {min(sides)}, the smaller side of {path} on this backbone; lower it")
 
 
-def place(parts: Sequence[Tensor] | Tensor, chosen: Sequence[int], n_slices: int, dim: int) -> Tensor:
+def into_slices(parts: Sequence[Tensor] | Tensor, chosen: Sequence[int], n_slices: int, dim: int) -> Tensor:
     """The parts along `dim`, each in the slice of the whole that `chosen` names for it, and zeros in the other slices."""
     slices = [torch.zeros_like(parts[0])] * n_slices
     for i, part in zip(chosen, parts, strict=True):

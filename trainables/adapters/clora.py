@@ -61,7 +61,7 @@ from trainables.adapters.base import (
     adapted_layers,
     check_layers,
     check_rank,
-    place,
+    into_slices,
     uniform,
     xavier_bound,
     zeros,
@@ -206,11 +206,11 @@ class ParallelLayer(Layer):
     def adapted_weight(self) -> Tensor:
         """In the chosen rows W + dW^T, (out, d)."""
         delta = (_down(self.down, self.q) @ self.up.flatten(0, 1)).mT  # (chosen, d, d)
-        return self.linear.weight + place(delta, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
+        return self.linear.weight + into_slices(delta, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
 
     def adapted_bias(self) -> Tensor:
         """In the chosen rows the bias plus b, (out,)."""
-        b = place(self.b.view(len(self.chosen), -1), self.chosen, self.n_slices, 0)
+        b = into_slices(self.b.view(len(self.chosen), -1), self.chosen, self.n_slices, 0)
         return b if self.linear.bias is None else self.linear.bias + b
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,4 +222,4 @@ class ParallelLayer(Layer):
         delta = code.view(*code.shape[:-1], len(down), -1) @ self.up.flatten(0, 1)  # (batch, tokens, chosen, d)
         delta = delta + self.b.view(len(self.chosen), -1)
         y: Tensor = self.base(x)
-        return y + place(delta.unbind(-2), self.chosen, self.n_slices, -1)
+        return y + into_slices(delta.unbind(-2), self.chosen, self.n_slices, -1)

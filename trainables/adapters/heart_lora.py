@@ -120,7 +120,7 @@ class HeartLoRA(Method):
         for layer, row in zip(layers, scores, strict=True):
             layer.keep(row.argsort(stable=True).tolist()[-layer.n_active :])
 
-    def settle(self, model: nn.Module) -> None:
+    def shrink_to_final_size(self, model: nn.Module) -> None:
         """Drops as many heads as will be, the first ones."""
         for layer in _heads(model):
             if not layer.is_settled:

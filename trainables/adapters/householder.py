@@ -47,8 +47,8 @@ from trainables.adapters.base import (
     Method,
     check_layers,
     directions,
+    into_slices,
     linear_bound,
-    place,
     uniform,
     zeros,
 )
@@ -148,7 +148,7 @@ class HouseholderLayer(Layer):
         weight, dense = self.linear.weight, self._dense()
         if self.after:
             return weight + dense[0].to(weight.dtype) @ weight
-        return weight + place(dense, self.chosen, self.n_slices, 0).to(weight.dtype)
+        return weight + into_slices(dense, self.chosen, self.n_slices, 0).to(weight.dtype)
 
     def adapted_bias(self) -> Tensor | None:
         """The bias, or (I + dW^T) bias: (out,)."""
@@ -169,6 +169,6 @@ class HouseholderLayer(Layer):
         stacked = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
         thin = torch.addmm(y.flatten(0, 1), code, stacked).view(*y.shape[:-1], self.n_slices, -1)
         k, n_out = self.delta.shape[1], self.v_right.shape[1]
-        delta = F.pad(place(self.delta, self.chosen, self.n_slices, 0).view(self.n_slices, k), (0, n_out - k)).to(y.dtype)
+        delta = F.pad(into_slices(self.delta, self.chosen, self.n_slices, 0).view(self.n_slices, k), (0, n_out - k)).to(y.dtype)
         x = F.pad(x, (0, n_out - k)) if n_out > x.shape[-1] else x[..., :n_out]
         return torch.addcmul(thin, x[..., None, :].to(y.dtype), delta).flatten(-2)

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from trainables.adapters.base import Layer, Method, check_layers, check_rank, place, uniform
+from trainables.adapters.base import Layer, Method, check_layers, check_rank, into_slices, uniform
 from trainables.adapters.families import Blocks
 
 KERNELS: Final = {"piecewise_linear": 2, "linear": 1}  # -> in how many groups it takes the coordinates
@@ -153,7 +153,7 @@ class SNELLLayer(Layer):
                 k = k * (k.abs() - t).clamp(min=0)
             else:
                 k = k * (size.masked_fill_(size <= t, 0) if self.method.sparsify == "code_gate" else size > t)
-        return place(k, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
+        return into_slices(k, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
 
     def adapted_weight(self) -> Tensor:
         """W + dW, (out, in)."""

@@ -157,7 +157,7 @@ class MetaSizes:
         method = method_of(config)
         adapt(self._model, method)
         try:
-            method.settle(self._model)
+            method.shrink_to_final_size(self._model)
             yield self._model
         finally:
             remove(self._model)

@@ -110,7 +110,7 @@ def measure(backbone: Mapping[str, Any], recipe: Mapping[str, Any], n_classes: i
         generator = torch.Generator().manual_seed(0)
         backbones.set_head(model, n_classes, generator)
         adapt(model, method, generator=generator)
-        method.settle(model)
+        method.shrink_to_final_size(model)
         found = latency(model, precision=own.precision)
         how = {"unmergeable": found.unmergeable, "repeats": found.n, "spread_ms": found.spread_ms}
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -222,7 +222,7 @@ def _from_files(
         if name in found:
             fresh = np.array([digest not in taken for digest in own], bool)
             if not fresh.all():
-                places = [image.place for image in _unbroken(listing, name, found[name].broken)]
+                places = [image.path for image in _unbroken(listing, name, found[name].broken)]
                 twice = [place for place, new in zip(places, fresh, strict=True) if not new]
                 problems += [f"{name}: {place} has the same bytes as an image of a later split" for place in twice]
             images, labels = found[name].images, found[name].labels
@@ -240,7 +240,7 @@ def _from_files(
 
 def _unbroken(listing: Listing, split: str, broken: Sequence[str]) -> list[layouts.Image]:
     bad = {line.split(": ")[0] for line in broken}
-    return [image for image in listing.splits[split] if image.place not in bad]
+    return [image for image in listing.splits[split] if image.path not in bad]
 
 
 def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:

@@ -127,7 +127,7 @@ def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str
     what = {"format": FORMAT, "pillow": PIL.__version__, "root": str(listing.root.absolute()), "transform": transform}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for image in listing.splits[split]:
-        digest.update(f"\0{image.place}\0{image.label}\0{image.stamp}".encode())
+        digest.update(f"\0{image.path}\0{image.label}\0{image.stamp}".encode())
     return digest.hexdigest()[:32]
 
 
@@ -162,7 +162,7 @@ def _decode(listing: Listing, split: str, transform: Transform, draft: Path, pro
     with raw.open("wb") as pixels:
         for i, (array, digest, problem) in enumerate(_in_threads(listing.read(split), transform)):
             if array is None:
-                broken.append(f"{images[i].place}: {problem}")
+                broken.append(f"{images[i].path}: {problem}")
             else:
                 pixels.write(array.tobytes())
                 labels.append(images[i].label)

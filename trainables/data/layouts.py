@@ -39,7 +39,7 @@ class Image:
         stamp: Size in bytes and time of the last change (ns) of the file.
     """
 
-    place: str
+    path: str
     label: int
     stamp: tuple[int, int]
 
@@ -67,12 +67,12 @@ class Listing:
         if self.column is None:
             for image in self.splits[split]:
                 try:
-                    yield (self.root / image.place).read_bytes()
+                    yield (self.root / image.path).read_bytes()
                 except OSError:
                     yield None
             return
-        for file, images in itertools.groupby(self.splits[split], key=lambda image: image.place.rpartition("#")[0]):
-            wanted = iter([int(image.place.rpartition("#")[2]) for image in images])
+        for file, images in itertools.groupby(self.splits[split], key=lambda image: image.path.rpartition("#")[0]):
+            wanted = iter([int(image.path.rpartition("#")[2]) for image in images])
             yield from _rows(self.root / file, self.column, wanted)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from trainables import folder as folders
 from trainables.folder import Folder
-from trainables.protocol import look_at_flag
+from trainables.protocol import raise_if_stopped
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 N_BATCHES = 20
@@ -126,7 +126,7 @@ class SyntheticTrainable:
     def step(self) -> dict[str, float]:
         """One epoch."""
         for _ in range(N_BATCHES if self._epoch_seconds else 1):
-            look_at_flag(self._folder)
+            raise_if_stopped(self._folder)
             time.sleep(self._epoch_seconds / N_BATCHES)
         if self._memory_params is not None and self._epoch and self._adapter_params > self._memory_params:
             raise MemoryError(f"{self._adapter_params:,} adapter parameters do not fit")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trainables.costs.memory import EVAL_BATCH, private_bytes
-from trainables.training.trial import AdapterTrial
+from trainables.training.trial import AdapterWorker
 
 N_BATCHES = 8  # of each split, at most
 
@@ -34,7 +34,7 @@ class Probe:
     peak_memory_bytes: float
 
 
-class Short(AdapterTrial):
+class Short(AdapterWorker):
     """A trial of epochs that are cut short: of at most `N_BATCHES` batches of each split."""
 
     def start(self, config: Mapping[str, Any], **rest: Any) -> int:

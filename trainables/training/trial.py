@@ -29,14 +29,14 @@ from trainables.adapters import (
 from trainables.costs.counting import forward_gflops, structure
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
 from trainables.folder import Folder
-from trainables.protocol import look_at_flag
+from trainables.protocol import raise_if_stopped
 from trainables.recipe.recipe import learning_rate, recipe_of
 from trainables.recipe.step import autocast, backward, logits
 from trainables.training import checkpoint
 from trainables.training.run import Plan, Run
 
 
-class AdapterTrial:
+class AdapterWorker:
     """See `trainables.protocol.Trainable`. Not safe for threads: a worker has one.
 
     Args:
@@ -149,7 +149,7 @@ class AdapterTrial:
         losses: list[Tensor] = []
         model.train()
         for i, index in enumerate(order):
-            look_at_flag(run.plan.folder)
+            raise_if_stopped(run.plan.folder)
             step = run.epoch * n_steps + i
             parts = index.tensor_split(min(recipe.accumulate, batch))
             looked_at = ((self._normalise(train.take(part)), train.labels.index_select(0, part)) for part in parts)
@@ -174,7 +174,7 @@ class AdapterTrial:
         train, recipe = self._splits["train"], run.plan.recipe
         self.model.eval()
         for images, labels in zip(train.batches(recipe.batch_size), torch.split(train.labels, recipe.batch_size), strict=True):
-            look_at_flag(run.plan.folder)
+            raise_if_stopped(run.plan.folder)
             found = logits(self.model, self._normalise(images), recipe.precision)
             loss = F.cross_entropy(found, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -200,7 +200,7 @@ class AdapterTrial:
 
     def _unless_stopped(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
-            look_at_flag(self._run.plan.folder if self._run is not None else None)
+            raise_if_stopped(self._run.plan.folder if self._run is not None else None)
             yield batch
 
     def _prefix(self, split: str) -> list[Tensor] | None:

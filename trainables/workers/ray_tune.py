@@ -9,7 +9,7 @@ from typing import Any
 from trainables import make
 from trainables.folder import Folder
 from trainables.imports import large_imports
-from trainables.protocol import Stopped, Trainable, keep_to_share, out_of_memory
+from trainables.protocol import Stopped, Trainable, is_out_of_memory, limit_gpu_memory
 
 with large_imports():
     from ray import tune
@@ -70,7 +70,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
             return
         try:
             if self._trainable is None:
-                keep_to_share(config.get("gpus", 0.0))
+                limit_gpu_memory(config.get("gpus", 0.0))
                 self._trainable = make(**config["make"])
             self._done = self._trainable.start(
                 config["config"], seed=config["seed"], epochs=config["epochs"], folder=config["folder"]
@@ -82,7 +82,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
     def _fail(self, error: Exception) -> None:
         self._trainable = None
-        self._failure, self._short_of_memory = f"{type(error).__name__}: {error}", out_of_memory(error)
+        self._failure, self._short_of_memory = f"{type(error).__name__}: {error}", is_out_of_memory(error)
 
     def _epoch(self) -> dict[str, Any]:
         if self._trainable is None:

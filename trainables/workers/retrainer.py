@@ -43,9 +43,9 @@ class Retrainer:
         if data.get("kind") == "synthetic":
             raise ValueError("a synthetic surface has no test split; there is nothing to retrain")
         with large_imports():
-            from trainables.training.trial import AdapterTrial
+            from trainables.training.trial import AdapterWorker
 
-            self._trial = AdapterTrial(backbone, data, recipe, final=True)
+            self._trial = AdapterWorker(backbone, data, recipe, final=True)
 
     def __call__(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder) -> Final:
         """Train a configuration to its last epoch, from the checkpoint in `folder` if there is one, and meet the test split.

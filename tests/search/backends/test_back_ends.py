@@ -14,7 +14,7 @@ from search.backends import in_process, ray_tune
 from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.storage.ledger import Ledger
-from search.study.lost_workers import Loss
+from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import State
 from trainables import make, measure
@@ -156,10 +156,10 @@ def test_after_running_out_of_memory_a_trial_gets_twice_the_share_of_a_gpu(tmp_p
         first, second = study.ask(), study.ask()
         assert first is not None
         assert second is not None
-        study.lost(0, Loss.MEMORY, "MemoryError: too large")
-        assert (study.gpus(0), study.gpus(1)) == (0.8, 0.4)
+        study.worker_lost(0, WorkerLoss.MEMORY, "MemoryError: too large")
+        assert (study.gpu_share(0), study.gpu_share(1)) == (0.8, 0.4)
     with closing(Study.open(study.file, measure(study.file.worker()["backbone"], study.file.worker()["data"]))) as again:
-        assert again.gpus(0) == 0.8  # also after a restart
+        assert again.gpu_share(0) == 0.8  # also after a restart
 
 
 def test_a_trial_whose_workers_keep_dying_fails_at_the_third(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_a_trial_whose_workers_keep_dying_fails_at_the_third(tmp_path: Path) -> 
             trial = study.ask()
             assert trial is not None
             assert (trial.number, trial.n_attempts) == (0, attempt)
-            study.lost(0, Loss.DEATH, "killed")
-            study.left(0)
+            study.worker_lost(0, WorkerLoss.DEATH, "killed")
+            study.worker_gone(0)
         assert study.trials[0].state is State.FAILED
         assert study.trials[0].reason == "the worker died 3 times: killed"
         following = study.ask()

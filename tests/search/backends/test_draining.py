@@ -18,7 +18,7 @@ class Cluster:
         self.draining = Draining(lambda: self.nodes, PLACES.get, self.stopped.append)
 
     def look(self, now: float, **since: float) -> dict[str, str | None]:
-        self.draining.look({"a": 0.0, "b": 0.0, "c": 0.0} | since, now)
+        self.draining.poll({"a": 0.0, "b": 0.0, "c": 0.0} | since, now)
         return {trial: self.draining.leaving(trial) for trial in PLACES}
 
 

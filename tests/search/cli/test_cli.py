@@ -251,7 +251,7 @@ def test_a_finished_study_is_extended_by_name_and_its_events_tell(searched: Path
     assert "9 trials of" in longer.stdout
     assert "[9/9]" in longer.stdout
     saved = load(storage / "longer")
-    assert (len(saved.history), saved.state, saved.record.budget["n_trials"]) == (9, "FINISHED", 9)
+    assert (len(saved.history), saved.state, saved.row.budget["n_trials"]) == (9, "FINISHED", 9)
     again = paretune(
         "run", "syn.yaml", "--set", "study=longer", "--set", "budget.n_trials=6", "--back-end", "in-process", cwd=searched
     )

@@ -50,8 +50,8 @@ def study(tmp_path: Path) -> Iterator[Study]:
 
 
 def ask(study: Study, verb: str, *numbers: int, **detail: object) -> None:
-    user_requests.ask(study.folder, verb, numbers, detail)
-    study.obey()
+    user_requests.write_requests(study.folder, verb, numbers, detail)
+    study.handle_requests()
 
 
 def states(study: Study) -> list[State]:
@@ -75,7 +75,7 @@ def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_ask
     assert flagged(study, 1)
     assert not flagged(study, 0)
     assert study.report(1, 2, GOOD) is Decision.STOP
-    study.left(1)
+    study.worker_gone(1)
     assert not flagged(study, 1)
     assert study.trials[1].reason == "pruned by hand: looks bad"
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
@@ -88,7 +88,7 @@ def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_ask
 def test_a_paused_trial_gives_up_its_slot_and_goes_on_before_anything_new(study: Study) -> None:
     ask(study, "pause", 0)
     assert states(study) == [State.PAUSED, State.RUNNING]
-    study.left(0)
+    study.worker_gone(0)
     new = study.ask()
     assert new is not None
     assert new.number == 2
@@ -112,7 +112,7 @@ def test_a_trial_unpaused_before_its_worker_has_left_simply_goes_on(study: Study
 def test_a_worker_that_stopped_for_a_pause_that_was_lifted_leaves_its_trial_to_the_next(study: Study) -> None:
     ask(study, "pause", 0)
     ask(study, "unpause", 0)
-    study.left(0)  # it had seen the flag already
+    study.worker_gone(0)  # it had seen the flag already
     again = study.ask()
     assert again is not None
     assert again.number == 0
@@ -120,11 +120,11 @@ def test_a_worker_that_stopped_for_a_pause_that_was_lifted_leaves_its_trial_to_t
 
 def test_a_paused_study_starts_nothing_new_until_it_is_unpaused(study: Study) -> None:
     ask(study, "pause")
-    assert study.waits
+    assert study.is_paused
     assert study.ask() is None
     assert study.report(0, 2, GOOD) is Decision.CONTINUE  # what runs goes on
     ask(study, "unpause")
-    assert not study.waits
+    assert not study.is_paused
     assert study.ask() is not None
 
 
@@ -138,14 +138,14 @@ def test_pauses_outlive_the_driver(study: Study) -> None:
         assert resumed is not None
         assert resumed.number == 0
         assert again.ask() is None
-        assert again.waits
+        assert again.is_paused
 
 
 def test_a_request_that_its_driver_did_not_live_to_see_is_carried_out_by_the_next(study: Study) -> None:
-    user_requests.ask(study.folder, "prune", [1], {})
+    user_requests.write_requests(study.folder, "prune", [1], {})
     study.close()
     with closing(Study.open(study.file, SyntheticSizes())) as again:
-        again.obey()
+        again.handle_requests()
         assert states(again) == [State.RUNNING, State.PRUNED]
 
 
@@ -164,16 +164,16 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(study: Study, verb: 
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
         before = (ledger.trials(), ledger.events())
         with pytest.raises(user_requests.Refused, match=law):
-            user_requests.ask(study.folder, verb, [number] if verb == "unpause" else [0, number], {})
-        study.obey()
+            user_requests.write_requests(study.folder, verb, [number] if verb == "unpause" else [0, number], {})
+        study.handle_requests()
         assert (ledger.trials(), ledger.events()) == before
 
 
 def test_a_trial_that_ends_before_its_request_is_seen_is_left_as_it_ended(study: Study) -> None:
-    user_requests.ask(study.folder, "prune", [1], {})
+    user_requests.write_requests(study.folder, "prune", [1], {})
     for epoch in (2, 3):
         study.report(1, epoch, GOOD)
-    study.obey()
+    study.handle_requests()
     assert states(study)[1] is State.COMPLETE
     with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
         assert str(ledger.requests()[0].refusal).startswith("trial 1 is COMPLETE")
@@ -212,13 +212,13 @@ def test_wanted_are_the_trials_that_run_and_those_that_may_still_start(study: St
 
 def test_where_no_driver_runs_the_command_carries_it_out_itself(study: Study) -> None:
     study.close()
-    numbers = user_requests.ask(study.folder, "prune", [0], {"reason": "enough"})
-    answers = user_requests.answers(study.folder, numbers)
+    numbers = user_requests.write_requests(study.folder, "prune", [0], {"reason": "enough"})
+    answers = user_requests.read_answers(study.folder, numbers)
     assert answers is not None
     assert [answer.refusal for answer in answers] == [None]
     assert load(study.folder).history[0].reason == "pruned by hand: enough"
     with pytest.raises(user_requests.Refused, match="no driver is running the study: there is nothing to stop"):
-        user_requests.ask(study.folder, "stop", [], {})
+        user_requests.write_requests(study.folder, "stop", [], {})
 
 
 # -- drivers obey ------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def beside(study: Study, interfere: Callable[[], None]) -> Iterator[None]:
             interfere()
         except BaseException as problem:
             problems.append(problem)
-            user_requests.ask(study.folder, "stop", [], {"now": True})
+            user_requests.write_requests(study.folder, "stop", [], {"now": True})
 
     thread = threading.Thread(target=try_it)
     thread.start()
@@ -311,7 +311,7 @@ def beside(study: Study, interfere: Callable[[], None]) -> Iterator[None]:
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_search_that_has_no_room_for_any_trial_can_be_stopped(tmp_path: Path) -> None:
     study = Study.create(study_file(tmp_path), SyntheticSizes())
-    with beside(study, lambda: user_requests.ask(study.folder, "stop", [], {})):
+    with beside(study, lambda: user_requests.write_requests(study.folder, "stop", [], {})):
         ray_tune.run(study, n_slots=0)
     assert study.stopping is Stopping.WHEN_IDLE
     assert not study.trials
@@ -326,10 +326,10 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
 
     def interfere() -> None:
         until(lambda: all(trial.epochs for trial in study.trials[:2]) and len(study.trials) == 2)
-        user_requests.ask(study.folder, "prune", [0], {"reason": "enough"})
-        user_requests.ask(study.folder, "pause", [1], {})
+        user_requests.write_requests(study.folder, "prune", [0], {"reason": "enough"})
+        user_requests.write_requests(study.folder, "pause", [1], {})
         until(lambda: len(study.trials) == 4)  # both slots were free for others
-        user_requests.ask(study.folder, "unpause", [1], {})
+        user_requests.write_requests(study.folder, "unpause", [1], {})
 
     with beside(study, interfere):
         ray_tune.run(study, n_slots=2)
@@ -342,12 +342,12 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
 
 def test_an_in_process_driver_waits_while_its_study_is_paused(tmp_path: Path) -> None:
     study = Study.create(study_file(tmp_path), SyntheticSizes())
-    user_requests.ask(study.folder, "pause", [], {})
+    user_requests.write_requests(study.folder, "pause", [], {})
 
     def lift() -> None:
         with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
             until(lambda: not ledger.requests(waiting=True))  # the driver has seen it
-        user_requests.ask(study.folder, "unpause", [], {})
+        user_requests.write_requests(study.folder, "unpause", [], {})
 
     with beside(study, lift):
         in_process.run(study, SyntheticTrainable())

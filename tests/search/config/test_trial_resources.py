@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from search.config.loading import check
 from search.config.study_file import StudyFileError
-from search.config.trial_resources import CONTEXT_BYTES, MARGIN, MOST, classes, fact, of_method, reserved, share, smallest
+from search.config.trial_resources import (
+    CONTEXT_BYTES,
+    MARGIN,
+    MOST,
+    gpu_share,
+    gpu_shares,
+    memory_fact,
+    method_gpu_share,
+    reserved_memory,
+    smallest_gpu_share,
+)
 from search.study.checks import facts_of
 from search.workflows.preflight import CUDA_BYTES, bytes_needed
 from trainables.simulated.plain import SyntheticSizes
@@ -24,7 +34,7 @@ cards = st.sampled_from([8 * GIB, 24 * GIB, 80 * GIB])
 
 @given(peak=st.floats(1e6, 2e11), card=cards)
 def test_so_many_trials_as_the_share_says_fit_on_a_card_and_one_more_would_not(peak: float, card: int) -> None:
-    n = round(1 / share(peak, card))
+    n = round(1 / gpu_share(peak, card))
     need = MARGIN * peak + CONTEXT_BYTES
     assert n == 1 or n * need <= card
     assert n == MOST or (n + 1) * need > card
@@ -34,8 +44,8 @@ def test_so_many_trials_as_the_share_says_fit_on_a_card_and_one_more_would_not(p
 def test_there_are_two_classes_at_most_that_hold_every_method_and_no_other_two_take_less(
     peaks: dict[str, float], card: int
 ) -> None:
-    found = classes(peaks, card)
-    own = {method: share(peak, card) for method, peak in peaks.items()}
+    found = gpu_shares(peaks, card)
+    own = {method: gpu_share(peak, card) for method, peak in peaks.items()}
     assert found.keys() == peaks.keys()
     assert len(set(found.values())) <= 2
     assert all(found[method] >= own[method] for method in peaks)
@@ -49,17 +59,17 @@ def test_there_are_two_classes_at_most_that_hold_every_method_and_no_other_two_t
 
 
 def test_a_trial_gets_what_its_method_took_and_an_unknown_one_the_larger_share() -> None:
-    facts = {"memory": fact({"peak_bytes": {"lora": 4 * GIB, "full": 30 * GIB}, "card_bytes": 80 * GIB, "host_bytes": GIB})}
-    assert of_method("auto", facts, "lora") == pytest.approx(1 / 14)  # 80 GiB / (5 GiB + 0.586 GiB)
-    assert of_method("auto", facts, "full") == 0.5
-    assert of_method("auto", facts, "arc") == 0.5
-    assert smallest("auto", facts) == pytest.approx(1 / 14)
-    assert of_method(0.25, facts, "lora") == smallest(0.25, facts) == 0.25
+    facts = {"memory": memory_fact({"peak_bytes": {"lora": 4 * GIB, "full": 30 * GIB}, "card_bytes": 80 * GIB, "host_bytes": GIB})}
+    assert method_gpu_share("auto", facts, "lora") == pytest.approx(1 / 14)  # 80 GiB / (5 GiB + 0.586 GiB)
+    assert method_gpu_share("auto", facts, "full") == 0.5
+    assert method_gpu_share("auto", facts, "arc") == 0.5
+    assert smallest_gpu_share("auto", facts) == pytest.approx(1 / 14)
+    assert method_gpu_share(0.25, facts, "lora") == smallest_gpu_share(0.25, facts) == 0.25
 
 
 def test_without_a_card_auto_is_none() -> None:
-    facts = {"memory": fact({"peak_bytes": {"lora": 4 * GIB}, "card_bytes": 0, "host_bytes": GIB})}
-    assert of_method("auto", facts, "lora") == smallest("auto", facts) == 0.0
+    facts = {"memory": memory_fact({"peak_bytes": {"lora": 4 * GIB}, "card_bytes": 0, "host_bytes": GIB})}
+    assert method_gpu_share("auto", facts, "lora") == smallest_gpu_share("auto", facts) == 0.0
 
 
 def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memory_of_a_node_allows(embedded_ray: None) -> None:
@@ -73,7 +83,7 @@ def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memo
     assert measured["card_bytes"] == 0
     assert measured["peak_bytes"].keys() == {"lora"}
     assert GIB / 8 < measured["host_bytes"] < measured["peak_bytes"]["lora"] < 8 * GIB  # which holds the files it maps, too
-    facts = facts_of(file, SyntheticSizes(), memory=fact(measured))
+    facts = facts_of(file, SyntheticSizes(), memory=memory_fact(measured))
     takes = file.resources.of_a_trial(facts)
     assert takes == {
         "cpus_per_trial": 1,
@@ -124,8 +134,8 @@ def test_a_worker_is_reserved_its_libraries_and_the_largest_step_of_any_method()
 
 
 def test_a_trial_that_needs_more_than_any_node_has_gets_a_node_for_itself() -> None:
-    assert reserved(GIB, most=2 * GIB) == reserved(GIB, most=None) == {"host_bytes": GIB, "shares": {}}
-    assert reserved(3 * GIB, most=2 * GIB)["host_bytes"] == 2 * GIB
+    assert reserved_memory(GIB, most=2 * GIB) == reserved_memory(GIB, most=None) == {"host_bytes": GIB, "shares": {}}
+    assert reserved_memory(3 * GIB, most=2 * GIB)["host_bytes"] == 2 * GIB
 
 
 def test_what_the_study_file_says_of_memory_goes_before_what_was_found() -> None:

@@ -11,7 +11,7 @@ import pytest
 import spaces
 from search.backends import in_process
 from search.config.loading import check
-from search.results.contributions import shares
+from search.results.contributions import contributions
 from search.results.importance import importance
 from search.results.saved_study import load
 from search.samplers.sampler import Sampler
@@ -36,7 +36,7 @@ def test_a_contribution_is_what_the_front_loses_without_the_method() -> None:
         trial(3, "lora", 0.8, 99),
         trial(4, "lily", 0.7, 999, State.PRUNED),
     ]
-    found = {share.method: share for share in shares(trials, (0.0, 999.0))}
+    found = {share.method: share for share in contributions(trials, (0.0, 999.0))}
     assert list(found) == ["head_only", "lora", "arc", "lily"]  # by contribution
     assert found["head_only"].contribution == pytest.approx(0.5)  # the first decade
     assert found["arc"].contribution == pytest.approx(0.9 - 0.8)  # the last decade, where lora's 0.8 steps in
@@ -100,6 +100,6 @@ def test_a_trial_repeats_to_the_last_bit_and_a_changed_record_is_noticed(studied
 def test_the_commands_say_what_the_functions_say(studied: Path) -> None:
     saved = load(studied / "tiny")
     found = json.loads(paretune("shares", "tiny", "--json", cwd=studied).stdout)
-    assert [row["method"] for row in found] == [share.method for share in shares(saved.history, saved.reference_point)]
+    assert [row["method"] for row in found] == [share.method for share in contributions(saved.history, saved.reference_point)]
     assert "head_only" in paretune("shares", "tiny", cwd=studied).stdout
     assert "No method has 8 trials yet." in paretune("importance", "tiny", cwd=studied).stdout

@@ -17,7 +17,7 @@ from search.results.export import export_study
 from search.results.saved_study import SavedStudy, load
 from search.study.study import Study
 from search.tracking.mlflow_client import tracking_uri
-from search.tracking.sync import Record
+from search.tracking.sync import MlflowSync
 from search.tracking.verify import differences
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
@@ -41,7 +41,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made = Study.create(check(file), SyntheticSizes())
     in_process.run(made, SyntheticTrainable())
     made.close()
-    Record(made.folder / "ledger.db", tracking_uri(made.folder.parent)).sync(final=True)
+    MlflowSync(made.folder / "ledger.db", tracking_uri(made.folder.parent)).sync(final=True)
     return load(made.folder)
 
 

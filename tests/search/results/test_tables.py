@@ -24,11 +24,11 @@ from rich.table import Table
 from search.front import front, hypervolume
 from search.results import arrow_tables, as_json, front_plot, tables, words
 from search.results.saved_study import load
-from search.storage.ledger import Ledger, StudyRecord
+from search.storage.ledger import Ledger, StudyRow
 from search.trial import State, Trial
 from spaces import SHARED, SPACES
 
-STUDY = StudyRecord(
+STUDY = StudyRow(
     name="flowers",
     uid="0123456789abcdef",
     created=1_790_000_000.0,
@@ -102,12 +102,12 @@ def test_knobs_are_named_in_short_and_sizes_come_first() -> None:
     config = {"method": "lily", "lily.scale": 10.0, "lily.targets": "kv", "lily.n_experts": 4, "lily.rank": 8}
     config |= {"lily.layers": "last-2", "lily.temperature": 0.5, "optim.lr": 1e-3}
     trial = replace(TRIALS[0], config=config)
-    assert words.knobs(trial) == "r8 e4 kv last-2 lr=1e-3 s=10 T=0.5"
+    assert words.describe_knobs(trial) == "r8 e4 kv last-2 lr=1e-3 s=10 T=0.5"
 
 
 @pytest.mark.parametrize(("lr", "shown"), [(1e-4, "1e-4"), (0.00123, "1.2e-3"), (0.02, "0.02"), (1.0, "1"), (0.0, "0")])
 def test_numbers_are_short(lr: float, shown: str) -> None:
-    assert words.knobs(replace(TRIALS[0], config={"method": "head_only", "optim.lr": lr})) == f"lr={shown}"
+    assert words.describe_knobs(replace(TRIALS[0], config={"method": "head_only", "optim.lr": lr})) == f"lr={shown}"
 
 
 def test_the_markdown_table_has_one_row_per_member_and_links_where_they_are_given() -> None:

@@ -127,7 +127,7 @@ def epochs_to(share: float, seed: int, sampler: str, *, limit: float = 4.0) -> t
         values = {k.key: k.distribution.choices if isinstance(k.distribution, CategoricalDistribution) else None for k in knobs}
         known += surface.best({"method": (method,)} | values, LATENCY)
     heights: list[float] = []
-    run(study, lambda: SurfaceTrainable(surface), clock, n_workers=1, look=lambda: heights.append(study.hypervolume()))
+    run(study, lambda: SurfaceTrainable(surface), clock, n_workers=1, on_event=lambda: heights.append(study.hypervolume()))
     best, least = hypervolume(known, study.reference_point, linear=True), heights[8]  # after head-only's nine epochs
     reached = (n for n, height in enumerate(heights, 1) if height - least >= share * (best - least))
     return next(reached, math.inf), sum("allows" in str(trial.reason) for trial in study.trials)

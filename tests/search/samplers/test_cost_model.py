@@ -11,7 +11,7 @@ import pytest
 import spaces
 from search.samplers.cost_model import PredictedCost
 from search.samplers.encoding import Coding
-from search.samplers.random_sampler import uniform
+from search.samplers.random_sampler import draw_uniformly
 from spaces import Config
 
 SPACE = spaces.joint(["lora", "arc"])
@@ -28,7 +28,7 @@ def share(config: Config) -> float:
 
 def measured(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     by = random.Random(seed)
-    configs = [uniform(SPACE, by) for _ in range(n)]
+    configs = [draw_uniformly(SPACE, by) for _ in range(n)]
     features = [CODING.features(str(c["method"]), CODING.code(c)[None, :], np.zeros(1))[0] for c in configs]
     return np.stack(features), np.array([share(config) for config in configs])
 

@@ -8,8 +8,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 import spaces
 from search.samplers.encoding import Coding, Column
-from search.samplers.finite_pool import Pool
-from search.samplers.random_sampler import uniform
+from search.samplers.finite_pool import FinitePool
+from search.samplers.random_sampler import draw_uniformly
 from search.samplers.sampler import KINDS
 from spaces import Knob
 
@@ -71,7 +71,7 @@ def test_uniform_draws_are_points_of_the_space_and_reach_every_method() -> None:
     import random
 
     by = random.Random(0)
-    drawn = [uniform(SPACE, by) for _ in range(300)]
+    drawn = [draw_uniformly(SPACE, by) for _ in range(300)]
     assert all(SPACE.holds(config) for config in drawn)
     assert {config["method"] for config in drawn} == set(METHODS)
 
@@ -81,7 +81,7 @@ def test_a_pool_gives_each_configuration_once_the_nearest_first_and_of_the_same_
     coding = Coding(space)
     random = np.random.default_rng(1)
     configs = [coding.config(m, code) for m in ("lora", "arc") for code in coding.draw(m, 10, random)]
-    pool, wanted = Pool(space, configs), configs[3]
+    pool, wanted = FinitePool(space, configs), configs[3]
     assert pool.nearest(wanted) == wanted
     given_out = []
     for _ in configs:

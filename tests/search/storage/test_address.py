@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.storage.address import Address, check_server, on, parse
+from search.storage.address import Address, check_server, parse_address, study_address
 
 
 @pytest.mark.parametrize(
@@ -16,17 +16,17 @@ from search.storage.address import Address, check_server, on, parse
 )
 def test_a_study_adds_its_name_to_the_database_and_an_address_reads_back(server: str) -> None:
     assert check_server(server) == server
-    address = on(server, "flowers")
-    assert parse(str(address)) == address
-    assert parse(str(address.below("final"))) == Address(server, "flowers/final")
-    assert str(on("postgresql://host/team?sslmode=require", "s")) == "postgresql://host/team/s?sslmode=require"
+    address = study_address(server, "flowers")
+    assert parse_address(str(address)) == address
+    assert parse_address(str(address.below("final"))) == Address(server, "flowers/final")
+    assert str(study_address("postgresql://host/team?sslmode=require", "s")) == "postgresql://host/team/s?sslmode=require"
 
 
 @pytest.mark.parametrize(
     "text", ["", "host/team", "mysql://host/team", "postgresql://host", "postgresql://host/", "postgresql://h/a//b"]
 )
 def test_what_is_no_address_is_refused_with_its_form(text: str) -> None:
-    for read in (check_server, parse):
+    for read in (check_server, parse_address):
         with pytest.raises(ValueError, match="postgresql://"):
             read(text)
 
@@ -41,7 +41,7 @@ def test_what_is_no_address_is_refused_with_its_form(text: str) -> None:
     ],
 )
 def test_a_password_is_refused_and_not_repeated(text: str) -> None:
-    for read in (check_server, parse):
+    for read in (check_server, parse_address):
         with pytest.raises(ValueError, match="PGPASSWORD") as told:
             read(text)
         assert "geheim" not in str(told.value)
@@ -49,12 +49,12 @@ def test_a_password_is_refused_and_not_repeated(text: str) -> None:
 
 def test_one_database_is_no_study_and_a_study_no_database() -> None:
     with pytest.raises(ValueError, match="/study"):
-        parse("postgresql://host/team")
+        parse_address("postgresql://host/team")
     with pytest.raises(ValueError, match="one name after the server"):
         check_server("postgresql://host/team/flowers")
 
 
 def test_a_name_that_postgresql_would_cut_is_refused() -> None:
-    assert on("postgresql://host/team", "s" * 48).study == "s" * 48
+    assert study_address("postgresql://host/team", "s" * 48).study == "s" * 48
     with pytest.raises(ValueError, match="at most 48"):
-        on("postgresql://host/team", "s" * 49)
+        study_address("postgresql://host/team", "s" * 49)

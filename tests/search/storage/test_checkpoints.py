@@ -22,13 +22,13 @@ from search.results.study_state import StudyState
 from search.storage import checkpoints
 from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger
-from search.storage.object_store import Remote
+from search.storage.object_store import ObjectStoreFolder
 from search.study.study import Study
 from search.workflows import collect_checkpoints
 from search.workflows.export_adapter import export_adapter
 from trainables import make
 from trainables.export.adapter import read_card
-from trainables.protocol import Stopped, look_at_flag
+from trainables.protocol import Stopped, raise_if_stopped
 from trainables.simulated.plain import SyntheticSizes
 from trainables.training import checkpoint
 
@@ -45,23 +45,23 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "disk":
         return tmp_path
     made: Bucket = request.getfixturevalue("store")
-    return Remote(f"{made.address}/{tmp_path.name}")
+    return ObjectStoreFolder(f"{made.address}/{tmp_path.name}")
 
 
 # -- folders of either kind --------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_is_what_was_written_last_and_nothing_is_left_beside_it(folder: Folder) -> None:
-    assert checkpoints.read(folder / "0001", "a") is None
+    assert checkpoints.read_file(folder / "0001", "a") is None
     for blob in (b"first", b"", b"the last"):
-        checkpoints.write(folder / "0001", "a", blob)
-        assert checkpoints.read(folder / "0001", "a") == blob
-    checkpoints.write(folder / "0002", "b", bytes(300))
-    checkpoints.write(folder / "0002", "c", bytes(5))
-    assert checkpoints.sizes(folder) == {"0001": 8, "0002": 305}
-    checkpoints.remove(folder / "0002")
-    checkpoints.remove(folder / "0003")  # is not there
-    assert {name: size for name, size in checkpoints.sizes(folder).items() if size} == {"0001": 8}
+        checkpoints.write_file(folder / "0001", "a", blob)
+        assert checkpoints.read_file(folder / "0001", "a") == blob
+    checkpoints.write_file(folder / "0002", "b", bytes(300))
+    checkpoints.write_file(folder / "0002", "c", bytes(5))
+    assert checkpoints.folder_sizes(folder) == {"0001": 8, "0002": 305}
+    checkpoints.remove_folder(folder / "0002")
+    checkpoints.remove_folder(folder / "0003")  # is not there
+    assert {name: size for name, size in checkpoints.folder_sizes(folder).items() if size} == {"0001": 8}
 
 
 def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -> None:
@@ -73,47 +73,47 @@ def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -
     assert again is not None
     assert torch.equal(again.tensors["a"], saved.tensors["a"])
     assert again.facts == saved.facts
-    blob = checkpoints.read(folder, checkpoint.NAME)
+    blob = checkpoints.read_file(folder, checkpoint.NAME)
     assert blob is not None
-    checkpoints.write(folder, checkpoint.NAME, blob[:-1])
+    checkpoints.write_file(folder, checkpoint.NAME, blob[:-1])
     with pytest.raises(ValueError, match="is not a whole checkpoint"):
         checkpoint.read(folder)
 
 
 def test_a_flag_stops_a_worker_that_knows_only_the_place_and_is_no_checkpoint(folder: Folder) -> None:
     place = pickle.loads(pickle.dumps(checkpoints.trial_folder(folder, 7)))  # noqa: S301 - as Ray sends it to another machine
-    look_at_flag(place)
-    checkpoints.hoist(folder, [7])
+    raise_if_stopped(place)
+    checkpoints.set_stop_flag(folder, [7])
     assert not checkpoints.has_checkpoint(folder, 7)
     place = pickle.loads(pickle.dumps(place))  # noqa: S301 - a store is looked at once a second: a fresh one looks at once
     with pytest.raises(Stopped):
-        look_at_flag(place)
-    checkpoints.lower(folder, 7)
-    look_at_flag(pickle.loads(pickle.dumps(place)))  # noqa: S301
-    checkpoints.lower(folder, 7)  # twice is once
-    checkpoints.write(checkpoints.trial_folder(folder, 7), "epoch.json", b"{}")
+        raise_if_stopped(place)
+    checkpoints.clear_stop_flag(folder, 7)
+    raise_if_stopped(pickle.loads(pickle.dumps(place)))  # noqa: S301
+    checkpoints.clear_stop_flag(folder, 7)  # twice is once
+    checkpoints.write_file(checkpoints.trial_folder(folder, 7), "epoch.json", b"{}")
     assert checkpoints.has_checkpoint(folder, 7)
 
 
 def test_a_store_is_looked_at_for_a_flag_once_a_second_however_short_the_batches(store: Bucket) -> None:
-    place = checkpoints.trial_folder(Remote(f"{store.address}/often"), 0)
-    look_at_flag(place)
-    checkpoints.hoist(Remote(f"{store.address}/often"), [0])
+    place = checkpoints.trial_folder(ObjectStoreFolder(f"{store.address}/often"), 0)
+    raise_if_stopped(place)
+    checkpoints.set_stop_flag(ObjectStoreFolder(f"{store.address}/often"), [0])
     for _ in range(100):
-        look_at_flag(place)  # within the second
+        raise_if_stopped(place)  # within the second
     with pytest.raises(Stopped):
-        until(lambda: look_at_flag(place), seconds=5)
+        until(lambda: raise_if_stopped(place), seconds=5)
 
 
 def test_a_copied_checkpoint_replaces_what_was_there_and_leaves_the_flag(folder: Folder) -> None:
-    checkpoints.write(folder / "0001", "epoch.json", b"1")
+    checkpoints.write_file(folder / "0001", "epoch.json", b"1")
     flags_name = checkpoints.FLAG
-    checkpoints.write(folder / "0001", flags_name, b"")
-    checkpoints.write(folder / "0002", "other", b"of a driver that died")
-    checkpoints.copy(folder / "0001", folder / "0002", leave=flags_name)
-    assert checkpoints.read(folder / "0002", "epoch.json") == b"1"
-    assert checkpoints.read(folder / "0002", "other") is None
-    assert checkpoints.read(folder / "0002", flags_name) is None
+    checkpoints.write_file(folder / "0001", flags_name, b"")
+    checkpoints.write_file(folder / "0002", "other", b"of a driver that died")
+    checkpoints.copy_folder(folder / "0001", folder / "0002", leave=flags_name)
+    assert checkpoints.read_file(folder / "0002", "epoch.json") == b"1"
+    assert checkpoints.read_file(folder / "0002", "other") is None
+    assert checkpoints.read_file(folder / "0002", flags_name) is None
 
 
 def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.M
 
         return do
 
-    place = Remote("s3://nowhere")
+    place = ObjectStoreFolder("s3://nowhere")
     assert place._patiently(answers(3)) == 3
     with pytest.raises(OSError, match="away"):
         place._patiently(answers(4))
@@ -138,7 +138,7 @@ def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.M
 
 
 def test_a_flag_that_cannot_be_looked_for_is_none() -> None:
-    assert not Remote("s3://studies/a?endpoint_override=127.0.0.1:1&scheme=http").seen("stop")
+    assert not ObjectStoreFolder("s3://studies/a?endpoint_override=127.0.0.1:1&scheme=http").exists("stop")
 
 
 # -- what a study file may say -----------------------------------------------------------------------------------------------------
@@ -249,10 +249,12 @@ def test_gc_leaves_in_the_store_what_is_needed_and_says_what_it_takes(store: Buc
         in_process.run(study, make(**study.file.worker()))
         members = {trial.number for trial in study.front()}
     home = tmp_path / "disk" / "far"
-    before = checkpoints.sizes(Remote(f"{store.address}/gc/far/trials"))
+    before = checkpoints.folder_sizes(ObjectStoreFolder(f"{store.address}/gc/far/trials"))
     found = collect_checkpoints.collect(home)
     assert found.freed_bytes + found.kept_bytes == sum(before.values())
-    after = {int(name) for name, size in checkpoints.sizes(Remote(f"{store.address}/gc/far/trials")).items() if size}
+    after = {
+        int(name) for name, size in checkpoints.folder_sizes(ObjectStoreFolder(f"{store.address}/gc/far/trials")).items() if size
+    }
     assert after == members
     assert not (home / "trials").exists()
 
@@ -265,7 +267,7 @@ def test_a_trained_adapter_lies_in_the_store_and_is_exported_from_there(store: B
     for trial in study.history:
         card = export_adapter(study, trial.number, tmp_path / trial.method)
         assert card.metrics["val/top1"] == trial.metrics["val/top1"]
-    kept = Remote(f"{place}/small/adapters").sizes()
+    kept = ObjectStoreFolder(f"{place}/small/adapters").sizes()
     for member in study.members:
         folder = tmp_path / member.method
         assert read_card(folder).origin["trial"] == member.number

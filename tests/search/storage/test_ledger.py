@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from search.storage import database, location, schema
 from search.storage.ledger import Ledger, LedgerError, OwnedElsewhere
-from search.storage.location import Place
+from search.storage.location import LedgerLocation
 from search.storage.owner import LEASE_SECONDS
 from search.trial import State, Trial
 
@@ -45,13 +45,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(place: Place, clock: Clock) -> Iterator[Ledger]:
+def ledger(place: LedgerLocation, clock: Clock) -> Iterator[Ledger]:
     """A new ledger, owned by this process."""
     with closing(create(place, clock)) as ledger:
         yield ledger
 
 
-def create(place: Place, clock: Clock | None = None) -> Ledger:
+def create(place: LedgerLocation, clock: Clock | None = None) -> Ledger:
     return Ledger.create(place.path, address=place.address, name="s", file=FILE, facts=FACTS, now=clock)
 
 
@@ -98,7 +98,7 @@ while True:
 
 def altered(path: Path, statement: str) -> None:
     """Change a ledger behind Paretune's back."""
-    engine = location.at(path).engine
+    engine = location.open_database(path).engine
     with engine.begin() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
@@ -342,8 +342,8 @@ def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: Le
             (numbers[1], "prune", 1, {"reason": "too slow"}, clock.time),
         ]
         with ledger.decision() as writer:
-            writer.serve(requests[0])
-            writer.serve(requests[1], "trial 1 has ended")
+            writer.answer(requests[0])
+            writer.answer(requests[1], "trial 1 has ended")
         assert other.requests(waiting=True) == []
         assert [(r.served, r.refusal) for r in other.requests()] == [(clock.time, None), (clock.time, "trial 1 has ended")]
 
@@ -386,21 +386,21 @@ INSERT INTO owner VALUES ('t', 'elsewhere', 1, '17', 1.0);
 
 
 @pytest.fixture
-def old(place: Place) -> Path:
+def old(place: LedgerLocation) -> Path:
     """A ledger as the first Paretune wrote it, or would have."""
 
     def fill(connection: sa.Connection) -> None:
         for statement in SCHEMA_1.split(";\n"):
             connection.exec_driver_sql(statement.strip() or "SELECT 1")
 
-    with closing(location.at(place.path, place.address)) as made:
+    with closing(location.open_database(place.path, place.address)) as made:
         made.create(fill)
     return place.path
 
 
 def everything(path: Path) -> dict[str, tuple[set[str], list[tuple[Any, ...]]]]:
     """Of each table the columns and the rows, and the bytes of a file."""
-    engine, tables = location.at(path).engine, sa.MetaData()
+    engine, tables = location.open_database(path).engine, sa.MetaData()
     with engine.connect() as connection:
         tables.reflect(connection)
         rows = {name: [tuple(row) for row in connection.execute(sa.select(table))] for name, table in tables.tables.items()}
@@ -426,7 +426,7 @@ def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(old: 
     assert everything(old) == before
 
 
-def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old: Path, place: Place, clock: Clock) -> None:
+def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old: Path, place: LedgerLocation, clock: Clock) -> None:
     with closing(Ledger.open(old, now=clock)) as ledger:
         read = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
         ledger.claim(wait=lambda _: None)
@@ -435,7 +435,7 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old:
             assert writer.event("opened") == 4
         ledger.ask_for("prune", [1], {}, lambda trials: None)
         assert len(ledger.requests(waiting=True)) == 1
-    with closing(create(Place(place.folder / "new", place.address and place.address.below("new")))) as new:
+    with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.below("new")))) as new:
         assert columns(old) == columns(new.path)
 
 
@@ -474,7 +474,7 @@ def test_a_ledger_is_made_once(ledger: Ledger) -> None:
         Ledger.create(ledger.path, name="s", file=FILE, facts=FACTS)
 
 
-def test_of_drivers_that_make_one_study_at_once_one_succeeds(place: Place) -> None:
+def test_of_drivers_that_make_one_study_at_once_one_succeeds(place: LedgerLocation) -> None:
     together = threading.Barrier(6)
     outcomes: list[object] = []
 
@@ -519,8 +519,8 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> 
 
 
 def test_a_damaged_ledger_is_refused(tmp_path: Path) -> None:
-    path = Place(tmp_path).path
-    create(Place(tmp_path)).close()
+    path = LedgerLocation(tmp_path).path
+    create(LedgerLocation(tmp_path)).close()
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LedgerError, match="not a readable ledger"):

@@ -21,8 +21,8 @@ from search.results.study_state import StudyState
 from search.storage import ledger, location
 from search.storage.address import Address
 from search.storage.ledger import Ledger
-from search.storage.location import Place, ledger_in
-from search.storage.postgresql import studies
+from search.storage.location import LedgerLocation, ledger_in
+from search.storage.postgresql import list_studies
 from search.trial import State, Trial
 from search.workflows.finalize import finalize, finalized
 
@@ -84,7 +84,7 @@ def test_finalizing_keeps_its_ledger_beside_the_studys(searched: Path, postgresq
     pointer.unlink()  # as on another machine
     assert finalize(study, n_seeds=1, retrain=retrain) == members
     assert len(met) == len(members)
-    names = [address.study for address in studies(postgresql.address())]
+    names = [address.study for address in list_studies(postgresql.address())]
     assert "both" in names
     assert "both/final" not in names
 
@@ -195,7 +195,7 @@ def test_a_decision_waits_for_a_server_that_is_being_started(
     tmp_path: Path, mortal: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    place = Place(tmp_path / "s", Address(mortal.address(), "s"))
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
     with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
         mortal.stop()
         starting = threading.Thread(target=mortal.start)
@@ -211,7 +211,7 @@ def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lo
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     monkeypatch.setattr(ledger, "PATIENCE_SECONDS", 0.2)
-    place = Place(tmp_path / "s", Address(mortal.address(), "s"))
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
     with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
         with mine.decision() as writer:
             trial = writer.start(Trial(0, State.RUNNING, {"method": "lora"}, 7, 300, 10))
@@ -244,7 +244,7 @@ def test_a_driver_that_is_frozen_within_a_decision_holds_nobody_up(
     import search.storage.postgresql as product
 
     monkeypatch.setattr(product, "IDLE_SECONDS", 1)
-    place = Place(tmp_path / "s", Address(postgresql.address(), "frozen"))
+    place = LedgerLocation(tmp_path / "s", Address(postgresql.address(), "frozen"))
 
     def freeze(frozen: Ledger, second: Ledger) -> None:
         with frozen.decision() as writer:
@@ -268,7 +268,7 @@ def test_a_driver_that_is_frozen_within_a_decision_holds_nobody_up(
 @pytest.fixture(scope="module")
 def roles(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A study of the team's, a role that may read it, and one that may do nothing."""
-    place = Place(tmp_path_factory.mktemp("roles") / "shared", Address(postgresql.address(), "shared"))
+    place = LedgerLocation(tmp_path_factory.mktemp("roles") / "shared", Address(postgresql.address(), "shared"))
     file = {"study": "shared", "budget": {"n_trials": 3, "epochs": 2}}
     facts = {"reference_point": [0.1, 1000], "n_classes": 10}
     made = Ledger.create(place.path, address=place.address, name="shared", file=file, facts=facts)
@@ -347,7 +347,7 @@ def test_a_server_that_does_not_wait_for_its_disk_is_refused(
     mortal.execute("ALTER SYSTEM SET fsync = off", database="postgres")
     mortal.stop()
     mortal.start()
-    place = Place(tmp_path / "s", Address(mortal.address(), "s"))
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
     with pytest.raises(LedgerError, match="fsync off"):
         Ledger.create(place.path, address=place.address, name="s", file={}, facts={})
 
@@ -358,7 +358,7 @@ def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     mortal.execute("ALTER SYSTEM SET synchronous_commit = off", "SELECT pg_reload_conf()", database="postgres")
     with (
-        closing(location.at(tmp_path / "ledger.json", Address(mortal.address(), "s"))) as there,
+        closing(location.open_database(tmp_path / "ledger.json", Address(mortal.address(), "s"))) as there,
         there.engine.connect() as connection,
     ):
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
@@ -376,7 +376,7 @@ def test_a_pointer_that_leads_nowhere_is_refused(tmp_path: Path, content: str) -
 
 
 def test_machines_whose_clocks_differ_agree_on_whether_a_driver_is_at_work(tmp_path: Path, postgresql: Server) -> None:
-    place = Place(tmp_path / "s", Address(postgresql.address(), "clocks"))
+    place = LedgerLocation(tmp_path / "s", Address(postgresql.address(), "clocks"))
     with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})):
         postgresql.execute("UPDATE \"paretune/clocks\".owner SET host = 'elsewhere'")
         program = (

@@ -21,7 +21,7 @@ from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage.ledger import Ledger
 from search.study import user_requests
-from search.study.extension import Extension, moment, wider
+from search.study.extension import Extension, moment, widened_file
 from search.study.study import Study
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
@@ -114,7 +114,7 @@ def test_a_pruned_trial_that_gets_the_usual_epochs_is_compared_like_any_other(st
     study.extend(Extension(trial=pruned.number, epochs=3))
     in_process.run(study, SyntheticTrainable(noise=0.01))
     assert (study.trials[-1].epochs, study.trials[-1].planned_epochs) == (3, None)
-    study.known.front.add(*study.trials[-1].objectives, study.trials[-1].number)
+    study.state.front.add(*study.trials[-1].objectives, study.trials[-1].number)
     assert study.front() == front(study.trials)
 
 
@@ -158,7 +158,7 @@ def test_nothing_is_started_after_a_date_unless_it_is_put_off(tmp_path: Path) ->
         now[0] += 7200.0
         again.ask()
         assert again.ask() is not None or again.ended is not None
-        assert str(again.record.budget["until"]).startswith("2026-12-24T20:00")
+        assert str(again.row.budget["until"]).startswith("2026-12-24T20:00")
 
 
 def test_what_is_no_date_is_refused() -> None:
@@ -207,7 +207,7 @@ def test_a_study_is_widened_keeps_its_trials_and_searches_the_rest(study: Study)
 )
 def test_what_is_narrower_or_another_question_is_refused(tmp_path: Path, changes: dict[str, Any], law: str) -> None:
     with pytest.raises(StudyFileError, match=law):
-        wider(study_file(tmp_path), check(RAW | changes).resolved())
+        widened_file(study_file(tmp_path), check(RAW | changes).resolved())
 
 
 # -- while it runs -----------------------------------------------------------------------------------------------------
@@ -219,18 +219,18 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
         assert running is not None
         for epoch in (1, 2, 3):
             study.report(0, epoch, {"val/top1": 0.5})
-        study.left(0)
+        study.worker_gone(0)
         SyntheticTrainable().start(running.config, seed=0, epochs=3, folder=study.checkpoint_folder(0))
         study.checkpoint_folder(0).mkdir(parents=True, exist_ok=True)
         (study.checkpoint_folder(0) / "epoch.json").write_text('{"epoch": 3}')
         second = study.ask()
         assert second is not None
         study.report(1, 1, {"val/top1": 0.6})
-        user_requests.ask(study.folder, "extend", [], {"file": check(WIDE).resolved()})
-        user_requests.ask(study.folder, "extend", [], {"more_trials": 5})
-        user_requests.ask(study.folder, "extend", [0], {"epochs": 9})
-        user_requests.ask(study.folder, "extend", [0], {"epochs": 2})
-        study.obey()
+        user_requests.write_requests(study.folder, "extend", [], {"file": check(WIDE).resolved()})
+        user_requests.write_requests(study.folder, "extend", [], {"more_trials": 5})
+        user_requests.write_requests(study.folder, "extend", [0], {"epochs": 9})
+        user_requests.write_requests(study.folder, "extend", [0], {"epochs": 2})
+        study.handle_requests()
         assert study.file.budget.n_trials == 25
         assert [trial.extends for trial in study.trials] == [None, None, 0]
         longer = study.ask()

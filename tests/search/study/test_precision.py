@@ -30,7 +30,7 @@ def study_file(storage: Path, **recipe: Any) -> StudyFile:
 
 def handed_out(study: Study) -> str:
     """The precision that workers are told."""
-    return str(study.file.worker(study.record.facts)["recipe"]["precision"])
+    return str(study.file.worker(study.row.facts)["recipe"]["precision"])
 
 
 @pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
@@ -44,20 +44,20 @@ def test_a_study_that_is_opened_again_trains_in_what_was_chosen_when_it_was_made
 
 def test_a_study_whose_ledger_says_nothing_of_precision_goes_on_in_float32(tmp_path: Path) -> None:
     with closing(Study.create(study_file(tmp_path), SyntheticSizes())) as study:
-        assert "precision" not in study.record.facts
+        assert "precision" not in study.row.facts
         assert handed_out(study) == "float32"
 
 
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_a_precision_that_is_named_is_neither_probed_nor_overruled(tmp_path: Path, named: str) -> None:
     saved = run.run(study_file(tmp_path, precision=named), back_end="in-process")
-    assert "precision" not in saved.record.facts
+    assert "precision" not in saved.row.facts
     assert study_file(tmp_path, precision=named).worker({"precision": {"chosen": "other"}})["recipe"]["precision"] == named
 
 
 def test_the_driver_notes_what_was_found_and_why(tmp_path: Path) -> None:
     saved = run.run(study_file(tmp_path), back_end="in-process")
-    assert saved.record.facts["precision"] == {"chosen": "float32", "why": "nothing is computed"}
+    assert saved.row.facts["precision"] == {"chosen": "float32", "why": "nothing is computed"}
 
 
 @pytest.mark.parametrize("recipe", [{"precision": "float16"}, {"accumulate": 0}, {"compile": "perhaps"}])

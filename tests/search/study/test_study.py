@@ -336,7 +336,7 @@ def test_a_budget_is_never_cut(tmp_path: Path, cut: dict[str, float]) -> None:
     study = new_study(tmp_path)
     with pytest.raises(ValueError, match="a budget is extended, not cut"):
         study.extend(Extension(**cut))  # type: ignore[arg-type]
-    assert study.record.budget["n_trials"] == 12
+    assert study.row.budget["n_trials"] == 12
 
 
 def test_a_trial_whose_checkpoint_is_gone_is_trained_again_and_its_events_say_so(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_an_interrupted_pupil_goes_on_as_if_it_had_not_been(tmp_path: Path) -> N
                 trainable.start(trial.config, seed=trial.seed, epochs=2, folder=None)
                 metrics = [trainable.step() for _ in range(epoch)][-1]
                 pupil.report(trial.number, epoch, metrics)
-            pupil.left(trial.number)
+            pupil.worker_gone(trial.number)
         if stop:
             pupil.close()
             pupil = Study.open(pupil.file, SyntheticSizes())

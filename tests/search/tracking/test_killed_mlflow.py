@@ -22,7 +22,7 @@ from search.config import loading
 from search.results.saved_study import SavedStudy
 from search.storage.ledger import Ledger
 from search.study.study import Study
-from search.study.user_requests import ask
+from search.study.user_requests import write_requests
 from search.workflows import run
 
 from ..mlflow_server import MLflowServer
@@ -59,7 +59,7 @@ class Meanwhile:
         """So many more trials end; then the search pauses."""
         wanted = self._n_ended() + n
         until(lambda: self._n_ended() >= wanted, f"{n} more trials end")
-        ask(self._folder, "pause", [], {})
+        write_requests(self._folder, "pause", [], {})
 
     def is_recorded(self) -> None:
         """The recorder has shown a run of each of them. The search goes on afterwards."""
@@ -74,7 +74,7 @@ class Meanwhile:
     def search_goes_on(self) -> None:
         """Lift the pause."""
         assert self._n_ended() < N_TRIALS
-        ask(self._folder, "unpause", [], {})
+        write_requests(self._folder, "unpause", [], {})
 
     def _n_ended(self) -> int:
         with contextlib.closing(Ledger.open(self._folder / "ledger.db")) as ledger:
@@ -99,7 +99,7 @@ def search_with(
                 happened.append(None)
             except BaseException as error:
                 happened.append(error)
-                ask(study.file.folder, "stop", [], {})
+                write_requests(study.file.folder, "stop", [], {})
 
         beside = threading.Thread(target=happen)
         beside.start()

@@ -12,7 +12,7 @@ from search.errors import RequestError
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.permissions import refuse_without_rights
 from search.tracking.server import free_port
-from search.tracking.sync import Record
+from search.tracking.sync import MlflowSync
 
 from ..mlflow_server import server_in
 from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger
@@ -36,7 +36,7 @@ def test_an_open_server_lets_a_search_begin_and_an_experiment_be_made_once(tmp_p
         for _ in range(2):
             refuse_without_rights(server, name)
         driven.finish(*HISTORY)
-        Record(driven.path, server).sync(final=True)
+        MlflowSync(driven.path, server).sync(final=True)
         assert_equal_to_the_ledger(server, driven)
         assert MlflowClient(tracking_uri=server).get_experiment_by_name(name).tags["mlflow.experimentKind"]  # type: ignore[union-attr]
 
@@ -58,7 +58,7 @@ def test_a_server_with_passwords_refuses_strangers_and_records_who_may(
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the default 1")
         refuse_without_rights(server, driven.ledger.study().name)
         driven.finish(*HISTORY)
-        Record(driven.path, server).sync(final=True)
+        MlflowSync(driven.path, server).sync(final=True)
         assert_equal_to_the_ledger(server, driven)
 
 

@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from search.tracking.mlflow_client import tracking_uri
-from search.tracking.recorder import Recorder
+from search.tracking.recorder import RecorderProcess
 from search.tracking.server import free_port
 
 from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
 
 
-def recorder(driven: Driven, uri: str | None = None) -> Recorder:
-    return Recorder(driven.path, uri or tracking_uri(driven.storage), period=0.01)
+def recorder(driven: Driven, uri: str | None = None) -> RecorderProcess:
+    return RecorderProcess(driven.path, uri or tracking_uri(driven.storage), period=0.01)
 
 
 def test_the_study_is_recorded_by_the_time_the_recorder_is_stopped(driven: Driven) -> None:

@@ -13,7 +13,7 @@ from search.backends.simulated import Replay, VirtualClock
 from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.workflows import compare_samplers
-from search.workflows.compare_samplers import Course
+from search.workflows.compare_samplers import HypervolumeCurve
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 SURFACE = Surface("valley")
@@ -28,14 +28,14 @@ def study_file(**search: object) -> StudyFile:
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, list[Course]]:
-    return compare_samplers.courses(study_file(), REPLAY, ["random"], n_seeds=2)
+def found() -> dict[str, list[HypervolumeCurve]]:
+    return compare_samplers.hypervolume_curves(study_file(), REPLAY, ["random"], n_seeds=2)
 
 
 @pytest.mark.parametrize(("sampler", "rungs"), [("auto", {"grace": 1, "factor": 3}), ("random", None)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_course_ends_where_the_same_search_alone_ends(
-    found: dict[str, list[Course]], sampler: str, rungs: object, seed: int
+    found: dict[str, list[HypervolumeCurve]], sampler: str, rungs: object, seed: int
 ) -> None:
     clock = VirtualClock()
     alone = simulated.create(study_file(sampler=sampler, rungs=rungs, seed=seed), SURFACE, clock)
@@ -49,12 +49,12 @@ def test_a_course_ends_where_the_same_search_alone_ends(
 
 
 def test_a_course_is_a_staircase_from_head_only_to_the_best() -> None:
-    course = Course([3, 5, 6], [1.0, 2.0, 3.0])
+    course = HypervolumeCurve([3, 5, 6], [1.0, 2.0, 3.0])
     assert course.share(np.arange(8), best=5.0).tolist() == [0, 0, 0, 0, 0, 0.25, 0.5, 0.5]
 
 
 def test_a_share_is_reached_at_the_first_step_that_is_as_high() -> None:
-    courses = [Course([3, 5], [1.0, 2.0]), Course([4], [1.0])]
+    courses = [HypervolumeCurve([3, 5], [1.0, 2.0]), HypervolumeCurve([4], [1.0])]
     assert [course.until(0.5, 3.0) for course in courses] == [5.0, np.inf]
     assert [course.until(0.5, 2.0) for course in courses] == [5.0, np.inf]
     assert compare_samplers.best({"a": courses[:1], "b": courses[1:]}) == 2.0

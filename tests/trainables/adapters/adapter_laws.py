@@ -288,7 +288,7 @@ def adapted(backbone: Backbone, method: Method, dtype: torch.dtype = torch.float
         with torch.no_grad():
             for _, parameter in trainable_parameters(model):
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-        method.settle(model)
+        method.shrink_to_final_size(model)
     return model
 
 
@@ -314,7 +314,7 @@ class AdapterLaws:
     def test_counts_on_the_meta_device_are_those_of_the_real_model(self, case: Case, backbone: Backbone) -> None:
         model = backbone.build().to("meta")
         adapt(model, case.method)
-        case.method.settle(model)
+        case.method.shrink_to_final_size(model)
         assert count_parameters(model) == count_parameters(adapted(backbone, case.method))
 
     def test_every_trainable_moves_within_three_steps_and_nothing_else_does(self, case: Case, backbone: Backbone) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from trainables import make, measure
 from trainables.adapters import HeartLoRA, adapt, trainable_parameters
-from trainables.training.trial import AdapterTrial
+from trainables.training.trial import AdapterWorker
 
 from .adapter_laws import TOKEN, Case, images, oracle
 from .test_adapters import heart_lora
@@ -100,9 +100,9 @@ def test_a_trial_shorter_than_the_warm_up_drops_heads_after_its_last_epoch() -> 
     assert [len(heads) for heads in active(model)] == [2] * 4
 
 
-def worker() -> AdapterTrial:
+def worker() -> AdapterWorker:
     backbone = {"name": "test_vit", "weights": "random", "img_size": 32}
-    return cast(AdapterTrial, make(backbone, {"kind": "digits"}, {"device": "cpu"}))
+    return cast(AdapterWorker, make(backbone, {"kind": "digits"}, {"device": "cpu"}))
 
 
 def saved(folder: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import spaces
-from search.samplers.random_sampler import uniform
+from search.samplers.random_sampler import draw_uniformly
 from trainables import measure
 
 
@@ -14,7 +14,7 @@ def test_knobs_that_are_said_not_to_move_the_size_do_not(method: str) -> None:
     sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
     space, by = spaces.joint([method]), random.Random(method)
     for _ in range(6):
-        config, other = uniform(space, by), uniform(space, by)
+        config, other = draw_uniformly(space, by), draw_uniformly(space, by)
         sized = {knob.key: config[knob.key] for knob in space.knobs(method) if knob.sizes}
         assert counted(sizes, other | sized) == counted(sizes, config)
 

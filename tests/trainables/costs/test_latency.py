@@ -127,7 +127,7 @@ def test_operations_known_before_training_are_those_of_the_real_model(method: st
     model = tiny()
     of_method = method_of(config)
     adapt(model, of_method)
-    of_method.settle(model)
+    of_method.shrink_to_final_size(model)
     sizes = measure({"name": "test_vit", "img_size": 32}, {"kind": "none", "n_classes": 3})
     assert sizes.gflops(config) == forward_gflops(model) > 0.0
 

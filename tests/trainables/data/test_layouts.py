@@ -83,7 +83,7 @@ def test_splits_that_are_not_declared_are_stratified_disjoint_and_follow_the_see
     assert one == again
     assert one["validation"] != other["validation"]
     for splits in (one, other):
-        assert len({image.place for images in splits.values() for image in images}) == 30
+        assert len({image.path for images in splits.values() for image in images}) == 30
         sizes = {name: Counter(image.label for image in images) for name, images in splits.items()}
         assert sizes == {
             "train": dict.fromkeys(range(3), 5),
@@ -96,7 +96,7 @@ def test_the_split_of_an_image_does_not_depend_on_where_the_folder_lies(tmp_path
     places = []
     for name in ("here", "there"):
         data = {"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / name))}
-        places.append([image.place for image in listing(data).splits["validation"]])
+        places.append([image.path for image in listing(data).splits["validation"]])
     assert places[0] == places[1]
 
 
@@ -286,7 +286,7 @@ def test_a_changed_file_another_transform_and_another_split_are_decoded_anew(tmp
     known = listing(data)
     transform = Transform(1, (16, 16), None, "bicubic")
     before = decoded(known, "train", transform).images.copy()
-    (tmp_path / "set" / known.splits["train"][0].place).write_bytes(pictures.picture(0, 12345))
+    (tmp_path / "set" / known.splits["train"][0].path).write_bytes(pictures.picture(0, 12345))
     changed = decoded(listing(data), "train", transform).images
     assert not np.array_equal(changed[0], before[0])
     assert np.array_equal(changed[1:], before[1:])

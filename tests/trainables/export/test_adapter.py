@@ -19,7 +19,7 @@ from trainables.backbones import create, fingerprint, set_head
 from trainables.costs.counting import MetaSizes
 from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
 from trainables.training import checkpoint
-from trainables.training.trial import AdapterTrial
+from trainables.training.trial import AdapterWorker
 
 BACKBONE = {"name": "vit_glyphs"}
 DIGITS = {"kind": "digits"}
@@ -66,7 +66,7 @@ def images() -> Tensor:
 def trained(images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """Every method, trained for one epoch on the digits."""
     worker = make(BACKBONE, DIGITS, {"device": "cpu"})
-    assert isinstance(worker, AdapterTrial)
+    assert isinstance(worker, AdapterWorker)
     found = {}
     for name, config in CONFIGS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -166,7 +166,7 @@ def test_the_card_says_everything_and_is_read_back_as_it_was_written(trained: di
 def test_a_backbone_of_other_weights_and_size_is_created_as_the_card_says(tmp_path: Path) -> None:
     backbone, config = {"name": "test_vit", "weights": "random", "img_size": 32}, {"method": "lora", "lora.rank": 2, **OPTIM}
     worker = make(backbone, DIGITS, {"device": "cpu"})
-    assert isinstance(worker, AdapterTrial)
+    assert isinstance(worker, AdapterWorker)
     worker.start(config, seed=SEED, epochs=1, folder=tmp_path / "trial")
     worker.step()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

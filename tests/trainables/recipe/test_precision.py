@@ -17,7 +17,7 @@ from trainables.adapters import CLoRA, LoRA, adapt, trainable_parameters
 from trainables.recipe.precision import SMALL_WITHOUT_AMX, choice, explicit_attention, fused_attention, try_both, without_trying
 from trainables.recipe.recipe import Recipe
 from trainables.recipe.step import backward, logits
-from trainables.training.trial import AdapterTrial
+from trainables.training.trial import AdapterWorker
 
 from ..training.test_trial import BACKBONE, CONFIGS, LORA, SHARED, run, worker
 
@@ -79,7 +79,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit_in_b
     monkeypatch: pytest.MonkeyPatch, layers: str
 ) -> None:
     trial = make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "precision": "bfloat16"})
-    assert isinstance(trial, AdapterTrial)
+    assert isinstance(trial, AdapterWorker)
     trial.start({**LORA, "lora.layers": layers}, seed=0, epochs=1, folder=None)
     kept = trial.evaluate("validation")
     monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 import spaces
-from search.samplers.random_sampler import uniform
+from search.samplers.random_sampler import draw_uniformly
 from spaces import Config
 from trainables.simulated.surfaces import CHANCE, FAMILIES, Surface, SurfaceTrainable, moves_size
 
@@ -31,7 +31,7 @@ def test_no_configuration_is_above_the_known_front_and_some_are_near_it(family: 
             best[size] = max(best[size], top1)
         below = []
         for _ in range(300):
-            config = uniform(SPACE.only(method), by)
+            config = draw_uniformly(SPACE.only(method), by)
             below.append(best[surface.count(config)[0]] - surface.final(config))
         assert min(below) >= -1e-12
         assert min(below) < 0.06
@@ -47,14 +47,14 @@ def test_no_configuration_is_above_the_known_front_of_another_cost(against: str)
         }
         front = surface.best({"method": [method]} | choices, against)
         for _ in range(50):
-            config = uniform(SPACE.only(method), by)
+            config = draw_uniformly(SPACE.only(method), by)
             cost = surface.costs(config)[against]
             assert surface.final(config) <= max(top1 for top1, its in front if its <= cost * (1 + 1e-12)) + 1e-12
 
 
 def test_what_takes_longer_is_not_what_is_larger_and_head_only_is_the_backbone_alone() -> None:
     surface, by = Surface("valley", 0), random.Random(4)
-    trials = [uniform(SPACE, by) for _ in range(200)]
+    trials = [draw_uniformly(SPACE, by) for _ in range(200)]
     sizes, times = [surface.count(c)[0] for c in trials], [surface.costs(c)["cost/latency_ms"] for c in trials]
     pairs = [(i, j) for i in range(200) for j in range(i) if sizes[i] != sizes[j]]
     turned = sum((sizes[i] < sizes[j]) == (times[i] > times[j]) for i, j in pairs)
@@ -67,7 +67,7 @@ def test_what_takes_longer_is_not_what_is_larger_and_head_only_is_the_backbone_a
 def test_a_curve_ends_at_the_final_value_and_repeats_exactly(family: str) -> None:
     surface, by = Surface(family, 1), random.Random(1)
     for _ in range(20):
-        config = uniform(SPACE, by)
+        config = draw_uniformly(SPACE, by)
         curve = list(surface.curve(config, seed=5, epochs=12))
         assert curve == list(surface.curve(config, seed=5, epochs=12))
         assert curve[-1] == pytest.approx(surface.final(config), abs=1e-12)
@@ -84,7 +84,7 @@ def test_members_of_a_family_are_different_questions() -> None:
 def test_the_early_order_tells_the_late_one_in_the_valley_and_misleads_where_curves_cross() -> None:
     def swapped(family: str) -> float:
         surface, by = Surface(family, 0), random.Random(2)
-        curves = [list(surface.curve(uniform(SPACE, by), seed=n, epochs=30)) for n in range(60)]
+        curves = [list(surface.curve(draw_uniformly(SPACE, by), seed=n, epochs=30)) for n in range(60)]
         pairs = [(a, b) for i, a in enumerate(curves) for b in curves[:i] if abs(a[-1] - b[-1]) > 0.02]
         return sum((a[2] - b[2]) * (a[-1] - b[-1]) < 0 for a, b in pairs) / len(pairs)
 
@@ -101,8 +101,8 @@ def test_head_only_has_no_adapter_and_nothing_is_below_chance() -> None:
 def test_a_size_depends_on_exactly_the_knobs_that_are_said_to_move_it() -> None:
     surface, by = Surface("valley", 2), random.Random(3)
     for _ in range(200):
-        config = uniform(SPACE, by)
-        other = uniform(SPACE.only(str(config["method"])), by)
+        config = draw_uniformly(SPACE, by)
+        other = draw_uniformly(SPACE.only(str(config["method"])), by)
         same = {key: value for key, value in config.items() if moves_size(key)}
         assert surface.count(other | same) == surface.count(config)
 

@@ -16,7 +16,7 @@ from trainables import make
 from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
 from trainables.protocol import STOP_FLAG, Stopped
-from trainables.training.trial import AdapterTrial
+from trainables.training.trial import AdapterWorker
 
 BACKBONE = {"name": "test_vit", "weights": "random", "img_size": 32}
 SHARED = {"optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.batch_size": 64, "recipe.drop_path": 0.2}
@@ -40,19 +40,19 @@ CONFIGS: list[dict[str, Any]] = [
 LORA = CONFIGS[1]
 
 
-def worker(**recipe: Any) -> AdapterTrial:
+def worker(**recipe: Any) -> AdapterWorker:
     trial = make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "clip_norm": 1.0, **recipe})
-    assert isinstance(trial, AdapterTrial)
+    assert isinstance(trial, AdapterWorker)
     return trial
 
 
 @pytest.fixture(scope="module")
-def shared_worker() -> AdapterTrial:
+def shared_worker() -> AdapterWorker:
     return worker()
 
 
 @pytest.fixture
-def warm(shared_worker: AdapterTrial) -> Iterator[AdapterTrial]:
+def warm(shared_worker: AdapterWorker) -> Iterator[AdapterWorker]:
     """One worker for many tests, as in a search."""
     yield shared_worker
     shared_worker.finish()
@@ -63,7 +63,7 @@ def without_costs(metrics: Mapping[str, float] | None) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith("cost/")}
 
 
-def run(trial: AdapterTrial, config: Mapping[str, Any], epochs: int = 2, seed: int = 0) -> list[dict[str, float]]:
+def run(trial: AdapterWorker, config: Mapping[str, Any], epochs: int = 2, seed: int = 0) -> list[dict[str, float]]:
     assert trial.start(config, seed=seed, epochs=epochs, folder=None) == 0
     metrics = [without_costs(trial.step()) for _ in range(epochs)]
     trial.finish()
@@ -81,7 +81,7 @@ def test_every_method_is_tried_here() -> None:
 
 
 def test_metrics_do_not_depend_on_which_trials_the_worker_ran_before(
-    warm: AdapterTrial, first_results: list[list[dict[str, float]]]
+    warm: AdapterWorker, first_results: list[list[dict[str, float]]]
 ) -> None:
     for order in ((3, 2, 1, 0), (1, 1, 2)):
         for i in order:
@@ -89,19 +89,19 @@ def test_metrics_do_not_depend_on_which_trials_the_worker_ran_before(
             assert run(warm, CONFIGS[i]) == first_results[i], CONFIGS[i]["method"]
 
 
-def test_a_trial_leaves_the_processs_random_numbers_alone(warm: AdapterTrial) -> None:
+def test_a_trial_leaves_the_processs_random_numbers_alone(warm: AdapterWorker) -> None:
     before = torch.get_rng_state()
     run(warm, LORA, epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_another_seed_is_another_trial(warm: AdapterTrial, first_results: list[list[dict[str, float]]]) -> None:
+def test_another_seed_is_another_trial(warm: AdapterWorker, first_results: list[list[dict[str, float]]]) -> None:
     assert run(warm, LORA, seed=1) != first_results[1]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["method"])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
-    warm: AdapterTrial, config: dict[str, Any], tmp_path: Path
+    warm: AdapterWorker, config: dict[str, Any], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     warm.start(config, seed=5, epochs=3, folder=whole)
@@ -126,7 +126,7 @@ def tensors(folder: Path) -> dict[str, list[Any]]:
 
 
 def test_a_trial_that_is_told_to_stop_does_so_at_its_next_batch_and_goes_on_from_its_checkpoint(
-    warm: AdapterTrial, tmp_path: Path
+    warm: AdapterWorker, tmp_path: Path
 ) -> None:
     expected = run(warm, LORA, epochs=3)
     warm.start(LORA, seed=0, epochs=3, folder=tmp_path)
@@ -153,7 +153,7 @@ def test_a_trial_that_is_told_to_stop_does_so_at_its_next_batch_and_goes_on_from
     assert [without_costs(warm.step()) for _ in range(2)] == expected[1:]
 
 
-def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterTrial, tmp_path: Path) -> None:
+def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterWorker, tmp_path: Path) -> None:
     warm.start(LORA, seed=0, epochs=1, folder=tmp_path)
     done = warm.step()
     with pytest.raises(RuntimeError, match="has done all of its 1 epochs"):
@@ -164,7 +164,7 @@ def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: Adapter
     warm.step()
 
 
-def test_a_checkpoint_holds_the_trainable_set_and_nothing_of_the_backbone(warm: AdapterTrial, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_trainable_set_and_nothing_of_the_backbone(warm: AdapterWorker, tmp_path: Path) -> None:
     warm.start(LORA, seed=0, epochs=1, folder=tmp_path)
     warm.step()
     trained = {name for name, parameter in warm.model.named_parameters() if parameter.requires_grad}
@@ -187,7 +187,7 @@ def test_a_checkpoint_holds_the_trainable_set_and_nothing_of_the_backbone(warm: 
     ],
 )
 def test_the_checkpoint_of_another_trial_is_refused(
-    warm: AdapterTrial, tmp_path: Path, change: dict[str, Any], message: str
+    warm: AdapterWorker, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     plan: dict[str, Any] = {"config": LORA, "seed": 0, "epochs": 2, "folder": tmp_path}
     warm.start(**plan)
@@ -213,7 +213,7 @@ def test_finish_gives_the_backbone_back_as_it_was_loaded() -> None:
 
 @pytest.mark.parametrize(("method", "name"), [("full", "pos_embed"), ("full", "blocks.2.mlp.fc1.weight"), ("bitfit", "norm.bias")])
 def test_what_was_trained_of_the_backbone_itself_is_given_back(
-    warm: AdapterTrial, first_results: list[list[dict[str, float]]], method: str, name: str
+    warm: AdapterWorker, first_results: list[list[dict[str, float]]], method: str, name: str
 ) -> None:
     before = warm.model.get_parameter(name).detach().clone()
     warm.start({"method": method, **SHARED}, seed=0, epochs=1, folder=None)
@@ -224,7 +224,7 @@ def test_what_was_trained_of_the_backbone_itself_is_given_back(
     assert run(warm, LORA) == first_results[1]
 
 
-def test_weight_decay_spares_what_timm_spares_when_the_backbone_itself_is_trained(warm: AdapterTrial) -> None:
+def test_weight_decay_spares_what_timm_spares_when_the_backbone_itself_is_trained(warm: AdapterWorker) -> None:
     warm.start({"method": "full", **SHARED}, seed=0, epochs=1, folder=None)
     decayed, spared = (group["params"] for group in warm._running().optimiser.param_groups)
     matrices = {id(p) for _, p in warm.model.named_parameters() if p.ndim > 1}
@@ -243,7 +243,7 @@ def test_a_frozen_weight_that_changed_by_one_bit_is_found_and_named(name: str) -
         trial.finish()
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_step(warm: AdapterTrial) -> None:
+def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_step(warm: AdapterWorker) -> None:
     law = r"the (training|validation) loss is not finite \((nan|inf)\) (at step \d+ of 12|after epoch \d of 4).*; lower optim\.lr"
     with pytest.raises(FloatingPointError, match=law):
         run(warm, {**LORA, "optim.lr": 1e30}, epochs=4)
@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_names_the_step(warm: Adapt
 
 
 def test_an_impossible_configuration_leaves_the_worker_ready(
-    warm: AdapterTrial, first_results: list[list[dict[str, float]]]
+    warm: AdapterWorker, first_results: list[list[dict[str, float]]]
 ) -> None:
     with pytest.raises(ValueError, match=r"lora\.rank must be at most 64"):
         warm.start({**LORA, "lora.rank": 65}, seed=0, epochs=1, folder=None)
@@ -260,19 +260,19 @@ def test_an_impossible_configuration_leaves_the_worker_ready(
 
 
 def test_a_trial_that_was_not_finished_is_left_when_the_next_one_starts(
-    warm: AdapterTrial, first_results: list[list[dict[str, float]]]
+    warm: AdapterWorker, first_results: list[list[dict[str, float]]]
 ) -> None:
     warm.start(CONFIGS[3], seed=0, epochs=2, folder=None)
     warm.step()
     assert run(warm, LORA) == first_results[1]
 
 
-def test_no_step_without_a_trial(warm: AdapterTrial) -> None:
+def test_no_step_without_a_trial(warm: AdapterWorker) -> None:
     with pytest.raises(RuntimeError, match="no trial is running; start one"):
         warm.step()
 
 
-def test_metrics_are_fractions_losses_and_costs(warm: AdapterTrial) -> None:
+def test_metrics_are_fractions_losses_and_costs(warm: AdapterWorker) -> None:
     warm.start(LORA, seed=0, epochs=1, folder=None)
     metrics = warm.step()
     assert set(metrics) == {
@@ -285,7 +285,7 @@ def test_metrics_are_fractions_losses_and_costs(warm: AdapterTrial) -> None:
     assert 2**26 < metrics["cost/peak_memory_bytes"] < 2**36
 
 
-def test_a_regulariser_enters_the_training_loss_with_its_weight(warm: AdapterTrial) -> None:
+def test_a_regulariser_enters_the_training_loss_with_its_weight(warm: AdapterWorker) -> None:
     losses, after_one_step = {}, {}
     for weight in (0.0, 1e3):
         config = {"method": "clora", "clora.sade_weight": weight, **SHARED, "optim.lr": 0.1, "optim.batch_size": 200}
@@ -319,7 +319,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit(
 ) -> None:
     config = CONFIGS[0] if layers == "none" else {**LORA, "lora.layers": layers}
     trial = make({**BACKBONE, "name": name}, {"kind": "digits"}, {"device": "cpu"})
-    assert isinstance(trial, AdapterTrial)
+    assert isinstance(trial, AdapterWorker)
     trial.start(config, seed=0, epochs=1, folder=None)
     kept = [trial.evaluate("validation") for _ in range(2)]
     monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)

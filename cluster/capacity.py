@@ -23,7 +23,7 @@ AT_ONCE = 8  # trials for which an autoscaler is asked for nodes, where nobody s
 FIRST_REPORT_SECONDS = 10.0  # of Ray's autoscaler, after a cluster's start; one that may start nothing reports, too
 
 
-class Room:
+class FreeSlots:
     """How many trials run at once on the connected cluster, by its nodes of the moment.
 
     Args:
@@ -51,7 +51,7 @@ class Room:
             if not self.grows:
                 raise ValueError(self._short[1])
 
-    def look(self, wanted: int) -> int:
+    def poll(self, wanted: int) -> int:
         """How many trials may run at once, now. Where that is fewer than wanted, an autoscaler is asked for nodes.
 
         Args:
@@ -106,7 +106,7 @@ class Room:
             self._asked.append(placement_group([bundle], **where))
 
 
-def at_a_time(n_slots: int | Room) -> str:
+def at_a_time(n_slots: int | FreeSlots) -> str:
     """How many trials run at once, for people."""
     n = n_slots if isinstance(n_slots, int) else n_slots.at_most
     words = f"{n} {'trials' if n > 1 else 'trial'} at a time"
@@ -159,7 +159,7 @@ def in_a_slot(
     """
     import ray
 
-    room, begun = Room(takes), time.monotonic()
+    room, begun = FreeSlots(takes), time.monotonic()
     needs, where = bundle_of(**takes)
     selector = where["bundle_label_selector"][0] if where else None
     kinds = {"num_cpus": needs["CPU"], "num_gpus": needs.get("GPU", 0), "memory": needs.get("memory"), "label_selector": selector}

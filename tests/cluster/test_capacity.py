@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.room import bundle_of
+from cluster.capacity import bundle_of
 
 FILES = Path(__file__).parents[2] / "cluster"
 QUARTER = {"cpus_per_trial": 2, "gpus_per_trial": 0.25, "memory_per_trial": 4 * 2**30}
