@@ -15,6 +15,7 @@ from search.storage import checkpoints as checkpoint_store
 from search.storage import reader
 from search.storage.address import Address
 from search.storage.checkpoints import Folder
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
 from search.storage.reader import Report, StudyRow
@@ -223,7 +224,7 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
         record, trials = ledger.study(), ledger.trials()
         events = ledger.events()
         ended = ended_by(events)
-        rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind == "rejected")
+        rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind is EventKind.REJECTED)
         state = find_state(record, trials, ended=ended is not None, owner=ledger.owner())
         history = tuple(with_measured(trials, events))
         return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended)

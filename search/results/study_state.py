@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from search.storage.events import EventKind
 from search.storage.reader import Event, StudyRow
 from search.trial import Trial
 
@@ -36,7 +37,7 @@ def find_state(record: StudyRow, trials: Sequence[Trial], *, ended: bool, owner:
 def ended_by(events: Iterable[Event], before: str | None = None) -> str | None:
     """Why nothing new starts although trials are left in the budget; None if it does. `before`: what earlier events said."""
     for event in events:
-        if event.kind in ("ended", "extended"):
+        if event.kind in (EventKind.ENDED, EventKind.EXTENDED):
             before = event.detail.get("reason")  # an extension has none: the study goes on
     return before
 
@@ -48,5 +49,5 @@ def measured_by(event: Event) -> dict[str, float]:
 
 def with_measured(trials: Iterable[Trial], events: Iterable[Event]) -> list[Trial]:
     """The trials with what was measured of them after their end (`paretune cost`) among their metrics; what they reported stays."""
-    found = {event.trial: measured_by(event) for event in events if event.kind == "measured"}
+    found = {event.trial: measured_by(event) for event in events if event.kind is EventKind.MEASURED}
     return [replace(t, metrics={**found[t.number], **t.metrics}) if t.number in found else t for t in trials]

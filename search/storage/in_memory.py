@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.reader import Event, Report, StudyRow
 from search.storage.writer import LedgerWriter, Request
@@ -48,7 +49,7 @@ class InMemoryLedger(Ledger):
         """What was fixed when the study was made, and its budget now."""
         budget = dict(self._record.budget)
         for event in self.events():
-            budget |= event.detail if event.kind == "extended" else {}
+            budget |= event.detail if event.kind is EventKind.EXTENDED else {}
         return replace(self._record, budget=budget)
 
     def owner(self) -> str | None:
@@ -112,14 +113,16 @@ class InMemoryWriter(LedgerWriter):
     """Appends to lists what `Writer` puts into tables."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[float, str, int | None, _Epoch | Mapping[str, Any]]] = []  # of events: time, kind, trial, detail
+        self.rows: list[
+            tuple[float, EventKind, int | None, _Epoch | Mapping[str, Any]]
+        ] = []  # of events: time, kind, trial, detail
         self.trials: list[Trial] = []
 
     def set_time(self, now: float) -> None:
         """Set the time of what is written next."""
         self._now = now
 
-    def event(self, kind: str, trial: int | None = None, **detail: Any) -> int:
+    def event(self, kind: EventKind, trial: int | None = None, **detail: Any) -> int:
         """See `Writer.event`."""
         self.rows.append((self._now, kind, trial, detail))
         return len(self.rows) - 1
@@ -127,13 +130,13 @@ class InMemoryWriter(LedgerWriter):
     def start(self, trial: Trial) -> Trial:
         """See `Writer.start`."""
         self.trials.append(trial)
-        self.event("started", trial.number, config=trial.config)
+        self.event(EventKind.STARTED, trial.number, config=trial.config)
         self._update(trial, started=self._now)
         return self.trials[trial.number]
 
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> Trial:
         """See `Writer.report`."""
-        self.rows.append((self._now, "reported", trial.number, _Epoch(epoch, metrics)))
+        self.rows.append((self._now, EventKind.REPORTED, trial.number, _Epoch(epoch, metrics)))
         self._update(trial, epochs=epoch, metrics=metrics)
         return self.trials[trial.number]
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from search.errors import LedgerError, OutOfReach
 from search.storage import owner, schema
 from search.storage.database import Database
+from search.storage.events import EventKind
 from search.storage.writer import Request, metrics_of, trial_of
 from search.trial import Metrics, Trial
 
@@ -22,7 +23,7 @@ class Event:
 
     number: int
     time: float
-    kind: str
+    kind: EventKind
     trial: int | None
     who: str
     detail: Mapping[str, Any]
@@ -82,12 +83,16 @@ class LedgerReader:
     def study(self) -> StudyRow:
         """What was fixed when the study was made, and its budget now."""
         events = schema.events.c
-        changed = sa.select(events.kind, events.detail).where(events.kind.in_(("extended", "widened"))).order_by(events.number)
+        changed = (
+            sa.select(events.kind, events.detail)
+            .where(events.kind.in_((EventKind.EXTENDED.value, EventKind.WIDENED.value)))
+            .order_by(events.number)
+        )
         with self._read() as connection:
             row = connection.execute(sa.select(schema.study)).one()
             file, budget = row.file, dict(row.file.get("budget", {}))
             for kind, detail in connection.execute(changed):
-                if kind == "widened":
+                if kind == EventKind.WIDENED:
                     file, budget = detail["file"], dict(detail["file"]["budget"])
                 else:
                     budget |= detail
@@ -125,7 +130,7 @@ class LedgerReader:
         """Everything that happened, in order; `after` as in `reports`."""
         query = sa.select(schema.events).where(schema.events.c.number > after).order_by(schema.events.c.number)
         with self._read() as connection:
-            return [Event(r.number, r.time, r.kind, r.trial, r.who, r.detail) for r in connection.execute(query)]
+            return [Event(r.number, r.time, EventKind(r.kind), r.trial, r.who, r.detail) for r in connection.execute(query)]
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """What people asked for, in order; only what is not answered yet if `waiting`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from search.storage import schema
+from search.storage.events import EventKind, check_detail
 from search.trial import Metrics, State, Trial
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ _KEPT_AS_IT_IS = (  # of a trial: columns of the same names
     *("number", "config", "seed", "adapter_params", "head_params", "reason", "rung"),
     *("n_attempts", "started", "finished", "extends", "planned_epochs"),
 )
-_KINDS = {State.COMPLETE: "completed", State.PRUNED: "pruned", State.FAILED: "failed"}  # of the event at a trial's end
+_KINDS = {
+    State.COMPLETE: EventKind.COMPLETED,
+    State.PRUNED: EventKind.PRUNED,
+    State.FAILED: EventKind.FAILED,
+}  # of the event at a trial's end
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,11 @@ class LedgerWriter:
         self._who = who
         self.n_events = n_events
 
-    def event(self, kind: str, trial: int | None = None, **detail: Any) -> int:
-        """Write one event and return its number."""
+    def event(self, kind: EventKind, trial: int | None = None, **detail: Any) -> int:
+        """Write one event, as `search.storage.events` defines it, and return its number."""
+        check_detail(kind, trial, detail)
         number = self.n_events
-        row = {"number": number, "time": self._now, "kind": kind, "trial": trial, "who": self._who, "detail": detail}
+        row = {"number": number, "time": self._now, "kind": kind.value, "trial": trial, "who": self._who, "detail": detail}
         self._connection.execute(schema.events.insert().values(**row))
         self.n_events += 1
         return number
@@ -67,7 +73,7 @@ class LedgerWriter:
     def reject(self, rejections: Iterable[tuple[Config, str]]) -> None:
         """Configurations refused before training, with the reasons."""
         for config, reason in rejections:
-            self.event("rejected", config=config, reason=reason)
+            self.event(EventKind.REJECTED, config=config, reason=reason)
 
     def start(self, trial: Trial) -> Trial:
         """A new trial; returned with its starting time."""
@@ -75,19 +81,19 @@ class LedgerWriter:
         row = {key: getattr(trial, key) for key in _KEPT_AS_IT_IS}
         self._connection.execute(schema.trials.insert().values(**row, state=trial.state.value))
         extension = {} if trial.extends is None else {"extends": trial.extends, "epochs": trial.planned_epochs}
-        self.event("started", trial.number, config=trial.config, **extension)
+        self.event(EventKind.STARTED, trial.number, config=trial.config, **extension)
         return trial
 
     def attempt(self, trial: Trial) -> Trial:
         """The trial goes on, on a new worker; returned with its attempts counted up."""
         again = replace(trial, n_attempts=trial.n_attempts + 1)
         self._update(trial, n_attempts=again.n_attempts)
-        self.event("resumed", trial.number, epochs=trial.epochs, n_attempts=again.n_attempts)
+        self.event(EventKind.RESUMED, trial.number, epochs=trial.epochs, n_attempts=again.n_attempts)
         return again
 
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> Trial:
         """One more epoch; returned with it."""
-        number = self.event("reported", trial.number, epoch=epoch)
+        number = self.event(EventKind.REPORTED, trial.number, epoch=epoch)
         row = {"trial": trial.number, "epoch": epoch, "event": number, "metrics": _finite_json(metrics)}
         self._connection.execute(schema.reports.insert().values(**row))
         return replace(trial, epochs=epoch, metrics=dict(metrics))
@@ -96,19 +102,19 @@ class LedgerWriter:
         """The trial keeps its checkpoint and gives up its slot; returned as PAUSED."""
         reason = _storable(reason)
         self._update(trial, state=State.PAUSED.value, reason=reason)
-        self.event("paused", trial.number, **_given(reason=reason))
+        self.event(EventKind.PAUSED, trial.number, **_given(reason=reason))
         return replace(trial, state=State.PAUSED, reason=reason)
 
     def unpause(self, trial: Trial, reason: str | None) -> Trial:
         """A PAUSED trial may go on; returned as RUNNING."""
         self._update(trial, state=State.RUNNING.value, reason=None)
-        self.event("unpaused", trial.number, **_given(reason=reason))
+        self.event(EventKind.UNPAUSED, trial.number, **_given(reason=reason))
         return replace(trial, state=State.RUNNING, reason=None)
 
     def promote(self, trial: Trial) -> Trial:
         """A trial that a rung had stopped goes on from its checkpoint; returned as RUNNING."""
         self._update(trial, state=State.RUNNING.value, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
-        self.event("promoted", trial.number, epoch=trial.epochs)
+        self.event(EventKind.PROMOTED, trial.number, epoch=trial.epochs)
         return replace(trial, state=State.RUNNING, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
 
     def finish(
@@ -125,7 +131,7 @@ class LedgerWriter:
         mine = schema.requests.update().where(schema.requests.c.number == request.number)
         self._connection.execute(mine.values(served=self._now, refusal=refusal))
         if refusal is not None:
-            self.event("refused", request.trial, request=request.verb, reason=refusal)
+            self.event(EventKind.REFUSED, request.trial, request=request.verb, reason=refusal)
 
     def act_for(self, who: str) -> None:
         """Write the events that follow in someone else's name: they tell who asked for it."""

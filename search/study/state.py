@@ -18,6 +18,7 @@ from search.costs import Sizes, study_costs
 from search.front import compared
 from search.samplers.sampler import Sampler
 from search.samplers.size_cache import CachedSize
+from search.storage.events import EventKind
 from search.storage.ledger import Event, Ledger, Report, StudyRow
 from search.study.lost_workers import LostWorkers, WorkerLoss
 from search.study.rungs import Rungs
@@ -186,7 +187,7 @@ class SearchState:
                     self.rungs.add(report.epoch, trial.size, top1)
         last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
         for event in ledger.events():
-            self.seconds += 0.0 if event.kind == "opened" else max(0.0, event.time - last)
+            self.seconds += 0.0 if event.kind is EventKind.OPENED else max(0.0, event.time - last)
             last = event.time
             if event.trial is None:
                 self._replay_of_study(event)
@@ -194,39 +195,41 @@ class SearchState:
                 self._replay_of_trial(event, trials[event.trial], reports)
 
     def _replay_of_study(self, event: Event) -> None:
-        if event.kind == "rejected":
+        if event.kind is EventKind.REJECTED:
             if (ticket := self._taken_up(event.detail["config"])) is not None:
                 self.sampler.reject(ticket)
-        elif event.kind == "ended":
+        elif event.kind is EventKind.ENDED:
             self.ended = str(event.detail["reason"])
-        elif event.kind == "extended":
+        elif event.kind is EventKind.EXTENDED:
             self.extend()
-        elif event.kind in ("paused", "unpaused"):
-            self.paused = event.kind == "paused"
+        elif event.kind in (EventKind.PAUSED, EventKind.UNPAUSED):
+            self.paused = event.kind is EventKind.PAUSED
 
     def _replay_of_trial(self, event: Event, trial: Trial, reports: dict[int, Report]) -> None:
         """`trial` is what it is today; the event may be older."""
         number = trial.number
-        if event.kind == "started":
+        if event.kind is EventKind.STARTED:
             ticket = self._taken_up(trial.config) if trial.extends is None else None
             self.start(replace(trial, state=State.RUNNING), ticket)
-        elif event.kind == "reported":
+        elif event.kind is EventKind.REPORTED:
             report = reports[event.number]
             top1 = report.metrics.get(self._objective, math.nan)
             if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
                 self._report(number, report.epoch, report.metrics)
-        elif event.kind == "pruned":  # it may have gone on since
+        elif event.kind is EventKind.PRUNED:  # it may have gone on since
             self.set_standing(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
-        elif event.kind == "promoted":
+        elif event.kind is EventKind.PROMOTED:
             self.promote(replace(trial, state=State.RUNNING))
             if (ticket := self._tickets[number]) is not None:
                 self.sampler.revive(ticket)
-        elif event.kind in ("completed", "failed"):
+        elif event.kind in (EventKind.COMPLETED, EventKind.FAILED):
             self.set_standing(trial)
-        elif event.kind == "lost":
+        elif event.kind is EventKind.LOST:
             self.lost_workers.record(number, WorkerLoss[event.detail["loss"]])
-        elif event.kind in ("paused", "unpaused"):
-            self.trials[number] = replace(self.trials[number], state=State.PAUSED if event.kind == "paused" else State.RUNNING)
+        elif event.kind in (EventKind.PAUSED, EventKind.UNPAUSED):
+            self.trials[number] = replace(
+                self.trials[number], state=State.PAUSED if event.kind is EventKind.PAUSED else State.RUNNING
+            )
 
     def _taken_up(self, config: Config) -> int | None:
         first = config in self._first  # in its order, unless the space was widened since

@@ -20,6 +20,7 @@ from search.seeds import seed_for
 from search.storage import checkpoints, location
 from search.storage import checkpoints as checkpoint_store
 from search.storage.checkpoints import Folder
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger, StudyRow
 from search.storage.writer import Request
 from search.study import user_requests
@@ -77,7 +78,7 @@ class Study:
         if self.checkpoints != self.folder:
             checkpoint_store.claim_folder(self.checkpoints, self.row.uid)
         with ledger.decision() as writer:
-            writer.event("opened")
+            writer.event(EventKind.OPENED)
         self._clock_read_at = ledger.now()
 
     def _replay(self) -> None:
@@ -151,7 +152,7 @@ class Study:
                 trial = writer.attempt(self.state.trials[waits])
                 if trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number):
                     reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
-                    writer.event("restarted", trial.number, reason=reason)
+                    writer.event(EventKind.RESTARTED, trial.number, reason=reason)
             self.state.trials[trial.number] = trial
             return self._handed_out(trial)
         if self._stopping is not None or self.state.paused or self._budget_spent():
@@ -247,13 +248,15 @@ class Study:
         self.state.lost_workers.record(number, loss)
         more = {"gpus": gpus} if (gpus := self.state.lost_workers.gpu_share(number)) != share else {}
         with self._ledger.decision() as writer:
-            writer.event("lost", number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **more)
+            writer.event(
+                EventKind.LOST, number, loss=loss.name, reason=why, goes_on="from its checkpoint in a fresh worker", **more
+            )
 
     def requeue(self, number: int, why: str) -> None:
         """The trial leaves its worker for another one, from its checkpoint, without a fault of anyone's; if it has not ended."""
         if self.state.trials[number].state is State.RUNNING:
             with self._ledger.decision() as writer:
-                writer.event("moved", number, reason=why, goes_on="from its checkpoint in another worker")
+                writer.event(EventKind.MOVED, number, reason=why, goes_on="from its checkpoint in another worker")
 
     def request_stop(self, number: int) -> None:
         """The trial's worker is told to leave it at its next batch; the trial stays what it is, and waits for another."""
@@ -339,9 +342,9 @@ class Study:
                 writer.act_for(request.who)
                 writer.answer(request)
             if wide is not None:
-                writer.event("widened", file=wide.resolved())
+                writer.event(EventKind.WIDENED, file=wide.resolved())
             if trial is None or extension.more_trials or extension.max_hours is not None or extension.until is not None:
-                writer.event("extended", **changes)
+                writer.event(EventKind.EXTENDED, **changes)
             if trial is not None:
                 trial = writer.start(trial)
         self.row = self._ledger.study()
@@ -450,5 +453,5 @@ class Study:
     def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
         with self._ledger.decision() as writer:
             writer.reject(rejections)
-            writer.event("ended", reason=reason)
+            writer.event(EventKind.ENDED, reason=reason)
         self.state.ended = reason

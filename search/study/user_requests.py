@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import OwnedElsewhere, RequestError
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
 from search.storage.writer import LedgerWriter, Request
@@ -23,7 +24,13 @@ _FROM = {
     "unpause": (State.PAUSED,),
     "extend": (State.COMPLETE, State.PRUNED),
 }
-DONE = {"prune": "pruned", "pause": "paused", "unpause": "unpaused", "stop": "stopping", "extend": "extended"}
+DONE = {
+    "prune": EventKind.PRUNED,
+    "pause": EventKind.PAUSED,
+    "unpause": EventKind.UNPAUSED,
+    "stop": EventKind.STOPPING,
+    "extend": EventKind.EXTENDED,
+}
 
 
 class Refused(RequestError):

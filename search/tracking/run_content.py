@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from search.front import front, hypervolume
 from search.results.study_state import StudyState
 from search.storage import reader
+from search.storage.events import EventKind
 from search.storage.reader import Event, Report, StudyRow
 from search.trial import PARAMETERS, Metrics, State, Trial
 
@@ -154,12 +155,12 @@ class Progress:
         for event in events:
             if event.trial is None:
                 continue
-            if event.kind == "reported":
+            if event.kind is EventKind.REPORTED:
                 self._running[event.trial] = known[event.number]
-            elif event.kind in ("completed", "pruned", "failed"):
+            elif event.kind in (EventKind.COMPLETED, EventKind.PRUNED, EventKind.FAILED):
                 self._n_ended += 1
                 last = self._running.pop(event.trial, None)
-                if event.kind == "completed" and last is not None and trials[event.trial].planned_epochs is None:
+                if event.kind is EventKind.COMPLETED and last is not None and trials[event.trial].planned_epochs is None:
                     self._completed(_as_it_was(trials[event.trial], last))
                 values = {
                     "front/size": float(len(self._complete)),

@@ -25,6 +25,7 @@ from search.errors import RequestError
 from search.front import ranks
 from search.results.saved_study import PICTURES, load
 from search.results.study_state import StudyState, ended_by, find_state, measured_by
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
 from search.storage.reader import Event, Report, StudyRow
@@ -182,7 +183,7 @@ class _View:
                 None, run_content.study_content(self._study, trials, StudyState.RUNNING, [], "")
             )
 
-        if any(event.kind in ("completed", "extended", "widened") for event in events):
+        if any(event.kind in (EventKind.COMPLETED, EventKind.EXTENDED, EventKind.WIDENED) for event in events):
             self._ranks = ranks(trials)
         members = {number for number, rank in self._ranks.items() if rank == 1}
         touched = {event.trial for event in events}
@@ -198,7 +199,7 @@ class _View:
                     run, run_content.trial_content(self._study, trial, epochs, rank=rank, parent=parent.id)
                 )
         for event in events:
-            if event.kind == "measured" and event.trial is not None:
+            if event.kind is EventKind.MEASURED and event.trial is not None:
                 self._show_measured(self._children[event.trial], event)
         picture = (
             f"get-artifact?path=front-small.png&run_uuid={parent.id}" if "paretune.drawn_at_event" in parent.tags or final else None

@@ -15,6 +15,7 @@ from typing import Any
 
 from search.front import ranks
 from search.results.study_state import ended_by, find_state, measured_by
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.tracking import run_content
 from search.tracking.mlflow_client import FullRun, RunStore
@@ -55,7 +56,7 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     of_trial: dict[int, list[Any]] = {}
     for epoch in reports:
         of_trial.setdefault(epoch.trial, []).append(epoch)
-    measured = {event.trial: measured_by(event) for event in events if event.kind == "measured"}
+    measured = {event.trial: measured_by(event) for event in events if event.kind is EventKind.MEASURED}
     known_ranks = ranks(trials)
     table = f"#/experiments/{store.experiment_id}/runs"
     picture = f"get-artifact?path=front-small.png&run_uuid={parent}"

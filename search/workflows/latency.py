@@ -12,6 +12,7 @@ from typing import Any
 from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
 from search.trial import Trial
@@ -62,7 +63,7 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
             except ValueError as error:
                 raise RequestError(str(error)) from error
             with ledger.decision() as writer:
-                writer.event("measured", trial.number, **found)
+                writer.event(EventKind.MEASURED, trial.number, **found)
             yield Measured(trial, found)
     finally:
         ledger.close()

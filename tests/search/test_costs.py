@@ -13,8 +13,9 @@ import pytest
 from search import pareto
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFile, StudyFileError
+from search.config.study_file import StudyFile
 from search.costs import COSTS, KNOWN, MEASURED
+from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
 from search.storage.ledger import Ledger

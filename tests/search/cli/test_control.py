@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import trainables
 from search.backends import in_process, ray_tune
 from search.config.loading import check
 from search.config.study_file import StudyFile
@@ -23,6 +22,7 @@ from search.storage.ledger import Ledger
 from search.study import user_requests
 from search.study.study import Stopping, Study
 from search.trial import Decision, State
+from trainables.protocol import STOP_FLAG
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
@@ -59,14 +59,14 @@ def states(study: Study) -> list[State]:
 
 
 def flagged(study: Study, number: int) -> bool:
-    return (study.checkpoint_folder(number) / trainables.protocol.STOP_FLAG).exists()
+    return (study.checkpoint_folder(number) / STOP_FLAG).exists()
 
 
 # -- the study obeys ---------------------------------------------------------------------------------------------------
 
 
 def test_the_flag_that_a_driver_raises_is_the_one_that_a_worker_looks_for() -> None:
-    assert checkpoints.FLAG == trainables.protocol.STOP_FLAG
+    assert checkpoints.FLAG == STOP_FLAG
 
 
 def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_asked(study: Study) -> None:

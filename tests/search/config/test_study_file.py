@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from search.config import loading
-from search.config.study_file import StudyFileError
+from search.errors import StudyFileError
 
 MINIMAL = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 3, "epochs": 2}}
 

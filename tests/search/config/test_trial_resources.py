@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config.loading import check
-from search.config.study_file import StudyFileError
 from search.config.trial_resources import (
     CONTEXT_BYTES,
     MARGIN,
@@ -23,6 +22,7 @@ from search.config.trial_resources import (
     reserved_memory,
     smallest_gpu_share,
 )
+from search.errors import StudyFileError
 from search.study.checks import facts_of
 from search.workflows.preflight import CUDA_BYTES, bytes_needed
 from trainables.simulated.plain import SyntheticSizes

@@ -15,11 +15,11 @@ import yaml
 import search
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFileError
-from search.errors import LedgerError
+from search.config.study_file import StudyFile
+from search.errors import LedgerError, StudyFileError
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage import checkpoints
+from search.storage import checkpoints, object_store
 from search.storage.checkpoints import Folder
 from search.storage.ledger import Ledger
 from search.storage.object_store import ObjectStoreFolder
@@ -117,7 +117,7 @@ def test_a_copied_checkpoint_replaces_what_was_there_and_leaves_the_flag(folder:
 
 
 def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(object_store, "_PAUSES", (0.0, 0.0))
 
     def answers(at: int) -> Callable[[], int]:
         calls = itertools.count(1)
@@ -228,7 +228,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(
 
 
 def test_two_studies_of_one_name_do_not_share_a_place_and_one_keeps_its_own(store: Bucket, tmp_path: Path) -> None:
-    def file(disk: str, place: str = "twice") -> search.config.study_file.StudyFile:
+    def file(disk: str, place: str = "twice") -> StudyFile:
         return check(RAW | {"storage": f"{store.address}/{place}", "ledger": str(tmp_path / disk)})
 
     with closing(Study.create(file("one"), SyntheticSizes())):

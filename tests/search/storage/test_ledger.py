@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from search.storage import database, location, schema
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger, LedgerError, OwnedElsewhere
 from search.storage.location import LedgerLocation
 from search.storage.owner import LEASE_SECONDS
@@ -74,12 +75,13 @@ def another_driver(path: Path, *, when_told: bool = False) -> Iterator[subproces
     program = """
 import sys
 from pathlib import Path
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 ledger = Ledger.open(Path(sys.argv[1]))
 ledger.claim()
 while True:
     with ledger.decision() as writer:
-        number = writer.event("noted", text="x" * 1000)
+        number = writer.event(EventKind.MEASURED, 0, text="x" * 1000)
     print(number, flush=True)
     if sys.argv[2] == "when told":
         input()
@@ -432,7 +434,7 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old:
         ledger.claim(wait=lambda _: None)
         assert (ledger.study(), ledger.trials(), ledger.reports(), ledger.events()) == read
         with ledger.decision() as writer:
-            assert writer.event("opened") == 4
+            assert writer.event(EventKind.OPENED) == 4
         ledger.ask_for("prune", [1], {}, lambda trials: None)
         assert len(ledger.requests(waiting=True)) == 1
     with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.below("new")))) as new:

@@ -20,6 +20,7 @@ from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import ledger, location
 from search.storage.address import Address
+from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.location import LedgerLocation, ledger_in
 from search.storage.postgresql import list_studies
@@ -201,9 +202,9 @@ def test_a_decision_waits_for_a_server_that_is_being_started(
         starting = threading.Thread(target=mortal.start)
         starting.start()
         with mine.decision() as writer:
-            writer.event("noted")
+            writer.event(EventKind.OPENED)
         starting.join()
-        assert [event.kind for event in mine.events()] == ["noted"]
+        assert [event.kind for event in mine.events()] == ["opened"]
 
 
 def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lost(
@@ -248,7 +249,7 @@ def test_a_driver_that_is_frozen_within_a_decision_holds_nobody_up(
 
     def freeze(frozen: Ledger, second: Ledger) -> None:
         with frozen.decision() as writer:
-            writer.event("noted")
+            writer.event(EventKind.OPENED)
             second.claim(wait=lambda _: None)  # waits for the lock until the server ends the frozen one's session
 
     with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})) as frozen:
@@ -258,7 +259,7 @@ def test_a_driver_that_is_frozen_within_a_decision_holds_nobody_up(
                 freeze(frozen, second)
             assert second.events() == []
             with second.decision() as writer:
-                writer.event("noted")
+                writer.event(EventKind.OPENED)
             assert not frozen.beat()
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFile, StudyFileError
+from search.config.study_file import StudyFile
+from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
 from search.results.study_state import StudyState

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from search.config.loading import check
-from search.config.study_file import StudyFile, StudyFileError
+from search.config.study_file import StudyFile
+from search.errors import StudyFileError
 from search.study.study import Study
 from search.workflows import run
 from trainables.simulated.plain import SyntheticSizes

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFile, StudyFileError
+from search.config.study_file import StudyFile
+from search.errors import StudyFileError
 from search.storage.ledger import Event, Ledger, OwnedElsewhere
 from search.study.extension import Extension
 from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study

@@ -7,7 +7,7 @@ import pytest
 
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFileError
+from search.errors import StudyFileError
 from search.results.saved_study import load
 from search.storage.ledger import Ledger
 from search.study.study import Study

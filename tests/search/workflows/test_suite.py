@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from search.config.study_file import StudyFileError
+from search.errors import StudyFileError
 from search.results.saved_study import load as load_study
 from search.workflows.suite import Task, load, packaged_names, standings
 

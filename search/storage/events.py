@@ -1,0 +1,235 @@
+"""The events of a ledger: every kind, who writes it, what it holds, and what a replay does with it.
+
+An event is one line of a study's history. It is written in the transaction of the decision that it tells of, is never changed, and
+is numbered without a gap. Opening a study replays all events in their order, which rebuilds trials, front, rungs and sampler; this
+is why `EVENTS` defines the most important format of the project. Ledgers of every version hold these kinds and details: a kind or a
+key may be added, none may change its meaning.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class EventKind(enum.StrEnum):
+    """The kind of an event, as the ledger stores it."""
+
+    OPENED = "opened"
+    STARTED = "started"
+    RESUMED = "resumed"
+    RESTARTED = "restarted"
+    REPORTED = "reported"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    PROMOTED = "promoted"
+    PAUSED = "paused"
+    UNPAUSED = "unpaused"
+    STOPPING = "stopping"
+    LOST = "lost"
+    MOVED = "moved"
+    REJECTED = "rejected"
+    REFUSED = "refused"
+    ENDED = "ended"
+    EXTENDED = "extended"
+    WIDENED = "widened"
+    MEASURED = "measured"
+
+
+class Subject(enum.StrEnum):
+    """What an event is about."""
+
+    STUDY = "the study"
+    TRIAL = "a trial"
+    EITHER = "a trial, or the study"
+
+
+@dataclass(frozen=True)
+class EventSpec:
+    """The definition of one kind of event.
+
+    Attributes:
+        subject: What it is about; an event about the study has no trial number.
+        writer: Who writes it: a method, by its import path.
+        meaning: What has happened, in one sentence.
+        replay: What a replay does with it; None for an event that a replay ignores.
+        required: The keys of `detail` that every event of the kind has, each with its meaning.
+        optional: Keys that some have.
+        open: Whether `detail` may hold other keys besides (measured costs).
+    """
+
+    subject: Subject
+    writer: str
+    meaning: str
+    replay: str | None = None
+    required: Mapping[str, str] = field(default_factory=dict)
+    optional: Mapping[str, str] = field(default_factory=dict)
+    open: bool = False
+
+
+_WRITER = "search.storage.writer.LedgerWriter"
+_STUDY = "search.study.study.Study"
+_WHY = {"reason": "why, in words"}
+_REASON = {"reason": "what the user gave as the reason"}
+
+EVENTS: Mapping[EventKind, EventSpec] = {
+    EventKind.OPENED: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}.__init__",
+        "A driver has opened the study.",
+        replay="starts the clock of a driver: the time since the event before counts for nobody",
+    ),
+    EventKind.STARTED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.start",
+        "A trial was created and given to a worker.",
+        replay="adds the trial; tells the sampler its configuration, unless it extends another trial",
+        required={"config": "its configuration"},
+        optional={"extends": "the trial whose checkpoint it continues from", "epochs": "its epochs in all, if it extends"},
+    ),
+    EventKind.RESUMED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.attempt",
+        "A RUNNING trial without a worker was given to one.",
+        required={"epochs": "epochs reported so far", "n_attempts": "workers that it has had, this one included"},
+    ),
+    EventKind.RESTARTED: EventSpec(
+        Subject.TRIAL,
+        f"{_STUDY}.ask",
+        "A resumed trial has lost its checkpoint and trains from its first epoch again; its reports stay.",
+        required=_WHY,
+    ),
+    EventKind.REPORTED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.report",
+        "A trial has finished an epoch; the metrics are a row of `reports`.",
+        replay="shows the epoch to rungs and sampler, if all its numbers are finite and within the limits",
+        required={"epoch": "which one, counted from 1"},
+    ),
+    EventKind.COMPLETED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.finish",
+        "A trial has trained all its epochs.",
+        replay="sets the state; adds the trial to the front; tells the sampler",
+        optional=_WHY,
+    ),
+    EventKind.PRUNED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.finish",
+        "A trial was stopped early: at a rung, by a limit, or by a user.",
+        replay="sets the state; tells the sampler",
+        required=_WHY,
+        optional={"rung": "the epoch of the rung", "limit": "the cost that was too high"},
+    ),
+    EventKind.FAILED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.finish",
+        "A trial has ended by an error, a number that is not finite, or too many lost workers.",
+        replay="sets the state; tells the sampler",
+        required=_WHY,
+    ),
+    EventKind.PROMOTED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.promote",
+        "A trial that was pruned at a rung runs again.",
+        replay="sets the state; tells the sampler",
+        required={"epoch": "the epoch that it continues from"},
+    ),
+    EventKind.PAUSED: EventSpec(
+        Subject.EITHER,
+        f"{_WRITER}.pause",
+        "A user has paused a trial, which frees its slot, or the study, which then starts nothing new.",
+        replay="sets the state of the trial, or of the study",
+        optional=_REASON,
+    ),
+    EventKind.UNPAUSED: EventSpec(
+        Subject.EITHER,
+        f"{_WRITER}.unpause",
+        "A user has let a paused trial, or the study, continue.",
+        replay="sets the state of the trial, or of the study",
+        optional=_REASON,
+    ),
+    EventKind.STOPPING: EventSpec(
+        Subject.STUDY,
+        "search.study.user_requests.carry_out",
+        "A user has stopped the driver. The next driver goes on, so a replay ignores it.",
+        optional={"now": "whether running trials were left at their checkpoints", **_REASON},
+    ),
+    EventKind.LOST: EventSpec(
+        Subject.TRIAL,
+        f"{_STUDY}.worker_lost",
+        "A trial has lost its worker and waits for another.",
+        replay="counts the loss, which decides about the next one and about the share of a GPU",
+        required={"loss": "DEATH or MEMORY", "goes_on": "how it continues, in words", **_WHY},
+        optional={"gpus": "the share of a GPU that it gets from now on, if that has changed"},
+    ),
+    EventKind.MOVED: EventSpec(
+        Subject.TRIAL,
+        f"{_STUDY}.requeue",
+        "A trial has left its worker without a fault and waits for another.",
+        required={"goes_on": "how it continues, in words", **_WHY},
+    ),
+    EventKind.REJECTED: EventSpec(
+        Subject.STUDY,
+        f"{_WRITER}.reject",
+        "A configuration was refused before training; it is no trial.",
+        replay="tells the sampler",
+        required={"config": "the configuration", **_WHY},
+    ),
+    EventKind.REFUSED: EventSpec(
+        Subject.EITHER,
+        f"{_WRITER}.answer",
+        "A user's request was refused; nothing has changed.",
+        required={"request": "its verb", **_WHY},
+    ),
+    EventKind.ENDED: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}._end",
+        "The study starts nothing new, although the budget has trials left.",
+        replay="ends the study, until an `extended` follows",
+        required=_WHY,
+    ),
+    EventKind.EXTENDED: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}.extend",
+        "The budget was enlarged.",
+        replay="overlays the budget; an ended study continues; patience (`budget.stall_trials`) begins again",
+        optional={
+            "n_trials": "the new `budget.n_trials`",
+            "max_hours": "the new `budget.max_hours`",
+            "until": "the new `budget.until`",
+            "stall_trials": "the new `budget.stall_trials`",
+        },
+    ),
+    EventKind.WIDENED: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}.extend",
+        "The space was widened.",
+        replay="replaces the study file, before anything else is replayed",
+        required={"file": "the new study file, resolved"},
+    ),
+    EventKind.MEASURED: EventSpec(
+        Subject.TRIAL,
+        "search.workflows.latency.measure",
+        "The costs of a trial were measured after the search (`paretune cost`). Only what is shown uses it.",
+        open=True,
+    ),
+}
+
+
+def check_detail(kind: EventKind, trial: int | None, detail: Mapping[str, Any]) -> None:
+    """Refuse to write an event that does not follow its definition: a bug of ours, found where it is made.
+
+    Raises:
+        ValueError: The event's subject or one of its keys does not follow `EVENTS`.
+    """
+    spec = EVENTS[kind]
+    if spec.subject is not Subject.EITHER and (trial is None) is not (spec.subject is Subject.STUDY):
+        raise ValueError(f"an event {kind!r} is about {spec.subject.value}, got trial {trial}")
+    if missing := [key for key in spec.required if key not in detail]:
+        raise ValueError(f"an event {kind!r} has no {missing[0]!r}; see search.storage.events")
+    if not spec.open and (unknown := [key for key in detail if key not in spec.required and key not in spec.optional]):
+        raise ValueError(f"an event {kind!r} has no key {unknown[0]!r}; see search.storage.events")
