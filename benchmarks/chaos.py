@@ -46,8 +46,9 @@ if Path(sys.path[0]) == Path(__file__).parent:
 
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage.ledger import Event, Ledger
 from search.storage.location import ledger_in
+from search.storage.rows import Event
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
 
 STUDY = """
@@ -189,7 +190,7 @@ def _ledger(folder: Path) -> Path:
 def _events(folder: Path) -> list[Event]:
     if not _ledger(folder).exists():
         return []
-    with closing(Ledger.open(_ledger(folder))) as ledger:
+    with closing(SqlLedger.open(_ledger(folder))) as ledger:
         return ledger.events()
 
 
@@ -244,7 +245,7 @@ def rerun(events: list[Event]) -> int:
 
 def _behind(folder: Path) -> int:
     """Running trials whose checkpoint holds fewer epochs than are reported. It is read last: it may be newer, never older."""
-    with closing(Ledger.open(_ledger(folder))) as ledger:
+    with closing(SqlLedger.open(_ledger(folder))) as ledger:
         running = [trial for trial in ledger.trials() if trial.state is State.RUNNING and trial.epochs]
     return sum(_checkpoint(folder, trial) < trial.epochs for trial in running)
 

@@ -37,7 +37,8 @@ if Path(sys.path[0]) == Path(__file__).parent:
     sys.path.pop(0)  # where `search` would be benchmarks/search.py
 
 from search.results.saved_study import load
-from search.storage.ledger import Event, Ledger
+from search.storage.rows import Event
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 RESULTS = Path(__file__).parent / "results" / "cut.jsonl"
@@ -267,7 +268,7 @@ def _n_at_work(study: Path) -> int:
 
 
 def _events(study: Path) -> list[Event]:
-    with contextlib.closing(Ledger.open(study / "ledger.db")) as ledger:
+    with contextlib.closing(SqlLedger.open(study / "ledger.db")) as ledger:
         return ledger.events()
 
 

@@ -123,9 +123,9 @@ def ours(folder: Path, n_trials: int, epochs: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "search.cli", "run", str(path), "--storage", str(folder), "--cpus", str(SLOTS)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    from search.storage.ledger import Ledger
+    from search.storage.sql_ledger import SqlLedger
 
-    ledger = Ledger.open(folder / "overhead" / "ledger.db")
+    ledger = SqlLedger.open(folder / "overhead" / "ledger.db")
     events, reports = ledger.events(), ledger.reports()
     busy = {(r.trial, r.epoch): r.metrics["cost/train_seconds"] + r.metrics["cost/eval_seconds"] for r in reports}
     started = {e.trial: e.time for e in events if e.kind == "started"}

@@ -23,7 +23,7 @@ sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folde
 
 from mlflow import MlflowClient
 
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.storage.writer import LedgerWriter
 from search.tracking.mlflow_client import RunStore
 from search.tracking.sync import MlflowSync
@@ -50,7 +50,7 @@ def study(folder: Path, n_trials: int, n_epochs: int) -> Path:
         "methods": ["lora", "arc"],
         "budget": {"n_trials": n_trials, "epochs": n_epochs},
     }
-    ledger = Ledger.create(folder / "many" / "ledger.db", name="many", file=file, facts=facts, now=lambda: next(tick))
+    ledger = SqlLedger.create(folder / "many" / "ledger.db", name="many", file=file, facts=facts, now=lambda: next(tick))
     for first in range(0, n_trials, 100):
         with ledger.decision() as writer:  # as if in one moment: making the ledger is not measured
             for number in range(first, min(first + 100, n_trials)):
@@ -74,7 +74,7 @@ def one_by_one(path: Path, uri: str, sample: int) -> float:
     """Seconds that one call for each metric, parameter and tag takes, of the first trials."""
     client = MlflowClient(tracking_uri=uri)
     experiment = client.create_experiment("one-by-one")
-    ledger = Ledger.open(path)
+    ledger = SqlLedger.open(path)
     trials, reports = ledger.trials()[:sample], [report for n in range(sample) for report in ledger.reports(trial=n)]
     ledger.close()
     began = time.perf_counter()

@@ -46,9 +46,9 @@ def ours(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "search.cli", "run", str(path), "--storage", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    from search.storage.ledger import Ledger
+    from search.storage.sql_ledger import SqlLedger
 
-    ledger = Ledger.open(folder / "startup" / "ledger.db")
+    ledger = SqlLedger.open(folder / "startup" / "ledger.db")
     started = next(event.time for event in ledger.events() if event.kind == "started")
     first = min(ledger.reports(), key=lambda report: report.time)
     trained = first.time - first.metrics["cost/train_seconds"] - first.metrics["cost/eval_seconds"]

@@ -62,7 +62,7 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
     """
     os.environ.update(_QUIET_TUNE)
     class_cache.DEFAULT_ENV_VARS.clear()  # for Lightning; Ray would start new workers with it and leave those alone that wait
-    usual = study.file.resources.of_a_trial(study.row.facts)
+    usual = study.file.resources.of_a_trial(study.row.facts.memory)
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         takes, where = bundle_of(**{**usual, "gpus_per_trial": config["gpus"]})
@@ -115,7 +115,7 @@ def memory(
     Raises:
         ValueError: as `trainables.make` does; no node fits; or nobody knows which node an autoscaler should start for it.
     """
-    takes = {**resources.of_a_trial({}), "gpus_per_trial": gpus_of(resources.gpus_per_trial, resources.accelerator_type)}
+    takes = {**resources.of_a_trial(None), "gpus_per_trial": gpus_of(resources.gpus_per_trial, resources.accelerator_type)}
     return in_a_slot(probed_memory, worker, list(configs), takes=takes, say=say).value
 
 

@@ -79,8 +79,8 @@ def create(file: StudyFile, sizes: Sizes, clock: VirtualClock, *, pool: Sequence
     """
     facts = facts_of(file, sizes)
     if pool is None:
-        refuse_hopeless(file, sizes, facts["max_params"])
-    return Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts, now=clock), sizes, pool=pool)
+        refuse_hopeless(file, sizes, facts.max_params)
+    return Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=clock), sizes, pool=pool)
 
 
 def run(

@@ -107,7 +107,7 @@ def _retrained(study: SavedStudy, orders: Iterable[Order], back_end: str, n_cpus
 
             refuse_open()
 
-            takes = resources.of_a_trial(study.row.facts)
+            takes = resources.of_a_trial(study.row.facts.memory)
             n_slots = FreeSlots(takes).at_most  # what waits for a node is asked of an autoscaler
             yield from ray_tune.retrain(
                 worker,

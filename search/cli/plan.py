@@ -128,7 +128,7 @@ def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slo
         n_slots = min(n_slots, int(max(1, len(told)) / gpus))
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     room = int(_FOR_WORKERS * memory)
-    reserved = resources.of_a_trial({"memory": trial_resources.reserved_memory(needed, most=room)})["memory_per_trial"]
+    reserved = resources.of_a_trial(trial_resources.reserved_memory(needed, most=room))["memory_per_trial"]
     n_slots = min(n_slots, max(1, room // reserved)) if reserved else n_slots
     memory = _bytes_of(told) if gpus > 0 and told else memory
     return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
@@ -153,9 +153,9 @@ def _measured_there(
     with connect.connected():
         gpus = capacity.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
         needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-        takes = {**file.resources.of_a_trial({}), "gpus_per_trial": gpus}
-        facts = {"memory": trial_resources.reserved_memory(needed, most=connect.largest_memory(**takes))}
-        takes["memory_per_trial"] = file.resources.of_a_trial(facts)["memory_per_trial"]
+        takes = {**file.resources.of_a_trial(None), "gpus_per_trial": gpus}
+        reserved = trial_resources.reserved_memory(needed, most=connect.largest_memory(**takes))
+        takes["memory_per_trial"] = file.resources.of_a_trial(reserved)["memory_per_trial"]
         found = capacity.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or capacity.FreeSlots(takes).at_most
         sharing = connect.slots(**takes, node=found.node)

@@ -66,7 +66,7 @@ class Progress:
         """
         clock = _Clock(study)
         known = f"; {len(study.trials)} trials known already" if study.trials else ""
-        reserved = study.file.resources.of_a_trial(study.row.facts)["memory_per_trial"]
+        reserved = study.file.resources.of_a_trial(study.row.facts.memory)["memory_per_trial"]
         room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
         self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True, highlight=False)
         if self._console.is_terminal:

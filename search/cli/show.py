@@ -38,10 +38,10 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """Print everything that happened in a study, in order: when, who, what, why."""
     from datetime import datetime
 
-    from search.storage.ledger import Ledger
     from search.storage.location import ledger_in
+    from search.storage.sql_ledger import SqlLedger
 
-    history = Ledger.open(ledger_in(folder_of(study, storage))).events()
+    history = SqlLedger.open(ledger_in(folder_of(study, storage))).events()
     if as_json:
         print_json([vars(event) for event in history])
         return

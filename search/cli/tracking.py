@@ -21,15 +21,15 @@ def sync(
 ) -> None:
     """Bring a study's record in MLflow up to date with its ledger, or compare the two in full."""
     from search.errors import RequestError
-    from search.storage.ledger import Ledger
     from search.storage.location import ledger_in
+    from search.storage.sql_ledger import SqlLedger
     from search.tracking.mlflow_client import describe_error, tracking_uri, without_secret
     from search.tracking.sync import MlflowSync
     from search.tracking.verify import differences
 
     folder = folder_of(study, storage)
     ledger, uri = ledger_in(folder), tracking_uri(folder.parent)
-    Ledger.open(ledger).close()  # tells if there is none
+    SqlLedger.open(ledger).close()  # tells if there is none
     console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         if not check:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, mo
 
 from search.config.trial_resources import smallest_gpu_share
 from search.costs import unknown
+from search.storage.facts import TrialMemory
 
 
 class Section(BaseModel):
@@ -277,14 +278,14 @@ class Resources(Section):
             raise ValueError("a part of one GPU, between 0 and 1, or a number of whole ones, or auto")
         return gpus
 
-    def of_a_trial(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """As `cluster.connect.slots` takes them.
+    def of_a_trial(self, measured: TrialMemory | None) -> dict[str, Any]:
+        """Return what a trial takes, as the arguments of `cluster.connect.slots`.
 
         Args:
-            facts: The study's, which hold what `auto` came to.
+            measured: The study's fact `memory`, which answers `auto`; None where it is not known.
         """
-        gpus, memory = smallest_gpu_share(self.gpus_per_trial, facts), self.memory_per_trial
-        if isinstance(memory, str):
-            memory = facts.get("memory", {}).get("host_bytes", 0)
+        measured = measured or TrialMemory()
+        gpus = smallest_gpu_share(self.gpus_per_trial, measured.shares)
+        memory = measured.host_bytes if isinstance(self.memory_per_trial, str) else self.memory_per_trial
         named = {"cpus_per_trial": self.cpus_per_trial, "accelerator_type": self.accelerator_type}
         return {**named, "gpus_per_trial": gpus, "memory_per_trial": memory}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +25,7 @@ from search.config.sections import (
     Vtab,
 )
 from search.storage.address import check_server
+from search.storage.facts import Facts
 
 ANCHOR = "head_only"  # always runs first, whatever the methods
 
@@ -105,11 +105,11 @@ class StudyFile(Section):
             found.append(config | point)
         return found
 
-    def worker(self, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def worker(self, facts: Facts | None = None) -> dict[str, Any]:
         """The arguments of `trainables.make`, as plain JSON values; paths are absolute, because workers run elsewhere.
 
         Args:
-            facts: The study's, which hold what `recipe.precision: auto` came to; without them it is float32.
+            facts: The study's facts, which answer `recipe.precision: auto`; without them it is float32.
         """
         backbone, data = self.backbone.model_dump(mode="json"), self.data.model_dump(mode="json")
         if backbone["weights"] not in (None, "random"):
@@ -118,7 +118,7 @@ class StudyFile(Section):
             data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}
         if recipe["precision"] == "auto":
-            recipe["precision"] = (facts or {}).get("precision", {}).get("chosen", "float32")
+            recipe["precision"] = "float32" if facts is None or facts.precision is None else facts.precision.chosen
         if any(key in costs.LATENCIES for key in (self.objectives[1], *self.budget.limits)):
             recipe["latency"] = True
         return {"backbone": backbone, "data": data, "recipe": recipe}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from search.storage.facts import TrialMemory
+
 MARGIN = 1.25  # more than was measured: longer runs fragment the allocator's memory
 CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not count it
 MOST = 16  # trials on one card
@@ -38,39 +40,38 @@ def gpu_shares(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float
     return min((at_most(light) for light in sorted(set(own.values()))), key=lambda chosen: sum(chosen.values()), default={})
 
 
-def memory_fact(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a measurement (`trainables.training.probe`): it, and the shares that follow; none without a card."""
+def memory_fact(measured: Mapping[str, Any]) -> TrialMemory:
+    """Return the fact that follows from a measurement (`trainables.training.probe`): it and the shares; no shares without a GPU."""
     card = measured["card_bytes"]
-    return {**measured, "shares": gpu_shares(measured["peak_bytes"], card) if card else {}}
+    return TrialMemory(**measured, shares=gpu_shares(measured["peak_bytes"], card) if card else {})
 
 
-def method_gpu_share(asked: float | str, facts: Mapping[str, Any], method: str) -> float:
-    """The share of a GPU that a trial gets.
+def method_gpu_share(asked: float | str, measured: Mapping[str, float], method: str) -> float:
+    """Return the share of a GPU that a trial gets.
 
     Args:
-        asked: `resources.gpus_per_trial`.
-        facts: The study's.
-        method: The trial's; one that was not measured gets the largest share.
+        asked: The study file's `resources.gpus_per_trial`.
+        measured: The measured shares by method (`Facts.gpu_shares`), for `auto`.
+        method: The trial's method; one that was not measured gets the largest share.
     """
     if not isinstance(asked, str):
         return asked
-    shares = facts.get("memory", {}).get("shares", {})
-    return float(shares.get(method, max(shares.values(), default=0.0)))
+    return float(measured.get(method, max(measured.values(), default=0.0)))
 
 
-def smallest_gpu_share(asked: float | str, facts: Mapping[str, Any]) -> float:
-    """The share by which slots are counted: trials with a larger one wait for room."""
+def smallest_gpu_share(asked: float | str, measured: Mapping[str, float]) -> float:
+    """Return the share by which slots are counted: a trial with a larger one waits until enough is free."""
     if not isinstance(asked, str):
         return asked
-    return float(min(facts.get("memory", {}).get("shares", {}).values(), default=0.0))
+    return float(min(measured.values(), default=0.0))
 
 
-def reserved_memory(needed: int, *, most: int | None) -> dict[str, Any]:
-    """What the ledger keeps where nothing is measured.
+def reserved_memory(needed: int, *, most: int | None) -> TrialMemory:
+    """Return the fact where nothing is measured.
 
     Args:
-        needed: See `bytes_needed`.
-        most: Bytes of the largest node: a trial is never kept from it by arithmetic alone, but it gets the node for itself.
-            None where there is no node yet.
+        needed: The computed memory of a trial, in bytes.
+        most: The memory of the largest node, in bytes; None where no node has joined yet. A trial that was computed to need more
+            gets that node for itself.
     """
-    return {"host_bytes": needed if most is None else min(needed, most), "shares": {}}
+    return TrialMemory(host_bytes=needed if most is None else min(needed, most), shares={})

@@ -16,7 +16,7 @@ from search.trial import Trial
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from search.storage.reader import Report, StudyRow
+    from search.storage.rows import Report, StudyRow
 
 SCHEMA_VERSION = 1  # of the Parquet files
 UNITS = {

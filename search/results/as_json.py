@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.front import beside, front, hypervolume
-from search.storage.reader import reference_point
 from search.trial import Trial
 
 if TYPE_CHECKING:
-    from search.storage.reader import StudyRow
+    from search.storage.rows import StudyRow
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 
 def front_json(study: StudyRow, trials: Sequence[Trial]) -> dict[str, Any]:
     """The front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
-    reference = reference_point(study)
+    reference = study.facts.reference_point
     return {
         "study": study.name,
         "objectives": list(study.file.get("objectives", ("val/top1", "adapter_params"))),

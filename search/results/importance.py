@@ -11,7 +11,7 @@ from search.results.contributions import N_PLACES, N_POINTS
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit
 from search.samplers.observations import Observations
-from search.storage.ledger import Report
+from search.storage.rows import Report
 from search.trial import State, Trial
 from spaces import JointSpace
 

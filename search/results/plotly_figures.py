@@ -16,7 +16,7 @@ from search.results.contributions import contributions
 from search.results.plot_style import FAINT, INK, SizeAxis, styles
 from search.results.recommendation import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
-from search.storage.reader import Report
+from search.storage.rows import Report
 from search.trial import PARAMETERS, State, Trial
 
 Figure = dict[str, Any]

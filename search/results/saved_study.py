@@ -12,13 +12,12 @@ from search.results import arrow_tables, front_plot, tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState, ended_by, find_state, with_measured
 from search.storage import checkpoints as checkpoint_store
-from search.storage import reader
 from search.storage.address import Address
 from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.reader import Report, StudyRow
+from search.storage.rows import Report, StudyRow
+from search.storage.sql_ledger import SqlLedger
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class SavedStudy:
     @property
     def checkpoints(self) -> Folder:
         """Where those of its trials lie, in `trials/NNNN`; the folder, unless the study names another place."""
-        return checkpoint_store.checkpoint_folder(self.folder, self.name, self.row.facts)
+        return checkpoint_store.checkpoint_folder(self.folder, self.name, self.row.facts.checkpoints)
 
     @property
     def members(self) -> tuple[Trial, ...]:
@@ -72,7 +71,7 @@ class SavedStudy:
     @property
     def reference_point(self) -> tuple[float, float]:
         """(chance level, largest adapter): where the hypervolume is measured from."""
-        return reader.reference_point(self.row)
+        return self.row.facts.reference_point
 
     @property
     def hypervolume(self) -> float:
@@ -94,7 +93,7 @@ class SavedStudy:
     @property
     def n_validation(self) -> int | None:
         """Images that accuracies were measured on, None where that is not known."""
-        return reader.n_validation(self.row)
+        return self.row.facts.n_validation
 
     @property
     def against(self) -> str:
@@ -219,7 +218,7 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
     Raises:
         LedgerError: if there is none, or it cannot be read.
     """
-    ledger = Ledger.open(ledger_in(Path(folder)), address=address)
+    ledger = SqlLedger.open(ledger_in(Path(folder)), address=address)
     try:
         record, trials = ledger.study(), ledger.trials()
         events = ledger.events()

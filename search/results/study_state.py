@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from search.storage.events import EventKind
-from search.storage.reader import Event, StudyRow
+from search.storage.rows import Event, StudyRow
 from search.trial import Trial
 
 

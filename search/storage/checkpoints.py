@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from search.errors import LedgerError
 from search.storage.object_store import ObjectStoreFolder, is_address
@@ -34,15 +33,15 @@ def impatient(folder: Folder) -> Folder:
     return folder.impatient() if isinstance(folder, ObjectStoreFolder) else folder
 
 
-def checkpoint_folder(folder: Path, name: str, facts: Mapping[str, Any]) -> Folder:
-    """Where the checkpoints of a study lie.
+def checkpoint_folder(folder: Path, name: str, shared: str | None) -> Folder:
+    """Return the folder of a study's checkpoints.
 
     Args:
-        folder: The study's.
-        name: The study's.
-        facts: Of its ledger, which name the place if it is another one.
+        folder: The study's folder.
+        name: The study's name.
+        shared: The place that all machines share (`Facts.checkpoints`); None for the study's folder.
     """
-    return folder if (shared := facts.get("checkpoints")) is None else open_folder(shared) / name
+    return folder if shared is None else open_folder(shared) / name
 
 
 def refuse_taken(folder: Folder) -> None:

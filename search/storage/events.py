@@ -228,8 +228,8 @@ def check_detail(kind: EventKind, trial: int | None, detail: Mapping[str, Any]) 
     """
     spec = EVENTS[kind]
     if spec.subject is not Subject.EITHER and (trial is None) is not (spec.subject is Subject.STUDY):
-        raise ValueError(f"an event {kind!r} is about {spec.subject.value}, got trial {trial}")
+        raise ValueError(f"an event {kind.value!r} is about {spec.subject.value}, got trial {trial}")
     if missing := [key for key in spec.required if key not in detail]:
-        raise ValueError(f"an event {kind!r} has no {missing[0]!r}; see search.storage.events")
+        raise ValueError(f"an event {kind.value!r} has no {missing[0]!r}; see search.storage.events")
     if not spec.open and (unknown := [key for key in detail if key not in spec.required and key not in spec.optional]):
-        raise ValueError(f"an event {kind!r} has no key {unknown[0]!r}; see search.storage.events")
+        raise ValueError(f"an event {kind.value!r} has no key {unknown[0]!r}; see search.storage.events")

@@ -1,147 +1,217 @@
-"""A ledger that lives in memory and ends with its process: for simulated studies, which have nothing to lose.
-
-It holds what the ledger on disk holds, in the same order; the study that writes it does not know the difference.
-"""
+"""A ledger that is in memory and ends with its process: for simulated studies, which have nothing to lose."""
 
 from __future__ import annotations
 
+import math
 import uuid
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from search.errors import LedgerError
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
-from search.storage.reader import Event, Report, StudyRow
-from search.storage.writer import LedgerWriter, Request
+from search.storage.rows import Event, Report, Request, StudyRow
+from search.storage.writer import LedgerWriter
 from search.trial import Metrics, Trial
 
 WHO = "simulated"
 
 
-class InMemoryLedger(Ledger):
-    """See `search.storage.ledger.Ledger`; claimed by whoever makes it.
+class InMemoryLedger:
+    """A ledger in lists; see `search.storage.ledger.Ledger`. Whoever makes it has claimed it.
 
     Args:
         name: The study's name.
         file: The resolved study file.
-        facts: What was measured when the study was made.
+        facts: What was measured when the study was made, as JSON values.
         now: The clock, in seconds.
     """
 
     def __init__(self, *, name: str, file: Mapping[str, Any], facts: Mapping[str, Any], now: Callable[[], float]) -> None:
-        self.path = Path(f"{name} (in memory)")
         self._now = now
-        self._record = StudyRow(name, uuid.uuid4().hex, now(), file, facts, dict(file.get("budget", {})))
-        self._writer = InMemoryWriter()
+        self._row = StudyRow(name, uuid.uuid4().hex, now(), file, facts, dict(file.get("budget", {})))
+        self._rows = _Rows()
+        self._claimed = True
 
-    @contextmanager
-    def decision(self) -> Iterator[LedgerWriter]:
-        """One decision."""
-        self._writer.set_time(self._now())
-        yield self._writer
+    def __str__(self) -> str:
+        return f"{self._row.name} (in memory)"
+
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def study(self) -> StudyRow:
-        """What was fixed when the study was made, and its budget now."""
-        budget = dict(self._record.budget)
+        """Read what was fixed when the study was made; see `Ledger.study`."""
+        row = self._row
         for event in self.events():
-            budget |= event.detail if event.kind is EventKind.EXTENDED else {}
-        return replace(self._record, budget=budget)
-
-    def owner(self) -> str | None:
-        """The process that made it."""
-        return WHO
-
-    def beat(self) -> bool:
-        """Nobody else can own it."""
-        return True
-
-    def close(self) -> None:
-        """Nothing to give back."""
+            if event.kind is EventKind.WIDENED:
+                row = replace(row, file=event.detail["file"], budget=dict(event.detail["file"]["budget"]))
+            elif event.kind is EventKind.EXTENDED:
+                row = replace(row, budget={**row.budget, **event.detail})
+        return row
 
     def trials(self) -> list[Trial]:
-        """All trials in the order of their numbers."""
-        return list(self._writer.trials)
+        """Read all trials; see `Ledger.trials`."""
+        read: list[Trial] = []
+        for row in self._rows.trials:
+            other = None if row.extends is None or row.epochs else read[row.extends]  # it continues where the other one ended
+            read.append(row if other is None else replace(row, epochs=other.epochs, metrics=other.metrics))
+        return read
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
-        """Epochs in the order of arrival; see `Ledger.reports`."""
-        found = ((number, row) for number, row in enumerate(self._writer.rows) if number > after and isinstance(row[3], _Epoch))
+        """Read epochs; see `Ledger.reports`."""
+        events = self._rows.events
         return [
-            Report(row[2], row[3].epoch, row[0], number, row[3].metrics)
-            for number, row in found
-            if row[2] is not None and isinstance(row[3], _Epoch) and trial in (None, row[2])
+            Report(event.trial, event.epoch.number, event.time, number, event.epoch.metrics)
+            for number, event in enumerate(events[after + 1 :], after + 1)
+            if event.epoch is not None and event.trial is not None and trial in (None, event.trial)
         ]
 
     def events(self, *, after: int = -1) -> list[Event]:
-        """Everything that happened, in order."""
+        """Read the history; see `Ledger.events`."""
         return [
-            Event(number, time, kind, trial, WHO, {"epoch": detail.epoch} if isinstance(detail, _Epoch) else detail)
-            for number, (time, kind, trial, detail) in enumerate(self._writer.rows)
-            if number > after
+            Event(number, event.time, event.kind, event.trial, event.who, event.detail)
+            for number, event in enumerate(self._rows.events[after + 1 :], after + 1)
         ]
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
-        """Nobody can ask anything of it."""
-        return []
+        """Read what users asked for; see `Ledger.requests`."""
+        return [request for request in self._rows.requests if request.served is None or not waiting]
+
+    def owner(self) -> str | None:
+        """Return who drives the study now; see `Ledger.owner`."""
+        return WHO if self._claimed else None
+
+    def now(self) -> float:
+        """Read the clock."""
+        return self._now()
+
+    # -- owning --------------------------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """Become the owner; nobody else can be, because the ledger belongs to this process."""
+        self._claimed = True
+
+    def beat(self) -> bool:
+        """Return whether the study is ours."""
+        return self._claimed
+
+    def close(self) -> None:
+        """Give the study back; what was written stays as long as the object."""
+        self._claimed = False
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def decision(self) -> Iterator[LedgerWriter]:
+        """Begin a decision; see `Ledger.decision`."""
+        if not self._claimed:
+            raise LedgerError("this ledger was opened for reading; claim it before writing")
+        writer = _ListWriter(self._rows, self._now())
+        try:
+            yield writer
+        except BaseException:
+            writer.undo()
+            raise
+
+    def ask_for(
+        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[list[Trial]], None]
+    ) -> list[int]:
+        """Ask the owner for something; see `Ledger.ask_for`."""
+        check(self.trials())
+        first = len(self._rows.requests) + 1
+        for number, trial in enumerate(trials, first):
+            self._rows.requests.append(Request(number, self._now(), WHO, verb, trial, dict(detail)))
+        return list(range(first, first + len(trials)))
+
+
+class _Row:
+    """One event; small, because a simulation has many."""
+
+    __slots__ = ("_detail", "epoch", "kind", "time", "trial", "who")
+
+    def __init__(self, time: float, kind: EventKind, trial: int | None, who: str, detail: Mapping[str, Any]) -> None:
+        self.time, self.kind, self.trial, self.who = time, kind, trial, who
+        self.epoch: _Epoch | None = None
+        self._detail: Mapping[str, Any] | None = detail
+
+    def hold(self, epoch: _Epoch) -> None:
+        """Keep the epoch that the event reports; its detail follows from it."""
+        self.epoch, self._detail = epoch, None
+
+    @property
+    def detail(self) -> Mapping[str, Any]:
+        if self._detail is not None:
+            return self._detail
+        assert self.epoch is not None  # noqa: S101 - one of the two is there
+        return {"epoch": self.epoch.number}
 
 
 class _Epoch:
-    """What is kept of one report: small, because there are many."""
+    """One report; small, because a simulation has many."""
 
-    __slots__ = ("_names", "_values", "epoch")
+    __slots__ = ("_names", "_values", "number")
 
-    def __init__(self, epoch: int, metrics: Metrics) -> None:
-        self.epoch, self._names, self._values = epoch, _one(tuple(metrics)), array("d", metrics.values())
+    def __init__(self, number: int, metrics: Metrics) -> None:
+        self.number, self._names = number, _one(tuple(metrics))
+        self._values = array("d", [value if math.isfinite(value) else math.nan for value in metrics.values()])
 
     @property
     def metrics(self) -> Metrics:
-        """As they were reported."""
+        """The metrics as they were reported."""
         return dict(zip(self._names, self._values, strict=True))
 
 
 @cache
 def _one(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The same object for equal names."""
+    """Return the same object for equal names."""
     return names
 
 
-class InMemoryWriter(LedgerWriter):
-    """Appends to lists what `Writer` puts into tables."""
+class _Rows:
+    """What the tables are in a database."""
 
     def __init__(self) -> None:
-        self.rows: list[
-            tuple[float, EventKind, int | None, _Epoch | Mapping[str, Any]]
-        ] = []  # of events: time, kind, trial, detail
+        self.events: list[_Row] = []
         self.trials: list[Trial] = []
+        self.requests: list[Request] = []
 
-    def set_time(self, now: float) -> None:
-        """Set the time of what is written next."""
-        self._now = now
 
-    def event(self, kind: EventKind, trial: int | None = None, **detail: Any) -> int:
-        """See `Writer.event`."""
-        self.rows.append((self._now, kind, trial, detail))
-        return len(self.rows) - 1
+class _ListWriter(LedgerWriter):
+    """The writer of one decision, which can take it back."""
 
-    def start(self, trial: Trial) -> Trial:
-        """See `Writer.start`."""
-        self.trials.append(trial)
-        self.event(EventKind.STARTED, trial.number, config=trial.config)
-        self._update(trial, started=self._now)
-        return self.trials[trial.number]
+    def __init__(self, rows: _Rows, now: float) -> None:
+        super().__init__(now, WHO, len(rows.events))
+        self._rows = rows
+        self._before = len(rows.events), len(rows.trials)
+        self._replaced: list[tuple[list[Any], int, Any]] = []  # list, index, what was there
 
-    def report(self, trial: Trial, epoch: int, metrics: Metrics) -> Trial:
-        """See `Writer.report`."""
-        self.rows.append((self._now, EventKind.REPORTED, trial.number, _Epoch(epoch, metrics)))
-        self._update(trial, epochs=epoch, metrics=metrics)
-        return self.trials[trial.number]
+    def undo(self) -> None:
+        """Restore the rows as they were before the decision."""
+        for rows, index, value in reversed(self._replaced):
+            rows[index] = value
+        n_events, n_trials = self._before
+        del self._rows.events[n_events:], self._rows.trials[n_trials:]
 
-    def _update(self, trial: Trial, **values: Any) -> None:
-        state = values.pop("state", None)
-        self.trials[trial.number] = (
-            replace(trial, **values) if state is None else replace(trial, state=type(trial.state)(state), **values)
-        )
+    def _set(self, rows: list[Any], index: int, value: Any) -> None:
+        self._replaced.append((rows, index, rows[index]))
+        rows[index] = value
+
+    def _insert_event(self, number: int, kind: EventKind, trial: int | None, detail: Mapping[str, Any]) -> None:
+        self._rows.events.append(_Row(self._now, kind, trial, self._who, detail))
+
+    def _insert_trial(self, trial: Trial) -> None:
+        self._rows.trials.append(trial)
+
+    def _update_trial(self, number: int, values: Mapping[str, Any]) -> None:
+        self._set(self._rows.trials, number, replace(self._rows.trials[number], **values))
+
+    def _insert_report(self, trial: int, epoch: int, event: int, metrics: Metrics) -> None:
+        held = _Epoch(epoch, metrics)
+        self._rows.events[event].hold(held)
+        self._set(self._rows.trials, trial, replace(self._rows.trials[trial], epochs=epoch, metrics=held.metrics))
+
+    def _answer_request(self, number: int, refusal: str | None) -> None:
+        index = number - 1  # requests are counted from 1, as databases do
+        self._set(self._rows.requests, index, replace(self._rows.requests[index], served=self._now, refusal=refusal))

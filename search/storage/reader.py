@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,57 +13,9 @@ from search.errors import LedgerError, OutOfReach
 from search.storage import owner, schema
 from search.storage.database import Database
 from search.storage.events import EventKind
-from search.storage.writer import Request, metrics_of, trial_of
-from search.trial import Metrics, Trial
-
-
-@dataclass(frozen=True)
-class Event:
-    """One state change or decision: `rejected`, `started`, `resumed`, `reported`, `completed`, `pruned`, `failed` ..."""
-
-    number: int
-    time: float
-    kind: EventKind
-    trial: int | None
-    who: str
-    detail: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Report:
-    """One epoch of one trial."""
-
-    trial: int
-    epoch: int  # counts from 1
-    time: float  # Unix time of arrival
-    event: int  # number of its event
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """What is fixed when a study is made; but the space can be widened, and the budget extended.
-
-    Attributes:
-        name: The study's name.
-        uid: Tells it from another study of the same name.
-        created: Unix time.
-        file: The resolved study file that it was made from, or that it was widened to since.
-        facts: What was measured then: number of classes, reference point, ...
-        budget: The file's `budget`, with what `extended` events have changed since.
-    """
-
-    name: str
-    uid: str
-    created: float
-    file: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    budget: Mapping[str, Any]
-
-    @property
-    def against(self) -> str:
-        """What accuracy is weighed against, the second objective."""
-        return str(self.file.get("objectives", (..., Trial.against))[1])
+from search.storage.rows import Event, Report, Request, StudyRow
+from search.storage.writer import none_to_nan
+from search.trial import State, Trial
 
 
 class LedgerReader:
@@ -107,9 +59,7 @@ class LedgerReader:
     def trials(self) -> list[Trial]:
         """All trials in the order of their numbers, each with its last epoch's metrics."""
         with self._read() as connection:
-            file, trials = connection.execute(sa.select(schema.study.c.file)).scalar_one(), read_trials(connection)
-        against = file.get("objectives", (..., Trial.against))[1]
-        return trials if against == Trial.against else [replace(trial, against=against) for trial in trials]
+            return read_trials(connection)
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
         """Epochs in the order of arrival.
@@ -124,13 +74,13 @@ class LedgerReader:
         if trial is not None:
             query = query.where(reports.c.trial == trial)
         with self._read() as connection:
-            return [Report(r.trial, r.epoch, r.time, r.event, metrics_of(r.metrics)) for r in connection.execute(query)]
+            return [Report(r.trial, r.epoch, r.time, r.event, none_to_nan(r.metrics)) for r in connection.execute(query)]
 
     def events(self, *, after: int = -1) -> list[Event]:
         """Everything that happened, in order; `after` as in `reports`."""
         query = sa.select(schema.events).where(schema.events.c.number > after).order_by(schema.events.c.number)
         with self._read() as connection:
-            return [Event(r.number, r.time, EventKind(r.kind), r.trial, r.who, r.detail) for r in connection.execute(query)]
+            return [Event(r.number, r.time, _kind(r.kind), r.trial, r.who, r.detail) for r in connection.execute(query)]
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """What people asked for, in order; only what is not answered yet if `waiting`."""
@@ -154,35 +104,32 @@ class LedgerReader:
 
 
 def read_trials(connection: sa.Connection) -> list[Trial]:
-    """All trials in the order of their numbers, each with its last epoch's metrics."""
+    """Read all trials in the order of their numbers, each with its last epoch's metrics and its study's second objective."""
     trials, reports = schema.trials, schema.reports
+    file = connection.execute(sa.select(schema.study.c.file)).scalar_one()
+    against = file.get("objectives", (..., Trial.against))[1]
     last = sa.select(reports.c.trial, sa.func.max(reports.c.epoch).label("epoch")).group_by(reports.c.trial).subquery()
     joined = trials.outerjoin(last, last.c.trial == trials.c.number).outerjoin(
         reports, (reports.c.trial == trials.c.number) & (reports.c.epoch == last.c.epoch)
     )
     query = sa.select(trials, reports.c.epoch, reports.c.metrics).select_from(joined).order_by(trials.c.number)
-    found: list[Trial] = []
+    read: list[Trial] = []
     for row in connection.execute(query):
-        trial = trial_of(row)
-        if trial.extends is not None and not trial.epochs:  # it goes on where the other one ended
-            trial = replace(trial, epochs=found[trial.extends].epochs, metrics=found[trial.extends].metrics)
-        found.append(trial)
-    return found
+        trial = _trial_of(row, against)
+        if trial.extends is not None and not trial.epochs:  # it continues where the other one ended
+            trial = replace(trial, epochs=read[trial.extends].epochs, metrics=read[trial.extends].metrics)
+        read.append(trial)
+    return read
 
 
-def describe_limits(study: StudyRow) -> str:
-    """`adapters up to 50,000 parameters, cost/gflops up to 1.2`."""
-    others = [f"{key} up to {value:,.6g}" for key, value in study.budget.get("limits", {}).items()]
-    return ", ".join([f"adapters up to {int(study.facts['max_params']):,} parameters", *others])
+def _trial_of(row: Any, against: str) -> Trial:
+    """Return a row of `trials`, joined with its last report, as a trial."""
+    columns = {column.name: getattr(row, column.name) for column in schema.trials.columns if column.name != "state"}
+    return Trial(**columns, state=State(row.state), epochs=row.epoch or 0, metrics=none_to_nan(row.metrics), against=against)
 
 
-def reference_point(study: StudyRow) -> tuple[float, float]:
-    """(chance level, largest size that is wanted): the study's reference point, fixed when it was made."""
-    top1, params = study.facts["reference_point"]
-    return float(top1), float(params)
-
-
-def n_validation(study: StudyRow) -> int | None:
-    """Images that the study's accuracies were measured on; None where that is not known, or they are exact."""
-    known: int | None = study.facts.get("n_validation")
-    return known
+def _kind(stored: str) -> EventKind:
+    try:
+        return EventKind(stored)
+    except ValueError:
+        raise LedgerError(f"the ledger holds an event {stored!r} that this Paretune does not know; use a newer Paretune") from None

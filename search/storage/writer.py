@@ -1,164 +1,159 @@
-"""What one decision may write into the ledger."""
+"""What one decision may write into a ledger.
+
+A decision is everything inside one `with ledger.decision() as writer:` block: it becomes durable as a whole, or not at all. The
+writer turns a state change of a trial into an event and rows; how rows are kept is the ledger's own (five primitives, below).
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
-from search.storage import schema
 from search.storage.events import EventKind, check_detail
+from search.storage.rows import Request
 from search.trial import Metrics, State, Trial
 
 if TYPE_CHECKING:
     from spaces import Config
 
-_KEPT_AS_IT_IS = (  # of a trial: columns of the same names
-    *("number", "config", "seed", "adapter_params", "head_params", "reason", "rung"),
-    *("n_attempts", "started", "finished", "extends", "planned_epochs"),
-)
-_KINDS = {
-    State.COMPLETE: EventKind.COMPLETED,
-    State.PRUNED: EventKind.PRUNED,
-    State.FAILED: EventKind.FAILED,
-}  # of the event at a trial's end
+_KIND_AT_END = {State.COMPLETE: EventKind.COMPLETED, State.PRUNED: EventKind.PRUNED, State.FAILED: EventKind.FAILED}
 
 
-@dataclass(frozen=True)
-class Request:
-    """What someone asked of a study, usually from another terminal.
+class LedgerWriter(ABC):
+    """The writer of one decision. Only `Ledger.decision` makes one.
 
-    Attributes:
-        number: Counts up in the order of asking.
-        time: Unix time.
-        who: `user@host:process`.
-        verb: `prune`, `pause`, `unpause`, `stop`, `extend`.
-        trial: Of which trial, or None for the whole study.
-        detail: What the verb needs, and the reason.
-        served: When it was answered, None while it waits.
-        refusal: Why it could not be done, None when it was done.
+    Args:
+        now: Unix time of the decision.
+        who: Who decides: `user@host:process`.
+        n_events: Number of events in the ledger, which is the number of the next one.
     """
 
-    number: int
-    time: float
-    who: str
-    verb: str
-    trial: int | None
-    detail: Mapping[str, Any]
-    served: float | None = None
-    refusal: str | None = None
-
-
-class LedgerWriter:
-    """One decision. Only `Ledger.decision` makes one."""
-
-    def __init__(self, connection: sa.Connection, now: float, who: str, n_events: int) -> None:
-        self._connection = connection
+    def __init__(self, now: float, who: str, n_events: int) -> None:
         self._now = now
         self._who = who
         self.n_events = n_events
+
+    def act_for(self, who: str) -> None:
+        """Write the events that follow in the name of the user who asked for them."""
+        self._who = who
 
     def event(self, kind: EventKind, trial: int | None = None, **detail: Any) -> int:
         """Write one event, as `search.storage.events` defines it, and return its number."""
         check_detail(kind, trial, detail)
         number = self.n_events
-        row = {"number": number, "time": self._now, "kind": kind.value, "trial": trial, "who": self._who, "detail": detail}
-        self._connection.execute(schema.events.insert().values(**row))
+        self._insert_event(number, kind, trial, detail)
         self.n_events += 1
         return number
 
     def reject(self, rejections: Iterable[tuple[Config, str]]) -> None:
-        """Configurations refused before training, with the reasons."""
+        """Write down configurations that were refused before training, each with the reason."""
         for config, reason in rejections:
             self.event(EventKind.REJECTED, config=config, reason=reason)
 
     def start(self, trial: Trial) -> Trial:
-        """A new trial; returned with its starting time."""
+        """Add a new trial and return it with its starting time."""
         trial = replace(trial, started=self._now)
-        row = {key: getattr(trial, key) for key in _KEPT_AS_IT_IS}
-        self._connection.execute(schema.trials.insert().values(**row, state=trial.state.value))
+        self._insert_trial(trial)
         extension = {} if trial.extends is None else {"extends": trial.extends, "epochs": trial.planned_epochs}
         self.event(EventKind.STARTED, trial.number, config=trial.config, **extension)
         return trial
 
     def attempt(self, trial: Trial) -> Trial:
-        """The trial goes on, on a new worker; returned with its attempts counted up."""
-        again = replace(trial, n_attempts=trial.n_attempts + 1)
-        self._update(trial, n_attempts=again.n_attempts)
-        self.event(EventKind.RESUMED, trial.number, epochs=trial.epochs, n_attempts=again.n_attempts)
-        return again
+        """Give a trial to a new worker and return it with one attempt more."""
+        trial = self._changed(trial, n_attempts=trial.n_attempts + 1)
+        self.event(EventKind.RESUMED, trial.number, epochs=trial.epochs, n_attempts=trial.n_attempts)
+        return trial
 
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> Trial:
-        """One more epoch; returned with it."""
-        number = self.event(EventKind.REPORTED, trial.number, epoch=epoch)
-        row = {"trial": trial.number, "epoch": epoch, "event": number, "metrics": _finite_json(metrics)}
-        self._connection.execute(schema.reports.insert().values(**row))
+        """Add an epoch and return the trial with it."""
+        event = self.event(EventKind.REPORTED, trial.number, epoch=epoch)
+        self._insert_report(trial.number, epoch, event, metrics)
         return replace(trial, epochs=epoch, metrics=dict(metrics))
 
     def pause(self, trial: Trial, reason: str | None) -> Trial:
-        """The trial keeps its checkpoint and gives up its slot; returned as PAUSED."""
-        reason = _storable(reason)
-        self._update(trial, state=State.PAUSED.value, reason=reason)
-        self.event(EventKind.PAUSED, trial.number, **_given(reason=reason))
-        return replace(trial, state=State.PAUSED, reason=reason)
+        """Pause a trial, which keeps its checkpoint and gives up its slot; return it as PAUSED."""
+        trial = self._changed(trial, state=State.PAUSED, reason=_storable(reason))
+        self.event(EventKind.PAUSED, trial.number, **_given(reason=trial.reason))
+        return trial
 
     def unpause(self, trial: Trial, reason: str | None) -> Trial:
-        """A PAUSED trial may go on; returned as RUNNING."""
-        self._update(trial, state=State.RUNNING.value, reason=None)
-        self.event(EventKind.UNPAUSED, trial.number, **_given(reason=reason))
-        return replace(trial, state=State.RUNNING, reason=None)
+        """Let a PAUSED trial continue; return it as RUNNING."""
+        trial = self._changed(trial, state=State.RUNNING, reason=None)
+        self.event(EventKind.UNPAUSED, trial.number, **_given(reason=_storable(reason)))
+        return trial
 
     def promote(self, trial: Trial) -> Trial:
-        """A trial that a rung had stopped goes on from its checkpoint; returned as RUNNING."""
-        self._update(trial, state=State.RUNNING.value, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
+        """Resume a trial that was pruned at a rung from its checkpoint; return it as RUNNING."""
+        n_attempts = trial.n_attempts + 1
+        trial = self._changed(trial, state=State.RUNNING, reason=None, rung=None, finished=None, n_attempts=n_attempts)
         self.event(EventKind.PROMOTED, trial.number, epoch=trial.epochs)
-        return replace(trial, state=State.RUNNING, reason=None, rung=None, finished=None, n_attempts=trial.n_attempts + 1)
+        return trial
 
     def finish(
         self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None, limit: str | None = None
     ) -> Trial:
-        """The end of a trial; returned with its state, reason and finishing time. `limit`: the cost by which it was too dear."""
-        reason = _storable(reason)
-        self._update(trial, state=state.value, reason=reason, rung=rung, finished=self._now)
-        self.event(_KINDS[state], trial.number, **_given(reason=reason, rung=rung, limit=limit))
-        return replace(trial, state=state, reason=reason, rung=rung, finished=self._now)
+        """End a trial and return it with its state, reason and finishing time.
+
+        Args:
+            trial: The trial.
+            state: COMPLETE, PRUNED or FAILED.
+            reason: Why it was pruned or failed.
+            rung: The rung at which it was pruned, in epochs.
+            limit: The cost that was above its limit.
+        """
+        trial = self._changed(trial, state=state, reason=_storable(reason), rung=rung, finished=self._now)
+        self.event(_KIND_AT_END[state], trial.number, **_given(reason=trial.reason, rung=rung, limit=limit))
+        return trial
 
     def answer(self, request: Request, refusal: str | None = None) -> None:
-        """A request is answered: done, or refused with the reason."""
-        mine = schema.requests.update().where(schema.requests.c.number == request.number)
-        self._connection.execute(mine.values(served=self._now, refusal=refusal))
+        """Mark a request as carried out, or as refused with the reason."""
+        self._answer_request(request.number, refusal)
         if refusal is not None:
             self.event(EventKind.REFUSED, request.trial, request=request.verb, reason=refusal)
 
-    def act_for(self, who: str) -> None:
-        """Write the events that follow in someone else's name: they tell who asked for it."""
-        self._who = who
+    def _changed(self, trial: Trial, **values: Any) -> Trial:
+        """Change columns of a trial's row; return the trial with them."""
+        self._update_trial(trial.number, values)
+        return replace(trial, **values)
 
-    def _update(self, trial: Trial, **values: Any) -> None:
-        self._connection.execute(schema.trials.update().where(schema.trials.c.number == trial.number).values(**values))
+    # -- how rows are kept ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _insert_event(self, number: int, kind: EventKind, trial: int | None, detail: Mapping[str, Any]) -> None:
+        """Add a row of `events`."""
+
+    @abstractmethod
+    def _insert_trial(self, trial: Trial) -> None:
+        """Add a row of `trials`."""
+
+    @abstractmethod
+    def _update_trial(self, number: int, values: Mapping[str, Any]) -> None:
+        """Change columns of a row of `trials`."""
+
+    @abstractmethod
+    def _insert_report(self, trial: int, epoch: int, event: int, metrics: Metrics) -> None:
+        """Add a row of `reports`; a number that is not finite is read back as NaN."""
+
+    @abstractmethod
+    def _answer_request(self, number: int, refusal: str | None) -> None:
+        """Set the answer in a row of `requests`."""
 
 
-def trial_of(row: Any) -> Trial:
-    """A row of `trials` joined with its last report."""
-    kept = {key: getattr(row, key) for key in _KEPT_AS_IT_IS}
-    return Trial(**kept, state=State(row.state), epochs=row.epoch or 0, metrics=metrics_of(row.metrics))
-
-
-def metrics_of(kept: Mapping[str, float | None] | None) -> Metrics:
-    """Metrics as they were reported; what was not finite is NaN."""
-    return {key: math.nan if value is None else value for key, value in (kept or {}).items()}
-
-
-def _finite_json(metrics: Metrics) -> dict[str, float | None]:
-    """JSON has no NaN: a number that is not finite is kept as null and read back as NaN (the trial's reason tells which it was)."""
+def finite_or_none(metrics: Metrics) -> dict[str, float | None]:
+    """Return metrics as JSON values: JSON has no NaN, so a number that is not finite becomes null."""
     return {key: value if math.isfinite(value) else None for key, value in metrics.items()}
 
 
+def none_to_nan(stored: Mapping[str, float | None] | None) -> Metrics:
+    """Return metrics as they were reported; a number that was not finite is NaN."""
+    return {key: math.nan if value is None else value for key, value in (stored or {}).items()}
+
+
 def _storable(text: str | None) -> str | None:
-    """What no database takes is written out: PostgreSQL has no NUL in a text, and no encoding has half a surrogate pair."""
+    r"""Write out what no database takes: PostgreSQL has no NUL in a text, and no encoding has half a surrogate pair."""
     return None if text is None else text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 

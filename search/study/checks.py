@@ -10,37 +10,37 @@ from search.config.study_file import StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes, study_costs
 from search.errors import StudyFileError
 from search.samplers.sampler import Sampler
-from search.storage.ledger import StudyRow
+from search.storage.facts import Facts, PrecisionFact, TrialMemory
+from search.storage.rows import StudyRow
 from search.study.warm_start import learn
 
 N_FEASIBILITY_DRAWS = 50
 
 
-def facts_of(
-    file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None, memory: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None, memory: TrialMemory | None = None) -> Facts:
     """What is measured once, when a study is made, and kept in its ledger.
 
     Args:
         file: The study file.
         sizes: Of its configurations.
         precision: What `trainables.recipe.precision` found; None where it was not asked.
-        memory: What `search.config.trial_resources.fact` made of what was measured; None where it was not asked.
+        memory: The memory that a trial takes; None where it was not asked.
     """
     max_params = file.budget.max_params or sizes.backbone_params
     against = file.objectives[1]
     largest = max_params if against == ADAPTER_PARAMS else file.budget.limits[against]
-    return {
-        "n_classes": sizes.n_classes,
-        "n_validation": sizes.n_validation,
-        "backbone_params": sizes.backbone_params,
-        "max_params": max_params,
-        "reference_point": [1.0 / sizes.n_classes, largest],  # chance level, largest size that is wanted
-        "learnt": learn(file) if file.search.learn_from else [],  # from other studies, see `search.study.warm_start`
-        **({} if precision is None else {"precision": dict(precision)}),
-        **({} if memory is None else {"memory": dict(memory)}),
-        **({} if file.shared is None else {"checkpoints": file.shared}),
-    }
+    known: dict[str, Any] = {} if precision is None else {"precision": PrecisionFact(**precision)}
+    known |= {} if memory is None else {"memory": memory}
+    known |= {} if file.shared is None else {"checkpoints": file.shared}
+    return Facts(
+        n_classes=sizes.n_classes,
+        n_validation=sizes.n_validation,
+        backbone_params=sizes.backbone_params,
+        max_params=max_params,
+        reference_point=(1.0 / sizes.n_classes, largest),  # chance level, largest size that is wanted
+        learned=tuple(learn(file)) if file.search.learn_from else (),
+        **known,
+    )
 
 
 def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
@@ -98,7 +98,7 @@ def refuse_other_place(record: StudyRow, file: StudyFile) -> None:
     Raises:
         StudyFileError: naming both places.
     """
-    if (there := record.facts.get("checkpoints")) != file.shared:
+    if (there := record.facts.checkpoints) != file.shared:
         raise StudyFileError(
             f"study {file.study} has its checkpoints in {there or file.folder}, its study file names {file.shared or file.folder}: "
             "they stay where they were made; name that place (storage: ...), or give the study another name"

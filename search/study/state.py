@@ -19,7 +19,8 @@ from search.front import compared
 from search.samplers.sampler import Sampler
 from search.samplers.size_cache import CachedSize
 from search.storage.events import EventKind
-from search.storage.ledger import Event, Ledger, Report, StudyRow
+from search.storage.ledger import Ledger
+from search.storage.rows import Event, Report, StudyRow
 from search.study.lost_workers import LostWorkers, WorkerLoss
 from search.study.rungs import Rungs
 from search.trial import PARAMETERS, Metrics, State, Trial
@@ -31,7 +32,7 @@ class SearchState:
 
     Args:
         file: The resolved study file.
-        record: What was fixed when the study was made.
+        row: What was fixed when the study was made.
         sizes: What is known of a configuration before training.
         ledger: Is replayed.
         pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
@@ -45,20 +46,19 @@ class SearchState:
         sampler: Has been told everything.
         rungs: Hold every report within the limits; None where the study has none.
         promotes: Whether a trial that a rung stopped may go on.
-        losses: How often trials lost their workers.
+        lost_workers: How often trials lost their workers.
         paused: Whether nothing new starts until it is unpaused.
         ended: Why nothing new starts although trials are left in the budget, or None.
         n_ended: Trials that had their chance: trained to the end, or stopped because others were better.
-        last_move: How many of them had ended when the front last changed.
+        last_front_change: How many of them had ended when the front last changed.
         seconds: Spent on the study by all drivers, up to the last event.
     """
 
     def __init__(
-        self, file: StudyFile, record: StudyRow, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
+        self, file: StudyFile, row: StudyRow, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
     ) -> None:
-        self.costs = study_costs(file, sizes, max_params=int(record.facts["max_params"]))
-        chance, largest = record.facts["reference_point"]
-        self.reference_point = (float(chance), float(largest))
+        self.costs = study_costs(file, sizes, max_params=row.facts.max_params)
+        self.reference_point = row.facts.reference_point
         self.trials: list[Trial] = []
         self.front = pareto.Front(self.reference_point, linear=file.objectives[1] not in PARAMETERS)
         space = file.joint_space()
@@ -67,7 +67,7 @@ class SearchState:
             kind=file.search.sampler,
             seed=file.search.seed,
             size=CachedSize(self.costs.size, space, exact=pool is not None, operations=self.costs.counts_operations),
-            max_size=float(record.facts["max_params"]) if self.costs.measures_size else self.reference_point[1],
+            max_size=float(row.facts.max_params) if self.costs.measures_size else self.reference_point[1],
             measured=self.costs.measures_size,
             front=self.front,
             n_epochs=file.budget.epochs,
@@ -78,7 +78,7 @@ class SearchState:
         self.promotes = rungs is not None and rungs.promote
         asked = file.resources.gpus_per_trial
         self.lost_workers = LostWorkers(
-            lambda number: trial_resources.method_gpu_share(asked, record.facts, self.trials[number].method)
+            lambda number: trial_resources.method_gpu_share(asked, row.facts.gpu_shares, self.trials[number].method)
         )
         self.paused = False
         self.ended: str | None = None
@@ -86,12 +86,12 @@ class SearchState:
         self.last_front_change = 0
         self.seconds = 0.0
         self._objective = file.objectives[0]
-        self._first = deque(_first_configs(file, record))  # asked for before the sampler is
+        self._first = deque(_first_configs(file, row))  # asked for before the sampler is
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
         self._trial_of: dict[int | None, int] = {}  # the other way round
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
         self._n_extended = 0  # trials that go on where another one ended; no part of `budget.n_trials`
-        for config, top1, size, _ in record.facts.get("learnt", ()):
+        for config, top1, size, _ in row.facts.learned:
             if (known := self.sampler.add(config, drawn=False)) is not None:
                 self.sampler.complete(known, top1, size)
         self._replay(ledger)
@@ -238,9 +238,9 @@ class SearchState:
         return self.sampler.add(config, drawn=not first)
 
 
-def _first_configs(file: StudyFile, record: StudyRow) -> list[Config]:
+def _first_configs(file: StudyFile, row: StudyRow) -> list[Config]:
     """Head-only anchors the small end; then the papers' defaults, the file's points, and the fronts that it learns from."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
-    fronts = [config for config, _, _, on_front in record.facts.get("learnt", ()) if on_front]
+    fronts = [config for config, _, _, on_front in row.facts.learned if on_front]
     first = [everything.default(method) for method in everything.methods] + file.points() + fronts
     return list({key_of(config): config for config in first}.values())

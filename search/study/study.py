@@ -21,8 +21,10 @@ from search.storage import checkpoints, location
 from search.storage import checkpoints as checkpoint_store
 from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger, StudyRow
-from search.storage.writer import Request
+from search.storage.facts import TrialMemory
+from search.storage.ledger import Ledger
+from search.storage.rows import Request, StudyRow
+from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.checks import facts_of, refuse_changes, refuse_hopeless, refuse_other_place
 from search.study.epoch_outcome import judge_epoch
@@ -70,7 +72,7 @@ class Study:
         self._ledger = ledger
         self._sizes = sizes
         self._pool = pool
-        self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts)
+        self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts.checkpoints)
         self._in_flight = InFlight(self.checkpoints)
         self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
@@ -95,7 +97,7 @@ class Study:
         sizes: Sizes,
         *,
         precision: Mapping[str, Any] | None = None,
-        memory: Mapping[str, Any] | None = None,
+        memory: TrialMemory | None = None,
         now: Callable[[], float] | None = None,
     ) -> Study:
         """A new study in `file.folder`; `precision` and `memory` as of `facts_of`, `now` is the ledger's clock.
@@ -104,12 +106,14 @@ class Study:
             LedgerError: if the folder holds a study already.
         """
         facts = facts_of(file, sizes, precision, memory)
-        refuse_hopeless(file, sizes, facts["max_params"])
+        refuse_hopeless(file, sizes, facts.max_params)
         place = location.locate_ledger(file.folder, file.study, file.ledger)
         place.find()  # refuses a folder that holds another one
-        if (checkpoints := checkpoint_store.checkpoint_folder(file.folder, file.study, facts)) != file.folder:
+        if (checkpoints := checkpoint_store.checkpoint_folder(file.folder, file.study, facts.checkpoints)) != file.folder:
             checkpoint_store.refuse_taken(checkpoints)
-        ledger = Ledger.create(place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts, now=now)
+        ledger = SqlLedger.create(
+            place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts.as_json(), now=now
+        )
         return cls(file, ledger, sizes)
 
     @classmethod
@@ -121,7 +125,7 @@ class Study:
             StudyFileError: if it was made from another study file; the message shows the difference.
         """
         place = location.locate_ledger(file.folder, file.study, file.ledger)
-        ledger = Ledger.open(place.find() or place.path, now=now)
+        ledger = SqlLedger.open(place.find() or place.path, now=now)
         refuse_changes(ledger.study(), file)
         refuse_other_place(ledger.study(), file)
         ledger.claim()
@@ -336,7 +340,7 @@ class Study:
         elif extension.epochs is not None:
             raise ValueError("--epochs extends one trial: name it with --trial; budget.epochs is fixed")
         if wide is not None:
-            refuse_hopeless(wide, self._sizes, self.row.facts["max_params"])
+            refuse_hopeless(wide, self._sizes, self.row.facts.max_params)
         with self._ledger.decision() as writer:
             if request is not None:
                 writer.act_for(request.who)

@@ -7,15 +7,14 @@ the command itself, which then claims the ledger for that moment. The same rules
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from search.errors import OwnedElsewhere, RequestError
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
-from search.storage.location import ledger_in
-from search.storage.writer import LedgerWriter, Request
+from search.storage.rows import Request
+from search.storage.sql_ledger import SqlLedger, open_ledger
+from search.storage.writer import LedgerWriter
 from search.trial import State, Trial
 
 _FROM = {
@@ -79,7 +78,7 @@ def write_requests(folder: Path, verb: str, numbers: Sequence[int], detail: Mapp
     Raises:
         Refused: if one of the trials is not in a state for it.
     """
-    with closing(Ledger.open(ledger_in(folder))) as ledger:
+    with open_ledger(folder) as ledger:
         if ledger.owner() is None:
             _alone(verb, numbers[0] if numbers else None)
 
@@ -92,7 +91,7 @@ def write_requests(folder: Path, verb: str, numbers: Sequence[int], detail: Mapp
 
 def read_answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
     """What became of requests; None while one of them waits for a driver. Where no driver is at work they are carried out here."""
-    with closing(Ledger.open(ledger_in(folder))) as ledger:
+    with open_ledger(folder) as ledger:
         if ledger.owner() is None:
             _serve_alone(ledger)
         mine = [request for request in ledger.requests() if request.number in numbers]
@@ -101,11 +100,11 @@ def read_answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
 
 def has_waiting(folder: Path) -> bool:
     """Whether something was asked of the study that no driver has answered."""
-    with closing(Ledger.open(ledger_in(folder))) as ledger:
+    with open_ledger(folder) as ledger:
         return bool(ledger.requests(waiting=True))
 
 
-def _serve_alone(ledger: Ledger) -> None:
+def _serve_alone(ledger: SqlLedger) -> None:
     try:
         ledger.claim()
     except OwnedElsewhere:  # a driver has come in the meantime; it will see to it

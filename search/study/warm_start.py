@@ -15,17 +15,19 @@ from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
+from search.storage.facts import LearnedTrial
 from search.trial import PARAMETERS, State, Trial
 from spaces import Config
 
 
-def learn(file: StudyFile) -> list[list[Any]]:
-    """[configuration, top1, size, whether on its front] of every complete trial that is a point of the study's space.
+def learn(file: StudyFile) -> list[LearnedTrial]:
+    """Read the complete trials of other studies that are points of this study's space.
 
     Raises:
         StudyFileError: if a source cannot be read, or holds nothing that the study could use.
     """
-    space, against, found = file.joint_space(), file.objectives[1], []
+    space, against = file.joint_space(), file.objectives[1]
+    learned: list[LearnedTrial] = []
     for source in file.search.learn_from:
         complete = [trial for trial in _trials(source) if trial.state is State.COMPLETE and space.holds(trial.config)]
         trials = [replace(t, against=against) for t in complete if against in PARAMETERS or against in t.metrics]
@@ -35,8 +37,8 @@ def learn(file: StudyFile) -> list[list[Any]]:
                 f"search.learn_from: {source} holds no complete trial{of_cost} that is a point of this study's space"
             )
         members = {trial.number for trial in front(trials)}
-        found += [[dict(t.config), t.metrics["val/top1"], t.size, t.number in members] for t in trials]
-    return found
+        learned += [LearnedTrial(dict(t.config), t.metrics["val/top1"], t.size, t.number in members) for t in trials]
+    return learned
 
 
 def _trials(source: Path) -> Sequence[Trial]:

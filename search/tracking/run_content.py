@@ -10,9 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from search.front import front, hypervolume
 from search.results.study_state import StudyState
-from search.storage import reader
 from search.storage.events import EventKind
-from search.storage.reader import Event, Report, StudyRow
+from search.storage.rows import Event, Report, StudyRow
 from search.trial import PARAMETERS, Metrics, State, Trial
 
 MAX_TAG_CHARACTERS = 5000
@@ -146,7 +145,7 @@ class Progress:
     @classmethod
     def of(cls, study: StudyRow) -> Progress:
         """Of a study, from its beginning."""
-        return cls(reader.reference_point(study), float(study.facts["max_params"]))
+        return cls(study.facts.reference_point, float(study.facts.max_params))
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
         """One step for each trial that ended among the events."""

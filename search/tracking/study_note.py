@@ -9,8 +9,7 @@ from search.front import front, hypervolume
 from search.results import tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState
-from search.storage import reader
-from search.storage.reader import StudyRow
+from search.storage.rows import StudyRow
 from search.tracking.run_content import MAX_TAG_CHARACTERS, VIEW
 from search.trial import PARAMETERS, State, Trial
 
@@ -34,12 +33,12 @@ def write_note(
         table: The address of MLflow's table of the study's runs.
         picture: The address of the front's picture.
     """
-    file, reference_point = study.file, reader.reference_point(study)
+    file, reference_point = study.file, study.facts.reference_point
     data = file["data"]["path"] if file["data"].get("path") else file["data"]["kind"]
     head = [
         f"### Which adapter of `{file['backbone']['name']}`, at which size, is worth training on `{data}`?",
         "",
-        f"**{answer(trials, reader.n_validation(study))}**",
+        f"**{answer(trials, study.facts.n_validation)}**",
         "",
     ]
     drawn = [] if picture is None else ["", f"![The front: accuracy against {study.against}]({picture})"]
@@ -67,16 +66,16 @@ def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState) -> list[
     counts = {s: sum(t.state is s for t in trials) for s in State}
     standing = ", ".join(f"{n} {s.value.lower()}" for s, n in counts.items() if n)
     weights = f", weights `{backbone['weights']}`" if backbone.get("weights") else ""
-    validation = reader.n_validation(study)
+    validation = study.facts.n_validation
     judged = f", judged on {validation:,} validation images" if validation else ""
-    n_trials, largest = budget["n_trials"], reader.describe_limits(study)
+    n_trials, largest = budget["n_trials"], study.limits
     return [
         "#### The search",
         "",
         f"- **State** {state.value.lower()}: {len(trials)} of {n_trials} trials started ({standing or 'none yet'})",
         f"- **Budget** {n_trials} trials of {budget['epochs']} epochs, {largest}",
-        f"- **Backbone** `{backbone['name']}`{weights}, {facts['backbone_params']:,} frozen parameters",
-        f"- **Data** `{file['data']['kind']}`, {facts['n_classes']} classes{judged}",
+        f"- **Backbone** `{backbone['name']}`{weights}, {facts.backbone_params:,} frozen parameters",
+        f"- **Data** `{file['data']['kind']}`, {facts.n_classes} classes{judged}",
         f"- **Methods** {', '.join(file['methods'])}, and head_only as the anchor",
     ]
 
@@ -97,9 +96,9 @@ def _filters(study: StudyRow, trials: Sequence[Trial], table: str) -> list[str]:
     members = front(trials)
     method = next((t.method for t in reversed(members) if t.adapter_params), "lora")
     if study.against in PARAMETERS:
-        limit: float = 10 ** max(2, len(str(int(reader.reference_point(study)[1]))) - 2)
+        limit: float = 10 ** max(2, len(str(int(study.facts.reference_point[1]))) - 2)
     else:  # the middle of the front: half of its members cost no more
-        limit = float(f"{members[len(members) // 2].size if members else reader.reference_point(study)[1] / 2:.3g}")
+        limit = float(f"{members[len(members) // 2].size if members else study.facts.reference_point[1] / 2:.3g}")
     rung = min((t.rung for t in trials if t.rung is not None), default=5)
     order = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
     rows = [

@@ -26,9 +26,9 @@ from search.front import ranks
 from search.results.saved_study import PICTURES, load
 from search.results.study_state import StudyState, ended_by, find_state, measured_by
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.reader import Event, Report, StudyRow
+from search.storage.rows import Event, Report, StudyRow
+from search.storage.sql_ledger import SqlLedger
 from search.tracking import run_content
 from search.tracking.mlflow_client import RunIndex, RunStore, without_secret
 from search.tracking.study_note import write_note
@@ -295,8 +295,8 @@ def environment() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[Ledger]:
-    ledger = Ledger.open(path)
+def _reading(path: Path) -> Iterator[SqlLedger]:
+    ledger = SqlLedger.open(path)
     try:
         yield ledger
     finally:

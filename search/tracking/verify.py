@@ -16,7 +16,7 @@ from typing import Any
 from search.front import ranks
 from search.results.study_state import ended_by, find_state, measured_by
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.tracking import run_content
 from search.tracking.mlflow_client import FullRun, RunStore
 from search.tracking.study_note import write_note
@@ -36,7 +36,7 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     Raises:
         Exception: whatever MLflow raises.
     """
-    ledger = Ledger.open(ledger_path)
+    ledger = SqlLedger.open(ledger_path)
     try:
         study = ledger.study()
         if (store := RunStore.find(tracking_uri, study.name)) is None:

@@ -28,7 +28,7 @@ from search.results.saved_study import SavedStudy
 from search.seeds import seed_for
 from search.storage import checkpoints, location
 from search.storage.checkpoints import Folder
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
 
 N_BOOTSTRAP = 2000
@@ -111,7 +111,7 @@ def finalized(study: SavedStudy) -> list[Member]:
         LedgerError: Nothing has been finalized.
     """
     place = location.location_below(study.folder, "final")
-    ledger = Ledger.open(place.find() or place.path)
+    ledger = SqlLedger.open(place.find() or place.path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
     finally:
@@ -179,21 +179,21 @@ def row(member: Member) -> dict[str, Any]:
 # -- the sibling ledger ------------------------------------------------------------------------------------------------------------
 
 
-def _ledger(study: SavedStudy) -> Ledger:
+def _ledger(study: SavedStudy) -> SqlLedger:
     place = location.location_below(study.folder, "final")
     if (path := place.find()) is None:
         facts, file = {"of": study.row.uid}, dict(study.row.file)
-        return Ledger.create(place.path, address=place.address, name=f"{study.name}-final", file=file, facts=facts)
-    ledger = Ledger.open(path)
+        return SqlLedger.create(place.path, address=place.address, name=f"{study.name}-final", file=file, facts=facts)
+    ledger = SqlLedger.open(path)
     ledger.claim()
-    if ledger.study().facts["of"] != study.row.uid:
+    if ledger.study().finalizes != study.row.uid:
         ledger.close()
         raise RequestError(f"{path.parent} belongs to another study of this name; move it away")
     return ledger
 
 
 def _orders(
-    ledger: Ledger, study: SavedStudy, wanted: Iterable[tuple[int, int]], started: dict[int, tuple[Trial, Order]]
+    ledger: SqlLedger, study: SavedStudy, wanted: Iterable[tuple[int, int]], started: dict[int, tuple[Trial, Order]]
 ) -> Iterator[Order]:
     """What is missing of the (member, repeat) that are wanted; each a RUNNING trial of the sibling ledger, noted in `started`."""
     file = check(study.row.file)

@@ -13,8 +13,8 @@ from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
+from search.storage.sql_ledger import SqlLedger
 from search.trial import Trial
 
 
@@ -53,8 +53,8 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
     trials = [study.history[number] for number in numbers] or list(study.members)
     if not trials:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete; name trials to measure")
-    worker, n_classes = check(study.row.file).worker(study.row.facts), study.row.facts["n_classes"]
-    ledger = Ledger.open(ledger_in(study.folder))
+    worker, n_classes = check(study.row.file).worker(study.row.facts), study.row.facts.n_classes
+    ledger = SqlLedger.open(ledger_in(study.folder))
     ledger.claim()
     try:
         for trial in trials:

@@ -14,6 +14,7 @@ from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import location
+from search.storage.facts import TrialMemory
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
@@ -70,7 +71,7 @@ def measure_before_start(
             raise RequestError(str(error)) from error
 
 
-def measure_memory(file: StudyFile, back_end: BackEnd, known: Preflight, say: Callable[[str], None]) -> Mapping[str, Any] | None:
+def measure_memory(file: StudyFile, back_end: BackEnd, known: Preflight, say: Callable[[str], None]) -> TrialMemory | None:
     """What a trial takes, where it is not known yet: by arithmetic, or from a few steps on a node of its kind.
 
     Raises:
@@ -81,7 +82,7 @@ def measure_memory(file: StudyFile, back_end: BackEnd, known: Preflight, say: Ca
     if known.bytes_needed is not None:
         from cluster.connect import largest_memory
 
-        return trial_resources.reserved_memory(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial({})))
+        return trial_resources.reserved_memory(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial(None)))
     from search.backends import ray_tune
     from search.workflows.plan import to_probe
 

@@ -7,11 +7,10 @@ import logging.handlers
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -22,6 +21,7 @@ from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load
 from search.results.study_state import StudyState
 from search.storage import checkpoints, location
+from search.storage.facts import Facts, TrialMemory
 from search.study.checks import refuse_changes, refuse_other_place
 from search.study.extension import Extension
 from search.study.study import Study
@@ -153,7 +153,7 @@ def _keep_adapters(study: Study) -> None:
         _log.warning("the front's adapters were not kept beside the study (%s); `paretune export-adapter` writes them", error)
 
 
-def _opened(file: StudyFile, known: Preflight, memory: Mapping[str, Any] | None) -> Study:
+def _opened(file: StudyFile, known: Preflight, memory: TrialMemory | None) -> Study:
     """The study, made or rebuilt. A storage that cannot be written is told before anything runs."""
     try:
         if location.locate_ledger(file.folder, file.study, file.ledger).find() is not None:
@@ -228,7 +228,7 @@ def _refuse_unwritable(file: StudyFile) -> None:
 
 
 def _back_end(
-    file: StudyFile, facts: Mapping[str, Any], back_end: BackEnd, most: int | None
+    file: StudyFile, facts: Facts, back_end: BackEnd, most: int | None
 ) -> tuple[Callable[[Study], None], int | FreeSlots]:
     """What drives a study, and how many trials it runs at once, or where that is known."""
     if back_end == "in-process":
@@ -239,7 +239,7 @@ def _back_end(
     from cluster.connect import slots
     from search.backends import ray_tune
 
-    takes = file.resources.of_a_trial(facts)
+    takes = file.resources.of_a_trial(facts.memory)
     try:
         n_slots = FreeSlots(takes, most) if "RAY_ADDRESS" in os.environ else min(slots(**takes), most or sys.maxsize)
     except ValueError as error:

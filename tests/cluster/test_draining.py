@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from search.results.saved_study import load
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
@@ -74,5 +74,5 @@ def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_use
 
 
 def kinds(folder: Path) -> list[str]:
-    with closing(Ledger.open(folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(folder / "ledger.db")) as ledger:
         return [event.kind for event in ledger.events()]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from search.results.saved_study import load
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 from .conftest import Head
@@ -105,7 +105,7 @@ def asked(head: Head, *words: str) -> str:
 
 
 def driver_of(folder: Any) -> int:
-    ledger = Ledger.open(folder / "ledger.db")
+    ledger = SqlLedger.open(folder / "ledger.db")
     try:
         owner = ledger.owner()
     finally:

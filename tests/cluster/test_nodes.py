@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from search.results.saved_study import SavedStudy, load
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 from .conftest import Head
@@ -38,7 +38,7 @@ def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_tria
 
     saved = load(folder)
     assert_every_epoch_once(saved, N_TRIALS, EPOCHS)
-    ledger = Ledger.open(folder / "ledger.db")
+    ledger = SqlLedger.open(folder / "ledger.db")
     lost = [event for event in ledger.events() if event.kind == "lost"]
     ledger.close()
     assert [event.detail["loss"] for event in lost] == ["DEATH"]

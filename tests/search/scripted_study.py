@@ -10,7 +10,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from search.front import front, hypervolume
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.sync import MlflowSync
 from search.trial import State, Trial
@@ -41,7 +41,7 @@ class Driven:
             "objectives": ["val/top1", "adapter_params"],
             "budget": {"n_trials": len(HISTORY), "epochs": N_EPOCHS},
         }
-        self.ledger = Ledger.create(self.path, name=name, file=file, facts=facts, now=lambda: next(tick))
+        self.ledger = SqlLedger.create(self.path, name=name, file=file, facts=facts, now=lambda: next(tick))
         self.trials: dict[int, Trial] = {}
 
     def start(self, number: int) -> None:
@@ -110,7 +110,7 @@ def recorded(uri: str, driven: Driven) -> dict[int | None, dict[str, Any]]:
     return found
 
 
-def expected_trial(trial: Trial, ledger: Ledger) -> dict[str, Any]:
+def expected_trial(trial: Trial, ledger: SqlLedger) -> dict[str, Any]:
     """The run of a trial, as the ledger tells it."""
     study = ledger.study()
     started = round(trial.started * 1000)

@@ -18,7 +18,7 @@ from search.costs import COSTS, KNOWN, MEASURED
 from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.trial import Decision, State
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, costs
@@ -48,7 +48,7 @@ def searched(storage: Path, **changes: Any) -> Study:
 
 
 def history(folder: Path) -> list[tuple[str, int | None, str]]:
-    return [(event.kind, event.trial, json.dumps(dict(event.detail))) for event in Ledger.open(folder / "ledger.db").events()]
+    return [(event.kind, event.trial, json.dumps(dict(event.detail))) for event in SqlLedger.open(folder / "ledger.db").events()]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_a_trial_that_is_found_to_cost_too_much_is_stopped_by_its_first_epoch_wi
     for trial in over:
         assert (trial.epochs, trial.rung) == (1, None)
         assert f"is more than budget.limits allows ({limit:,.6g}), at epoch 1" in str(trial.reason)
-    pruned = [event for event in Ledger.open(study.folder / "ledger.db").events() if event.kind == "pruned"]
+    pruned = [event for event in SqlLedger.open(study.folder / "ledger.db").events() if event.kind == "pruned"]
     assert {event.detail["limit"] for event in pruned} == {"cost/peak_memory_bytes"}
 
 
@@ -215,17 +215,17 @@ def test_a_study_learns_sizes_of_its_own_objective_from_others(tmp_path: Path) -
         limits={"cost/gflops": 1.4},
         search={"sampler": "auto", "learn_from": [str(tmp_path / "s")]},
     )
-    learnt = Study.create(file, SyntheticSizes()).row.facts["learnt"]
+    learnt = Study.create(file, SyntheticSizes()).row.facts.learned
     complete = [trial for trial in load(tmp_path / "s").history if trial.method != "head_only"]
-    assert [row[2] for row in learnt] == [costs(trial.adapter_params)["cost/gflops"] for trial in complete]
+    assert [trial.size for trial in learnt] == [costs(trial.adapter_params)["cost/gflops"] for trial in complete]
 
 
 def test_a_ledger_from_before_costs_could_be_named_opens_unchanged(tmp_path: Path) -> None:
     study = searched(tmp_path)
-    facts, file = dict(study.row.facts), dict(study.row.file)
+    facts, file = study.row.stored_facts, dict(study.row.file)
     del file["objectives"]
     file["budget"] = {key: value for key, value in file["budget"].items() if key != "limits"}
-    old = Ledger.create(tmp_path / "old" / "s" / "ledger.db", name="s", file=file, facts=facts)
+    old = SqlLedger.create(tmp_path / "old" / "s" / "ledger.db", name="s", file=file, facts=facts)
     old.close()
     reopened = Study.open(study_file(tmp_path / "old"), SyntheticSizes())
     in_process.run(reopened, SyntheticTrainable())

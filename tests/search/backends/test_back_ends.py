@@ -13,7 +13,7 @@ import pytest
 from search.backends import in_process, ray_tune
 from search.config.loading import check
 from search.config.study_file import StudyFile
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import State
@@ -40,7 +40,7 @@ def new_study(storage: Path, name: str, raw: dict[str, object]) -> Study:
 
 def history(study: Study) -> list[tuple[object, ...]]:
     """(event, trial, detail, metrics) without times and costs."""
-    ledger = Ledger.open(study.folder / "ledger.db")
+    ledger = SqlLedger.open(study.folder / "ledger.db")
     metrics = {
         report.event: {k: str(v) for k, v in report.metrics.items() if not k.startswith("cost/")} for report in ledger.reports()
     }
@@ -90,7 +90,7 @@ def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one
     assert killed.is_set()
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
     assert sorted(trial.n_attempts for trial in study.trials) == [1, 2]
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         lost = [event for event in ledger.events() if event.kind == "lost"]
         assert [event.detail["loss"] for event in lost] == ["DEATH"]
         epochs = [report.epoch for report in ledger.reports(trial=lost[0].trial)]
@@ -147,7 +147,7 @@ def check_memory(study: Study) -> None:
     assert all((trial.state, trial.n_attempts, trial.epochs) == (State.FAILED, 2, 1) for trial in large)
     assert all(str(trial.reason).startswith("out of memory 2 times: MemoryError:") for trial in large)
     assert all(trial.state is State.COMPLETE for trial in study.trials if trial not in large)
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         assert [event.trial for event in ledger.events() if event.kind == "lost"] == [trial.number for trial in large]
 
 

@@ -15,7 +15,7 @@ from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
 from search.config.loading import check
 from search.samplers.sampler import KINDS
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.trial import State
 from trainables import make, measure
@@ -29,7 +29,7 @@ RAW: dict[str, object] = {
 }
 
 
-def history(ledger: Ledger) -> list[tuple[object, ...]]:
+def history(ledger: SqlLedger) -> list[tuple[object, ...]]:
     """(event, trial, detail, metrics) without times; numbers that are not finite as text, to be comparable."""
     metrics = {report.event: str(dict(report.metrics)) for report in ledger.reports()}
     return [(e.kind, e.trial, json.dumps(dict(e.detail)), metrics.get(e.number)) for e in ledger.events()]
@@ -43,7 +43,7 @@ def test_one_imaginary_worker_and_in_process_write_the_same_history(tmp_path: Pa
     in_process.run(here, make(**worker))
     there = create(file, measure(worker["backbone"], worker["data"]), clock := VirtualClock())
     simulated.run(there, lambda: make(**worker), clock, n_workers=1)
-    assert history(Ledger.open(here.folder / "ledger.db")) == history(there._ledger)
+    assert history(SqlLedger.open(here.folder / "ledger.db")) == history(there._ledger)
     assert here.hypervolume() == there.hypervolume()
     assert there.finished
     assert any(trial.state is State.PRUNED for trial in there.trials)

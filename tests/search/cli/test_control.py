@@ -18,7 +18,7 @@ from search.config.study_file import StudyFile
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.study import Stopping, Study
 from search.trial import Decision, State
@@ -78,7 +78,7 @@ def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_ask
     study.worker_gone(1)
     assert not flagged(study, 1)
     assert study.trials[1].reason == "pruned by hand: looks bad"
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         assert ledger.trials() == study.trials
         assert [(e.kind, e.trial) for e in ledger.events()][-1] == ("pruned", 1)
         assert ledger.events()[-1].who == ledger.requests()[0].who
@@ -161,7 +161,7 @@ def test_a_request_that_its_driver_did_not_live_to_see_is_carried_out_by_the_nex
 def test_what_cannot_be_done_is_refused_and_changes_nothing(study: Study, verb: str, number: int, law: str) -> None:
     for epoch in (2, 3):
         study.report(1, epoch, GOOD)
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         before = (ledger.trials(), ledger.events())
         with pytest.raises(user_requests.Refused, match=law):
             user_requests.write_requests(study.folder, verb, [number] if verb == "unpause" else [0, number], {})
@@ -175,7 +175,7 @@ def test_a_trial_that_ends_before_its_request_is_seen_is_left_as_it_ended(study:
         study.report(1, epoch, GOOD)
     study.handle_requests()
     assert states(study)[1] is State.COMPLETE
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         assert str(ledger.requests()[0].refusal).startswith("trial 1 is COMPLETE")
 
 
@@ -266,7 +266,7 @@ def test_from_another_terminal_a_trial_is_pruned_within_an_epoch_of_20_seconds(t
         done = said("prune", "slow", "0", "--reason", "by the way", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, "slow: pruned trial 0\n"), done.stderr
         until(lambda: len(load(tmp_path / "slow").history) == 2)  # the slot is free
-        with closing(Ledger.open(tmp_path / "slow" / "ledger.db")) as ledger:
+        with closing(SqlLedger.open(tmp_path / "slow" / "ledger.db")) as ledger:
             asked = ledger.requests()[0].time
             times = {(event.kind, event.trial): event.time for event in ledger.events()}
         assert times["pruned", 0] - asked < 10.0  # half the time of an epoch; measured: 1.5
@@ -334,7 +334,7 @@ def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp
     with beside(study, interfere):
         ray_tune.run(study, n_slots=2)
     assert states(study) == [State.PRUNED, *[State.COMPLETE] * 4]
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         order = [(event.kind, event.trial) for event in ledger.events() if event.kind != "reported"]
     assert order.index(("resumed", 1)) < order.index(("started", 4))  # before anything new
     assert (study.trials[1].epochs, study.trials[1].n_attempts) == (2, 2)
@@ -345,12 +345,12 @@ def test_an_in_process_driver_waits_while_its_study_is_paused(tmp_path: Path) ->
     user_requests.write_requests(study.folder, "pause", [], {})
 
     def lift() -> None:
-        with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
             until(lambda: not ledger.requests(waiting=True))  # the driver has seen it
         user_requests.write_requests(study.folder, "unpause", [], {})
 
     with beside(study, lift):
         in_process.run(study, SyntheticTrainable())
     assert states(study) == [State.COMPLETE] * 6
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         assert [event.kind for event in ledger.events()][1:4] == ["paused", "unpaused", "started"]

@@ -15,7 +15,8 @@ import pytest
 
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage.ledger import Event, Ledger
+from search.storage.rows import Event
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 GONE_SECONDS = 10.0  # after a signal
@@ -48,7 +49,7 @@ def events(folder: Path) -> list[Event]:
     path = folder / "paretune-studies" / "s" / "ledger.db"
     if not path.exists():
         return []
-    with closing(Ledger.open(path)) as ledger:
+    with closing(SqlLedger.open(path)) as ledger:
         return ledger.events()
 
 
@@ -99,7 +100,7 @@ def test_a_second_signal_ends_everything_at_once_and_loses_nothing(tmp_path: Pat
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    with closing(Ledger.open(tmp_path / "paretune-studies" / "s" / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(tmp_path / "paretune-studies" / "s" / "ledger.db")) as ledger:
         for trial in ledger.trials():
             assert trial.state is State.COMPLETE
             assert [report.epoch for report in ledger.reports(trial=trial.number)] == [1, 2, 3]

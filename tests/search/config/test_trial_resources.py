@@ -23,6 +23,7 @@ from search.config.trial_resources import (
     smallest_gpu_share,
 )
 from search.errors import StudyFileError
+from search.storage.facts import TrialMemory
 from search.study.checks import facts_of
 from search.workflows.preflight import CUDA_BYTES, bytes_needed
 from trainables.simulated.plain import SyntheticSizes
@@ -59,17 +60,18 @@ def test_there_are_two_classes_at_most_that_hold_every_method_and_no_other_two_t
 
 
 def test_a_trial_gets_what_its_method_took_and_an_unknown_one_the_larger_share() -> None:
-    facts = {"memory": memory_fact({"peak_bytes": {"lora": 4 * GIB, "full": 30 * GIB}, "card_bytes": 80 * GIB, "host_bytes": GIB})}
-    assert method_gpu_share("auto", facts, "lora") == pytest.approx(1 / 14)  # 80 GiB / (5 GiB + 0.586 GiB)
-    assert method_gpu_share("auto", facts, "full") == 0.5
-    assert method_gpu_share("auto", facts, "arc") == 0.5
-    assert smallest_gpu_share("auto", facts) == pytest.approx(1 / 14)
-    assert method_gpu_share(0.25, facts, "lora") == smallest_gpu_share(0.25, facts) == 0.25
+    peaks = {"lora": 4 * GIB, "full": 30 * GIB}
+    shares = memory_fact({"peak_bytes": peaks, "card_bytes": 80 * GIB, "host_bytes": GIB}).shares
+    assert method_gpu_share("auto", shares, "lora") == pytest.approx(1 / 14)  # 80 GiB / (5 GiB + 0.586 GiB)
+    assert method_gpu_share("auto", shares, "full") == 0.5
+    assert method_gpu_share("auto", shares, "arc") == 0.5
+    assert smallest_gpu_share("auto", shares) == pytest.approx(1 / 14)
+    assert method_gpu_share(0.25, shares, "lora") == smallest_gpu_share(0.25, shares) == 0.25
 
 
 def test_without_a_card_auto_is_none() -> None:
-    facts = {"memory": memory_fact({"peak_bytes": {"lora": 4 * GIB}, "card_bytes": 0, "host_bytes": GIB})}
-    assert method_gpu_share("auto", facts, "lora") == smallest_gpu_share("auto", facts) == 0.0
+    shares = memory_fact({"peak_bytes": {"lora": 4 * GIB}, "card_bytes": 0, "host_bytes": GIB}).shares
+    assert method_gpu_share("auto", shares, "lora") == smallest_gpu_share("auto", shares) == 0.0
 
 
 def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memory_of_a_node_allows(embedded_ray: None) -> None:
@@ -84,7 +86,7 @@ def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memo
     assert measured["peak_bytes"].keys() == {"lora"}
     assert GIB / 8 < measured["host_bytes"] < measured["peak_bytes"]["lora"] < 8 * GIB  # which holds the files it maps, too
     facts = facts_of(file, SyntheticSizes(), memory=memory_fact(measured))
-    takes = file.resources.of_a_trial(facts)
+    takes = file.resources.of_a_trial(facts.memory)
     assert takes == {
         "cpus_per_trial": 1,
         "gpus_per_trial": 0.0,
@@ -134,17 +136,17 @@ def test_a_worker_is_reserved_its_libraries_and_the_largest_step_of_any_method()
 
 
 def test_a_trial_that_needs_more_than_any_node_has_gets_a_node_for_itself() -> None:
-    assert reserved_memory(GIB, most=2 * GIB) == reserved_memory(GIB, most=None) == {"host_bytes": GIB, "shares": {}}
-    assert reserved_memory(3 * GIB, most=2 * GIB)["host_bytes"] == 2 * GIB
+    assert reserved_memory(GIB, most=2 * GIB) == reserved_memory(GIB, most=None) == TrialMemory(host_bytes=GIB, shares={})
+    assert reserved_memory(3 * GIB, most=2 * GIB).host_bytes == 2 * GIB
 
 
 def test_what_the_study_file_says_of_memory_goes_before_what_was_found() -> None:
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
-    facts = {"memory": {"host_bytes": GIB, "shares": {}}}
-    assert check(raw).resources.of_a_trial(facts)["memory_per_trial"] == GIB
-    assert check(raw).resources.of_a_trial({})["memory_per_trial"] == 0  # a study made before
+    measured = TrialMemory(host_bytes=GIB)
+    assert check(raw).resources.of_a_trial(measured)["memory_per_trial"] == GIB
+    assert check(raw).resources.of_a_trial(None)["memory_per_trial"] == 0  # a study made before
     said = check(raw | {"resources": {"memory_per_trial": "1.5GiB"}})
-    assert said.resources.of_a_trial(facts)["memory_per_trial"] == 1.5 * GIB
+    assert said.resources.of_a_trial(measured)["memory_per_trial"] == 1.5 * GIB
     assert check(said.resolved()) == said
     with pytest.raises(StudyFileError, match="memory_per_trial"):
         check(raw | {"resources": {"memory_per_trial": "much"}})

@@ -15,7 +15,7 @@ from search.results.contributions import contributions
 from search.results.importance import importance
 from search.results.saved_study import load
 from search.samplers.sampler import Sampler
-from search.storage.ledger import Report
+from search.storage.rows import Report
 from search.study.study import Study
 from search.trial import State, Trial
 from spaces import Config

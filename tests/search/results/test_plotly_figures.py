@@ -14,7 +14,7 @@ import pytest
 from search.front import front, hypervolume
 from search.results import html_page, plotly_figures
 from search.results.recommendation import standard_error
-from search.storage.reader import Report
+from search.storage.rows import Report
 from search.trial import State, Trial
 
 from .test_tables import REFERENCE, study_of

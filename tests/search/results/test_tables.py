@@ -24,16 +24,18 @@ from rich.table import Table
 from search.front import front, hypervolume
 from search.results import arrow_tables, as_json, front_plot, tables, words
 from search.results.saved_study import load
-from search.storage.ledger import Ledger, StudyRow
+from search.storage.rows import StudyRow
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
 from spaces import SHARED, SPACES
 
+FACTS = {"n_classes": 10, "backbone_params": 600_000, "max_params": 50_000, "reference_point": [0.1, 50_000]}
 STUDY = StudyRow(
     name="flowers",
     uid="0123456789abcdef",
     created=1_790_000_000.0,
     file={"objectives": ["val/top1", "adapter_params"]},
-    facts={"reference_point": [0.1, 50_000]},
+    stored_facts=FACTS,
     budget={},
 )
 REFERENCE = (0.1, 50_000.0)
@@ -259,8 +261,7 @@ def drawn(trials: list[Trial], reference_point: tuple[float, float] | None) -> t
 
 def test_a_loaded_study_is_the_ledger_as_it_stood(tmp_path: Path) -> None:
     file = {"study": "s", "budget": {"n_trials": 1, "epochs": 2}, "objectives": ["val/top1", "adapter_params"]}
-    facts = {"reference_point": list(REFERENCE)}
-    ledger = Ledger.create(tmp_path / "s" / "ledger.db", name="s", file=file, facts=facts, now=lambda: 1_790_000_000.0)
+    ledger = SqlLedger.create(tmp_path / "s" / "ledger.db", name="s", file=file, facts=FACTS, now=lambda: 1_790_000_000.0)
     with ledger.decision() as writer:
         trial = writer.start(Trial(0, State.RUNNING, {"method": "lora", "lora.rank": 2}, 7, 300, 10))
         trial = writer.report(trial, 1, {"val/top1": 0.5})

@@ -21,8 +21,8 @@ from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints, object_store
 from search.storage.checkpoints import Folder
-from search.storage.ledger import Ledger
 from search.storage.object_store import ObjectStoreFolder
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.workflows import collect_checkpoints
 from search.workflows.export_adapter import export_adapter
@@ -301,7 +301,7 @@ def test_a_search_that_is_killed_goes_on_on_another_machine_as_if_nothing_had_ha
     whole = load(there / "paretune-studies" / name)
     assert whole.state is StudyState.FINISHED
     assert essence(whole.history) == essence(tuple(searched_here(tmp_path / "twin", name, n_trials=6).trials))
-    with closing(Ledger.open(there / "paretune-studies" / name / f"ledger.{'json' if server else 'db'}")) as book:
+    with closing(SqlLedger.open(there / "paretune-studies" / name / f"ledger.{'json' if server else 'db'}")) as book:
         assert "restarted" not in {event.kind for event in book.events()}  # it was found in the store
     assert not list(tmp_path.glob("*/paretune-studies/*/trials"))
     printed = "".join(path.read_text() for path in tmp_path.rglob("paretune.log"))

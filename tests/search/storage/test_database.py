@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from search.errors import LedgerError
 from search.storage import sqlite
-from search.storage.ledger import Ledger, LedgerError
+from search.storage.sql_ledger import SqlLedger
 
 MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
@@ -34,7 +35,7 @@ def test_the_innermost_mount_says_whether_a_file_is_on_the_network(path: str, ki
 def test_a_ledger_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "NETWORK", frozenset({database_kind(tmp_path)}))
     with pytest.raises(LedgerError, match="network file system"):
-        Ledger.create(tmp_path / "s" / "ledger.db", name="s", file={}, facts={})
+        SqlLedger.create(tmp_path / "s" / "ledger.db", name="s", file={}, facts={})
     assert list(tmp_path.iterdir()) == []
 
 

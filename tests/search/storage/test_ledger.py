@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from search.errors import LedgerError, OwnedElsewhere
 from search.storage import database, location, schema
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger, LedgerError, OwnedElsewhere
 from search.storage.location import LedgerLocation
 from search.storage.owner import LEASE_SECONDS
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
 
 FILE = {"study": "s", "budget": {"n_trials": 3, "epochs": 2}}
-FACTS = {"reference_point": [0.1, 1000]}
+FACTS = {"n_classes": 10, "backbone_params": 600_000, "max_params": 1000, "reference_point": [0.1, 1000]}
 
 
 class Clock:
@@ -46,14 +47,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(place: LedgerLocation, clock: Clock) -> Iterator[Ledger]:
+def ledger(place: LedgerLocation, clock: Clock) -> Iterator[SqlLedger]:
     """A new ledger, owned by this process."""
     with closing(create(place, clock)) as ledger:
         yield ledger
 
 
-def create(place: LedgerLocation, clock: Clock | None = None) -> Ledger:
-    return Ledger.create(place.path, address=place.address, name="s", file=FILE, facts=FACTS, now=clock)
+def create(place: LedgerLocation, clock: Clock | None = None) -> SqlLedger:
+    return SqlLedger.create(place.path, address=place.address, name="s", file=FILE, facts=FACTS, now=clock)
 
 
 def new_trial(number: int = 0) -> Trial:
@@ -61,7 +62,7 @@ def new_trial(number: int = 0) -> Trial:
     return Trial(number, State.RUNNING, config, seed=7, adapter_params=300, head_params=10)
 
 
-def start(ledger: Ledger, number: int = 0) -> Trial:
+def start(ledger: SqlLedger, number: int = 0) -> Trial:
     with ledger.decision() as writer:
         return writer.start(new_trial(number))
 
@@ -76,8 +77,8 @@ def another_driver(path: Path, *, when_told: bool = False) -> Iterator[subproces
 import sys
 from pathlib import Path
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
-ledger = Ledger.open(Path(sys.argv[1]))
+from search.storage.sql_ledger import SqlLedger
+ledger = SqlLedger.open(Path(sys.argv[1]))
 ledger.claim()
 while True:
     with ledger.decision() as writer:
@@ -109,7 +110,7 @@ def altered(path: Path, statement: str) -> None:
 # -- decisions ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_decision_is_all_or_nothing(ledger: Ledger) -> None:
+def test_a_decision_is_all_or_nothing(ledger: SqlLedger) -> None:
     trial = start(ledger)
     before = (ledger.trials(), ledger.reports(), ledger.events())
 
@@ -126,15 +127,15 @@ def test_a_decision_is_all_or_nothing(ledger: Ledger) -> None:
     assert [event.number for event in ledger.events()] == [0, 1]
 
 
-def test_what_a_decision_writes_is_seen_only_when_it_is_done(ledger: Ledger) -> None:
-    with closing(Ledger.open(ledger.path)) as reader:
+def test_what_a_decision_writes_is_seen_only_when_it_is_done(ledger: SqlLedger) -> None:
+    with closing(SqlLedger.open(ledger.path)) as reader:
         with ledger.decision() as writer:
             writer.start(new_trial())
             assert reader.trials() == []
         assert len(reader.trials()) == 1
 
 
-def test_an_epoch_is_reported_once(ledger: Ledger) -> None:
+def test_an_epoch_is_reported_once(ledger: SqlLedger) -> None:
     trial = start(ledger)
     with ledger.decision() as writer:
         writer.report(trial, 1, {"val/top1": 0.5})
@@ -143,7 +144,7 @@ def test_an_epoch_is_reported_once(ledger: Ledger) -> None:
     assert [report.metrics for report in ledger.reports()] == [{"val/top1": 0.5}]
 
 
-def test_the_trial_that_a_decision_returns_is_the_trial_that_is_read_back(ledger: Ledger, clock: Clock) -> None:
+def test_the_trial_that_a_decision_returns_is_the_trial_that_is_read_back(ledger: SqlLedger, clock: Clock) -> None:
     trial = start(ledger)
     assert [trial] == ledger.trials()
     clock.time += 1.0
@@ -160,7 +161,7 @@ def test_the_trial_that_a_decision_returns_is_the_trial_that_is_read_back(ledger
     assert (trial.epochs, trial.n_attempts, trial.rung, trial.finished) == (2, 2, 2, clock.time)
 
 
-def test_events_are_numbered_without_gaps_and_tell_the_whole_story(ledger: Ledger) -> None:
+def test_events_are_numbered_without_gaps_and_tell_the_whole_story(ledger: SqlLedger) -> None:
     with ledger.decision() as writer:
         writer.reject([({"method": "arc"}, "too large"), ({"method": "lily"}, "the same as trial 0")])
         trial = writer.start(new_trial())
@@ -174,7 +175,7 @@ def test_events_are_numbered_without_gaps_and_tell_the_whole_story(ledger: Ledge
     assert events[2].trial == trial.number
 
 
-def test_a_reader_takes_up_where_it_left_off(ledger: Ledger) -> None:
+def test_a_reader_takes_up_where_it_left_off(ledger: SqlLedger) -> None:
     trial = start(ledger)
     for epoch in (1, 2, 3):
         with ledger.decision() as writer:
@@ -185,7 +186,7 @@ def test_a_reader_takes_up_where_it_left_off(ledger: Ledger) -> None:
         assert ledger.reports(after=place) == [report for report in reports if report.event > place]
 
 
-def test_numbers_that_are_not_finite_are_read_back_as_nan(ledger: Ledger) -> None:
+def test_numbers_that_are_not_finite_are_read_back_as_nan(ledger: SqlLedger) -> None:
     trial = start(ledger)
     with ledger.decision() as writer:
         writer.report(trial, 1, {"val/top1": 0.5, "train/loss": math.inf, "val/loss": math.nan})
@@ -195,7 +196,7 @@ def test_numbers_that_are_not_finite_are_read_back_as_nan(ledger: Ledger) -> Non
     assert math.isnan(metrics["val/loss"])
 
 
-def test_a_reason_may_hold_anything_that_a_trial_has_died_of(ledger: Ledger) -> None:
+def test_a_reason_may_hold_anything_that_a_trial_has_died_of(ledger: SqlLedger) -> None:
     """A failure that could not be written would come again at every resume."""
     first, second = start(ledger), start(ledger, 1)
     with ledger.decision() as writer:
@@ -205,27 +206,27 @@ def test_a_reason_may_hold_anything_that_a_trial_has_died_of(ledger: Ledger) -> 
     assert first.reason == "a byte \\x00, a file named caf\\udce9, ☃"
 
 
-def test_the_history_outlives_its_driver(ledger: Ledger) -> None:
+def test_the_history_outlives_its_driver(ledger: SqlLedger) -> None:
     trial = start(ledger)
     with ledger.decision() as writer:
         writer.report(trial, 1, {"val/top1": 0.5})
     history = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
     ledger.close()
-    with closing(Ledger.open(ledger.path)) as again:
+    with closing(SqlLedger.open(ledger.path)) as again:
         assert (again.study(), again.trials(), again.reports(), again.events()) == history
 
 
 # -- owners ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_reader_may_not_write(ledger: Ledger) -> None:
-    with closing(Ledger.open(ledger.path)) as reader, pytest.raises(LedgerError, match="claim it"), reader.decision():
+def test_a_reader_may_not_write(ledger: SqlLedger) -> None:
+    with closing(SqlLedger.open(ledger.path)) as reader, pytest.raises(LedgerError, match="claim it"), reader.decision():
         pass
 
 
-def test_a_second_driver_is_refused_while_the_first_lives_and_may_follow_when_it_is_killed(ledger: Ledger) -> None:
+def test_a_second_driver_is_refused_while_the_first_lives_and_may_follow_when_it_is_killed(ledger: SqlLedger) -> None:
     ledger.close()
-    with closing(Ledger.open(ledger.path)) as second, another_driver(ledger.path) as first:
+    with closing(SqlLedger.open(ledger.path)) as second, another_driver(ledger.path) as first:
         with pytest.raises(OwnedElsewhere, match=f"process {first.pid} on"):
             second.claim()
         assert second.owner() is not None
@@ -241,7 +242,7 @@ def _await_death(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def test_every_acknowledged_decision_survives_the_killing_of_the_driver(ledger: Ledger) -> None:
+def test_every_acknowledged_decision_survives_the_killing_of_the_driver(ledger: SqlLedger) -> None:
     ledger.close()
     with another_driver(ledger.path) as driver:
         assert driver.stdout is not None
@@ -250,25 +251,25 @@ def test_every_acknowledged_decision_survives_the_killing_of_the_driver(ledger: 
         driver.send_signal(signal.SIGKILL)
         acknowledged = [int(line) for line in driver.stdout.read().split()]
         driver.wait()
-    with closing(Ledger.open(ledger.path)) as reader:
+    with closing(SqlLedger.open(ledger.path)) as reader:
         numbers = [event.number for event in reader.events()]
     assert numbers == list(range(len(numbers)))
     assert numbers[-1] >= max(acknowledged, default=20)
 
 
-def test_a_driver_that_gives_the_study_back_leaves_it_free(ledger: Ledger) -> None:
+def test_a_driver_that_gives_the_study_back_leaves_it_free(ledger: SqlLedger) -> None:
     ledger.close()
-    with closing(Ledger.open(ledger.path)) as second:
+    with closing(SqlLedger.open(ledger.path)) as second:
         assert second.owner() is None
         second.claim()
 
 
-def moved_elsewhere(ledger: Ledger) -> None:
+def moved_elsewhere(ledger: SqlLedger) -> None:
     """Let the owner be one that cannot be seen from here."""
     altered(ledger.path, "UPDATE owner SET host = 'elsewhere'")
 
 
-def test_an_owner_on_another_machine_lives_as_long_as_its_heart_beats(ledger: Ledger, clock: Clock) -> None:
+def test_an_owner_on_another_machine_lives_as_long_as_its_heart_beats(ledger: SqlLedger, clock: Clock) -> None:
     moved_elsewhere(ledger)
     clock.time -= 3600.0  # whatever the clocks say: what counts is whether the heart beats while one watches
     waited = 0.0
@@ -280,7 +281,7 @@ def test_an_owner_on_another_machine_lives_as_long_as_its_heart_beats(ledger: Le
             clock.time += 1.0
             assert ledger.beat()
 
-    with closing(Ledger.open(ledger.path, now=clock)) as second:
+    with closing(SqlLedger.open(ledger.path, now=clock)) as second:
         with pytest.raises(OwnedElsewhere, match="on elsewhere"):
             second.claim(wait=wait)
         assert waited < LEASE_SECONDS
@@ -291,10 +292,10 @@ def test_an_owner_on_another_machine_lives_as_long_as_its_heart_beats(ledger: Le
         assert not ledger.beat()
 
 
-def test_a_driver_that_was_taken_over_cannot_write(ledger: Ledger, clock: Clock) -> None:
+def test_a_driver_that_was_taken_over_cannot_write(ledger: SqlLedger, clock: Clock) -> None:
     start(ledger)
     moved_elsewhere(ledger)
-    with closing(Ledger.open(ledger.path, now=clock)) as second:
+    with closing(SqlLedger.open(ledger.path, now=clock)) as second:
         second.claim(wait=lambda _: None)
         with pytest.raises(OwnedElsewhere, match="taken the study over"):
             start(ledger, 1)
@@ -304,10 +305,10 @@ def test_a_driver_that_was_taken_over_cannot_write(ledger: Ledger, clock: Clock)
         start(second, 2)
 
 
-def test_a_driver_that_was_frozen_and_wakes_up_cannot_write(ledger: Ledger) -> None:
+def test_a_driver_that_was_frozen_and_wakes_up_cannot_write(ledger: SqlLedger) -> None:
     """A real process, really stopped and continued."""
     ledger.close()
-    with closing(Ledger.open(ledger.path)) as second, another_driver(ledger.path, when_told=True) as first:
+    with closing(SqlLedger.open(ledger.path)) as second, another_driver(ledger.path, when_told=True) as first:
         assert first.stdin is not None
         first.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WNOWAIT)
@@ -323,8 +324,8 @@ def test_a_driver_that_was_frozen_and_wakes_up_cannot_write(ledger: Ledger) -> N
         start(second)
 
 
-def test_processes_of_one_number_on_two_machines_are_told_apart(ledger: Ledger) -> None:
-    with closing(Ledger.open(ledger.path)) as second:
+def test_processes_of_one_number_on_two_machines_are_told_apart(ledger: SqlLedger) -> None:
+    with closing(SqlLedger.open(ledger.path)) as second:
         assert second.owner() is not None
         altered(ledger.path, "UPDATE owner SET machine = 'another container', heartbeat = 0")
         assert second.owner() is None
@@ -333,10 +334,10 @@ def test_processes_of_one_number_on_two_machines_are_told_apart(ledger: Ledger) 
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: Ledger, clock: Clock) -> None:
+def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: SqlLedger, clock: Clock) -> None:
     start(ledger)
     start(ledger, 1)
-    with closing(Ledger.open(ledger.path, now=clock)) as other:
+    with closing(SqlLedger.open(ledger.path, now=clock)) as other:
         numbers = other.ask_for("prune", [0, 1], {"reason": "too slow"}, lambda trials: None)
         requests = ledger.requests(waiting=True)
         assert [(r.number, r.verb, r.trial, r.detail, r.time) for r in requests] == [
@@ -350,7 +351,7 @@ def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: Le
         assert [(r.served, r.refusal) for r in other.requests()] == [(clock.time, None), (clock.time, "trial 1 has ended")]
 
 
-def test_a_request_that_is_not_allowed_leaves_nothing(ledger: Ledger) -> None:
+def test_a_request_that_is_not_allowed_leaves_nothing(ledger: SqlLedger) -> None:
     start(ledger)
 
     def forbid(trials: list[Trial]) -> None:
@@ -417,7 +418,7 @@ def columns(path: Path) -> dict[str, set[str]]:
 
 def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(old: Path) -> None:
     before = everything(old)
-    with closing(Ledger.open(old)) as reader:
+    with closing(SqlLedger.open(old)) as reader:
         states = [(trial.number, trial.state, trial.epochs, trial.extends) for trial in reader.trials()]
         assert states == [(0, State.COMPLETE, 1, None), (1, State.RUNNING, 0, None)]
         assert [event.kind for event in reader.events()] == ["started", "reported", "completed", "started"]
@@ -429,7 +430,7 @@ def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(old: 
 
 
 def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old: Path, place: LedgerLocation, clock: Clock) -> None:
-    with closing(Ledger.open(old, now=clock)) as ledger:
+    with closing(SqlLedger.open(old, now=clock)) as ledger:
         read = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
         ledger.claim(wait=lambda _: None)
         assert (ledger.study(), ledger.trials(), ledger.reports(), ledger.events()) == read
@@ -444,16 +445,16 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old:
 def test_an_older_ledger_that_is_migrated_while_it_is_opened_is_read_as_it_is_then(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = type(Ledger(old)._database)
+    kind = type(SqlLedger(old)._database)
     copy = kind.copy_in_memory
 
     def migrate_first(read: database.Database) -> sa.Engine:
-        with closing(Ledger(old)) as driver:
+        with closing(SqlLedger(old)) as driver:
             driver.claim(wait=lambda _: None)
         return copy(read)
 
     monkeypatch.setattr(kind, "copy_in_memory", migrate_first)
-    with closing(Ledger.open(old)) as reader:
+    with closing(SqlLedger.open(old)) as reader:
         assert [trial.number for trial in reader.trials()] == [0, 1]
         assert reader.requests() == []
 
@@ -461,8 +462,8 @@ def test_an_older_ledger_that_is_migrated_while_it_is_opened_is_read_as_it_is_th
 def test_a_migration_that_is_cut_off_leaves_the_old_ledger(old: Path) -> None:
     altered(old, "CREATE TABLE requests (number INTEGER)")  # the last step of the migration will find its table taken
     with pytest.raises(LedgerError, match=r"older ledger that cannot be migrated \(table requests already exists\)"):
-        Ledger.open(old)
-    with closing(Ledger(old)) as ledger, pytest.raises(Exception, match="already exists"):
+        SqlLedger.open(old)
+    with closing(SqlLedger(old)) as ledger, pytest.raises(Exception, match="already exists"):
         ledger.claim(wait=lambda _: None)
     assert "extends" not in columns(old)["trials"]
     assert everything(old)["study"][1][0][2] == 1
@@ -471,9 +472,9 @@ def test_a_migration_that_is_cut_off_leaves_the_old_ledger(old: Path) -> None:
 # -- databases and files -------------------------------------------------------------------------------------------------
 
 
-def test_a_ledger_is_made_once(ledger: Ledger) -> None:
+def test_a_ledger_is_made_once(ledger: SqlLedger) -> None:
     with pytest.raises(LedgerError, match="exists already"):
-        Ledger.create(ledger.path, name="s", file=FILE, facts=FACTS)
+        SqlLedger.create(ledger.path, name="s", file=FILE, facts=FACTS)
 
 
 def test_of_drivers_that_make_one_study_at_once_one_succeeds(place: LedgerLocation) -> None:
@@ -492,7 +493,7 @@ def test_of_drivers_that_make_one_study_at_once_one_succeeds(place: LedgerLocati
         thread.start()
     for thread in threads:
         thread.join()
-    made = [outcome for outcome in outcomes if isinstance(outcome, Ledger)]
+    made = [outcome for outcome in outcomes if isinstance(outcome, SqlLedger)]
     assert len(made) == 1
     assert all(isinstance(outcome, LedgerError) for outcome in outcomes if outcome not in made)
     assert [entry.name for entry in place.folder.iterdir() if entry.name.startswith(".")] == []
@@ -501,15 +502,15 @@ def test_of_drivers_that_make_one_study_at_once_one_succeeds(place: LedgerLocati
 
 def test_a_ledger_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="does not exist"):
-        Ledger.open(tmp_path / "ledger.db")
+        SqlLedger.open(tmp_path / "ledger.db")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_ledger_of_a_newer_paretune_is_refused(ledger: Ledger) -> None:
+def test_a_ledger_of_a_newer_paretune_is_refused(ledger: SqlLedger) -> None:
     ledger.close()
     altered(ledger.path, f"UPDATE study SET schema_version = {schema.VERSION + 1}")  # noqa: S608 - a number
     with pytest.raises(LedgerError, match="use a newer Paretune"):
-        Ledger.open(ledger.path)
+        SqlLedger.open(ledger.path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database, and long enough to have a header" * 100, json.dumps(FILE).encode()])
@@ -517,7 +518,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> 
     path = tmp_path / "ledger.db"
     path.write_bytes(content)
     with pytest.raises(LedgerError, match="not a readable ledger"):
-        Ledger.open(path)
+        SqlLedger.open(path)
 
 
 def test_a_damaged_ledger_is_refused(tmp_path: Path) -> None:
@@ -526,9 +527,9 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(LedgerError, match="not a readable ledger"):
-        Ledger.open(path)
+        SqlLedger.open(path)
 
 
 def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="not a readable ledger"):
-        Ledger.open(tmp_path)
+        SqlLedger.open(tmp_path)

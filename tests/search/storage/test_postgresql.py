@@ -18,12 +18,12 @@ from search.backends.base import Order, Outcome
 from search.errors import LedgerError, OutOfReach
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage import ledger, location
+from search.storage import location, sql_ledger
 from search.storage.address import Address
 from search.storage.events import EventKind
-from search.storage.ledger import Ledger
-from search.storage.location import LedgerLocation, ledger_in
+from search.storage.location import LedgerLocation
 from search.storage.postgresql import list_studies
+from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.trial import State, Trial
 from search.workflows.finalize import finalize, finalized
 
@@ -176,11 +176,11 @@ def test_a_server_that_dies_twice_and_comes_back_within_a_search_changes_nothing
             while process.poll() is None:
                 if dies_at and n_reported(folder) >= dies_at[0]:
                     dies_at.pop(0)
-                    with closing(Ledger.open(ledger_in(folder))) as reader:
+                    with open_ledger(folder) as reader:
                         before = reader.events()
                     mortal.stop()
                     mortal.start()
-                    with closing(Ledger.open(ledger_in(folder))) as reader:
+                    with open_ledger(folder) as reader:
                         assert reader.events()[: len(before)] == before
                 threading.Event().wait(0.02)
             codes.append(process.wait())
@@ -197,7 +197,7 @@ def test_a_decision_waits_for_a_server_that_is_being_started(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
+    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
         mortal.stop()
         starting = threading.Thread(target=mortal.start)
         starting.start()
@@ -211,9 +211,9 @@ def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lo
     tmp_path: Path, mortal: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    monkeypatch.setattr(ledger, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sql_ledger, "PATIENCE_SECONDS", 0.2)
     place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
+    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
         with mine.decision() as writer:
             trial = writer.start(Trial(0, State.RUNNING, {"method": "lora"}, 7, 300, 10))
         known = mine.events()
@@ -235,7 +235,7 @@ def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lo
 
         with pytest.raises(OutOfReach):
             decide_on_a_dying_server()
-    with closing(Ledger.open(place.path)) as reader:
+    with closing(SqlLedger.open(place.path)) as reader:
         assert [report.epoch for report in reader.reports()] == [1]
 
 
@@ -247,14 +247,14 @@ def test_a_driver_that_is_frozen_within_a_decision_holds_nobody_up(
     monkeypatch.setattr(product, "IDLE_SECONDS", 1)
     place = LedgerLocation(tmp_path / "s", Address(postgresql.address(), "frozen"))
 
-    def freeze(frozen: Ledger, second: Ledger) -> None:
+    def freeze(frozen: SqlLedger, second: SqlLedger) -> None:
         with frozen.decision() as writer:
             writer.event(EventKind.OPENED)
             second.claim(wait=lambda _: None)  # waits for the lock until the server ends the frozen one's session
 
-    with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})) as frozen:
+    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as frozen:
         postgresql.execute("UPDATE \"paretune/frozen\".owner SET host = 'elsewhere'")
-        with closing(Ledger.open(place.path)) as second:
+        with closing(SqlLedger.open(place.path)) as second:
             with pytest.raises(OutOfReach):
                 freeze(frozen, second)
             assert second.events() == []
@@ -272,7 +272,7 @@ def roles(postgresql: Server, tmp_path_factory: pytest.TempPathFactory) -> Serve
     place = LedgerLocation(tmp_path_factory.mktemp("roles") / "shared", Address(postgresql.address(), "shared"))
     file = {"study": "shared", "budget": {"n_trials": 3, "epochs": 2}}
     facts = {"reference_point": [0.1, 1000], "n_classes": 10}
-    made = Ledger.create(place.path, address=place.address, name="shared", file=file, facts=facts)
+    made = SqlLedger.create(place.path, address=place.address, name="shared", file=file, facts=facts)
     with closing(made), made.decision() as writer:
         writer.start(Trial(0, State.RUNNING, {"method": "head_only", "optim.lr": 1e-3}, 7, 0, 10))
     for role in ("reader", "outsider"):
@@ -350,7 +350,7 @@ def test_a_server_that_does_not_wait_for_its_disk_is_refused(
     mortal.start()
     place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
     with pytest.raises(LedgerError, match="fsync off"):
-        Ledger.create(place.path, address=place.address, name="s", file={}, facts={})
+        SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})
 
 
 def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
@@ -372,17 +372,17 @@ def test_a_pointer_that_leads_nowhere_is_refused(tmp_path: Path, content: str) -
     pointer = tmp_path / "ledger.json"
     pointer.write_text(content)
     with pytest.raises(LedgerError, match="does not lead to a ledger") as told:
-        Ledger.open(pointer)
+        SqlLedger.open(pointer)
     assert "geheim" not in str(told.value)
 
 
 def test_machines_whose_clocks_differ_agree_on_whether_a_driver_is_at_work(tmp_path: Path, postgresql: Server) -> None:
     place = LedgerLocation(tmp_path / "s", Address(postgresql.address(), "clocks"))
-    with closing(Ledger.create(place.path, address=place.address, name="s", file={}, facts={})):
+    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})):
         postgresql.execute("UPDATE \"paretune/clocks\".owner SET host = 'elsewhere'")
         program = (
             "import sys, time; from pathlib import Path; real = time.time; time.time = lambda: real() + 3600.0\n"
-            "from search.storage.ledger import Ledger; print(Ledger.open(Path(sys.argv[1])).owner())"
+            "from search.storage.sql_ledger import SqlLedger; print(SqlLedger.open(Path(sys.argv[1])).owner())"
         )
         command = [sys.executable, "-c", program, str(place.path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

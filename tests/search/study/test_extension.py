@@ -20,7 +20,7 @@ from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.extension import Extension, moment, widened_file
 from search.study.study import Study
@@ -51,12 +51,12 @@ def study(tmp_path: Path) -> Iterator[Study]:
 
 
 def history(study: Study) -> list[tuple[str, int | None, str]]:
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         return [(event.kind, event.trial, json.dumps(dict(event.detail))) for event in ledger.events()]
 
 
 def reported(study: Study, number: int) -> list[int]:
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         return [report.epoch for report in ledger.reports(trial=number)]
 
 
@@ -239,7 +239,7 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
         assert (longer.number, longer.epochs) == (2, 3)
         assert study.trials[1].state is State.RUNNING  # its worker has noticed nothing
         study.report(1, 2, {"val/top1": 0.6})
-        with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+        with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
             assert [str(r.refusal)[:24] if r.refusal else None for r in ledger.requests()] == [
                 None, None, None, "trial 0 has 3 epochs; ex"
             ]  # fmt: skip

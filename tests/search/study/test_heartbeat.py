@@ -9,8 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from search.config.loading import check
-from search.storage.ledger import Ledger
 from search.storage.owner import LEASE_SECONDS
+from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.study import Study
 from trainables.protocol import STOP_FLAG
@@ -33,13 +33,13 @@ def seconds_until(true: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
-def heartbeat(ledger: Ledger) -> float:
+def heartbeat(ledger: SqlLedger) -> float:
     with ledger._reading.connect() as connection:
         return float(connection.execute(sa.text("SELECT heartbeat FROM owner")).scalar_one())
 
 
 def test_the_heart_beats_within_the_lease_while_the_driver_is_busy(tmp_path: Path) -> None:
-    with closing(new_study(tmp_path)) as study, closing(Ledger.open(study.folder / "ledger.db")) as ledger, study.heartbeat():
+    with closing(new_study(tmp_path)) as study, closing(SqlLedger.open(study.folder / "ledger.db")) as ledger, study.heartbeat():
         for _ in range(2):
             before = heartbeat(ledger)
             assert seconds_until(lambda: heartbeat(ledger) != before) < LEASE_SECONDS  # noqa: B023 - called at once
@@ -83,7 +83,7 @@ def test_an_attended_driver_looks_at_what_is_asked_of_it_only_when_something_is(
 
 
 def test_a_driver_that_was_taken_over_stops_beating(tmp_path: Path) -> None:
-    with closing(new_study(tmp_path)) as study, closing(Ledger.open(study.folder / "ledger.db")) as ledger, study.heartbeat():
+    with closing(new_study(tmp_path)) as study, closing(SqlLedger.open(study.folder / "ledger.db")) as ledger, study.heartbeat():
         with ledger._writing.begin() as connection:
             connection.execute(sa.text("UPDATE owner SET token = 'another', heartbeat = 5"))
         names = {"paretune-attendant"}

@@ -11,6 +11,7 @@ import pytest
 from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.errors import StudyFileError
+from search.storage.facts import PrecisionFact
 from search.study.study import Study
 from search.workflows import run
 from trainables.simulated.plain import SyntheticSizes
@@ -45,20 +46,21 @@ def test_a_study_that_is_opened_again_trains_in_what_was_chosen_when_it_was_made
 
 def test_a_study_whose_ledger_says_nothing_of_precision_goes_on_in_float32(tmp_path: Path) -> None:
     with closing(Study.create(study_file(tmp_path), SyntheticSizes())) as study:
-        assert "precision" not in study.row.facts
+        assert study.row.facts.precision is None
         assert handed_out(study) == "float32"
 
 
 @pytest.mark.parametrize("named", ["float32", "bfloat16"])
 def test_a_precision_that_is_named_is_neither_probed_nor_overruled(tmp_path: Path, named: str) -> None:
     saved = run.run(study_file(tmp_path, precision=named), back_end="in-process")
-    assert "precision" not in saved.row.facts
-    assert study_file(tmp_path, precision=named).worker({"precision": {"chosen": "other"}})["recipe"]["precision"] == named
+    assert saved.row.facts.precision is None
+    facts = saved.row.facts.model_copy(update={"precision": PrecisionFact(chosen="other")})
+    assert study_file(tmp_path, precision=named).worker(facts)["recipe"]["precision"] == named
 
 
 def test_the_driver_notes_what_was_found_and_why(tmp_path: Path) -> None:
     saved = run.run(study_file(tmp_path), back_end="in-process")
-    assert saved.row.facts["precision"] == {"chosen": "float32", "why": "nothing is computed"}
+    assert saved.row.facts.precision == PrecisionFact(chosen="float32", why="nothing is computed")
 
 
 @pytest.mark.parametrize("recipe", [{"precision": "float16"}, {"accumulate": 0}, {"compile": "perhaps"}])

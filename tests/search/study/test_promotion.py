@@ -9,7 +9,8 @@ from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
 from search.config.loading import check
 from search.config.study_file import StudyFile
-from search.storage.ledger import Event, Ledger
+from search.storage.rows import Event
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.trial import State
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
@@ -116,5 +117,5 @@ def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(tmp_pa
 
 def history(folder: Path) -> str:
     """What happened, without times and without what tells of the interruption."""
-    events = Ledger.open(folder / "ledger.db").events()
+    events = SqlLedger.open(folder / "ledger.db").events()
     return "\n".join(f"{e.kind} {e.trial} {dict(e.detail)}" for e in events if e.kind not in ("resumed", "opened", "restarted"))

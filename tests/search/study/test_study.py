@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from search.backends import in_process
 from search.config.loading import check
 from search.config.study_file import StudyFile
-from search.errors import StudyFileError
-from search.storage.ledger import Event, Ledger, OwnedElsewhere
+from search.errors import OwnedElsewhere, StudyFileError
+from search.storage.rows import Event
+from search.storage.sql_ledger import SqlLedger
 from search.study.extension import Extension
 from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study
 from search.trial import Decision, State, Trial
@@ -39,7 +40,7 @@ def new_study(storage: Path, **changes: object) -> Study:
 
 def history(study: Study) -> list[tuple[str, int | None, str]]:
     """The ledger's events without their times."""
-    events: list[Event] = Ledger.open(study.folder / "ledger.db").events()
+    events: list[Event] = SqlLedger.open(study.folder / "ledger.db").events()
     return [(event.kind, event.trial, json.dumps(dict(event.detail))) for event in events]
 
 
@@ -363,4 +364,4 @@ def test_a_trial_whose_checkpoint_is_gone_is_trained_again_and_its_events_say_so
 
 def whole_reports(study: Study) -> dict[int, dict[str, float]]:
     """Epoch to metrics of trial 0."""
-    return {report.epoch: dict(report.metrics) for report in Ledger.open(study.folder / "ledger.db").reports(trial=0)}
+    return {report.epoch: dict(report.metrics) for report in SqlLedger.open(study.folder / "ledger.db").reports(trial=0)}

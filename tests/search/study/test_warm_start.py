@@ -9,7 +9,7 @@ from search.backends import in_process
 from search.config.loading import check
 from search.errors import StudyFileError
 from search.results.saved_study import load
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
@@ -91,7 +91,7 @@ def test_an_interrupted_pupil_goes_on_as_if_it_had_not_been(tmp_path: Path) -> N
             pupil.close()
             pupil = Study.open(pupil.file, SyntheticSizes())
         in_process.run(pupil, SyntheticTrainable())
-        events = Ledger.open(pupil.folder / "ledger.db").events()
+        events = SqlLedger.open(pupil.folder / "ledger.db").events()
         histories.append([(e.kind, e.trial, json.dumps(dict(e.detail))) for e in events if e.kind != "opened"])
     assert histories[0] == histories[1]
 

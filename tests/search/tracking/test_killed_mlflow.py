@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from search.cli.app import app
 from search.config import loading
 from search.results.saved_study import SavedStudy
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.study.user_requests import write_requests
 from search.workflows import run
@@ -77,7 +77,7 @@ class Meanwhile:
         write_requests(self._folder, "unpause", [], {})
 
     def _n_ended(self) -> int:
-        with contextlib.closing(Ledger.open(self._folder / "ledger.db")) as ledger:
+        with contextlib.closing(SqlLedger.open(self._folder / "ledger.db")) as ledger:
             return sum(trial.state.finished for trial in ledger.trials())
 
 

@@ -47,9 +47,9 @@ def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(driven:
     program = (
         "import json, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from search.storage.ledger import Ledger\n"
+        "from search.storage.sql_ledger import SqlLedger\n"
         "from search.tracking.recorder import Recorder\n"
-        "Ledger.open(Path(sys.argv[1])).claim()\n"
+        "SqlLedger.open(Path(sys.argv[1])).claim()\n"
         "recording = Recorder(Path(sys.argv[1]), sys.argv[2], period=0.01)\n"
         "recording.start()\n"
         "print(recording._process.pid, flush=True)\n"

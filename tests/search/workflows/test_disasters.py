@@ -17,7 +17,8 @@ from search.backends import in_process
 from search.config.loading import check
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage.ledger import Event, Ledger
+from search.storage.rows import Event
+from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
@@ -29,7 +30,7 @@ def test_a_write_that_is_cut_at_any_byte_is_whole_or_absent_and_all_before_it_st
     """As after a power cut: the ledger's file and the first bytes of its write-ahead log are all that is left."""
     whole = tmp_path / "s" / "ledger.db"
     log = whole.with_name("ledger.db-wal")
-    with closing(Ledger.create(whole, name="s", file={}, facts={})) as ledger:
+    with closing(SqlLedger.create(whole, name="s", file={}, facts={})) as ledger:
         with ledger.decision() as writer:
             trial = writer.start(Trial(0, State.RUNNING, {"method": "lora", "lora.rank": 2}, 7, 300, 10))
         before, n_before = contents(ledger), log.stat().st_size
@@ -50,11 +51,11 @@ def test_a_write_that_is_cut_at_any_byte_is_whole_or_absent_and_all_before_it_st
         torn.with_name("ledger.db-shm").unlink(missing_ok=True)
         torn.write_bytes(kept)
         torn.with_name("ledger.db-wal").write_bytes(written[:n_bytes])
-        with closing(Ledger.open(torn)) as ledger:
+        with closing(SqlLedger.open(torn)) as ledger:
             assert contents(ledger) == (after if n_bytes == len(written) else before)
 
 
-def contents(ledger: Ledger) -> tuple[list[Trial], list[Event]]:
+def contents(ledger: SqlLedger) -> tuple[list[Trial], list[Event]]:
     return ledger.trials(), ledger.events()
 
 
@@ -124,7 +125,7 @@ def test_a_disk_that_fills_up_ends_the_search_and_with_room_it_goes_on(tmp_path:
         assert whole.state is StudyState.FINISHED
         ended = [trial for trial in cut.history if trial.state.finished]
         assert [whole.history[trial.number] for trial in ended] == ended
-        with closing(Ledger.open(disk / "s" / "ledger.db")) as ledger:
+        with closing(SqlLedger.open(disk / "s" / "ledger.db")) as ledger:
             assert [event.number for event in ledger.events()] == list(range(len(ledger.events())))
         shutil.copytree(disk / "s", tmp_path / "copy")  # still a sound database elsewhere
     with closing(sqlite3.connect(tmp_path / "copy" / "ledger.db")) as connection:
@@ -148,7 +149,7 @@ class Erratic:
 
 
 def essence(study: Study) -> list[str]:
-    with closing(Ledger.open(study.folder / "ledger.db")) as ledger:
+    with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         return [json.dumps([event.kind, event.trial, dict(event.detail)]) for event in ledger.events()]
 
 

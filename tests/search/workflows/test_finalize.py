@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from search.backends.base import Order, Outcome
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load
-from search.storage.ledger import Ledger
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 from search.workflows.finalize import OF, REPEAT, finalize, finalized, p_front
 
@@ -101,7 +101,7 @@ def test_interrupted_it_goes_on_and_more_seeds_add_to_what_there_is(study: Saved
     assert all(len(member.top1) == 3 for member in members)
     assert finalized(study) == members
     assert finalize(study, n_seeds=3, retrain=Worker(stop_after=0)) == members  # nothing is met twice
-    ledger = Ledger.open(study.folder / "final" / "ledger.db")
+    ledger = SqlLedger.open(study.folder / "final" / "ledger.db")
     trials = ledger.trials()
     ledger.close()
     assert all(trial.state is State.COMPLETE for trial in trials)

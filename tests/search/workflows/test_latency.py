@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from search.errors import RequestError
+from search.errors import OwnedElsewhere, RequestError
 from search.results.saved_study import load
-from search.storage.ledger import Ledger, OwnedElsewhere
+from search.storage.sql_ledger import SqlLedger
 from search.workflows.latency import measure
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
@@ -87,7 +87,7 @@ def test_without_numbers_the_members_of_the_front_are_measured_and_the_table_say
 
 def test_a_study_that_is_being_run_is_not_measured(searched: Path) -> None:
     saved = load(searched / "paretune-studies" / "digits")
-    driver = Ledger.open(saved.folder / "ledger.db")
+    driver = SqlLedger.open(saved.folder / "ledger.db")
     driver.claim()
     try:
         with pytest.raises(OwnedElsewhere, match="is being run by process"):

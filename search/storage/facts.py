@@ -1,0 +1,112 @@
+"""The facts of a study: what was measured once, when it was made, and stays with it.
+
+Facts are a column of the ledger's `study` table. A resumed study reads them instead of measuring again, so that it continues as it
+began, also on another machine. Ledgers of every version hold these keys: a key may be added, none may change its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from search.errors import LedgerError
+
+__all__ = ["Facts", "LearnedTrial", "PrecisionFact", "TrialMemory", "read_facts"]
+
+
+class _Stored(BaseModel):
+    """A value that the ledger keeps as JSON. Keys of a newer Paretune are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the ledger stores: the keys that were given."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class LearnedTrial(NamedTuple):
+    """A complete trial of another study (`search.learn_from`)."""
+
+    config: dict[str, Any]
+    top1: float
+    size: float  # what accuracy is weighed against, in the unit of this study
+    on_front: bool  # whether it was on the front of its own study
+
+
+class PrecisionFact(_Stored):
+    """The answer to `recipe.precision: auto`.
+
+    Attributes:
+        chosen: The precision of all trials, `float32` or `bfloat16`.
+        why: The reason, in words.
+    """
+
+    chosen: str
+    why: str = ""
+
+
+class TrialMemory(_Stored):
+    """The memory that a trial takes.
+
+    Attributes:
+        host_bytes: Memory of a node that is reserved for a trial.
+        peak_bytes: Peak GPU memory by method; empty where none was measured.
+        card_bytes: Memory of one GPU; 0 where there is none.
+        shares: Share of a GPU by method, if `gpus_per_trial: auto` was asked for.
+    """
+
+    host_bytes: int = 0
+    peak_bytes: Mapping[str, float] = Field(default_factory=dict)
+    card_bytes: float = 0
+    shares: Mapping[str, float] = Field(default_factory=dict)
+
+
+class Facts(_Stored):
+    """What was measured once, when a study was made.
+
+    Attributes:
+        n_classes: Number of classes of the data set.
+        n_validation: Number of validation images; None where that is not known, or accuracies are exact.
+        backbone_params: Number of frozen parameters of the backbone.
+        max_params: Largest adapter that the study trains, in parameters.
+        reference_point: (chance level, largest size that is wanted): where the hypervolume is measured from.
+        learned: Complete trials of other studies, for the sampler.
+        precision: The answer to `recipe.precision: auto`; None where it was not asked (float32 then).
+        memory: The memory that a trial takes; None where it was not asked.
+        checkpoints: The address or folder of the checkpoints; None for the study's own folder.
+    """
+
+    n_classes: int
+    n_validation: int | None = None
+    backbone_params: int
+    max_params: int
+    reference_point: tuple[float, float]
+    learned: tuple[LearnedTrial, ...] = Field(default=(), alias="learnt")
+    precision: PrecisionFact | None = None
+    memory: TrialMemory | None = None
+    checkpoints: str | None = None
+
+    @property
+    def gpu_shares(self) -> Mapping[str, float]:
+        """The measured shares of a GPU by method; empty where none were measured."""
+        return {} if self.memory is None else self.memory.shares
+
+
+def read_facts(stored: Mapping[str, Any], ledger: str) -> Facts:
+    """Check facts that come back from a ledger like ones that are made.
+
+    Args:
+        stored: The column `facts`.
+        ledger: The study's name, for the message.
+
+    Raises:
+        LedgerError: A fact is missing or has a wrong type.
+    """
+    try:
+        return Facts.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "facts"
+        raise LedgerError(f"the ledger of {ledger} is damaged: facts.{key}: {first['msg']}; restore it from a copy") from None
