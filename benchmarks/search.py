@@ -154,7 +154,7 @@ def blind(study: Study) -> None:
 
 
 def engine(study: Study) -> Auto:
-    return cast(Auto, study.state.sampler._engine)
+    return cast(Auto, study.state.sampler.rule)
 
 
 CONTENDERS: dict[str, Contender] = {

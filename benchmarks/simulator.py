@@ -31,8 +31,9 @@ import spaces
 from search import pareto
 from search.backends import simulated
 from search.config.loading import check
+from search.samplers.base import NewConfig, Result, SamplerContext
 from search.samplers.random_sampler import draw_uniformly
-from search.samplers.sampler import Sampler
+from search.samplers.sampler import SeededSampler
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +50,8 @@ def asks(kind: str, n_trials: int) -> list[tuple[float, float]]:
     measured = rest == "measured"
     front = pareto.Front((0.1, 4.0) if measured else (0.1, 100_000.0), linear=measured)
     sizes = {"size": lambda c: surface.count(c)[0], "max_size": 100_000, "measured": measured}
-    sampler = Sampler(space, kind=kind, **sizes, front=front, n_epochs=30)  # type: ignore[arg-type]
+    context = SamplerContext(space, **sizes, front=front, n_epochs=30)  # type: ignore[arg-type]
+    sampler = SeededSampler.make(kind, context)
 
     def tell(ticket: Any, config: dict[str, Any], number: int) -> None:
         n_epochs, size = (30, 3, 9)[number % 3], surface.count(config)[0]
@@ -61,9 +63,9 @@ def asks(kind: str, n_trials: int) -> list[tuple[float, float]]:
             sampler.report(ticket, epoch, top1, size)
         if n_epochs == 30:
             front.add(top1, size, number)
-            sampler.complete(ticket, top1, size)
+            sampler.tell(ticket, Result.COMPLETE, top1=top1, size=size)
         else:
-            sampler.prune(ticket)
+            sampler.tell(ticket, Result.PRUNED)
 
     for number in range(n_trials):
         config = draw_uniformly(space, by)
@@ -71,10 +73,10 @@ def asks(kind: str, n_trials: int) -> list[tuple[float, float]]:
     found = []
     for number in range(n_trials, n_trials + N_TIMED + 1):
         begun, busy = time.perf_counter(), time.process_time()
-        ticket, config = sampler.draw()
+        answer = sampler.draw()
         found.append((1000 * (time.perf_counter() - begun), 1000 * (time.process_time() - busy)))
-        if config is not None:  # else a stopped trial goes on
-            tell(ticket, config, number)
+        if isinstance(answer, NewConfig):  # else a stopped trial resumes
+            tell(answer.ticket, answer.config, number)
     return found[1:]  # the first one fits the hyperparameters, which a study of so many trials has long done
 
 

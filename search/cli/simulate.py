@@ -95,11 +95,11 @@ def _refuse(file: StudyFile, against: list[str], picture: Path | None) -> None:
         RequestError: naming the option.
     """
     from search.errors import RequestError
-    from search.samplers.sampler import KINDS
+    from search.samplers.sampler import SAMPLERS
 
     for sampler in against:
-        if sampler not in KINDS:
-            raise RequestError(f"--against {sampler}: no such sampler; there are {', '.join(KINDS)}")
+        if sampler not in SAMPLERS:
+            raise RequestError(f"--against {sampler}: no such sampler; there are {', '.join(SAMPLERS)}")
     if file.search.sampler in against:
         raise RequestError(f"--against {file.search.sampler}: the study's own sampler; name another one, or set search.sampler")
     if picture is not None and (picture.suffix not in (".png", ".svg") or not picture.parent.is_dir()):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.pareto import Axis, Front
+from search.samplers.base import Answer, NewConfig, Promote, Result, SamplerContext
 from search.samplers.candidates import CandidateGenerator
 from search.samplers.cost_model import PredictedCost
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit, squared
@@ -89,6 +90,25 @@ class Auto:
         self._n_ended, self._next_fit = 0, N_FIT_FIRST
         self._to_fit: tuple[Array, Array, Array] | None = None  # features, values and variances when so many had ended
 
+    @classmethod
+    def make(cls, context: SamplerContext) -> Auto:
+        """Make the sampler for a study.
+
+        Raises:
+            ValueError: The sizes of configurations, their limit or the front is missing.
+        """
+        if context.size is None or context.max_size is None or context.front is None:
+            raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
+        return cls(
+            context.space,
+            size=context.size,
+            max_size=context.max_size,
+            front=context.front,
+            n_epochs=context.n_epochs,
+            measured=context.measured,
+            pool=context.pool,
+        )
+
     # -- what became of it ---------------------------------------------------------------------------------------------------------
 
     def add(self, config: Config, *, drawn: bool) -> int:
@@ -107,36 +127,30 @@ class Auto:
         self._known.report(ticket, top1)
         self._measured(ticket, size)
 
-    def complete(self, ticket: int, top1: float, size: float) -> None:
-        """The trial was trained to the end."""
-        self._known.complete(ticket, top1)
+    def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
+        """Take in what became of a configuration.
+
+        What a stopped trial has reported stays known. The accuracy of one that was too dear stays known too, and similar ones
+        promise less. Nothing is known of the accuracy of one that failed. A rejected one is never a candidate again.
+        """
+        if result is Result.COMPLETE:
+            assert top1 is not None  # noqa: S101 - the protocol says so
+            self._known.complete(ticket, top1)
+        elif result in (Result.PRUNED, Result.STOPPED):
+            self._known.stop(ticket, for_good=result is Result.PRUNED)
+        elif result is Result.OVER_LIMIT:
+            self._known.exceed(ticket)
+        else:
+            self._known.drop(ticket)
+            if result is Result.REJECTED and ticket in self._sampled:
+                self._n_sampled[self._known.methods[ticket]] -= 1
+            return
         self._measured(ticket, size)
         self._ended()
 
-    def prune(self, ticket: int, *, for_good: bool) -> None:
-        """The trial was stopped early; what it reported stays known, and unless it was for good, it may be revived."""
-        self._known.stop(ticket, for_good=for_good)
-        self._ended()
-
-    def revive(self, ticket: int) -> None:
-        """The trial goes on from where it was stopped."""
+    def promote(self, ticket: int) -> None:
+        """Take in that a stopped trial resumes."""
         self._known.revive(ticket)
-
-    def exceed(self, ticket: int, size: float | None = None) -> None:
-        """The trial was stopped because it costs too much; its accuracy stays known, and its like promise less."""
-        self._known.exceed(ticket)
-        self._measured(ticket, size)
-        self._ended()
-
-    def fail(self, ticket: int) -> None:
-        """The configuration ended by its own fault: nothing is known of its accuracy."""
-        self._known.drop(ticket)
-
-    def reject(self, ticket: int) -> None:
-        """The configuration was refused before training; it is never a candidate again."""
-        self._known.drop(ticket)
-        if ticket in self._sampled:
-            self._n_sampled[self._known.methods[ticket]] -= 1
 
     def _measured(self, ticket: int, size: float | None) -> None:
         if self._cost is not None and size is not None:
@@ -156,8 +170,8 @@ class Auto:
 
     # -- choosing ------------------------------------------------------------------------------------------------------------------
 
-    def choose(self, seed: int) -> Config | int:
-        """The next configuration, or the ticket of a stopped trial that promises more; the same for the same history and seed."""
+    def ask(self, seed: int) -> Answer:
+        """Propose the configuration that promises most, or a stopped trial that promises more."""
         random = np.random.default_rng(seed)
         observed = self._known.observed()
         ends, variances = self._known.ends(observed)
@@ -187,11 +201,12 @@ class Auto:
                 if surrogate is not None and not due:
                     ticket, gain = self._best_stopped(surrogate, below, observed)
                     if ticket is not None and gain > promise[i] / self._n_epochs:
-                        return ticket
-                return config
+                        return Promote(ticket)
+                return NewConfig(config)
         if surrogate is not None and (ticket := self._best_stopped(surrogate, below, observed)[0]) is not None:
-            return ticket
-        return self._choice.anything(random)  # nothing is left that could be trained: whoever asked refuses it, and knows why
+            return Promote(ticket)
+        # Nothing is left that could be trained. The study refuses what is proposed, and counts up to the end of the space.
+        return NewConfig(self._choice.anything(random))
 
     def _promise(self, surrogate: Surrogate, features: Array, sizes: Array) -> Array:
         """(n,) expected hypervolume improvement of points that were never tried."""

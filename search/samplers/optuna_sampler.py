@@ -13,6 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from search.samplers.base import Answer, NewConfig, Result
 from spaces import Config, JointSpace, Value
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ class OptunaSampler:
         self._grid = Grid(space) if kind == "grid" else None
         self._nsga2 = optuna.samplers.NSGAIISampler(population_size=POPULATION) if kind == "nsga2" else None
 
-    def choose(self, seed: int) -> Config:
-        """The next configuration. The same history and seed choose the same."""
+    def ask(self, seed: int) -> Answer:
+        """Propose a configuration; the same history and seed propose the same."""
         if self._grid is not None:
-            return self._grid.next()
+            return NewConfig(self._grid.next())
         name = self._space.methods[len(self._tickets) % len(self._space.methods)] if self._kind == "gp" else "all"
         study, space = self._studies[name], self._space.only(name) if self._kind == "gp" else self._space
         study.sampler = self._sampler(seed)
@@ -55,7 +56,7 @@ class OptunaSampler:
         # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts
         # them while the trial runs; the ledger does not have them. So the draw is given up, and its configuration taken up anew.
         study.tell(trial, state=TrialState.FAIL)
-        return config
+        return NewConfig(config)
 
     def add(self, config: Config, *, drawn: bool) -> int:
         """Take up a configuration of the space; returns its ticket."""
@@ -78,34 +79,21 @@ class OptunaSampler:
     def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
         """Optuna's multi-objective studies know no intermediate values."""
 
-    def complete(self, ticket: int, top1: float, size: float) -> None:
-        """The configuration was trained to the end."""
+    def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
+        """Tell Optuna. Configurations that were refused or too dear are PRUNED and infeasible, so that it avoids similar ones."""
         name, number = self._tickets[ticket]
-        self._studies[name].tell(number, (top1, size))
+        study = self._studies[name]
+        if result is Result.COMPLETE:
+            assert top1 is not None and size is not None  # noqa: S101, PT018 - the protocol says so
+            study.tell(number, (top1, size))
+            return
+        if result in (Result.REJECTED, Result.OVER_LIMIT):
+            optuna.trial.Trial(study, number).set_constraint("feasible", 1.0)
+        study.tell(number, state=TrialState.FAIL if result is Result.FAILED else TrialState.PRUNED)
 
-    def prune(self, ticket: int, *, for_good: bool) -> None:
-        """The configuration was stopped because others were better."""
-        name, number = self._tickets[ticket]
-        self._studies[name].tell(number, state=TrialState.PRUNED)
-
-    def revive(self, ticket: int) -> None:
-        """Never asked for: what Optuna was told stands."""
+    def promote(self, ticket: int) -> None:
+        """Refuse: what Optuna was told stands, and it never asks for a promotion."""
         raise NotImplementedError
-
-    def fail(self, ticket: int) -> None:
-        """The configuration ended by its own fault."""
-        name, number = self._tickets[ticket]
-        self._studies[name].tell(number, state=TrialState.FAIL)
-
-    def exceed(self, ticket: int, size: float | None) -> None:
-        """The configuration costs too much, which training has shown: as infeasible as one that was refused."""
-        self.reject(ticket)
-
-    def reject(self, ticket: int) -> None:
-        """The configuration was refused before training: told as PRUNED and infeasible, so that the sampler avoids its like."""
-        name, number = self._tickets[ticket]
-        optuna.trial.Trial(self._studies[name], number).set_constraint("feasible", 1.0)
-        self._studies[name].tell(number, state=TrialState.PRUNED)
 
     def _sampler(self, seed: int) -> BaseSampler:
         if self._kind == "nsga2":

@@ -1,4 +1,4 @@
-"""Points drawn uniformly from a joint space, without a study around it."""
+"""Random search: points drawn uniformly from a joint space."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search.samplers.base import Answer, NewConfig, Result
 from spaces import Config, JointSpace, Value
 
 
@@ -39,23 +40,26 @@ def _value(values: BaseDistribution, rng: random.Random) -> Value:
     raise TypeError(f"{values!r} is none of Optuna's three distributions")
 
 
-class _Random:
-    """Draws uniformly and learns nothing."""
+class RandomSampler:
+    """A sampler that draws uniformly and learns nothing; see `search.samplers.base.Sampler`."""
 
     def __init__(self, space: JointSpace) -> None:
         self._space, self._n = space, 0
 
-    def choose(self, seed: int) -> Config:
-        return draw_uniformly(self._space, random.Random(seed))  # noqa: S311 - not cryptography
+    def ask(self, seed: int) -> Answer:
+        """Draw a configuration."""
+        return NewConfig(draw_uniformly(self._space, random.Random(seed)))  # noqa: S311 - not cryptography
 
     def add(self, config: Config, *, drawn: bool) -> int:
+        """Return the next ticket."""
         self._n += 1
         return self._n - 1
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
-    def complete(self, ticket: int, top1: float, size: float) -> None: ...
-    def prune(self, ticket: int, *, for_good: bool) -> None: ...
-    def revive(self, ticket: int) -> None: ...
-    def exceed(self, ticket: int, size: float | None) -> None: ...
-    def fail(self, ticket: int) -> None: ...
-    def reject(self, ticket: int) -> None: ...
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
+        """Learn nothing."""
+
+    def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
+        """Learn nothing."""
+
+    def promote(self, ticket: int) -> None:
+        """Learn nothing."""

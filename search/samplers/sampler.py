@@ -1,139 +1,93 @@
-"""Choosing what to try next: one face for all samplers, made replayable.
+"""A sampler as a study uses it: seeded draw by draw, replayable, and confined to a pool where there is one.
 
-Every draw is seeded from (root seed, number of the draw) and depends on nothing else but what was told, so that a study rebuilt
-from the ledger by the same calls in the same order goes on exactly where the first one stopped.
+Every draw is seeded from (root seed, number of the draw), so that a study that is rebuilt from its ledger by the same calls in the
+same order continues exactly as the first one would have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
-from search.pareto import Front
 from search.samplers.auto import Auto
+from search.samplers.base import Answer, NewConfig, Promote, Result, Sampler, SamplerContext
 from search.samplers.finite_pool import FinitePool
 from search.samplers.optuna_sampler import OptunaSampler
-from search.samplers.random_sampler import _Random
+from search.samplers.random_sampler import RandomSampler
 from search.seeds import seed_for
-from spaces import Config, JointSpace
+from spaces import Config
 
-KINDS = ("auto", "tpe", "nsga2", "gp", "random", "grid")
+SAMPLERS: Mapping[str, Callable[[SamplerContext], Sampler]] = {
+    "auto": Auto.make,
+    "tpe": lambda context: OptunaSampler(context.space, "tpe"),
+    "nsga2": lambda context: OptunaSampler(context.space, "nsga2"),
+    "gp": lambda context: OptunaSampler(context.space, "gp"),
+    "random": lambda context: RandomSampler(context.space),
+    "grid": lambda context: OptunaSampler(context.space, "grid"),
+}
 
 
-class Sampler:
-    """Draws configurations from a joint space and learns from what became of them.
+class SeededSampler:
+    """One sampler with its seeds, its count of draws and its pool.
 
     Args:
-        space: The joint space.
-        kind: `auto` (see `search.samplers.auto`), Optuna's `tpe`, `nsga2`, `gp` or `grid` (see `search.samplers.optuna_sampler`),
-            or `random`.
+        sampler: The rule that proposes.
+        context: What the rule was made with.
         seed: The study's root seed.
-        size: Of a configuration, as far as it is known before training, ValueError if it is impossible; only `auto` asks.
-        max_size: Largest that is wanted; only `auto` asks.
-        measured: Whether only training tells what accuracy is weighed against; only `auto` asks.
-        front: The front of the complete trials, kept up to date by the study; only `auto` asks.
-        n_epochs: Epochs of a whole trial; only `auto` asks.
-        pool: The only configurations that there are: what is drawn is moved to the nearest of them that is left. None for all.
     """
 
-    def __init__(
-        self,
-        space: JointSpace,
-        *,
-        kind: str = "random",
-        seed: int = 0,
-        size: Callable[[Config], float] | None = None,
-        max_size: float | None = None,
-        measured: bool = False,
-        front: Front | None = None,
-        n_epochs: int = 1,
-        pool: Sequence[Config] | None = None,
-    ) -> None:
-        self._space, self._seed, self._n_draws = space, seed, 0
-        self._pool = None if pool is None else FinitePool(space, pool)
-        self._engine: _Engine
-        if kind == "auto":
-            if size is None or max_size is None or front is None:
-                raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
-            self._engine = Auto(space, size=size, max_size=max_size, front=front, n_epochs=n_epochs, measured=measured, pool=pool)
-        elif kind == "random":
-            self._engine = _Random(space)
-        else:
-            self._engine = OptunaSampler(space, kind)
+    def __init__(self, sampler: Sampler, context: SamplerContext, seed: int = 0) -> None:
+        self.rule = sampler
+        self._space, self._seed, self._n_draws = context.space, seed, 0
+        self._pool = None if context.pool is None else FinitePool(context.space, context.pool)
 
-    def draw(self) -> tuple[int, Config | None]:
-        """A new configuration, and the ticket under which to tell what became of it; None: the ticket's stopped trial goes on."""
-        config = self._engine.choose(seed_for(self._seed, "ask", self._n_draws))
-        if isinstance(config, int):
-            self.revive(config)
-            return config, None
-        if self._pool is not None:
-            config = self._pool.nearest(config)
+    @classmethod
+    def make(cls, name: str, context: SamplerContext, *, seed: int = 0) -> SeededSampler:
+        """Make the sampler that a study file names (`search.sampler`)."""
+        return cls(SAMPLERS[name](context), context, seed)
+
+    def draw(self) -> Answer:
+        """Propose what to do next. A new configuration comes with its ticket; a promoted trial was told to the sampler already."""
+        answer = self.rule.ask(seed_for(self._seed, "ask", self._n_draws))
+        if isinstance(answer, Promote):
+            self.promote(answer.ticket)
+        if not isinstance(answer, NewConfig):
+            return answer
+        config = answer.config if self._pool is None else self._pool.nearest(answer.config)
         ticket = self.add(config, drawn=True)
         if ticket is None:
             raise RuntimeError(f"the sampler drew a point outside its own space: {config}")
-        return ticket, config
+        return replace(answer, config=config, ticket=ticket)
 
     def draws(self, n: int) -> Iterator[Config]:
-        """`n` configurations one after the other; nobody tells what becomes of them."""
-        return (config for _ in range(n) if (config := self.draw()[1]) is not None)
-
-    def revive(self, ticket: int) -> None:
-        """A trial that was stopped goes on: a draw too."""
-        self._n_draws += 1
-        self._engine.revive(ticket)
+        """Draw at most `n` configurations one after the other, without telling the sampler what becomes of them."""
+        return (answer.config for _ in range(n) if isinstance(answer := self.draw(), NewConfig))
 
     def add(self, config: Config, *, drawn: bool) -> int | None:
-        """Take up a configuration that is known already: from the ledger, or the paper's default.
+        """Take up a configuration that is known already: from the ledger, or a paper's default.
 
         Args:
-            config: One point; knobs outside the space are refused by returning None (the sampler then never hears of it).
-            drawn: Whether `draw` made it when it was new: then it counts as a draw, and the next one is seeded as it was then.
+            config: The configuration.
+            drawn: True if `draw` made it when it was new: then it counts as a draw, and the next one is seeded as it was then.
 
         Returns:
-            Its ticket.
+            Its ticket; None for a point outside the space (an anchor, or one from before the space was changed), of which the
+            sampler never hears.
         """
         self._n_draws += drawn
         if self._pool is not None:
             self._pool.take(config)
-        if not self._space.holds(config):  # an anchor, or a point from before the space was changed
-            return None
-        return self._engine.add(config, drawn=drawn)
+        return self.rule.add(config, drawn=drawn) if self._space.holds(config) else None
 
     def report(self, ticket: int, epoch: int, top1: float, size: float | None = None) -> None:
-        """The configuration has been trained for so many epochs; `size` where that has measured the second objective."""
-        self._engine.report(ticket, epoch, top1, size)
+        """Take in one epoch; see `Sampler.report`."""
+        self.rule.report(ticket, epoch, top1, size)
 
-    def complete(self, ticket: int, top1: float, size: float) -> None:
-        """The configuration was trained to the end."""
-        self._engine.complete(ticket, top1, size)
+    def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
+        """Take in what became of a configuration; see `Sampler.tell`."""
+        self.rule.tell(ticket, result, top1=top1, size=size)
 
-    def prune(self, ticket: int, *, for_good: bool = True) -> None:
-        """The configuration was stopped because others were better; unless for good, `draw` may let it go on."""
-        self._engine.prune(ticket, for_good=for_good)
-
-    def exceed(self, ticket: int, size: float | None = None) -> None:
-        """The configuration was stopped because it costs more than a limit allows; `size` as of `report`."""
-        self._engine.exceed(ticket, size)
-
-    def fail(self, ticket: int) -> None:
-        """The configuration ended by its own fault."""
-        self._engine.fail(ticket)
-
-    def reject(self, ticket: int) -> None:
-        """The configuration was refused before training."""
-        self._engine.reject(ticket)
-
-
-class _Engine(Protocol):
-    """What is different from sampler to sampler."""
-
-    def choose(self, seed: int) -> Config | int: ...
-    def add(self, config: Config, *, drawn: bool) -> int: ...
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
-    def complete(self, ticket: int, top1: float, size: float) -> None: ...
-    def prune(self, ticket: int, *, for_good: bool) -> None: ...
-    def revive(self, ticket: int) -> None: ...
-    def exceed(self, ticket: int, size: float | None) -> None: ...
-    def fail(self, ticket: int) -> None: ...
-    def reject(self, ticket: int) -> None: ...
+    def promote(self, ticket: int) -> None:
+        """Take in that a stopped trial resumes; it counts as a draw."""
+        self._n_draws += 1
+        self.rule.promote(ticket)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes, study_costs
 from search.errors import StudyFileError
-from search.samplers.sampler import Sampler
+from search.samplers.base import SamplerContext
+from search.samplers.sampler import SeededSampler
 from search.storage.facts import Facts, PrecisionFact, TrialMemory
 from search.storage.rows import StudyRow
 from search.study.warm_start import learn
+from spaces import Config, JointSpace
 
 N_FEASIBILITY_DRAWS = 50
 
@@ -54,7 +56,7 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
     for method in space.methods:
         smallest: int | None = None
         reason = ""
-        for config in (space.default(method), *Sampler(space.only(method), kind="random", seed=0).draws(N_FEASIBILITY_DRAWS)):
+        for config in (space.default(method), *_random_draws(space.only(method))):
             try:
                 adapter_params, _ = sizes.count(config)
             except ValueError as error:
@@ -103,6 +105,10 @@ def refuse_other_place(record: StudyRow, file: StudyFile) -> None:
             f"study {file.study} has its checkpoints in {there or file.folder}, its study file names {file.shared or file.folder}: "
             "they stay where they were made; name that place (storage: ...), or give the study another name"
         )
+
+
+def _random_draws(space: JointSpace) -> Iterator[Config]:
+    return SeededSampler.make("random", SamplerContext(space)).draws(N_FEASIBILITY_DRAWS)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

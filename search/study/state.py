@@ -16,7 +16,8 @@ from search.config import trial_resources
 from search.config.study_file import ANCHOR, StudyFile
 from search.costs import Sizes, study_costs
 from search.front import compared
-from search.samplers.sampler import Sampler
+from search.samplers.base import Answer, NewConfig, Result, SamplerContext
+from search.samplers.sampler import SeededSampler
 from search.samplers.size_cache import CachedSize
 from search.storage.events import EventKind
 from search.storage.ledger import Ledger
@@ -62,10 +63,8 @@ class SearchState:
         self.trials: list[Trial] = []
         self.front = pareto.Front(self.reference_point, linear=file.objectives[1] not in PARAMETERS)
         space = file.joint_space()
-        self.sampler = Sampler(
+        context = SamplerContext(
             space,
-            kind=file.search.sampler,
-            seed=file.search.seed,
             size=CachedSize(self.costs.size, space, exact=pool is not None, operations=self.costs.counts_operations),
             max_size=float(row.facts.max_params) if self.costs.measures_size else self.reference_point[1],
             measured=self.costs.measures_size,
@@ -73,6 +72,7 @@ class SearchState:
             n_epochs=file.budget.epochs,
             pool=pool,
         )
+        self.sampler = SeededSampler.make(file.search.sampler, context, seed=file.search.seed)
         rungs = file.search.rungs
         self.rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
         self.promotes = rungs is not None and rungs.promote
@@ -93,7 +93,7 @@ class SearchState:
         self._n_extended = 0  # trials that go on where another one ended; no part of `budget.n_trials`
         for config, top1, size, _ in row.facts.learned:
             if (known := self.sampler.add(config, drawn=False)) is not None:
-                self.sampler.complete(known, top1, size)
+                self.sampler.tell(known, Result.COMPLETE, top1=top1, size=size)
         self._replay(ledger)
 
     @property
@@ -103,11 +103,11 @@ class SearchState:
 
     # -- what to try next ----------------------------------------------------------------------------------------------------------
 
-    def next_config(self) -> tuple[int | None, Config | None]:
-        """The sampler's ticket (None for what it never hears of) and a configuration; None: the ticket's stopped trial goes on."""
+    def next_answer(self) -> Answer:
+        """Return what to do next: first the anchors, the papers' defaults and the user's points, then what the sampler proposes."""
         if self._first:
             config = self._first.popleft()
-            return self.sampler.add(config, drawn=False), config
+            return NewConfig(config, self.sampler.add(config, drawn=False))
         return self.sampler.draw()
 
     def check(self, config: Config) -> tuple[int, int]:
@@ -161,13 +161,15 @@ class SearchState:
         if ticket is None:
             return
         if trial.state is State.COMPLETE:
-            self.sampler.complete(ticket, *trial.objectives)
+            top1, size = trial.objectives
+            self.sampler.tell(ticket, Result.COMPLETE, top1=top1, size=size)
         elif limit is not None:
-            self.sampler.exceed(ticket, self.costs.measured_size(trial.epochs, trial.metrics))
+            self.sampler.tell(ticket, Result.OVER_LIMIT, size=self.costs.measured_size(trial.epochs, trial.metrics))
         elif trial.state is State.PRUNED:
-            self.sampler.prune(ticket, for_good=trial.rung is None or not self.promotes)
+            for_good = trial.rung is None or not self.promotes
+            self.sampler.tell(ticket, Result.PRUNED if for_good else Result.STOPPED)
         elif trial.state is State.FAILED:
-            self.sampler.fail(ticket)
+            self.sampler.tell(ticket, Result.FAILED)
 
     def extend(self) -> None:
         """The budget is larger: what had ended the study no longer does, and patience begins anew."""
@@ -197,7 +199,7 @@ class SearchState:
     def _replay_of_study(self, event: Event) -> None:
         if event.kind is EventKind.REJECTED:
             if (ticket := self._taken_up(event.detail["config"])) is not None:
-                self.sampler.reject(ticket)
+                self.sampler.tell(ticket, Result.REJECTED)
         elif event.kind is EventKind.ENDED:
             self.ended = str(event.detail["reason"])
         elif event.kind is EventKind.EXTENDED:
@@ -221,7 +223,7 @@ class SearchState:
         elif event.kind is EventKind.PROMOTED:
             self.promote(replace(trial, state=State.RUNNING))
             if (ticket := self._tickets[number]) is not None:
-                self.sampler.revive(ticket)
+                self.sampler.promote(ticket)
         elif event.kind in (EventKind.COMPLETED, EventKind.FAILED):
             self.set_standing(trial)
         elif event.kind is EventKind.LOST:

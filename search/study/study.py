@@ -16,6 +16,7 @@ from search.config.sections import Budget
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
+from search.samplers.base import Done, NewConfig, Promote, Result, Wait
 from search.seeds import seed_for
 from search.storage import checkpoints, location
 from search.storage import checkpoints as checkpoint_store
@@ -163,15 +164,19 @@ class Study:
             return None
         rejections: list[tuple[Config, str]] = []
         while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
-            ticket, config = self.state.next_config()
-            if config is None:
-                return self._promoted(self.state.trial_of(ticket), rejections)
+            answer = self.state.next_answer()
+            if isinstance(answer, Promote):
+                return self._promoted(self.state.trial_of(answer.ticket), rejections)
+            if not isinstance(answer, NewConfig):
+                self._rest(answer, rejections)
+                return None
+            config, ticket = answer.config, answer.ticket
             try:
                 adapter_params, head_params = self.state.check(config)
             except ValueError as error:
                 rejections.append((config, str(error)))
                 if ticket is not None:
-                    self.state.sampler.reject(ticket)
+                    self.state.sampler.tell(ticket, Result.REJECTED)
                 continue
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
@@ -183,6 +188,16 @@ class Study:
             return self._handed_out(trial)
         self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
         return None
+
+    def _rest(self, answer: Wait | Done, rejections: Sequence[tuple[Config, str]]) -> None:
+        """Start nothing: until a trial reports, or for good."""
+        if isinstance(answer, Done):
+            self._end(f"the sampler is done: {answer.reason}", rejections)
+        elif all(trial.state.finished for trial in self.state.trials):
+            self._end("the sampler waits, but every trial has ended", rejections)
+        elif rejections:
+            with self._ledger.decision() as writer:
+                writer.reject(rejections)
 
     def _promoted(self, trial: Trial, rejections: Sequence[tuple[Config, str]]) -> Trial:
         """A trial that a rung had stopped goes on, because the sampler expects more of it than of anything new."""

@@ -14,7 +14,7 @@ import spaces
 from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
 from search.config.loading import check
-from search.samplers.sampler import KINDS
+from search.samplers.sampler import SAMPLERS
 from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.trial import State
@@ -35,7 +35,7 @@ def history(ledger: SqlLedger) -> list[tuple[object, ...]]:
     return [(e.kind, e.trial, json.dumps(dict(e.detail)), metrics.get(e.number)) for e in ledger.events()]
 
 
-@pytest.mark.parametrize("sampler", [kind for kind in KINDS if kind != "gp"])  # which takes a fifth of a second for a draw
+@pytest.mark.parametrize("sampler", [kind for kind in SAMPLERS if kind != "gp"])  # which takes a fifth of a second for a draw
 def test_one_imaginary_worker_and_in_process_write_the_same_history(tmp_path: Path, sampler: str) -> None:
     file = check(RAW | {"storage": str(tmp_path), "search": {"sampler": sampler, "seed": 3, "rungs": {"grace": 1, "factor": 2}}})
     worker = file.worker()

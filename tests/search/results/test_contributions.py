@@ -14,7 +14,8 @@ from search.config.loading import check
 from search.results.contributions import contributions
 from search.results.importance import importance
 from search.results.saved_study import load
-from search.samplers.sampler import Sampler
+from search.samplers.base import SamplerContext
+from search.samplers.sampler import SeededSampler
 from search.storage.rows import Report
 from search.study.study import Study
 from search.trial import State, Trial
@@ -50,7 +51,7 @@ def test_a_contribution_is_what_the_front_loses_without_the_method() -> None:
 def test_the_knob_that_makes_all_the_difference_has_all_the_importance() -> None:
     space = spaces.joint(["lora", "arc"])
     trials, reports = [], []
-    for number, config in enumerate(Sampler(space, seed=0).draws(60)):
+    for number, config in enumerate(SeededSampler.make("random", SamplerContext(space)).draws(60)):
         rank = int(str(config[f"{config['method']}.rank"]))
         top1 = {"lora": 0.9 - 0.4 / rank, "arc": 0.7}[str(config["method"])]
         trials.append(Trial(number, State.COMPLETE, config, 0, 100, 10, epochs=1, metrics={"val/top1": top1}))

@@ -12,11 +12,13 @@ from search.backends.simulated import VirtualClock, create, run
 from search.config.loading import check
 from search.pareto import Front, hypervolume
 from search.samplers.auto import N_FAIR
-from search.samplers.sampler import Sampler
+from search.samplers.base import Result
 from search.study.study import Study
 from search.trial import State
 from spaces import Config
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
+
+from .drawing import draw, make_sampler
 
 METHODS = ("lora", "arc", "lily", "fact", "adapter")
 
@@ -61,15 +63,15 @@ def test_every_method_gets_its_default_and_three_sampled_configurations_within_t
 
 def test_a_method_whose_trials_all_fail_does_not_eat_the_budget() -> None:
     space = spaces.joint(["lora", "arc"])
-    sampler = Sampler(space, kind="auto", size=lambda config: 100, max_size=1000, front=Front((0.1, 1000.0)), n_epochs=9)
+    sampler = make_sampler(space, "auto", size=lambda config: 100, max_size=1000, front=Front((0.1, 1000.0)), n_epochs=9)
     drawn = []
     for n in range(20):
-        ticket, config = sampler.draw()
+        ticket, config = draw(sampler)
         drawn.append(config["method"])
         if config["method"] == "lora":
-            sampler.fail(ticket)
+            sampler.tell(ticket, Result.FAILED)
         else:
-            sampler.complete(ticket, 0.5 + n / 100, 100)
+            sampler.tell(ticket, Result.COMPLETE, top1=0.5 + n / 100, size=100)
     assert drawn.count("lora") < 12
 
 
@@ -80,13 +82,13 @@ def test_afterwards_the_budget_follows_promise() -> None:
     def size(config: Config) -> int:
         return 100 * int(str(config[f"{config['method']}.rank"]))
 
-    sampler, n = Sampler(space, kind="auto", size=size, max_size=100_000, front=front), {"adapter": 0, "adaptformer": 0}
+    sampler, n = make_sampler(space, "auto", size=size, max_size=100_000, front=front), {"adapter": 0, "adaptformer": 0}
     for number in range(60):
-        ticket, config = sampler.draw()
+        ticket, config = draw(sampler)
         n[str(config["method"])] += 1
         top1 = 0.5 + 0.05 * math.log10(size(config)) + (0.2 if config["method"] == "adapter" else 0.0)
         front.add(top1, size(config), number)
-        sampler.complete(ticket, top1, size(config))
+        sampler.tell(ticket, Result.COMPLETE, top1=top1, size=size(config))
     assert n["adaptformer"] <= 15
 
 
@@ -146,7 +148,7 @@ def test_it_learns_what_breaks_the_limit_of_the_cost_that_it_predicts() -> None:
 
 def test_with_a_pool_every_configuration_is_drawn_once_and_only_those() -> None:
     space, surface = spaces.joint(["lora", "arc"]), Surface("valley")
-    pool = list(Sampler(space, seed=1).draws(12))
+    pool = list(make_sampler(space, seed=1).draws(12))
     file = check({"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora", "arc"], "budget": {"n_trials": 40, "epochs": 2}})
     study = create(file, surface, clock := VirtualClock(), pool=pool)
     run(study, lambda: SurfaceTrainable(surface), clock, n_workers=1)
@@ -158,4 +160,4 @@ def test_with_a_pool_every_configuration_is_drawn_once_and_only_those() -> None:
 
 def test_it_cannot_be_made_without_what_it_needs_to_know() -> None:
     with pytest.raises(ValueError, match="needs the sizes of configurations, their limit, and the front"):
-        Sampler(spaces.joint(["lora"]), kind="auto")
+        make_sampler(spaces.joint(["lora"]), "auto")

@@ -10,7 +10,7 @@ import spaces
 from search.samplers.encoding import Coding, Column
 from search.samplers.finite_pool import FinitePool
 from search.samplers.random_sampler import draw_uniformly
-from search.samplers.sampler import KINDS
+from search.samplers.sampler import SAMPLERS
 from spaces import Knob
 
 METHODS = [method for method in spaces.SPACES if method not in ("head_only", "full")]
@@ -96,4 +96,4 @@ def test_a_pool_gives_each_configuration_once_the_nearest_first_and_of_the_same_
 def test_the_names_of_the_samplers_are_those_that_a_study_file_may_say() -> None:
     from search.config.study_file import Search
 
-    assert set(KINDS) == set(Search.model_fields["sampler"].annotation.__args__)  # type: ignore[union-attr]
+    assert set(SAMPLERS) == set(Search.model_fields["sampler"].annotation.__args__)  # type: ignore[union-attr]

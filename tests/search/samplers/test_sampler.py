@@ -6,8 +6,11 @@ import pytest
 
 import spaces
 from search.pareto import Front
-from search.samplers.sampler import KINDS, Sampler
+from search.samplers.base import Result
+from search.samplers.sampler import SAMPLERS, SeededSampler
 from spaces import Config
+
+from .drawing import draw, make_sampler
 
 SPACE = spaces.joint(["lora", "arc", "lily"])
 
@@ -20,23 +23,23 @@ def accuracy(config: Config) -> float:
     return 0.9 - 0.1 * abs(math.log10(float(str(config["optim.lr"]))) + 3) - 0.1 / int(str(config[f"{config['method']}.rank"]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
-    def told(sampler: Sampler, ticket: int, config: Config, n: int) -> None:
+    def told(sampler: SeededSampler, ticket: int, config: Config, n: int) -> None:
         if n % 5 == 3:
-            sampler.reject(ticket)
+            sampler.tell(ticket, Result.REJECTED)
         elif n % 7 == 4:
-            sampler.fail(ticket)
+            sampler.tell(ticket, Result.FAILED)
         elif n % 7 != 5:  # every seventh stays running
-            sampler.complete(ticket, accuracy(config), size(config))
+            sampler.tell(ticket, Result.COMPLETE, top1=accuracy(config), size=size(config))
 
-    def new() -> Sampler:
-        return Sampler(SPACE, kind=kind, seed=5, size=size, max_size=100_000, front=Front((0.1, 100_000.0)))
+    def new() -> SeededSampler:
+        return make_sampler(SPACE, kind, seed=5, size=size, max_size=100_000, front=Front((0.1, 100_000.0)))
 
     first = new()
     drawn = []
     for n in range(40):
-        ticket, config = first.draw()
+        ticket, config = draw(first)
         told(first, ticket, config, n)
         drawn.append(config)
     second = new()
@@ -45,16 +48,16 @@ def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
         assert taken_up is not None
         told(second, taken_up, config, n)
     for n in range(30, 40):
-        ticket, config = second.draw()
+        ticket, config = draw(second)
         assert config == drawn[n]
         told(second, ticket, config, n)
 
 
 def test_only_the_chosen_methods_knobs_are_drawn() -> None:
-    sampler = Sampler(SPACE, seed=1)
+    sampler = make_sampler(SPACE, seed=1)
     seen = set()
     for _ in range(40):
-        _, config = sampler.draw()
+        _, config = draw(sampler)
         seen.add(config["method"])
         own = {key for key in config if not key.startswith(("optim.", "recipe."))} - {"method"}
         assert own == {knob.key for knob in SPACE.knobs(str(config["method"]))} & own
@@ -67,16 +70,16 @@ def test_rejections_teach_the_sampler() -> None:
     limit = 4_000
 
     def asks_per_feasible(kind: str) -> float:
-        sampler = Sampler(spaces.joint(["lora"]), kind=kind, seed=0)
+        sampler = make_sampler(spaces.joint(["lora"]), kind)
         asks = feasible = 0
         while feasible < 40:
-            ticket, config = sampler.draw()
+            ticket, config = draw(sampler)
             asks += 1
             if size(config) > limit:
-                sampler.reject(ticket)
+                sampler.tell(ticket, Result.REJECTED)
             else:
                 feasible += 1
-                sampler.complete(ticket, accuracy(config), size(config))
+                sampler.tell(ticket, Result.COMPLETE, top1=accuracy(config), size=size(config))
         return asks / feasible
 
     assert asks_per_feasible("tpe") < 0.8 * asks_per_feasible("random")
@@ -86,21 +89,21 @@ def test_pruned_trials_teach_the_sampler() -> None:
     """Optuna: a PRUNED trial without values makes its like less likely in a multi-objective study (contract)."""
 
     def share_of_arc(prune: bool) -> float:
-        sampler, n_arc = Sampler(spaces.joint(["lora", "arc"]), kind="tpe", seed=0), 0
+        sampler, n_arc = make_sampler(spaces.joint(["lora", "arc"]), "tpe"), 0
         for n in range(80):
-            ticket, config = sampler.draw()
+            ticket, config = draw(sampler)
             n_arc += n >= 30 and config["method"] == "arc"
             if prune and config["method"] == "arc":
-                sampler.prune(ticket)
+                sampler.tell(ticket, Result.PRUNED)
             else:
-                sampler.complete(ticket, accuracy(config), size(config))
+                sampler.tell(ticket, Result.COMPLETE, top1=accuracy(config), size=size(config))
         return n_arc / 50
 
     assert share_of_arc(prune=True) < 0.5 * share_of_arc(prune=False)
 
 
 def test_a_configuration_outside_the_space_is_kept_from_the_sampler() -> None:
-    sampler = Sampler(SPACE)
+    sampler = make_sampler(SPACE)
     anchor = spaces.joint(["head_only"]).default("head_only")
     assert sampler.add(anchor, drawn=False) is None
     foreign = SPACE.default("lora") | {"lora.rank": 3}
