@@ -3,14 +3,80 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 
-from search.errors import OutOfReach
+from cluster.capacity import at_a_time
+from search.backends.base import Capacity, Order, Outcome
+from search.config.study_file import StudyFile
+from search.errors import OutOfReach, RequestError
+from search.storage.facts import Facts, TrialMemory
 from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State, Trial
+from spaces import Config
+from trainables import make
 from trainables.protocol import Stopped, Trainable, is_out_of_memory
 
 PAUSE_SECONDS = 0.25  # between two looks at a study that is paused
+
+
+class InProcessBackEnd:
+    """One trial after the other, in this process; see `search.backends.base.BackEnd`."""
+
+    recorder_delay = 0.0
+
+    def prepare(self) -> None:
+        """Import nothing: what trains was imported to measure sizes."""
+
+    def connect(self, file: StudyFile) -> AbstractContextManager[None]:
+        """Connect to nothing."""
+        return nullcontext()
+
+    def check(self, file: StudyFile) -> None:
+        """Accept this machine."""
+
+    def reserves_memory(self, file: StudyFile) -> bool:
+        """Return False: a trial has the machine for itself."""
+        return False
+
+    def measure(
+        self,
+        file: StudyFile,
+        computed_bytes: int | None,
+        configs: Callable[[], Sequence[Config]],
+        say: Callable[[str], None],
+    ) -> TrialMemory:
+        """Reserve nothing."""
+        return TrialMemory()
+
+    def capacity(self, study: Study) -> Capacity:
+        """Return one."""
+        return Capacity(at_a_time(1))
+
+    def run(self, study: Study) -> None:
+        """Train the study's trials one by one."""
+        run(study, make(**study.file.worker(study.row.facts)))
+
+    def retrain(self, file: StudyFile, facts: Facts, orders: Iterable[Order]) -> Iterator[Outcome]:
+        """Retrain one model after the other."""
+        waiting = iter(orders)
+        if (first := next(waiting, None)) is None:
+            return
+        from trainables.workers.retrainer import Retrainer
+
+        try:
+            retrainer = Retrainer(**file.worker(facts))
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        for order in chain([first], waiting):
+            try:
+                done = retrainer(order.config, seed=order.seed, epochs=order.epochs, folder=order.folder)
+            except Exception as error:
+                yield Outcome(order.number, {}, None, f"{type(error).__name__}: {error}")
+            else:
+                yield Outcome(order.number, done.metrics, done.correct)
 
 
 def run(study: Study, trainable: Trainable) -> None:

@@ -7,11 +7,16 @@ synthetic surface) and the time is the trainable's own: the seconds that an epoc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from cluster.capacity import at_a_time
+from search.backends.base import Capacity, Order, Outcome
 from search.config.study_file import StudyFile
 from search.costs import Sizes
+from search.errors import RequestError
+from search.storage.facts import Facts, TrialMemory
 from search.storage.in_memory import InMemoryLedger
 from search.study.checks import facts_of, refuse_hopeless
 from search.study.lost_workers import WorkerLoss
@@ -119,6 +124,60 @@ def run(
             n_events += 1
         else:
             idle.append(worker)
+
+
+@dataclass
+class SimulatedBackEnd:
+    """Imaginary workers on a virtual clock; see `search.backends.base.BackEnd`.
+
+    Attributes:
+        make: Makes a worker's trainable.
+        clock: The clock, set forward from event to event; the study's clock too.
+        n_workers: The number of trials that run at once.
+        on_event: Called after every epoch.
+    """
+
+    make: Callable[[], Trainable]
+    clock: VirtualClock
+    n_workers: int
+    on_event: Callable[[], None] = lambda: None
+    recorder_delay: float = 0.0
+
+    def prepare(self) -> None:
+        """Import nothing."""
+
+    def connect(self, file: StudyFile) -> AbstractContextManager[None]:
+        """Connect to nothing."""
+        return nullcontext()
+
+    def check(self, file: StudyFile) -> None:
+        """Accept every study."""
+
+    def reserves_memory(self, file: StudyFile) -> bool:
+        """Return False: imaginary workers take none."""
+        return False
+
+    def measure(
+        self,
+        file: StudyFile,
+        computed_bytes: int | None,
+        configs: Callable[[], Sequence[Config]],
+        say: Callable[[str], None],
+    ) -> TrialMemory:
+        """Reserve nothing."""
+        return TrialMemory()
+
+    def capacity(self, study: Study) -> Capacity:
+        """Return the number of imaginary workers."""
+        return Capacity(at_a_time(self.n_workers))
+
+    def run(self, study: Study) -> None:
+        """Replay the study's trials."""
+        run(study, self.make, self.clock, n_workers=self.n_workers, on_event=self.on_event)
+
+    def retrain(self, file: StudyFile, facts: Facts, orders: Iterable[Order]) -> Iterator[Outcome]:
+        """Refuse: a simulation has no model to test."""
+        raise RequestError("a simulation trains nothing, so nothing can be retrained")
 
 
 @dataclass

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console, Group, RenderableType
 from rich.constrain import Constrain
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from search.config.study_file import StudyFile
 from search.results import tables, words
+from search.results.saved_study import SavedStudy
 from search.study.study import Study
 from search.trial import State, Trial
 
@@ -114,6 +116,16 @@ class _Clock:
         if not trained:
             return None
         return self.elapsed() / trained * (self.epochs_in_all() - self.epochs_done())
+
+
+@contextmanager
+def retraining(study: SavedStudy, n_seeds: int) -> Iterator[Callable[[int, int], None]]:
+    """Show how many models of a front are retrained, on standard error; gives what is told (models done, models in all)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(f"Finalizing {study.name}", total=len(study.members) * n_seeds)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _counts(trials: list[Trial], n_trials: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -70,25 +70,22 @@ def search_quietly(
     progress_on: Console | None = None,
 ) -> SavedStudy:
     """Search, and show progress only, on standard output or where one wants it."""
+    from search.backends.choose import make_back_end
     from search.cli.progress import Progress
     from search.cli.signals import interruptible
-    from search.results.saved_study import load
-    from search.storage import location
-    from search.workflows.run import run as run_study
+    from search.study.opening import find_study
+    from search.workflows import run as workflow
 
-    if back_end not in ("ray", "in-process"):
-        raise typer.BadParameter(f"{back_end!r} is neither ray nor in-process", param_hint="--back-end")
+    driver = make_back_end(back_end, n_cpus=cpus, n_slots=slots)
     progress = Progress(progress_on or Console(file=sys.stdout))
-    more_trials = 0 if extension is None else extension.more_trials
-    known = location.locate_ledger(file.folder, file.study, file.ledger).find()
-    n_trials = file.budget.n_trials if known is None else load(file.folder).row.budget["n_trials"]
-    progress.announce(file, n_trials + more_trials)
+    opening = find_study(file)
+    n_trials = file.budget.n_trials if opening.saved is None else opening.saved.row.budget["n_trials"]
+    progress.announce(file, n_trials + (0 if extension is None else extension.more_trials))
     with interruptible():
-        return run_study(
+        return workflow.run(
             file,
-            back_end=cast(Literal["ray", "in-process"], back_end),
-            n_cpus=cpus,
-            n_slots=slots,
+            opening=opening,
+            back_end=driver,
             watch=progress,
             on_decoded=progress.decoded,
             say=complain,

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.cli.options import Json, Overrides, print_json
+from search.cli.options import Json, Overrides, complain, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +36,11 @@ def suite(
     as_json: Json = False,
 ) -> None:
     """Search every task of a suite, one after the other, and lay the methods side by side. Interrupted, it goes on."""
-    from search.cli.finalize import train
+    from search.backends.choose import make_back_end
+    from search.cli.progress import retraining
     from search.cli.run import search_quietly
     from search.workflows import suite as suites
+    from search.workflows.finalize import finalize_and_record
 
     name, tasks = suites.load(source, root=root, storage=storage, overrides=overrides or (), only=only or ())
     best: dict[str, dict[str, float]] = {}
@@ -47,7 +49,10 @@ def suite(
         best[task.name] = suites.best_of_search(study)
         if finalize:
             found: dict[str, float] = {}
-            for member in train(study, n_seeds=finalize, back_end=back_end, n_cpus=cpus):
+            with retraining(study, finalize) as on_done:
+                driver = make_back_end(back_end, n_cpus=cpus)
+                members = finalize_and_record(study, n_seeds=finalize, back_end=driver, on_done=on_done, say=complain)
+            for member in members:
                 found[member.trial.method] = max(found.get(member.trial.method, 0.0), member.mean)
             best[task.name] = found
     rows, measure = suites.standings(tasks, best), TEST if finalize else VALIDATION

@@ -32,6 +32,12 @@ class LedgerLocation:
         """The ledger's file, or the file that points at it; it need not exist."""
         return self.folder / (FILE if self.address is None else POINTER)
 
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's file, or the file that points at it: the one that exists, else the one that would be made."""
+        here = ledger_in(self.folder)
+        return here if here.exists() else self.path
+
     def find(self) -> Path | None:
         """The ledger's file, None if there is no ledger. One that another machine has made on the server gets its pointer here.
 

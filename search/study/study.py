@@ -15,10 +15,10 @@ from search.config.loading import check
 from search.config.sections import Budget
 from search.config.study_file import StudyFile
 from search.costs import Sizes
-from search.errors import RequestError
+from search.errors import RequestError, StudyFileError
 from search.samplers.base import Done, NewConfig, Promote, Result, Wait
 from search.seeds import seed_for
-from search.storage import checkpoints, location
+from search.storage import checkpoints
 from search.storage import checkpoints as checkpoint_store
 from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
@@ -27,12 +27,13 @@ from search.storage.ledger import Ledger
 from search.storage.rows import Request, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
-from search.study.checks import facts_of, refuse_changes, refuse_hopeless, refuse_other_place
+from search.study.checks import facts_of, refuse_changes, refuse_hopeless
 from search.study.epoch_outcome import judge_epoch
 from search.study.extension import Extension, copy_checkpoint, extended_trial, widened_file
 from search.study.heartbeat import Heartbeat
 from search.study.in_flight import InFlight
 from search.study.lost_workers import WorkerLoss
+from search.study.opening import Opening, find_study
 from search.study.state import SearchState
 from search.trial import Decision, Metrics, State, Trial
 from spaces import Config
@@ -100,36 +101,51 @@ class Study:
         precision: Mapping[str, Any] | None = None,
         memory: TrialMemory | None = None,
         now: Callable[[], float] | None = None,
+        opening: Opening | None = None,
     ) -> Study:
-        """A new study in `file.folder`; `precision` and `memory` as of `facts_of`, `now` is the ledger's clock.
+        """Make a new study in `file.folder`.
+
+        Args:
+            file: The study file.
+            sizes: Counts the parameters of configurations.
+            precision: The answer to `recipe.precision: auto`; None where it was not asked.
+            memory: The memory that a trial takes; None where it was not asked.
+            now: The ledger's clock; None for the database's.
+            opening: The study as `find_study` found it; None to find it here.
 
         Raises:
-            LedgerError: if the folder holds a study already.
+            LedgerError: The folder holds a study already.
         """
+        location = (opening or find_study(file)).location
         facts = facts_of(file, sizes, precision, memory)
         refuse_hopeless(file, sizes, facts.max_params)
-        place = location.locate_ledger(file.folder, file.study, file.ledger)
-        place.find()  # refuses a folder that holds another one
         if (checkpoints := checkpoint_store.checkpoint_folder(file.folder, file.study, facts.checkpoints)) != file.folder:
             checkpoint_store.refuse_taken(checkpoints)
         ledger = SqlLedger.create(
-            place.path, address=place.address, name=file.study, file=file.resolved(), facts=facts.as_json(), now=now
+            location.path, address=location.address, name=file.study, file=file.resolved(), facts=facts.as_json(), now=now
         )
         return cls(file, ledger, sizes)
 
     @classmethod
-    def open(cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] | None = None) -> Study:
-        """The study that lies in `file.folder`, rebuilt by replaying its ledger.
+    def open(
+        cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] | None = None, opening: Opening | None = None
+    ) -> Study:
+        """Open the study in `file.folder` and rebuild it by replaying its ledger; arguments as for `create`.
 
         Raises:
-            LedgerError: if there is none, or another driver runs it.
-            StudyFileError: if it was made from another study file; the message shows the difference.
+            LedgerError: There is none, or another driver runs it.
+            StudyFileError: It was made from another study file; the message shows the difference.
         """
-        place = location.locate_ledger(file.folder, file.study, file.ledger)
-        ledger = SqlLedger.open(place.find() or place.path, now=now)
-        refuse_changes(ledger.study(), file)
-        refuse_other_place(ledger.study(), file)
+        opening = opening or find_study(file)
+        ledger = SqlLedger.open(opening.location.ledger_path, now=now)
         ledger.claim()
+        row = ledger.study()
+        if opening.saved is not None and row.file != opening.saved.row.file:  # widened by another driver since it was found
+            try:
+                refuse_changes(row, file)
+            except StudyFileError:
+                ledger.close()
+                raise
         return cls(file, ledger, sizes)
 
     def heartbeat(self) -> Heartbeat:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from search import pareto
-from search.backends.base import Order, Retrain
+from search.backends.base import BackEnd, Order, Outcome
 from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
@@ -29,8 +30,12 @@ from search.seeds import seed_for
 from search.storage import checkpoints, location
 from search.storage.checkpoints import Folder
 from search.storage.sql_ledger import SqlLedger
+from search.tracking.mlflow_client import tracking_uri
+from search.tracking.sync import record_final
 from search.trial import State, Trial
 
+_log = logging.getLogger(__name__)
+Retrain = Callable[[Iterable[Order]], Iterator[Outcome]]  # trains and tests models; outcomes as they come
 N_BOOTSTRAP = 2000
 _CORRECT = "correct.npy"  # which test images a model gets right
 OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's configuration, beside the member's own
@@ -59,6 +64,39 @@ class Member:
     def deviation(self) -> float:
         """Standard deviation (n - 1) over the seeds; NaN for one."""
         return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else float("nan")
+
+
+def finalize_and_record(
+    study: SavedStudy,
+    *,
+    n_seeds: int,
+    back_end: BackEnd,
+    on_done: Callable[[int, int], None] = lambda done, of: None,
+    say: Callable[[str], None] = _log.warning,
+) -> list[Member]:
+    """Retrain and test a study's front on a back end, write the result beside the study, and record it in MLflow.
+
+    Args:
+        study: The study, in any state, with a front.
+        n_seeds: The number of models for each member.
+        back_end: The back end.
+        on_done: Gets (models done, models in all).
+        say: Gets what a person should know although the retraining succeeded (MLflow does not show it).
+
+    Raises:
+        RequestError: There is no front or no test split, or a model could not be trained; what is done is kept.
+        LedgerError: Another process finalizes the study.
+    """
+    file = check(study.row.file)
+    members = finalize(
+        study, n_seeds=n_seeds, retrain=lambda orders: back_end.retrain(file, study.row.facts, orders), on_done=on_done
+    )
+    write_views(study, members)
+    try:
+        record_final(location.ledger_in(study.folder), tracking_uri(study.folder.parent), [row(member) for member in members])
+    except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
+        say(f"MLflow does not show the test accuracies ({type(error).__name__}); finalize again to record them")
+    return members
 
 
 def finalize(

@@ -1,4 +1,4 @@
-"""What is found out before a study's first trial: sizes, images, the precision that pays, the memory that a worker takes."""
+"""What is found out before a study's first trial: sizes, images, the precision that pays off, the memory of a worker."""
 
 from __future__ import annotations
 
@@ -9,106 +9,118 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.backends.base import BackEnd
-from search.config import trial_resources
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
-from search.storage import location
+from search.storage import checkpoints
 from search.storage.facts import TrialMemory
+from search.study.opening import Opening
+from spaces import Config
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
     from search.costs import Sizes
 
 
+CUDA_BYTES = 2 * 2**30  # host memory that CUDA's libraries take in each process; a guess, because no GPU was there to measure it
+
+
 @dataclass(frozen=True)
 class Preflight:
-    """What is known before training.
+    """What is known before a study's first trial.
 
     Attributes:
-        sizes: Of every configuration.
-        precision: Which one pays, where that is asked and not known yet.
-        bytes_needed: Of a worker, by arithmetic, where that is not known yet and will not be measured.
+        sizes: Counts the parameters of configurations.
+        precision: The answer to `recipe.precision: auto`; None where it is not asked or the study exists.
+        computed_bytes: The memory of a worker by arithmetic; None where it is not needed, or has to be measured.
     """
 
     sizes: Sizes
     precision: Mapping[str, Any] | None = None
-    bytes_needed: int | None = None
+    computed_bytes: int | None = None
 
 
-def measure_before_start(
-    file: StudyFile, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
+def examine(
+    opening: Opening, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
 ) -> Preflight:
-    """Builds the model without its memory, looks at every image, and imports what drives the search, too.
+    """Build the model on the meta device, decode and check every image, and import the back end meanwhile.
 
     Raises:
-        RequestError: if backbone or data are not to be had.
+        RequestError: Backbone or data are unavailable.
     """
     from trainables import audit, choose_precision, measure
     from trainables.imports import large_imports
 
+    file = opening.file
     with large_imports():
-        if back_end == "ray":
-            from search.backends import ray_tune  # noqa: F401
+        back_end.prepare()
         worker = file.worker()
         try:
             sizes = measure(worker["backbone"], worker["data"])
             if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
                 say(describe_skipped(found.skipped))
-            if location.ledger_in(file.folder).exists():
+            if not opening.is_new:
                 return Preflight(sizes)
-            precision = needed = None
+            precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
                 precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
             gpus = file.resources.gpus_per_trial
-            if gpus != "auto" and back_end == "ray" and file.data.kind != "synthetic":
+            if gpus != "auto" and back_end.reserves_memory(file):
                 from trainables.costs.memory import private_bytes
 
-                needed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-            return Preflight(sizes, precision, needed)
+                computed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
+            return Preflight(sizes, precision, computed)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
 
-def measure_memory(file: StudyFile, back_end: BackEnd, known: Preflight, say: Callable[[str], None]) -> TrialMemory | None:
-    """What a trial takes, where it is not known yet: by arithmetic, or from a few steps on a node of its kind.
+def measure_memory(opening: Opening, back_end: BackEnd, known: Preflight, say: Callable[[str], None]) -> TrialMemory | None:
+    """Find out what memory a trial of a new study takes; None where trials do not share a machine.
 
     Raises:
-        RequestError: if it cannot be measured.
+        RequestError: It cannot be measured.
     """
-    if back_end == "in-process" or file.data.kind == "synthetic" or location.ledger_in(file.folder).exists():
+    file = opening.file
+    if not opening.is_new or not back_end.reserves_memory(file):
         return None
-    if known.bytes_needed is not None:
-        from cluster.connect import largest_memory
 
-        return trial_resources.reserved_memory(known.bytes_needed, most=largest_memory(**file.resources.of_a_trial(None)))
-    from search.backends import ray_tune
-    from search.workflows.plan import to_probe
+    def configs() -> Sequence[Config]:
+        from search.workflows.plan import to_probe
 
-    configs = to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
-    try:
-        return trial_resources.memory_fact(ray_tune.memory(file.worker(), configs, file.resources, say))
-    except ValueError as error:
-        raise RequestError(f"memory could not be measured: {error}") from error
+        return to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
+
+    return back_end.measure(file, known.computed_bytes, configs, say)
+
+
+def refuse_unwritable(file: StudyFile) -> None:
+    """Refuse a shared checkpoint location that cannot be written, at least from here, before anything starts.
+
+    Raises:
+        RequestError: The reason and the remedy.
+    """
+    if file.shared is None:
+        return
+    from cluster.health import storage
+
+    found = storage(checkpoints.impatient(checkpoints.open_folder(file.shared)))
+    if not found.good:
+        raise RequestError(f"{found.what}: {found.found}; {found.remedy}")
 
 
 def describe_skipped(skipped: Sequence[str], most: int = 20) -> str:
-    """What was left out of a data set, for people."""
+    """Return the lines that say what was left out of a data set."""
     more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
     return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
 
 
-CUDA_BYTES = 2 * 2**30  # of the host's memory, that CUDA's libraries take in each process: no card was here to measure it on
-
-
 def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:
-    """What a worker will take of its node's memory, by arithmetic.
+    """Compute the memory that a worker will take of its node.
 
     Args:
         file: The study file.
-        sizes: Of its configurations.
-        process_bytes: Of a process that has the libraries, and nothing else.
+        sizes: Counts the parameters of its configurations.
+        process_bytes: The memory of a process that has imported the libraries and nothing else.
         gpus: The share of a GPU that a trial gets.
     """
     if gpus > 0:
@@ -117,7 +129,7 @@ def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: flo
 
 
 def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:
-    """Of each method's default at the largest batch; methods that do not fit the backbone are left out."""
+    """Yield the memory of each method's default at the largest batch, without methods that do not fit the backbone."""
     space = file.joint_space()
     for method in space.methods:
         batch = next(knob for knob in space.knobs(method) if knob.key == "optim.batch_size").largest

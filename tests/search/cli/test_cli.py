@@ -194,9 +194,9 @@ def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(search
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_help_imports_none_of_the_heavy_libraries(tmp_path: Path, arguments: list[str]) -> None:
     program = (
-        "import sys, search.cli\n"
+        "import sys\nfrom search.cli.app import app\n"
         f"sys.argv = ['paretune', *{arguments!r}]\n"
-        "try:\n    search.cli.app()\n"
+        "try:\n    app()\n"
         "except SystemExit:\n    pass\n"
         "print('loaded:', *sorted({'torch', 'ray', 'mlflow', 'optuna', 'timm', 'pandas'} & set(sys.modules)))\n"
     )
@@ -207,9 +207,9 @@ def test_help_imports_none_of_the_heavy_libraries(tmp_path: Path, arguments: lis
 @pytest.mark.parametrize("command", [["front", "syn"], ["trials", "syn"], ["ls"]])
 def test_reading_commands_import_neither_torch_nor_ray(searched: Path, command: list[str]) -> None:
     program = (
-        "import sys, search.cli\n"
+        "import sys\nfrom search.cli.app import app\n"
         f"sys.argv = ['paretune', *{command!r}, '--json']\n"
-        "try:\n    search.cli.app()\n"
+        "try:\n    app()\n"
         "except SystemExit:\n    pass\n"
         "print('loaded:', *sorted({'torch', 'ray', 'mlflow'} & set(sys.modules)), file=sys.stderr)\n"
     )

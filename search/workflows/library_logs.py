@@ -1,0 +1,32 @@
+"""Where libraries log and print while a study runs: into the study's log file, off the terminal."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+_LOGGERS = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warnings", "search", "trainables", "cluster")
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Send what the libraries log and print to a file. Progress still reaches the terminal: its console holds the stream before."""
+    handler = logging.handlers.WatchedFileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    logging.captureWarnings(True)
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    logging.getLogger("search").setLevel(logging.INFO)
+    try:
+        with path.open("a", buffering=1) as printed, redirect_stdout(printed), redirect_stderr(printed):
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate, logger.level = handlers, propagate, level
+        handler.close()
