@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -108,3 +108,20 @@ class Trial:
             if (value := self.config.get(f"{self.method}.{knob}")) is not None:
                 parts.append(f"{letter}{value}")
         return "-".join(parts)
+
+
+def find_trial(trials: Sequence[Trial], number: int, study: str = "this study") -> Trial:
+    """Return the trial of a number that a person has given.
+
+    Args:
+        trials: All trials of the study, in the order of their numbers.
+        number: The trial's number.
+        study: The study, as the message names it.
+
+    Raises:
+        ValueError: There is no such trial; the message says which there are.
+    """
+    if 0 <= number < len(trials):
+        return trials[number]
+    known = f"trials 0 to {len(trials) - 1}" if len(trials) > 1 else "only trial 0" if trials else "no trials yet"
+    raise ValueError(f"no trial {number}: {study} has {known}")

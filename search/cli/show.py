@@ -87,14 +87,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one trial: configuration, metrics per epoch, what happened to it."""
-    from search.errors import RequestError
     from search.results import tables
     from search.results.as_json import trial_json
 
     saved = _load(study, storage)
-    if trial >= len(saved.history):
-        raise RequestError(f"study {saved.name} has no trial {trial}; it has {len(saved.history)}, counted from 0")
-    one = saved.history[trial]
+    one = saved.trial(trial)
     reports = [r for r in saved.epochs if r.trial == trial]
     if as_json:
         history = [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in reports]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.front import front
+from search.storage.whole_file import write_whole
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -91,9 +92,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     """Write a table as a Parquet file. The file appears whole or not at all."""
     import pyarrow.parquet as pq
 
-    draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(table, draft)
-    draft.replace(path)
+    write_whole(path, lambda draft: pq.write_table(table, draft))
 
 
 def _arrow(columns: Mapping[str, pa.Array], study: StudyRow | None) -> pa.Table:

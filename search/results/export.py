@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.config.loading import check
 from search.results import arrow_tables
 from search.results.saved_study import SavedStudy
+from search.storage.whole_file import write_whole
 from search.trial import State
 
 if TYPE_CHECKING:
@@ -41,9 +43,7 @@ def export_study(study: SavedStudy, to: Path, form: str) -> list[Path]:
         else:
             from pyarrow import csv
 
-            draft = to / f".{name}.draft"
-            csv.write_csv(table, draft)
-            draft.replace(paths[-1])
+            write_whole(paths[-1], partial(csv.write_csv, table))
     return paths
 
 
@@ -97,14 +97,15 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
                 intermediate_values=of_trial.get(trial.number, {}),
             )
         )
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
-    made = optuna.create_study(storage=storage, study_name=study.name, directions=["maximize", "minimize"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        made.set_metric_names(["val/top1", study.against])
-    made.add_trials(trials)
-    storage.engine.dispose()
-    draft.replace(path)
+
+    def write(draft: Path) -> None:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
+        made = optuna.create_study(storage=storage, study_name=study.name, directions=["maximize", "minimize"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            made.set_metric_names(["val/top1", study.against])
+        made.add_trials(trials)
+        storage.engine.dispose()
+
+    write_whole(path, write)
     return path

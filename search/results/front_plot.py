@@ -15,6 +15,7 @@ from search.results.plot_style import INK as _INK
 from search.results.plot_style import SizeAxis
 from search.results.recommendation import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs
+from search.storage.whole_file import write_whole
 from search.trial import State, Trial
 
 if TYPE_CHECKING:
@@ -47,14 +48,16 @@ def plot_front(
     figure = Figure(figsize=(9.0, 5.4), dpi=160, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)  # no pyplot: nothing global, so that a background thread may draw
     draw_front(figure, trials, title=title, reference_point=reference_point, n_validation=n_validation)
-    for path in paths:
-        draft = path.with_name(f".draft.{path.name}")
-        if path.suffix == ".svg":
+
+    def write(draft: Path) -> None:
+        if draft.suffix == ".svg":
             with rc_context({"svg.hashsalt": title}):  # the same trials give the same file
                 figure.savefig(draft, metadata={"Date": None})
         else:
-            figure.savefig(draft, dpi=88 if path.stem.endswith("small") else "figure")
-        draft.replace(path)
+            figure.savefig(draft, dpi=88 if draft.stem.endswith("small") else "figure")
+
+    for path in paths:
+        write_whole(path, write)
 
 
 def draw_front(

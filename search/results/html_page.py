@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from search.results.plotly_figures import Figure
+from search.storage.whole_file import write_whole
 
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 
@@ -44,9 +45,7 @@ def page(title: str, sentence: str, sections: Sequence[tuple[str, str, Figure]],
 
 def write(path: Path, text: str) -> None:
     """Write a page; the file appears whole or not at all."""
-    draft = path.with_name(f".draft.{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def _json(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.errors import RequestError
 from search.front import front, hypervolume
 from search.results import arrow_tables, front_plot, tables
 from search.results.recommendation import answer
@@ -18,7 +19,7 @@ from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.rows import Report, StudyRow
 from search.storage.sql_ledger import SqlLedger
-from search.trial import Trial
+from search.trial import Trial, find_trial
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,6 +53,17 @@ class SavedStudy:
     epochs: tuple[Report, ...]
     rejections: tuple[tuple[Config, str], ...]
     ended: str | None
+
+    def trial(self, number: int) -> Trial:
+        """Return one trial.
+
+        Raises:
+            RequestError: The study has no trial of that number.
+        """
+        try:
+            return find_trial(self.history, number, f"study {self.name}")
+        except ValueError as error:
+            raise RequestError(str(error)) from None
 
     @property
     def name(self) -> str:
@@ -192,7 +204,6 @@ class SavedStudy:
 
     def _importance(self) -> Mapping[str, Mapping[str, float]]:
         from search.config.loading import check
-        from search.errors import RequestError
         from search.results.importance import importance
 
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from search.errors import LedgerError
+from search.storage.whole_file import write_whole
 
 FORM = "postgresql://[user@]host[:port]/database"
 SCHEMES = ("postgresql", "postgres")
@@ -93,9 +94,7 @@ def _database_and_more(text: str) -> list[str]:
 def write_pointer(pointer: Path, address: Address) -> None:
     """Write the file that leads to a ledger, whole or not at all."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    draft = pointer.with_name(f".{pointer.name}.draft")
-    draft.write_text(json.dumps({"ledger": str(address)}) + "\n")
-    draft.replace(pointer)
+    write_whole(pointer, lambda draft: draft.write_text(json.dumps({"ledger": str(address)}) + "\n"))
 
 
 def read_pointer(pointer: Path) -> Address:

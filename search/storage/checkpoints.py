@@ -15,6 +15,7 @@ from pathlib import Path
 
 from search.errors import LedgerError
 from search.storage.object_store import ObjectStoreFolder, is_address
+from search.storage.whole_file import write_whole
 
 _MARK = "study.json"
 Folder = Path | ObjectStoreFolder
@@ -83,9 +84,7 @@ def write_file(folder: Folder, name: str, blob: bytes) -> None:
         folder.write(name, blob)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{name}.{uuid.uuid4().hex[:8]}"
-    draft.write_bytes(blob)
-    draft.replace(folder / name)
+    write_whole(folder / name, lambda draft: draft.write_bytes(blob))
 
 
 def folder_sizes(folder: Folder) -> dict[str, int]:

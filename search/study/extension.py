@@ -17,7 +17,7 @@ from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.storage import checkpoints
 from search.storage.checkpoints import Folder
-from search.trial import State, Trial
+from search.trial import State, Trial, find_trial
 
 _MAY_GROW = ("n_trials", "max_hours", "until", "stall_trials")  # of a budget
 
@@ -100,9 +100,7 @@ def extended_trial(trials: list[Trial], number: int, epochs: int | None, *, usua
     Raises:
         ValueError: if the trial cannot go on, or has as many epochs.
     """
-    if not 0 <= number < len(trials):
-        raise ValueError(f"there is no trial {number}; {len(trials)} are started, counted from 0")
-    ended = trials[number]
+    ended = find_trial(trials, number)
     if ended.state not in (State.COMPLETE, State.PRUNED):
         raise ValueError(f"trial {number} is {ended.state.value}; only a trial that is COMPLETE or PRUNED can be extended")
     if epochs is None or epochs <= ended.epochs:

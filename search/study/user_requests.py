@@ -15,7 +15,7 @@ from search.storage.events import EventKind
 from search.storage.rows import Request
 from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.storage.writer import LedgerWriter
-from search.trial import State, Trial
+from search.trial import State, Trial, find_trial
 
 _FROM = {
     "prune": (State.RUNNING, State.PAUSED),
@@ -44,12 +44,13 @@ def check_request(verb: str, trials: Sequence[Trial], number: int | None) -> Non
     """
     if number is None:
         return
-    if not 0 <= number < len(trials):
-        raise Refused(f"there is no trial {number}; {len(trials)} are started, counted from 0")
-    state = trials[number].state
+    try:
+        state = find_trial(trials, number).state
+    except ValueError as error:
+        raise Refused(str(error)) from None
     if state not in _FROM[verb]:
         may = " or ".join(one.value for one in _FROM[verb])
-        raise Refused(f"trial {number} is {state.value}; only a trial that is {may} can be {DONE[verb]}")
+        raise Refused(f"cannot {verb} trial {number}: it is {state.value} (only {may} trials can be {DONE[verb].value})")
 
 
 def carry_out(writer: LedgerWriter, request: Request, trial: Trial | None) -> Trial | None:

@@ -29,6 +29,7 @@ from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.rows import Event, Report, StudyRow
 from search.storage.sql_ledger import SqlLedger
+from search.storage.whole_file import write_whole
 from search.tracking import run_content
 from search.tracking.mlflow_client import RunIndex, RunStore, without_secret
 from search.tracking.study_note import write_note
@@ -231,10 +232,8 @@ class _View:
             "run_id": self._parent.id if self._parent else None,
             "last_event": self._last_event,
         }
-        path = self._ledger_path.parent / RECEIPT
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(json.dumps(receipt, indent=2) + "\n")
-        draft.replace(path)
+        text = json.dumps(receipt, indent=2) + "\n"
+        write_whole(self._ledger_path.parent / RECEIPT, lambda draft: draft.write_text(text))
 
     def _attach(self, parent: RunIndex, *names: str) -> None:
         for name in names:

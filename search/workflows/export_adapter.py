@@ -27,9 +27,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
         RequestError: There is no such trial, it has FAILED or has no checkpoint, `to` is taken, or the method cannot be merged.
             Nothing is written.
     """
-    if not 0 <= number < len(study.history):
-        raise RequestError(f"study {study.name} has no trial {number}; it has {len(study.history)}, counted from 0")
-    trial, worker = study.history[number], check(study.row.file).worker()
+    trial, worker = study.trial(number), check(study.row.file).worker()
     if trial.state is State.FAILED:
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
     if worker["data"]["kind"] == "synthetic":

@@ -30,6 +30,7 @@ from search.seeds import seed_for
 from search.storage import checkpoints, location
 from search.storage.checkpoints import Folder
 from search.storage.sql_ledger import SqlLedger
+from search.storage.whole_file import write_whole
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.sync import record_final
 from search.trial import State, Trial
@@ -192,9 +193,7 @@ def write_views(study: SavedStudy, members: Sequence[Member]) -> None:
     """`final.parquet` beside the study's other views: a row per member, its configuration as JSON."""
     rows = [row(member) for member in members]
     table = pa.Table.from_pylist(rows, metadata={"paretune.schema_version": "1", "paretune.study": study.name})
-    draft = study.folder / ".final.parquet.draft"
-    pq.write_table(table, draft)
-    draft.replace(study.folder / "final.parquet")
+    write_whole(study.folder / "final.parquet", lambda draft: pq.write_table(table, draft))
 
 
 def row(member: Member) -> dict[str, Any]:

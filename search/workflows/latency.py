@@ -48,9 +48,7 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
     """
     from trainables import measure_latency
 
-    if unknown := [number for number in numbers if not 0 <= number < len(study.history)]:
-        raise RequestError(f"study {study.name} has no trial {unknown[0]}; it has {len(study.history)}, counted from 0")
-    trials = [study.history[number] for number in numbers] or list(study.members)
+    trials = [study.trial(number) for number in numbers] or list(study.members)
     if not trials:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete; name trials to measure")
     worker, n_classes = check(study.row.file).worker(study.row.facts), study.row.facts.n_classes

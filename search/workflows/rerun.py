@@ -37,9 +37,7 @@ def rerun(study: SavedStudy, number: int) -> list[Epoch]:
     """
     from trainables import make
 
-    if number >= len(study.history):
-        raise RequestError(f"study {study.name} has no trial {number}; it has {len(study.history)}, counted from 0")
-    trial = study.history[number]
+    trial = study.trial(number)
     then = {report.epoch: dict(report.metrics) for report in study.epochs if report.trial == number}
     if not then:
         raise RequestError(f"trial {number} has no epoch that could be compared; it is {trial.state}")

@@ -19,6 +19,7 @@ from search.config.study_file import StudyFile
 from search.config.yaml_text import assign, parse
 from search.errors import StudyFileError
 from search.results.saved_study import SavedStudy
+from search.storage.whole_file import write_whole
 from search.trial import State
 
 PACKAGED = resources.files("search") / "suites"
@@ -192,8 +193,7 @@ def write_parquet(rows: Sequence[Standing], path: Path, *, measure: str) -> None
         for row in rows
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
     columns = list(dict.fromkeys(key for line in table for key in line))
     whole = [{key: line.get(key) for key in columns} for line in table]
-    pq.write_table(pa.Table.from_pylist(whole, metadata={"paretune.schema_version": "1", "paretune.measure": measure}), draft)
-    draft.replace(path)
+    arrow = pa.Table.from_pylist(whole, metadata={"paretune.schema_version": "1", "paretune.measure": measure})
+    write_whole(path, lambda draft: pq.write_table(arrow, draft))

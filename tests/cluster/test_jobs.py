@@ -55,7 +55,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
         assert ended.state is State.PRUNED
         assert "too slow" in str(ended.reason)
     else:  # it was over first
-        assert "only a trial that is RUNNING or PAUSED can be pruned" in pruned.stdout
+        assert "only RUNNING or PAUSED trials can be pruned" in pruned.stdout
         assert ended.state.finished
 
     before = load(folder)

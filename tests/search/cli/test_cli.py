@@ -137,7 +137,7 @@ def test_a_wrong_request_is_one_clear_message_and_exit_code_two(tmp_path: Path, 
 def test_a_trial_that_does_not_exist_is_refused(searched: Path) -> None:
     refused = paretune("show", "syn", "99", cwd=searched)
     assert refused.returncode == 2
-    assert "has no trial 99; it has 14" in refused.stderr
+    assert "no trial 99: study syn has trials 0 to 13" in refused.stderr
 
 
 def test_another_file_for_an_existing_study_is_refused_with_the_difference(searched: Path) -> None:

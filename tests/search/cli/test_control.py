@@ -152,10 +152,10 @@ def test_a_request_that_its_driver_did_not_live_to_see_is_carried_out_by_the_nex
 @pytest.mark.parametrize(
     ("verb", "number", "law"),
     [
-        ("prune", 7, "there is no trial 7; 2 are started"),
-        ("pause", 1, "trial 1 is COMPLETE; only a trial that is RUNNING can be paused"),
-        ("prune", 1, "trial 1 is COMPLETE; only a trial that is RUNNING or PAUSED can be pruned"),
-        ("unpause", 0, "trial 0 is RUNNING; only a trial that is PAUSED can be unpaused"),
+        ("prune", 7, "no trial 7: this study has trials 0 to 1"),
+        ("pause", 1, "cannot pause trial 1: it is COMPLETE (only RUNNING trials can be paused)"),
+        ("prune", 1, "cannot prune trial 1: it is COMPLETE (only RUNNING or PAUSED trials can be pruned)"),
+        ("unpause", 0, "cannot unpause trial 0: it is RUNNING (only PAUSED trials can be unpaused)"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_changes_nothing(study: Study, verb: str, number: int, law: str) -> None:

@@ -137,7 +137,7 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
         assert json.loads((there / "paretune-studies" / "far" / "ledger.json").read_text()) == {"ledger": address}
         pruned = said("prune", "far", running, "--reason", "from afar", cwd=there, elsewhere=True)  # by its name, from now on
         if pruned[0]:  # it ended in the meantime
-            assert "only a trial that is RUNNING" in pruned[2]
+            assert "only RUNNING" in pruned[2]
         events = json.loads(said("events", "far", "--json", cwd=there, elsewhere=True)[1])
         if not pruned[0]:
             [event] = [event for event in events if event["kind"] == "pruned" and "from afar" in str(event["detail"])]

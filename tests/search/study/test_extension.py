@@ -122,7 +122,7 @@ def test_a_pruned_trial_that_gets_the_usual_epochs_is_compared_like_any_other(st
 @pytest.mark.parametrize(
     ("extension", "law"),
     [
-        (Extension(trial=99, epochs=5), "there is no trial 99; 8 are started"),
+        (Extension(trial=99, epochs=5), "no trial 99: this study has trials 0 to 7"),
         (Extension(trial=0, epochs=3), "trial 0 has 3 epochs; extend it with --epochs, to more"),
         (Extension(trial=0), "trial 0 has 3 epochs; extend it with --epochs"),
         (Extension(epochs=9), "--epochs extends one trial: name it with --trial"),

@@ -98,7 +98,7 @@ def test_the_command_writes_the_files_and_prints_the_lines_that_load_them(study:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["nothing", "0"], "does not exist"), (["STUDY", "9"], "study small has no trial 9; it has 2")]
+    ("arguments", "message"), [(["nothing", "0"], "does not exist"), (["STUDY", "9"], "no trial 9: study small has trials 0 to 1")]
 )
 def test_a_wrong_request_is_one_clear_message_and_exit_code_two(
     study: SavedStudy, tmp_path: Path, arguments: list[str], message: str
