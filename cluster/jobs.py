@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 _FIRST_WORD = "---- paretune ----"  # what a short job prints before its answer; Ray's own words stand before it
 _POLL_SECONDS = 0.25
+COMMAND = ("python", "-m", "search.cli")  # `paretune` on a node, where nothing is installed: the packages travel with the job
 
 
 class ClusterError(Exception):
@@ -140,7 +141,7 @@ class Jobs:
                 )
             number = newest.number + 1
         self._client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "search.cli", *command]),
+            entrypoint=shlex.join([*COMMAND, *command]),
             submission_id=f"{study}-{number}",
             metadata={"paretune.study": study, "paretune.attempt": str(number), "paretune.storage": storage},
             runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage),
@@ -160,7 +161,7 @@ class Jobs:
         Returns:
             Its exit code.
         """
-        there = shlex.join(["python", "-m", "search.cli", *command])
+        there = shlex.join([*COMMAND, *command])
         job = self._client.submit_job(
             entrypoint=f"echo {shlex.quote(_FIRST_WORD)} && {there}",
             submission_id=f"{name}-asked-{uuid.uuid4().hex[:8]}",

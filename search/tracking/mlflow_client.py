@@ -1,6 +1,6 @@
 """MLflow's side of the record: runs of one experiment. The only file of the search that imports it, when it is first asked.
 
-`Store.bring` makes one run show what it is to show (`search.tracking.run_content.Shown`), and sends only what the run lacks:
+`Store.bring` makes one run show what it is to show (`search.tracking.run_content.RunContent`), and sends only what the run lacks:
 parameters and sizes by their names, epochs by a tag that counts them. MLflow writes the tags of a call last, so what a tag says is
 there is there.
 """

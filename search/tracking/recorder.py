@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _SHARE = 0.05  # of one core: the largest part that the process takes for itself
 _LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensive or fails
 _LAST_SYNC = 60  # seconds that a recorder may live after its driver has gone
+MODULE = "search.tracking.recorder"  # this file, which a recorder process runs
 
 
 class RecorderProcess:
@@ -56,7 +57,7 @@ class RecorderProcess:
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # what the driver imports, the process imports
         with self._log_file.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "search.tracking.recorder"],
+                [sys.executable, "-P", "-m", MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -40,6 +40,10 @@ _FILES = ("front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.p
 ARTIFACTS = frozenset({*_FILES, "study.yaml", "environment.json"})  # of a study that has been left
 
 
+# The code that MLflow copies with a registered adapter and runs when the model is loaded. A path: `trainables` is not imported here.
+MODEL_CODE = Path(__file__).parents[2] / "trainables" / "export" / "mlflow_model.py"
+
+
 class RecordingError(RequestError):
     """MLflow cannot be used as asked; the message names the remedy."""
 
@@ -127,8 +131,7 @@ def register(folder: Path, uri: str, number: int, name: str) -> str:
     view = _View.look_up(ledger_in(folder), uri)
     if (run := view._children.get(number)) is None:
         raise RecordingError(f"MLflow has no run of trial {number} yet; `paretune sync {folder.name}` makes it")
-    code = Path(__file__).parents[2] / "trainables" / "export" / "mlflow_model.py"
-    return view._store.register(run, code, folder / "adapters" / f"{number:04d}", name)
+    return view._store.register(run, MODEL_CODE, folder / "adapters" / f"{number:04d}", name)
 
 
 class _View:
