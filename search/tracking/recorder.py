@@ -56,7 +56,7 @@ class RecorderProcess:
         began = time.monotonic()
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)  # what the driver imports, the process imports
         with self._log_file.open("a") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-P", "-m", MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

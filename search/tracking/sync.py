@@ -40,7 +40,8 @@ _FILES = ("front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.p
 ARTIFACTS = frozenset({*_FILES, "study.yaml", "environment.json"})  # of a study that has been left
 
 
-# The code that MLflow copies with a registered adapter and runs when the model is loaded. A path: `trainables` is not imported here.
+# The code that MLflow copies with a registered adapter and runs when the model is loaded. A path, because tracking does without
+# trainables.
 MODEL_CODE = Path(__file__).parents[2] / "trainables" / "export" / "mlflow_model.py"
 
 

@@ -29,8 +29,6 @@ from trainables.data.decoded import Progress, Transform, decoded, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
 from trainables.data.layouts import Listing, in_short
 
-FILES: Final = ("imagefolder", "vtab", "fgvc", "parquet")
-KINDS: Final = ("digits", *FILES, "none", "synthetic")
 SHARE_OF_DEVICE: Final = 0.25  # of an accelerator's free memory: what one split may take; a larger one stays on the host
 UNIT: Final = 224 / 256  # the papers' cut: resize to 256, cut out 224
 
@@ -92,26 +90,27 @@ def n_classes(data: Mapping[str, Any]) -> int:
     kind = data.get("kind")
     if kind == "digits":
         return 10
-    if kind in FILES:
+    if kind in layouts.LAYOUTS:
         return len(_listing(data).classes)
     if kind == "none":
         count = data.get("n_classes")
         if not isinstance(count, int) or count < 1:
             raise ValueError(f'data.n_classes must be a positive whole number with data.kind "none"; got {count!r}')
         return count
-    raise ValueError(f"data.kind must be one of {', '.join(KINDS)}; got {kind!r}{near(str(kind), KINDS)}")
+    kinds = ("digits", *layouts.LAYOUTS, "none", "synthetic")
+    raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
 def n_validation(data: Mapping[str, Any]) -> int | None:
     """Number of images of the validation split, without decoding it; None if there is none. Images that are skipped count."""
-    if data.get("kind") in FILES:
+    if data.get("kind") in layouts.LAYOUTS:
         return len(_listing(data).splits["validation"])
     return DIGITS_SPLIT["validation"] if data.get("kind") == "digits" else None
 
 
 def class_names(data: Mapping[str, Any]) -> list[str] | None:
     """What the classes are called, in the order of their labels; None if the data set has no names for them."""
-    if data.get("kind") in FILES:
+    if data.get("kind") in layouts.LAYOUTS:
         return list(_listing(data).classes)
     return [str(digit) for digit in range(10)] if data.get("kind") == "digits" else None
 
@@ -135,12 +134,12 @@ def load(
         ValueError: An unknown kind or split, a kind without images, or images with problems that are not to be skipped.
     """
     n_classes(data)
-    known = tuple(_listing(data).splits) if data["kind"] in FILES else tuple(DIGITS_SPLIT)
-    if data["kind"] not in ("digits", *FILES):
-        raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of digits, {', '.join(FILES)}")
+    known = tuple(_listing(data).splits) if data["kind"] in layouts.LAYOUTS else tuple(DIGITS_SPLIT)
+    if data["kind"] not in ("digits", *layouts.LAYOUTS):
+        raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of digits, {', '.join(layouts.LAYOUTS)}")
     if unknown := set(splits) - set(known):
         raise ValueError(f"splits are {', '.join(known)}; got {sorted(unknown)}")
-    if data["kind"] in FILES:
+    if data["kind"] in layouts.LAYOUTS:
         return _from_files(data, preprocessing, splits, progress)[0]
     images, labels = digits()
     order = digits_split()
@@ -155,7 +154,7 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
         ValueError: As `load`; and a data set without a test split.
     """
     n_classes(data)
-    if data["kind"] in FILES and "test" not in _listing(data).splits:
+    if data["kind"] in layouts.LAYOUTS and "test" not in _listing(data).splits:
         raise ValueError(f"data: {data['path']} has no test split to meet; add one (docs/data.md), or set data.test_fraction")
     splits = load(data, preprocessing, layouts.SPLITS)
     train, validation = splits["train"], splits["validation"]
@@ -178,7 +177,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     Raises:
         ValueError: The problems, unless they are to be skipped.
     """
-    if data.get("kind") in FILES:
+    if data.get("kind") in layouts.LAYOUTS:
         splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
     else:
         splits, skipped = load(data, preprocessing), []

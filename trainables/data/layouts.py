@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -80,8 +80,17 @@ _Labelled = tuple[str, str, tuple[int, int]]  # place, class, stamp
 
 
 @dataclass
-class _Draft:
-    """A listing in the making: labels are still words."""
+class Draft:
+    """A listing in the making, whose labels are still words. A layout fills it.
+
+    Attributes:
+        root: The folder or file that the images' paths are relative to.
+        splits: The images of `train`, and of `validation` and `test` if the data set has them: (path, class, stamp).
+        problems: The lines that say what is wrong.
+        classes: The names of the classes; None for those of the training images.
+        column: The column of a Parquet file that holds the images; None for plain files.
+        declared: True if the splits are the data set's own; else they are made here.
+    """
 
     root: Path
     splits: dict[str, list[_Labelled]] = field(default_factory=dict)
@@ -104,7 +113,7 @@ def listing(data: Mapping[str, Any]) -> Listing:
     root = Path(data["path"]).expanduser()
     if not root.exists():
         raise ValueError(f"data.path: there is no {root}")
-    draft = {"imagefolder": _image_folder, "vtab": _vtab, "fgvc": _fgvc, "parquet": _parquet}[data["kind"]](root, data)
+    draft = LAYOUTS[data["kind"]](root, data)
     if "train" not in draft.splits:
         raise ValueError(
             f"data.path: {root} has no training images of the layout {data['kind']}; see `docs/data.md` for what it holds"
@@ -117,8 +126,8 @@ def listing(data: Mapping[str, Any]) -> Listing:
 # -- the layouts -------------------------------------------------------------------------------------------------------------------
 
 
-def _image_folder(root: Path, data: Mapping[str, Any]) -> _Draft:
-    draft = _Draft(root)
+def _image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
+    draft = Draft(root)
     tops = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if declared := [name for name in tops if name in _FOLDERS]:
         for name in declared:
@@ -140,8 +149,8 @@ def _classes(root: Path, below: Path) -> Iterator[_Labelled]:
                 yield str(path.relative_to(root)), folder, _stamp(path)
 
 
-def _vtab(root: Path, data: Mapping[str, Any]) -> _Draft:
-    draft = _Draft(root)
+def _vtab(root: Path, data: Mapping[str, Any]) -> Draft:
+    draft = Draft(root)
     for split, file in {"train": "train800.txt", "validation": "val200.txt", "test": "test.txt"}.items():
         if not (root / file).is_file():
             if split == "test":
@@ -158,8 +167,8 @@ def _vtab(root: Path, data: Mapping[str, Any]) -> _Draft:
     return draft
 
 
-def _fgvc(root: Path, data: Mapping[str, Any]) -> _Draft:
-    draft = _Draft(root)
+def _fgvc(root: Path, data: Mapping[str, Any]) -> Draft:
+    draft = Draft(root)
     folder = next((Path(name) for name in ("images", "Images") if (root / name).is_dir()), Path())
     for split, file in {"train": "train.json", "validation": "val.json", "test": "test.json"}.items():
         if not (root / file).is_file():
@@ -180,7 +189,7 @@ def _fgvc(root: Path, data: Mapping[str, Any]) -> _Draft:
     return draft
 
 
-def _add(draft: _Draft, images: list[_Labelled], where: str, place: str, label: str) -> None:
+def _add(draft: Draft, images: list[_Labelled], where: str, place: str, label: str) -> None:
     """One line of a list: a label is a whole number, the image exists."""
     if not label.isdecimal():
         draft.problems.append(f"{where}: the label {label!r} is not a whole number")
@@ -191,13 +200,13 @@ def _add(draft: _Draft, images: list[_Labelled], where: str, place: str, label: 
         draft.problems.append(f"{where}: there is no image {place}")
 
 
-def _parquet(root: Path, data: Mapping[str, Any]) -> _Draft:
+def _parquet(root: Path, data: Mapping[str, Any]) -> Draft:
     image, label = data.get("image_column", "image"), data.get("label_column", "label")
     if root.is_file():
-        draft = _Draft(root.parent, column=image, declared=False)
+        draft = Draft(root.parent, column=image, declared=False)
         files = {"train": [root]}
     else:
-        draft = _Draft(root, column=image)
+        draft = Draft(root, column=image)
         found = sorted(root.rglob("*.parquet"))
         files = {split: [f for f in found if _FOLDERS.get(f.name.split("-")[0].split(".")[0]) == split] for split in SPLITS}
         files = {split: paths for split, paths in files.items() if paths}
@@ -259,10 +268,18 @@ def _rows(path: Path, column: str, wanted: Iterator[int]) -> Iterator[bytes | No
         first = behind
 
 
+LAYOUTS: dict[str, Callable[[Path, Mapping[str, Any]], Draft]] = {
+    "imagefolder": _image_folder,
+    "vtab": _vtab,
+    "fgvc": _fgvc,
+    "parquet": _parquet,
+}
+
+
 # -- splits and numbers ------------------------------------------------------------------------------------------------------------
 
 
-def _split(draft: _Draft, data: Mapping[str, Any]) -> None:
+def _split(draft: Draft, data: Mapping[str, Any]) -> None:
     """Take validation images, and test images if asked for, out of the training images: of each class its share."""
     fractions = {"validation": data.get("val_fraction", 0.2)}
     if not draft.declared:
@@ -297,7 +314,7 @@ def _by_place(image: _Labelled) -> tuple[str, int]:
     return (file, int(row)) if file and row.isdecimal() else (image[0], 0)
 
 
-def _numbered(draft: _Draft, least: int) -> Listing:
+def _numbered(draft: Draft, least: int) -> Listing:
     """The listing, with labels as numbers, without images of unknown classes and classes of too few images."""
     classes = draft.classes or sorted({label for _, label, _ in draft.splits["train"]}, key=_natural)
     problems = list(draft.problems)
