@@ -31,7 +31,7 @@ ANCHOR = "head_only"  # always runs first, whatever the methods
 
 
 class StudyFile(Section):
-    """One question: one backbone, one data set, one joint space, one budget. DESIGN: ARCHITECTURE.md, "The study file"."""
+    """One question: one backbone, one data set, one joint space, one budget. See docs/study-file.md."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     backbone: Backbone = Backbone()
