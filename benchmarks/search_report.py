@@ -134,8 +134,9 @@ def _steps(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
 def report(curves: Curves) -> None:
     """Writes docs/search.md between its marks, and the pictures."""
     text = [
-        f"Median over the seeds and its 95 % interval; `never`: not within {MAX_EPOCHS:,} epochs. Ratios are medians too,",
-        f"paired, and count {MAX_EPOCHS:,} epochs for who has not arrived (`at most` where that is half of them or more).",
+        f"Median over the seeds, with its 95 % interval; `never`: not within {MAX_EPOCHS:,} epochs. Ratios are medians",
+        f"too, of pairs with the same seed. A search that has not arrived counts as {MAX_EPOCHS:,} epochs, and",
+        "`at most` marks a ratio if half of the searches or more have not.",
         "",
     ]
     for name, title in TITLES.items():

@@ -17,7 +17,7 @@ from trainables.adapters import METHODS, adapt, merge, method_of
 
 PAGE = Path(__file__).parent / "methods.md"
 ANCHORS = {"head_only": "anchor of every study", "bitfit": "anchor, on request", "full": "anchor, on request"}
-SHARED = {  # what a block does not have for itself
+SHARED = {  # tensors that a block does not have for itself
     "head_only": "nothing is adapted",
     "lora": "nothing",
     "serial_lora": "one pair serves q, k and v of a block",
@@ -34,7 +34,7 @@ SHARED = {  # what a block does not have for itself
     "bitfit": "nothing is added",
     "full": "nothing is added",
 }
-SOURCE = {  # what could be read of each
+SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
     "serial_lora": "equation and count high (authors' figures); initial values, scale and recipe weak",
     "arc": "high: released code",
@@ -51,11 +51,14 @@ SOURCE = {  # what could be read of each
 
 OPENING = """# The methods, side by side
 
-*Made by `python docs/make_methods.py` from the code; do not edit by hand.*
+*Made by `python docs/make_methods.py` from the code; do not edit this page.*
 
-`paretune methods` prints the knobs, `paretune count --method NAME --backbone TIMM_NAME --set knob=value` the exact size on any supported
-backbone. Defaults are the papers'. Counts are of the adapter alone, on ViT-B/16; the head adds 769 for each class. Every method also has
-`layers` (all, first-K or last-K blocks), unless it says otherwise. The tuners of Hugging Face PEFT are methods too: [peft.md](peft.md).
+`paretune methods` prints the knobs, and
+`paretune count --method NAME --backbone TIMM_NAME --set knob=value` the exact size on any supported
+backbone. Defaults are the papers'. Counts are of the adapter alone, on ViT-B/16; the head adds 769
+parameters per class. Every method also has
+`layers` (all, first-K or last-K blocks), unless it says otherwise. The tuners of Hugging Face PEFT
+are methods too: [peft.md](peft.md).
 
 | method | shared | parameters, ViT-B/16, defaults | merges into the backbone | how sure its source is |
 |---|---|---:|---|---|
@@ -64,9 +67,10 @@ backbone. Defaults are the papers'. Counts are of the adapter alone, on ViT-B/16
 FIGURES = """
 ## Published figures that are not reproduced, with the arithmetic
 
-Columns named "Params" in these papers are not on one footing. Some rows hold the classification head (38,045 on average over the 19 tasks
-of VTAB-1k on ViT-B/16, 180,407 over the five of FGVC), some do not, and some are means over the configurations chosen per task. What our
-counts are, beside what is printed:
+Columns named "Params" in these papers do not count the same parameters. Some rows include the
+classification head (38,045 on average over the 19 tasks of VTAB-1k on ViT-B/16, 180,407 over the
+five of FGVC), some do not, and some are means over the configurations chosen per task. Our counts
+and the printed ones:
 
 | method and setting | ours, head apart | with the average head | printed | |
 |---|---:|---:|---:|---|
@@ -89,23 +93,27 @@ counts are, beside what is printed:
 BACKBONES = """
 ## Backbones
 
-Every method passes the laws of `tests/trainables/adapters/adapter_laws.py` on a small random model of every family:
+Every method passes the laws of `tests/trainables/adapters/adapter_laws.py` on a small random model
+of every family:
 
 | family | in timm | while adapted | after a merge |
 |---|---|---|---|
 | ViT, DeiT, MAE, DINOv2 (also packed SwiGLU), CLIP, SigLIP | `VisionTransformer` | as it is; attention pools are not adapted | plain |
-| BEiT, BEiTv2 | `Beit` | q_bias and v_bias stand in `qkv.bias` | plain |
+| BEiT, BEiTv2 | `Beit` | q_bias and v_bias are in `qkv.bias` | plain |
 | EVA, fused | `Eva` | as BEiT | plain; with rotary embedding or norm on k a bias on k stays in `qkv.bias` |
 | EVA-02 | `Eva` | q, k, v joined in `qkv`, fc1_g and fc1_x in `fc1` | split again; a bias on k becomes `k_proj.bias` |
 | Swin | `SwinTransformer` | as it is | plain |
 
-A bias on k comes from ARC and serial CLoRA only. Where it cannot change a softmax (no rotary embedding, no norm on k) it is left out.
-What a method shares it shares, in a Swin, per stage (ARC's U, Lily's experts, FacT's factors, CLoRA's spaces, which heads of Heart-LoRA
-stay), and `layers` counts blocks over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, full fine-tuning
-and head-only train timm's own parameters and join nothing; BitFit trains q_bias and v_bias, not tables of relative positions.
+A bias on k comes from ARC and serial CLoRA only. It is left out where it cannot change a softmax
+(no rotary embedding, no norm on k). In a Swin a method shares tensors per stage (ARC's U, Lily's
+experts, FacT's factors, CLoRA's spaces, the active heads of Heart-LoRA), and `layers` counts blocks
+over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, full
+fine-tuning and head-only train timm's own parameters and join nothing. BitFit trains q_bias and
+v_bias, not tables of relative positions.
 
-Refused by name: Swin v2 (attention reads `qkv.weight` itself), distilled DeiT (two heads), EVA blocks with norms behind, with
-`AttentionRope` or a gate, and every model that is not in the table, since one that reads a linear's weight itself would go unadapted.
+Refused by name: Swin v2 (attention reads `qkv.weight` itself), distilled DeiT (two heads), EVA
+blocks with norms behind, with `AttentionRope` or a gate, and every model that is not in the table:
+a model that reads a linear's weight itself would stay unadapted.
 """
 
 
