@@ -1,9 +1,28 @@
-"""The pages that are made from the code say what the code says."""
+"""The pages say what the code says, and can be read: no dead link, no path that is gone, no long line."""
 
 import importlib.util
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-DOCS = Path(__file__).parents[1] / "docs"
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from search.config import sections
+from search.config.loading import check
+from search.config.study_file import StudyFile
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+COLUMNS = 100
+PAGES = {
+    str(page.relative_to(ROOT)): page for page in sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("decisions/*.md")])
+}
+TREE = ("search", "trainables", "spaces", "cluster", "tests", "benchmarks", "docs")
+every_page = pytest.mark.parametrize("name", PAGES)
 
 
 def test_the_page_of_methods_is_current() -> None:
@@ -13,3 +32,124 @@ def test_the_page_of_methods_is_current() -> None:
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     assert (DOCS / "methods.md").read_text() == made.page(), "run: python docs/make_methods.py"
+
+
+# -- every page ------------------------------------------------------------------------------------------------------------------
+
+
+@every_page
+def test_no_line_of_prose_is_longer_than_100_columns(name: str) -> None:
+    long = [f"{name}:{n}" for n, line in prose(PAGES[name]) if len(line) > COLUMNS and not _is_one_link(line)]
+    assert not long, f"wrap at {COLUMNS} columns"
+
+
+@every_page
+def test_every_relative_link_leads_to_a_file_and_a_heading(name: str) -> None:
+    page = PAGES[name]
+    for target in re.findall(r"\]\(([^)\s]+)\)", "\n".join(line for _, line in prose(page, tables=True))):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), f"{name}: {target}"
+        assert not heading or heading in _anchors(there), f"{name}: {target}"
+
+
+@every_page
+def test_every_path_of_the_repository_that_a_page_names_exists(name: str) -> None:
+    for path in re.findall(rf"`((?:{'|'.join(TREE)})/[\w./-]*)`", PAGES[name].read_text()):
+        assert (ROOT / path).exists(), f"{name}: {path}"
+
+
+def test_the_index_of_decisions_names_every_page() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text()
+    pages = {page.name for page in (DOCS / "decisions").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", index)) == pages
+
+
+def prose(page: Path, *, tables: bool = False) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a page outside code blocks and, unless they are asked for, tables."""
+    fenced = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith("    ") and (tables or not line.startswith("|")):
+            yield number, line
+
+
+def _is_one_link(line: str) -> bool:
+    """Whether a line holds nothing but a link or an image, which cannot be wrapped."""
+    return re.fullmatch(r"\s*(\[!\[[^]]*\]\([^)]*\)\]|!?\[[^]]*\])\([^)]*\)[.,;:]?", line) is not None
+
+
+def _anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links them."""
+    headings = [line.lstrip("#").strip() for _, line in prose(page) if line.startswith("#")]
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# -- the page of the study file --------------------------------------------------------------------------------------------------
+
+STUDY_FILE = (DOCS / "study-file.md").read_text()
+SECTIONS: dict[str, type[BaseModel]] = {
+    "## Top level": StudyFile,
+    "## `backbone`": sections.Backbone,
+    "## `recipe`": sections.Recipe,
+    "## `budget`": sections.Budget,
+    "## `search`": sections.Search,
+    "`search.rungs`:": sections.RungsSection,
+    "## `resources`": sections.Resources,
+}
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_page_of_the_study_file_has_every_key_of_a_section_with_its_default(heading: str) -> None:
+    table = next(rows_below(STUDY_FILE, heading))
+    fields = SECTIONS[heading].model_fields
+    assert {row[0] for row in table} == {f"`{key}`" for key in fields}
+    for row in table:
+        assert row[2].partition(";")[0] == in_words(fields[row[0].strip("`")]), row
+
+
+def test_the_page_of_the_study_file_has_every_key_of_every_kind_of_data_with_its_default() -> None:
+    kinds, common, more = list(rows_below(STUDY_FILE, "## `data`"))
+    assert {row[0] for row in kinds} == {f"`{kind}`" for kind in sections.DATA_KINDS}
+    images = [kind for kind, section in sections.DATA_KINDS.items() if issubclass(section, sections.Images)]
+    written: dict[str, dict[str, str]] = {kind: {} for kind in sections.DATA_KINDS}
+    for key, of, default in [*((r[0], images, r[2]) for r in common), *((r[0], re.findall(r"\w+", r[1]), r[3]) for r in more)]:
+        usual, *others = default.split("; ")
+        unlike = dict(other.split(": ", 1) for other in others)
+        for kind in of:
+            written[kind][key.strip("`")] = unlike.get(f"`{kind}`", usual)
+    for kind, section in sections.DATA_KINDS.items():
+        fields = {key: in_words(field) for key, field in section.model_fields.items() if key != "kind"}
+        assert written[kind] == fields, kind
+
+
+def test_the_example_of_the_page_of_the_study_file_is_a_study_file() -> None:
+    example = STUDY_FILE.partition("```yaml\n")[2].partition("```")[0]
+    assert check(yaml.safe_load(example.replace("1e-", "1.0e-"))).study == "flowers"
+
+
+def rows_below(page: str, title: str) -> Iterator[list[list[str]]]:
+    """The tables between a title and the next one, as rows of cells without the header."""
+    text = page.partition(f"\n{title}\n")[2]
+    text = re.split(r"^(?:## |`[\w.]+`:$)", text, maxsplit=1, flags=re.MULTILINE)[0]
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        yield [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+
+
+def in_words(field: FieldInfo) -> str:
+    """A key's default as the page writes it."""
+    default: Any = field.get_default(call_default_factory=True)
+    if field.is_required():
+        return "required"
+    if isinstance(default, BaseModel):
+        return "see below"
+    if default is None or isinstance(default, bool):
+        return {None: "null", True: "true", False: "false"}[default]
+    if isinstance(default, str | Path):
+        return f"`{default}`"
+    if isinstance(default, tuple):
+        return f"`[{', '.join(default)}]`"
+    return f"`{default}`" if isinstance(default, dict) else str(default)
