@@ -21,7 +21,6 @@ COLUMNS = 100
 PAGES = {
     str(page.relative_to(ROOT)): page for page in sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *DOCS.glob("decisions/*.md")])
 }
-PENDING = {"docs/developing.md"}  # linked before it is written; delete this line, and its two uses, with the page
 PACKAGES = ("search", "trainables", "spaces", "cluster")
 TREE = (*PACKAGES, "tests", "benchmarks", "docs")
 every_page = pytest.mark.parametrize("name", PAGES)
@@ -53,7 +52,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(name: str) -> None:
             continue
         path, _, heading = target.partition("#")
         there = page.parent / path if path else page
-        assert there.exists() or str(there.resolve().relative_to(ROOT)) in PENDING, f"{name}: {target}"
+        assert there.exists(), f"{name}: {target}"
         assert not heading or heading in _anchors(there), f"{name}: {target}"
 
 
@@ -61,18 +60,6 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(name: str) -> None:
 def test_every_path_of_the_repository_that_a_page_names_exists(name: str) -> None:
     for path in re.findall(rf"`((?:{'|'.join(TREE)})/[\w./-]*)`", PAGES[name].read_text()):
         assert (ROOT / path).exists(), f"{name}: {path}"
-
-
-@every_page
-def test_every_name_of_our_code_that_a_page_gives_in_full_exists(name: str) -> None:
-    if name == "CHANGELOG.md":
-        return  # it names what has gone
-    for dotted in re.findall(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)", PAGES[name].read_text()):
-        assert is_known(dotted), f"{name}: {dotted}"
-
-
-def test_no_page_is_pending_that_exists() -> None:
-    assert [page for page in PENDING if (ROOT / page).exists()] == []
 
 
 def test_the_index_of_decisions_names_every_page() -> None:
@@ -89,20 +76,6 @@ def prose(page: Path, *, tables: bool = False) -> Iterator[tuple[int, str]]:
             fenced = not fenced
         elif not fenced and not line.startswith("    ") and (tables or not line.startswith("|")):
             yield number, line
-
-
-def is_known(dotted: str) -> bool:
-    """Whether a dotted name is a module of ours, something that a module defines, or a key of a study file."""
-    parts = dotted.split(".")
-    if parts[0] == "search" and parts[1] in sections.Search.model_fields:
-        return True
-    for n in range(len(parts), 0, -1):
-        module = ROOT.joinpath(*parts[:n])
-        file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-        if file.exists():
-            text = file.read_text()
-            return all(re.search(rf"\b{part}\b", text) for part in parts[n:])
-    return False
 
 
 def _is_one_link(line: str) -> bool:

@@ -1,7 +1,7 @@
 """The ledger: the durable history of a study, and the one truth about it. This file says what every ledger can do.
 
 `search.storage.sql_ledger.SqlLedger` keeps one in SQLite or PostgreSQL, `search.storage.in_memory.InMemoryLedger` in the memory of
-a process. Both pass the same conformance suite (`tests/search/storage/ledger_laws.py`), so a study cannot tell them apart.
+a process. Both pass the same conformance suite (`tests/search/storage/test_ledger_laws.py`), so a study cannot tell them apart.
 
 **The life of a ledger.** It is created with its study, already claimed by the creating driver, and never deleted by Paretune.
 A driver that opens it later claims it: from then on it is the *owner*, the only one that may write decisions. While it drives the
