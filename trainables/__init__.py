@@ -1,8 +1,8 @@
-"""What one trial runs: adapters on a frozen Vision Transformer, in plain PyTorch and timm.
+"""The workload of one trial: training adapters on a frozen Vision Transformer, in plain PyTorch and timm.
 
-Three verbs are all that a search needs: `audit` looks at every image and decodes it once per machine, `measure` tells the driver,
-before anything is trained, exactly how many parameters a configuration would train, and `make` gives a worker its trainable (frozen
-backbone and decoded data, loaded once, reused from trial to trial).
+A search needs three functions. `audit` checks every image and decodes it once per machine. `measure` counts, before any training,
+exactly how many parameters a configuration would train. `make` builds a worker's trainable: the frozen backbone and the decoded
+data, loaded once and reused for every trial.
 
 Importing this package does not import torch.
 """
@@ -31,12 +31,13 @@ __all__ = [
 
 
 def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> Trainable:
-    """Loads the frozen backbone and the decoded data, once per worker.
+    """Load the frozen backbone and the decoded data, once per worker.
 
     Args:
-        backbone: `name`, `weights` (null: its own; "random"; or a local safetensors file), `img_size` (null: its own).
-        data: `kind` and what that kind needs, see `trainables.data`.
-        recipe: What is not searched, see `trainables.recipe.recipe.Recipe`; every key is optional.
+        backbone: Mapping with `name`, `weights` (null for the pretrained ones, "random", or the path of a local safetensors
+            file) and `img_size` (null for the backbone's own).
+        data: Mapping with `kind` and the keys that this kind needs, see `trainables.data`.
+        recipe: Training settings that are not searched, see `trainables.recipe.recipe.Recipe`; every key is optional.
     """
     if data.get("kind") == "synthetic":
         from trainables.simulated import plain
@@ -49,9 +50,9 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
 
 
 def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
-    """Builds the real model on torch's meta device, where parameters have shapes and no memory, and counts on it.
+    """Build the real model on torch's meta device, where parameters have shapes but no memory, and count its parameters.
 
-    `data` may be `{"kind": "none", "n_classes": C}` where only counts are wanted.
+    If only counts are wanted, `data` may be `{"kind": "none", "n_classes": C}`.
     """
     if data.get("kind") == "synthetic":
         from trainables.simulated import plain
@@ -66,21 +67,21 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
 def measure_latency(
     backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], config: Mapping[str, Any], *, n_classes: int
 ) -> dict[str, Any]:
-    """How long a configuration takes to answer for one image, on this machine, now.
+    """Measure the inference latency of a configuration for one image, on this machine.
 
     Args:
-        backbone: As of `make`.
-        data: As of `make`; only its kind counts.
-        recipe: As of `make`; precision, device and threads count.
+        backbone: The `backbone` argument of `make`.
+        data: The `data` argument of `make`; only its kind is used.
+        recipe: The `recipe` argument of `make`; only precision, device and threads are used.
         config: The configuration.
-        n_classes: Outputs of the head.
+        n_classes: Number of outputs of the head.
 
     Returns:
-        The metrics `cost/latency_ms` and `cost/latency_merged_ms` (absent where it cannot be merged), and how they were measured:
-        `unmergeable`, `repeats`, `spread_ms`, `device`, `threads`, `precision`; see `trainables.costs.latency`.
+        The metrics `cost/latency_ms` and `cost/latency_merged_ms` (absent if the adapter cannot be merged), and the conditions of
+        the measurement: `unmergeable`, `repeats`, `spread_ms`, `device`, `threads`, `precision`; see `trainables.costs.latency`.
 
     Raises:
-        ValueError: Nothing is computed, or the backbone or the configuration is impossible.
+        ValueError: If the data are a synthetic surface, or the backbone or the configuration is invalid.
     """
     if data.get("kind") == "synthetic":
         raise ValueError("a synthetic surface computes nothing: there is no latency to measure")
@@ -93,16 +94,16 @@ def measure_latency(
 def measure_epochs(
     backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], *, configs: Iterable[Mapping[str, Any]]
 ) -> Iterator[Probe]:
-    """What an epoch of each configuration takes on this machine, from a few of its batches; see `trainables.training.probe`.
+    """Estimate the cost of an epoch of each configuration on this machine from a few batches; see `trainables.training.probe`.
 
     Args:
-        backbone: As of `make`.
-        data: As of `make`.
-        recipe: As of `make`.
-        configs: Possible ones.
+        backbone: The `backbone` argument of `make`.
+        data: The `data` argument of `make`.
+        recipe: The `recipe` argument of `make`.
+        configs: Valid configurations.
 
     Raises:
-        ValueError: Nothing is computed, or backbone or data are not to be had.
+        ValueError: If the data are a synthetic surface, or the backbone or the data are unavailable.
     """
     if data.get("kind") == "synthetic":
         raise ValueError("a synthetic surface computes nothing: there is no cost to plan")
@@ -112,12 +113,15 @@ def measure_epochs(
 
 
 def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> list[Probe]:
-    """All that `measure_epochs` finds. A function of its own, for Ray."""
+    """Return the results of `measure_epochs` as a list; a module-level function, so that Ray can run it remotely."""
     return list(measure_epochs(**worker, configs=configs))
 
 
 def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a few steps of configurations take of memory; see `trainables.training.probe.memory`. A function of its own, for Ray."""
+    """Measure the memory of a few training steps; see `trainables.training.probe.memory`.
+
+    This is a module-level function so that Ray can run it remotely.
+    """
     with large_imports():
         from trainables.training.probe import memory
     return memory(**worker, configs=configs)
@@ -126,17 +130,19 @@ def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]
 def choose_precision(
     backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], *, backbone_params: int, gpu: bool = False
 ) -> dict[str, Any]:
-    """Which precision pays on this machine. A few training steps where bfloat16 may pay, no time elsewhere.
+    """Choose the faster precision for this machine.
+
+    A few training steps are timed where bfloat16 may be faster; otherwise the choice takes no time.
 
     Args:
-        backbone: As of `make`.
-        data: As of `make`.
-        recipe: As of `make`; its threads count.
-        backbone_params: As `measure` counts them.
-        gpu: Whether trials have a GPU.
+        backbone: The `backbone` argument of `make`.
+        data: The `data` argument of `make`.
+        recipe: The `recipe` argument of `make`; only its number of threads is used.
+        backbone_params: Number of backbone parameters, as `measure` counts them.
+        gpu: True if trials have a GPU.
 
     Returns:
-        `chosen`, "float32" or "bfloat16", `why`, and what was measured; see `trainables.recipe.precision.probe`.
+        `chosen` ("float32" or "bfloat16"), `why`, and the measurements; see `trainables.recipe.precision.probe`.
     """
     if data.get("kind") == "synthetic":
         return {"chosen": "float32", "why": "nothing is computed"}
@@ -149,20 +155,20 @@ def choose_precision(
 def audit(
     backbone: Mapping[str, Any], data: Mapping[str, Any], *, progress: Callable[[int, int], None] | None = None
 ) -> Audit | None:
-    """Looks at everything that a search needs, before it begins.
+    """Check everything that a search needs before it begins.
 
-    The backbone's weights are downloaded if need be, and every image is decoded for this machine unless that has been done.
+    Missing backbone weights are downloaded. Images that are not decoded on this machine yet are decoded.
 
     Args:
-        backbone: As of `make`.
-        data: As of `make`.
-        progress: Told how many images of a split are decoded, and of how many.
+        backbone: The `backbone` argument of `make`.
+        data: The `data` argument of `make`.
+        progress: Callback that receives the number of decoded images of a split and the split's total.
 
     Returns:
-        What there is, and what was skipped; None for a kind of data without images.
+        The contents of the data set and the files that were skipped; None for a kind of data without images.
 
     Raises:
-        ValueError: The weights cannot be had, or the data set cannot be used; the message lists what is wrong with it.
+        ValueError: If the weights are unavailable or the data set is unusable; the message lists its defects.
     """
     if data.get("kind") in ("synthetic", "none"):
         return None

@@ -1,4 +1,4 @@
-"""Where a trial keeps what must outlive its worker: a folder of this machine, or one in an object store."""
+"""The folder of a trial for files that must outlive its worker: a local path, or a prefix in an object store."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Protocol
 
 
 class Folder(Protocol):
-    """A folder that is no path; a file in it is replaced at once, so that it is always whole."""
+    """A folder that is not a local path; writes are atomic, so a reader never sees a partial file."""
 
     def read(self, name: str) -> bytes | None:
-        """What a file holds, None if there is none."""
+        """Return the content of a file, None if it does not exist."""
 
     def write(self, name: str, blob: bytes) -> None:
-        """Make or replace a file, whole or not at all."""
+        """Create or replace a file atomically."""
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there; asked between two batches, so it may answer late, and must be fast."""
+        """Return whether a file exists. The call must be fast, since workers make it between batches; it may lag behind."""
 
 
 def read(folder: Path | Folder, name: str) -> bytes | None:
-    """What a file holds, None if there is none."""
+    """Return the content of a file, None if it does not exist."""
     if not isinstance(folder, Path):
         return folder.read(name)
     path = folder / name
@@ -29,13 +29,13 @@ def read(folder: Path | Folder, name: str) -> bytes | None:
 
 
 def write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool = True) -> None:
-    """Make or replace a file, whole or not at all: on a disk under another name first, then renamed.
+    """Create or replace a file atomically; on a disk, by writing to a temporary name and renaming it.
 
     Args:
-        folder: Made if need be.
-        name: Of the file.
-        blob: What it is to hold.
-        synchronised: Whether it must survive a power cut.
+        folder: Target folder, created if missing.
+        name: Name of the file.
+        blob: New content of the file.
+        synchronised: True if the file must survive a power cut.
     """
     if not isinstance(folder, Path):
         folder.write(name, blob)
@@ -51,5 +51,5 @@ def write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool =
 
 
 def exists(folder: Path | Folder, name: str) -> bool:
-    """Whether a file is there, as far as that is known without waiting."""
+    """Return whether a file exists, as far as that is known without waiting."""
     return (folder / name).exists() if isinstance(folder, Path) else folder.exists(name)

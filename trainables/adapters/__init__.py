@@ -1,4 +1,4 @@
-"""Adapter methods: one file per paper, what they share in `base`.
+"""Adapter methods: one file per paper, with their common parts in `base`.
 
 model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
 adapt(model, LoRA(rank=8))
@@ -107,7 +107,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 
-# the types of a knob, as a dataclass writes them -> what a configuration may hold
+# the types of a knob, as a dataclass writes them -> the accepted types in a configuration
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
     "float": (int, float),
@@ -118,14 +118,14 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 
 def method_of(config: Mapping[str, Any]) -> Method:
-    """The method that a configuration names, with the knobs it sets; what it leaves out is the paper's default.
+    """Return the method of a configuration with its knobs; missing knobs have the paper's defaults.
 
     Args:
-        config: Flat and dotted: `{"method": "lora", "lora.rank": 4, ...}`. Keys of other families (`optim.`,
-            `recipe.`) are not read.
+        config: Flat, dotted configuration: `{"method": "lora", "lora.rank": 4, ...}`. Keys of other families (`optim.`,
+            `recipe.`) are ignored.
 
     Raises:
-        ValueError: An unknown method or knob, a value of the wrong type, or one that the method refuses.
+        ValueError: If the method or a knob is unknown, or a value has the wrong type or is rejected by the method.
     """
     name = config.get("method")
     kind = method_type(name)
@@ -134,11 +134,11 @@ def method_of(config: Mapping[str, Any]) -> Method:
     for key, value in config.items():
         family, _, knob = key.rpartition(".")
         if (family in METHODS or family.startswith(PREFIX)) and family != name:
-            raise ValueError(f"a configuration of {name} holds no knobs of {family}; got {key}; remove it")
+            raise ValueError(f"a configuration of {name} may not have knobs of {family}; got {key}; remove it")
         if family != name:
             continue
         if knob not in types:
-            raise ValueError(f"{name} has no knob {knob!r}, it has: {', '.join(types) or 'none'}{near(knob, types)}")
+            raise ValueError(f"{name} has no knob {knob!r}; its knobs are {', '.join(types) or 'none'}{near(knob, types)}")
         if not any(type(value) in _TYPES[part] for part in types[knob].split(" | ")):
             raise ValueError(f"{key} must be of type {types[knob]}; got {value!r} of type {type(value).__name__}")
         knobs[knob] = float(value) if types[knob] == "float" else value
@@ -146,10 +146,10 @@ def method_of(config: Mapping[str, Any]) -> Method:
 
 
 def method_type(name: Any) -> type[Method]:
-    """The method of a name, one of ours or, as `peft.<tuner>`, one of Hugging Face PEFT's.
+    """Return the method type of a name: one of ours or, as `peft.<tuner>`, one of Hugging Face PEFT's.
 
     Raises:
-        ValueError: There is none, or PEFT is not installed.
+        ValueError: If the name is unknown, or PEFT is not installed.
     """
     if isinstance(name, str) and name.startswith(PREFIX):
         return peft_method(name.removeprefix(PREFIX))
@@ -159,6 +159,6 @@ def method_type(name: Any) -> type[Method]:
 
 
 def near(word: str, known: Any) -> str:
-    """The end of an error about an unknown `word`: `; did you mean X?`, empty if nothing known is near."""
+    """Return the end of an error about an unknown `word`: `; did you mean X?`, empty if nothing known is similar."""
     matches = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -5,11 +5,11 @@
     position        base and h                                                                   count on L blocks
     ffn             after the MLP, h = y (Adapter-8 of the VTAB-1K tables; the default)          L (2 d r + r + d)
     attn_ffn        after the attention's projection and after the MLP, h = y (Houlsby et al.)   twice that
-    ffn_parallel    beside the MLP, h = x, what the layer norm gives it                          L (2 d r + r + d)
+    ffn_parallel    parallel to the MLP, h = x, the output of the layer norm                     L (2 d r + r + d)
 
-always before the residual is added. On ViT-B/16 with r = 8 156,768.
+always before the residual is added. The count on ViT-B/16 with r = 8 is 156,768.
 
-Initial values: D as PyTorch's linear, P and both biases zero: the adapted model starts as the pretrained one.
+Initial values: D as PyTorch's linear, P and both biases zero, so the adapted model starts as the pretrained one.
 
 *Deviation:* the released code draws D and P from a normal distribution of standard deviation 0.001; here P = 0.
 *Deviation:* s and the dropout are knobs; s = 1 and no dropout is the released code.
@@ -34,14 +34,14 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {"gelu": F.gelu, "re
 
 @dataclass(frozen=True)
 class Adapter(Method):
-    """The bottleneck adapter's hyperparameters.
+    """The hyperparameters of the bottleneck adapter.
 
     Attributes:
-        rank: r, at least 1 and at most the width d.
-        scale: s, positive.
-        activation: "gelu" or "relu".
-        position: "ffn", "attn_ffn" or "ffn_parallel", see the table above.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1 and at most the width d.
+        scale: Scale s, positive.
+        activation: Activation, "gelu" or "relu".
+        position: Position of the adapters, "ffn", "attn_ffn" or "ffn_parallel", see the table above.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code, in [0, 1).
     """
 
@@ -62,7 +62,7 @@ class Adapter(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each MLP, and for each output projection where the position says so."""
+        """Build one layer for each MLP, and for each output projection if the position includes it."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             like = block.attn.proj.weight  # (d, d)
@@ -73,7 +73,7 @@ class Adapter(Method):
 
 
 class AdapterLayer(Layer):
-    """Adds a two-layer bottleneck to the output of its base."""
+    """A two-layer bottleneck that is added to the output of its base."""
 
     unmergeable = "its activation makes the update non-linear, so that no weight computes it"
 
@@ -88,7 +88,7 @@ class AdapterLayer(Layer):
         self.up_bias = zeros(d, like=like)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, in) -> (batch, tokens, d)."""
+        """Map (batch, tokens, in) to (batch, tokens, d)."""
         y: Tensor = self.base(x)
         code = self.activation(F.linear(x if self.parallel else y, self.down, self.down_bias))
         code = F.dropout(code, self.dropout, self.training)

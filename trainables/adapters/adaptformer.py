@@ -3,13 +3,13 @@
     x  <-  x + Attention(LN1(x))
     x  <-  x + MLP(LN2(x)) + s (Drop(relu(x D^T + b_D)) P^T + b_P)        D in R^{r x d}, P in R^{d x r}
 
-The branch beside the MLP reads the residual stream itself, not what LN2 makes of it. That stream exists nowhere but inside the
-forward of timm's block, so the layer stands around the whole block, notes what goes into LN2 and adds the branch to what the block
-gives. Stochastic depth and LayerScale act on the MLP alone.
+The branch parallel to the MLP reads the residual stream itself, not the output of LN2. That stream exists only inside the forward
+of timm's block, so the layer wraps the whole block, records the input of LN2 and adds the branch to the block's output. Stochastic
+depth and LayerScale act on the MLP alone.
 
-Count, L blocks: L (2 d r + r + d); on ViT-B/16 with r = 64 1,189,632, with the r = 8 of the VTAB-1K tables 156,768.
+The count for L blocks is L (2 d r + r + d); on ViT-B/16 with r = 64 1,189,632, with the r = 8 of the VTAB-1K tables 156,768.
 
-Initial values: D as PyTorch's linear, P and both biases zero: the adapted model starts as the pretrained one.
+Initial values: D as PyTorch's linear, P and both biases zero, so the adapted model starts as the pretrained one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from trainables.adapters.families import Blocks
 
 @dataclass(frozen=True)
 class AdaptFormer(Method):
-    """AdaptFormer's hyperparameters.
+    """The hyperparameters of AdaptFormer.
 
     Attributes:
-        rank: r, at least 1 and at most the width d.
-        scale: s, positive.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1 and at most the width d.
+        scale: Scale s, positive.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code, in [0, 1).
     """
 
@@ -50,7 +50,7 @@ class AdaptFormer(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer around each block."""
+        """Build one layer around each block."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             check_rank(self, f"the width of {path}", block.attn.proj.out_features)
@@ -59,7 +59,7 @@ class AdaptFormer(Method):
 
 
 class AdaptFormerLayer(Layer):
-    """A transformer block with a bottleneck beside its MLP."""
+    """A transformer block with a bottleneck parallel to its MLP."""
 
     unmergeable = "its activation makes the update non-linear, so that no weight computes it"
 
@@ -74,7 +74,7 @@ class AdaptFormerLayer(Layer):
         self.up_bias = zeros(d, like=like)
 
     def forward(self, x: Tensor, **attention: Any) -> Tensor:
-        """(batch, ..., d) -> the same shape; `attention` is what a timm block hands to its attention (`attn_mask`, `rope`, ...)."""
+        """Map (batch, ..., d) to the same shape; `attention` is passed on to the block's attention (`attn_mask`, `rope`, ...)."""
         stream: list[Tensor] = []
         noting = cast(Block, self.base).norm2.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))
         try:

@@ -2,18 +2,17 @@
 
     x' = x + Drop(x (U diag(c))) U^T + b         U in R^{d x r}, c in R^r, b in R^d
 
-in front of the attention (`att`) and of the MLP (`att_mlp`: both), after the layer norm. U is shared by all blocks,
-one for the attentions and one for the MLPs; c and b belong to each block. Down- and up-projection are the same
-tensor, so that the update is symmetric. The input of the attention is the input of the fused `qkv`, the input of the
-MLP that of `fc1`:
+before the attention (`att`), or before both the attention and the MLP (`att_mlp`), after the layer norm. U is shared by all
+blocks, one for the attentions and one for the MLPs; c and b belong to each block. Down- and up-projection are the same tensor,
+so the update is symmetric. The input of the attention is the input of the fused `qkv`, the input of the MLP that of `fc1`:
 
     W' = W (I + U diag(c) U^T)      bias' = bias + W b        (W as PyTorch stores it, out x in)
 
-Count, L blocks: d r + L (r + d) for each position; on ViT-B/16 with r = 50 and both positions 96,432.
+The count for L blocks is d r + L (r + d) for each position; on ViT-B/16 with r = 50 and both positions 96,432.
 
-Initial values: U Xavier-uniform, b zero, and c by `c_init`: `released`, as the code has it, zero in the attention and
-Xavier-uniform on a (1, r) tensor in the MLP, so that the MLP does not start as pretrained (at r = 50 and d = 768 its
-input moves by about 9 %); `zeros`: zero in both, an exact start.
+Initial values: U is Xavier-uniform and b is zero. `c_init` chooses c. With `released`, as in the code, c is zero in the
+attention and Xavier-uniform on a (1, r) tensor in the MLP, so the MLP does not start as pretrained (at r = 50 and d = 768 its
+input moves by about 9 %). With `zeros`, c is zero in both, an exact start.
 
 *Deviation:* the classification head is initialised as for every method here; the released code starts it at zero.
 """
@@ -43,14 +42,14 @@ POSITIONS: Final = {"att": ("attn.qkv",), "att_mlp": ("attn.qkv", "mlp.fc1")}
 
 @dataclass(frozen=True)
 class ARC(Method):
-    """ARC's hyperparameters.
+    """The hyperparameters of ARC.
 
     Attributes:
-        rank: r, at least 1 and at most the width d: beyond it the rank of the update does not grow.
-        position: "att" or "att_mlp".
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1 and at most the width d, beyond which the rank of the update does not grow.
+        position: Position of the adapters, "att" or "att_mlp".
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code x U diag(c), in [0, 1).
-        c_init: "released" or "zeros".
+        c_init: Initial values of c, "released" or "zeros".
     """
 
     name: ClassVar[str] = "arc"
@@ -68,7 +67,7 @@ class ARC(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear; one U for each position."""
+        """Build one layer for each adapted linear, with one U for each position."""
         layers: dict[str, Layer] = {}
         for target in POSITIONS[self.position]:
             linears = {f"{path}.{target}": cast(nn.Linear, block.get_submodule(target)) for path, block in blocks.items()}
@@ -96,17 +95,17 @@ class ARCLayer(Layer):
         self.b = zeros(base.in_features, like=base.weight)
 
     def adapted_weight(self) -> Tensor:
-        """W (I + U diag(c) U^T), (out, in)."""
+        """Return W (I + U diag(c) U^T), (out, in)."""
         weight = self.linear.weight
         return weight + weight @ (self.u * self.c) @ self.u.T
 
     def adapted_bias(self) -> Tensor:
-        """The bias plus W b, (out,)."""
+        """Return the bias plus W b, (out,)."""
         moved = self.linear.weight @ self.b
         return moved if self.linear.bias is None else self.linear.bias + moved
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the two thin products on the input: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses thin products on the input, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         code = F.dropout(x @ (self.u * self.c), self.dropout)

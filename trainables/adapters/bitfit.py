@@ -1,10 +1,10 @@
-"""BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): the biases of the backbone are trained, nothing is added.
+"""BitFit (Ben Zaken et al., ACL 2022, arXiv 2106.10199): it trains the biases of the backbone and adds nothing.
 
-All of them: of the patch embedding, of qkv (BEiT's and EVA's q_bias and v_bias), output projection and MLP, and of every layer
-norm; not the tables of relative position biases. An anchor outside the default search.
+It trains all biases: of the patch embedding, qkv (BEiT's and EVA's q_bias and v_bias), output projection, MLP and every layer norm.
+It does not train the tables of relative position biases. An anchor outside the default search.
 
-Count, L blocks of width d with an MLP of width m: L (7 d + m) + 2 d; on ViT-B/16 102,912. A backbone without biases on q, k and v
-has fewer.
+The count for L blocks of width d with an MLP of width m is L (7 d + m) + 2 d; on ViT-B/16 102,912. A backbone without biases on
+q, k and v has fewer.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from trainables.adapters.base import Method
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """The method without hyperparameters."""
+    """The method, which has no hyperparameters."""
 
     name: ClassVar[str] = "bitfit"
 
     def trains(self, name: str) -> bool:
-        """The biases."""
+        """Return whether the parameter is a bias."""
         return name.endswith((".bias", ".q_bias", ".v_bias"))

@@ -3,18 +3,19 @@
     dW_j = sum_h D_h Q_hj U_h        D_h in R^{d x r}, U_h in R^{r x d}, Q_hj in R^{r x r}, h = 1, ..., p
 
 for adapter module j. The p pairs (D_h, U_h), the base spaces, are shared by the modules of all blocks; a module owns its p small
-matrices Q and a bias b in R^d. `insertion` says where the modules stand and which of them share:
+matrices Q and a bias b in R^d. `insertion` chooses the positions of the modules and which of them share:
 
-    insertion       modules                                   count, modules apart from their bias    biases
-    serial          x (I + dW) + b in front of the attention  2 p (2 d r + L r^2)                     2 L d
-                    and of the MLP; bases of each place's own
-    serial_att      in front of the attention only            p (2 d r + L r^2)                       L d
-    parallel_qv     x dW + b beside q and v, shared bases     p (2 d r + 2 L r^2)                     2 L d
-    parallel_qkv    beside q, k and v                         p (2 d r + 3 L r^2)                     3 L d
-    parallel_qkvo   these and the output projection           p (2 d r + 4 L r^2)                     4 L d
+    insertion       modules                                     count, modules apart from their bias    biases
+    serial          x (I + dW) + b before the attention and     2 p (2 d r + L r^2)                     2 L d
+                    before the MLP; bases of each position's own
+    serial_att      before the attention only                   p (2 d r + L r^2)                       L d
+    parallel_qv     x dW + b parallel to q and v, shared bases  p (2 d r + 2 L r^2)                     2 L d
+    parallel_qkv    parallel to q, k and v                      p (2 d r + 3 L r^2)                     3 L d
+    parallel_qkvo   these and the output projection             p (2 d r + 4 L r^2)                     4 L d
 
-(W as PyTorch stores it, out x in: serially W' = W (I + dW)^T and bias' = bias + W b, in parallel W' = W + dW^T and bias' = bias
-+ b.) With p = 1, U = D^T and Q diagonal, the serial form is ARC. The bias beside k counts, but cannot change a softmax.
+(W as PyTorch stores it, out x in: the serial form is W' = W (I + dW)^T and bias' = bias + W b, the parallel form W' = W + dW^T and
+bias' = bias + b.) With p = 1, U = D^T and Q diagonal, the serial form is ARC. The bias parallel to k counts, but cannot change a
+softmax.
 
 SADE, sample-agnostic diversity enhancement, keeps the spaces of a module apart: with E_hj = D_h Q_hj U_h it adds to the loss
 
@@ -23,25 +24,25 @@ SADE, sample-agnostic diversity enhancement, keeps the spaces of a module apart:
 computed without a d x d matrix: with M = Q_hj^T D_h^T D_k Q_kj the square is tr(U_h U_h^T M U_k U_k^T M^T). With one space there
 are no pairs and no SADE.
 
-Initial values: D and U Xavier-uniform, Q and b zero: the adapted model starts as the pretrained one.
+Initial values: D and U Xavier-uniform, Q and b zero, so the adapted model starts as the pretrained one.
 
-How sure: the paper's body could not be read and there is no code. Its abstract says that all modules share spaces of down- and
+Certainty: the paper's body could not be read and there is no code. Its abstract says that all modules share spaces of down- and
 up-projection and that SADE penalises similarity. The decomposition, full matrices Q, a Frobenius norm on weights alone, r = 8 and a
-search for p and the weight of SADE are second hand. What is left open, and what is taken as the most plausible reading:
+search for p and the weight of SADE are second hand. The open points, each with the reading that seems most plausible:
 
-    where a module stands      in front, as in ARC (`serial`): the notes merge an identity branch into the projection that follows;
-                               beside projections is an option; beside fc1 and fc2, which have no width in common, is not offered
-    who shares the spaces      modules of one place: attention and MLP apart in front of them, all of a block's projections beside
-                               them; in a Swin within a stage
+    position of a module       before, as in ARC (`serial`): the notes merge an identity branch into the projection that follows;
+                               parallel to projections is an option; parallel to fc1 and fc2, whose widths differ, is not offered
+    sharing of the spaces      modules of one position: attention and MLP apart if before them, all of a block's projections if
+                               parallel to them; in a Swin within a stage
     U tied to D                no: the notes have two tensors
     bias of a module           one, as in ARC; the notes' count has a remainder that is not explained
     initial values             Q zero, D and U random, so that the spaces differ and Q has a gradient; U zero would do as well
     scale of the update        none, which is 1
     dropout                    0.1 on the code x D Q, as in ARC
     p, by default              2, the least at which SADE acts
-    what SADE compares         the d x d updates of the spaces of one module, which has the cost that the notes give, p^2 d^3; not
+    objects that SADE compares the d x d updates of the spaces of one module, which has the cost that the notes give, p^2 d^3; not
                                updates of several modules
-    how SADE is reduced        a mean, so that its weight means the same at any depth and p; a sum is as likely
+    reduction of SADE          a mean, so that its weight means the same at any depth and p; a sum is as likely
     norms in SADE              not divided out: at the start they are zero. So SADE also shrinks the updates
     weight of SADE             0.01 of a grid of ours: it depends on the reduction
 """
@@ -69,7 +70,7 @@ from trainables.adapters.base import (
 from trainables.adapters.families import Blocks
 
 SERIAL: Final = {"serial": ("attn.qkv", "mlp.fc1"), "serial_att": ("attn.qkv",)}
-# submodule -> (equal slices of its output rows, which of them have a module)
+# submodule -> (number of equal slices of its output rows, indices of the slices that have a module)
 PARALLEL: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
     "parallel_qv": {"attn.qkv": (3, (0, 2))},
     "parallel_qkv": {"attn.qkv": (3, (0, 1, 2))},
@@ -79,14 +80,14 @@ PARALLEL: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
 
 @dataclass(frozen=True)
 class CLoRA(Method):
-    """CLoRA's hyperparameters.
+    """The hyperparameters of CLoRA.
 
     Attributes:
-        rank: r, at least 1 and at most the width d.
-        n_spaces: p, at least 1.
+        rank: Rank r, at least 1 and at most the width d.
+        n_spaces: Number p of base spaces, at least 1.
         sade_weight: Factor of SADE in the loss, at least 0.
-        insertion: Where the modules stand, see the table above.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        insertion: Positions of the modules, see the table above.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code x D Q, in [0, 1).
     """
 
@@ -107,7 +108,7 @@ class CLoRA(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear; bases for each place in front of which, or for all beside which, modules stand."""
+        """Build one layer for each adapted linear; serial modules share bases per position, parallel ones share one pair."""
         layers: dict[str, Layer] = {}
         for target in SERIAL.get(self.insertion, ()):
             bases = self._bases(*next(iter(blocks.items())), target, rng)
@@ -132,7 +133,7 @@ class CLoRA(Method):
         return uniform(p, d, r, bound=bound, rng=rng, like=like), uniform(p, r, d, bound=bound, rng=rng, like=like)
 
     def regulariser(self, model: nn.Module) -> Tensor | None:
-        """SADE times its weight; None at weight zero and with one space."""
+        """Return SADE times its weight; None if the weight is zero or there is one space."""
         if self.sade_weight == 0 or self.n_spaces == 1:
             return None
         groups: dict[int, list[SerialLayer | ParallelLayer]] = {}  # by the bases that the modules share
@@ -144,12 +145,12 @@ class CLoRA(Method):
 
 
 def sade(down: Tensor, up: Tensor, q: Tensor) -> Tensor:
-    """The squares || E_h^T E_k ||_F^2 of m modules that share their bases, (m, pairs).
+    """Return the squares || E_h^T E_k ||_F^2 of m modules that share their bases, (m, pairs).
 
     Args:
-        down: D, (p, d, r).
-        up: U, (p, r, d).
-        q: Q, (m, p, r, r).
+        down: Tensor D, (p, d, r).
+        up: Tensor U, (p, r, d).
+        q: Tensor Q, (m, p, r, r).
     """
     h, k = torch.triu_indices(len(down), len(down), 1, device=down.device)
     within = up @ up.mT  # (p, r, r)
@@ -158,7 +159,7 @@ def sade(down: Tensor, up: Tensor, q: Tensor) -> Tensor:
 
 
 def _down(down: Tensor, q: Tensor) -> Tensor:
-    """D Q of each module, its p spaces side by side: (n, d, p r), from q (n, p, r, r)."""
+    """Return D Q of each module, with its p spaces side by side: (n, d, p r), from q (n, p, r, r)."""
     return (down @ q).transpose(1, 2).flatten(2)
 
 
@@ -173,17 +174,17 @@ class SerialLayer(Layer):
         self.b = zeros(base.in_features, like=base.weight)
 
     def adapted_weight(self) -> Tensor:
-        """W (I + dW)^T, (out, d)."""
+        """Return W (I + dW)^T, (out, d)."""
         weight = self.linear.weight
         return weight + (weight @ self.up.flatten(0, 1).T) @ _down(self.down, self.q)[0].T
 
     def adapted_bias(self) -> Tensor:
-        """The bias plus W b, (out,)."""
+        """Return the bias plus W b, (out,)."""
         moved = self.linear.weight @ self.b
         return moved if self.linear.bias is None else self.linear.bias + moved
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the two thin products on the input: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses thin products on the input, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         code = F.dropout(x @ _down(self.down, self.q)[0], self.dropout)  # (batch, tokens, p r)
@@ -192,7 +193,7 @@ class SerialLayer(Layer):
 
 
 class ParallelLayer(Layer):
-    """Adds x dW + b to chosen slices of a linear's output, a module for each."""
+    """A linear with x dW + b added to chosen slices of its output, one module for each."""
 
     def __init__(
         self, base: nn.Linear, n_slices: int, chosen: tuple[int, ...], bases: tuple[nn.Parameter, nn.Parameter], method: CLoRA
@@ -204,17 +205,17 @@ class ParallelLayer(Layer):
         self.b = zeros(len(chosen) * base.in_features, like=base.weight)
 
     def adapted_weight(self) -> Tensor:
-        """In the chosen rows W + dW^T, (out, d)."""
+        """Return the weight, W + dW^T in the chosen rows, (out, d)."""
         delta = (_down(self.down, self.q) @ self.up.flatten(0, 1)).mT  # (chosen, d, d)
         return self.linear.weight + into_slices(delta, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
 
     def adapted_bias(self) -> Tensor:
-        """In the chosen rows the bias plus b, (out,)."""
+        """Return the bias, plus b in the chosen rows, (out,)."""
         b = into_slices(self.b.view(len(self.chosen), -1), self.chosen, self.n_slices, 0)
         return b if self.linear.bias is None else self.linear.bias + b
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the thin products: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses thin products, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         down = _down(self.down, self.q)  # (chosen, d, p r)

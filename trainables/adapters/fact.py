@@ -1,19 +1,19 @@
 """FacT: Factor-Tuning (Jie and Deng, AAAI 2023, arXiv 2212.03145; code JieShibo/PETL-ViT, `FacT/fact_tt.py`, `fact_tk.py`).
 
-The weights of all linears of all blocks, width d, are cut into d x d slices: q, k, v, the output projection, and the two linears
-of the MLP by their hidden width. Every slice is moved by the same two factors and a small matrix of its own:
+The weights of all linears of all blocks of width d are cut into d x d slices: q, k, v, the output projection, and the two linears
+of the MLP along their hidden width. Every slice is moved by the same two factors and a small matrix of its own:
 
     y_slice = W_slice x + s V Drop(S_slice^T U x)        U in R^{r x d}, V in R^{d x r}: shared by the whole network
     tt:  S_slice in R^{r x r} free                       (tensor train)
     tk:  S_slice = sum_c C[:, :, c] P_slice,c            C in R^{r x r x r}: shared, P_slice in R^r   (Tucker)
 
-The input slices of the MLP's second linear add up before the dropout. Count on L blocks with an MLP of 4 d:
+The input slices of the MLP's second linear add up before the dropout. The count on L blocks with an MLP of width 4 d is
 
     tt   2 d r + 12 L r^2               tk   2 d r + 12 L r + r^3
 
-Initial values: U and S as PyTorch's linears, C and P Xavier-uniform, V zero: the adapted model starts as the pretrained one.
+Initial values: U and S as PyTorch's linears, C and P Xavier-uniform, V zero, so the adapted model starts as the pretrained one.
 
-*Deviation:* where the width of the MLP is no multiple of d, its last slice is narrower and takes the first rows of V and the first
+*Deviation:* if the width of the MLP is not a multiple of d, its last slice is narrower and takes the first rows of V and the first
 columns of U; the code is written for 4 d.
 *Deviation:* each slice of the MLP has its own row of P, as in the paper; the code of tk reshapes (r, r, 4) to (r, 4 r) and so
 interleaves the four slices.
@@ -46,13 +46,13 @@ TARGETS: Final = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 @dataclass(frozen=True)
 class FacT(Method):
-    """FacT's hyperparameters.
+    """The hyperparameters of FacT.
 
     Attributes:
-        variant: "tt" or "tk".
-        rank: r, at least 1 and at most the width d.
-        scale: s, positive.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        variant: Factorisation, "tt" (tensor train) or "tk" (Tucker).
+        rank: Rank r, at least 1 and at most the width d.
+        scale: Scale s, positive.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code, in [0, 1).
     """
 
@@ -71,7 +71,7 @@ class FacT(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each linear; U, V and C shared by all."""
+        """Build one layer for each linear; all share U, V and C."""
         linears = {f"{path}.{t}": cast(nn.Linear, block.get_submodule(t)) for path, block in blocks.items() for t in TARGETS}
         first, like = next(iter(linears)), next(iter(linears.values())).weight
         d, r = like.shape[1], self.rank
@@ -92,7 +92,7 @@ class FacT(Method):
 
 
 class FacTLayer(Layer):
-    """Moves each d x d slice of a linear's weight by s V S^T U."""
+    """A linear with s V S^T U added to each d x d slice of its weight."""
 
     def __init__(self, base: nn.Linear, shared: Shared, own: nn.Parameter, method: FacT) -> None:
         super().__init__(base)
@@ -101,19 +101,19 @@ class FacTLayer(Layer):
         self.own = own  # (output slices, input slices, r, r) for tt, (output slices, input slices, r) for tk
 
     def slices(self) -> Tensor:
-        """S of each slice, (output slices, input slices, r, r)."""
+        """Return S of each slice, (output slices, input slices, r, r)."""
         if self.core is None:
             return self.own
         return (self.own @ self.core.flatten(0, 1).T).view(*self.own.shape, -1)
 
     def adapted_weight(self) -> Tensor:
-        """W + s V S^T U in every slice, (out, in)."""
+        """Return W + s V S^T U in every slice, (out, in)."""
         weight = self.linear.weight
         delta = torch.einsum("pb,oiab,aq->opiq", self.v, self.slices(), self.u).flatten(2).flatten(0, 1)
         return weight + self.scale * delta[: weight.shape[0], : weight.shape[1]].to(weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the thin products: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses thin products, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         (n_out, n_in), (r, d), tokens = self.own.shape[:2], self.u.shape, x.shape[:-1]

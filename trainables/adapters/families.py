@@ -1,15 +1,15 @@
-"""Which backbones can be adapted, and how their blocks are made alike.
+"""The supported backbone families, and a common form for their blocks.
 
-A method reads `attn.qkv`, `attn.proj`, `attn.num_heads`, `mlp.fc1`, `mlp.fc2` and the block itself, and puts layers in their place.
+A method reads `attn.qkv`, `attn.proj`, `attn.num_heads`, `mlp.fc1`, `mlp.fc2` and the block itself, and replaces them by layers.
 So each of them must be a module that the block calls. In two families it is not, and `join` changes that while a model is adapted:
 
-    BEiT, EVA      attention adds q_bias and v_bias itself and calls no module where it has them: the biases move into `qkv`
+    BEiT, EVA      attention adds q_bias and v_bias itself and, if it has them, calls no module: the biases move into `qkv`
     EVA-02         q_proj, k_proj and v_proj become one `qkv`, fc1_g and fc1_x one `fc1` of timm's packed MLP
 
-`split` undoes it from the weights that then are there: after `remove` every tensor has its old bits, after `merge` the adapted
-ones, under timm's own names. The bias of k, which neither family has, is zero unless a method gives one (ARC, serial CLoRA).
-Without rotary embedding and norm on k it cannot change a softmax and is left out; otherwise `k_proj` gets a bias of its own, or
-`qkv` keeps all three.
+`split` undoes it with the current weights: after `remove` every tensor has its old bits, after `merge` the adapted ones, under
+timm's own names. The bias of k, which neither family has, is zero unless a method adds one (ARC, serial CLoRA). Without rotary
+embedding and without a norm on k it cannot change a softmax, and is dropped; otherwise `k_proj` gets a bias of its own, or `qkv`
+keeps all three.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ FAMILIES: Final[dict[type[nn.Module], tuple[type[nn.Module], type[nn.Module], tu
     SwinTransformer: (SwinTransformerBlock, WindowAttention, (Mlp,)),
 }
 REASONS: Final = {
-    "SwinTransformerV2": "its attention reads `qkv.weight` itself and its norms stand behind attention and MLP",
+    "SwinTransformerV2": "its attention reads `qkv.weight` itself, and its norms follow attention and MLP",
     "VisionTransformerDistilled": "it has two heads, and the methods train one",
 }
 REMEDY: Final = "choose a plain ViT, DeiT, DINOv2, CLIP, SigLIP, MAE, BEiT, EVA-02 or Swin"
 
 
 def supported_blocks(model: nn.Module) -> dict[str, Block]:
-    """The transformer blocks of a backbone, in order, by path; the blocks of one stage, which have one width, share a parent.
+    """Return the transformer blocks of a backbone, in order, by path; blocks of one stage have the same width and parent.
 
     Raises:
-        ValueError: A backbone or a part of it that is not known to call each of its linears as a module, so that a layer put in the
-            place of one might never be called and nothing be adapted.
+        ValueError: If the backbone or a part of it is not known to call each of its linears as a module. A layer in the place of
+            such a linear might never be called, and nothing would be adapted.
     """
     kind = type(model)
     if kind not in FAMILIES:
         reason = REASONS.get(kind.__name__, "it may read the weights of its linears itself and so bypass an adapter in their place")
         known = ", ".join(family.__name__ for family in FAMILIES)
-        raise ValueError(f"a supported backbone is one of timm's {known}; got {kind.__name__}: {reason}; {REMEDY}")
+        raise ValueError(f"a supported backbone must be one of timm's {known}; got {kind.__name__}: {reason}; {REMEDY}")
     block_type, attention, mlps = FAMILIES[kind]
     stages = [f"layers.{i}.blocks" for i in range(len(cast(Any, model).layers))] if kind is SwinTransformer else ["blocks"]
     blocks = {
@@ -71,16 +71,16 @@ def supported_blocks(model: nn.Module) -> dict[str, Block]:
             if type(module) not in wanted:
                 names = " or ".join(t.__name__ for t in wanted)
                 raise ValueError(
-                    f"the {part} of a supported {kind.__name__} is timm's plain {names}; {path} has {type(module).__name__}; "
+                    f"the {part} of a supported {kind.__name__} must be timm's plain {names}; {path} has {type(module).__name__}; "
                     f"{REMEDY}"
                 )
         if getattr(cast(Any, block).attn, "gate", None) is not None:
-            raise ValueError(f"the attention of a supported backbone has no gate; that of {path} has; {REMEDY}")
+            raise ValueError(f"the attention of a supported backbone must have no gate; {path} has one; {REMEDY}")
     return cast(dict[str, Block], blocks)
 
 
 def stages(blocks: Blocks) -> list[dict[str, Block]]:
-    """The blocks by stage: those of a Swin's stage, which share a width; otherwise all."""
+    """Group the blocks by stage: a Swin's stage has one width; other backbones have one stage."""
     found: dict[str, dict[str, Block]] = {}
     for path, block in blocks.items():
         found.setdefault(path.rpartition(".")[0], {})[path] = block
@@ -89,14 +89,14 @@ def stages(blocks: Blocks) -> list[dict[str, Block]]:
 
 @dataclass(frozen=True)
 class Joined:
-    """What stood in a block before `join`.
+    """The original parts of a block before `join`.
 
     Attributes:
         block: The block.
-        projections: q_proj, k_proj and v_proj, where the block has them.
-        biases: q_bias, k_bias and v_bias, where they are not of a linear.
-        mlp: The MLP whose fc1_g and fc1_x are joined.
-        k_bias_acts: Whether a bias on k can change the attention.
+        projections: Modules q_proj, k_proj and v_proj, if the block has them.
+        biases: Tensors q_bias, k_bias and v_bias, if they do not belong to a linear.
+        mlp: MLP whose fc1_g and fc1_x are joined.
+        k_bias_acts: True if a bias on k can change the attention.
     """
 
     block: nn.Module
@@ -107,7 +107,7 @@ class Joined:
 
 
 def join(model: nn.Module, blocks: Blocks) -> list[Joined]:
-    """Makes each block call `attn.qkv` and `mlp.fc1` as modules that hold all of their weights and biases: the same function."""
+    """Make each block call `attn.qkv` and `mlp.fc1` as modules with all of their weights and biases; the function is the same."""
     joined = []
     for block in blocks.values():
         attn, mlp = cast(Any, block.attn), block.mlp
@@ -130,7 +130,7 @@ def join(model: nn.Module, blocks: Blocks) -> list[Joined]:
 
 
 def split(joined: Sequence[Joined]) -> None:
-    """Undoes `join`, with the weights as they are now."""
+    """Undo `join`, with the current weights."""
     for was in joined:
         attn = cast(Any, was.block).attn
         if was.mlp is not None:
@@ -152,7 +152,7 @@ def split(joined: Sequence[Joined]) -> None:
 
 
 def _fused(parts: Sequence[nn.Linear]) -> nn.Linear:
-    """One linear that computes what `parts` compute, side by side; they no longer hold weights until `_share_out`."""
+    """Fuse `parts` into one linear that computes them side by side; they hold no weights until `_share_out`."""
     weight = torch.cat([part.weight for part in parts]).detach()
     fused = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta").train(parts[0].training)
     fused.weight = nn.Parameter(weight)
@@ -165,7 +165,7 @@ def _fused(parts: Sequence[nn.Linear]) -> nn.Linear:
 
 
 def _share_out(fused: nn.Linear, parts: Sequence[nn.Linear], *, keep: bool) -> None:
-    """Gives the rows of `fused` back to its parts; `keep`: also a bias to a part that had none, if it is not zero."""
+    """Return the rows of `fused` to its parts; `keep` also gives a non-zero bias to a part that had none."""
     sizes = [part.out_features for part in parts]
     biases = (None,) * len(parts) if fused.bias is None else torch.split_with_sizes(fused.bias.detach(), sizes)
     for part, weight, bias in zip(parts, torch.split_with_sizes(fused.weight.detach(), sizes), biases, strict=True):
@@ -177,7 +177,7 @@ def _share_out(fused: nn.Linear, parts: Sequence[nn.Linear], *, keep: bool) -> N
 
 
 def _packed(mlp: SwiGLU) -> GluMlp:
-    """The MLP of timm with one fc1 for gate and value, in the place of one that has two."""
+    """Return timm's MLP with one fc1 for gate and value, as a replacement for one that has two."""
     packed = GluMlp(1, 2, gate_last=False, device="meta").train(mlp.training)
     packed.fc1 = _fused((mlp.fc1_g, mlp.fc1_x))
     packed.act, packed.drop1, packed.norm, packed.fc2, packed.drop2 = mlp.act, mlp.drop1, mlp.norm, mlp.fc2, mlp.drop2

@@ -1,6 +1,6 @@
-"""Full fine-tuning: every parameter of the backbone is trained. The large end of a front, an anchor outside the default search.
+"""Full fine-tuning: it trains every parameter of the backbone. The large end of a front, an anchor outside the default search.
 
-Count: all of the backbone's parameters, the head apart; on ViT-B/16 85,798,656.
+The count is all of the backbone's parameters, without the head; on ViT-B/16 85,798,656.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from trainables.adapters.base import Method
 
 @dataclass(frozen=True)
 class Full(Method):
-    """The method without hyperparameters."""
+    """The method, which has no hyperparameters."""
 
     name: ClassVar[str] = "full"
 
     def trains(self, name: str) -> bool:
-        """All."""
+        """Return True: every parameter is trained."""
         return True

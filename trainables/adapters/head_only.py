@@ -1,6 +1,6 @@
-"""Head only: the linear probe. Nothing is adapted, the new classification head alone is trained.
+"""Head only, the linear probe: it adapts nothing and trains only the new classification head.
 
-It is the small end of every front: zero adapter parameters.
+It is the small end of every front, with zero adapter parameters.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ from trainables.adapters.base import Method
 
 @dataclass(frozen=True)
 class HeadOnly(Method):
-    """The method without hyperparameters."""
+    """The method, which has no hyperparameters."""
 
     name: ClassVar[str] = "head_only"

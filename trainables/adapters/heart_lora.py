@@ -1,26 +1,26 @@
 """Heart-LoRA: head-level responsiveness tuning (arXiv 2404.08894 v2, 2024; v1 under the name HEAT). No public code.
 
-LoRA on q and v, in which only the heads of the update that respond to the task stay. Of h heads head i owns the rows from i d/h
-to (i + 1) d/h - 1 of B in q and in v:
+It is LoRA on q and v, keeping only the heads of the update that respond to the task. Head i of h owns the rows from i d/h to
+(i + 1) d/h - 1 of B in q and in v:
 
     W'_i = W_i + s B_i A   if head i is active, else W_i        A in R^{r x d}, B_i in R^{d/h x r}, for q and for v
 
-All heads are trained for `warmup_epochs`. Then each is scored once, by what switching it off would add to the training loss L, to
-first order, and the lowest of them are dropped; the active ratio rho says how many of h stay:
+All heads are trained for `warmup_epochs`. Then each head is scored once, by the first-order estimate of what switching it off would
+add to the training loss L, and the heads with the lowest scores are dropped. The active ratio rho determines how many of h stay:
 
     r_i = sum over q, v of <B_i, dL/dB_i>      abs: |r_i|      signed: -r_i, the change of L itself
 
-`global` adds the scores of a head's index over all blocks (of a Swin: of a stage) and drops the same heads in each of them, `layer`
-ranks in each block. The gradient dL/dB is accumulated over the whole training split in eval mode. A dropped head's B_i is no longer
-a parameter: it is not stored, not counted, and has neither optimiser state nor weight decay. The names in the state tell which
-heads are there.
+`global` adds the scores of a head's index over all blocks (in a Swin: over a stage) and drops the same heads in each block;
+`layer` ranks within each block. The gradient dL/dB is accumulated over the whole training split in eval mode. The B_i of a
+dropped head is no longer a parameter: it is not stored or counted, and has neither optimiser state nor weight decay. The names
+in the state tell which heads exist.
 
-Count, L blocks: 2 d r L (1 + rho), after the warm-up; on ViT-B/16 with r = 8 and n of 12 heads off 294,912 - 12,288 n.
+The count for L blocks is 2 d r L (1 + rho), after the warm-up; on ViT-B/16 with r = 8 and n of 12 heads off 294,912 - 12,288 n.
 
-Initial values: as LoRA's, all B_i zero: the adapted model starts as the pretrained one.
+Initial values: as LoRA's, all B_i zero, so the adapted model starts as the pretrained one.
 
 *Deviation:* the method section was not available to us. That it is a first-order Taylor score, accumulated over layers or ranked
-within each, is the paper's; the absolute value, one scoring at the end of a warm-up and zero for what is dropped are our reading.
+within each, is the paper's; the absolute value, one scoring at the end of a warm-up and zero for dropped heads are our reading.
 *Deviation:* the default ratio 0.75 is the middle of our grid; the paper's number of heads per data set is not known to us.
 *Deviation:* rho h is rounded to the nearest whole number, half up, and at least 1. A trial shorter than the warm-up scores after
 its last epoch, so that it ends with the size that was counted.
@@ -52,16 +52,16 @@ from trainables.adapters.families import Blocks
 
 @dataclass(frozen=True)
 class HeartLoRA(Method):
-    """Heart-LoRA's hyperparameters.
+    """The hyperparameters of Heart-LoRA.
 
     Attributes:
-        rank: r, at least 1 and at most the width.
-        scale: s, positive.
-        active_head_ratio: rho, in (0, 1]; 1 is LoRA on q and v.
-        level: "global" or "layer".
-        criterion: "abs" or "signed".
+        rank: Rank r, at least 1 and at most the width.
+        scale: Scale s, positive.
+        active_head_ratio: Ratio rho of active heads, in (0, 1]; 1 is LoRA on q and v.
+        level: Level of the ranking, "global" or "layer".
+        criterion: Score of a head, "abs" or "signed".
         warmup_epochs: Epochs with all heads, at least 1: before any training all B, and so all scores, are zero.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code, in [0, 1).
     """
 
@@ -86,7 +86,7 @@ class HeartLoRA(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each qkv."""
+        """Build one layer for each qkv."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             qkv = block.attn.qkv
@@ -95,10 +95,10 @@ class HeartLoRA(Method):
         return layers
 
     def after_epoch(self, model: nn.Module, epoch: int, n_epochs: int, gradients: Callable[[], None]) -> None:
-        """Scores the heads at the end of the warm-up and drops the lowest, once.
+        """Score the heads at the end of the warm-up and drop those with the lowest scores, once.
 
         Raises:
-            ValueError: The scores say nothing: all of them are zero, or one is not finite.
+            ValueError: If the scores are useless: all of them are zero, or one is not finite.
         """
         layers = _heads(model)
         if epoch < min(self.warmup_epochs, n_epochs) or all(layer.is_settled for layer in layers):
@@ -121,7 +121,7 @@ class HeartLoRA(Method):
             layer.keep(row.argsort(stable=True).tolist()[-layer.n_active :])
 
     def shrink_to_final_size(self, model: nn.Module) -> None:
-        """Drops as many heads as will be, the first ones."""
+        """Drop the final number of heads: the first ones."""
         for layer in _heads(model):
             if not layer.is_settled:
                 layer.keep(range(layer.n_heads - layer.n_active, layer.n_heads))
@@ -132,7 +132,7 @@ class HeartLoRALayer(Layer):
 
     def __init__(self, base: nn.Linear, n_heads: int, method: HeartLoRA, rng: torch.Generator, *, stage: str) -> None:
         super().__init__(base)
-        self.stage = stage  # the layers of a stage have as many heads
+        self.stage = stage  # all layers of a stage have the same number of heads
         d, r, head_dim = base.in_features, method.rank, base.out_features // (3 * n_heads)
         self.n_heads, self.n_active = n_heads, max(1, math.floor(method.active_head_ratio * n_heads + 0.5))
         self.scale, self.dropout = method.scale, method.dropout
@@ -141,31 +141,31 @@ class HeartLoRALayer(Layer):
 
     @property
     def is_settled(self) -> bool:
-        """Whether only active heads are left."""
+        """True once only active heads are left."""
         return len(self.b) == self.n_active
 
     def responses(self) -> Tensor:
-        """<B_i, dL/dB_i> of each head, (heads,): minus what switching it off would add to L, to first order."""
+        """Return <B_i, dL/dB_i> of each head, (heads,): minus the first-order increase of L from switching it off."""
         return torch.stack([(b.detach() * b.grad).sum() for b in self.b.values()])
 
     def keep(self, heads: Collection[int]) -> None:
-        """Drops all other heads."""
+        """Drop all other heads."""
         for name in [name for name in self.b if int(name) not in heads]:
             del self.b[name]
 
     def fit(self, names: Collection[str]) -> None:
-        """Drops the heads that a state of the right size does not hold."""
+        """Drop the heads that are missing in a state of the final size."""
         heads = [int(name.removeprefix("b.")) for name in names if name.startswith("b.")]
         if len(heads) == self.n_active:
             self.keep(heads)
 
     def adapted_weight(self) -> Tensor:
-        """W + s B A with the rows of inactive heads zero, (out, in)."""
+        """Return W + s B A with the rows of inactive heads zero, (out, in)."""
         weight = self.linear.weight
         return weight + self.scale * (self._stacked_b() @ self.a.flatten(0, 1)).to(weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the two thin products: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses two thin products, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         code = F.dropout(F.linear(x, self.a.flatten(0, 1)), self.dropout)  # (batch, tokens, 2 r)
@@ -173,7 +173,7 @@ class HeartLoRALayer(Layer):
         return y + F.linear(code, self.scale * self._stacked_b())
 
     def _stacked_b(self) -> Tensor:
-        """B of q and of v side by side, with zeros for k and for inactive heads, (3 d, 2 r)."""
+        """Return B of q and of v side by side, with zeros for k and for inactive heads, (3 d, 2 r)."""
         off = torch.zeros_like(next(iter(self.b.values())))
         heads = [self.b.get(str(i), off) for i in range(self.n_heads)]
         q, v = torch.stack(heads, 1).flatten(1, 2)  # each (d, r)

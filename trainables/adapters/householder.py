@@ -2,11 +2,11 @@
 
     y = x (W + dW) + bias      dW = (I - c_l v_l v_l^T) diag(delta) (I - c_r v_r v_r^T) + A B
 
-(W here in x out) for each adapted projection, with v_l, v_r and delta in R^d and A in R^{d x D'}, B in R^{D' x d} of its own;
-nothing is shared. For a projection that is not square v_l has the length of its input, v_r that of its output, and diag(delta) is
-a rectangular diagonal. `normalisation` says what makes the two outer factors:
+(W here in x out) for each adapted projection, each with its own v_l, v_r and delta in R^d, A in R^{d x D'} and B in R^{D' x d}.
+For a projection that is not square, v_l has the length of its input and v_r that of its output, and diag(delta) is a rectangular
+diagonal. `normalisation` chooses the scale c of the two outer factors:
 
-    householder    c = 2 / (|v|^2 + 1e-12): reflections, orthogonal whatever v is (the default)
+    householder    c = 2 / (|v|^2 + 1e-12): reflections, orthogonal for any v (the default)
     literal        c = 1, as the paper prints it: orthogonal only where |v|^2 = 2
 
     targets        projections                                                     count
@@ -17,20 +17,20 @@ a rectangular diagonal. `normalisation` says what makes the two outer factors:
     qkvo_mlp       q, k, v, the output projection and both linears of the MLP      (4 (3 + 2 D') d + 2 (2 d + m + D' (d + m))) L
     mlp_output     the adapter form: the MLP's output y becomes y (I + dW)         (3 + 2 D') d L
 
-dW is a diagonal and a map of rank at most 2 + D', which is how a step computes it, without a d x d matrix:
+dW is a diagonal plus a map of rank at most 2 + D'; a step computes it in this form, without a d x d matrix:
 
     dW = diag(delta) - c_l v_l (delta v_l - c_r s v_r)^T - c_r (delta v_r) v_r^T + A B      s = v_l^T (delta v_r)
 
-Initial values: delta and B zero, so that the adapted model starts as the pretrained one; v_l and v_r directions uniform on the
-sphere, A as PyTorch's linear. v_l, v_r and delta are not subject to weight decay: of a direction only the direction counts, and
-delta is a vector. Dropout acts on the input of the branch.
+Initial values: delta and B are zero, so the adapted model starts as the pretrained one; v_l and v_r are directions uniform on the
+sphere, A as PyTorch's linear. v_l, v_r and delta have no weight decay: for v_l and v_r only the direction counts, and delta is a
+vector. Dropout acts on the input of the branch.
 
-How sure: equation and counts are the paper's, and the counts fix the default targets. The paper states no initial values and not
-where its dropout acts; there is no code.
+Certainty: equation and counts are the paper's, and the counts fix the default targets. The paper states neither the initial values
+nor the position of its dropout; there is no code.
 
-*Deviation:* `householder` normalises, the paper's print does not; it is `literal` here.
+*Deviation:* `householder` normalises, the paper's print does not; the print is `literal` here.
 *Deviation:* the adapter form has an identity that the printed Eq. 7 lacks (without it nothing of the MLP's output would be left).
-*Deviation:* the paper prints 0.28 M for q, v and the MLP; this counts 0.295 M there (0.276 M were the MLP without diagonals).
+*Deviation:* the paper prints 0.28 M for q, v and the MLP; this counts 0.295 M there (0.276 M if the MLP had no diagonals).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from trainables.adapters.base import (
 )
 from trainables.adapters.families import Blocks
 
-# submodule -> (equal slices of its output rows, which of them are adapted)
+# submodule -> (number of equal slices of its output rows, indices of the adapted slices)
 _MLP: Final = {"mlp.fc1": (1, (0,)), "mlp.fc2": (1, (0,))}
 _ATTENTION: Final = {"attn.qkv": (3, (0, 1, 2)), "attn.proj": (1, (0,))}
 TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
@@ -69,13 +69,13 @@ TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
 
 @dataclass(frozen=True)
 class Householder(Method):
-    """HTA's hyperparameters.
+    """The hyperparameters of HTA.
 
     Attributes:
-        extra_rank: D', at least 0 and at most the smaller side of a projection.
-        normalisation: "householder" or "literal".
-        targets: Which projections, see the table above.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        extra_rank: Rank D' of A B, at least 0 and at most the smaller side of a projection.
+        normalisation: Scale of the outer factors, "householder" or "literal".
+        targets: Adapted projections, see the table above.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the branch's input, in [0, 1).
     """
 
@@ -94,7 +94,7 @@ class Householder(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear."""
+        """Build one layer for each adapted linear."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
@@ -107,7 +107,7 @@ class Householder(Method):
 
 
 class HouseholderLayer(Layer):
-    """Adds dW of its own to each chosen slice of a linear's output rows, or sends the output through I + dW (`after`)."""
+    """A linear with dW added to each chosen slice of its output rows, or with its output multiplied by I + dW (`after`)."""
 
     undecayed = ("v_left", "v_right", "delta")
 
@@ -126,7 +126,7 @@ class HouseholderLayer(Layer):
             self.b = zeros(n, method.extra_rank, n_out, like=like)
 
     def _thin(self) -> tuple[Tensor, Tensor]:
-        """The factors of dW - diag(delta) for each chosen slice: (chosen, in, 2 + D') and (chosen, 2 + D', out)."""
+        """Return the factors of dW - diag(delta) for each chosen slice: (chosen, in, 2 + D') and (chosen, 2 + D', out)."""
         left, right, k = self.v_left, self.v_right, self.delta.shape[1]
         c_left, c_right = (1.0 if self.literal else 2 / (v.square().sum(1, keepdim=True) + 1e-12) for v in (left, right))
         inner = (left[:, :k] * self.delta * right[:, :k]).sum(1, keepdim=True)  # s, (chosen, 1)
@@ -138,25 +138,25 @@ class HouseholderLayer(Layer):
         return torch.cat([down, self.a], 2), torch.cat([up, self.b], 1)
 
     def _dense(self) -> Tensor:
-        """DW of each chosen slice, transposed as PyTorch stores weights: (chosen, out, in)."""
+        """Return dW of each chosen slice, transposed as PyTorch stores weights: (chosen, out, in)."""
         down, up = self._thin()
         n_in, n_out, k = down.shape[1], up.shape[2], self.delta.shape[1]
         return (F.pad(torch.diag_embed(self.delta), (0, n_out - k, 0, n_in - k)) + down @ up).mT
 
     def adapted_weight(self) -> Tensor:
-        """In the chosen rows W + dW^T, or (I + dW^T) W: (out, in)."""
+        """Return W + dW^T in the chosen rows, or (I + dW^T) W: (out, in)."""
         weight, dense = self.linear.weight, self._dense()
         if self.after:
             return weight + dense[0].to(weight.dtype) @ weight
         return weight + into_slices(dense, self.chosen, self.n_slices, 0).to(weight.dtype)
 
     def adapted_bias(self) -> Tensor | None:
-        """The bias, or (I + dW^T) bias: (out,)."""
+        """Return the bias, or (I + dW^T) bias: (out,)."""
         bias = self.linear.bias
         return bias + self._dense()[0].to(bias.dtype) @ bias if self.after and bias is not None else bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the diagonal and the thin products: no d x d matrix, nor a gradient of one."""
+        """Apply the layer; training uses the diagonal and thin products, without a d x d matrix or its gradient."""
         if not self.training:
             return super().forward(x)
         y: Tensor = self.base(x)

@@ -8,16 +8,16 @@ for k and v, rows of the fused `qkv` (rank r, no activation), and for the MLP as
 ReLU), as in `visual-adaptation-benchmark/vit/lily.py` of yibozhong/lily. k, v and the MLP have their own A, B and R. Block l
 of L uses down-projection floor(l n_downs / L).
 
-Count on L blocks of width d, `kv_mlp`: 4 d r (n_downs + n) + 4 L r n; on ViT-B/16 with n_downs = n 6,192 r n.
+The count on L blocks of width d with `kv_mlp` is 4 d r (n_downs + n) + 4 L r n; on ViT-B/16 with n_downs = n 6,192 r n.
 
-Initial values: A and R as PyTorch's linears, all B zero: the adapted model starts as the pretrained one. With one expert the
+Initial values: A and R as PyTorch's linears, all B zero, so the adapted model starts as the pretrained one. With one expert the
 gate is constantly 1, and R, counted as in the paper's code, gets no gradient.
 
 *Deviation:* `router` "sample" averages the gate over the tokens of each image; the released code averages over the whole batch
 ("batch"), which makes a prediction depend on its batch-mates. "uniform" is the paper's ablation without routers: S_e = 1 / n.
-*Deviation:* inside a Swin's attention an image's tokens stand in windows, and the gate of k and v is of the window.
+*Deviation:* inside a Swin's attention the tokens of an image are grouped in windows, and k and v have one gate per window.
 *Deviation:* the temperature tau; tau = 1 is the released code.
-*Deviation:* n_downs is a knob of its own; the code derives ceil(L / floor(L / n)) from n, which is n where n divides L.
+*Deviation:* n_downs is a separate knob; the code derives ceil(L / floor(L / n)) from n, which is n if n divides L.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from torch.nn import functional as F
 from trainables.adapters.base import Layer, Method, check_layers, linear_bound, uniform, zeros
 from trainables.adapters.families import Blocks
 
-# submodule -> (how many maps are adapted: keys and values, or the MLP; their rank in units of r)
+# submodule -> (number of adapted maps: 2 for keys and values, 1 for the MLP; their rank in units of r)
 TARGETS: Final = {"kv": {"attn.qkv": (2, 1)}, "kv_mlp": {"attn.qkv": (2, 1), "mlp": (1, 2)}}
 ROUTERS: Final = ("sample", "batch", "uniform")
 
 
 @dataclass(frozen=True)
 class Lily(Method):
-    """Lily's hyperparameters.
+    """The hyperparameters of Lily.
 
     Attributes:
-        rank: r, at least 1; r, and 2r where the MLP is adapted, at most the width.
-        n_experts: n, number of B, at least 1.
-        n_downs: Number of A; 0 for as many as experts, but not more than one for each adapted block.
-        temperature: tau, positive; low values route sharply.
-        scale: s, positive.
-        router: "sample", "batch" or "uniform".
-        targets: "kv" or "kv_mlp".
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1; r, and 2r if the MLP is adapted, at most the width.
+        n_experts: Number n of B, at least 1.
+        n_downs: Number of A, at most one for each adapted block; 0 for as many as experts, limited in the same way.
+        temperature: Temperature tau, positive; low values route sharply.
+        scale: Scale s, positive.
+        router: Routing, "sample", "batch" or "uniform".
+        targets: Adapted maps, "kv" or "kv_mlp".
+        layers: Adapted blocks: "all", "first-K" or "last-K".
     """
 
     name: ClassVar[str] = "lily"
@@ -73,10 +73,10 @@ class Lily(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each qkv and each MLP; A shared within a group of blocks, B by all."""
+        """Build one layer for each qkv and each MLP; neighbouring blocks share A, all share B."""
         layers: dict[str, Layer] = {}
         first = next(iter(blocks))
-        stage = first.rpartition(".")[0]  # "blocks", or of a Swin "layers.2.blocks"
+        stage = first.rpartition(".")[0]  # "blocks", or in a Swin "layers.2.blocks"
         law = f"at most {len(blocks)}, one for each adapted block of {stage}, which share the down-projections; lower it"
         self.require(self.n_downs <= len(blocks), "n_downs", law)
         n_downs = self.n_downs or min(self.n_experts, len(blocks))
@@ -98,7 +98,7 @@ class Lily(Method):
 
 
 class LilyLayer(Layer):
-    """Adds a gated mixture of low-rank maps to the output of its base: to all of an MLP's, to k and v of a qkv's."""
+    """A gated mixture of low-rank maps, added to the output of an MLP or to k and v of a qkv."""
 
     def __init__(
         self, base: nn.Module, down: nn.Parameter, experts: nn.Parameter, router: nn.Parameter | None, method: Lily
@@ -115,13 +115,13 @@ class LilyLayer(Layer):
             self.unmergeable = f"it runs in parallel to the MLP, which is not linear; {remedy}"
 
     def adapted_weight(self) -> Tensor:
-        """Rows of k and v: W + s (A mean_e B_e)^T, (out, in)."""
+        """Return the weight, W + s (A mean_e B_e)^T in the rows of k and v, (out, in)."""
         weight = self.linear.weight
         delta = self.scale * (self.experts.mean(1).mT @ self.down).flatten(0, 1)  # (2 d, d)
         return weight + F.pad(delta, (0, 0, len(weight) - len(delta), 0)).to(weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, d) -> (batch, tokens, out)."""
+        """Map (batch, tokens, d) to (batch, tokens, out)."""
         y: Tensor = self.base(x)
         codes = F.linear(x, self.down.flatten(0, 1))
         if not isinstance(self.base, nn.Linear):
@@ -131,7 +131,7 @@ class LilyLayer(Layer):
         return y + F.pad(delta, (y.shape[-1] - delta.shape[-1], 0))
 
     def _mixture(self, i: int, z: Tensor) -> Tensor:
-        """The sum over e of S_e B_e for map i: (batch, r, out), or without the batch where the gate does not depend on it."""
+        """Return the sum over e of S_e B_e for map i: (batch, r, out), or (r, out) if the gate does not depend on the batch."""
         if self.router is None:
             return self.experts[i].mean(0)
         gate = (F.linear(z, self.router[i]) / self.temperature).softmax(-1).mean(1)  # (batch, n)

@@ -12,11 +12,11 @@ next d are k, the last d are v.
     qkvo        q, k, v and the output projection                           8 d L r
     qkvo_mlp    these and both linears of the MLP, width m                  (8 d + 2 (d + m)) L r
 
-Initial values: A as PyTorch's linear (uniform within 1/sqrt(in)), B zero: the adapted model starts as the pretrained one.
+Initial values: A as PyTorch's linear (uniform within 1/sqrt(in)), B zero, so the adapted model starts as the pretrained one.
 Dropout acts on the rank-r code A x, as in the code of the VTAB papers (`binary_adapter/lora.py` of JieShibo/PETL-ViT).
 
 *Deviation:* s multiplies directly; there is no alpha / r.
-*Deviation:* NOAH's dropout acts on x before A; here on the code for every choice of targets.
+*Deviation:* NOAH's dropout acts on x before A; here it acts on the code for every choice of targets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from trainables.adapters.base import (
 )
 from trainables.adapters.families import Blocks
 
-# submodule -> (equal slices of its output rows, which of them are adapted)
+# submodule -> (number of equal slices of its output rows, indices of the adapted slices)
 _ATTENTION: Final = {"attn.qkv": (3, (0, 1, 2)), "attn.proj": (1, (0,))}
 TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
     "qv": {"attn.qkv": (3, (0, 2))},
@@ -52,13 +52,13 @@ TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
 
 @dataclass(frozen=True)
 class LoRA(Method):
-    """LoRA's hyperparameters.
+    """The hyperparameters of LoRA.
 
     Attributes:
-        rank: r, at least 1 and at most the smaller side of a projection.
-        scale: s, positive.
-        targets: Which projections, see the table above.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1 and at most the smaller side of a projection.
+        scale: Scale s, positive.
+        targets: Adapted projections, see the table above.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code, in [0, 1).
     """
 
@@ -77,7 +77,7 @@ class LoRA(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear."""
+        """Build one layer for each adapted linear."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
@@ -89,7 +89,7 @@ class LoRA(Method):
 
 
 class LoRALayer(Layer):
-    """A pair (A, B) for each chosen slice of a linear's output rows, stacked."""
+    """A linear with a pair (A, B) for each chosen slice of its output rows, stacked."""
 
     def __init__(self, base: nn.Linear, n_slices: int, chosen: tuple[int, ...], method: LoRA, rng: torch.Generator) -> None:
         super().__init__(base)
@@ -99,12 +99,12 @@ class LoRALayer(Layer):
         self.b = zeros(len(chosen), n_rows, method.rank, like=base.weight)
 
     def adapted_weight(self) -> Tensor:
-        """W + s B A, (out, in)."""
+        """Return W + s B A, (out, in)."""
         weight = self.linear.weight
         return weight + self.scale * (self._stacked_b() @ self.a.flatten(0, 1)).to(weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the two thin products: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses two thin products, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         code = F.dropout(F.linear(x, self.a.flatten(0, 1)), self.dropout)  # (batch, tokens, chosen * r)
@@ -112,7 +112,7 @@ class LoRALayer(Layer):
         return y + F.linear(code, self.scale * self._stacked_b())
 
     def _stacked_b(self) -> Tensor:
-        """B for all slices at once, (out, chosen * r): block diagonal, with rows of zeros for what is not adapted."""
+        """Return B for all slices at once, (out, chosen * r): block diagonal, with zero rows for slices that are not adapted."""
         blocks = [self.b.new_zeros(self.b.shape[1], 0)] * self.n_slices
         for i, b in zip(self.chosen, self.b, strict=True):
             blocks[i] = b

@@ -3,18 +3,18 @@
     model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
     adapt(model, peft_method("vera")(r=64))
 
-`peft_method(tuner)` is a frozen dataclass like that of every method. Its fields are `targets`, `layers` and the plain fields of
-PEFT's configuration class with PEFT's names and defaults.
+`peft_method(tuner)` is a frozen dataclass, like every method. Its fields are `targets`, `layers` and the plain fields of PEFT's
+configuration class, with PEFT's names and defaults.
 
-PEFT makes its layers on a tree that holds the chosen linears of one stage and nothing else, under their names in the model. Each
-layer is then put beside its linear in a `Layer` of ours, so that freezing, counting, checkpoints and removal are those of every
-method. What a tuner shares between layers (VeRA's projections, VB-LoRA's vectors) it shares within the stage.
+PEFT builds its layers on a tree that holds only the chosen linears of one stage, under their names in the model. Each layer is then
+wrapped with its linear in a `Layer` of ours, so that freezing, counting, checkpoints and removal are those of every method. Tensors
+that a tuner shares between layers (VeRA's projections, VB-LoRA's vectors) are shared within the stage.
 
-Merging needs none of PEFT's code: a layer that is affine in its input is a linear, whose bias is what it makes of zero and whose
-weight is what it makes of the unit vectors. One that is not affine is found out by a probe and refused.
+Merging uses none of PEFT's code: a layer that is affine in its input is a linear, whose bias is its output for zero and whose
+weight follows from its outputs for the unit vectors. A layer that is not affine is detected by a probe and rejected.
 
-A checkpoint holds trainables only. So what a tuner freezes (random projections, chosen entries) must not depend on the trial's
-seed: PEFT draws it from seeds in its configuration, which stay at PEFT's defaults, 0 where that is none.
+A checkpoint holds trainable tensors only. So the frozen tensors of a tuner (random projections, chosen entries) must not depend on
+the trial's seed: PEFT draws them from seeds in its configuration, which stay at PEFT's defaults, or 0 if there is no default.
 
 targets      linears of each block (q, k and v are one in timm)
 qkv          attn.qkv
@@ -54,11 +54,11 @@ _PLAIN: Final = (bool, int, float, str)
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
-    """What all tuners of PEFT share; `peft_method` adds the tuner's own fields.
+    """The common part of all PEFT tuners; `peft_method` adds the tuner's own fields.
 
     Attributes:
-        targets: Which linears, see the table above.
-        layers: Which blocks: "all", "first-K" or "last-K".
+        targets: Adapted linears, see the table above.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
     """
 
     tuner: ClassVar[str]
@@ -70,10 +70,10 @@ class PeftMethod(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear.
+        """Build one layer for each adapted linear.
 
         Raises:
-            ValueError: PEFT refuses the hyperparameters or these linears, or what it makes is not an adapter beside each linear.
+            ValueError: If PEFT rejects the hyperparameters or these linears, or does not build one adapter per linear.
         """
         linears = {
             f"{path}.{target}": cast(nn.Linear, block.get_submodule(target))
@@ -87,7 +87,7 @@ class PeftMethod(Method):
             try:
                 try:
                     tuners = self._tuned(linears)
-                except NotImplementedError:  # it looks at weights when it is made, and on the meta device there are none
+                except NotImplementedError:  # the tuner reads weights on creation, and on the meta device there are none
                     tuners = self._tuned({path: _blank(linear) for path, linear in linears.items()})
                 return {path: PeftLayer(linears[path], tuner) for path, tuner in tuners.items()}
             except (ValueError, TypeError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
@@ -96,7 +96,7 @@ class PeftMethod(Method):
                 raise ValueError(f"{self.name} does not fit {first} ({shape}) as configured; PEFT says: {error}") from error
 
     def _tuned(self, linears: Mapping[str, nn.Linear]) -> dict[str, nn.Module]:
-        """PEFT's layers by path; each holds its linear as `base_layer`."""
+        """Return PEFT's layers by path; each holds its linear as `base_layer`."""
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -118,7 +118,7 @@ class PeftMethod(Method):
         tuners = {path: tree.get_submodule(path) for path in linears}
         for path, tuner in tuners.items():
             if not isinstance(tuner, BaseTunerLayer) or vars(tuner)["_modules"].get("base_layer") is not linears[path]:
-                raise ValueError(f"it puts no layer beside {path}")
+                raise ValueError(f"it adds no layer to {path}")
         frozen = {id(p) for linear in linears.values() for p in linear.parameters()}
         trained = {id(p) for p in tree.parameters() if p.requires_grad}
         if not trained or trained & frozen:
@@ -128,10 +128,10 @@ class PeftMethod(Method):
 
 @functools.cache
 def peft_method(tuner: str) -> type[PeftMethod]:
-    """The method `peft.<tuner>`.
+    """Return the method `peft.<tuner>`.
 
     Raises:
-        ValueError: PEFT is not installed, has no tuner of this name, or has one that cannot stand beside linears.
+        ValueError: If PEFT is not installed, has no tuner of this name, or the tuner does not adapt linears.
     """
     kind, name = _config_class(tuner), f"{PREFIX}{tuner}"
     hints, common = typing.get_type_hints(kind), _common_fields()
@@ -146,13 +146,13 @@ def peft_method(tuner: str) -> type[PeftMethod]:
 
 
 def _config_class(tuner: str) -> type[Any]:
-    """PEFT's configuration class of a tuner that adapts linears."""
+    """Return PEFT's configuration class of a tuner that adapts linears."""
     try:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTuner
     except ImportError as error:
         raise ValueError(
-            f"peft.{tuner} needs Hugging Face PEFT, which is not here ({error}); install it with: pip install 'paretune[peft]'"
+            f"peft.{tuner} needs Hugging Face PEFT, which cannot be imported ({error}); install it: pip install 'paretune[peft]'"
         ) from error
     known = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_TUNER_MAPPING}
     fitting = {
@@ -163,20 +163,20 @@ def _config_class(tuner: str) -> type[Any]:
         and "target_modules" in {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     }
     if tuner not in fitting:
-        reason = "is a tuner of PEFT that adapts no linears" if tuner in known else "is no tuner of PEFT"
-        raise ValueError(f"peft.{tuner} {reason}; there are {', '.join(sorted(fitting))}")
+        reason = "is a tuner of PEFT that adapts no linears" if tuner in known else "is not a tuner of PEFT"
+        raise ValueError(f"peft.{tuner} {reason}; choose one of {', '.join(sorted(fitting))}")
     return PEFT_TYPE_TO_CONFIG_MAPPING[fitting[tuner]]
 
 
 def _common_fields() -> set[str]:
-    """Fields of a configuration of PEFT that are of no tuner of its own, or that the bridge sets."""
+    """Return the fields that all PEFT configurations share or that the bridge sets."""
     from peft import PeftConfig
 
     return {field.name for field in dataclasses.fields(PeftConfig)} | {"target_modules", "layers_to_transform", "layers_pattern"}
 
 
 def _types(hint: Any, default: Any) -> str:
-    """The types of a plain field as `method_of` reads them, "int | None"; empty if its default is not plain."""
+    """Return the types of a plain field as `method_of` reads them, "int | None"; empty if its default is not plain."""
     if isinstance(default, _PLAIN):
         return type(default).__name__
     if default is not None:
@@ -185,14 +185,14 @@ def _types(hint: Any, default: Any) -> str:
 
 
 def _leaves(hint: Any) -> set[Any]:
-    """The types that a union is made of."""
+    """Return the member types of a union."""
     parts = typing.get_args(hint)
     is_union = NoneType in parts or typing.get_origin(hint) is typing.Union
     return set().union(*map(_leaves, parts)) if is_union else {hint}
 
 
 def _tree(linears: Mapping[str, nn.Linear]) -> nn.Module:
-    """A module that holds the linears under their paths and nothing else."""
+    """Build a module that holds only the linears, under their paths."""
     tree = nn.Module()
     for path, linear in linears.items():
         parent = tree
@@ -206,7 +206,7 @@ def _tree(linears: Mapping[str, nn.Linear]) -> nn.Module:
 
 
 def _blank(linear: nn.Linear) -> nn.Linear:
-    """A linear of the same shape on the CPU, all zero; its weight takes the memory of one number."""
+    """Build a zero linear of the same shape on the CPU; its weight takes the memory of one number."""
     blank = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
     blank.weight = nn.Parameter(torch.zeros(()).expand_as(blank.weight))
     if linear.bias is not None:
@@ -215,23 +215,23 @@ def _blank(linear: nn.Linear) -> nn.Linear:
 
 
 class PeftLayer(Layer):
-    """A frozen linear and PEFT's layer beside it."""
+    """A frozen linear with PEFT's layer."""
 
     def __init__(self, base: nn.Linear, tuner: nn.Module) -> None:
         super().__init__(base)
-        del tuner.base_layer  # the linear belongs to `base`; PEFT's layer finds it as an attribute that is no child
+        del tuner.base_layer  # the linear belongs to `base`; PEFT's layer reads it as an attribute that is not a child module
         vars(tuner)["base_layer"] = base
         self.tuner = tuner.to(base.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, ..., in) -> (batch, ..., out); PEFT's layers see (batch, tokens, in)."""
+        """Map (batch, ..., in) to (batch, ..., out); PEFT's layers see (batch, tokens, in)."""
         tokens = x.flatten(1, -2) if x.dim() > 3 else x
         y: Tensor = self.tuner(tokens)
         return y.view(*x.shape[:-1], -1)
 
     @property
     def unmergeable(self) -> str | None:  # type: ignore[override]
-        """Why no linear computes this layer, None if one does: f(a) + f(b) = f(a + b) + f(0) for random tokens a and b."""
+        """The reason why no linear computes this layer; None if f(a) + f(b) = f(a + b) + f(0) for random tokens a and b."""
         weight = self.linear.weight
         a, b = torch.randn(2, 3, 4, self.linear.in_features, generator=torch.Generator().manual_seed(0)).to(weight)
         fa, fb, fab, f0 = (self._settled(x) for x in (a, b, a + b, torch.zeros_like(a)))
@@ -239,13 +239,13 @@ class PeftLayer(Layer):
         return None if error < 1e-4 else "its update is not linear in its input, so that no weight computes it"
 
     def adapted_weight(self) -> Tensor:
-        """What the unit vectors become, (out, in)."""
+        """Return the layer's outputs for the unit vectors, minus that for zero, (out, in)."""
         weight = self.linear.weight
         units = torch.eye(self.linear.in_features, device=weight.device, dtype=weight.dtype)
         return (self._settled(units[None])[0] - self._zero_becomes()).T
 
     def adapted_bias(self) -> Tensor | None:
-        """What zero becomes, (out,)."""
+        """Return the layer's output for zero, (out,)."""
         bias = self._zero_becomes()
         return None if self.linear.bias is None and not bias.any() else bias
 
@@ -254,7 +254,7 @@ class PeftLayer(Layer):
 
     @torch.no_grad()
     def _settled(self, x: Tensor) -> Tensor:
-        """(batch, tokens, in) -> (batch, tokens, out), without dropout."""
+        """Map (batch, tokens, in) to (batch, tokens, out), without dropout."""
         training = self.tuner.training
         try:
             return cast(Tensor, self.tuner.eval()(x))

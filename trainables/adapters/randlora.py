@@ -3,26 +3,26 @@
     W' = W + alpha / (r sqrt(n)) sum_{i=1..n} B_i diag(l_i) A diag(g_i)        n = ceil(min(out, in) / r)
 
 an update of full rank, of which only the diagonals l_i in R^r and g_i in R^min(out, in) are trained. A in R^{r x min(out, in)} and
-B_i in R^{max(out, in) x r} are random and frozen; one set serves the whole network, each weight takes the first rows and columns.
-Where in > out the transposed sum is added. A higher rank means fewer parameters: n (r + min(out, in)) for each weight.
+B_i in R^{max(out, in) x r} are random and frozen; the whole network shares them, and each weight takes the first rows and columns.
+If in > out, the transposed sum is added. A higher rank means fewer parameters: n (r + min(out, in)) for each weight.
 
     targets      weights with diagonals of their own (timm keeps q, k and v in one linear)     count on ViT-B/16, r = 32
     qv           q, v                                                                            460,800
     fused_mlp    the fused qkv, the output projection, both linears of the MLP (default)         921,600
     qkvo_mlp     q, k, v, the output projection, both linears of the MLP                       1,382,400
 
-Initial values: l zero, g = 1 / max(n, min(out, in)): the adapted model starts as the pretrained one. A and B uniform, divided by
-their standard deviation. They are no trainables and no part of the state: they are made again from `seed`, which is a
-hyperparameter of the method, so that method, state and frozen backbone restore the function whatever seed the training had.
+Initial values: l zero, g = 1 / max(n, min(out, in)), so the adapted model starts as the pretrained one. A and B are uniform,
+divided by their standard deviation. They are neither trained nor part of the state: they are regenerated from `seed`, a
+hyperparameter of the method, so that method, state and frozen backbone restore the function for any training seed.
 
-How sure: read in the authors' code. Where it has several values, r = 32 and alpha = 2 r are those of their branch of PEFT (r = 6 in
-the CLIP scripts), and `fused_mlp` adapts what those scripts adapt; q, k and v with diagonals of their own, which a model with
-separate linears has, are `qkvo_mlp`. A dropout of the input, 0 by default, is not offered.
+Certainty: read in the authors' code. Where it has several values, r = 32 and alpha = 2 r are those of their branch of PEFT (r =
+6 in the CLIP scripts), and `fused_mlp` adapts the same linears as those scripts; q, k and v with diagonals of their own, which
+a model with separate linears has, are `qkvo_mlp`. A dropout of the input, 0 by default, is not offered.
 
-*Deviation:* the sparse bases, with entries in {-1, 0, 1}, are not offered; nor is the code's own backward, which makes the scaled
-basis again instead of keeping it: the same gradients.
-*Deviation:* the bases depend on the seed through PyTorch's CPU generator, and a future PyTorch may draw others; merge what must
-last.
+*Deviation:* the sparse bases, with entries in {-1, 0, 1}, are not offered; nor is the code's own backward, which recomputes the
+scaled basis instead of keeping it: the gradients are the same.
+*Deviation:* the bases depend on the seed through PyTorch's CPU generator, and a future PyTorch may draw others; merge an
+adapter that must last.
 *Deviation:* alpha / (r sqrt(n)) is the scale of the authors' branch; PEFT's release has alpha / r, their CLIP scripts 10 alpha / r.
 """
 
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from trainables.adapters.base import Layer, Method, check_layers, check_rank, zeros
 from trainables.adapters.families import Blocks
 
-# submodule -> (equal slices of its output rows, which of them are adapted)
+# submodule -> (number of equal slices of its output rows, indices of the adapted slices)
 _REST: Final = {"attn.proj": (1, (0,)), "mlp.fc1": (1, (0,)), "mlp.fc2": (1, (0,))}
 TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
     "qv": {"attn.qkv": (3, (0, 2))},
@@ -49,14 +49,14 @@ TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
 
 @dataclass(frozen=True)
 class RandLoRA(Method):
-    """RandLoRA's hyperparameters.
+    """The hyperparameters of RandLoRA.
 
     Attributes:
-        rank: r, at least 1 and at most the smaller side of a weight.
-        alpha: Positive; 2 r is the authors' rule of thumb.
-        targets: Which weights, see the table above.
-        layers: Which blocks: "all", "first-K" or "last-K".
-        seed: Of the frozen random bases, at least 0.
+        rank: Rank r, at least 1 and at most the smaller side of a weight.
+        alpha: Numerator of the scale, positive; 2 r is the authors' rule of thumb.
+        targets: Adapted weights, see the table above.
+        layers: Adapted blocks: "all", "first-K" or "last-K".
+        seed: Seed of the frozen random bases, at least 0.
     """
 
     name: ClassVar[str] = "randlora"
@@ -74,7 +74,7 @@ class RandLoRA(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear; the bases, as large as the largest needs, shared by all."""
+        """Build one layer for each adapted linear; all share the bases, which have the size of the largest weight."""
         adapted: dict[str, tuple[nn.Linear, int, tuple[int, ...]]] = {}
         for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
@@ -88,7 +88,7 @@ class RandLoRA(Method):
 
 
 class Bases(nn.Module):
-    """The frozen random A (r, shorter) and B (longer, n, r) that all layers share, not in the state."""
+    """The frozen random A (r, shorter) and B (longer, n, r) that all layers share, excluded from the state."""
 
     a: Tensor
     b: Tensor
@@ -122,7 +122,7 @@ class RandLoRALayer(Layer):
             self.diag_a.fill_(1 / max(n, self.shorter))
 
     def adapted_weight(self) -> Tensor:
-        """W + alpha / (r sqrt(n)) sum_i B_i diag(l_i) A diag(g_i) in the chosen slices, (out, in)."""
+        """Return W + alpha / (r sqrt(n)) sum_i B_i diag(l_i) A diag(g_i) in the chosen slices, (out, in)."""
         weight, n = self.linear.weight, self.diag_b.shape[1]
         scaled = self.diag_b[..., None] * self.bases.a[:, : self.shorter] * self.diag_a[:, :, None]  # (chosen, n, r, shorter)
         deltas = self.bases.b[: self.longer, :n].flatten(1) @ (self.scale * scaled).flatten(1, 2)  # (chosen, longer, shorter)

@@ -1,25 +1,25 @@
-"""Serial LoRA (ICME 2025, arXiv 2503.17750): one low-rank map in front of q, k and v.
+"""Serial LoRA (ICME 2025, arXiv 2503.17750): one low-rank map before q, k and v.
 
     x' = x + s B A x          A in R^{r x d}, B in R^{d x r}, s a plain multiplier
 
-and then q, k and v as ever, each from x': one pair serves all three of a block. The residual path keeps x, and so does all
-that does not read the adapted input. The input of q, k and v is the input of the fused `qkv`:
+q, k and v are then computed as usual, each from x': one pair serves all three in a block. The residual path keeps x, and so does
+everything that does not read the adapted input. The input of q, k and v is the input of the fused `qkv`:
 
-    W' = W (I + s B A)        the bias as it was
+    W' = W (I + s B A)        with an unchanged bias
 
-so that the update of each projection is W B A, seen through the pretrained W: a direction that W cannot see stays unreachable.
+so the update of each projection is W B A, seen through the pretrained W: a direction that W cannot see stays unreachable.
 
-    targets    where a pair stands                                count
-    qkv        in front of q, k and v (the paper; the default)    2 d L r
-    qkv_mlp    there and in front of the MLP (Paretune's)         4 d L r
+    targets    positions of a pair                                count
+    qkv        before q, k and v (the paper; the default)         2 d L r
+    qkv_mlp    there and before the MLP (Paretune's)              4 d L r
 
 On ViT-B/16 r = 16 gives 294,912, the budget of LoRA with r = 8 on q and v, and is the default.
 
-Initial values: A as PyTorch's linear (uniform within 1/sqrt(d)), B zero: the adapted model starts as the pretrained one.
+Initial values: A as PyTorch's linear (uniform within 1/sqrt(d)), B zero, so the adapted model starts as the pretrained one.
 
-How sure: the equation, its place and the count (a quarter of LoRA's on q, k, v and the output) are drawn in the authors'
-figures. Initial values, scale, rank, dropout and recipe are not in what could be read: the initial values are LoRA's, s = 1
-and no dropout are what the figures show, and there is no code by the authors.
+Certainty: the equation, its position and the count (a quarter of LoRA's on q, k, v and the output) are drawn in the authors'
+figures. Initial values, scale, rank, dropout and recipe are not in the parts that could be read: the initial values are LoRA's,
+s = 1 and no dropout are what the figures show, and there is no code by the authors.
 
 *Deviation:* the factor s and the dropout, on the rank-r code A x as in LoRA, are not the paper's; their defaults do nothing.
 """
@@ -49,13 +49,13 @@ TARGETS: Final = {"qkv": ("attn.qkv",), "qkv_mlp": ("attn.qkv", "mlp.fc1")}
 
 @dataclass(frozen=True)
 class SerialLoRA(Method):
-    """Serial LoRA's hyperparameters.
+    """The hyperparameters of Serial LoRA.
 
     Attributes:
-        rank: r, at least 1 and at most the width d: beyond it the rank of the update does not grow.
-        scale: s, positive.
-        targets: "qkv" or "qkv_mlp".
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1 and at most the width d, beyond which the rank of the update does not grow.
+        scale: Scale s, positive.
+        targets: Positions of the pairs, "qkv" or "qkv_mlp".
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the code A x, in [0, 1).
     """
 
@@ -74,7 +74,7 @@ class SerialLoRA(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer, with a pair of its own, for each adapted linear."""
+        """Build one layer, with its own pair, for each adapted linear."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             for target in TARGETS[self.targets]:
@@ -95,12 +95,12 @@ class SerialLoRALayer(Layer):
         self.b = zeros(d, method.rank, like=base.weight)
 
     def adapted_weight(self) -> Tensor:
-        """W (I + s B A), (out, d)."""
+        """Return W (I + s B A), (out, d)."""
         weight = self.linear.weight
         return weight + (weight @ (self.scale * self.b)) @ self.a
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training the two thin products on the input: at ViT-B/16's width cheaper than the dense gradient of W'."""
+        """Apply the layer; training uses thin products on the input, cheaper at ViT-B/16's width than the dense gradient of W'."""
         if not self.training:
             return super().forward(x)
         code = F.dropout(F.linear(x, self.a), self.dropout)  # (batch, tokens, r)

@@ -4,27 +4,27 @@
     t = the ceil(s m n)-th smallest |K_ij| of the m x n entries
     y = x (W + dW)^T + bias           dW = K thinned out by t (W as PyTorch stores it, out x in)
 
-for each projection, q, k and v apart: each has a K and a threshold of its own. `kernel` is kappa:
+for each projection, with q, k and v separate: each has its own K and threshold. `kernel` chooses kappa:
 
     piecewise_linear    0.1 (|a' - b'| - |a'' - b''|) over the two halves of a and b; r must be even (the default)
     linear              the inner product, which is LoRA without a zero start
 
-and `sparsify` makes dW of K, where s > 0; with s = 0, plain kernelised LoRA, dW = K:
+and `sparsify` chooses how dW follows from K if s > 0; with s = 0, plain kernelised LoRA, dW = K:
 
     code_gate     K |K| where |K| > t, else 0; |K| held constant in the gradient (the released code; the default)
     paper_soft    K max(|K| - t, 0), t held constant in the gradient (Eq. 5)
     mask          K where |K| > t, else 0
 
-`targets` are those of LoRA; the paper adapts q, k, v, the output projection and both linears of the MLP: 18 d r L parameters where
-the MLP is 4 d wide, as LoRA on all of them.
+`targets` are those of LoRA. The paper adapts q, k, v, the output projection and both linears of the MLP: 18 d r L parameters if the
+MLP is 4 d wide, as LoRA on all of them.
 
 No m x n tensor outlives the forward: a training step computes dW again in the backward pass (activation checkpointing).
 
-Initial values: a uniform within 1/sqrt(in r/2) and b within 1/sqrt(out r/2), as in the code: nothing is zero, but dW is so small
-that the adapted model nearly starts as the pretrained one (on ViT-B/16, r = 32, an entry of K is about 6e-4, one that is left of
-dW at s = 0.9 about 2e-6).
+Initial values: a uniform within 1/sqrt(in r/2) and b within 1/sqrt(out r/2), as in the code. Nothing is zero, but dW is so
+small that the adapted model nearly starts as the pretrained one (on ViT-B/16 with r = 32 an entry of K is about 6e-4, and a
+remaining entry of dW at s = 0.9 about 2e-6).
 
-Dropout acts on the input of the branch, on that of the output projection not, as in the code.
+Dropout acts on the input of the branch, except for the output projection, as in the code.
 
 *Deviation:* the code also trains the class token and has a drop-path on each branch; neither is here.
 *Deviation:* 0.1 and -0.1 are constants, as in the code; the paper calls them learnable. Its sigmoid and RBF kernels, which it
@@ -47,9 +47,9 @@ from torch.utils.checkpoint import checkpoint
 from trainables.adapters.base import Layer, Method, check_layers, check_rank, into_slices, uniform
 from trainables.adapters.families import Blocks
 
-KERNELS: Final = {"piecewise_linear": 2, "linear": 1}  # -> in how many groups it takes the coordinates
+KERNELS: Final = {"piecewise_linear": 2, "linear": 1}  # -> number of groups into which it splits the coordinates
 SPARSIFY: Final = ("code_gate", "paper_soft", "mask")
-# submodule -> (equal slices of its output rows, which of them are adapted)
+# submodule -> (number of equal slices of its output rows, indices of the adapted slices)
 _ATTENTION: Final = {"attn.qkv": (3, (0, 1, 2)), "attn.proj": (1, (0,))}
 TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
     "qv": {"attn.qkv": (3, (0, 2))},
@@ -61,15 +61,15 @@ TARGETS: Final[dict[str, dict[str, tuple[int, tuple[int, ...]]]]] = {
 
 @dataclass(frozen=True)
 class SNELL(Method):
-    """SNELL's hyperparameters.
+    """The hyperparameters of SNELL.
 
     Attributes:
-        rank: r, at least 1, even for the piecewise linear kernel, and at most the smaller side of a projection.
-        sparsity: s, the part of every dW that is zero, in [0, 1); 0 for the plain kernelised form.
-        kernel: "piecewise_linear" or "linear".
-        sparsify: "code_gate", "paper_soft" or "mask"; of no effect where s = 0.
-        targets: "qv", "qkv", "qkvo" or "qkvo_mlp".
-        layers: Which blocks: "all", "first-K" or "last-K".
+        rank: Rank r, at least 1, even for the piecewise linear kernel, and at most the smaller side of a projection.
+        sparsity: Fraction s of every dW that is zero, in [0, 1); 0 for the plain kernelised form.
+        kernel: Kernel, "piecewise_linear" or "linear".
+        sparsify: Sparsification, "code_gate", "paper_soft" or "mask"; without effect if s = 0.
+        targets: Adapted projections, "qv", "qkv", "qkvo" or "qkvo_mlp".
+        layers: Adapted blocks: "all", "first-K" or "last-K".
         dropout: Probability of dropping an element of the branch's input, in [0, 1).
     """
 
@@ -93,32 +93,32 @@ class SNELL(Method):
         check_layers(self, self.layers)
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
-        """A layer for each adapted linear."""
+        """Build one layer for each adapted linear."""
         layers: dict[str, Layer] = {}
         for path, block in blocks.items():
             for target, (n_slices, chosen) in TARGETS[self.targets].items():
                 linear = cast(nn.Linear, block.get_submodule(target))
                 n_in, n_out = linear.in_features, linear.out_features // n_slices
                 check_rank(self, f"a projection of {path}.{target}", n_in, n_out)
-                law = f"so low that one of the {n_in * n_out} entries of a projection of {path}.{target} is left"
+                law = f"low enough to leave one of the {n_in * n_out} entries of a projection of {path}.{target}"
                 self.require(self.n_zeros(n_in * n_out) < n_in * n_out, "sparsity", law)
                 layers[f"{path}.{target}"] = SNELLLayer(linear, n_slices, chosen, self, rng, dropped=target != "attn.proj")
         return layers
 
     def n_zeros(self, n: int) -> int:
-        """How many of n entries are zero: ceil(s n)."""
+        """Return how many of n entries are zero: ceil(s n)."""
         return math.ceil(round(self.sparsity * n, 6))  # 0.1 * 30 is a little above 3
 
 
 def _kth_smallest(x: Tensor, k: int) -> Tensor:
-    """The k-th smallest number of each row of x, (rows,)."""
+    """Return the k-th smallest number of each row of x, (rows,)."""
     if x.is_cpu:  # a tenth of the time of PyTorch's kthvalue
         return torch.from_numpy(np.partition(x.numpy(), k - 1, axis=1)[:, k - 1])
     return x.sort().values[:, k - 1]  # on CUDA kthvalue counts as not deterministic, for its indices
 
 
 class SNELLLayer(Layer):
-    """Adds a thinned-out kernel matrix of its own to each chosen slice of a linear's weight."""
+    """A linear with a sparsified kernel matrix added to each chosen slice of its weight."""
 
     def __init__(
         self, base: nn.Linear, n_slices: int, chosen: tuple[int, ...], method: SNELL, rng: torch.Generator, *, dropped: bool
@@ -134,7 +134,7 @@ class SNELLLayer(Layer):
         self.b = uniform(n, groups, n_out, width, bound=next(bounds), rng=rng, like=base.weight)
 
     def _kernel(self) -> Tensor:
-        """K of each chosen slice, (chosen, out, in), in at least single precision: distances of near points need it."""
+        """Return K of each chosen slice, (chosen, out, in), in at least single precision, which distances of near points need."""
         wide = torch.promote_types(self.a.dtype, torch.float32)
         with torch.autocast("cpu" if self.a.is_meta else self.a.device.type, enabled=False):
             a, b = self.a.to(wide), self.b.to(wide)
@@ -144,7 +144,7 @@ class SNELLLayer(Layer):
             return distances[:, 0] - distances[:, 1]
 
     def _update(self) -> Tensor:
-        """dW, (out, in), zeros in the rows that are not adapted."""
+        """Return dW, (out, in), with zeros in the rows that are not adapted."""
         k = self._kernel()
         if self.n_zeros:
             size = k.detach().abs()
@@ -156,11 +156,11 @@ class SNELLLayer(Layer):
         return into_slices(k, self.chosen, self.n_slices, 0).to(self.linear.weight.dtype)
 
     def adapted_weight(self) -> Tensor:
-        """W + dW, (out, in)."""
+        """Return W + dW, (out, in)."""
         return self.linear.weight + self._update()
 
     def forward(self, x: Tensor) -> Tensor:
-        """In training dW is not kept but computed again in the backward pass; without dropout W + dW is, one product less."""
+        """Apply the layer; training recomputes dW in the backward pass, or W + dW without dropout, which saves one product."""
         if not self.training:
             return super().forward(x)
         if self.dropout == 0:

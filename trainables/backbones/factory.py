@@ -28,7 +28,7 @@ _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int
 
 
 def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """The packaged backbone, pretrained on glyphs rendered from fonts; see `trainables/weights/vit_glyphs.json`."""
+    """Build the packaged backbone, pretrained on glyphs rendered from fonts; see `trainables/weights/vit_glyphs.json`."""
     card = json.loads((WEIGHTS / "vit_glyphs.json").read_text())
     architecture = card["architecture"]
     size, chans = architecture["img_size"], architecture["in_chans"]
@@ -62,14 +62,14 @@ register_model(vit_glyphs)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a backbone wants its images.
+    """The image format that a backbone expects.
 
     Attributes:
-        channels: 1 or 3.
-        size: Height and width, pixels.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel.
-        interpolation: "bilinear", "bicubic" or "nearest": how images are resized.
+        channels: Number of channels, 1 or 3.
+        size: Height and width in pixels.
+        mean: Mean per channel, for values in [0, 1].
+        std: Standard deviation per channel.
+        interpolation: Resize filter: "bilinear", "bicubic" or "nearest".
     """
 
     channels: int
@@ -80,23 +80,23 @@ class Preprocessing:
 
 
 def create(name: str, weights: str | None = None, img_size: int | None = None, device: str | torch.device = "cpu") -> nn.Module:
-    """A timm model without a classifier, in eval mode.
+    """Build a timm model without a classifier, in eval mode.
 
     Args:
-        name: `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
-        weights: None for the model's own (packaged, or downloaded by timm); "random" for none, the same on every
-            call; or the path of a local file, see `trainables.backbones.pretrained`.
+        name: Name `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
+        weights: None for the model's own weights (packaged, or downloaded by timm); "random" for untrained weights, the same
+            on every call; or the path of a local file, see `trainables.backbones.pretrained`.
         img_size: Height and width in pixels; None for the model's own. Position embeddings are resampled.
-        device: "meta" gives shapes only: nothing is read, downloaded or allocated.
+        device: Torch device; "meta" gives shapes only, without reading, downloading or allocating anything.
 
     Raises:
-        ValueError: An unknown name, or weights that cannot be read.
+        ValueError: If the name is unknown, or the weights cannot be read.
     """
     architecture, known = name.partition(".")[0], timm.list_models()
     if architecture not in known:
         raise ValueError(f"backbone.name must be a timm model or vit_glyphs; got {name!r}{near(name, known)}")
     if "." in name and name not in (tagged := list(get_arch_pretrained_cfgs(architecture))):
-        raise ValueError(f"{architecture} has no weights of the tag in {name!r}, it has: {', '.join(tagged)}{near(name, tagged)}")
+        raise ValueError(f"{architecture} has no weights of the tag in {name!r}; it has {', '.join(tagged)}{near(name, tagged)}")
     kwargs: dict[str, Any] = {"num_classes": 0} if img_size is None else {"num_classes": 0, "img_size": img_size}
     if torch.device(device).type == "meta":
         with torch.device("meta"):
@@ -127,7 +127,7 @@ def _create(name: str, **kwargs: Any) -> nn.Module:
 
 
 def preprocessing(model: nn.Module) -> Preprocessing:
-    """How `model` wants its images, from its timm configuration and its real input size."""
+    """Return the image format that `model` expects, from its timm configuration and its actual input size."""
     config = resolve_model_data_config(model)
     chans, height, width = config["input_size"]
     embed = getattr(model, "patch_embed", None)
@@ -138,7 +138,7 @@ def preprocessing(model: nn.Module) -> Preprocessing:
 
 
 def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> None:
-    """Gives a model without a classifier a new one: weights truncated normal with standard deviation 0.02, biases zero."""
+    """Add a new classifier to a model that has none: weights truncated normal with standard deviation 0.02, biases zero."""
     like = next(model.parameters())
     head = nn.Linear(cast(int, model.num_features), n_classes, device="meta").to(like.dtype)
     if not like.is_meta:
@@ -152,20 +152,21 @@ def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> No
 
 
 def remove_head(model: nn.Module) -> None:
-    """Takes the classifier off again."""
+    """Remove the classifier."""
     model.num_classes = 0  # type: ignore[assignment]
     model.set_submodule(_classifier(model), nn.Identity())
 
 
 def _classifier(model: nn.Module) -> str:
-    """Where the model keeps the linear that a head is."""
+    """Return the path of the submodule that holds the classifier's linear layer."""
     return "head.fc" if isinstance(model.head, ClassifierHead) else "head"
 
 
 def fingerprint(model: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str, int]]:
-    """Shape, type and the sum of the bit patterns, as integers, of every parameter and buffer by its name.
+    """Return shape, type and sum of the bit patterns, as integers, of every parameter and buffer by name.
 
-    One flipped bit changes a sum by a power of two, and so the fingerprint. One pass over the memory; not cryptographic.
+    One flipped bit changes a sum by a power of two, and so the fingerprint. It takes one pass over the memory and is not
+    cryptographic.
     """
     tensors = model.state_dict()
     sums = [

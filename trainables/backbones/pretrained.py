@@ -1,8 +1,8 @@
-"""Pretrained weights from local files. Nothing in a file is ever executed: no pickled code, only tensors.
+"""Pretrained weights from local files. Only tensors are read; no code in a file is ever executed.
 
 .safetensors       timm's names, or those of the libraries whose checkpoints timm translates (DINOv2, CLIP, MAE, BEiT, EVA, Swin)
-.pth .pt .bin      the same, read with torch's `weights_only`; also nested under `model`, `state_dict`, ...
-.npz               the original ViT releases of Google Research (augreg and in21k), in JAX's names
+.pth .pt .bin      the same names, read with torch's `weights_only`; also nested under `model`, `state_dict`, ...
+.npz               the original ViT releases of Google Research (augreg and in21k), with JAX's names
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 ENDINGS: Final = (".safetensors", ".pth", ".pt", ".bin", ".npz")
-# names of other libraries, resampled position embeddings and tables
+# translate the names of other libraries, and resample position embeddings and tables
 FILTERS: Final[dict[type[nn.Module], Callable[..., dict[str, Tensor]]]] = {
     VisionTransformer: checkpoint_filter_fn,
     beit.Beit: beit.checkpoint_filter_fn,
@@ -36,15 +36,15 @@ _HEADS: Final = ("head.", "head_dist.", "pre_logits.", "classifier.")
 
 
 def load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Put the weights of a file into a timm model without a classifier; position embeddings are resampled to its input size.
+    """Load the weights of a file into a timm model without a classifier; position embeddings are resampled to its input size.
 
     Args:
-        model: The model, on the CPU.
-        name: What it is called, for messages.
-        path: The file.
+        model: Model on the CPU.
+        name: Name of the model, used in messages.
+        path: File of the weights.
 
     Raises:
-        ValueError: The file cannot be read, holds more than tensors, or does not hold exactly this model's weights.
+        ValueError: If the file cannot be read, contains more than tensors, or does not contain exactly this model's weights.
     """
     if path.suffix not in ENDINGS or not path.is_file():
         raise ValueError(f'backbone.weights must be null, "random" or an existing {", ".join(ENDINGS)} file; got {str(path)!r}')
@@ -66,7 +66,7 @@ def _some(keys: list[str]) -> str:
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch file; anything else in it is refused, and never run."""
+    """Read the tensors of a torch file; any other content is rejected and never executed."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
@@ -76,16 +76,16 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping) and (inner := next((key for key in _NESTED if isinstance(content.get(key), Mapping)), None)):
         content = content[inner]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no state dict: names with a tensor each")
+        raise ValueError(f"{path} must hold a state dict, a mapping from names to tensors; save the model's state_dict()")
     return {key.removeprefix("module.").removeprefix("backbone."): value for key, value in content.items()}
 
 
 def _of_jax(model: nn.Module, name: str, path: Path) -> dict[str, Tensor]:
-    """The state dict of an original ViT release, which timm translates into a model of its own input size."""
+    """Read the state dict of an original ViT release; timm converts it into a model of its own input size."""
     if type(model) is not VisionTransformer or not isinstance(model.blocks, nn.Sequential):
-        raise ValueError(f"{path}: .npz files are of plain Vision Transformers; {type(model).__name__} is none")
+        raise ValueError(f"{path}: .npz files hold plain Vision Transformers; {type(model).__name__} is not one")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no .npz file, which is a zip archive of arrays; name the file as it was downloaded")
+        raise ValueError(f"{path} is not a .npz file (a zip archive of arrays); name the file as it was downloaded")
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             blocks = {found.group(1) for key in file.files if (found := re.search(r"encoderblock_(\d+)/", key))}

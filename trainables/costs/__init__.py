@@ -1,1 +1,1 @@
-"""What a configuration costs: parameters and operations by counting, latency and memory by measuring."""
+"""The costs of a configuration: counted parameters and operations, measured latency and memory."""

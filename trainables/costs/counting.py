@@ -1,4 +1,4 @@
-"""What a configuration costs, known before anything is trained."""
+"""The costs of a configuration that can be counted before training: parameters, operations, memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
 
 _FLOAT_BYTES = 4
-_OVER = 2  # what a step takes over what it keeps: buffers of kernels, gradients on their way, fragments; measured: 1.05 to 1.45
+_OVER = 2  # memory of a step over what it keeps: kernel buffers, gradients in flight, fragmentation; measured: 1.05 to 1.45
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Trainable parameters of an adapted model: (adapter, head). A shared tensor counts once."""
+    """Count the trainable parameters of an adapted model: (adapter, head). A shared tensor counts once."""
     head = {id(p) for p in cast(VisionTransformer, model).get_classifier().parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     n_head = sum(p.numel() for p in trained if id(p) in head)
@@ -32,10 +32,10 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def forward_gflops(model: nn.Module) -> float:
-    """10^9 floating-point operations of one image's forward pass, adapter and head included, by torch's own counter.
+    """Count 10^9 floating-point operations of one image's forward pass, with adapter and head, using torch's own counter.
 
-    A multiplication and an addition count as two (ViT-B/16: 35.1; papers that say 17.6 count them as one). Matrix products,
-    convolutions and attention count, elementwise operations do not. Works on the meta device, too.
+    A multiplication and an addition count as two operations (ViT-B/16: 35.1; papers that say 17.6 count the pair as one). Matrix
+    products, convolutions and attention are counted, elementwise operations are not. Also works on the meta device.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,7 +43,7 @@ def forward_gflops(model: nn.Module) -> float:
     image = torch.zeros(1, wanted.channels, *wanted.size, device=next(model.parameters()).device)
     was_training, explicit = model.training, explicit_attention(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:  # the counter hooks into gradients, and stumbles over a module that returns a parameter of its own
+    for parameter in trained:  # the counter hooks into gradients, and fails on a module that returns one of its parameters
         parameter.requires_grad_(False)
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -57,18 +57,20 @@ def forward_gflops(model: nn.Module) -> float:
 
 
 def kept_bytes(model: nn.Module, n_images: int) -> int:
-    """Bytes that a training step's forward pass keeps for its backward pass, parameters apart. Works on the meta device, too.
+    """Count the bytes that a training step's forward pass keeps for the backward pass, without parameters.
+
+    Also works on the meta device.
 
     Args:
-        model: An adapted model; its mode is left as it is.
-        n_images: Of the step.
+        model: Adapted model; its mode is restored.
+        n_images: Number of images of the step.
     """
     was_training = model.training
     wanted = backbones.preprocessing(model)
     images = torch.zeros(n_images, wanted.channels, *wanted.size, device=next(model.parameters()).device)
     labels = torch.zeros(n_images, dtype=torch.long, device=images.device)
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    # Storages, since views of one keep it once; held until they are summed, so that none takes another's address.
+    # Storages, because views share one; held until they are summed, so that no address is reused.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -86,16 +88,16 @@ def kept_bytes(model: nn.Module, n_images: int) -> int:
 
 
 def structure(method: Method) -> tuple[str, ...]:
-    """What of a method's hyperparameters decides which operations its model does: all but factors and fractions."""
+    """Return the hyperparameters that determine a model's operations: all of a method's except factors and fractions."""
     values = [getattr(method, field.name) for field in dataclasses.fields(method)]
     return (method.name, *(repr(value) for value in values if not isinstance(value, float)))
 
 
 class MetaSizes:
-    """Counts on the real model, built once on torch's meta device: shapes without memory.
+    """The exact counts of a configuration, from the real model built once on torch's meta device: shapes without memory.
 
     Raises:
-        ValueError: An unknown backbone or data set, or a backbone that adapters do not support.
+        ValueError: If the backbone or data set is unknown, or adapters do not support the backbone.
     """
 
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
@@ -116,7 +118,7 @@ class MetaSizes:
         with self._adapted(config) as model:
             try:
                 return forward_gflops(model)
-            except (NotImplementedError, RuntimeError) as error:  # some of PEFT's tuners look at values, and here are none
+            except (NotImplementedError, RuntimeError) as error:  # some of PEFT's tuners read values, which do not exist here
                 name, reason = method_of(config).name, str(error).splitlines()[0]
                 raise ValueError(
                     f"the operations of {name} cannot be counted before training ({reason:.80}...); leave the method out"
@@ -136,7 +138,7 @@ class MetaSizes:
 
     @cached_property
     def _evaluation_bytes(self) -> int:
-        """Nothing is kept: one block's tensors are there at a time."""
+        """The bytes of an evaluation batch: nothing is kept, so only one block's tensors exist at a time."""
         return _OVER * self._kept_by_full(EVAL_BATCH) // len(supported_blocks(self._model))
 
     def _kept_by_full(self, n_images: int) -> int:
@@ -146,13 +148,13 @@ class MetaSizes:
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """See `trainables.protocol.Sizes.unmergeable`."""
         if isinstance(method_of(config), PeftMethod):
-            return None  # told from what its layers compute, and here nothing is computed
+            return None  # determined from the outputs of its layers, which are not computed here
         with self._adapted(config) as model:
             return unmergeable(model)
 
     @contextmanager
     def _adapted(self, config: Mapping[str, Any]) -> Iterator[nn.Module]:
-        """The model as training would leave it; its values do not exist."""
+        """Yield the model at the size that training ends with; its parameters have no values."""
         recipe_of({}, config)
         method = method_of(config)
         adapt(self._model, method)

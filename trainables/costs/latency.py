@@ -1,7 +1,7 @@
-"""How long a model takes to answer: inference latency with the adapter beside the weights, and folded into them.
+"""The inference latency of a model, with the adapter as separate layers and merged into the weights.
 
-One image at a time (a batch of one, already on the device, normalised), the whole forward pass with the head, in eval mode. Both
-forms are timed in turn, so that whatever else the machine does meets both alike; the median of the repeats counts.
+Each pass processes one image (a batch of one, already on the device, normalised) through the full model with its head, in eval
+mode. The two forms alternate, so that other load on the machine affects both alike. The median of the repeats is reported.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from trainables.recipe.step import logits
 N_WARM_UP: Final = 5
 MIN_REPEATS: Final = 20
 MAX_REPEATS: Final = 500
-SECONDS: Final = 0.3  # no further repeat is begun after this long, once there are enough
+SECONDS: Final = 0.3  # after this time no further repeat starts, once there are enough
 
 
 @dataclass(frozen=True)
 class Latency:
-    """What was measured of one model.
+    """The measured latency of one model.
 
     Attributes:
-        unmerged_ms: Milliseconds per image with the adapter's layers in their places: the median.
-        merged_ms: The same of the plain timm model that the adapter was folded into; None where it cannot be.
-        unmergeable: Why it cannot be, or None.
-        n: Repeats of each.
-        spread_ms: Half the distance between the quartiles of the unmerged repeats: how sure the median is of itself.
+        unmerged_ms: Median milliseconds per image with the adapter as separate layers.
+        merged_ms: Median milliseconds per image of the plain timm model that contains the adapter; None if it cannot be merged.
+        unmergeable: Reason why the adapter cannot be merged, or None.
+        n: Number of repeats of each form.
+        spread_ms: Half the interquartile range of the unmerged repeats, a measure of the median's uncertainty.
     """
 
     unmerged_ms: float
@@ -47,18 +47,18 @@ class Latency:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """As a trial reports them."""
+        """The metrics that a trial reports."""
         merged = {} if self.merged_ms is None else {"cost/latency_merged_ms": self.merged_ms}
         return {"cost/latency_ms": self.unmerged_ms} | merged
 
 
 def latency(model: nn.Module, *, precision: str, seconds: float = SECONDS) -> Latency:
-    """Times a model as it stands, adapted or not, with a head; it is left as it was.
+    """Measure the latency of a model with a head, adapted or not; the model is left unchanged.
 
     Args:
-        model: On any device.
-        precision: As of `trainables.recipe.recipe.Recipe`.
-        seconds: How long to repeat, at least.
+        model: Model on any device.
+        precision: Precision, see `trainables.recipe.recipe.Recipe`.
+        seconds: Minimum time to repeat.
     """
     wanted = backbones.preprocessing(model)
     device = next(model.parameters()).device
@@ -80,26 +80,26 @@ def latency(model: nn.Module, *, precision: str, seconds: float = SECONDS) -> La
         model.train(was_training)
     medians = [statistics.median(values) for values in found]
     low, _, high = statistics.quantiles(found[0], n=4)
-    plain = merged is None and reason is None  # nothing to fold: the model is its own merged form
+    plain = merged is None and reason is None  # nothing to merge: the model is its own merged form
     return Latency(medians[0], medians[0] if plain else medians[1] if merged else None, reason, len(found[0]), (high - low) / 2)
 
 
 def measure(backbone: Mapping[str, Any], recipe: Mapping[str, Any], n_classes: int, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The latency of a configuration, without its weights: no checkpoint and no data is needed, and no epoch is trained.
+    """Measure the latency of a configuration without its weights: no checkpoint, no data and no training is needed.
 
-    What a method drops while it trains (Heart-LoRA's heads) is dropped here too.
+    A method that drops parameters while it trains (Heart-LoRA's heads) is measured at its final size.
 
     Args:
-        backbone: As of `trainables.make`.
-        recipe: As of `trainables.make`; its precision, device and threads count.
-        n_classes: Outputs of the head.
+        backbone: The `backbone` argument of `trainables.make`.
+        recipe: The `recipe` argument of `trainables.make`; only its precision, device and threads are used.
+        n_classes: Number of outputs of the head.
         config: The configuration.
 
     Returns:
-        See `trainables.measure_latency`.
+        The result of `trainables.measure_latency`.
 
     Raises:
-        ValueError: The backbone cannot be built, or the configuration does not fit it.
+        ValueError: If the backbone cannot be built, or the configuration does not fit it.
     """
     own, method = recipe_of(recipe, config), method_of(config)
     device = torch.device(own.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -120,7 +120,7 @@ def measure(backbone: Mapping[str, Any], recipe: Mapping[str, Any], n_classes: i
 
 
 def _merged(model: nn.Module) -> tuple[nn.Module | None, str | None]:
-    """A merged copy, or why there is none; neither where nothing is to be folded."""
+    """Return a merged copy, or the reason why there is none; (None, None) if there is nothing to merge."""
     if not adapted_layers(model):
         return None, None
     if (reason := unmergeable(model)) is not None:

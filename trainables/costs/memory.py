@@ -1,4 +1,4 @@
-"""How much memory a worker takes."""
+"""The memory use of a worker."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-EVAL_BATCH = 200  # images; nothing but speed and memory depend on it, except with Lily's router "batch"
-PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterTrial._prefix`
+EVAL_BATCH = 200  # images; affects only speed and memory, except with Lily's router "batch"
+PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `AdapterWorker._prefix`
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def private_bytes(*, peak: bool = False) -> int:
-    """What this process holds of the machine's memory for itself, now or at most.
+    """Return the private memory of this process, current or peak.
 
-    The files that it maps (libraries, images) are not counted: their pages are shared with other workers, and can be given back.
+    Mapped files (libraries, images) are excluded: their pages are shared with other workers and can be reclaimed.
     """
     told = _told()
     if not {"VmHWM", "VmRSS", "RssFile"} <= told.keys():
@@ -28,7 +28,7 @@ def private_bytes(*, peak: bool = False) -> int:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begins a new measurement. Where the system does not allow that for a CPU, the peak is that of the process's whole life."""
+    """Reset the peak memory. On a system that does not allow this for a CPU, the peak is that of the process's lifetime."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -37,14 +37,14 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """On a GPU what torch had allocated at most; on a CPU the process's largest resident set: libraries, backbone, data."""
+    """Return torch's peak allocation on a GPU; on a CPU the peak resident set of the process: libraries, backbone, data."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _told().get("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
 
 
 def _told() -> dict[str, int]:
-    """What Linux tells of this process, in bytes; nothing elsewhere."""
+    """Read this process's memory sizes, in bytes, from Linux; return nothing on other systems."""
     try:
         return {name: 1024 * int(size) for name, size in re.findall(r"(\w+):\s+(\d+) kB", _STATUS.read_text())}
     except OSError:

@@ -1,13 +1,13 @@
 """Data sets as uint8 images, decoded once per machine.
 
-What a study's `data` may be:
+A study's `data` is one of:
 
     {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, packaged
     {"kind": "imagefolder", "path": P}   and `vtab`, `fgvc`, `parquet`: images on a disk, see `trainables.data.layouts`
     {"kind": "none", "n_classes": C}     no images: for counting parameters
 
-What images on a disk may have beside that: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
-`interpolation`, `augment` ("none", "flip", "crop"), and what their layout takes.
+Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
+`interpolation`, `augment` ("none", "flip", "crop"), and the keys of their layout.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from trainables.data.decoded import Progress, Transform, decoded, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
 from trainables.data.layouts import Listing, in_short
 
-SHARE_OF_DEVICE: Final = 0.25  # of an accelerator's free memory: what one split may take; a larger one stays on the host
-UNIT: Final = 224 / 256  # the papers' cut: resize to 256, cut out 224
+SHARE_OF_DEVICE: Final = 0.25  # largest fraction of an accelerator's free memory for one split; a larger split stays on the host
+UNIT: Final = 224 / 256  # the papers' crop: resize to 256, crop 224
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split.
+    """The images and labels of one split.
 
     Attributes:
-        images: (n, channels, height, width) uint8; on the host they may be a file that is mapped into memory. They are larger than
-            `size` when training cuts pieces out of them.
-        labels: (n,) int64, on the device of the training.
-        size: (height, width) that the backbone takes.
-        augment: What `take` may do to images for training: "none", "flip" (mirror every second one) or "crop" (a piece of `size`
-            anywhere, and mirror). METHODS: "crop" is ARC's for FGVC, on the square in the middle.
+        images: Array (n, channels, height, width) uint8; on the host it may be a memory-mapped file. The images are larger than
+            `size` if training crops them.
+        labels: Array (n,) int64, on the training device.
+        size: Pair (height, width) that the backbone takes.
+        augment: Augmentation that `take` applies for training: "none", "flip" (mirror with probability 1/2) or "crop" (a random
+            crop of `size`, and mirror). METHODS: "crop" is ARC's for FGVC, applied to the central square.
     """
 
     images: Tensor
@@ -55,21 +55,21 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
-        """The same split for training on a device: uploaded whole when it fits its share of the memory, else batch by batch."""
+        """Move the split to a device for training: upload it as a whole if it fits its share of the memory, else per batch."""
         images = self.images
         if device.type == "cuda" and images.nbytes <= SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
             images = images.to(device)
         return replace(self, images=images, labels=self.labels.to(device))
 
     def take(self, index: Tensor) -> Tensor:
-        """The images of a training batch, (len(index), channels, height, width) uint8 on the labels' device, augmented.
+        """Return the augmented images of a training batch, (len(index), channels, height, width) uint8, on the labels' device.
 
-        Random numbers are those of torch's default generator on the CPU.
+        Random numbers come from torch's default generator on the CPU.
         """
         return _augmented(self._fetched(index), self.size, self.augment)
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """All images in order and as they are, in batches of at most `size`."""
+        """Yield all images in order, without augmentation, in batches of at most `size`."""
         for first in range(0, len(self), size):
             yield _middle(self._fetched(slice(first, first + size)), self.size)
 
@@ -82,10 +82,10 @@ class Split:
 
 
 def n_classes(data: Mapping[str, Any]) -> int:
-    """Number of classes of a data set, without decoding it.
+    """Return the number of classes of a data set, without decoding it.
 
     Raises:
-        ValueError: An unknown kind, a kind without its keys, or a data set that cannot be read at all.
+        ValueError: If the kind is unknown or lacks its keys, or the data set cannot be read at all.
     """
     kind = data.get("kind")
     if kind == "digits":
@@ -102,14 +102,14 @@ def n_classes(data: Mapping[str, Any]) -> int:
 
 
 def n_validation(data: Mapping[str, Any]) -> int | None:
-    """Number of images of the validation split, without decoding it; None if there is none. Images that are skipped count."""
+    """Return the size of the validation split without decoding it; None if there is none. Images that are skipped count."""
     if data.get("kind") in layouts.LAYOUTS:
         return len(_listing(data).splits["validation"])
     return DIGITS_SPLIT["validation"] if data.get("kind") == "digits" else None
 
 
 def class_names(data: Mapping[str, Any]) -> list[str] | None:
-    """What the classes are called, in the order of their labels; None if the data set has no names for them."""
+    """Return the names of the classes, in the order of their labels; None if the data set does not name them."""
     if data.get("kind") in layouts.LAYOUTS:
         return list(_listing(data).classes)
     return [str(digit) for digit in range(10)] if data.get("kind") == "digits" else None
@@ -122,16 +122,16 @@ def load(
     *,
     progress: Progress | None = None,
 ) -> dict[str, Split]:
-    """The named splits, at the backbone's size. A search never names "test".
+    """Load splits at the backbone's size. A search never loads "test".
 
     Args:
-        data: See above.
-        preprocessing: What the backbone wants.
-        splits: Of "train", "validation" and "test".
-        progress: Told of every image that is decoded now.
+        data: Data section of a study, see the module's docstring.
+        preprocessing: Image format that the backbone expects.
+        splits: Names of the splits, from "train", "validation" and "test".
+        progress: Callback for each image that has to be decoded.
 
     Raises:
-        ValueError: An unknown kind or split, a kind without images, or images with problems that are not to be skipped.
+        ValueError: If the kind or split is unknown, the kind has no images, or images have problems that may not be skipped.
     """
     n_classes(data)
     known = tuple(_listing(data).splits) if data["kind"] in layouts.LAYOUTS else tuple(DIGITS_SPLIT)
@@ -148,14 +148,14 @@ def load(
 
 
 def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Split]:
-    """What a final training sees: `train`, which is the train and validation splits together, and `test`.
+    """Load the splits of a final training: `train` (train and validation together) and `test`.
 
     Raises:
-        ValueError: As `load`; and a data set without a test split.
+        ValueError: If `load` raises it, or the data set has no test split.
     """
     n_classes(data)
     if data["kind"] in layouts.LAYOUTS and "test" not in _listing(data).splits:
-        raise ValueError(f"data: {data['path']} has no test split to meet; add one (docs/data.md), or set data.test_fraction")
+        raise ValueError(f"data: {data['path']} has no test split; add one (docs/data.md), or set data.test_fraction")
     splits = load(data, preprocessing, layouts.SPLITS)
     train, validation = splits["train"], splits["validation"]
     images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
@@ -164,7 +164,7 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
 
 @dataclass(frozen=True)
 class Audit:
-    """What a data set holds for a search: images of each split, number of classes, and what was skipped, a line each."""
+    """The contents of a data set, as a search sees them: images of each split, number of classes, one line per skipped file."""
 
     n_images: Mapping[str, int]
     n_classes: int
@@ -172,10 +172,10 @@ class Audit:
 
 
 def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Progress | None = None) -> Audit:
-    """Decode what a search needs, unless this machine has done it, and look at every image for problems.
+    """Check every image, decoding those that this machine has not decoded yet.
 
     Raises:
-        ValueError: The problems, unless they are to be skipped.
+        ValueError: If there are problems that may not be skipped; the message lists them.
     """
     if data.get("kind") in layouts.LAYOUTS:
         splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
@@ -188,7 +188,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
 
 
 def _listing(data: Mapping[str, Any]) -> Listing:
-    """What the files say; its problems are refused together with those of the pixels, when these have been looked at."""
+    """List the files; their problems are reported together with those of the pixels, once the images are decoded."""
     return _listed(json.dumps(dict(data), sort_keys=True, default=str))
 
 
@@ -200,7 +200,7 @@ def _listed(data: str) -> Listing:
 def _refuse(data: Mapping[str, Any], problems: Sequence[str]) -> None:
     if problems and data.get("on_problem", "refuse") == "refuse":
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise ValueError(f"data: {count} in {data['path']}: {in_short(problems)}; mend them, or set data.on_problem: skip")
+        raise ValueError(f"data: {count} in {data['path']}: {in_short(problems)}; fix them, or set data.on_problem: skip")
 
 
 def _from_files(
@@ -210,7 +210,7 @@ def _from_files(
     transform = _transform(data, preprocessing)
     found = {name: decoded(listing, name, transform, progress=progress) for name in splits}
     problems = [*listing.problems, *(f"{name}: {broken}" for name in splits for broken in found[name].broken)]
-    # an image that is in two splits counts as the later one's: what is evaluated stays as it is
+    # an image in two splits is kept in the later one, so that evaluation splits never change
     seen = {name: found[name].digests if name in found else digests(listing, name) for name in listing.splits}
     taken: set[bytes] = set()
     kept: dict[str, Split] = {}
@@ -277,7 +277,7 @@ def _middle(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Normaliser:
-    """uint8 images to what the backbone takes: (pixel / 255 - mean) / std, in float32."""
+    """The conversion of uint8 images into a backbone's input: (pixel / 255 - mean) / std, in float32."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
         mean = torch.tensor(preprocessing.mean[: preprocessing.channels], device=device)
@@ -286,5 +286,5 @@ class Normaliser:
         self.shift = (-mean / std).view(-1, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, channels, height, width) uint8 -> the same shape, float32."""
+        """Normalise (n, channels, height, width) uint8 images into float32 of the same shape."""
         return torch.addcmul(self.shift, images, self.scale)

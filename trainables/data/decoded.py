@@ -1,11 +1,12 @@
-"""Images decoded once per machine: uint8 pixels at the size a backbone wants, in Arrow files that every trial maps into memory.
+"""Images decoded once per machine: uint8 pixels at the backbone's size, in Arrow files that every trial maps into memory.
 
-One Arrow IPC file per split, with one record batch: `image` (fixed-size binary, channels x height x width), `label` (int64) and
-`digest` (16 bytes, of the encoded image). Its name is a fingerprint of everything that it depends on: the listing with sizes and
-times of the files, the transform, the versions of Pillow and of this format. It is written beside and renamed, under a lock: actors
-that race for it decode once, and nobody ever sees a half of it. It lies in `$PARETUNE_CACHE`, or `~/.cache/paretune`.
+Each split is one Arrow IPC file with one record batch: `image` (fixed-size binary, channels x height x width), `label` (int64) and
+`digest` (16 bytes, of the encoded image). The file name is a fingerprint of everything that the content depends on: the listing
+with file sizes and times, the transform, and the versions of Pillow and of this format. The file is written under a temporary name
+and renamed, under a lock: of several actors one decodes, and no reader sees a partial file. The folder is `$PARETUNE_CACHE`, or
+`~/.cache/paretune`.
 
-Mapped privately: the pages are the page cache's, shared by all processes of the machine, and writing to them changes no file.
+The mapping is private: all processes of the machine share its pages in the page cache, and writes do not reach the file.
 """
 
 from __future__ import annotations
@@ -32,27 +33,27 @@ from PIL import Image as Pillow
 
 from trainables.data.layouts import Listing
 
-FORMAT: Final = 1  # of the files; part of their names
-_AT_ONCE: Final = 64  # images decoded at a time, by all threads together
+FORMAT: Final = 1  # version of the files, part of their names
+_AT_ONCE: Final = 64  # images decoded at a time by all threads together
 _RESAMPLING: Final = {
     "bilinear": Pillow.Resampling.BILINEAR,
     "bicubic": Pillow.Resampling.BICUBIC,
     "nearest": Pillow.Resampling.NEAREST,
 }
 _NO_BYTES: Final = bytes(16)
-Progress = Callable[[int, int], None]  # (images done, of how many)
+Progress = Callable[[int, int], None]  # (decoded images, total)
 
 
 @dataclass(frozen=True)
 class Transform:
-    """From an encoded image to pixels.
+    """The conversion of an encoded image into pixels.
 
     Attributes:
-        channels: 1 (grey) or 3 (RGB).
-        size: Height and width, pixels.
-        crop: None to squash the whole image to `size`, as the VTAB-1k papers do; otherwise the largest piece of the middle that has
-            the shape of `size`, times this fraction (0.875 is "resize to 256, cut out 224").
-        interpolation: "bilinear", "bicubic" or "nearest".
+        channels: Number of channels: 1 (grey) or 3 (RGB).
+        size: Height and width in pixels.
+        crop: None to squash the whole image to `size`, as the VTAB-1k papers do; otherwise the fraction of the largest central
+            rectangle of the shape of `size` (0.875 is "resize to 256, crop 224").
+        interpolation: Resize filter: "bilinear", "bicubic" or "nearest".
     """
 
     channels: int
@@ -61,10 +62,10 @@ class Transform:
     interpolation: str
 
     def __call__(self, encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(channels, height, width).
+        """Decode an image into (channels, height, width).
 
         Raises:
-            OSError, SyntaxError, ValueError: Not an image, or a broken one; or one of more than 8 bits per channel.
+            OSError, SyntaxError, ValueError: If it is not an image, is broken, or has more than 8 bits per channel.
         """
         with Pillow.open(io.BytesIO(encoded)) as image:
             if image.mode.startswith(("I", "F")):
@@ -84,7 +85,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A split, mapped: images (n, channels, height, width) uint8, labels (n,) int64, digests (n, 16) uint8; and what is broken."""
+    """A memory-mapped split: images (n, channels, height, width) uint8, labels (n,) int64, digests (n, 16) uint8; broken images."""
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     labels: np.ndarray[Any, np.dtype[np.int64]]
@@ -93,10 +94,10 @@ class Decoded:
 
 
 def decoded(listing: Listing, split: str, transform: Transform, *, progress: Progress | None = None) -> Decoded:
-    """The pixels of a split, from the file that holds them, which is made if there is none.
+    """Return the pixels of a split from its file, which is created if missing.
 
     Raises:
-        ValueError: The cache cannot be written.
+        ValueError: If the cache cannot be written.
     """
     path = cache() / f"{split}-{_fingerprint(listing, split, asdict(transform))}.arrow"
     with _made(path) as draft:
@@ -106,7 +107,7 @@ def decoded(listing: Listing, split: str, transform: Transform, *, progress: Pro
 
 
 def digests(listing: Listing, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Digests (n, 16) of the encoded images of a split, without decoding them: to find the same bytes in two splits."""
+    """Return digests (n, 16) of a split's encoded images without decoding them, to find the same bytes in two splits."""
     path = cache() / f"{split}-{_fingerprint(listing, split, {})}.digests"
     with _made(path) as draft:
         if draft is not None:
@@ -115,7 +116,7 @@ def digests(listing: Listing, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def cache() -> Path:
-    """The folder of the decoded files on this machine; nothing in it is needed: it can be removed at any time."""
+    """Return this machine's folder of decoded files; it can be deleted at any time."""
     base = os.environ.get("PARETUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretune"
     return Path(base).expanduser() / "decoded"
 
@@ -133,14 +134,14 @@ def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str
 
 @contextlib.contextmanager
 def _made(path: Path) -> Iterator[Path | None]:
-    """Yields where to write what becomes `path`, or None when it is there. One process at a time makes it, the others wait."""
+    """Yield the path to write the content of `path` to, or None if it exists. One process at a time writes, others wait."""
     if path.exists():
         yield None
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also by a process that is killed
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even if the process is killed
             if path.exists():
                 yield None
                 return
@@ -149,7 +150,7 @@ def _made(path: Path) -> Iterator[Path | None]:
                 draft.replace(path)
     except OSError as error:
         raise ValueError(
-            f"data: decoded images cannot be written to {path.parent} ({error.strerror}); make room or rights, or set "
+            f"data: decoded images cannot be written to {path.parent} ({error.strerror}); free space or grant access, or set "
             "PARETUNE_CACHE to another folder"
         ) from error
 
@@ -189,7 +190,7 @@ _Outcome = tuple[np.ndarray[Any, np.dtype[np.uint8]] | None, bytes, str]
 
 
 def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterator[_Outcome]:
-    """Pixels or problem of each image, in order. Pillow lets other threads run while it decodes and resizes."""
+    """Yield the pixels or the problem of each image, in order. Pillow releases the GIL while it decodes and resizes."""
 
     def one(content: bytes | None) -> _Outcome:
         if content is None:

@@ -20,7 +20,7 @@ DIGITS_SPLIT: Final = {"train": 200, "validation": 800, "test": 797}
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """All 1,797 digits: images (n, 1, 8, 8) uint8, white ink on black, and labels (n,) int64.
+    """Load all 1,797 digits: images (n, 1, 8, 8) uint8, white ink on black, and labels (n,) int64.
 
     The packaged file holds `sklearn.datasets.load_digits()`, grey levels 0 to 16, in its order (a test compares them); importing
     scikit-learn would take every worker a second. Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI
@@ -33,10 +33,10 @@ def digits() -> tuple[Tensor, Tensor]:
 
 @cache
 def digits_split() -> dict[str, Tensor]:
-    """Indices of each split into scikit-learn's order: stratified, disjoint, and a function of the labels alone.
+    """Return the indices of each split into scikit-learn's order: stratified, disjoint, and a function of the labels alone.
 
-    Within each class images are ordered by a hash of their index; how many of each class a split gets is apportioned by largest
-    remainders. Neither depends on a library's random numbers.
+    Within each class, images are ordered by a hash of their index. The number of images of each class in a split is apportioned by
+    largest remainders. Neither depends on a library's random numbers.
     """
     labels = digits()[1].numpy()
     by_class = [sorted(np.flatnonzero(labels == c).tolist(), key=_digest) for c in range(10)]
@@ -53,7 +53,7 @@ def _digest(index: int) -> bytes:
 
 
 def resize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Brings uint8 images (n, 1 or 3, h, w) to the backbone's size and number of channels."""
+    """Resize uint8 images (n, 1 or 3, h, w) to the backbone's size and number of channels."""
     if images.shape[-2:] != preprocessing.size:
         smooth = preprocessing.interpolation in ("bilinear", "bicubic")
         resized = F.interpolate(images.float(), preprocessing.size, mode=preprocessing.interpolation, antialias=smooth)

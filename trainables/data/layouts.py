@@ -1,4 +1,4 @@
-"""How image data sets lie on a disk: which image has which label, in which split. No pixel is read here.
+"""The layouts of image data sets on a disk: the label and the split of each image. No pixel is read here.
 
     imagefolder   PATH/train/CLASS/*.jpg, PATH/val/CLASS/*.jpg, PATH/test/CLASS/*.jpg; or PATH/CLASS/*.jpg, split here
     vtab          PATH/train800.txt, val200.txt, train800val200.txt, test.txt: lines "images/1.jpg 3" (VTAB-1k as the papers use it)
@@ -6,7 +6,7 @@
     parquet       PATH/train-*.parquet, validation-*.parquet, test-*.parquet (or below PATH), or one FILE, split here: a column of
                   structs of `bytes` and `path`, and one of labels (Hugging Face's layout)
 
-Splits that a data set does not declare are made here: stratified, and a function of the names of the images and a seed alone.
+Splits that a data set does not declare are created here: stratified, and a function of image names and a seed alone.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Image:
     """One image of a listing.
 
     Attributes:
-        place: Path below the root; with `#ROW` for a row of a Parquet file.
+        path: Path relative to the root; with `#ROW` for a row of a Parquet file.
         label: Number of its class.
-        stamp: Size in bytes and time of the last change (ns) of the file.
+        stamp: Size in bytes and modification time (ns) of the file.
     """
 
     path: str
@@ -46,14 +46,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a data set holds.
+    """The images of a data set.
 
     Attributes:
-        root: What the places of the images are relative to.
-        splits: The images of each split that there is, in a fixed order.
+        root: Folder to which the image paths are relative.
+        splits: Images of each existing split, in a fixed order.
         classes: Names of the classes, in the order of their numbers.
-        problems: What is wrong; the images concerned are not among the splits.
-        column: Of a Parquet file: where the images are; None for plain files.
+        problems: Problems that were found; the affected images are not in the splits.
+        column: Image column of a Parquet file; None for plain files.
     """
 
     root: Path
@@ -63,7 +63,7 @@ class Listing:
     column: str | None = None
 
     def read(self, split: str) -> Iterator[bytes | None]:
-        """The encoded images of a split, in its order; None for one that cannot be read."""
+        """Yield the encoded images of a split, in its order; None for an unreadable one."""
         if self.column is None:
             for image in self.splits[split]:
                 try:
@@ -76,47 +76,48 @@ class Listing:
             yield from _rows(self.root / file, self.column, wanted)
 
 
-_Labelled = tuple[str, str, tuple[int, int]]  # place, class, stamp
+_Labelled = tuple[str, str, tuple[int, int]]  # path, class, stamp
 
 
 @dataclass
 class Draft:
-    """A listing in the making, whose labels are still words. A layout fills it.
+    """A listing under construction, with class names as labels. A layout fills it.
 
     Attributes:
         root: The folder or file that the images' paths are relative to.
         splits: The images of `train`, and of `validation` and `test` if the data set has them: (path, class, stamp).
-        problems: The lines that say what is wrong.
+        problems: The lines that describe what is wrong.
         classes: The names of the classes; None for those of the training images.
         column: The column of a Parquet file that holds the images; None for plain files.
-        declared: True if the splits are the data set's own; else they are made here.
+        declared: True if the splits are the data set's own; False if they are made here.
     """
 
     root: Path
     splits: dict[str, list[_Labelled]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    classes: list[str] | None = None  # None: those of the training images
+    classes: list[str] | None = None  # None: the classes of the training images
     column: str | None = None
     declared: bool = True  # the splits are the data set's own
 
 
 def listing(data: Mapping[str, Any]) -> Listing:
-    """What lies at `data["path"]`.
+    """List the data set at `data["path"]`.
 
     Args:
-        data: `kind`, `path`, and what the kind takes: `val_fraction`, `test_fraction` and `seed` of the splits that are made here,
-            `min_images` of a class among the training images, `n_classes` (vtab), `image_column` and `label_column` (parquet).
+        data: Mapping with `kind`, `path`, and the keys of the kind: `val_fraction`, `test_fraction` and `seed` of the splits that
+            are created here, `min_images` of a class among the training images, `n_classes` (vtab), `image_column` and
+            `label_column` (parquet).
 
     Raises:
-        ValueError: There is no data set of this layout; the message says what was looked for.
+        ValueError: If there is no data set of this layout; the message says what was expected.
     """
     root = Path(data["path"]).expanduser()
     if not root.exists():
-        raise ValueError(f"data.path: there is no {root}")
+        raise ValueError(f"data.path: {root} does not exist")
     draft = LAYOUTS[data["kind"]](root, data)
     if "train" not in draft.splits:
         raise ValueError(
-            f"data.path: {root} has no training images of the layout {data['kind']}; see `docs/data.md` for what it holds"
+            f"data.path: {root} has no training images of the layout {data['kind']}; see `docs/data.md` for this layout"
         )
     if not draft.declared or "validation" not in draft.splits:
         _split(draft, data)
@@ -190,14 +191,14 @@ def _fgvc(root: Path, data: Mapping[str, Any]) -> Draft:
 
 
 def _add(draft: Draft, images: list[_Labelled], where: str, place: str, label: str) -> None:
-    """One line of a list: a label is a whole number, the image exists."""
+    """Add one line of a list, if its label is a whole number and its image exists."""
     if not label.isdecimal():
         draft.problems.append(f"{where}: the label {label!r} is not a whole number")
         return
     try:
         images.append((place, str(int(label)), _stamp(draft.root / place)))
     except OSError:
-        draft.problems.append(f"{where}: there is no image {place}")
+        draft.problems.append(f"{where}: image {place} does not exist")
 
 
 def _parquet(root: Path, data: Mapping[str, Any]) -> Draft:
@@ -231,13 +232,13 @@ def _parquet(root: Path, data: Mapping[str, Any]) -> Draft:
 
 
 def _labels(path: Path, image: str, label: str, names: list[str] | None) -> tuple[list[str | None], list[str] | None]:
-    """The labels of a Parquet file as names of classes, and all names where the file knows them."""
+    """Return the labels of a Parquet file as class names, and all class names if the file declares them."""
     try:
         schema = pq.read_schema(path)
         for column in (image, label):
             if column not in schema.names:
                 raise ValueError(
-                    f"data.path: {path} has no column {column!r}, it has {', '.join(schema.names)}; "
+                    f"data.path: {path} has no column {column!r}; it has {', '.join(schema.names)}; "
                     "set data.image_column, data.label_column"
                 )
         kind = schema.field(image).type
@@ -254,7 +255,7 @@ def _labels(path: Path, image: str, label: str, names: list[str] | None) -> tupl
 
 
 def _rows(path: Path, column: str, wanted: Iterator[int]) -> Iterator[bytes | None]:
-    """The encoded images in some rows, which rise, of a Parquet file."""
+    """Yield the encoded images in the given ascending rows of a Parquet file."""
     file, first, row = pq.ParquetFile(path), 0, next(wanted, None)
     for group in range(file.num_row_groups):
         behind = first + file.metadata.row_group(group).num_rows
@@ -280,7 +281,7 @@ LAYOUTS: dict[str, Callable[[Path, Mapping[str, Any]], Draft]] = {
 
 
 def _split(draft: Draft, data: Mapping[str, Any]) -> None:
-    """Take validation images, and test images if asked for, out of the training images: of each class its share."""
+    """Move a share of each class's training images to a validation split, and to a test split if requested."""
     fractions = {"validation": data.get("val_fraction", 0.2)}
     if not draft.declared:
         fractions["test"] = data.get("test_fraction", 0.0)
@@ -291,7 +292,7 @@ def _split(draft: Draft, data: Mapping[str, Any]) -> None:
     for name, images in sorted(by_class.items()):
         images.sort(key=lambda image: hashlib.sha256(f"{seed} {image[0]}".encode()).digest())
         if len(images) < (needed := 1 + sum(fraction > 0 for fraction in fractions.values())):
-            draft.problems.append(f"class {name}: {len(images)} image, and {needed} splits are made of it")
+            draft.problems.append(f"class {name}: {len(images)} image, too few for {needed} splits")
             images.clear()
     total = sum(map(len, by_class.values()))
     for split, fraction in fractions.items():
@@ -304,7 +305,7 @@ def _split(draft: Draft, data: Mapping[str, Any]) -> None:
 
 
 def _shares(total: int, sizes: Sequence[int]) -> list[int]:
-    """How many of `total` each class gives: by largest remainders, at least one, and not its last image."""
+    """Return how many of `total` images each class gives: by largest remainders, at least one, and never its last image."""
     whole = apportion(total, sizes) if any(sizes) else [0] * len(sizes)
     return [max(1, min(share, size - 1)) if size else 0 for share, size in zip(whole, sizes, strict=True)]
 
@@ -315,7 +316,7 @@ def _by_place(image: _Labelled) -> tuple[str, int]:
 
 
 def _numbered(draft: Draft, least: int) -> Listing:
-    """The listing, with labels as numbers, without images of unknown classes and classes of too few images."""
+    """Return the listing with numbers as labels, without images of unknown classes and classes with too few images."""
     classes = draft.classes or sorted({label for _, label, _ in draft.splits["train"]}, key=_natural)
     problems = list(draft.problems)
     counts = Counter(label for _, label, _ in draft.splits["train"])
@@ -342,7 +343,7 @@ def _natural(name: str) -> tuple[int, int, str]:
 
 
 def apportion(total: int, weights: Sequence[int]) -> list[int]:
-    """Whole shares of `total` in proportion to `weights`, by largest remainders; ties go to the first."""
+    """Split `total` into whole shares in proportion to `weights`, by largest remainders; the first wins a tie."""
     exact = [total * w for w in weights]
     shares = [e // sum(weights) for e in exact]
     by_remainder = sorted(range(len(weights)), key=lambda i: (-(exact[i] % sum(weights)), i))
@@ -352,7 +353,7 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def in_short(problems: Iterable[str], most: int = 20) -> str:
-    """Some of the problems, and how many more there are."""
+    """Join the first problems, and count the others."""
     listed = list(problems)
     return "; ".join(listed[:most]) + (f"; and {len(listed) - most} more" if len(listed) > most else "")
 

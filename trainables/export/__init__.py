@@ -1,4 +1,4 @@
-"""Taking an adapter home: a trial's newest checkpoint without its optimiser, or merged into a plain timm state, with a card."""
+"""The export of an adapter: a trial's newest checkpoint without its optimiser, or merged into a plain timm state, with a card."""
 
 from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
 

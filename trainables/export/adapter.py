@@ -1,14 +1,14 @@
-"""Taking an adapter home: what a trial has trained as one safetensors file, and beside it a card that says what it is.
+"""The export of an adapter: the trained tensors of a trial in one safetensors file, with a card that describes them.
 
     DIR/card.json              method, configuration, backbone, preprocessing, classes, metrics, counts, origin: see `Card`
-    DIR/adapter.safetensors    the trained tensors and the head, for the frozen backbone; or, merged,
+    DIR/adapter.safetensors    the trained tensors and the head, for the frozen backbone; or, if merged,
     DIR/model.safetensors      the complete state of a plain timm model
 
     model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
     card = load_adapter(model, DIR)
     model.eval()
 
-The merged form needs nothing of ours: `timm.create_model(name, num_classes=C, checkpoint_path="DIR/model.safetensors")`.
+The merged form does not need Paretune: `timm.create_model(name, num_classes=C, checkpoint_path="DIR/model.safetensors")`.
 """
 
 from __future__ import annotations
@@ -44,24 +44,25 @@ _PACKAGES: Final = ("paretune", "torch", "timm", "safetensors")
 
 @dataclass(frozen=True)
 class Card:
-    """What an exported adapter is; card.json holds it as it stands here.
+    """The description of an exported adapter, with the fields of card.json.
 
     Attributes:
-        version: Of this format.
-        form: "adapter" or "merged".
-        method: The method's name.
-        config: The trial's configuration, flat and dotted.
-        backbone: `name`, `weights`, `img_size` as the study has them, and `digest`: of the frozen weights, see `digest`.
-        preprocessing: `channels`, `size` (height, width, pixels), `mean`, `std` (of values in [0, 1]) and `interpolation`.
-        n_classes: Outputs of the head.
-        class_names: In the order of the outputs; None if the data set has none.
-        data: The study's data.
-        metrics: Of the last epoch trained.
-        epochs: `done`, and `planned` by the study.
-        params: `adapter`, `head` and `backbone`: numbers of parameters; the first two are trained.
-        seed: Of the trial.
-        origin: Where it comes from: `study`, `trial` and its `state`.
-        packages: Versions that wrote it.
+        version: Version of this format.
+        form: Form of the export, "adapter" or "merged".
+        method: Name of the method.
+        config: Configuration of the trial, flat and dotted.
+        backbone: Mapping with the study's `name`, `weights` and `img_size`, and the `digest` of the frozen weights, see `digest`.
+        preprocessing: Mapping with `channels`, `size` (height, width, pixels), `mean`, `std` (for values in [0, 1]) and
+            `interpolation`.
+        n_classes: Number of outputs of the head.
+        class_names: Names of the classes in the order of the outputs; None if the data set has none.
+        data: Data section of the study.
+        metrics: Metrics of the last trained epoch.
+        epochs: Numbers of epochs: `done` by the trial, and `planned` by the study.
+        params: Numbers of parameters: `adapter`, `head` and `backbone`; the first two are trained.
+        seed: Seed of the trial.
+        origin: Origin of the adapter: `study`, `trial` and the trial's `state`.
+        packages: Versions of the packages that wrote the export.
     """
 
     version: int
@@ -82,11 +83,11 @@ class Card:
 
     @property
     def file(self) -> str:
-        """Name of the file of tensors beside the card."""
+        """The name of the tensor file next to the card."""
         return FILES[self.form]
 
     def lines(self, folder: Path) -> str:
-        """The lines of Python that load it from `folder`."""
+        """Return the Python code that loads the export from `folder`."""
         name, weights, size = (self.backbone[key] for key in ("name", "weights", "img_size"))
         sized = "" if size is None else f", img_size={size}"
         timm_name = f"{name!r}, num_classes={self.n_classes}{sized}"
@@ -101,10 +102,10 @@ class Card:
 
 
 def read_card(folder: str | Path) -> Card:
-    """The card in `folder`.
+    """Read the card in `folder`.
 
     Raises:
-        ValueError: There is none, or it is not a card of this version.
+        ValueError: If there is no card, or it is not one of this version.
     """
     path = Path(folder) / CARD
     try:
@@ -116,7 +117,7 @@ def read_card(folder: str | Path) -> Card:
         raise ValueError(f"{path} must be a card of version {VERSION}; got {version!r}; export the trial again")
     fields = {field.name: str(field.type) for field in dataclasses.fields(Card)}
     if wrong := sorted(fields.keys() ^ values.keys()):
-        raise ValueError(f"{path} must hold exactly a card's fields; missing or unknown: {', '.join(wrong)}")
+        raise ValueError(f"{path} must have exactly the fields of a card; missing or unknown: {', '.join(wrong)}")
     kinds: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "list[str] | None": (list, type(None))}
     for name, kind in fields.items():
         if isinstance(values[name], bool) or not isinstance(values[name], kinds.get(kind, (dict,))):
@@ -125,7 +126,7 @@ def read_card(folder: str | Path) -> Card:
         raise ValueError(f"{path}: form must be {' or '.join(FILES)}; got {values['form']!r}")
     for name in ("name", "weights", "img_size", "digest"):
         if name not in values["backbone"]:
-            raise ValueError(f"{path}: backbone must hold {name}; got {', '.join(values['backbone']) or 'nothing'}")
+            raise ValueError(f"{path}: backbone must have {name}; got {', '.join(values['backbone']) or 'nothing'}")
     if values["config"].get("method") != values["method"]:
         raise ValueError(
             f"{path}: method must be the configuration's; got {values['method']!r} and {values['config'].get('method')!r}"
@@ -134,9 +135,9 @@ def read_card(folder: str | Path) -> Card:
 
 
 def digest(model: nn.Module) -> str:
-    """What tells a backbone's weights from others: SHA-256 over names, shapes and bits (as sums) of all but head and positions.
+    """Return a digest of a backbone's weights: SHA-256 over names, shapes and bits (as sums) of all but head and positions.
 
-    Positions are left out because a resampled embedding may differ in its last bit from machine to machine. Not cryptographic.
+    Positions are excluded because a resampled embedding may differ in its last bit between machines. It is not cryptographic.
     """
     found = backbones.fingerprint(model)
     told = [(name, *found[name]) for name in sorted(found) if not name.startswith("head.") and "pos_embed" not in name]
@@ -154,27 +155,27 @@ def export_adapter(
     origin: Mapping[str, Any],
     merged: bool = False,
 ) -> Card:
-    """Writes what a trial's newest checkpoint holds to the folder `to`, whole or not at all.
+    """Write a trial's newest checkpoint to the folder `to`, atomically.
 
     Args:
-        trial: The folder of its checkpoint.
-        to: Must not exist, or be empty.
-        config: The trial's configuration, which the checkpoint must have.
-        seed: The trial's, which the checkpoint must have.
-        backbone: `name`, `weights`, `img_size`, as for `trainables.make`.
-        data_set: `kind` and what that kind needs.
-        origin: What the card is to say of where it comes from.
-        merged: Fold the adapter into the weights: a complete state instead of the trainables.
+        trial: Folder of the trial's checkpoint.
+        to: Target folder; it must not exist, or be empty.
+        config: Configuration of the trial, which the checkpoint must match.
+        seed: Seed of the trial, which the checkpoint must match.
+        backbone: Mapping with `name`, `weights` and `img_size`, as for `trainables.make`.
+        data_set: Mapping with `kind` and the keys that this kind needs.
+        origin: Origin of the adapter, stored in the card.
+        merged: True to merge the adapter into the weights and write a complete state instead of the trained tensors.
 
     Raises:
-        ValueError: There is no checkpoint of this trial, `to` is taken, the backbone cannot be had or does not fit the checkpoint,
+        ValueError: If this trial has no checkpoint, `to` is not empty, the backbone is unavailable or does not fit the checkpoint,
             or the method cannot be merged. Nothing is written.
     """
     if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
-        raise ValueError(f"{to} must not exist or be an empty folder; name another")
+        raise ValueError(f"{to} must not exist or be an empty folder; choose another")
     saved = checkpoint.read(trial)
     if saved is None:
-        raise ValueError(f"{trial} holds no checkpoint, so there is nothing to export")
+        raise ValueError(f"{trial} has no checkpoint, so there is nothing to export")
     facts = saved.facts
     if (facts["config"], facts["seed"]) != (dict(config), seed):
         raise ValueError(
@@ -197,7 +198,7 @@ def export_adapter(
         if other := sorted(tensors.keys() ^ plain):
             raise ValueError(
                 f"{method.name} cannot be merged on {backbone['name']}: the merged function needs tensors for which timm's plain "
-                f"model has no place, or another one ({', '.join(other[:3])}); export it unmerged"
+                f"model has no place, or a different one ({', '.join(other[:3])}); export it unmerged"
             )
     packages = (*_PACKAGES, "peft") if isinstance(method, PeftMethod) else _PACKAGES
     card = Card(
@@ -236,35 +237,36 @@ def _write(to: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Card:
-    """Adapts `model`, in place, with the adapter and the head that `export_adapter` wrote unmerged; the mode (train, eval) stays.
+    """Adapt `model` in place with an adapter and a head from an unmerged export; the mode (train, eval) stays.
 
     Args:
-        model: The card's backbone with its pretrained weights, from timm; with a classifier of the card's classes or with none.
-        folder: Of the card.
+        model: Backbone named by the card, from timm, with its pretrained weights; its classifier has the card's number of classes
+            or is missing.
+        folder: Folder of the card.
 
     Raises:
-        ValueError: The card or the file cannot be read, is merged, or is of another backbone, of other weights or of another number
-            of classes. The model is then untouched.
+        ValueError: If card or tensors cannot be read, the export is merged, or its backbone, weights or number of classes differ
+            from the model's. The model is unchanged in that case.
     """
     card, path = read_card(folder), Path(folder) / FILES["adapter"]
     if card.form != "adapter":
-        raise ValueError(f"{folder} holds a merged model, which needs no adapter; load it so:\n{card.lines(Path(folder))}")
+        raise ValueError(f"{folder} holds a merged model, which needs no adapter; load it with:\n{card.lines(Path(folder))}")
     name = str(card.backbone["name"])
     own = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if own != name.partition(".")[0]:
         raise ValueError(f"the adapter in {folder} is for the backbone {name}; got {own or type(model).__name__}; create {name}")
     n_outputs = cast(int, model.num_classes)
     if n_outputs not in (0, card.n_classes):
-        raise ValueError(f"the adapter in {folder} has {card.n_classes} classes; the model has {n_outputs}; create it with as many")
+        raise ValueError(f"the adapter in {folder} has {card.n_classes} classes, the model {n_outputs}; create it with as many")
     if digest(model) != card.backbone["digest"]:
         raise ValueError(
-            f"the adapter in {folder} is for other weights of {name} than the model's; it was trained on the unchanged "
-            f"float32 weights that this makes:\n{card.lines(Path(folder))}"
+            f"the adapter in {folder} was trained on other weights of {name} than the model's; it needs the unchanged float32 "
+            f"weights that this code loads:\n{card.lines(Path(folder))}"
         )
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} must hold the tensors of the card beside it; it cannot be read: {error}") from error
+        raise ValueError(f"{path} must hold the tensors of its card; it cannot be read: {error}") from error
     if n_outputs == 0:
         backbones.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
     try:

@@ -1,7 +1,7 @@
-"""An exported adapter as MLflow serves it: this code and safetensors; nothing is pickled, so nothing is unpickled.
+"""An exported adapter as an MLflow model, made of this code and safetensors files; nothing is pickled or unpickled.
 
-MLflow copies this file beside the adapter ("models from code") and runs it when the model is loaded, where Paretune must be
-installed.
+MLflow copies this file next to the adapter ("models from code") and runs it when the model is loaded; Paretune must be installed
+there.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from trainables.export.adapter import load_adapter, read_card
 
 
 class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships no types
-    """Class probabilities of images, by a backbone with an adapter."""
+    """A classifier of images: a backbone with an adapter."""
 
     def load_context(self, context: Any) -> None:
-        """Make the card's backbone and put the adapter on it."""
+        """Build the card's backbone and load the adapter into it."""
         folder = context.artifacts["adapter"]
         card = read_card(folder)
         self._model = backbones.create(str(card.backbone["name"]), card.backbone["weights"], card.backbone["img_size"])
@@ -30,12 +30,12 @@ class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships n
         self._mean, self._std = (torch.tensor(card.preprocessing[key]).view(shape) for key in ("mean", "std"))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a schema, and warns
-        """Class probabilities.
+        """Compute class probabilities.
 
         Args:
-            context: MLflow's.
-            model_input: (n, channels, height, width) uint8, of the size that the card's preprocessing says.
-            params: Not used.
+            context: Context object of MLflow.
+            model_input: Images (n, channels, height, width) uint8, at the size in the card's preprocessing.
+            params: Ignored.
 
         Returns:
             (n, classes) float32 in the order of the card's class names.

@@ -1,1 +1,1 @@
-"""How all methods train alike: optimiser, schedule, precision, and one step."""
+"""The training recipe that all methods share: optimiser, schedule, precision, and one step."""

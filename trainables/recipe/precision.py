@@ -1,6 +1,6 @@
-"""float32 or bfloat16: which of them a study trains in, found out once by trying both.
+"""The choice between float32 and bfloat16 for a study, made once by timing both.
 
-Trainables, optimiser and checkpoint are float32 either way; see `trainables.recipe.step.logits` for what is not.
+Trainable parameters, optimiser and checkpoint are always float32; `trainables.recipe.step.logits` lists what bfloat16 applies to.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from trainables.adapters import LoRA, adapt, trainable_parameters
 from trainables.recipe.recipe import Recipe, optimiser
 from trainables.recipe.step import backward
 
-SPEEDUP: Final = 1.15  # bfloat16 must be so many times as fast
+SPEEDUP: Final = 1.15  # least ratio of step times at which bfloat16 is chosen
 LOSS_TOLERANCE: Final = 0.02  # largest relative difference of the two losses on one batch
 N_CLASSES: Final = 10
-BATCH_PIXELS: Final = 2**16  # of a probed batch, about: 32 images of 32 x 32, one of 224 x 224
+BATCH_PIXELS: Final = 2**16  # approximate pixels of a probed batch: 32 images of 32 x 32, one of 224 x 224
 MAX_IMAGES: Final = 32
 SMALL_WITHOUT_AMX: Final = (
-    4_000_000  # parameters; below, AVX-512's bfloat16 gained too little (1.1 times) for a probe at each start
+    4_000_000  # parameters; on smaller backbones AVX-512's bfloat16 gains too little (1.1 times) for a probe at each start
 )
 MIN_PAIRS: Final = 3
 MAX_PAIRS: Final = 9
-SECONDS: Final = 0.6  # no further pair is begun after this long
+SECONDS: Final = 0.6  # no further pair starts after this time
 
 
 def explicit_attention(model: nn.Module) -> list[nn.Module]:
-    """Has every attention module write out its softmax; returns those that did not, for `fused_attention`.
+    """Make every attention module compute its softmax explicitly; return the changed modules for `fused_attention`.
 
     On a CPU the backward pass of torch's fused attention takes a third to a half of a bfloat16 step.
     """
@@ -44,13 +44,13 @@ def explicit_attention(model: nn.Module) -> list[nn.Module]:
 
 
 def fused_attention(modules: Iterable[nn.Module]) -> None:
-    """Takes `explicit_attention` back."""
+    """Undo `explicit_attention`."""
     for module in modules:
         module.fused_attn = True  # type: ignore[assignment]
 
 
 def without_trying(device: torch.device, backbone_params: int) -> str | None:
-    """Why nothing is to be gained from bfloat16, or None where trying will tell. Takes no time."""
+    """Return why bfloat16 cannot be faster, or None if only a probe can tell. Takes no time."""
     if device.type == "cuda":
         return None if torch.cuda.is_bf16_supported(including_emulation=False) else "the GPU has no bfloat16 units"
     if device.type == "cpu":
@@ -59,22 +59,22 @@ def without_trying(device: torch.device, backbone_params: int) -> str | None:
         if not torch.cpu._is_avx512_bf16_supported():
             return "the CPU has no bfloat16 units"
         small = backbone_params < SMALL_WITHOUT_AMX
-        return f"the backbone has less than {SMALL_WITHOUT_AMX:,} parameters and the CPU no AMX" if small else None
-    return f"not tried on {device.type}"
+        return f"the backbone has fewer than {SMALL_WITHOUT_AMX:,} parameters and the CPU has no AMX" if small else None
+    return f"bfloat16 is not probed on {device.type}"
 
 
 def probe(backbone: Mapping[str, Any], *, backbone_params: int, n_threads: int, gpu: bool) -> dict[str, Any]:
-    """What precision a study's trials should have on this machine.
+    """Choose the precision of a study's trials on this machine.
 
     Args:
-        backbone: `name`, `weights`, `img_size`, as for `trainables.make`.
-        backbone_params: Its size.
-        n_threads: Of a trial.
-        gpu: Whether trials have a GPU.
+        backbone: Mapping with `name`, `weights` and `img_size`, as for `trainables.make`.
+        backbone_params: Number of parameters of the backbone.
+        n_threads: Number of threads of a trial.
+        gpu: True if trials have a GPU.
 
     Returns:
-        `chosen` ("float32" or "bfloat16") and `why`; where both were tried also `speedup`, a median of pairs, and
-        `loss_difference`, relative.
+        `chosen` ("float32" or "bfloat16") and `why`; if both were timed also `speedup` (median over pairs of steps) and
+        `loss_difference` (relative).
     """
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
     if (reason := without_trying(device, backbone_params)) is not None:
@@ -89,7 +89,7 @@ def probe(backbone: Mapping[str, Any], *, backbone_params: int, n_threads: int, 
 
 
 def try_both(model: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Trains LoRA for a few steps on noise in both precisions in turn; see `probe`. The model is used up."""
+    """Train LoRA for a few steps on noise, alternating between the two precisions; see `probe`. The model is modified."""
     wanted = backbones.preprocessing(model)
     height, width = wanted.size
     n_images = min(MAX_IMAGES, max(1, BATCH_PIXELS // (height * width)))
@@ -99,7 +99,7 @@ def try_both(model: nn.Module, device: torch.device) -> dict[str, Any]:
     images = torch.randn(n_images, wanted.channels, height, width, generator=generator).to(device)
     labels = torch.randint(N_CLASSES, (n_images,), generator=generator).to(device)
     model.train()
-    first = {name: _step(model, images, labels, name)[0] for name in ("float32", "bfloat16")}  # warms up, too
+    first = {name: _step(model, images, labels, name)[0] for name in ("float32", "bfloat16")}  # also warms up
     difference = abs(first["bfloat16"] - first["float32"]) / abs(first["float32"])
     adamw = optimiser([parameter for _, parameter in trainable_parameters(model)], Recipe())
     ratios: list[float] = []
@@ -112,18 +112,18 @@ def try_both(model: nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def choice(speedup: float, difference: float) -> dict[str, Any]:
-    """What two measurements mean: bfloat16 if it is clearly faster and its loss that of float32.
+    """Decide from two measurements: bfloat16 if it is clearly faster and its loss agrees with that of float32.
 
     Args:
-        speedup: Seconds of a step in float32 over those in bfloat16.
-        difference: Of the losses of one batch, relative; may be NaN.
+        speedup: Seconds of a step in float32 divided by those in bfloat16.
+        difference: Relative difference of the losses on one batch; may be NaN.
     """
     found = {"speedup": round(speedup, 3)}
     if not math.isfinite(difference):
         return {"chosen": "float32", "why": "the loss is not finite in bfloat16", **found}
     found["loss_difference"] = float(f"{difference:.2g}")
     if difference > LOSS_TOLERANCE:
-        return {"chosen": "float32", "why": f"in bfloat16 the loss is {difference:.1%} off", **found}
+        return {"chosen": "float32", "why": f"in bfloat16 the loss differs by {difference:.1%}", **found}
     chosen = "bfloat16" if speedup >= SPEEDUP else "float32"
     return {"chosen": chosen, "why": f"a step in bfloat16 is {speedup:.2f} times as fast", **found}
 
@@ -131,7 +131,7 @@ def choice(speedup: float, difference: float) -> dict[str, Any]:
 def _step(
     model: nn.Module, images: Tensor, labels: Tensor, precision: str, adamw: torch.optim.Optimizer | None = None
 ) -> tuple[float, float]:
-    """One step: its loss, and its seconds. Without an optimiser the weights stay as they are."""
+    """Run one step and return its loss and its seconds. Without an optimiser the weights do not change."""
     explicit = explicit_attention(model) if precision == "bfloat16" and images.device.type == "cpu" else []
     begun = time.perf_counter()
     loss = backward(model, [(images, labels)], len(images), Recipe(precision=precision)).item()

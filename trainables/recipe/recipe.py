@@ -1,9 +1,8 @@
-"""How a trial is trained: optimiser, schedule, regularisation. The defaults are the recipe the VTAB-1K papers share.
+"""The training recipe of a trial: optimiser, schedule, regularisation. The defaults are the recipe the VTAB-1K papers share.
 
-AdamW; learning rate linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak, set at each
-step; weight decay on matrices only (biases, norms and every other 1-D tensor are left out, as timm's optimiser
-factory does it, and so is what a method says must not decay); batches of a fresh permutation each epoch, a last
-incomplete batch left out.
+AdamW. The learning rate is set at each step: linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak.
+Weight decay acts on matrices only: biases, norms and every other 1-D tensor are excluded, as in timm's optimiser factory, and so
+is every parameter that a method exempts. Each epoch draws batches from a fresh permutation and drops a last incomplete batch.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
 @dataclass(frozen=True)
 class Recipe:
-    """The training knobs that are not a method's.
+    """The training hyperparameters that do not belong to a method.
 
     Attributes:
         lr: Peak learning rate, positive.
-        weight_decay: AdamW's, at least 0.
+        weight_decay: Weight decay of AdamW, at least 0.
         batch_size: Images per step, at least 1.
         drop_path: Stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
-        warmup_fraction: Part of all steps that warm up, in [0, 1].
-        final_lr_fraction: The last learning rate over the peak, in [0, 1].
-        label_smoothing: In [0, 1).
-        clip_norm: Largest norm of the gradient of all trainables together; None for no limit.
-        accumulate: Into how many parts a batch is split, to be taken one after the other; the step is that of the whole batch.
-            A method that looks at its whole batch (Lily's router) sees a part.
-        precision: "float32", or "bfloat16" for what `trainables.recipe.step.logits` says.
-        compile: Whether the training pass is compiled (torch.compile), anew for each trial.
-        latency: Whether a trial measures its inference latency (see `trainables.costs.latency`), after its first epoch.
+        warmup_fraction: Fraction of all steps used for the warm-up, in [0, 1].
+        final_lr_fraction: Last learning rate divided by the peak, in [0, 1].
+        label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
+        clip_norm: Largest norm of the joint gradient of all trainable parameters; None for no limit.
+        accumulate: Number of parts into which a batch is split and processed one after the other; the step is that of the
+            full batch. A method that mixes the images of a batch (Lily's router) sees one part at a time.
+        precision: "float32", or "bfloat16" for the operations that `trainables.recipe.step.logits` lists.
+        compile: True to compile the training pass (torch.compile), separately for each trial.
+        latency: True to measure a trial's inference latency after its first epoch (see `trainables.costs.latency`).
         n_threads: Torch threads of the worker, at least 1.
-        device: Torch device; None for CUDA where there is one, else the CPU.
+        device: Torch device; None for CUDA if available, else the CPU.
     """
 
     lr: float = 1e-3
@@ -80,10 +79,10 @@ class Recipe:
 
 
 def recipe_of(fixed: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a configuration: its `optim.` and `recipe.` knobs over what the study fixes.
+    """Return the recipe of a configuration: its `optim.` and `recipe.` knobs override the study's fixed values.
 
     Raises:
-        ValueError: An unknown key, or a value that `Recipe` refuses.
+        ValueError: If a key is unknown or `Recipe` rejects a value.
     """
     names = [field.name for field in fields(Recipe)]
     values = dict(fixed)
@@ -92,16 +91,16 @@ def recipe_of(fixed: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
         if family in ("optim", "recipe"):
             if (knob in _OPTIM) != (family == "optim"):
                 known = [f"optim.{n}" if n in _OPTIM else f"recipe.{n}" for n in names]
-                raise ValueError(f"{key} is not a training knob, these are: {', '.join(known)}{near(key, known)}")
+                raise ValueError(f"{key} is not a training knob; the knobs are {', '.join(known)}{near(key, known)}")
             values[knob] = value
     if unknown := values.keys() - set(names):
         first = min(unknown)
-        raise ValueError(f"{first!r} is not part of a recipe, these are: {', '.join(names)}{near(first, names)}")
+        raise ValueError(f"{first!r} is not part of a recipe; its keys are {', '.join(names)}{near(first, names)}")
     return Recipe(**values)
 
 
 def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
-    """Learning rate of step 0, ..., n_steps - 1: the peak at the end of the warm-up, the final value at the last step."""
+    """Return the learning rate of step 0, ..., n_steps - 1: the peak ends the warm-up, the last step has the final value."""
     n_warmup = round(recipe.warmup_fraction * n_steps)
     if step < n_warmup:
         return recipe.lr * (step + 1) / n_warmup
@@ -110,7 +109,7 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
 
 
 def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
-    """AdamW over matrices, with weight decay, and vectors and what is `undecayed`, without; the fused form, one call a step."""
+    """Build a fused AdamW with weight decay on matrices; vectors and `undecayed` parameters get none."""
     spared = {id(p) for p in undecayed}
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
@@ -119,7 +118,7 @@ def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Ite
 
 
 def set_drop_path(blocks: Iterable[nn.Module], rate: float) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Puts stochastic depth on the blocks, linear from 0 to `rate`; returns what was there for `restore`."""
+    """Set stochastic depth on the blocks, linear from 0 to `rate`; return the replaced modules for `restore`."""
     before: list[tuple[nn.Module, str, nn.Module]] = []
     all_blocks = list(blocks)
     for i, block in enumerate(all_blocks):
@@ -131,6 +130,6 @@ def set_drop_path(blocks: Iterable[nn.Module], rate: float) -> list[tuple[nn.Mod
 
 
 def restore(before: Iterable[tuple[nn.Module, str, nn.Module]]) -> None:
-    """Takes `set_drop_path` back."""
+    """Undo `set_drop_path`."""
     for block, name, module in before:
         setattr(block, name, module)

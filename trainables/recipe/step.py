@@ -1,4 +1,4 @@
-"""One training step's forward and backward pass: which part runs in which precision, and a batch taken in parts."""
+"""The forward and backward pass of one training step: the precision of each part, and batches processed in parts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch.nn import functional as F
 from trainables.adapters import regulariser
 from trainables.recipe.recipe import Recipe
 
-Features = Callable[[Tensor], Tensor]  # images -> what the classification head reads
+Features = Callable[[Tensor], Tensor]  # images -> input of the classification head
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Where float32 operations that gain from it run in bfloat16, if that is the precision."""
+    """Return a context in which bfloat16 replaces float32 where it helps, if that is the precision."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def logits(
     model: nn.Module, images: Tensor, precision: str, features: Features | None = None
 ) -> Tensor:  # (B, C, H, W) -> (B, classes)
-    """The model's answer. With `bfloat16` everything up to the head runs under autocast; the head is always float32.
+    """Compute the logits. With `bfloat16`, everything up to the head runs under autocast; the head is always float32.
 
     Args:
-        model: Any backbone of timm, adapted or not.
-        images: Normalised.
-        precision: `float32` (or whatever the weights are) or `bfloat16`.
-        features: `model.forward_features`, compiled; None for the plain one.
+        model: Any timm backbone, adapted or not.
+        images: Normalised images.
+        precision: "bfloat16", or "float32" for the type of the weights.
+        features: Compiled `model.forward_features`; None for the plain one.
     """
     vit = cast(VisionTransformer, model)
     features = vit.forward_features if features is None else features
@@ -47,14 +47,14 @@ def backward(
     recipe: Recipe,
     features: Features | None = None,
 ) -> Tensor:
-    """Adds the gradient of a batch's loss (mean cross-entropy, plus the method's regulariser once), part by part.
+    """Accumulate the gradient of a batch's loss (mean cross-entropy, plus the method's regulariser once), part by part.
 
     Args:
-        model: The adapted model, in training mode.
-        parts: (normalised images, labels) of each part of the batch; one part at a time is in memory.
-        n_images: Of the whole batch.
-        recipe: Its label smoothing and precision count.
-        features: As of `logits`.
+        model: Adapted model in training mode.
+        parts: Pairs (normalised images, labels), one for each part of the batch; one part at a time is in memory.
+        n_images: Number of images in the full batch.
+        recipe: Recipe; only label smoothing and precision are used.
+        features: The `features` argument of `logits`.
 
     Returns:
         The loss of the batch, a scalar without a graph.
@@ -68,5 +68,5 @@ def backward(
         loss.backward()  # type: ignore[no-untyped-call]
         total = loss.detach() if total is None else total + loss.detach()
     if total is None:
-        raise ValueError("a batch has at least one part; got none")
+        raise ValueError("a batch must have at least one part; got none")
     return total

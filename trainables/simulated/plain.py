@@ -1,13 +1,13 @@
-"""A trainable that trains nothing: accuracy is a formula with a known front. To try and to test searches without torch.
+"""A trainable that trains nothing: accuracy is a formula with a known front. It tests searches without torch.
 
-The surface. With p adapter parameters and s = log10(1 + p),
+With p adapter parameters and s = log10(1 + p), the surface is
 
-    best(p)          = 0.95 - 0.35 / (1 + s)                                  what the right knobs reach at size p
-    top1(config)     = best(p) - 0.02 (log10 lr + 2.5)^2                       a learning rate of 10^-2.5 is right for all
+    best(p)          = 0.95 - 0.35 / (1 + s)                                  reached by the best knobs at size p
+    top1(config)     = best(p) - 0.02 (log10 lr + 2.5)^2                       a learning rate of 10^-2.5 is best for all
     top1(config, e)  = chance + (top1(config) - chance) (1 - exp(-4 e / E)) / (1 - exp(-4))      after e of E epochs
 
-so the front holds, at every attainable size, the value best(p). Sizes: head_only 0; lora 1,000 r per adapted matrix; arc 150 r;
-lily 400 r per expert. What a trial costs follows from its size, see `costs`.
+so the front has, at every attainable size, the value best(p). Sizes: head_only 0; lora 1,000 r per adapted matrix; arc 150 r;
+lily 400 r per expert. The costs of a trial follow from its size, see `costs`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ BEST_LOG_LR = -2.5
 
 
 def best(adapter_params: int) -> float:
-    """The accuracy of the front at a size (fraction)."""
+    """Return the accuracy of the front at a size (fraction)."""
     return 0.95 - 0.35 / (1.0 + math.log10(1.0 + adapter_params))
 
 
 def costs(adapter_params: int) -> dict[str, float]:
-    """What a trial of a size costs: operations rise with it, time with the operations, and merged it is the backbone alone."""
+    """Return the costs of a trial: operations rise with size, time with operations; merged, it costs as much as the backbone."""
     gflops = 1.0 + 1e-5 * adapter_params
     return {
         "cost/step_seconds": 0.01 * gflops,
@@ -50,14 +50,14 @@ def costs(adapter_params: int) -> dict[str, float]:
 
 
 class SyntheticSizes:
-    """Sizes by formula; see `trainables.protocol.Sizes`."""
+    """The sizes of the synthetic surface, by formula; see `trainables.protocol.Sizes`."""
 
     n_classes = N_CLASSES
     n_validation = None  # accuracies are exact
     backbone_params = BACKBONE_PARAMS
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """(adapter_params, head_params) of a configuration."""
+        """Return (adapter_params, head_params) of a configuration."""
         method = config["method"]
         if method == "head_only":
             return 0, HEAD_PARAMS
@@ -71,26 +71,26 @@ class SyntheticSizes:
         raise ValueError(f"the synthetic surface has no size for {method}; it knows head_only, lora, arc and lily")
 
     def gflops(self, config: Mapping[str, Any]) -> float:
-        """10^9 operations of an image."""
+        """Return 10^9 operations of one image."""
         return costs(self.count(config)[0])["cost/gflops"]
 
     def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
-        """Nothing is computed."""
+        """Return 0, since nothing is computed."""
         return 0
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
-        """Everything imaginary can be merged."""
+        """Return None: synthetic adapters can always be merged."""
         return None
 
 
 class SyntheticTrainable:
-    """A trainable whose metrics are the surface's; see `trainables.protocol.Trainable`.
+    """A trainable whose metrics come from the surface; see `trainables.protocol.Trainable`.
 
     Args:
         noise: Standard deviation of a trial's accuracy around the surface, drawn once per seed.
-        diverges_above_lr: Learning rates above this give NaN from the second epoch on.
-        epoch_seconds: How long an epoch takes, in `N_BATCHES` batches, between which the stop flag is looked at.
-        memory_params: Adapters with more parameters than this run out of memory in their second epoch.
+        diverges_above_lr: Learning rate above which metrics are NaN from the second epoch on.
+        epoch_seconds: Duration of an epoch of `N_BATCHES` batches; the stop flag is polled between batches.
+        memory_params: Number of adapter parameters above which the second epoch runs out of memory.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class SyntheticTrainable:
         self._epoch = 0
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
-        """Become a trial; goes on from the epoch that `folder` remembers."""
+        """Set up a trial, or resume it after the epoch stored in `folder`."""
         self._config, self._epochs, self._folder = dict(config), epochs, folder
         self._adapter_params, _ = self._sizes.count(config)
         self._final = best(self._adapter_params) - 0.02 * (math.log10(float(config["optim.lr"])) - BEST_LOG_LR) ** 2
@@ -120,11 +120,11 @@ class SyntheticTrainable:
         return self._epoch
 
     def replay(self) -> dict[str, float] | None:
-        """The metrics of the epoch that was restored."""
+        """Return the metrics of the restored epoch."""
         return self._metrics() if self._epoch else None
 
     def step(self) -> dict[str, float]:
-        """One epoch."""
+        """Run one epoch."""
         for _ in range(N_BATCHES if self._epoch_seconds else 1):
             raise_if_stopped(self._folder)
             time.sleep(self._epoch_seconds / N_BATCHES)
@@ -136,7 +136,7 @@ class SyntheticTrainable:
         return self._metrics()
 
     def finish(self) -> None:
-        """Nothing to leave behind."""
+        """Do nothing: there is no state to restore."""
 
     def _metrics(self) -> dict[str, float]:
         if self._diverges_above_lr is not None and self._config["optim.lr"] > self._diverges_above_lr and self._epoch > 1:
@@ -148,14 +148,14 @@ class SyntheticTrainable:
 
 
 def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable | SurfaceTrainable:
-    """See `trainables.make`; only `data` matters: `surface` and `instance`, or what the plain surface takes."""
+    """Build a trainable, see `trainables.make`; only `data` matters: `surface` and `instance`, or the plain surface's options."""
     if (family := data.get("surface", "plain")) != "plain":
         return SurfaceTrainable(Surface(family, data.get("instance", 0)))
     return SyntheticTrainable(**{key: value for key, value in data.items() if key not in ("kind", "surface", "instance")})
 
 
 def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> SyntheticSizes | Surface:
-    """See `trainables.measure`."""
+    """Return the sizes, see `trainables.measure`."""
     if (family := data.get("surface", "plain")) != "plain":
         return Surface(family, data.get("instance", 0))
     return SyntheticSizes()

@@ -1,7 +1,7 @@
-"""A trainable that replays recorded learning curves: real runs, kept in a Parquet table (benchmarks/table.py makes one).
+"""A trainable that replays recorded learning curves of real runs from a Parquet table (made by benchmarks/table.py).
 
-One row is one run: `config` (JSON), `seed`, `adapter_params`, `head_params`, `problem` (why it ended early, or null), and a list of
-the epochs' values for each curve. The recipe lies in the file's metadata under `paretune.recipe`.
+Each row is one run: `config` (JSON), `seed`, `adapter_params`, `head_params`, `problem` (why it ended early, or null), and a
+list of epoch values for each curve. The recipe is in the file's metadata under `paretune.recipe`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Row:
     """One recorded run.
 
     Attributes:
-        config: What was trained.
-        params: (adapter, head) parameters.
-        problem: Why it ended before its last epoch, or None.
-        curves: Name of a metric to its value after each epoch.
+        config: Trained configuration.
+        params: Numbers of parameters, (adapter, head).
+        problem: Reason why it ended before its last epoch, or None.
+        curves: Values of each metric after each epoch, by name.
     """
 
     config: dict[str, Value]
@@ -41,11 +41,11 @@ class Table:
     """The recorded runs of one seed; see `trainables.protocol.Sizes` for `count`, `n_classes` and `backbone_params`.
 
     Args:
-        path: The Parquet file.
-        seed: Which runs.
+        path: Parquet file of the runs.
+        seed: Seed of the runs to load.
 
     Raises:
-        ValueError: if the file cannot be read, or is no such table.
+        ValueError: If the file cannot be read, or is not such a table.
     """
 
     def __init__(self, path: Path, *, seed: int = 0) -> None:
@@ -53,7 +53,7 @@ class Table:
             table = pq.read_table(path)
             recipe = json.loads(table.schema.metadata[b"paretune.recipe"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no recorded table ({error}); benchmarks/table.py makes one") from None
+            raise ValueError(f"{path} must be a recorded table ({error}); create one with benchmarks/table.py") from None
         self.epochs: int = recipe["epochs"]
         self.max_params: int = recipe["max_params"]
         self.n_classes: int = recipe["n_classes"]
@@ -73,71 +73,71 @@ class Table:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that it holds, in the order of the file."""
+        """The methods of the runs, in the order of the file."""
         return tuple(dict.fromkeys(str(row.config["method"]) for row in self._rows.values()))
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """(adapter_params, head_params) of a recorded configuration.
+        """Return (adapter_params, head_params) of a recorded configuration.
 
         Raises:
-            ValueError: if there is no run of it.
+            ValueError: If it has no run.
         """
         return self.row(config).params
 
     def gflops(self, config: Mapping[str, Any]) -> float:
-        """10^9 operations of an image, as the run reported them; KeyError where the table has no curve of them."""
+        """Return 10^9 operations of one image, as the run reported them; raise KeyError if the table has no such curve."""
         return self.row(config).curves["cost/gflops"][-1]
 
     def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
-        """Nothing is computed."""
+        """Return 0, since nothing is computed."""
         return 0
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
-        """A run without a merged latency could not be merged."""
+        """Return a reason for a run without a merged latency, which could not be merged; else None."""
         return None if "cost/latency_merged_ms" in self.row(config).curves else "the recorded run was not merged"
 
     def row(self, config: Mapping[str, Any]) -> Row:
-        """The run of a configuration.
+        """Return the run of a configuration.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: If it has none.
         """
         try:
             return self._rows[_key(config)]
         except KeyError:
-            raise ValueError("the table holds no run of this configuration; choose one of its rows") from None
+            raise ValueError("the table has no run of this configuration; choose one of its rows") from None
 
 
 class RecordedTrainable:
-    """See `trainables.protocol.Trainable`. It keeps no checkpoint: a trial begins anew.
+    """A trainable that replays recorded runs; see `trainables.protocol.Trainable`. It keeps no checkpoint, so trials restart.
 
     Args:
-        table: The runs to replay.
+        table: Table of the runs to replay.
     """
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
-        """Become a trial.
+        """Set up a trial.
 
         Raises:
-            ValueError: if the table holds no such run, or its curves are of other epochs.
+            ValueError: If the table has no such run, or its curves have another number of epochs.
         """
         if epochs != self._table.epochs:
-            raise ValueError(f"budget.epochs is {epochs}, the recorded curves have {self._table.epochs} epochs; ask for as many")
+            raise ValueError(f"budget.epochs is {epochs}, the recorded curves have {self._table.epochs} epochs; use as many")
         self._row, self._epoch = self._table.row(config), 0
         return 0
 
     def replay(self) -> dict[str, float] | None:
-        """Nothing is ever restored."""
+        """Return None: nothing is ever restored."""
         return None
 
     def step(self) -> dict[str, float]:
-        """One epoch as it was recorded.
+        """Return the metrics of the next recorded epoch.
 
         Raises:
-            FloatingPointError: where the recorded run ended early, with its reason.
+            FloatingPointError: If the recorded run ended early, with its reason.
         """
         if self._epoch == len(self._row.curves["val/top1"]):
             raise FloatingPointError(self._row.problem or "the recorded run has no more epochs")
@@ -145,7 +145,7 @@ class RecordedTrainable:
         return {name: values[self._epoch - 1] for name, values in self._row.curves.items()}
 
     def finish(self) -> None:
-        """Nothing to leave behind."""
+        """Do nothing: there is no state to restore."""
 
 
 def _key(config: Mapping[str, Any]) -> str:

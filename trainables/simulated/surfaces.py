@@ -1,20 +1,20 @@
-"""Families of synthetic surfaces over every method's knobs, with known fronts: to compare ways to search without training.
+"""Families of synthetic surfaces over every method's knobs, with known fronts, to compare search algorithms without training.
 
-A member of a family is drawn from its number: every constant below follows from (family, instance, name), so that two instances are
-two different questions. With p adapter parameters, s = log10(1 + p) decades and method m,
+A member of a family is drawn from its number: every constant below follows from (family, instance, name), so two instances are
+two different problems. With p adapter parameters, s = log10(1 + p) decades and method m,
 
     top1 = ceiling_m(s) - sum over knobs k of penalty_m,k(value),    ceiling_m(s) = o_m - 0.4 exp(-s / d_m)
 
-Sizes: p = c_m x (product of ranks and counts) x b x t, of which b is the part of the blocks and t counts the matrices that the
-targets name. Knobs that move the size have no penalty; any other costs w_k u(value)^2 with u in [0, 1] drawn for each value, most
-w_k small. What a trial costs is not in the order of sizes, see `Surface.costs`. The learning rate costs
+Sizes are p = c_m x (product of ranks and counts) x b x t, where b is the fraction of adapted blocks and t the number of matrices
+that the targets name. Knobs that affect the size have no penalty. Any other knob costs w_k u(value)^2 with u in [0, 1] drawn for
+each value; most w_k are small. The costs of a trial are not in the order of sizes, see `Surface.costs`. The learning rate costs
 0.06 (log10 lr - l)^2, other continuous knobs 0.02 times the squared decades from their best value.
 
-`valley`: l is the method's. Curves rise alike, so that an early look ranks well.
-`crossing`: l falls with the size and `scale` acts as its square root in learning rate, so that knobs depend on each other; and
-large adapters and small learning rates start slowly, so that curves cross and an early look misleads.
+`valley`: l depends on the method. All curves have the same shape, so early epochs rank trials well.
+`crossing`: l falls with the size, and `scale` acts as its square root in learning rate, so knobs interact. Large adapters and small
+learning rates start slowly, so curves cross and early epochs mislead.
 
-A curve wiggles by noise that dies out with the learning rate: the last epoch is exact, and so is the front.
+Noise on a curve dies out with the learning rate: the last epoch is exact, and so is the front.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ N_CLASSES = 10
 HEAD_PARAMS = 650
 BACKBONE_PARAMS = 1_000_000
 CHANCE = 1.0 / N_CLASSES
-WIGGLE = 0.02  # standard deviation of the first epochs' noise, as a fraction of accuracy
+WIGGLE = 0.02  # standard deviation of the noise in the first epochs, as a fraction of accuracy
 _RANKS = ("rank", "extra_rank", "n_experts", "n_spaces")
 _TARGETS = ("targets", "position", "insertion", "variant")
-_N_BLOCKS = 8  # of the imaginary backbone
+_N_BLOCKS = 8  # of the fictitious backbone
 
 
 class Surface:
     """One member of a family; see `trainables.protocol.Sizes` for `count`.
 
     Args:
-        family: `valley` or `crossing`.
-        instance: Which member.
+        family: Family, `valley` or `crossing`.
+        instance: Number of the member.
     """
 
     n_classes = N_CLASSES
@@ -54,12 +54,12 @@ class Surface:
 
     def __init__(self, family: str, instance: int = 0) -> None:
         if family not in FAMILIES:
-            raise ValueError(f"a synthetic surface is one of {', '.join(FAMILIES)}, got {family!r}")
+            raise ValueError(f"a synthetic surface must be one of {', '.join(FAMILIES)}, got {family!r}")
         self.family, self._name = family, f"{family}/{instance}"
         self._drawn = cache(lambda name: random.Random(f"{self._name}/{name}").random())  # noqa: S311 - not cryptography
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """(adapter_params, head_params) of a configuration."""
+        """Return (adapter_params, head_params) of a configuration."""
         method = str(config["method"])
         if method == "head_only":
             return 0, HEAD_PARAMS
@@ -77,10 +77,10 @@ class Surface:
         return max(1, int(size)), HEAD_PARAMS
 
     def costs(self, config: Mapping[str, Any]) -> dict[str, float]:
-        """What a trial of a configuration reports under `cost/`, exactly and in every epoch.
+        """Return the metrics under `cost/` of a trial, exact and equal in every epoch.
 
-        An adapter takes its operations, 1 + 2e-5 p, and for every layer that it is put into a time of its method's own: a small
-        adapter in many places is slower than a large one in few. Merged, it is the backbone alone.
+        An adapter takes its operations, 1 + 2e-5 p, and for every adapted layer a time that depends on the method: a small adapter
+        in many layers is slower than a large one in few. Merged, it costs as much as the backbone.
         """
         method, (size, _) = str(config["method"]), self.count(config)
         places = 0.0 if method == "head_only" else _blocks(config) * self._n_matrices(config)
@@ -95,26 +95,26 @@ class Surface:
         }
 
     def gflops(self, config: Mapping[str, Any]) -> float:
-        """10^9 operations of an image."""
+        """Return 10^9 operations of one image."""
         return self.costs(config)["cost/gflops"]
 
     def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
-        """Nothing is computed."""
+        """Return 0, since nothing is computed."""
         return 0
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
-        """Everything imaginary can be merged."""
+        """Return None: synthetic adapters can always be merged."""
         return None
 
     def final(self, config: Mapping[str, Any]) -> float:
-        """The accuracy of a configuration after its last epoch (fraction)."""
+        """Return the accuracy of a configuration after its last epoch (fraction)."""
         method, (size, _) = str(config["method"]), self.count(config)
         lost = sum(self._penalty(key, value) for key, value in config.items() if not moves_size(key))
         lost += 0.06 * (self._log_lr(config) - self._best_log_lr(method, size)) ** 2
         return max(CHANCE, self._ceiling(method, size) - lost)
 
     def curve(self, config: Mapping[str, Any], *, seed: int, epochs: int) -> Iterator[float]:
-        """The accuracy after each epoch; `seed` draws the wiggle."""
+        """Yield the accuracy after each epoch; `seed` draws the noise."""
         final, speed, noise = self.final(config), self._speed(config), random.Random(seed)  # noqa: S311 - not cryptography
         for epoch in range(1, epochs + 1):
             risen = (1.0 - math.exp(-speed * epoch / epochs)) / (1.0 - math.exp(-speed))
@@ -122,12 +122,12 @@ class Surface:
             yield min(1.0, max(0.0, CHANCE + (final - CHANCE) * risen + wiggle))
 
     def best(self, values: Mapping[str, Sequence[Any] | None], against: str = "adapter_params") -> list[tuple[float, float]]:
-        """The most accurate configuration for every setting of what moves the size of one method: (top1, cost).
+        """Return the best (top1, cost) of one method for every setting of the knobs that affect its size.
 
         Args:
-            against: The cost: `adapter_params`, or one of `costs`.
-            values: `method` with one value, and each of its knobs with its values, None for a range. A range's best value, and one
-                learning rate that fits any size, are taken to lie within it.
+            against: Name of the cost: `adapter_params`, or one of `costs`.
+            values: Values of each knob, None for a range, and `method` with one value. The best value of a range, and a learning
+                rate that fits every size, are assumed to lie within it.
         """
         [method] = values["method"] or ()
         sized = {key: choices for key, choices in values.items() if choices is not None and moves_size(key)}
@@ -147,11 +147,11 @@ class Surface:
     # -- the constants of this member ----------------------------------------------------------------------------------------------
 
     def _matrices(self, key: str, value: Any) -> int:
-        """How many matrices of a block a choice of targets names."""
+        """Return how many matrices of a block a choice of targets adapts."""
         return 1 + int(4.0 * self._drawn(f"{key}={value}"))
 
     def _n_matrices(self, config: Mapping[str, Any]) -> int:
-        """How many a configuration adapts."""
+        """Return how many matrices of a block a configuration adapts."""
         own = ((key, value) for key, value in config.items() if key.partition(".")[0] == config["method"])
         return math.prod(self._matrices(key, value) for key, value in own if key.partition(".")[2] in _TARGETS)
 
@@ -179,7 +179,7 @@ class Surface:
         return log_lr
 
     def _speed(self, config: Mapping[str, Any]) -> float:
-        """How many time constants a whole run has."""
+        """Return how many time constants a full run has."""
         if self.family == "valley":
             return 5.0
         method, (size, _) = str(config["method"]), self.count(config)
@@ -189,7 +189,7 @@ class Surface:
 
 
 def _blocks(config: Mapping[str, Any]) -> float:
-    """The part of the blocks that a configuration adapts."""
+    """Return the fraction of blocks that a configuration adapts."""
     return _part(config.get(f"{config['method']}.layers", "all"))
 
 
@@ -198,13 +198,13 @@ def _part(layers: str) -> float:
 
 
 def moves_size(key: str) -> bool:
-    """Whether the surfaces' size depends on a knob."""
+    """Return whether a knob affects the size on the surfaces."""
     knob = key.partition(".")[2]
     return knob in _RANKS or knob in _TARGETS or knob == "layers"
 
 
 class SurfaceTrainable:
-    """A trainable whose metrics are a surface's; see `Trainable`. It keeps no checkpoint: a trial begins anew."""
+    """A trainable whose metrics come from a surface; see `Trainable`. It keeps no checkpoint, so trials restart."""
 
     def __init__(self, surface: Surface) -> None:
         self._surface = surface
@@ -212,18 +212,18 @@ class SurfaceTrainable:
         self._costs: dict[str, float] = {}
 
     def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
-        """Become a trial."""
+        """Set up a trial."""
         self._left, self._costs = self._surface.curve(config, seed=seed, epochs=epochs), self._surface.costs(config)
         return 0
 
     def replay(self) -> dict[str, float] | None:
-        """Nothing is ever restored."""
+        """Return None: nothing is ever restored."""
         return None
 
     def step(self) -> dict[str, float]:
-        """One epoch."""
+        """Run one epoch."""
         top1 = next(self._left)
         return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1} | self._costs
 
     def finish(self) -> None:
-        """Nothing to leave behind."""
+        """Do nothing: there is no state to restore."""

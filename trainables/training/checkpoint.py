@@ -1,4 +1,4 @@
-"""A trial's state in one safetensors file: tensors as tensors, all else as JSON in its metadata. Nothing is unpickled."""
+"""The state of a trial in one safetensors file: tensors, and everything else as JSON in the metadata. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ VERSION: Final = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved.
+    """The content of a checkpoint file.
 
     Attributes:
-        tensors: Trainables, optimiser and random state, by name; on the CPU.
-        facts: Configuration, seed, epoch, metrics: JSON values.
+        tensors: Trainable parameters, optimiser state and random state by name, on the CPU.
+        facts: Configuration, seed, epoch and metrics as JSON values.
     """
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors below `prefix`, by the rest of their names."""
+        """Return the tensors below `prefix`, keyed by the rest of their names."""
         return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in self.tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def write(folder: Path | Folder, checkpoint: Checkpoint) -> None:
-    """Writes `folder`/checkpoint.safetensors whole or not at all."""
+    """Write `folder`/checkpoint.safetensors atomically."""
     metadata = {"version": str(VERSION), "facts": json.dumps(dict(checkpoint.facts))}
     folders.write(folder, NAME, save(dict(checkpoint.tensors), metadata=metadata))
 
 
 def read(folder: Path | Folder) -> Checkpoint | None:
-    """The checkpoint in `folder`, None if there is none.
+    """Read the checkpoint in `folder`; return None if it has none.
 
     Raises:
-        ValueError: The file is not a checkpoint of this version.
+        ValueError: If the file is not a checkpoint of this version.
     """
     if (blob := folders.read(folder, NAME)) is None:
         return None
@@ -55,14 +55,14 @@ def read(folder: Path | Folder) -> Checkpoint | None:
         tensors = load(blob)
         metadata = _header(blob).get("__metadata__", {})
         if (version := metadata.get("version")) != str(VERSION):
-            raise ValueError(f"{path} must be a checkpoint of version {VERSION}; got {version!r}; delete it to start anew")
+            raise ValueError(f"{path} must be a checkpoint of version {VERSION}; got {version!r}; delete it to restart the trial")
         return Checkpoint(tensors, json.loads(metadata["facts"]))
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to start the trial anew") from error
+        raise ValueError(f"{path} is not a complete checkpoint ({error}); delete it to restart the trial") from error
 
 
 def _header(blob: bytes) -> dict[str, Any]:
-    """The JSON that a safetensors file opens with, after its length in eight bytes; `load` has found it whole."""
+    """Parse the JSON header of a safetensors file, which follows its length in eight bytes; `load` has validated it."""
     end = 8 + int.from_bytes(blob[:8], "little")
     header: dict[str, Any] = json.loads(blob[8:end])
     return header

@@ -1,4 +1,4 @@
-"""What an epoch of a configuration takes on this machine, measured on a few of its batches."""
+"""The cost of an epoch of a configuration on this machine, extrapolated from a few of its batches."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ N_BATCHES = 8  # of each split, at most
 
 @dataclass(frozen=True)
 class Probe:
-    """One configuration.
+    """The measured cost of one configuration.
 
     Attributes:
-        config: It.
-        setup_seconds: From its configuration to its first step, on a worker that has the backbone.
-        epoch_seconds: Training and validation of a whole epoch.
-        step_seconds: One training step.
-        peak_memory_bytes: Of the process, or of its tensors on the GPU.
+        config: The configuration.
+        setup_seconds: Time from the configuration to its first step, on a worker that has loaded the backbone.
+        epoch_seconds: Time to train and validate a full epoch.
+        step_seconds: Time of one training step.
+        peak_memory_bytes: Peak memory of the process, or of its tensors on the GPU.
     """
 
     config: Mapping[str, Any]
@@ -35,10 +35,10 @@ class Probe:
 
 
 class Short(AdapterWorker):
-    """A trial of epochs that are cut short: of at most `N_BATCHES` batches of each split."""
+    """A worker whose epochs are cut to at most `N_BATCHES` batches of each split."""
 
     def start(self, config: Mapping[str, Any], **rest: Any) -> int:
-        """See `AdapterTrial.start`."""
+        """See `AdapterWorker.start`."""
         self._whole = dict(self._splits)
         begun = super().start(config, **rest)
         sizes = {"train": N_BATCHES * self._running().plan.recipe.batch_size, "validation": N_BATCHES * EVAL_BATCH}
@@ -49,18 +49,18 @@ class Short(AdapterWorker):
         return begun
 
     def finish(self) -> None:
-        """See `AdapterTrial.finish`."""
+        """See `AdapterWorker.finish`."""
         if self._run is not None:
             self._splits = self._whole
         super().finish()
 
     def probe(self, config: Mapping[str, Any]) -> Probe:
-        """Train two short epochs; the second is measured, and multiplied to a whole one."""
+        """Train two short epochs, and extrapolate the second to a full one."""
         begun = time.perf_counter()
         self.start(config, seed=0, epochs=2, folder=None)
         ready = time.perf_counter()
         try:
-            self.step()  # fills caches
+            self.step()  # warms up the caches
             found = self.step()
             longer = {name: len(self._whole[name]) / len(split) for name, split in self._splits.items()}
         finally:
@@ -75,13 +75,13 @@ def probe(
     """Measure configurations one after the other.
 
     Args:
-        backbone: As of `trainables.make`.
-        data: As of `trainables.make`.
-        recipe: As of `trainables.make`.
-        configs: Possible ones.
+        backbone: The `backbone` argument of `trainables.make`.
+        data: The `data` argument of `trainables.make`.
+        recipe: The `recipe` argument of `trainables.make`.
+        configs: Valid configurations.
 
     Raises:
-        ValueError: as `trainables.make` does.
+        ValueError: If `trainables.make` raises it.
     """
     trial = Short(backbone, data, recipe)
     for config in configs:
@@ -91,17 +91,17 @@ def probe(
 def memory(
     backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], configs: Iterable[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """What training takes of memory, in a process like a worker's.
+    """Measure the memory that training takes, in a process like a worker's.
 
     Returns:
-        `peak_bytes` of each method (on a GPU of the card, else of the host), `card_bytes` of the whole card (0 without one), and
-        `host_bytes`, what this process held for itself at most (see `trainables.costs.memory.private_bytes`).
+        `peak_bytes` of each method (on the GPU if there is one, else on the host), `card_bytes` (total memory of the GPU, 0
+        without one), and `host_bytes` (peak private memory of this process, see `trainables.costs.memory.private_bytes`).
     """
     peaks: dict[str, float] = {}
     host = private_bytes(peak=True)
     for found in probe(backbone, data, recipe, configs):
         method = str(found.config["method"])
         peaks[method] = max(peaks.get(method, 0.0), found.peak_memory_bytes)
-        host = max(host, private_bytes(peak=True))  # each trial's own peak, where the system lets it be measured anew
+        host = max(host, private_bytes(peak=True))  # each trial's own peak, if the system allows the peak to be reset
     card = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
     return {"peak_bytes": peaks, "card_bytes": card, "host_bytes": host}

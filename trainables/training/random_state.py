@@ -1,4 +1,4 @@
-"""A trial's own random numbers, apart from the process's."""
+"""The random state of a trial, kept apart from the process's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class RandomState:
-    """A trial's own random numbers: in force inside `with`, and the process's own state back afterwards."""
+    """The random state of a trial, active inside a `with` block; the process's own state is restored afterwards."""
 
     def __init__(self, generator: torch.Generator, device: torch.device) -> None:
         self.state: dict[str, Tensor] = {"cpu": generator.get_state()}

@@ -1,4 +1,4 @@
-"""The one trial that a worker runs: what it is to be, and what of it lives between two epochs."""
+"""The one trial that a worker is running: its plan, and the state that lives between two epochs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from trainables.recipe.step import Features
 from trainables.training import checkpoint
 from trainables.training.random_state import RandomState
 
-LATENCY_SECONDS = 0.1  # that a trial repeats its forward pass for, in both forms
+LATENCY_SECONDS = 0.1  # time for which a trial repeats its forward pass, for both forms of the model
 OF_A_FORWARD_PASS = ("cost/gflops", "cost/latency_ms", "cost/latency_merged_ms")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a trial is to be."""
+    """The specification of a trial."""
 
     config: Mapping[str, Any]
     seed: int
@@ -43,7 +43,7 @@ class Plan:
     folder: Path | Folder | None
 
     def check(self, facts: Mapping[str, Any]) -> None:
-        """Raises a ValueError unless a checkpoint's facts are of this trial."""
+        """Raise a ValueError unless the facts of a checkpoint belong to this trial."""
         saved, own = (facts["config"], facts["seed"]), (dict(self.config), self.seed)
         if saved != own:
             raise ValueError(
@@ -58,7 +58,7 @@ class Plan:
 
 
 class Run:
-    """What belongs to one trial: its plan, where it stands, and the optimiser over its trainables."""
+    """The state of one trial: its plan, its progress, and the optimiser of its trainable parameters."""
 
     def __init__(self, model: nn.Module, plan: Plan, generator: torch.Generator, device: torch.device) -> None:
         self.model, self.plan, self.method = model, plan, cast(Adaptation, adaptation(model)).method
@@ -70,19 +70,19 @@ class Run:
         self._attention_before = explicit_attention(model) if explicit else []
         forward: Features = cast(VisionTransformer, model).forward_features
         self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
-        self.costs: dict[str, float] = {}  # of a forward pass, once they are known
+        self.costs: dict[str, float] = {}  # of a forward pass, filled once they are known
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
 
     def leave(self) -> None:
-        """Puts back what the trial has changed about the model's own modules."""
+        """Restore the model's own modules, which the trial has changed."""
         restore(self._drop_path_before)
         fused_attention(self._attention_before)
         if self.plan.recipe.compile:
-            torch.compiler.reset()  # code compiled for this trial would count against the limit of the next
+            torch.compiler.reset()  # code compiled for this trial would count towards the limit of the next trial
 
     def keep_what_is_left(self) -> bool:
-        """Forgets the gradients, and the optimiser state of trainables that the method has dropped; whether it has dropped any."""
+        """Drop gradients, and the optimiser state of parameters that the method has removed; return whether it removed any."""
         self.optimiser.zero_grad()
         left, before = dict(trainable_parameters(self.model)), self.optimiser.state
         if left.keys() == self.trained.keys():
@@ -93,7 +93,7 @@ class Run:
         return True
 
     def latency(self) -> dict[str, float]:
-        """How long the model as it stands takes to answer, with the attention of those who use it."""
+        """Measure the inference latency of the current model, with the fused attention kernel that users run."""
         fused_attention(self._attention_before)
         found = latency(self.model, precision=self.plan.recipe.precision, seconds=LATENCY_SECONDS).metrics
         if self._attention_before:
@@ -101,7 +101,7 @@ class Run:
         return found
 
     def saved(self) -> checkpoint.Checkpoint:
-        """Trainables, optimiser and random state, and where the trial stands."""
+        """Return the checkpoint: trainable parameters, optimiser and random state, and the trial's progress."""
         tensors = {f"trainable/{name}": tensor.cpu() for name, tensor in trainable_state(self.model).items()}
         for name, parameter in self.trained.items():
             for key, tensor in self.optimiser.state[parameter].items():
@@ -111,7 +111,7 @@ class Run:
         return checkpoint.Checkpoint(tensors, {**plan, "epoch": self.epoch, "metrics": self.metrics})
 
     def load(self, saved: checkpoint.Checkpoint) -> None:
-        """Takes the trial up where `saved` left it."""
+        """Restore the state of `saved`, so that the trial resumes from there."""
         load_trainable_state(self.model, saved.group("trainable"))
         self.keep_what_is_left()
         for name, parameter in self.trained.items():

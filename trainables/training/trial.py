@@ -1,8 +1,7 @@
-"""One trial after another on one worker: the trainable that adapts a frozen Vision Transformer.
+"""The trainable that adapts a frozen Vision Transformer, and that one worker reuses for trial after trial.
 
-The backbone and the decoded images are loaded once. `start` puts a new adapter, head, optimiser and random state on them,
-`step` trains one epoch, `finish` takes everything off again and proves by a fingerprint that the frozen weights are what they
-were.
+The backbone and the decoded images are loaded once. `start` adds a new adapter, head, optimiser and random state. `step` trains
+one epoch. `finish` removes everything again and verifies by a fingerprint that the frozen weights have not changed.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ from trainables.training.run import Plan, Run
 
 
 class AdapterWorker:
-    """See `trainables.protocol.Trainable`. Not safe for threads: a worker has one.
+    """The adapter training of one worker, see `trainables.protocol.Trainable`. Not thread-safe.
 
     Args:
-        backbone: As of `trainables.make`.
-        data_set: As of `trainables.make`.
-        recipe: As of `trainables.make`.
-        final: Train on the train and validation splits together, evaluate no epoch, and hold the test split for `correct`.
+        backbone: The `backbone` argument of `trainables.make`.
+        data_set: The `data` argument of `trainables.make`.
+        recipe: The `recipe` argument of `trainables.make`.
+        final: True to train on the train and validation splits together, skip validation, and load the test split for `correct`.
 
     Raises:
-        ValueError: An unknown backbone, data set or recipe, or a backbone that adapters do not support.
+        ValueError: If the backbone, data set or recipe is unknown, or adapters do not support the backbone.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class AdapterWorker:
         """See `trainables.protocol.Trainable.start`.
 
         Raises:
-            ValueError: The configuration does not fit the backbone, or the checkpoint is not of this trial.
+            ValueError: If the configuration does not fit the backbone, or the checkpoint belongs to another trial.
         """
         if self._run is not None or adaptation(self.model) is not None:
             self.finish()
@@ -94,7 +93,7 @@ class AdapterWorker:
         return self._run.epoch
 
     def _of_a_forward_pass(self, run: Run) -> dict[str, float]:
-        """What an image costs the model as it stands; operations are counted once for all trials of the same structure."""
+        """Return the per-image costs of the current model; operations are counted once for all trials of the same structure."""
         shapes = (structure(run.method), tuple((name, p.shape) for name, p in run.trained.items()))
         if shapes not in self._gflops:
             self._gflops[shapes] = forward_gflops(self.model)
@@ -108,7 +107,7 @@ class AdapterWorker:
         """See `trainables.protocol.Trainable.step`."""
         run = self._running()
         if run.epoch >= run.plan.epochs:
-            raise RuntimeError(f"the trial has done all of its {run.plan.epochs} epochs; finish it")
+            raise RuntimeError(f"the trial has already trained all of its {run.plan.epochs} epochs; call finish")
         begun = time.perf_counter()
         with run.random:
             train_loss, n_images = self._train(run)
@@ -180,12 +179,12 @@ class AdapterWorker:
             loss.backward()  # type: ignore[no-untyped-call]
 
     def evaluate(self, split: str) -> tuple[float, float]:
-        """Accuracy (fraction) and mean cross-entropy of the model as it stands on a split that was loaded."""
+        """Return the accuracy (fraction) and the mean cross-entropy of the current model on a loaded split."""
         correct, loss = self.correct(split)
         return correct.double().mean().item(), loss
 
     def correct(self, split: str) -> tuple[Tensor, float]:
-        """Which images of a split that was loaded the model as it stands gets right, (n,) bool, and the mean cross-entropy."""
+        """Return, for each image of a loaded split, whether the current model is right, (n,) bool; and the mean cross-entropy."""
         images, labels = self._splits[split].batches(EVAL_BATCH), self._splits[split].labels
         self.model.eval()
         with torch.inference_mode():
@@ -204,13 +203,13 @@ class AdapterWorker:
             yield batch
 
     def _prefix(self, split: str) -> list[Tensor] | None:
-        """The tokens of a split, in batches, after the blocks in front of the first that is trained; None where not worth keeping.
+        """Return a split's tokens in batches after the frozen first blocks, or None if they are not worth keeping.
 
-        No trial changes these blocks and no image is augmented, so a worker computes them once.
+        No trial changes these blocks and no validation or test image is augmented, so a worker computes the tokens once.
         """
         model, held = cast(VisionTransformer, self.model), self._splits[split]
         if type(model) is not VisionTransformer:
-            return None  # other families hand their blocks more than tokens
+            return None  # other families pass more than tokens to their blocks
         n_frozen = self._n_frozen()
         n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
         if n_frozen == 0 or 4 * len(held) * n_tokens * model.embed_dim > PREFIX_BYTES:
@@ -243,7 +242,7 @@ class AdapterWorker:
         return "float32" if self._run is None else self._run.plan.recipe.precision
 
     def _n_frozen(self) -> int:
-        """How many of the first blocks hold nothing that is trained."""
+        """Count the leading blocks that have no trainable parameter."""
         blocks = list(cast(VisionTransformer, self.model).blocks)
         trained = (i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
         return next(trained, len(blocks))
@@ -263,7 +262,7 @@ class AdapterWorker:
         now = backbones.fingerprint(self.model)
         if changed := sorted(name for name in now.keys() | self._pristine.keys() if now.get(name) != self._pristine.get(name)):
             raise RuntimeError(
-                f"a trial must leave the frozen backbone as it found it; changed: {', '.join(changed[:5])}; replace this worker"
+                f"a trial must leave the frozen backbone unchanged; changed: {', '.join(changed[:5])}; replace this worker"
             )
 
     def _running(self) -> Run:

@@ -1,8 +1,8 @@
 """Glyphs: letters and symbols drawn with the fonts that matplotlib ships, the source domain of `vit_glyphs`.
 
-An `Atlas` holds every glyph once, as distances: to its outline and to its centre line. A sample is then one sampling of those
+An `Atlas` stores every glyph once, as two distance maps: to its outline and to its centre line. A sample is one sampling of those
 maps through a random geometry (`render`): the outline gives print of any weight, the centre line gives the even stroke of a pen.
-Nothing is read but the font files, so whoever has matplotlib can make the same glyphs again.
+Only the font files are read, so anyone with matplotlib can reproduce the glyphs.
 
 Digits are left out, in every script and in every disguise (superscript, circled, Roman, fractions): see `is_digit`.
 """
@@ -27,7 +27,7 @@ from torch.nn import functional
 
 CANVAS = 72  # side of an atlas map, in atlas pixels
 BOX = 48  # longest side of a glyph inside it, in atlas pixels
-BITMAP = 32  # side of the bitmap that a sample is drawn on, in pixels: what scikit-learn's digits were counted from
+BITMAP = 32  # side of the bitmap of a sample, in pixels: scikit-learn's digits were counted from bitmaps of this size
 N_RIM = 32  # directions in which a glyph's extreme points are kept
 
 # Faces with ordinary code points. The Computer Modern faces keep other glyphs under most of theirs: only their letters are read.
@@ -37,7 +37,7 @@ FACES = (
     *("cmr10", "cmss10", "cmtt10", "cmmi10", "cmti10"),
 )
 HELD_OUT_FACES = ("DejaVuSerif-Italic", "DejaVuSansMono-Bold", "cmb10")  # never trained on: they measure the source accuracy
-BLOCKS = (  # first and last code point of what is drawn, by Unicode block
+BLOCKS = (  # first and last code point of the drawn characters, by Unicode block
     (0x0021, 0x007E),  # Basic Latin
     (0x00A1, 0x02AF),  # Latin-1 to IPA extensions
     (0x0370, 0x058F),  # Greek, Cyrillic, Armenian
@@ -58,7 +58,7 @@ _NUMBER_WORDS = re.compile(
 
 
 def is_digit(character: str) -> bool:
-    """Whether a character is a digit or a number of any script, carries one, or is named after one (tone two, Roman eight)."""
+    """Return whether a character is, contains or is named after a digit or number of any script (tone two, Roman eight)."""
     plain = unicodedata.normalize("NFKD", character)
     return any(unicodedata.numeric(part, None) is not None for part in character + plain) or bool(
         _NUMBER_WORDS.search(unicodedata.name(character, ""))
@@ -66,9 +66,9 @@ def is_digit(character: str) -> bool:
 
 
 def letter(character: str) -> str | None:
-    """The class of a character: itself, the letter it is a script or bold form of, or None if it is not drawn at all.
+    """Return the class of a character: itself, the letter it is a script or bold form of, or None if it is not drawn.
 
-    Letters with accents are left out (at eight pixels they are their letter), so are punctuation, marks, digits and numbers.
+    Accented letters are excluded (at eight pixels they equal their base letter), as are punctuation, marks, digits and numbers.
     """
     base = unicodedata.normalize("NFKC", character)
     if len(base) != 1 or len(unicodedata.normalize("NFD", base)) != 1 or is_digit(character) or is_digit(base):
@@ -78,15 +78,15 @@ def letter(character: str) -> str | None:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Every glyph once, ready to be drawn in any geometry.
+    """A store of every glyph, ready to be drawn in any geometry.
 
     Attributes:
-        classes: the characters of each class: those that look alike at eight pixels, once they fill their box, are one class.
-        maps: [n_glyphs, 2, CANVAS, CANVAS] float16, atlas pixels: signed distance to the outline (negative inside), distance to
-            the centre line.
-        rim: [n_glyphs, N_RIM, 2] float32: extreme points (x, y) of the glyph, in units of half the box.
-        labels: [n_glyphs] int64: index into `classes`.
-        held_out: [n_glyphs] bool: drawn by a face of `HELD_OUT_FACES`.
+        classes: Characters of each class; characters that look alike at eight pixels, once they fill their box, share a class.
+        maps: Array [n_glyphs, 2, CANVAS, CANVAS] float16, atlas pixels: signed distance to the outline (negative inside), and
+            distance to the centre line.
+        rim: Array [n_glyphs, N_RIM, 2] float32: extreme points (x, y) of the glyph, in units of half the box.
+        labels: Array [n_glyphs] int64: index into `classes`.
+        held_out: Array [n_glyphs] bool: true for a glyph of a face in `HELD_OUT_FACES`.
     """
 
     classes: tuple[str, ...]
@@ -96,7 +96,7 @@ class Atlas:
     held_out: Tensor
 
     def faces(self, held_out: bool) -> tuple[Tensor, Tensor]:
-        """The glyphs of each class, as (table [n_classes, most] of glyph indices, n [n_classes]); rows are padded with -1."""
+        """Return the glyphs of each class: (table [n_classes, most] of glyph indices, n [n_classes]); -1 pads rows."""
         rows = [((self.labels == label) & (self.held_out == held_out)).nonzero()[:, 0] for label in range(len(self.classes))]
         n = torch.tensor([len(row) for row in rows])
         table = torch.full((len(rows), int(n.max())), -1)
@@ -109,8 +109,8 @@ def atlas(characters: Iterable[str] | None = None, faces: Iterable[str] = (*FACE
     """Draw every glyph once (about half a minute for all of them).
 
     Args:
-        characters: classes wanted, e.g. "ABC"; None for all of `BLOCKS`.
-        faces: names of matplotlib's font files without `.ttf`.
+        characters: Classes to draw, e.g. "ABC"; None for all of `BLOCKS`.
+        faces: Names of matplotlib's font files without `.ttf`.
     """
     wanted = None if characters is None else set(characters)
     drawn: list[tuple[str, str, NDArray[np.bool_]]] = []  # (class, face, ink)
@@ -119,10 +119,10 @@ def atlas(characters: Iterable[str] | None = None, faces: Iterable[str] = (*FACE
             if wanted is None or base in wanted:
                 drawn.append((base, face, ink))
     if not drawn:
-        raise ValueError(f"an atlas needs at least one glyph, found none of {characters!r} in {tuple(faces)}: name other faces")
+        raise ValueError(f"an atlas needs at least one glyph, found none of {characters!r} in {tuple(faces)}; name other faces")
     inks = np.stack([ink for _, _, ink in drawn])
     kin = _lookalikes([base for base, _, _ in drawn], inks)
-    # a class that only a held-out face knows could never be learned
+    # a class that appears only in a held-out face could never be learned
     known = {kin[base] for base, face, _ in drawn if face not in HELD_OUT_FACES}
     keep = [index for index, (base, _, _) in enumerate(drawn) if kin[base] in known]
     order = sorted(known)
@@ -138,7 +138,7 @@ def atlas(characters: Iterable[str] | None = None, faces: Iterable[str] = (*FACE
 
 
 def _glyphs(face: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """(class, ink [CANVAS, CANVAS]) of every glyph of a face that is drawn, present and not blank."""
+    """Yield (class, ink [CANVAS, CANVAS]) of every glyph of a face that is drawn, present and not blank."""
     font = FT2Font(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"))
     font.set_size(96.0, 72.0)
     for code, index in sorted(font.get_charmap().items()):
@@ -154,7 +154,7 @@ def _glyphs(face: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         if len(rows) < 16:
             continue
         grey = grey[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-        if min(grey.shape) * 8 < max(grey.shape):  # a bare bar tells nothing once it fills its box
+        if min(grey.shape) * 8 < max(grey.shape):  # a bare bar is unrecognisable once it fills its box
             continue
         scale = BOX / max(grey.shape)
         height, width = (max(2, round(side * scale)) for side in grey.shape)
@@ -166,9 +166,9 @@ def _glyphs(face: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 
 
 def _lookalikes(bases: list[str], inks: NDArray[np.bool_]) -> dict[str, str]:
-    """For each class the smallest class that looks like it at eight pixels, where both are drawn for the first time.
+    """Return, for each class, the first class that looks like it at eight pixels, comparing the first drawing of each.
 
-    Alike: the cosine between the two 8 x 8 images of how much of each square is ink is above 0.9.
+    Two classes look alike if the cosine between their 8 x 8 images (share of ink in each square) is above 0.9.
     """
     first: dict[str, NDArray[np.bool_]] = {}
     for base, ink in zip(bases, inks, strict=True):
@@ -187,12 +187,12 @@ def _lookalikes(bases: list[str], inks: NDArray[np.bool_]) -> dict[str, str]:
 
 
 def _outline(inks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Signed distance to the outline, [n, CANVAS, CANVAS], negative inside."""
+    """Return the signed distance to the outline, [n, CANVAS, CANVAS], negative inside."""
     return np.stack([distance_transform_edt(~ink) - distance_transform_edt(ink) for ink in inks])
 
 
 def _distance(inks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance to the nearest ink, [n, CANVAS, CANVAS]."""
+    """Return the distance to the nearest ink, [n, CANVAS, CANVAS]."""
     return np.stack([distance_transform_edt(~ink) for ink in inks])
 
 
@@ -224,7 +224,7 @@ def _centre_lines(inks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _rim(ink: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The glyph's farthest point in each of N_RIM directions, [N_RIM, 2], in units of half the box."""
+    """Return the glyph's farthest point in each of N_RIM directions, [N_RIM, 2], in units of half the box."""
     rows, columns = np.nonzero(ink)
     points = (np.stack([columns, rows], axis=1) - (CANVAS - 1) / 2) / (BOX / 2)
     angles = np.linspace(0, 2 * np.pi, N_RIM, endpoint=False)
@@ -235,19 +235,19 @@ def _rim(ink: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Style:
-    """How far samples stray. Every strength is the standard deviation of a normal, or the end of a uniform range.
+    """The variation of the samples. A strength is the standard deviation of a normal, or the end of a uniform range.
 
     Attributes:
-        rotation: radians.
-        shear: of x by y.
-        stretch: log of the width over the height, beside the font's own: mean (handwriting is narrow) and deviation.
-        warp: elastic displacement, of half the box.
-        pen: share of samples drawn along the centre line, the others are print.
-        stroke: narrowest and widest pen, pixels of the 32-pixel bitmap.
-        weight: what print gains at most on each side, same unit.
-        fill: least share of the box that the longer side fills.
-        resolutions: sides, in pixels, to which the bitmap's pixels are counted, one drawn for each eighth of a batch.
-        blur: most blur: share of the bitmap that is replaced by its mean over 5 x 5 pixels (a tent).
+        rotation: Rotation in radians.
+        shear: Shear of x by y.
+        stretch: Mean and deviation of the log of width over height, relative to the font (handwriting is narrow).
+        warp: Elastic displacement, in units of half the box.
+        pen: Share of samples drawn along the centre line; the others are print.
+        stroke: Narrowest and widest pen, in pixels of the 32-pixel bitmap.
+        weight: Largest gain of print on each side, same unit.
+        fill: Smallest share of the box that the longer side fills.
+        resolutions: Sides, in pixels, to which the bitmap's pixels are counted, one drawn for each eighth of a batch.
+        blur: Largest blur: share of the bitmap that is replaced by its mean over 5 x 5 pixels (a tent).
     """
 
     rotation: float = 0.15
@@ -269,15 +269,15 @@ def render(atlas: Atlas, glyphs: Tensor, generator: torch.Generator, size: int =
     """Draw glyphs, each in a random geometry, stroke and resolution.
 
     Args:
-        atlas: where the glyphs are.
-        glyphs: [batch] indices into it.
-        generator: the only source of randomness, on the CPU.
-        size: side of the images, in pixels.
-        style: how far samples stray.
+        atlas: Atlas of the glyphs.
+        glyphs: Indices into the atlas, [batch].
+        generator: CPU generator, the only source of randomness.
+        size: Side of the images, in pixels.
+        style: Variation of the samples.
 
     Returns:
-        [batch, 1, size, size] float32 in 0..1 (ink is 1), quantised to 17 grey levels before the last resize (bicubic), as a
-        count of the on-pixels of 4 x 4 blocks is.
+        [batch, 1, size, size] float32 in 0..1 (ink is 1), quantised to 17 grey levels before the last (bicubic) resize, like a
+        count of the on-pixels in 4 x 4 blocks.
     """
     batch = len(glyphs)
 

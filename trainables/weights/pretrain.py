@@ -1,12 +1,12 @@
-"""Remake the packaged backbone `vit_glyphs`: `python -m trainables.weights.pretrain`.
+"""Reproduce the packaged backbone `vit_glyphs`: `python -m trainables.weights.pretrain`.
 
-A small ViT learns to name letters and symbols (`glyphs.py`, digits left out) that are drawn anew for every step. What is kept is
-the moving average of its weights without the classifier, in float16, and beside it everything that is needed to make it again.
-One CPU thread, under three minutes, no downloads; the same seed gives the same file on the same machine and library versions.
+A small ViT learns to name letters and symbols (`glyphs.py`, digits left out), which are newly drawn for every step. The result is
+the moving average of its weights without the classifier, in float16, and a card with everything needed to reproduce it. It takes
+one CPU thread, under three minutes and no downloads; the same seed gives the same file on the same machine and library versions.
 
-The length was chosen on the validation digits, for what the packaged study is for: comparing adapters. After 350 steps head-only
-and LoRA (rank 8) reach 95.1 and 96.4 percent, after 600 96.1 and 98.0, after 800 97.0 and 98.5, after 1,500 98.8 and 99.1: the
-backbone is better then, but of 800 images only two or three are left for an adapter to win.
+The number of steps was chosen on the validation digits, for the purpose of the packaged study: comparing adapters. After 350
+steps head-only and LoRA (rank 8) reach 95.1 and 96.4 percent, after 600 96.1 and 98.0, after 800 97.0 and 98.5, after 1,500
+98.8 and 99.1: the backbone is better then, but an adapter can win only two or three of 800 images.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ MEAN, STD = 0.3, 0.33  # of the pixels of the glyphs, ink = 1, rounded
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the backbone is trained.
+    """The training settings of the backbone.
 
     Attributes:
-        n_steps: optimiser steps: Muon on the matrices of the blocks, AdamW on the rest.
-        batch_size: images of a step.
-        lr: peak, of both: Muon's steps are scaled to the size of AdamW's.
-        warmup_fraction: of the steps; then half a cosine down to zero.
-        weight_decay: on everything.
-        label_smoothing: of the cross-entropy.
-        average: decay of the moving average of the weights, which is what is kept.
-        n_eval: images drawn for each of the two source accuracies.
+        n_steps: Optimiser steps: Muon on the matrices of the blocks, AdamW on the rest.
+        batch_size: Images of a step.
+        lr: Peak learning rate of both optimisers; Muon's steps are scaled to the size of AdamW's.
+        warmup_fraction: Fraction of steps for the warm-up; half a cosine down to zero follows.
+        weight_decay: Weight decay of all parameters.
+        label_smoothing: Label smoothing of the cross-entropy.
+        average: Decay of the moving average of the weights, which is stored.
+        n_eval: Images drawn for each of the two source accuracies.
     """
 
     n_steps: int = 800
@@ -74,17 +74,17 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
     """Train the backbone and write `vit_glyphs.safetensors` and `vit_glyphs.json` into a folder.
 
     Args:
-        folder: where to write; made if missing.
-        glyphs: the source.
-        recipe: how the backbone is trained.
-        style: how far samples stray.
-        seed: of the first weights and of the samples.
+        folder: Target folder, created if missing.
+        glyphs: Atlas of the glyphs.
+        recipe: Training settings of the backbone.
+        style: Variation of the samples.
+        seed: Seed of the initial weights and of the samples.
 
     Returns:
         The content of the JSON file.
 
     Raises:
-        FloatingPointError: the training loss is not finite.
+        FloatingPointError: If the training loss is not finite.
     """
     began = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
@@ -113,7 +113,7 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
         loss = functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
-            raise FloatingPointError(f"the training loss must be finite, is {value} at step {step}: lower Recipe.lr")
+            raise FloatingPointError(f"the training loss must be finite; got {value} at step {step}; lower Recipe.lr")
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -131,7 +131,7 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
 
     with torch.no_grad():
         for weight, mean in zip(model.parameters(), averaged, strict=True):
-            weight.copy_(mean.half().float())  # what is measured is what is stored
+            weight.copy_(mean.half().float())  # evaluate exactly the stored weights
     card: dict[str, object] = {
         "name": "vit_glyphs",
         "architecture": ARCHITECTURE,
@@ -162,7 +162,7 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
 
 
 def initialise(model: VisionTransformer) -> None:
-    """Variance-keeping weights and visible positions: timm's 0.02 is meant for widths near 768 and stalls narrow models."""
+    """Set variance-preserving weights and visible positions: timm's 0.02 suits widths near 768 and stalls narrow models."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not model.head:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -172,7 +172,7 @@ def initialise(model: VisionTransformer) -> None:
 def _draw(
     glyphs: Atlas, faces: tuple[Tensor, Tensor], batch: int, generator: torch.Generator, style: Style
 ) -> tuple[Tensor, Tensor]:
-    """(normalised images [batch, 1, size, size], labels [batch]): classes evenly, then the faces of a class evenly."""
+    """Draw (normalised images [batch, 1, size, size], labels [batch]): classes evenly, then the faces of a class evenly."""
     table, n_glyphs = faces
     drawable = n_glyphs.nonzero()[:, 0]
     labels = drawable[torch.randint(len(drawable), (batch,), generator=generator)]
@@ -182,7 +182,7 @@ def _draw(
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate at a step: a line up, then half a cosine down to zero."""
+    """Return the fraction of the peak learning rate at a step: a linear warm-up, then half a cosine down to zero."""
     warmup = max(1, round(recipe.warmup_fraction * recipe.n_steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -191,7 +191,7 @@ def _schedule(step: int, recipe: Recipe) -> float:
 
 @torch.no_grad()
 def _accuracy(model: nn.Module, glyphs: Atlas, faces: tuple[Tensor, Tensor], n_images: int, style: Style) -> float | None:
-    """Top-1 accuracy, 0..1, over new samples (the same ones for every seed); None where there are no such faces."""
+    """Measure the top-1 accuracy, 0..1, on new samples (equal for every seed); return None if there are no such faces."""
     if not int(faces[1].sum()):
         return None
     generator = torch.Generator().manual_seed(1_000_003)
@@ -204,7 +204,7 @@ def _accuracy(model: nn.Module, glyphs: Atlas, faces: tuple[Tensor, Tensor], n_i
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Pretrain vit_glyphs on glyphs of matplotlib's fonts.")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the two files are written")
     parser.add_argument("--steps", type=int, default=Recipe.n_steps, help="optimiser steps")

@@ -1,4 +1,4 @@
-"""What a worker of Ray Tune imports, for one that does so before it is asked for anything."""
+"""The imports of a Ray Tune worker, as a module that a process can load before it gets any work."""
 
 from trainables.imports import large_imports
 

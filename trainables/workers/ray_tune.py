@@ -16,32 +16,32 @@ with large_imports():
 
 
 class TuneTrial(tune.Trainable):  # type: ignore[misc]
-    """A class trainable with `reset_config`: one step is one epoch, and the next trial reuses frozen backbone and decoded data.
+    """A Ray Tune trainable whose step is one epoch; `reset_config` lets the next trial reuse frozen backbone and decoded data.
 
-    A step returns one string of JSON under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (told by its flag),
-    `{"trial", "unseen"}` (the study's folder, which is not on this node) or `{"trial", "failure", "memory"}` (whether memory was
-    short). Failures travel as results, because Tune would keep an exception's text from the searcher; the trial that failed leaves
-    no worker behind it, the next one builds a new one. The trial itself never says that it is done: the study decides.
+    A step returns one JSON string under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (by its stop flag),
+    `{"trial", "unseen"}` (the study's folder, which this node cannot see) or `{"trial", "failure", "memory"}` (`memory` is true if
+    it ran out of memory). Failures are reported as results because Tune would hide an exception's text from the searcher. A failed
+    trial drops its worker, and the next trial builds a new one. The trial never reports that it is done: the study decides.
 
-    The configuration of a Tune trial: `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`, `reported`
-    (epochs that the ledger holds) and `folder` (of the checkpoint).
+    The configuration of a Tune trial has the keys `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`,
+    `reported` (epochs that the ledger holds) and `folder` (of the checkpoint).
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the worker, and become the first trial."""
+        """Build the worker, and set up its first trial."""
         self._trainable: Trainable | None = None
         self._failure: str | None = None
         self._short_of_memory = False
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Become the next trial."""
+        """Set up the next trial."""
         self.cleanup()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch, or give again the one that a checkpoint holds and the ledger does not."""
+        """Train one epoch, or report the epoch that is in the checkpoint but not in the ledger."""
         if self._unseen is not None:
             return self._report(unseen=self._unseen)
         if self._failure is None:
@@ -54,10 +54,10 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         return self._report(failure=self._failure, memory=self._short_of_memory)
 
     def hear(self) -> None:
-        """A word from the driver, to find out whether the connection stands; heard after the epoch."""
+        """Receive the driver's ping, which tests the connection; it is handled after the current epoch."""
 
     def cleanup(self) -> None:
-        """Leave the trial; what the worker keeps must be as it was."""
+        """Finish the trial; the worker's backbone must be unchanged."""
         if self._trainable is not None:
             self._trainable.finish()
 
@@ -98,5 +98,5 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
 
 def _unseen(folder: Path | Folder) -> str | None:
-    """The study's folder if it is a path that is not here, so that a checkpoint would go to a disk that no other node sees."""
+    """Return the study's folder if it does not exist on this node, where other nodes could not see its checkpoints; else None."""
     return None if not isinstance(folder, Path) or (study := folder.parents[1]).is_dir() else str(study)

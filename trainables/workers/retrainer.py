@@ -1,4 +1,4 @@
-"""Final training: a configuration, chosen on the validation split, retrained on train and validation together and tested once."""
+"""The final training: a configuration chosen on the validation split is retrained on train and validation, and tested once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trainables.imports import large_imports
 
 @dataclass(frozen=True)
 class Final:
-    """What one retrained model did.
+    """The result of one retraining.
 
     Attributes:
-        correct: Which test images it gets right, (n,) bool, in the order of the split.
-        metrics: `test/top1` (fraction), `test/loss` (cross-entropy), `train/loss` and `cost/*` of the last epoch.
+        correct: Correctness of the prediction on each test image, (n,) bool, in the order of the split.
+        metrics: Metrics `test/top1` (fraction), `test/loss` (cross-entropy), and `train/loss` and `cost/*` of the last epoch.
     """
 
     correct: NDArray[np.bool_]
@@ -28,15 +28,15 @@ class Final:
 
 
 class Retrainer:
-    """One per worker: frozen backbone and decoded data, loaded once.
+    """The retraining of one worker: frozen backbone and decoded data, loaded once.
 
     Args:
-        backbone: As of `trainables.make`.
-        data: As of `trainables.make`; with a test split.
-        recipe: As of `trainables.make`.
+        backbone: The `backbone` argument of `trainables.make`.
+        data: The `data` argument of `trainables.make`, with a test split.
+        recipe: The `recipe` argument of `trainables.make`.
 
     Raises:
-        ValueError: As `trainables.make`; and a data set without a test split.
+        ValueError: If `trainables.make` raises it, or the data set has no test split.
     """
 
     def __init__(self, backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
@@ -48,10 +48,10 @@ class Retrainer:
             self._trial = AdapterWorker(backbone, data, recipe, final=True)
 
     def __call__(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder) -> Final:
-        """Train a configuration to its last epoch, from the checkpoint in `folder` if there is one, and meet the test split.
+        """Train a configuration to its last epoch, resuming from the checkpoint in `folder` if there is one, and test it.
 
         Raises:
-            FloatingPointError: The loss is not finite.
+            FloatingPointError: If the loss is not finite.
         """
         trial = self._trial
         done = trial.start(config, seed=seed, epochs=epochs, folder=folder)

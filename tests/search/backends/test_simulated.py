@@ -142,10 +142,10 @@ def test_the_command_replays_a_table_and_a_surface(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table", "none.parquet"], "none.parquet is no recorded table"),
-        (["--table", "table.parquet"], "budget.epochs is 30, the recorded curves have 2; ask for as many"),
+        (["--table", "none.parquet"], "none.parquet must be a recorded table"),
+        (["--table", "table.parquet"], "budget.epochs is 30, the recorded curves have 2; use as many"),
         (["--table", "table.parquet", "--set", "budget.epochs=2", "--set", "space.lora.rank=[16]"], "it has runs of lora"),
-        (["--surface", "moon"], "a synthetic surface is one of valley, crossing, got 'moon'"),
+        (["--surface", "moon"], "a synthetic surface must be one of valley, crossing, got 'moon'"),
         (["--surface", "valley", "--table", "table.parquet"], "name one of them"),
         (
             ["--set", "budget.limits={cost/gflops: 0.011}"],

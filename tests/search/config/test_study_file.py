@@ -34,7 +34,7 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
             ["budget.epochs: is missing", "budget.epoch: no such key; did you mean epochs?"],
         ),
         ({"study": "../escape"}, ["study: a study's name has 1 to 64 letters"]),
-        ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: an empty list leaves nothing"]),
+        ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: a list of values must not be empty"]),
         ({"data": {"kind": "imagenet"}}, ["data: Input tag 'imagenet' found"]),
         ({"objectives": ["val/loss", "adapter_params"]}, ["objectives.0: Input should be 'val/top1'"]),
         ({"recipe": {"warmup_fraction": float("nan")}}, ["recipe.warmup_fraction"]),

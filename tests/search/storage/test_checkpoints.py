@@ -76,7 +76,7 @@ def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -
     blob = checkpoints.read_file(folder, checkpoint.NAME)
     assert blob is not None
     checkpoints.write_file(folder, checkpoint.NAME, blob[:-1])
-    with pytest.raises(ValueError, match="is not a whole checkpoint"):
+    with pytest.raises(ValueError, match="is not a complete checkpoint"):
         checkpoint.read(folder)
 
 

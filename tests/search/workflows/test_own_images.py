@@ -82,7 +82,7 @@ def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_reques
         refused = paretune(*command, cwd=tmp_path)
         assert refused.returncode == 2
         assert "down/001.png: " in refused.stderr
-        assert "mend them, or set data.on_problem: skip" in refused.stderr
+        assert "fix them, or set data.on_problem: skip" in refused.stderr
         assert "Traceback" not in refused.stderr
     assert not (tmp_path / "paretune-studies" / "own" / "ledger.db").exists()
     skip = ["--set", "data.on_problem=skip", "--set", "budget.epochs=1"]
@@ -105,7 +105,7 @@ def test_validating_tells_what_the_data_set_holds(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ({"kind": "imagefolder"}, "own.yaml:4: data.path: is missing; a study needs it"),
-        ({"kind": "imagefolder", "path": "nowhere"}, "data.path: there is no"),
+        ({"kind": "imagefolder", "path": "nowhere"}, "nowhere does not exist"),
         ({"kind": "vtab", "path": "x", "augment": "crop"}, "it needs resize: crop and a crop_fraction below 1"),
         ({"kind": "imagenet", "path": "x"}, "'digits', 'imagefolder', 'vtab', 'fgvc', 'parquet', 'synthetic'"),
         ({"kind": "imagefolder", "path": "x", "val_fractoin": 0.3}, "data.val_fractoin: no such key; did you mean val_fraction?"),

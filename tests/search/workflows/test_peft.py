@@ -62,8 +62,8 @@ def test_without_peft_a_study_that_names_a_tuner_is_refused_with_the_remedy_and_
     refused = command(tmp_path, "run", "bridged.yaml", peft=False)
     assert refused.returncode == 2
     assert refused.stderr == (
-        "paretune: bridged.yaml:3: methods.1: peft.vera: needs Hugging Face PEFT, which is not here; "
-        "install it with: pip install 'paretune[peft]'\n"
+        "paretune: bridged.yaml:3: methods.1: peft.vera: needs Hugging Face PEFT, which is not installed; "
+        "install it: pip install 'paretune[peft]'\n"
     )
     assert not (tmp_path / "paretune-studies").exists()
     counted = command(tmp_path, "count", "--method", "peft.vera", peft=False)
@@ -94,6 +94,6 @@ def test_a_tuner_that_does_not_fit_is_refused_with_the_reason_and_one_that_is_mi
     first, second, third = refused.stderr.splitlines()
     assert "bridged.yaml:3: methods.0: peft.vbra: no such tuner in PEFT " in first
     assert "did you mean peft.v" in first
-    assert second.endswith("methods.1: peft.poly: PEFT's poly does not fit a Vision Transformer: it asks for the number of a task "
-                           "beside each image")  # fmt: skip
+    assert second.endswith("methods.1: peft.poly: PEFT's poly does not fit a Vision Transformer: it needs the number of a task "
+                           "for each image")  # fmt: skip
     assert third.endswith("lora.rank: is a knob of lora, which is not among the methods; add lora to them, or drop this line")

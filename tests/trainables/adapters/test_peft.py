@@ -252,16 +252,16 @@ def test_what_is_frozen_in_a_layer_does_not_depend_on_the_seed(tuner: str) -> No
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"method": "peft.vbra"}, r"peft\.vbra is no tuner of PEFT; there are "),
+        ({"method": "peft.vbra"}, r"peft\.vbra is not a tuner of PEFT; choose one of "),
         ({"method": "peft.prefix_tuning"}, r"peft\.prefix_tuning is a tuner of PEFT that adapts no linears"),
-        ({"method": "peft.vera", "peft.vera.rank": 4}, r"peft\.vera has no knob 'rank', it has: targets, layers, r, "),
+        ({"method": "peft.vera", "peft.vera.rank": 4}, r"peft\.vera has no knob 'rank'; its knobs are targets, layers, r, "),
         ({"method": "peft.vera", "peft.vera.r": "4"}, r"peft\.vera\.r must be of type int; got '4' of type str"),
         ({"method": "peft.lora", "peft.lora.use_dora": 1}, r"peft\.lora\.use_dora must be of type bool; got 1 of type int"),
         (
             {"method": "peft.lora", "peft.vera.r": 4},
-            r"a configuration of peft\.lora holds no knobs of peft\.vera; got peft\.vera\.r",
+            r"a configuration of peft\.lora may not have knobs of peft\.vera; got peft\.vera\.r",
         ),
-        ({"method": "lora", "peft.lora.r": 4}, r"a configuration of lora holds no knobs of peft\.lora"),
+        ({"method": "lora", "peft.lora.r": 4}, r"a configuration of lora may not have knobs of peft\.lora"),
         (
             {"method": "peft.lora", "peft.lora.targets": "qv"},
             r"peft\.lora\.targets must be one of qkv, qkvo, mlp, qkvo_mlp; got 'qv'",

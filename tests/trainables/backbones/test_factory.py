@@ -79,7 +79,7 @@ def test_a_file_that_is_not_of_this_backbone_is_refused_by_name(tmp_path: Path) 
         (
             "vit_base_patch16_224.augreg",
             None,
-            r"no weights of the tag in .*, it has: .*did you mean vit_base_patch16_224\.augreg_in",
+            r"no weights of the tag in .*; it has .*did you mean vit_base_patch16_224\.augreg_in",
         ),
         ("test_vit", "nowhere.safetensors", r"an existing \.safetensors, .* file; got 'nowhere\.safetensors'"),
         ("test_vit", __file__, r"an existing \.safetensors, .*\.npz file"),

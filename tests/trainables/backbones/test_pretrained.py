@@ -113,7 +113,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         create("vit_tiny_patch16_224", str(tmp_path / "weights.npz"))
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "other.npz").write_bytes(b"not found")
-    with pytest.raises(ValueError, match=r"other\.npz is no \.npz file, which is a zip archive of arrays"):
+    with pytest.raises(ValueError, match=r"other\.npz is not a \.npz file \(a zip archive of arrays\)"):
         create("vit_tiny_patch16_224", str(tmp_path / "other.npz"))
 
 
@@ -130,7 +130,7 @@ def test_an_npz_of_another_depth_or_kind_is_refused(tmp_path: Path) -> None:
     write_jax(source("vit_tiny_patch16_224"), tmp_path / "deep.npz", n_blocks=14)
     with pytest.raises(ValueError, match=r"deep\.npz does not .*: it has 14 blocks, the model 12"):
         create("vit_tiny_patch16_224", str(tmp_path / "deep.npz"))
-    with pytest.raises(ValueError, match="of plain Vision Transformers; SwinTransformer is none"):
+    with pytest.raises(ValueError, match="hold plain Vision Transformers; SwinTransformer is not one"):
         create("swin_tiny_patch4_window7_224", str(tmp_path / "deep.npz"))
     np.savez(tmp_path / "other.npz", something=np.zeros(3))
     with pytest.raises(ValueError, match=r"other\.npz does not hold weights of vit_tiny_patch16_224"):

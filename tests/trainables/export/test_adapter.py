@@ -181,8 +181,8 @@ def test_a_model_that_does_not_fit_is_refused_and_untouched(trained: dict[str, T
     trained["lora"].export(tmp_path / "merged", merged=True)
     for model, folder, message in (
         (timm.create_model("test_vit", num_classes=10), "lora", "is for the backbone vit_glyphs; got test_vit"),
-        (plain(pretrained=False), "lora", "is for other weights of vit_glyphs"),
-        (plain(7), "lora", "has 10 classes; the model has 7"),
+        (plain(pretrained=False), "lora", "was trained on other weights of vit_glyphs"),
+        (plain(7), "lora", "has 10 classes, the model 7"),
         (plain(), "merged", "holds a merged model, which needs no adapter"),
         (plain(), "nowhere", "must be the card of an exported adapter"),
     ):
@@ -202,7 +202,7 @@ def test_a_damaged_file_or_card_is_refused_and_the_model_untouched(trained: dict
     before = fingerprint(model)
     for content, message in (
         (good[: len(good) // 2], "it cannot be read"),
-        ((tmp_path / "arc" / "adapter.safetensors").read_bytes(), "a state must hold exactly the model's trainables"),
+        ((tmp_path / "arc" / "adapter.safetensors").read_bytes(), "a state must have exactly the model's trainable tensors"),
     ):
         tensors.write_bytes(content)
         with pytest.raises(ValueError, match=message):
@@ -215,7 +215,7 @@ def test_a_damaged_file_or_card_is_refused_and_the_model_untouched(trained: dict
         ({"form": "zip"}, "form must be adapter or merged"),
         ({"method": "arc"}, "method must be the configuration's"),
         ({"extra": 1}, "missing or unknown: extra"),
-        ({"backbone": {}}, "backbone must hold name"),
+        ({"backbone": {}}, "backbone must have name"),
     ):
         card.write_text(json.dumps(values | change))
         with pytest.raises(ValueError, match=message):

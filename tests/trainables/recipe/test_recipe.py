@@ -80,9 +80,9 @@ def test_a_configuration_overrides_what_the_study_fixes() -> None:
         ({"label_smoothing": 1.0}, {}, r"recipe\.label_smoothing must be in \[0, 1\)"),
         ({"clip_norm": 0.0}, {}, r"recipe\.clip_norm must be positive, or null for none"),
         ({"n_threads": 0}, {}, r"recipe\.n_threads must be at least 1"),
-        ({"warmup": 0.1}, {}, r"'warmup' is not part of a recipe, these are: .*; did you mean warmup_fraction\?"),
-        ({}, {"optim.rl": 0.1}, r"optim\.rl is not a training knob, these are: .*; did you mean optim\.lr"),
-        ({}, {"recipe.lr": 0.1}, r"recipe\.lr is not a training knob, these are: optim\.lr"),
+        ({"warmup": 0.1}, {}, r"'warmup' is not part of a recipe; its keys are .*; did you mean warmup_fraction\?"),
+        ({}, {"optim.rl": 0.1}, r"optim\.rl is not a training knob; the knobs are .*; did you mean optim\.lr"),
+        ({}, {"recipe.lr": 0.1}, r"recipe\.lr is not a training knob; the knobs are optim\.lr"),
     ],
 )
 def test_a_bad_recipe_is_refused_with_the_law_and_the_value(fixed: dict[str, Any], config: dict[str, Any], message: str) -> None:

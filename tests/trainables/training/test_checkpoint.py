@@ -42,7 +42,7 @@ def test_a_torn_file_is_named_and_not_read(tmp_path: Path, n_bytes: int) -> None
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:n_bytes])
     with pytest.raises(
-        ValueError, match=r"checkpoint\.safetensors is not a whole checkpoint .*; delete it to start the trial anew"
+        ValueError, match=r"checkpoint\.safetensors is not a complete checkpoint .*; delete it to restart the trial"
     ):
         read(tmp_path)
 

@@ -156,7 +156,7 @@ def test_a_trial_that_is_told_to_stop_does_so_at_its_next_batch_and_goes_on_from
 def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterWorker, tmp_path: Path) -> None:
     warm.start(LORA, seed=0, epochs=1, folder=tmp_path)
     done = warm.step()
-    with pytest.raises(RuntimeError, match="has done all of its 1 epochs"):
+    with pytest.raises(RuntimeError, match="has already trained all of its 1 epochs"):
         warm.step()
     assert warm.start(LORA, seed=0, epochs=1, folder=tmp_path) == 1
     assert warm.replay() == done
