@@ -1,4 +1,4 @@
-"""Which configurations exist: one file per method, and what all methods share."""
+"""The search spaces: one file per method, and the knobs that all methods share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _MET
 
 
 def unknown_method(method: str) -> str | None:
-    """Why a name is no method, with the nearest that is or what to install; None if it is one."""
+    """Return why a name is not a method, with the nearest method or the package to install; None if it is one."""
     if method in SPACES:
         return None
     if method.startswith(peft.PREFIX):
@@ -73,10 +73,10 @@ def unknown_method(method: str) -> str | None:
 
 
 def space_of(method: str) -> Space:
-    """The space of a method, one of ours or a tuner of PEFT.
+    """Return the space of a method, one of ours or a tuner of PEFT.
 
     Raises:
-        ValueError: `unknown_method(method)`.
+        ValueError: If the method is unknown; the message is `unknown_method(method)`.
     """
     if (problem := unknown_method(method)) is not None:
         raise ValueError(problem)
@@ -84,10 +84,10 @@ def space_of(method: str) -> Space:
 
 
 def joint(methods: Sequence[str]) -> JointSpace:
-    """The joint space of some methods.
+    """Return the joint space of several methods.
 
     Raises:
-        ValueError: naming every method that has no space, and the nearest that has.
+        ValueError: If methods are unknown; the message names each of them with the nearest known method.
     """
     if problems := [problem for method in methods if (problem := unknown_method(method)) is not None]:
         raise ValueError("\n".join(problems))

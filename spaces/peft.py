@@ -1,9 +1,9 @@
-"""The spaces of Hugging Face PEFT's tuners, read from the sources of the PEFT that is installed. PEFT itself is not imported.
+"""The search spaces of Hugging Face PEFT's tuners, read from the source code of the installed PEFT. PEFT itself is not imported.
 
-A tuner of PEFT is the method `peft.<tuner>`, and each plain field of its configuration class (`peft/tuners/<tuner>/config.py`) a
-knob of the same name: default and meaning are PEFT's. What is searched is told by the two tables below, by the field's name or for
-one tuner; every other field stays at its default until a study names it. Reading the sources, as a syntax tree that is never run,
-takes milliseconds; importing PEFT would bring in torch and transformers.
+A tuner of PEFT is the method `peft.<tuner>`. Each plain field of its configuration class (`peft/tuners/<tuner>/config.py`) is a
+knob of the same name, with PEFT's default and meaning. The two tables below define the searched values, by field name or for
+one tuner; every other field stays at its default until a study names it. Reading the sources, as a syntax tree that is never
+run, takes milliseconds; importing PEFT would load torch and transformers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from spaces.shared import layers
 from spaces.space import Knob, Space, Value
 
 PREFIX = "peft."
-REMEDY = "install it with: pip install 'paretune[peft]'"
+REMEDY = "install it: pip install 'paretune[peft]'"
 
 _PROMPT = "it is a prompt method: it adds tokens to a language model and adapts no linear"
 REFUSED = {
@@ -34,15 +34,15 @@ REFUSED = {
     "ln_tuning": "it trains layer norms, and the bridge adapts linears; bitfit trains biases and norms",
     "multitask_prompt_tuning": _PROMPT,
     "p_tuning": _PROMPT,
-    "poly": "it asks for the number of a task beside each image",
+    "poly": "it needs the number of a task for each image",
     "prefix_tuning": _PROMPT,
     "prompt_tuning": _PROMPT,
-    "shadow": "it trains a second transformer beside a language model",
-    "trainable_tokens": "it trains rows of a table of token embeddings, which a Vision Transformer has not",
+    "shadow": "it trains a second transformer next to a language model",
+    "trainable_tokens": "it trains rows of a table of token embeddings, which a Vision Transformer does not have",
     "xlora": "it mixes adapters that were trained before",
 }
 
-# field -> (what its default is multiplied by, unit)
+# field -> (factors that its default is multiplied by, unit)
 SCALED: dict[str, tuple[tuple[float, ...], str]] = {
     "r": ((1 / 4, 1 / 2, 1, 2), "dimensions"),
     r"(\w*lora_|psoft_)?alpha": ((1 / 4, 1, 4), "r times the factor of the update"),
@@ -77,7 +77,7 @@ CHOSEN: dict[str, tuple[tuple[Value, ...], str]] = {
     r"vblora\.num_vectors": ((64, 256), "vectors"),
     r"vblora\.vector_length": ((16, 32, 64, 256), "elements"),
 }
-# fields that are no hyperparameters of an adapter on frozen linears of a timm model
+# fields that are not hyperparameters of an adapter on frozen linears of a timm model
 PLUMBING = (
     r"\w*_modules|modules_to_save|bias|fan_in_fan_out|layers_\w+|init(_\w+)?_weights|save_\w+|\w*seed|\w*prng_key|progressbar|"
     r"runtime_\w+|megatron_\w+|ensure_weight_tying|use_effective_conv2d|\w*qalora\w*|use_asa|asa_\w+|\w+_warmup|mask_interval"
@@ -85,24 +85,24 @@ PLUMBING = (
 
 
 def installed() -> bool:
-    """Whether PEFT is there to be used."""
+    """Return whether PEFT is installed."""
     return _tuners_folder() is not None
 
 
 def tuners() -> list[str]:
-    """The methods that PEFT brings, `peft.lora` and so on; none if it is not installed."""
+    """Return the methods of PEFT, `peft.lora` and so on; none if it is not installed."""
     folder = _tuners_folder()
     names = [] if folder is None else sorted(path.parent.name for path in folder.glob("*/config.py"))
     return [PREFIX + name for name in names if name not in REFUSED]
 
 
 def problem(method: str) -> str | None:
-    """Why a study cannot name `peft.<tuner>`, with what to do about it; None if it can."""
+    """Return why a study cannot use `peft.<tuner>`, with the remedy; None if it can."""
     tuner = method.removeprefix(PREFIX)
     if tuner in REFUSED:
         return f"{method}: PEFT's {tuner} does not fit a Vision Transformer: {REFUSED[tuner]}"
     if not installed():
-        return f"{method}: needs Hugging Face PEFT, which is not here; {REMEDY}"
+        return f"{method}: needs Hugging Face PEFT, which is not installed; {REMEDY}"
     if method not in (known := tuners()):
         near = difflib.get_close_matches(method, known, n=1, cutoff=0.4)
         return (
@@ -115,10 +115,10 @@ def problem(method: str) -> str | None:
 
 @functools.cache
 def space(method: str) -> Space:
-    """The space of `peft.<tuner>`.
+    """Return the space of `peft.<tuner>`.
 
     Raises:
-        ValueError: `problem(method)`.
+        ValueError: If a study cannot use the tuner; the message is `problem(method)`.
     """
     if (reason := problem(method)) is not None:
         raise ValueError(reason)
@@ -139,15 +139,15 @@ def space(method: str) -> Space:
 
 def _tuners_folder() -> Path | None:
     found = find_spec("peft")
-    if found is None or found.origin is None:  # a mere folder of that name has no origin
+    if found is None or found.origin is None:  # a plain folder of that name has no origin
         return None
     return Path(found.origin).parent / "tuners"
 
 
 def _read(tuner: str) -> Iterator[Knob]:
-    """The plain fields of the tuner's configuration class as knobs, in PEFT's order."""
+    """Yield the plain fields of the tuner's configuration class as knobs, in PEFT's order."""
     folder = _tuners_folder()
-    assert folder is not None  # noqa: S101 - `space` has looked
+    assert folder is not None  # noqa: S101 - checked by `space`
     path = folder / tuner / "config.py"
     classes = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
     own = next(node for node in reversed(classes) if node.name.lower() == f"{tuner.replace('_', '')}config")
@@ -175,7 +175,7 @@ def _read(tuner: str) -> Iterator[Knob]:
 
 
 def _default_and_help(value: ast.expr | None) -> tuple[Value, str] | None:
-    """Of `= 8` and of `= field(default=8, metadata={"help": ...})` the default, where it is plain, and the help."""
+    """Return default and help of `= 8` or `= field(default=8, metadata={"help": ...})`; None if the default is not plain."""
     if value is None:
         return None
     parts = {part.arg: part.value for part in value.keywords} if isinstance(value, ast.Call) else {"default": value}
@@ -192,7 +192,7 @@ def _default_and_help(value: ast.expr | None) -> tuple[Value, str] | None:
 
 
 def _values(tuner: str, name: str, default: Value) -> tuple[tuple[Value, ...], str]:
-    """The values of a field that a search tries, its default among them, and their unit; no values if it stays as it is."""
+    """Return the searched values of a field, including its default, and their unit; no values if it is not searched."""
     for pattern, (values, unit) in CHOSEN.items():
         if re.fullmatch(pattern, f"{tuner}.{name}"):
             return (values if default in values else (*values, default)), unit
@@ -204,7 +204,7 @@ def _values(tuner: str, name: str, default: Value) -> tuple[tuple[Value, ...], s
 
 
 def _sentence(text: str) -> str:
-    """The first sentence of a help text, on one line."""
+    """Return the first sentence of a help text, on one line."""
     line = re.sub(r"<[^>]*>", "", " ".join(text.split()))
     first = re.split(r"(?<=[a-z0-9)`'])\. ", line, maxsplit=1)[0]
     return first.rstrip(". ") + "."

@@ -1,7 +1,7 @@
-"""The knobs of training that every method shares, and the one that all methods with layers have alike.
+"""The training knobs that every method shares, and the `layers` knob of all methods that adapt blocks.
 
 Source: the common VTAB-1k recipe of this family of papers (AdamW, linear warm-up, cosine; learning rate 1e-3, weight decay 1e-4,
-batch 64 or 32, drop path 0.1), and the grids that ARC's and HTA's authors print.
+batch 64 or 32, drop path 0.1), and the grids printed by the authors of ARC and HTA.
 """
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -49,7 +49,7 @@ SHARED = (
 
 
 def layers(method: str) -> Knob:
-    """Which blocks a method adapts, the knob of every method that adapts blocks."""
+    """Return the knob that chooses the adapted blocks, which every method that adapts blocks has."""
     return Knob(
         f"{method}.layers",
         CategoricalDistribution(("all", "first-2", "first-4", "last-2", "last-4")),

@@ -1,7 +1,7 @@
-"""What a space is: the knobs of a method, and several methods' spaces joined into one.
+"""The types of a search space: the knobs of a method, and the joint space of several methods.
 
-A space is data: Optuna distributions with a meaning, a unit and a source. It knows neither models nor training. Optuna is imported
-by whoever samples; a space only holds its distribution objects.
+A space is data: Optuna distributions with a meaning, a unit and a source. It depends on neither models nor training. A space only
+holds Optuna's distribution objects; drawing from them is left to the samplers.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Config = dict[str, Value]  # one point of a space: flat, dotted keys, "method" a
 
 
 def key_of(config: Mapping[str, object]) -> str:
-    """A text that equal configurations share, and no others."""
+    """Return a string that is equal exactly for equal configurations."""
     return json.dumps(config, sort_keys=True)
 
 
 def in_words(values: BaseDistribution) -> str:
-    """A distribution as a person would write it: `1, 2, 4` or `0.0001 to 0.02 (log)`."""
+    """Describe a distribution in plain text: `1, 2, 4` or `0.0001 to 0.02 (log)`."""
     if isinstance(values, CategoricalDistribution):
         return ", ".join(str(choice) for choice in values.choices)
     if isinstance(values, IntDistribution | FloatDistribution):
         return f"{values.low:g} to {values.high:g}" + (" (log)" if values.log else "")
-    raise TypeError(f"{values!r} is none of Optuna's three distributions")
+    raise TypeError(f"{values!r} is not one of Optuna's three distributions")
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Knob:
 
     Attributes:
         key: Dotted name, the same in the study file, `--set`, Parquet and MLflow (`lily.rank`, `optim.lr`).
-        distribution: The values that a search tries.
-        default: The paper's value; the first configuration of a method that a search tries is made of defaults.
-        meaning: One sentence.
-        unit: What the value counts or measures ("" for a choice between names).
-        source: Where range and default come from.
-        sizes: Whether the number of trainable parameters depends on it.
+        distribution: Values that a search tries.
+        default: Value in the paper; the first configuration of a method that a search tries consists of defaults.
+        meaning: Description in one sentence.
+        unit: Unit of the value ("" for a choice between names).
+        source: Source of range and default.
+        sizes: True if the number of trainable parameters depends on the knob.
     """
 
     key: str
@@ -65,7 +65,7 @@ class Knob:
 
     @property
     def nearest_default(self) -> Value:
-        """The default, or the value of the distribution that lies nearest to it (an override may exclude the paper's value)."""
+        """The default, or the nearest value of the distribution (an override may exclude the paper's value)."""
         values = self.distribution
         if isinstance(values, CategoricalDistribution):
             if self.default in values.choices:
@@ -76,26 +76,26 @@ class Knob:
             return values.choices[0]
         if isinstance(values, IntDistribution | FloatDistribution) and isinstance(self.default, int | float):
             return min(max(self.default, values.low), values.high)
-        raise TypeError(f"{self.key}: no default can be found in {values!r}")
+        raise TypeError(f"{self.key}: {values!r} has no default")
 
     @property
     def largest(self) -> float:
-        """The largest value of a knob that has numbers."""
+        """The largest value of a numeric knob."""
         values = self.distribution
         if isinstance(values, IntDistribution | FloatDistribution):
             return values.high
         if isinstance(values, CategoricalDistribution):
             return max(float(choice) for choice in values.choices if isinstance(choice, int | float))
-        raise TypeError(f"{values!r} is none of Optuna's three distributions")
+        raise TypeError(f"{values!r} is not one of Optuna's three distributions")
 
     def overridden(self, value: Any) -> Knob:
-        """This knob with the values that a study file gives it.
+        """Return this knob with the values that a study file assigns to it.
 
         Args:
-            value: A list (these values), a mapping `{low, high, log?, step?}` (this range) or a plain value (fixed).
+            value: Override: a list (these values), a mapping `{low, high, log?, step?}` (this range) or a plain value (fixed).
 
         Raises:
-            ValueError: if the override says nothing (an empty list, low above high, an unknown key).
+            ValueError: If the override is invalid (an empty list, low above high, an unknown key).
         """
         return replace(self, distribution=_distribution(value))
 
@@ -103,30 +103,30 @@ class Knob:
 def _distribution(value: Any) -> BaseDistribution:
     if isinstance(value, list | tuple):
         if not value:
-            raise ValueError("an empty list leaves nothing to choose; give at least one value")
+            raise ValueError("a list of values must not be empty; give at least one value")
         return CategoricalDistribution(tuple(_plain(choice) for choice in value))
     if not isinstance(value, Mapping):
         return CategoricalDistribution((_plain(value),))
     if set(value) - {"low", "high", "log", "step"} or not {"low", "high"} <= set(value):
-        raise ValueError(f"a range is {{low, high, log, step}} with low and high given, got {dict(value)!r}")
+        raise ValueError(f"a range must be {{low, high, log, step}} with at least low and high, got {dict(value)!r}")
     low, high, log, step = value["low"], value["high"], bool(value.get("log", False)), value.get("step")
     if not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in (low, high)):
-        raise ValueError(f"low and high are finite numbers, got {low!r} and {high!r}")
+        raise ValueError(f"low and high must be finite numbers, got {low!r} and {high!r}")
     if low > high or (log and low <= 0):
         raise ValueError(f"a range needs low <= high (and low > 0 when log), got low={low!r}, high={high!r}")
     if step is not None and (log or not isinstance(step, int | float) or not step > 0 or not math.isfinite(step)):
-        raise ValueError(f"a step is a number above 0, and a logarithmic range takes none, got step={step!r}")
+        raise ValueError(f"a step must be a number above 0, and a logarithmic range has none, got step={step!r}")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=int(step or 1))
     return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
 def _plain(value: Any) -> Value:
-    """A value that a knob can take; JSON must be able to hold it."""
+    """Check that a knob can take a value and that JSON can represent it; return the value."""
     if value is not None and not isinstance(value, str | int | float | bool):
-        raise ValueError(f"a knob's value is a number, a word or true and false, got {value!r}")
+        raise ValueError(f"a knob's value must be a number, a word, true or false, got {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"a knob's value is finite, got {value!r}")
+        raise ValueError(f"a knob's value must be finite, got {value!r}")
     return value
 
 
@@ -137,7 +137,7 @@ def _suggest(trial: optuna.Trial, key: str, values: BaseDistribution) -> Value:
         return trial.suggest_int(key, values.low, values.high, step=values.step, log=values.log)
     if isinstance(values, FloatDistribution):
         return trial.suggest_float(key, values.low, values.high, step=values.step, log=values.log)
-    raise TypeError(f"{key}: {values!r} is none of Optuna's three distributions")
+    raise TypeError(f"{key}: {values!r} is not one of Optuna's three distributions")
 
 
 def _contains(values: BaseDistribution, value: Value) -> bool:
@@ -145,17 +145,17 @@ def _contains(values: BaseDistribution, value: Value) -> bool:
         return value in values.choices
     if isinstance(values, IntDistribution | FloatDistribution):
         return isinstance(value, int | float) and values.low <= value <= values.high
-    raise TypeError(f"{values!r} is none of Optuna's three distributions")
+    raise TypeError(f"{values!r} is not one of Optuna's three distributions")
 
 
 @dataclass(frozen=True)
 class Space:
-    """The knobs of one method, and where its paper's training recipe differs from the shared defaults.
+    """The knobs of one method, and the shared defaults that its paper's training recipe changes.
 
     Attributes:
-        method: The method's name.
-        knobs: Its own knobs, each key beginning with the method's name and a dot.
-        recipe: The paper's values of shared knobs (`optim.lr`) where they differ from the shared defaults.
+        method: Name of the method.
+        knobs: Knobs of the method; each key starts with the method's name and a dot.
+        recipe: Paper's values of shared knobs (`optim.lr`) that differ from the shared defaults.
     """
 
     method: str
@@ -165,11 +165,11 @@ class Space:
 
 @dataclass(frozen=True)
 class JointSpace:
-    """Several methods' spaces as one: the method is asked for first, then its own knobs, then the shared ones.
+    """The joint space of several methods: a point chooses the method, then the method's own knobs, then the shared ones.
 
     Attributes:
-        spaces: One space per method, in the order of the study file.
-        shared: The knobs of training, the same for every method.
+        spaces: Spaces of the methods, in the order of the study file.
+        shared: Training knobs, the same for every method.
     """
 
     spaces: tuple[Space, ...]
@@ -181,11 +181,11 @@ class JointSpace:
         return tuple(space.method for space in self.spaces)
 
     def only(self, method: str) -> JointSpace:
-        """The part of this space that belongs to one method."""
+        """Return the part of this space that belongs to one method."""
         return JointSpace(tuple(space for space in self.spaces if space.method == method), self.shared)
 
     def knobs(self, method: str) -> tuple[Knob, ...]:
-        """The knobs of a method, its own first, then the shared ones with the paper's defaults."""
+        """Return the knobs of a method: its own, then the shared ones with the paper's defaults."""
         space = next(s for s in self.spaces if s.method == method)
         shared = (replace(k, default=space.recipe.get(k.key, k.default)) for k in self.shared)
         return (*space.knobs, *shared)
@@ -199,12 +199,12 @@ class JointSpace:
         return config
 
     def distributions(self, method: str) -> dict[str, BaseDistribution]:
-        """Key to distribution for the points of one method, the choice of the method included."""
+        """Return the distributions of the points of one method by key, including the choice of the method."""
         named: dict[str, BaseDistribution] = {"method": CategoricalDistribution(self.methods)}
         return named | {knob.key: knob.distribution for knob in self.knobs(method)}
 
     def holds(self, config: Config) -> bool:
-        """Whether a configuration is a point of this space."""
+        """Return whether a configuration is a point of this space."""
         method = str(config["method"])
         if method not in self.methods:
             return False
@@ -214,11 +214,11 @@ class JointSpace:
             return False
 
     def default(self, method: str) -> Config:
-        """The paper's configuration of a method, each knob moved to the nearest value that the space holds."""
+        """Return the paper's configuration of a method, with each knob moved to the nearest value in the space."""
         return {"method": method} | {knob.key: knob.nearest_default for knob in self.knobs(method)}
 
     def problems(self, overrides: Mapping[str, Any]) -> dict[str, str]:
-        """What is wrong with each key of a study file's `space:` section; empty when nothing is."""
+        """Return the problem of each invalid key in a study file's `space:` section; empty if all are valid."""
         keys = {knob.key for space in self.spaces for knob in space.knobs} | {knob.key for knob in self.shared}
         found = {}
         for key, value in overrides.items():
@@ -233,10 +233,10 @@ class JointSpace:
         return found
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> JointSpace:
-        """This space with the study file's `space:` section applied.
+        """Return this space with the study file's `space:` section applied.
 
         Raises:
-            ValueError: naming every key that no method has (with the nearest one that exists) and every override that says nothing.
+            ValueError: If keys are unknown or overrides invalid; the message names each of them, with the nearest known key.
         """
         if problems := self.problems(overrides):
             raise ValueError("\n".join(f"{key}: {problem}" for key, problem in problems.items()))

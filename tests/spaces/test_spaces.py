@@ -64,15 +64,15 @@ def test_a_default_outside_an_override_moves_to_the_nearest_value() -> None:
     ("overrides", "message"),
     [
         ({"lora.rnak": 4}, "lora.rnak: no such knob; did you mean lora.rank?"),
-        ({"lora.rank": []}, "an empty list leaves nothing to choose"),
+        ({"lora.rank": []}, "a list of values must not be empty"),
         ({"optim.lr": {"low": 1.0, "high": 0.1}}, "low <= high"),
         ({"optim.lr": {"low": 0.0, "high": 0.1, "log": True}}, "low > 0 when log"),
-        ({"optim.lr": {"low": 0.1, "high": float("inf")}}, "low and high are finite numbers"),
-        ({"optim.lr": float("nan")}, "a knob's value is finite"),
-        ({"lora.rank": [[1]]}, "a knob's value is a number, a word"),
-        ({"lora.rank": {"low": 1, "high": 8, "step": 0}}, "a step is a number above 0"),
-        ({"optim.lr": {"min": 0.0}}, "a range is {low, high, log, step}"),
-        ({"optim.lr": {"low": "a", "high": 1}}, "low and high are finite numbers"),
+        ({"optim.lr": {"low": 0.1, "high": float("inf")}}, "low and high must be finite numbers"),
+        ({"optim.lr": float("nan")}, "a knob's value must be finite"),
+        ({"lora.rank": [[1]]}, "a knob's value must be a number, a word"),
+        ({"lora.rank": {"low": 1, "high": 8, "step": 0}}, "a step must be a number above 0"),
+        ({"optim.lr": {"min": 0.0}}, "a range must be {low, high, log, step}"),
+        ({"optim.lr": {"low": "a", "high": 1}}, "low and high must be finite numbers"),
     ],
 )
 def test_an_override_that_says_nothing_is_refused_with_the_law(overrides: dict[str, object], message: str) -> None:
