@@ -1,1 +1,1 @@
-"""Where a search runs: connecting to Ray and what it offers."""
+"""The Ray cluster of a search: connecting to it, its capacity, its nodes, and its jobs."""

@@ -1,11 +1,11 @@
-"""Room for trials on a cluster whose nodes come and go, and asking its autoscaler for more.
+"""The capacity for trials on a cluster whose nodes come and go, and requests to its autoscaler for more.
 
-Ray's autoscaler starts nodes for what waits to be placed. A search decides late: it starts no trial for which there is no room
-yet. So the room itself is asked for: for each trial more that could run a placement group of what a trial takes, in which nothing
-runs, and which is removed once it is placed. What several studies ask for adds up, and is gone with its driver, however that ends.
+Ray's autoscaler starts nodes for work that waits to be placed. A search decides late: it starts no trial before there is capacity.
+So it requests the capacity itself: for each additional trial that could run, an empty placement group of a trial's resources, which
+is removed once it is placed. Requests of several studies add up, and each disappears with its driver, however the driver ends.
 
-`ray.autoscaler.sdk.request_resources` would be one standing request of the whole cluster: the next caller replaces it, and that of
-a driver that was killed keeps its nodes running.
+`ray.autoscaler.sdk.request_resources` would be a single standing request for the whole cluster: the next caller replaces it,
+and the request of a killed driver keeps its nodes running.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from cluster.connect import slots
 from cluster.nodes import autoscales, labels
 
 T = TypeVar("T")
-AT_ONCE = 8  # trials for which an autoscaler is asked for nodes, where nobody says how many
-FIRST_REPORT_SECONDS = 10.0  # of Ray's autoscaler, after a cluster's start; one that may start nothing reports, too
+AT_ONCE = 8  # trials for which nodes are requested from an autoscaler if no number is configured
+FIRST_REPORT_SECONDS = 10.0  # time until Ray's autoscaler first reports after a cluster's start, even if it cannot start nodes
 
 
 class FreeSlots:
-    """How many trials run at once on the connected cluster, by its nodes of the moment.
+    """The number of trials that the connected cluster can run at once, updated from its current nodes.
 
     Args:
-        takes: What a trial takes, as `cluster.connect.slots` has it.
-        most: Trials at once at most; None for as many as there is room for, where an autoscaler is asked for room for `AT_ONCE`.
-        clock: Seconds.
+        takes: Resources of a trial, as keyword arguments of `cluster.connect.slots`.
+        most: Maximum number of trials at once; None for no limit, in which case an autoscaler is asked for `AT_ONCE`.
+        clock: Clock in seconds.
 
     Attributes:
-        n: Trials that there is room for, by the last look.
-        grows: Whether an autoscaler may start nodes.
+        n: Number of trials that had room at the last poll.
+        grows: True if an autoscaler may start nodes.
 
     Raises:
-        ValueError: if not even one fits, on a cluster that stays as it is.
+        ValueError: If not even one trial fits on a cluster that cannot grow.
     """
 
     def __init__(self, takes: Mapping[str, Any], most: int | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._takes, self._most, self._clock = takes, most, clock
         self._asked: list[Any] = []  # placement groups
-        self._short: tuple[float, str] | None = None  # since when no trial fits, and why
+        self._short: tuple[float, str] | None = None  # time since no trial fits, and the reason
         self.n = 0
         self.grows = autoscales()
         self.count()
@@ -52,10 +52,10 @@ class FreeSlots:
                 raise ValueError(self._short[1])
 
     def poll(self, wanted: int) -> int:
-        """How many trials may run at once, now. Where that is fewer than wanted, an autoscaler is asked for nodes.
+        """Return how many trials may run at once; if that is fewer than wanted, request nodes from an autoscaler.
 
         Args:
-            wanted: Trials that could run if there was room for all.
+            wanted: Number of trials that could run if there was room for all.
         """
         self.count()
         self.grows = self.grows or autoscales()
@@ -66,7 +66,7 @@ class FreeSlots:
         return self.n
 
     def count(self) -> None:
-        """Look at the nodes, and ask for none."""
+        """Update the number of trials from the nodes, without requesting any."""
         try:
             found = slots(**self._takes)
         except ValueError as none:
@@ -78,11 +78,11 @@ class FreeSlots:
 
     @property
     def at_most(self) -> int:
-        """Trials at once, once an autoscaler has given all that it is asked for."""
+        """The number of trials at once after an autoscaler has granted every request."""
         return self._most or max(AT_ONCE, self.n) if self.grows else self.n
 
     def waits(self) -> str | None:
-        """What is waited for, and how long already; None where trials have room, or want none."""
+        """Return what is missing, and for how long; None if trials have room or none is wanted."""
         if self._short is None:
             return None
         since, why = self._short
@@ -91,7 +91,7 @@ class FreeSlots:
         return f"{line}; its autoscaler is asked for one: `ray status` on the head" if self.grows else line
 
     def _ask(self, n: int) -> None:
-        """Have `n` trials' room waiting to be placed; what is placed is for trials, and the next look knows of its node."""
+        """Keep capacity for `n` trials pending; placed groups are removed, because the next poll counts their node."""
         from ray.util import placement_group, placement_group_table, remove_placement_group
 
         placed = [group for group in self._asked if placement_group_table(group).get("state") == "CREATED"]
@@ -107,30 +107,30 @@ class FreeSlots:
 
 
 def at_a_time(n_slots: int | FreeSlots) -> str:
-    """How many trials run at once, for people."""
+    """Describe how many trials run at once."""
     n = n_slots if isinstance(n_slots, int) else n_slots.at_most
     words = f"{n} {'trials' if n > 1 else 'trial'} at a time"
     if isinstance(n_slots, int) or n == n_slots.n:
         return words
-    return f"up to {words} (room for {n_slots.n} now, the cluster is asked for more)"
+    return f"up to {words} (room for {n_slots.n} now, more is requested from the cluster)"
 
 
 def bundle_of(
     *, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """What a trial takes of one node, as Ray's placement groups have it, and which nodes they may choose, as their keywords."""
+    """Return the resources of a trial as a bundle of Ray's placement groups, and the node selection as their keywords."""
     wanted = {"CPU": float(cpus_per_trial), "GPU": float(gpus_per_trial), "memory": float(memory_per_trial)}
     where = {} if (selected := labels(accelerator_type)) is None else {"bundle_label_selector": [selected]}
     return {name: much for name, much in wanted.items() if much > 0}, where
 
 
 class Returned(NamedTuple, Generic[T]):
-    """What a function has returned on a node.
+    """The return value of a function that ran on a node.
 
     Attributes:
-        value: It.
-        node: The node's id, in hexadecimal.
-        seconds: That it took there.
+        value: Return value.
+        node: Id of the node, in hexadecimal.
+        seconds: Duration of the call on the node.
     """
 
     value: T
@@ -145,17 +145,17 @@ def in_a_slot(
     say: Callable[[str], object],
     patience: float = math.inf,
 ) -> Returned[T]:
-    """Call a function once where a trial would run, in a process that has what a trial takes, and ends with it.
+    """Call a function once with the resources of a trial, in a process of its own that ends afterwards.
 
     Args:
-        function: Of a module that is there, too.
-        arguments: Its own.
-        takes: As of `Room`. What waits for it is a demand of its own: an autoscaler starts a node for it.
-        say: Is told what is waited for, once a minute.
+        function: Function of a module that the node can import.
+        arguments: Arguments of the function.
+        takes: Resources of a trial, see `FreeSlots`. The waiting call is itself a demand that makes an autoscaler start a node.
+        say: Callback that receives a line about the wait, once a minute.
         patience: Seconds to wait for a node.
 
     Raises:
-        ValueError: if no node fits and none comes, or whatever the function raised.
+        ValueError: If no node fits and none is started in time, or the function raised an exception.
     """
     import ray
 
@@ -181,7 +181,7 @@ def in_a_slot(
 
 
 def _there(function: Callable[..., T], arguments: tuple[Any, ...]) -> Returned[T]:
-    """Runs on the node."""
+    """Call the function on the node and time it."""
     import ray
 
     begun = time.monotonic()
@@ -190,10 +190,10 @@ def _there(function: Callable[..., T], arguments: tuple[Any, ...]) -> Returned[T
 
 
 def gpus_of(asked: float | str, accelerator_type: str | None) -> float:
-    """With how many GPUs something is measured: as is asked for, and for `auto` with one, where a node has one or will.
+    """Return the number of GPUs for a measurement: the configured number, or for `auto` one if a node has or will have a GPU.
 
     Raises:
-        ValueError: nobody knows which node an autoscaler should start for it.
+        ValueError: If `auto` needs a node that an autoscaler has yet to start, and its accelerator type is not configured.
     """
     import ray
 
@@ -205,7 +205,7 @@ def gpus_of(asked: float | str, accelerator_type: str | None) -> float:
         return 0.0
     if accelerator_type is None:
         raise ValueError(
-            "resources.gpus_per_trial: auto is measured on a node for trials, and the cluster has none with a GPU yet; name its "
-            "kind in resources.accelerator_type, so that the autoscaler starts one, or give a number of GPUs"
+            "resources.gpus_per_trial: auto is measured on a node for trials, and the cluster has no node with a GPU yet; set "
+            "resources.accelerator_type, so that the autoscaler starts one, or give a number of GPUs"
         )
     return 1.0

@@ -1,4 +1,4 @@
-"""Connecting to Ray: a cluster that runs already (`RAY_ADDRESS`), or one embedded on this machine."""
+"""The connection to Ray: a running cluster (`RAY_ADDRESS`), or one embedded on this machine."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# How Ray is told, by environment, before it is imported:
+# environment variables that Ray reads on import:
 _EMBEDDED = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would try to reach the internet
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "no cluster beyond this machine": all its servers bind to loopback, on Linux too
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES alone for trials without a GPU: Ray's coming default
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # "no cluster beyond this machine": all servers bind to loopback, also on Linux
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # keep CUDA_VISIBLE_DEVICES for trials without a GPU: Ray's future default
 }
 
 
 class RayDied(ConnectionError):
-    """Ray's own processes have ended while they were needed."""
+    """The error that Ray's own processes have ended while they were needed."""
 
 
 def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
-    """The cluster that `RAY_ADDRESS` names (Ray sets it in a job; `auto` is the one on this machine), or else an embedded one.
+    """Connect to the cluster of `RAY_ADDRESS` (Ray sets it in a job; `auto` is the local one), or else start an embedded one.
 
     Args:
-        n_cpus: Of `embedded`.
-        preload: Of `embedded`; the workers of a cluster are its own.
+        n_cpus: Cores of the embedded cluster, see `embedded`.
+        preload: Modules for the workers of the embedded cluster, see `embedded`; an existing cluster has its own workers.
 
     Raises:
-        ValueError: if cores are named for a cluster that has its own.
-        ConnectionError: out of entering the block, if there is no such cluster.
+        ValueError: If cores are given for an existing cluster.
+        ConnectionError: If the cluster does not exist; raised on entering the block.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         return embedded(n_cpus=n_cpus, preload=preload)
     if n_cpus is not None:
-        raise ValueError(f"the number of cores is for a Ray of one's own; RAY_ADDRESS={address} names a cluster that has its own")
+        raise ValueError(f"the number of cores is for an embedded Ray; RAY_ADDRESS={address} names a cluster that has its own")
     import ray  # noqa: F401
 
     return joined(address)
@@ -47,10 +47,10 @@ def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abst
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """A cluster that this machine belongs to and that outlives the block.
+    """Connect to a cluster that this machine belongs to and that outlives the block.
 
     Raises:
-        ConnectionError: if it is not there, or knows another token.
+        ConnectionError: If it cannot be reached, or expects another token.
     """
     import ray
 
@@ -67,17 +67,18 @@ def joined(address: str) -> Iterator[None]:
 
 
 def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
-    """A private Ray cluster whose servers listen on loopback only, without dashboard, that ends with the block.
+    """Start a private Ray cluster whose servers listen on loopback only, without a dashboard, and that ends with the block.
 
-    Ray is imported by the call, its processes start when the block is entered.
+    The call imports Ray; entering the block starts its processes.
 
     Args:
         n_cpus: Cores that it may use; None for all of this machine.
-        preload: Modules; if there are any, a worker for every core starts at once and imports them before it is asked for anything.
+        preload: Modules to import early: if there are any, one worker per core starts at once and imports them before its first
+            task.
 
     Raises:
-        RuntimeError: if Ray was imported before and therefore listens on other addresses too.
-        RayDied: out of the block, if Ray dies inside it.
+        RuntimeError: If Ray was imported before and therefore also listens on other addresses.
+        RayDied: If Ray died inside the block; raised on leaving it.
     """
     for name, value in _EMBEDDED.items():
         os.environ.setdefault(name, value)
@@ -93,7 +94,7 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     early = {
         "RAY_prestart_worker_first_driver": str(int(bool(preload))),
         "RAY_preload_python_modules": ",".join(preload),
-        "RAY_idle_worker_killing_time_threshold_ms": "60000",  # not while the placement groups of their trials are made
+        "RAY_idle_worker_killing_time_threshold_ms": "60000",  # keep them while the placement groups of their trials are created
     }
     os.environ.update(early)
     with _own_sigterm(), _only_what_is_needed():
@@ -119,10 +120,10 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _only_what_is_needed() -> Iterator[None]:
-    """A Ray that starts inside the block starts no servers for clouds, for other machines' logs and for web pages.
+    """Keep a Ray that starts inside the block from starting servers for clouds, for other machines' logs and for web pages.
 
-    Each would import Ray once more, on the cores on which a search is about to start. `ray.init` has no words for this; a Ray whose
-    own methods are called differently starts them as ever.
+    Each would import Ray once more, on the cores on which a search is about to start. `ray.init` has no option for this. If Ray
+    renames the patched methods, the servers start as usual.
     """
     from ray._private.node import Node
 
@@ -139,10 +140,10 @@ def _only_what_is_needed() -> Iterator[None]:
 
 
 def _watched(died: threading.Event) -> threading.Event:
-    """Interrupt the main thread when Ray's raylet dies: nothing that waits for Ray ever comes back then.
+    """Interrupt the main thread when Ray's raylet dies, because every call that waits for Ray would then wait forever.
 
     Returns:
-        What ends the watch when it is set.
+        An event; setting it ends the watch.
     """
     ended = threading.Event()
     raylets = [pid for pid, name in _children(os.getpid()) if name == "raylet"]
@@ -164,9 +165,9 @@ def _watched(died: threading.Event) -> threading.Event:
 
 
 def _children(pid: int) -> Iterator[tuple[int, str]]:
-    """(number, name) of the processes that a process has started; none where there is no `/proc`."""
+    """Yield (pid, name) of the child processes of a process; none on a system without `/proc`."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has just ended
+        with suppress(OSError):  # the process has just ended
             start, _, rest = stat.read_text().rpartition(")")
             number, _, name = start.partition(" (")
             if int(rest.split()[1]) == pid:
@@ -175,7 +176,7 @@ def _children(pid: int) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray puts a handler of its own in the place of ours, which would exit in the middle of anything."""
+    """Restore our SIGTERM handler after the block: Ray installs its own, which would exit in the middle of anything."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -190,17 +191,17 @@ def slots(
     memory_per_trial: int = 0,
     node: str | None = None,
 ) -> int:
-    """How many trials the connected cluster runs at once, now: those that fit on its living nodes, but those about to leave.
+    """Count the trials that fit at once on the connected cluster's living nodes, without those that are draining.
 
     Args:
-        cpus_per_trial: Cores of one.
-        gpus_per_trial: Share of a GPU of one.
-        accelerator_type: Of the nodes; None for any.
-        memory_per_trial: Bytes of a node's memory that one is reserved; 0 for none.
-        node: Count those of this one (its id in hexadecimal); None for all.
+        cpus_per_trial: Cores of a trial.
+        gpus_per_trial: Number of GPUs, or share of one, of a trial.
+        accelerator_type: Accelerator type of the nodes; None for any.
+        memory_per_trial: Bytes of a node's memory reserved for a trial; 0 for none.
+        node: Id (in hexadecimal) of the only node to count; None for all.
 
     Raises:
-        ValueError: if not even one fits.
+        ValueError: If not even one trial fits.
     """
     from cluster.nodes import ACCELERATOR, draining
 
@@ -225,28 +226,28 @@ def slots(
 def largest_memory(
     *, cpus_per_trial: int, gpus_per_trial: float, accelerator_type: str | None = None, memory_per_trial: int = 0
 ) -> int | None:
-    """Bytes that the largest of the nodes on which a trial fits has for its workers; None if there is no such node (yet)."""
+    """Return the worker memory, in bytes, of the largest node on which a trial fits; None if there is no such node (yet)."""
     chosen = _of_kind(_living(), accelerator_type)
     with_room = [int(node.get("memory", 0)) for node in chosen if _fit(node, cpus_per_trial, gpus_per_trial, memory_per_trial)]
     return max(with_room, default=None)
 
 
 def _living() -> list[dict[str, Any]]:
-    """The connected cluster's nodes, as Ray tells of them."""
+    """Return the connected cluster's living nodes, as Ray describes them."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _of_kind(nodes: Iterable[Mapping[str, Any]], accelerator_type: str | None) -> list[Mapping[str, float]]:
-    """What the nodes with one kind of accelerator have; None for any."""
+    """Return the resources of the nodes with one accelerator type; None for any."""
     from cluster.nodes import ACCELERATOR
 
     return [node["Resources"] for node in nodes if accelerator_type in (None, node.get("Labels", {}).get(ACCELERATOR))]
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float, memory: int) -> int:
-    """Trials that fit on a node: its cores, its GPUs, its memory."""
+    """Count the trials that fit on a node's cores, GPUs and memory."""
     fit = int(node.get("CPU", 0) // cpus)
     if gpus > 0:
         fit = min(fit, int(node.get("GPU", 0) / gpus + 1e-9))

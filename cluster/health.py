@@ -1,4 +1,4 @@
-"""Is everything there that a search needs, on this machine and on every node of its cluster?"""
+"""Health checks of this machine and of every node of its cluster: everything that a search needs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from typing import Any, Protocol
 from cluster.nodes import on_each
 from cluster.upload import PACKAGES
 
-# Below these, holes are known: Ray ran code from Parquet files, MLflow served what it should not, torch's loader ran pickles.
+# Older versions have known vulnerabilities: Ray ran code in Parquet files, MLflow leaked files, torch's loader ran pickles.
 FLOORS = {"ray": "2.56", "mlflow": "3.17", "torch": "2.10"}
 _TOLD = ("paretune", "ray", "torch", "timm", "optuna", "mlflow", "pyarrow", "sqlalchemy")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: Its name.
-        good: Whether it is as it should be.
-        found: What is there.
-        remedy: How to mend it, empty if good.
+        what: Name of the check.
+        good: True if the check passed.
+        found: Actual value.
+        remedy: Remedy of a failed check, empty if it passed.
     """
 
     what: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 def here() -> dict[str, Any]:
-    """What a machine has: Python, versions, where our packages come from, GPUs. Imports none of the large libraries."""
+    """Describe this machine: Python, versions, location of our packages, GPUs. It imports none of the large libraries."""
     return {
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _TOLD},
@@ -53,10 +53,10 @@ def here() -> dict[str, Any]:
 
 
 def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether a machine can run a search.
+    """Check whether a machine can run a search.
 
     Args:
-        found: What `here` says there.
+        found: Result of `here` on that machine.
     """
     python = tuple(int(part) for part in found["python"].split(".")[:2])
     yield Finding("python", python >= (3, 11), found["python"], "" if python >= (3, 11) else "install Python 3.11 or newer")
@@ -65,7 +65,7 @@ def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
         if has is None:
             yield Finding(name, False, "not installed", "pip install paretune, or submit with --pip")
         elif floor is not None and _numbers(has) < _numbers(floor):
-            yield Finding(name, False, has, f"known holes below {floor}: pip install '{name}>={floor}'")
+            yield Finding(name, False, has, f"known vulnerabilities below {floor}: pip install '{name}>={floor}'")
         else:
             yield Finding(name, True, has)
     homes = {str(Path(place).parent) if place else "nowhere" for place in found["packages"].values()}
@@ -76,21 +76,21 @@ def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 class ObjectStore(Protocol):
-    """A folder that is no path: one in an object store."""
+    """A folder that is not a local path but a prefix in an object store."""
 
     def read(self, name: str) -> bytes | None:
-        """What a file holds, None if there is none."""
+        """Return the content of a file, None if it does not exist."""
 
     def write(self, name: str, blob: bytes) -> None:
-        """Make a file."""
+        """Create a file."""
 
     def delete(self, name: str) -> None:
-        """Remove a file."""
+        """Delete a file."""
 
 
 def storage(folder: Path | ObjectStore) -> Finding:
-    """Whether studies can be written there. Leaves nothing behind."""
-    remedy = "give it rights or room, or choose another with --storage"
+    """Check whether studies can be written to a folder. The test file is deleted."""
+    remedy = "grant access or free space, or choose another with --storage"
     if not isinstance(folder, Path):
         remedy = "give this machine credentials and AWS_ENDPOINT_URL (docs/cluster.md), or choose another with --storage"
     try:
@@ -100,16 +100,16 @@ def storage(folder: Path | ObjectStore) -> Finding:
     except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
         return Finding("storage", False, f"{folder}: {_reason(error)}", remedy)
     if not isinstance(folder, Path):
-        return Finding("storage", found, f"{folder}" if found else f"{folder} forgets what is written", "" if found else remedy)
+        return Finding("storage", found, f"{folder}" if found else f"{folder} loses written files", "" if found else remedy)
     free = shutil.disk_usage(folder).free / 2**30
     return Finding("storage", True, f"{folder}, {free:,.1f} GiB free")
 
 
 def tracking(uri: str) -> Finding:
-    """Whether an MLflow server answers; a database is looked at when it is used.
+    """Check whether an MLflow server answers; a database is not checked before it is used.
 
     Args:
-        uri: As in `MLFLOW_TRACKING_URI`, without a secret in it.
+        uri: Value of `MLFLOW_TRACKING_URI`, without secrets.
     """
     if not uri.startswith(("http://", "https://")):
         return Finding("MLflow", True, uri)
@@ -122,10 +122,10 @@ def tracking(uri: str) -> Finding:
 
 
 def nodes(folder: Path | ObjectStore) -> Iterator[Finding]:
-    """Whether every node of the connected cluster has what this one has, and sees the same storage.
+    """Check that every node of the connected cluster has this node's packages and sees the same storage.
 
     Args:
-        folder: Where studies are kept; a trace is left there for the others to find, and removed.
+        folder: Folder of the studies; a test file is written for the other nodes to read, and deleted afterwards.
     """
     mine = here()
     trace = _leave(folder)
@@ -137,7 +137,7 @@ def nodes(folder: Path | ObjectStore) -> Iterator[Finding]:
 
 
 def odd_nodes(folder: Path | ObjectStore) -> list[Finding]:
-    """The nodes of the connected cluster that would spoil a search kept in `folder`; a single node has every path that we have."""
+    """Return the nodes that would break a search kept in `folder`; a single node has every path that this process has."""
     import ray
 
     if isinstance(folder, Path) and sum(bool(node["Alive"]) for node in ray.nodes()) < 2:
@@ -146,7 +146,7 @@ def odd_nodes(folder: Path | ObjectStore) -> list[Finding]:
 
 
 def _there(folder: Path | ObjectStore, trace: str) -> dict[str, Any]:
-    """Runs on a node."""
+    """Run the checks on a node."""
     sees = writes = False
     with suppress(OSError, ValueError):
         sees = _finds(folder, trace)
@@ -156,7 +156,7 @@ def _there(folder: Path | ObjectStore, trace: str) -> dict[str, Any]:
 
 
 def _leave(folder: Path | ObjectStore, *, make: bool = True) -> str:
-    """Leave an empty file; returns its name. A folder that is missing is made, or told by an OSError."""
+    """Write an empty file and return its name. A missing folder is created, or reported by an OSError."""
     name = f".paretune-{uuid.uuid4().hex[:8]}"
     if not isinstance(folder, Path):
         folder.write(name, b"")
@@ -191,7 +191,7 @@ def _compared(name: str, found: dict[str, Any] | str, mine: Mapping[str, Any], f
             remedy = "give all nodes one environment (an image, or submit --pip)"
             return Finding(what, False, f"{package} {has}, here {mine['versions'][package]}", remedy)
     if not (found["sees"] and found["writes"]):
-        missing = "writes not to" if found["sees"] else "does not see"
+        missing = "cannot write to" if found["sees"] else "does not see"
         remedy = "choose a path with --storage that all nodes share (docs/cluster.md)"
         if not isinstance(folder, Path):
             remedy = "give it the credentials and the AWS_ENDPOINT_URL of the object store (docs/cluster.md)"
@@ -218,12 +218,12 @@ def _place(package: str) -> str | None:
 
 
 def gpu_memory() -> list[str]:
-    """Memory in use of each GPU of this machine, as the driver tells it: `1234 MiB, 81559 MiB`."""
+    """Return the used memory of each GPU of this machine, as the driver reports it: `1234 MiB, 81559 MiB`."""
     return _nvidia("memory.used,memory.total")
 
 
 def gpu_memory_of_all() -> list[str]:
-    """Memory in use of each GPU of the connected cluster, behind its node's address: `10.0.0.2/a1b2c3: 1234 MiB, 81559 MiB`."""
+    """Return the used memory of each GPU of the connected cluster, by node: `10.0.0.2/a1b2c3: 1234 MiB, 81559 MiB`."""
     told = on_each(gpu_memory, with_gpus=True)
     return [f"{node}: {gpu}" for node, gpus in told.items() for gpu in ([gpus] if isinstance(gpus, str) else gpus)]
 

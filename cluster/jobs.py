@@ -1,7 +1,7 @@
 """Studies as jobs of a Ray cluster that is reached by HTTP: `http://head:8265`.
 
-A study is one job after the other: attempt 1, and one more each time that it is resumed. Everything else that is asked of it (its
-front, its events, to prune a trial) is a short job of its own, which runs beside the ledger with the same code.
+A study is a sequence of jobs: attempt 1, and one more each time it is resumed. Every other request to a study (its front, its
+events, pruning a trial) is a short job of its own, which runs near the ledger with the same code.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
-_FIRST_WORD = "---- paretune ----"  # what a short job prints before its answer; Ray's own words stand before it
+_FIRST_WORD = "---- paretune ----"  # printed by a short job before its answer, to separate it from Ray's own output
 _POLL_SECONDS = 0.25
 COMMAND = ("python", "-m", "search.cli")  # `paretune` on a node, where nothing is installed: the packages travel with the job
 
 
 class ClusterError(Exception):
-    """The cluster cannot do what is asked; the message names the remedy."""
+    """The error that the cluster cannot do what is requested; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Cargo:
-    """What a job is given.
+    """The files, variables and packages of a job.
 
     Attributes:
-        working_dir: A folder as `cluster.upload.stage` fills it, or where Ray keeps what an earlier job was sent.
-        environment: Variables of the job and its workers. Ray's dashboard shows them.
-        pip: What Ray installs first, None where the machines' image has it.
+        working_dir: Folder filled by `cluster.upload.stage`, or Ray's address of the files of an earlier job.
+        environment: Environment variables of the job and its workers. Ray's dashboard shows them.
+        pip: Packages that Ray installs first; None if the machines' image has them.
     """
 
     working_dir: str
@@ -46,7 +46,7 @@ class Cargo:
     pip: Any = None
 
     def runtime_env(self, **more: str) -> dict[str, Any]:
-        """As Ray wants it, with more variables."""
+        """Return Ray's runtime environment, with additional variables."""
         env: dict[str, Any] = {"working_dir": self.working_dir, "env_vars": {**self.environment, **more}}
         return env if self.pip is None else env | {"pip": self.pip}
 
@@ -56,14 +56,14 @@ class Attempt:
     """One job of a study.
 
     Attributes:
-        id: Ray's submission id.
-        study: The study's name.
-        number: Counts from 1.
-        storage: Where the study lies, on the cluster.
-        state: Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
-        message: Ray's word about the state.
-        started: Unix time, None while it waits.
-        cargo: What it was given.
+        id: Submission id of Ray.
+        study: Name of the study.
+        number: Number of the attempt, counted from 1.
+        storage: Storage folder of the study on the cluster.
+        state: State in Ray: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED.
+        message: Ray's message about the state.
+        started: Unix time of the start, None while it is pending.
+        cargo: Files, variables and packages of the job.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Attempt:
 
     @property
     def at_work(self) -> bool:
-        """Whether it has not ended yet."""
+        """True until the attempt has ended."""
         return self.state not in _ENDED
 
 
@@ -85,11 +85,11 @@ class Jobs:
     """The studies of one cluster.
 
     Args:
-        address: Of its dashboard, `http://host:8265`.
-        unprotected: Go on although the cluster takes jobs from anyone.
+        address: Address of its dashboard, `http://host:8265`.
+        unprotected: True to continue although the cluster accepts jobs from anyone.
 
     Raises:
-        ClusterError: if it is not reached, knows another token, or is open to anyone who reaches it over a network.
+        ClusterError: If it cannot be reached, expects another token, or accepts jobs from anyone on its network.
     """
 
     def __init__(self, address: str, *, unprotected: bool = False) -> None:
@@ -97,47 +97,47 @@ class Jobs:
             raise ClusterError(f"{address}: give the address of the cluster's dashboard, like http://head:8265")
         if not unprotected and not _is_loopback(address) and is_open(address):
             raise ClusterError(
-                f"{address} takes jobs from anyone who reaches it, and a job may do anything there; start the cluster with "
-                "RAY_AUTH_MODE=token and a token that you share (docs/cluster.md), or say --unprotected if its network is private"
+                f"{address} accepts jobs from anyone who can reach it, and a job may do anything there; start the cluster with "
+                "RAY_AUTH_MODE=token and a token that you share (docs/cluster.md), or add --unprotected if its network is private"
             )
         self.address = address
         self._client = _client(address)
 
     def attempts(self, study: str | None = None) -> list[Attempt]:
-        """The jobs of studies that the cluster remembers, oldest first; of one study or of all."""
+        """Return the jobs of one study or of all that the cluster remembers, oldest first."""
         found = [_attempt(job) for job in self._client.list_jobs() if "paretune.attempt" in (job.metadata or {})]
         return sorted((a for a in found if study in (None, a.study)), key=lambda a: (a.started or time.time(), a.number))
 
     def newest(self, study: str) -> Attempt:
-        """The newest attempt of a study.
+        """Return the newest attempt of a study.
 
         Raises:
-            ClusterError: if there is none.
+            ClusterError: If it has none.
         """
         attempts = self.attempts(study)
         if not attempts:
             known = ", ".join(dict.fromkeys(a.study for a in self.attempts())) or "none"
-            raise ClusterError(f"{self.address} knows no job of a study {study}; it has had: {known}")
+            raise ClusterError(f"{self.address} has no job of a study {study}; it has jobs of: {known}")
         return max(attempts, key=lambda a: a.number)
 
     def submit(self, study: str, command: Sequence[str], *, storage: str, cargo: Cargo) -> Attempt:
         """Start the next attempt of a study.
 
         Args:
-            study: Its name.
-            command: Of `paretune`, without that word.
-            storage: Where the study lies, on the cluster.
-            cargo: What the job is given.
+            study: Name of the study.
+            command: Arguments of `paretune`, without that word.
+            storage: Storage folder of the study on the cluster.
+            cargo: Files, variables and packages of the job.
 
         Raises:
-            ClusterError: if an attempt of the study is at work.
+            ClusterError: If an attempt of the study has not ended.
         """
         number = 1
         if earlier := self.attempts(study):
             newest = max(earlier, key=lambda a: a.number)
             if newest.at_work:
                 raise ClusterError(
-                    f"{newest.id} is at work on {study}; follow it: paretune logs {study} -f --address {self.address}"
+                    f"{newest.id} is still running {study}; follow it: paretune logs {study} -f --address {self.address}"
                 )
             number = newest.number + 1
         self._client.submit_job(
@@ -152,14 +152,14 @@ class Jobs:
         """Run a command of `paretune` on the cluster and wait for it.
 
         Args:
-            name: What the job is called, before a number.
-            command: Without the word `paretune`.
-            storage: Where studies lie, on the cluster.
-            cargo: What the job is given: of a study's newest attempt, so that the code is the one that made it.
-            say: Takes what the command prints.
+            name: Name of the job, to which a number is added.
+            command: Arguments of `paretune`, without that word.
+            storage: Storage folder of the studies on the cluster.
+            cargo: Files, variables and packages of the job; those of a study's newest attempt run the code that created the study.
+            say: Callback that receives the output of the command.
 
         Returns:
-            Its exit code.
+            The exit code of the command.
         """
         there = shlex.join([*COMMAND, *command])
         job = self._client.submit_job(
@@ -171,13 +171,13 @@ class Jobs:
             time.sleep(_POLL_SECONDS)
         details = self._client.get_job_info(job)
         lines = self._client.get_job_logs(job).splitlines(keepends=True)
-        printed = "".join(line for line in lines if not line.startswith("Running entrypoint for job "))  # comes at any place
+        printed = "".join(line for line in lines if not line.startswith("Running entrypoint for job "))  # may appear anywhere
         say(printed.partition(f"{_FIRST_WORD}\n")[2] or f"{printed}{details.message or ''}\n")
         code = details.driver_exit_code
         return 1 if code is None else int(code)
 
     def logs(self, attempt: Attempt, *, follow: bool) -> Iterator[str]:
-        """What an attempt has printed, and, while it runs, what it prints."""
+        """Yield the output of an attempt so far and, with `follow`, its output until it ends."""
         if not follow:
             yield self._client.get_job_logs(attempt.id)
             return
@@ -187,7 +187,7 @@ class Jobs:
                 yield part
 
     def wait(self, attempt: Attempt, seconds: float) -> Attempt:
-        """The attempt when it has ended, or as it is when the time is over."""
+        """Wait until the attempt has ended or the time is up; return its current state."""
         end = time.monotonic() + seconds
         while (now := _attempt(self._client.get_job_info(attempt.id))).at_work and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
@@ -195,7 +195,7 @@ class Jobs:
 
 
 def is_open(address: str) -> bool:
-    """Whether the cluster answers someone without a token; False where it cannot be reached."""
+    """Return whether the cluster answers requests without a token; False if it cannot be reached."""
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=10) as answer:  # noqa: S310 - http only, see Jobs
             return bool(answer.status == 200)
@@ -214,11 +214,11 @@ def _client(address: str) -> JobSubmissionClient:
     try:
         client = JobSubmissionClient(address)
     except ConnectionError as error:
-        raise ClusterError(f"{address} is not reached; is the cluster up, and its dashboard on that port?") from error
+        raise ClusterError(f"{address} cannot be reached; is the cluster up, and its dashboard on that port?") from error
     except (AuthenticationError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise ClusterError(
-            f"{address} refuses us: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
+            f"{address} refuses access: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
         ) from error
     for talkative in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(talkative).setLevel(logging.WARNING)

@@ -1,9 +1,10 @@
-"""The nodes of the connected cluster: what each says, which leave, whether more may come, whether anyone may give them orders.
+"""The nodes of the connected cluster: calls to each, draining nodes, the autoscaler, and protection against open access.
 
-A spot machine that its cloud takes back, a node that the autoscaler gives back, or `ray drain-node`: Ray marks such a node and
-places nothing new on it. Neither that mark nor the node of an actor is part of Ray's public interface (2.60); both are read here as
-Ray's own libraries read them, and where they cannot be read no node ever drains: its trials then go on elsewhere once it is lost.
-Nor is it public whether an autoscaler starts nodes; where that cannot be read, a cluster is taken to stay as it is.
+A node drains when a cloud reclaims a spot machine, when the autoscaler removes it, or after `ray drain-node`: Ray marks it and
+places nothing new on it. Neither that mark nor the node of an actor is part of Ray's public interface (2.60); both are read
+here as Ray's own libraries read them. If they cannot be read, no node ever counts as draining, and its trials resume elsewhere
+after it is lost. Nor is it public whether an autoscaler starts nodes; if that cannot be read, the cluster is assumed not to
+grow.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ MEND_OPEN = "start every node with RAY_AUTH_MODE=token and one token (docs/clust
 
 
 def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False) -> dict[str, T | str]:
-    """What a function returns on each living node, or why it could not be asked; by the node's address.
+    """Call a function on each living node; return its result, or the reason why the call failed, by the node's name.
 
-    A node that dies meanwhile, or had died when Ray did not know it yet, is left out.
+    A node that dies during the calls, or whose death Ray has not noticed yet, is left out.
 
     Args:
-        function: Of a module that is there, too.
-        arguments: Its own.
-        with_gpus: Ask only nodes that have GPUs.
+        function: Function of a module that the nodes can import.
+        arguments: Arguments of the function.
+        with_gpus: True to call only nodes that have GPUs.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -50,13 +51,13 @@ def on_each(function: Callable[..., T], *arguments: Any, with_gpus: bool = False
 
 
 def name_and_memory(node_id: str) -> tuple[str, float]:
-    """A node's name, as in `on_each`, and the bytes that it has for its workers.
+    """Return a node's name, as in `on_each`, and the bytes of memory for its workers.
 
     Args:
-        node_id: In hexadecimal.
+        node_id: Id of the node, in hexadecimal.
 
     Raises:
-        ValueError: There is no such node.
+        ValueError: If the node does not exist.
     """
     import ray
 
@@ -69,7 +70,7 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 def draining() -> dict[str, float]:
-    """The connected cluster's nodes that are told to leave: id to seconds left, infinite without a deadline."""
+    """Return the draining nodes of the connected cluster: id to seconds left, infinite without a deadline."""
     from ray._private.state import state
 
     if (ask := getattr(state, "get_draining_nodes", None)) is None:
@@ -78,10 +79,10 @@ def draining() -> dict[str, float]:
 
 
 def node_of(actor_id: str) -> str | None:
-    """The node that an actor is on, None if that is not known (yet).
+    """Return the node of an actor, None if it is not known (yet).
 
     Args:
-        actor_id: In hexadecimal.
+        actor_id: Id of the actor, in hexadecimal.
     """
     from ray._private import state
 
@@ -90,18 +91,18 @@ def node_of(actor_id: str) -> str | None:
 
 
 def labels(accelerator_type: str | None) -> dict[str, str] | None:
-    """What selects the nodes with one kind of accelerator; None where any will do. Ray finds out, and labels, by itself."""
+    """Return the label selector of an accelerator type; None if any will do. Ray detects and labels accelerators itself."""
     return None if accelerator_type is None else {ACCELERATOR: accelerator_type}
 
 
 def autoscales(*, wait: float = 0.0) -> bool:
-    """Whether the cluster has an autoscaler that starts nodes. A Ray of our own has none.
+    """Return whether the cluster has an autoscaler that starts nodes. An embedded Ray has none.
 
-    The newer autoscaler leaves a mark where it runs. The older one runs on every cluster, and `ray status` shows what it reports;
-    where it may start nothing, it calls each node a type of its own, after the node's id.
+    The newer autoscaler leaves a mark if it runs. The older one runs on every cluster, and `ray status` shows its report; if it
+    cannot start nodes, it reports one node type per node, named after the node's id.
 
     Args:
-        wait: Seconds to wait for its first report, where there is none yet.
+        wait: Seconds to wait for its first report, if there is none yet.
     """
     from ray.experimental.internal_kv import _internal_kv_get
 
@@ -119,17 +120,17 @@ def autoscales(*, wait: float = 0.0) -> bool:
 
 
 def refuse_open() -> None:
-    """A cluster of several machines that takes orders from anyone is not joined, unless `PARETUNE_UNPROTECTED` is set.
+    """Refuse a cluster of several machines that accepts commands from anyone, unless `PARETUNE_UNPROTECTED` is set.
 
     Raises:
-        ValueError: It is one; the message has the remedy.
+        ValueError: If the cluster is open; the message has the remedy.
     """
     if not os.environ.get("PARETUNE_UNPROTECTED") and (found := open_to_anyone()) is not None:
         raise ValueError(f"{found}; {MEND_OPEN}, or set PARETUNE_UNPROTECTED=1 if its network is private")
 
 
 def open_to_anyone() -> str | None:
-    """What is wrong with the connected cluster's protection; None for one with a token, or on one machine only."""
+    """Return the flaw in the connected cluster's protection; None if it has a token or is on one machine only."""
     import grpc
     import ray
 
@@ -139,9 +140,7 @@ def open_to_anyone() -> str | None:
     address = ray.get_runtime_context().gcs_address
     with grpc.insecure_channel(address) as channel:
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=10)  # as one who has no token
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=10)  # as a client without a token
         except grpc.RpcError:
             return None
-    return (
-        f"the cluster at {address}, of {len(machines)} machines, takes orders from anyone who reaches it, and they may do anything"
-    )
+    return f"the cluster at {address}, of {len(machines)} machines, accepts commands from anyone who can reach it"

@@ -87,7 +87,7 @@ def test_a_study_that_no_node_has_room_for_is_given_nodes_and_gives_them_back(cl
     wait_until(lambda: load(folder).state is StudyState.FINISHED)
     assert_every_epoch_once(load(folder), N_TRIALS, EPOCHS)
     printed = cluster.paretune("logs", "grows").stdout
-    assert "up to 8 trials at a time (room for 0 now, the cluster is asked for more)" in printed
+    assert "up to 8 trials at a time (room for 0 now, more is requested from the cluster)" in printed
     assert "no node for a trial, for 0:0" in printed
     wait_until(lambda: n_nodes(cluster) == 0)
 
@@ -98,5 +98,5 @@ def test_shares_that_are_to_be_measured_want_to_know_which_node_is_to_be_started
     asked = cluster.paretune_on_node("run", str(tmp_path / "s.yaml"), "--storage", str(cluster.storage))
     printed, _ = asked.communicate(timeout=120)
     assert asked.returncode == 2
-    assert "name its kind in resources.accelerator_type, so that the autoscaler starts one" in " ".join(printed.split())
+    assert "set resources.accelerator_type, so that the autoscaler starts one" in " ".join(printed.split())
     assert not (cluster.storage / "measured").exists()

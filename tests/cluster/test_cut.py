@@ -50,7 +50,7 @@ def test_a_node_that_is_cut_off_costs_nothing_that_was_acknowledged_and_a_cluste
         known = environment | {"RAY_ADDRESS": address}
         refused = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120, check=False)
         assert refused.returncode == 2
-        assert "of 2 machines, takes orders from anyone who reaches it" in refused.stderr
+        assert "of 2 machines, accepts commands from anyone who can reach it" in refused.stderr
         assert "RAY_AUTH_MODE=token" in refused.stderr  # the remedy
         assert not (tmp_path / "paretune-studies" / "open" / "ledger.db").exists()
 

@@ -41,7 +41,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
 
     again = head.paretune(*STUDY, "--storage", str(head.storage))
     assert again.returncode == 2
-    assert "flowers-1 is at work on flowers" in again.stderr
+    assert "flowers-1 is still running flowers" in again.stderr
 
     wait_until(lambda: (folder / "ledger.db").exists() and any(t.state is State.RUNNING and t.epochs for t in load(folder).history))
     seen = json.loads(asked(head, "status", "flowers", "--json"))
@@ -80,7 +80,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
 def test_a_command_about_a_study_that_the_cluster_does_not_know_is_refused(head: Head) -> None:
     done = head.paretune("front", "nobody")
     assert done.returncode == 2
-    assert "knows no job of a study nobody" in done.stderr
+    assert "has no job of a study nobody" in done.stderr
 
 
 def test_without_the_token_the_cluster_refuses_us(head: Head) -> None:

@@ -38,7 +38,7 @@ def test_a_secret_is_not_sent_and_not_repeated(tmp_path: Path, text: str, law: s
 
 
 def test_what_is_too_large_is_not_sent(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"5\d MiB would be sent, at most 50 may"):
+    with pytest.raises(ValueError, match=r"5\d MiB, at most 50 are allowed"):
         upload.stage(tmp_path, {"large": " " * (50 * 2**20)})
 
 
