@@ -1,1 +1,1 @@
-"""A study read back, running or finished: its front, tables, plots and recommendation."""
+"""The results of a study, running or finished: its front, tables, plots and recommendation."""

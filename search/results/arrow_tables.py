@@ -1,6 +1,6 @@
-"""A study in columns: its trials and their epochs as Arrow tables, for Parquet files that other programs read.
+"""The columnar form of a study: its trials and their epochs as Arrow tables, for Parquet files that other programs read.
 
-pyarrow is imported by the functions that make and write tables.
+The functions that build and write tables import pyarrow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from search.storage.rows import Report, StudyRow
 
-SCHEMA_VERSION = 1  # of the Parquet files
+SCHEMA_VERSION = 1  # version of the Parquet files
 UNITS = {
     "adapter_params": "parameters",
     "head_params": "parameters",
@@ -44,10 +44,10 @@ UNITS = {
 
 
 def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> pa.Table:
-    """One row per trial: its standing, one column per knob, one per metric of the last epoch.
+    """Return one row per trial: its state and sizes, one column per knob, one per metric of the last epoch.
 
-    A knob that the trial's method does not have is null. Each column's unit is in its metadata (`unit`); the table's
-    metadata hold `paretune.schema_version`, and of which study it is.
+    A knob that the trial's method does not have is null. Each column's unit is in its metadata (`unit`). The table's metadata
+    contain `paretune.schema_version`, and name and id of the study.
     """
     import pyarrow as pa
 
@@ -75,7 +75,7 @@ def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> p
 
 
 def reports_arrow(reports: Sequence[Report], *, study: StudyRow | None = None) -> pa.Table:
-    """One row per epoch of every trial, in the order of arrival; metadata as in `trials_arrow`."""
+    """Return one row per epoch of every trial, in the order of arrival; the metadata are those of `trials_arrow`."""
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {
@@ -89,7 +89,7 @@ def reports_arrow(reports: Sequence[Report], *, study: StudyRow | None = None) -
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a table as a Parquet file. The file appears whole or not at all."""
+    """Write a table as a Parquet file, atomically."""
     import pyarrow.parquet as pq
 
     write_whole(path, lambda draft: pq.write_table(table, draft))
@@ -98,7 +98,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 def _arrow(columns: Mapping[str, pa.Array], study: StudyRow | None) -> pa.Table:
     import pyarrow as pa
 
-    from spaces import SHARED, space_of, unknown_method  # a knob's unit is written where the knob is
+    from spaces import SHARED, space_of, unknown_method  # units are defined with the knobs
 
     methods = {key.rpartition(".")[0] for key in columns}
     named = [space_of(method) for method in methods if unknown_method(method) is None]
@@ -113,12 +113,12 @@ def _arrow(columns: Mapping[str, pa.Array], study: StudyRow | None) -> pa.Table:
 
 
 def _keys(rows: Iterable[Mapping[str, Any]], *, first: str) -> list[str]:
-    """All keys of the rows: `first`, then by name."""
+    """Return all keys of the rows: `first`, then the others by name."""
     return sorted({key for row in rows for key in row}, key=lambda key: (key != first, key))
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """One knob's values. Arrow columns have one type: a knob that takes numbers and names is written as JSON text."""
+    """Return one knob's values. Arrow columns have one type, so a knob with numbers and names is written as JSON text."""
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}

@@ -1,4 +1,4 @@
-"""Trials and fronts as the JSON that --json prints; others build on its fields."""
+"""The JSON form of trials and fronts that --json prints; other programs build on its fields."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """One trial as plain JSON values (NaN is null). Others build on these fields: more may be added, these stay."""
+    """Return one trial as plain JSON values (NaN is null). Other programs build on these fields: add fields, but keep these."""
     return {
         "trial": trial.number,
         "state": trial.state.value,
@@ -32,7 +32,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 
 
 def front_json(study: StudyRow, trials: Sequence[Trial]) -> dict[str, Any]:
-    """The front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
+    """Return the front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
     reference = study.facts.reference_point
     return {
         "study": study.name,

@@ -1,4 +1,4 @@
-"""Several studies side by side: what each found, on one scale."""
+"""The comparison of several studies: their results on one scale."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class SideBySide:
-    """Saved studies beside each other. The tables are Arrow: `.studies().to_pandas()`.
+    """Several saved studies for comparison. The tables are Arrow: `.studies().to_pandas()`.
 
-    Hypervolumes are measured from one reference point for all: the highest chance level and the largest adapter among the studies'.
+    All hypervolumes have the same reference point: the highest chance level and the largest adapter among the studies.
 
     Attributes:
-        saved: The studies, in the order in which they are shown.
+        saved: Studies, in the order in which they are shown.
     """
 
     saved: tuple[SavedStudy, ...]
 
     @property
     def reference_point(self) -> tuple[float, float]:
-        """(chance level, parameters) that all hypervolumes are measured from."""
+        """The reference point (chance level, parameters) of all hypervolumes."""
         points = [study.reference_point for study in self.saved]
         return max(chance for chance, _ in points), max(params for _, params in points)
 
     def studies(self) -> pa.Table:
-        """One row per study: where it stands, its best accuracy (fraction), its front's size and hypervolume."""
+        """Return one row per study: its state, its best accuracy (fraction), its front's size and hypervolume."""
         import pyarrow as pa
 
         rows = [
@@ -51,7 +51,7 @@ class SideBySide:
         return pa.Table.from_pylist(rows)
 
     def methods(self) -> pa.Table:
-        """One row per study and method: trials, epochs, its own front's size and best accuracy, hypervolume, contribution."""
+        """Return one row per study and method: trials, epochs, size and best of its own front, hypervolume, contribution."""
         import pyarrow as pa
 
         rows = [
@@ -71,7 +71,7 @@ class SideBySide:
         return pa.Table.from_pylist(rows)
 
     def fronts(self) -> pa.Table:
-        """The fronts below each other, each smallest member first; a knob that a study does not have is null."""
+        """Return the fronts as one table, each with its smallest member first; a knob that a study does not have is null."""
         import pyarrow as pa
 
         tables = [study.front() for study in self.saved]
@@ -81,7 +81,7 @@ class SideBySide:
         return pa.concat_tables([table.replace_schema_metadata(None) for table in named], promote_options="permissive")
 
     def plot_fronts(self) -> Any:
-        """The fronts in one interactive figure of plotly."""
+        """Return the fronts in one interactive plotly figure."""
         import plotly.graph_objects as go
 
         from search.results.plotly_figures import fronts_figure

@@ -1,4 +1,4 @@
-"""What each method has had of a search and brought to its front, and which of its knobs mattered."""
+"""The share of each method in a search, and its contribution to the joint front."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from search.config.study_file import ANCHOR
 from search.front import front, hypervolume
 from search.trial import State, Trial
 
-N_POINTS, N_PLACES = 512, 8  # of a method's space that importance is averaged over; of a range
+N_POINTS, N_PLACES = 512, 8  # averaged over by importance: points of a method's space, values of a range
 
 
 @dataclass(frozen=True)
 class MethodContribution:
-    """One method's part of a study.
+    """The share of one method in a study.
 
     Attributes:
-        method: Its name.
-        n_trials: Trials that it had.
-        n_complete: Those trained to the end.
-        n_epochs: Epochs that were spent on it.
-        front: Its own front, smallest first.
-        hypervolume: Of its own front with head-only, which every method can do.
+        method: Name of the method.
+        n_trials: Number of its trials.
+        n_complete: Number of its trials that were trained to the end.
+        n_epochs: Epochs spent on it.
+        front: Front of its own trials, smallest first.
+        hypervolume: Hypervolume of its own front together with head-only, which is available to every method.
         contribution: Hypervolume that the joint front would lose without the method's trials.
     """
 
@@ -36,7 +36,7 @@ class MethodContribution:
 
 
 def contributions(trials: Sequence[Trial], reference_point: tuple[float, float]) -> list[MethodContribution]:
-    """Of every method, the largest contribution first."""
+    """Return the share of every method, the largest contribution first."""
     joint, found = hypervolume(trials, reference_point), []
     anchors = [trial for trial in trials if trial.method == ANCHOR]
     for method in dict.fromkeys(trial.method for trial in trials):

@@ -1,4 +1,4 @@
-"""A study for other programs: tables as Parquet or CSV, or a study of Optuna's, which optuna-dashboard opens."""
+"""The export of a study for other programs: tables as Parquet or CSV, or an Optuna study for optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FORMATS = ("parquet", "csv", "optuna")
 
 
 def export_study(study: SavedStudy, to: Path, form: str) -> list[Path]:
-    """Write a study into a folder, which is made if need be; files of an earlier export are replaced, each at once.
+    """Write a study into a folder, created if missing; files of an earlier export are replaced atomically, one by one.
 
     Args:
-        study: What is written.
-        to: The folder.
-        form: One of `FORMATS`.
+        study: Study to export.
+        to: Target folder.
+        form: Format, one of `FORMATS`.
 
     Returns:
-        The files.
+        The written files.
     """
     to.mkdir(parents=True, exist_ok=True)
     if form == "optuna":
@@ -55,7 +55,7 @@ def _holds(distribution: BaseDistribution, values: Iterable[Any]) -> bool:
 
 
 def _optuna(study: SavedStudy, path: Path) -> Path:
-    """An SQLite storage of Optuna's with one study: both objectives, every trial with its epochs and its reason."""
+    """Write an Optuna SQLite storage with one study: both objectives, every trial with its epochs and its reason."""
     import optuna
     from optuna.distributions import CategoricalDistribution
     from optuna.trial import FrozenTrial, TrialState
@@ -66,7 +66,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
     for method in space.methods:
         known |= space.distributions(method)
     distributions: dict[str, BaseDistribution] = {}
-    for key in {key for trial in study.history for key in trial.config}:  # one that was fixed, or is another now, lists its values
+    for key in {key for trial in study.history for key in trial.config}:  # a fixed or since changed knob lists its values
         values = dict.fromkeys(trial.config[key] for trial in study.history if key in trial.config)
         fits = key in known and _holds(known[key], values)
         distributions[key] = known[key] if fits else CategoricalDistribution(tuple(values))
@@ -76,7 +76,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
         of_trial.setdefault(epoch.trial, {})[epoch.epoch] = epoch.metrics.get("val/top1", float("nan"))
     trials = []
     for trial in study.history:
-        counts = trial.state is State.COMPLETE and trial.planned_epochs is None  # an extended one is not compared with the others
+        counts = trial.state is State.COMPLETE and trial.planned_epochs is None  # an extended trial is not comparable
         facts: dict[str, Any] = {"head_params": trial.head_params, "seed": trial.seed, "epochs": trial.epochs}
         facts |= {"adapter_params": trial.adapter_params, "state": trial.state.value}
         facts |= {key: value for key, value in (("reason", trial.reason), ("rung", trial.rung)) if value is not None}

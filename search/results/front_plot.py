@@ -1,4 +1,4 @@
-"""The picture of a front: accuracy against adapter size, drawn by matplotlib, which is imported when something is drawn."""
+"""The plot of a front: accuracy against adapter size, drawn by matplotlib, which is imported on the first plot."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def plot_front(
     """Draw accuracy against size: every trial, and the front as a step line with its members named.
 
     Args:
-        trials: COMPLETE trials are solid on the front and pale behind it; PRUNED trials are faint and open, drawn at
-            the accuracy of their last epoch.
-        paths: Where to write; `.png` and `.svg` are understood by their ending, `small` before it makes a small one. Drawn once.
-        title: One line above the picture.
-        reference_point: (top1, params) of the hypervolume; when given, the hypervolume is printed and the axis of sizes
-            ends at params.
-        n_validation: Images that accuracies were measured on; when given, members have bars of one standard error.
+        trials: Trials to draw: COMPLETE trials are solid on the front and pale behind it; PRUNED trials are faint and open, drawn
+            at the accuracy of their last epoch.
+        paths: Files to write, `.png` or `.svg`; a stem that ends in `small` gives a small picture. The plot is drawn once.
+        title: Line above the picture.
+        reference_point: Reference point (top1, params) of the hypervolume; if given, the hypervolume is printed and the axis of
+            sizes ends at params.
+        n_validation: Number of images that accuracies were measured on; if given, members have bars of one standard error.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 5.4), dpi=160, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)  # no pyplot: nothing global, so that a background thread may draw
+    FigureCanvasAgg(figure)  # without pyplot nothing is global, so a background thread may draw
     draw_front(figure, trials, title=title, reference_point=reference_point, n_validation=n_validation)
 
     def write(draft: Path) -> None:
@@ -68,7 +68,7 @@ def draw_front(
     reference_point: tuple[float, float] | None = None,
     n_validation: int | None = None,
 ) -> None:
-    """Draw what `plot_front` writes into a figure of one's own."""
+    """Draw the plot of `plot_front` into a given figure."""
     axes = figure.add_subplot()
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
@@ -127,7 +127,7 @@ def _frame(
     reference_point: tuple[float, float] | None,
     errors: Sequence[float],
 ) -> SizeAxis:
-    """Axes that show the front large. Trials far below the front are marked at the lower edge, by their size alone."""
+    """Set up axes that show the front large. Trials far below it are marked at the lower edge, where only their size shows."""
     place = SizeAxis.of((*members, *others), reference_point)
     left, right = place.left, place.right
     axes.set_xticks([at for at, _ in place.ticks], [label for _, label in place.ticks])
@@ -210,13 +210,13 @@ def _name_members(
     styles: Mapping[str, tuple[str, str]],
     place: SizeAxis,
 ) -> None:
-    """Write each member's name where nothing is: first above and left, where no trial can lie."""
+    """Write each member's name into free space: first above and left, where no trial can be."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # settles the layout, so that sizes in pixels are final
     figure.set_layout_engine("none")
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # Agg has one, the base class does not say so
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # defined by Agg, not by its base class
     point = figure.dpi / 72.0
 
     def square(trial: Trial, half: float) -> Bbox:
@@ -263,12 +263,12 @@ def _name_members(
                 break
         if best is not None and best[0] < 100:
             taken.append(best[2])
-        elif best is not None:  # no free place: the table names it
+        elif best is not None:  # no free space: only the table names it
             best[1].remove()
 
 
 def _text_box(text: Any, renderer: Any) -> Any:
-    """The box of an annotation's words without its line."""
+    """Return the box of an annotation's text without its line."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 

@@ -1,7 +1,7 @@
-"""The interactive page of a study: one HTML file with plotly.js inside, that needs no network and no server.
+"""The interactive page of a study: one HTML file that contains plotly.js and needs neither network nor server.
 
-MLflow shows such a file in a frame that may not open other pages, so a click on a trial shows a card with everything about it and
-the address of its run, as a link; where pages may be opened (the file itself in a browser), the click opens the run.
+MLflow shows such a file in a frame that may not open other pages. So a click on a trial shows a card with its details and the
+address of its run as a link. Outside such a frame (the file itself in a browser) the click opens the run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["
 
 
 def page(title: str, sentence: str, sections: Sequence[tuple[str, str, Figure]], *, server: str | None = None) -> str:
-    """The page as HTML.
+    """Return the page as HTML.
 
     Args:
-        title: Of the study.
-        sentence: The answer (see `search.results.recommendation`).
-        sections: (heading, one sentence below it, figure) each.
-        server: The address of MLflow's pages that links to runs are relative to; None where it is not known: inside MLflow the page
-            finds it by itself.
+        title: Title of the page.
+        sentence: Answer of the study (see `search.results.recommendation`).
+        sections: Sections of the page, each as (heading, one sentence below it, figure).
+        server: Base address of MLflow's pages for the links to runs; None if it is unknown: inside MLflow the page finds it itself.
     """
     parts = []
     for n, (heading, words, _) in enumerate(sections):
@@ -44,25 +43,25 @@ def page(title: str, sentence: str, sections: Sequence[tuple[str, str, Figure]],
 
 
 def write(path: Path, text: str) -> None:
-    """Write a page; the file appears whole or not at all."""
+    """Write a page atomically."""
     write_whole(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def _json(value: object) -> str:
-    """JSON that may stand in a script: NaN is null, and nothing in it ends the script."""
+    """Return JSON that is safe inside a script: NaN is null, and no text ends the script."""
     return json.dumps(_finite(value), allow_nan=False, separators=(",", ":")).replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
 def _finite(value: object) -> object:
     if isinstance(value, float):
-        return value if abs(value) < float("inf") else None  # false for NaN, too
+        return value if abs(value) < float("inf") else None  # also false for NaN
     if isinstance(value, Mapping):
         return {key: _finite(part) for key, part in value.items()}
     return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _plotly() -> str:
-    """The library that plotly's Python package brings; importing that package itself would take a second."""
+    """Return the plotly.js of plotly's Python package; importing that package itself would take a second."""
     return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8").replace("</script", "<\\/script")
 
 

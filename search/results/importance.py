@@ -1,4 +1,4 @@
-"""Which knobs of a method made the difference."""
+"""The importance of a method's knobs for its accuracy."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from search.trial import State, Trial
 from spaces import JointSpace
 
 Array = NDArray[np.float64]
-N_LEAST = 8  # trials of a method without which its knobs are not compared
-N_OBSERVED = 512  # trials that importance is learnt from: the newest
+N_LEAST = 8  # trials that a method needs for a comparison of its knobs
+N_OBSERVED = 512  # newest trials that importance is learnt from
 
 
 def importance(
     space: JointSpace, trials: Iterable[Trial], reports: Iterable[Report], *, objective: str = "val/top1"
 ) -> Mapping[str, Mapping[str, float]]:
-    """How much of what makes the accuracy of a method's configurations differ each knob explains alone.
+    """Return the share of the variance in a method's accuracy that each of its knobs explains alone.
 
-    The first-order Sobol index (Sobol 1993) of the Gaussian process that `auto` guesses accuracies with: over the method's whole
-    space, the variance of the mean accuracy at each value of the knob, divided by the variance of all. In goodness, -log(error);
-    stopped trials count with what their curves come to. What knobs do only together is missing from the sum.
+    This is the first-order Sobol index (Sobol 1993) of the Gaussian process that `auto` predicts accuracies with: over the method's
+    whole space, the variance of the mean accuracy at each value of the knob, divided by the total variance. Accuracies are in
+    goodness, -log(error); stopped trials count with the value predicted from their curves. Effects of knobs that act only together
+    are missing from the sum.
 
     Returns:
-        Method to knob to share in [0, 1], the largest first; a method with fewer than 8 trials is left out.
+        Share in [0, 1] by method and knob, the largest first; a method with fewer than 8 trials is left out.
     """
     coding = Coding(space)
     known, tickets = Observations(len(coding.groups)), {}

@@ -1,4 +1,4 @@
-"""How methods and sizes look, the same in every picture: colours, markers, and the axis of sizes."""
+"""The style of methods and sizes, the same in every plot: colours, markers, and the size axis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import cycle
 from search.results.arrow_tables import UNITS
 from search.trial import PARAMETERS, Trial
 
-# Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour say the same thing twice.
+# Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour are redundant.
 _STYLES = {
     "head_only": ("#000000", "D"),
     "lora": ("#0072B2", "o"),
@@ -25,7 +25,7 @@ INK, FAINT = "#222222", "#8a8a8a"
 
 
 def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Method to (colour, matplotlib's marker): fixed for the methods that ship, the rest of the palette in turn for others."""
+    """Return (colour, matplotlib marker) by method: fixed for the packaged methods, the rest of the palette in turn for others."""
     spare = cycle(_MORE_STYLES)
     every = list(dict.fromkeys(sorted(methods)))
     order = [m for m in _STYLES if m in every] + [m for m in every if m not in _STYLES]
@@ -34,19 +34,19 @@ def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class SizeAxis:
-    """Where sizes lie: at log10(1 + params), with zero at most half a decade left of the next size.
+    """The axis of sizes: positions are log10(1 + params), with zero at most half a decade left of the next size.
 
-    The empty decades between head-only and the smallest adapter are left out: the axis is then broken. A cost that is no number of
-    parameters lies at its value.
+    The empty decades between head-only and the smallest adapter are left out, which breaks the axis. A cost that is not a number of
+    parameters has its value as its position.
 
     Attributes:
-        zero: The place of everything left of the break; -inf when there is no trial of size 0.
-        left: Of the first place shown.
-        right: Of the last.
-        ticks: (place, label).
-        minor: Places of the ticks without a label.
-        label: What lies on it.
-        linear: Whether sizes lie at their values.
+        zero: Position of everything left of the break; -inf if there is no trial of size 0.
+        left: First position shown.
+        right: Last position shown.
+        ticks: Labelled ticks, each as (position, label).
+        minor: Positions of the ticks without a label.
+        label: Label of the axis.
+        linear: True if positions are the values themselves.
     """
 
     zero: float
@@ -59,7 +59,7 @@ class SizeAxis:
 
     @classmethod
     def of(cls, trials: Iterable[Trial], reference_point: tuple[float, float] | None) -> SizeAxis:
-        """The axis that holds these trials, and ends at the reference point's size when there is one."""
+        """Return the axis that contains these trials; it ends at the reference point's size if there is one."""
         known = list(trials)
         every = [t.size for t in known]
         against = known[0].against if known else "adapter_params"
@@ -76,7 +76,7 @@ class SizeAxis:
         zero = max(0.0, smallest - 0.5) if has_zero and sizes else 0.0 if has_zero else -math.inf
         left = zero if has_zero else smallest
         right = max(largest, left + 1.0)
-        first = left + (0.3 if zero > 0 else 0.1)  # nothing is labelled left of the break
+        first = left + (0.3 if zero > 0 else 0.1)  # no labels left of the break
         steps = (1, 3) if right - left <= 3.2 else (1,)
         labelled = [d * 10**k for k in range(9) for d in steps if first < _log(d * 10**k) <= right + 0.01]
         marks = [(max(_log(n), zero), _short(n)) for n in ([0, *labelled] if has_zero else labelled)]
@@ -91,7 +91,7 @@ class SizeAxis:
         )
 
     def __call__(self, size: float) -> float:
-        """The place of a size."""
+        """Return the position of a size."""
         return size if self.linear else max(_log(size), self.zero)
 
 

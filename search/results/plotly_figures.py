@@ -1,7 +1,7 @@
-"""Interactive figures as plotly.js understands them: plain JSON values, `{"data": [...], "layout": {...}}`.
+"""Interactive figures in the format of plotly.js: plain JSON values, `{"data": [...], "layout": {...}}`.
 
-Nothing here imports plotly: `search.results.html_page` puts the figures on a page, a notebook makes a
-`plotly.graph_objects.Figure`.
+This module does not import plotly: `search.results.html_page` puts the figures on a page, and a notebook builds a
+`plotly.graph_objects.Figure` from one.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def front_figure(
     n_validation: int | None = None,
     links: Mapping[int, str] | None = None,
 ) -> Figure:
-    """Accuracy against size: the front as a step line, dominated trials pale, stopped ones faint and open.
+    """Draw accuracy against size: the front as a step line, dominated trials pale, stopped ones faint and open.
 
     Args:
-        trials: All of a study.
-        reference_point: (top1, params), where the axis of sizes ends.
-        n_validation: Images that accuracies were measured on; when given, members have bars of one standard error.
-        links: Trial number to the address of its run: what a click on the trial opens.
+        trials: All trials of a study.
+        reference_point: Reference point (top1, params), where the axis of sizes ends.
+        n_validation: Number of images that accuracies were measured on; if given, members have bars of one standard error.
+        links: Address of the run of each trial, which a click on the trial opens.
     """
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
@@ -90,7 +90,7 @@ def _points(
     n_validation: int | None,
     links: Mapping[int, str],
 ) -> Figure:
-    """Trials as markers; those below the floor lie on it, as triangles that point down."""
+    """Draw trials as markers; those below the floor are drawn on it, as triangles that point down."""
     below = [_percent(t) < floor for t in trials]
     return {
         "x": [place(t.size) for t in trials],
@@ -104,7 +104,7 @@ def _points(
 
 
 def hover(trial: Trial, n_validation: int | None = None) -> str:
-    """What a trial tells when it is pointed at: name, accuracy, sizes, where it stands, and every knob."""
+    """Return the hover text of a trial: name, accuracy, sizes, state, and every knob."""
     top1 = trial.metrics.get("val/top1", math.nan)
     error = f" ± {format_percent(standard_error(top1, n_validation))}" if n_validation and trial.state is State.COMPLETE else ""
     stopped = f" at epoch {trial.rung}" if trial.rung is not None else ""
@@ -123,10 +123,10 @@ def hover(trial: Trial, n_validation: int | None = None) -> str:
 def growth(
     trials: Sequence[Trial], reports: Sequence[Report], reference_point: tuple[float, float]
 ) -> list[tuple[int, float | None, float]]:
-    """How the hypervolume grew: after each end of a trial (number of ended trials, slot-seconds, hypervolume).
+    """Return how the hypervolume grew: after each end of a trial (number of ended trials, slot-seconds, hypervolume).
 
-    Slot-seconds are what training and evaluation of all trials had taken by then (`cost/train_seconds`, `cost/eval_seconds`);
-    None when trials do not tell.
+    Slot-seconds are the time that training and evaluation of all trials had taken until then (`cost/train_seconds`,
+    `cost/eval_seconds`); None if trials do not report it.
     """
     ends = sorted((t for t in trials if t.finished is not None and t.state.finished), key=lambda t: (t.finished, t.number))
     told = any("cost/train_seconds" in report.metrics for report in reports)
@@ -146,9 +146,9 @@ def growth(
 def hypervolume_figure(
     grown: Sequence[tuple[int, float | None, float]], *, over: str = "trials", against: str = "adapter_params"
 ) -> Figure:
-    """The hypervolume over `trials` or over `slot-seconds`; `grown` is of `growth`, `against` what accuracy is weighed against."""
+    """Draw the hypervolume over `trials` or over `slot-seconds`; `grown` comes from `growth`, `against` is the second objective."""
     in_trials = over == "trials"
-    begun = [point for point in grown if point[2] > 0.0]  # before that nothing is complete
+    begun = [point for point in grown if point[2] > 0.0]  # skip the time before the first COMPLETE trial
     points = [(n if in_trials else seconds, value) for n, seconds, value in begun if in_trials or seconds is not None]
     line = {"color": "#0072B2", "width": 2, "shape": "hv"}
     trace = _lines([x for x, _ in points], [y for _, y in points], "hypervolume", line=line, fill="tozeroy")
@@ -160,7 +160,7 @@ def hypervolume_figure(
 
 
 def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]) -> Figure:
-    """Every method's own front."""
+    """Draw every method's own front."""
     complete = [t for t in trials if t.state is State.COMPLETE]
     place, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
     traces = [
@@ -174,7 +174,7 @@ def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]
 
 
 def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point: tuple[float, float]) -> Figure:
-    """Named fronts in one picture, each with a colour of its own."""
+    """Draw named fronts in one figure, each in its own colour."""
     place = SizeAxis.of([trial for _, members in fronts for trial in members], reference_point)
     looks = styles(name for name, _ in fronts)
     traces = [
@@ -194,9 +194,9 @@ def _front_line(name: str, members: Sequence[Trial], place: SizeAxis, colour: st
 
 
 def parallel_figure(trials: Sequence[Trial]) -> Figure:
-    """Parallel coordinates of the COMPLETE trials: method, sizes, the knobs that differ, accuracy. One axis for a name.
+    """Draw parallel coordinates of the COMPLETE trials: method, sizes, the knobs that differ, accuracy. One axis per name.
 
-    Sizes are the parameters, and what the study weighs accuracy against if that is another cost.
+    Sizes are the numbers of parameters, and the study's second objective if that is another cost.
     """
     complete = [t for t in trials if t.state is State.COMPLETE]
     rows: list[dict[str, Any]] = [
@@ -221,7 +221,7 @@ def parallel_figure(trials: Sequence[Trial]) -> Figure:
             dimensions.append(_ticked(label, values))
     top1 = [_percent(t) for t in complete]
     dimensions.append({"label": "accuracy, %", "values": top1})
-    worst = sorted(top1)[len(top1) // 4] if top1 else 0.0  # the colours are for telling the good ones apart
+    worst = sorted(top1)[len(top1) // 4] if top1 else 0.0  # most of the colour scale is for the good trials
     line = {"color": top1, "colorscale": "Viridis", "reversescale": True, "cmin": worst, "cmax": max(top1, default=100.0)}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelfont": {"size": 12}, "tickfont": {"size": 11}}
     layout = {"font": _FONT, "margin": {"l": 80, "r": 60, "t": 60, "b": 30}, "height": 420, "paper_bgcolor": "white"}
@@ -229,7 +229,7 @@ def parallel_figure(trials: Sequence[Trial]) -> Figure:
 
 
 def importance_figure(importances: Mapping[str, Mapping[str, float]]) -> Figure:
-    """What part of the accuracy's variance each knob of each method explains alone; of `contributions.importance`."""
+    """Draw the share of the accuracy's variance that each knob of each method explains alone; see `importance.importance`."""
     rows = [
         (method, key.removeprefix(f"{method}."), share) for method, found in importances.items() for key, share in found.items()
     ]
@@ -274,7 +274,7 @@ def _layout(x: str, y: str) -> Figure:
 
 
 def _window(values: Sequence[float], others: Sequence[float], *, least: float = -math.inf) -> list[float] | None:
-    """A range that shows `values` large, and of the others what lies nearby."""
+    """Return a range that shows `values` large, and nearby `others`."""
     if not values:
         return None
     low, room = min(values), max(max(values) - min(values), 0.02 * abs(max(values)))
@@ -283,7 +283,7 @@ def _window(values: Sequence[float], others: Sequence[float], *, least: float = 
 
 
 def _ticked(label: str, values: Sequence[Any]) -> Figure:
-    """One axis of parallel coordinates for values that are few or not numbers; those that a trial does not have lie below all."""
+    """Return an axis of parallel coordinates for few or non-numeric values; a missing value is drawn below all others."""
     kinds = sorted({v for v in values if v is not None}, key=lambda v: (isinstance(v, str), v))
     names = (["–"] if None in values else []) + [_value(kind) for kind in kinds]
     at = {None: 0} | {kind: n for n, kind in enumerate(kinds, 1 if None in values else 0)}
@@ -291,7 +291,7 @@ def _ticked(label: str, values: Sequence[Any]) -> Figure:
 
 
 def _decades(logs: Sequence[float], shift: float = 1.0) -> Figure:
-    """Ticks at powers of ten, for values at log10(shift + value)."""
+    """Return ticks at powers of ten, for values at log10(shift + value)."""
     if not logs:
         return {}
     ticks = [(d, k) for k in range(-9, 10) for d in (1, 3)]

@@ -1,4 +1,4 @@
-"""The sentence that a colleague would write: which adapter is worth it.
+"""The recommendation of a study in one sentence: which adapter is worth its size.
 
 A larger adapter has to be better by more than chance: the recommended member of a front is the smallest one within one standard
 error of the best (Breiman, Friedman, Olshen and Stone 1984, section 3.4.3: the 1 SE rule).
@@ -15,16 +15,16 @@ from search.trial import PARAMETERS, Trial
 
 
 def standard_error(top1: float, n_validation: int) -> float:
-    """Of an accuracy (fraction) measured on so many images: sqrt(p (1 - p) / n)."""
+    """Return the standard error of an accuracy (fraction) measured on n images: sqrt(p (1 - p) / n)."""
     return math.sqrt(top1 * (1.0 - top1) / n_validation)
 
 
 def recommended(trials: Iterable[Trial], n_validation: int | None) -> Trial | None:
-    """The smallest member of the front within one standard error of the best; None for an empty front.
+    """Return the smallest member of the front within one standard error of the best; None for an empty front.
 
     Args:
-        trials: Of one study.
-        n_validation: Images that accuracies were measured on; None where accuracies are exact: the best is recommended then.
+        trials: Trials of one study.
+        n_validation: Number of images that accuracies were measured on; None for exact accuracies, where the best is recommended.
     """
     members = front(trials)
     if not members:
@@ -35,7 +35,7 @@ def recommended(trials: Iterable[Trial], n_validation: int | None) -> Trial | No
 
 
 def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
-    """One sentence: the recommended member, and which part of the best one's accuracy and size it has."""
+    """Return one sentence: the recommended member, and its share of the best member's accuracy and size."""
     trials = list(trials)
     chosen = recommended(trials, n_validation)
     if chosen is None:
@@ -57,7 +57,7 @@ def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
 
 
 def describe_trial(trial: Trial) -> str:
-    """Method, rank and place: `LoRA r=2 on the last 4 blocks`."""
+    """Return method, rank and adapted blocks: `LoRA r=2 on the last 4 blocks`."""
     words = [METHOD_NAMES.get(trial.method, trial.method)]
     words[0] = words[0][0].upper() + words[0][1:]
     if (rank := trial.config.get(f"{trial.method}.rank")) is not None:
@@ -75,7 +75,7 @@ def _cost(trial: Trial) -> str:
 
 
 def _share(ratio: float) -> str:
-    """In percent, never rounded to all or nothing unless it is."""
+    """Return a ratio in percent; it is rounded to 0 or 100 only if it is exactly that."""
     value = 100.0 * ratio
     if 99.0 <= value < 100.0 or 0.0 < value < 1.0:
         return f"{math.floor(10 * value) / 10 if value >= 99.0 else value:.1f} %" if value >= 0.05 else "less than 0.1 %"

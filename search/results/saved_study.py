@@ -1,4 +1,4 @@
-"""Reading a study back: `search.load(folder)` gives a frozen picture of it, for notebooks and the command line."""
+"""A study loaded from its folder: `search.load(folder)` returns a frozen snapshot, for notebooks and the command line."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from spaces import Config
 
 
-PICTURES = ("front.png", "front.svg", "front-small.png")  # of a front, beside the ledger; the small one fits into a description
+PICTURES = ("front.png", "front.svg", "front-small.png")  # of a front, next to the ledger; the small one is for descriptions
 
 
 @dataclass(frozen=True, repr=False)
 class SavedStudy:
-    """A study as it stood when it was loaded; nothing here changes it, and it does not follow what happens later.
+    """A snapshot of a study at the time of loading; it is read-only and does not follow later changes.
 
     The tables are Arrow: `study.trials().to_pandas()`.
 
     Attributes:
-        folder: Where everything of the study lies.
-        record: What was fixed when the study was made: name, resolved file, facts.
-        state: Where it stood.
+        folder: Folder of the study.
+        row: Fixed properties of the study: name, resolved file, facts.
+        state: State of the study.
         history: All trials in the order of their numbers.
         epochs: All reports in the order of arrival.
-        rejections: The configurations refused before training, with the reasons.
-        ended: Why nothing more starts although trials were left in the budget, or None.
+        rejections: Configurations rejected before training, with the reasons.
+        ended: Reason why no more trials start although the budget has some left, or None.
     """
 
     folder: Path
@@ -67,12 +67,12 @@ class SavedStudy:
 
     @property
     def name(self) -> str:
-        """The study's name."""
+        """The name of the study."""
         return self.row.name
 
     @property
     def checkpoints(self) -> Folder:
-        """Where those of its trials lie, in `trials/NNNN`; the folder, unless the study names another place."""
+        """The folder of the trials' checkpoints, `trials/NNNN`; the study's own folder unless its file names another location."""
         return checkpoint_store.checkpoint_folder(self.folder, self.name, self.row.facts.checkpoints)
 
     @property
@@ -82,34 +82,34 @@ class SavedStudy:
 
     @property
     def reference_point(self) -> tuple[float, float]:
-        """(chance level, largest adapter): where the hypervolume is measured from."""
+        """The reference point of the hypervolume: (chance level, largest adapter)."""
         return self.row.facts.reference_point
 
     @property
     def hypervolume(self) -> float:
-        """The front's hypervolume, in accuracy x decades of parameters, or x shares of another cost's limit."""
+        """The hypervolume of the front, in accuracy x decades of parameters, or x shares of another cost's limit."""
         return hypervolume(self.history, self.reference_point)
 
     def front(self) -> pa.Table:
-        """The front, smallest member first; columns as in `trials`."""
+        """Return the front, smallest member first; the columns are those of `trials`."""
         return arrow_tables.trials_arrow(self.members, study=self.row)
 
     def trials(self) -> pa.Table:
-        """One row per trial, one column per knob and per metric of the last epoch."""
+        """Return one row per trial, with one column per knob and per metric of the last epoch."""
         return arrow_tables.trials_arrow(self.history, study=self.row)
 
     def reports(self) -> pa.Table:
-        """One row per epoch of every trial."""
+        """Return one row per epoch of every trial."""
         return arrow_tables.reports_arrow(self.epochs, study=self.row)
 
     @property
     def n_validation(self) -> int | None:
-        """Images that accuracies were measured on, None where that is not known."""
+        """The number of images that accuracies were measured on, None if it is unknown."""
         return self.row.facts.n_validation
 
     @property
     def against(self) -> str:
-        """What accuracy is weighed against: `adapter_params`, or another cost."""
+        """The second objective, weighed against accuracy: `adapter_params` or another cost."""
         return self.row.against
 
     @property
@@ -118,11 +118,11 @@ class SavedStudy:
 
     @property
     def answer(self) -> str:
-        """The sentence that a colleague would write: which adapter is worth it (see `search.results.recommendation`)."""
+        """The recommendation in one sentence (see `search.results.recommendation`)."""
         return answer(self.history, self.n_validation)
 
     def plot_front(self, *paths: Path) -> Any:
-        """The front as an interactive figure of plotly; or, where files are named, drawn into these `.png` and `.svg` files."""
+        """Return the front as an interactive plotly figure, or draw it into the given `.png` and `.svg` files."""
         if not paths:
             from search.results import plotly_figures
 
@@ -134,7 +134,7 @@ class SavedStudy:
         return None
 
     def plot_hypervolume(self, *, over: str = "trials") -> Any:
-        """How the hypervolume grew, as an interactive figure of plotly: over `trials`, or over `slot-seconds`."""
+        """Return an interactive plotly figure of the hypervolume's growth over `trials` or over `slot-seconds`."""
         from search.results import plotly_figures
 
         grown = plotly_figures.growth(self.history, self.epochs, self.reference_point)
@@ -146,21 +146,21 @@ class SavedStudy:
         return f"{done} · hypervolume {self.hypervolume:.4f}"
 
     def __repr__(self) -> str:
-        """Where it stands and its answer; all the fields together are some hundred kilobytes."""
+        """Return state and answer; all fields together would be some hundred kilobytes."""
         return f"{self.name} · {self._stand}\n{self.answer}"
 
     def _repr_html_(self) -> str:
-        """The study in a notebook: the answer, where it stands, the front as table and picture."""
+        """Return the study for a notebook: the answer, its state, the front as table and picture."""
         import html
 
         words = f"<p><b>{html.escape(self.name)}</b> · {self._stand}</p><p>{html.escape(self.answer)}</p>"
         return f"{words}{tables.front_html(self.members)}{front_img(self)}"
 
     def write_views(self, *, complete: bool = False) -> None:
-        """Put the front as picture and the trials as Parquet beside the ledger. They can be written anew at any time.
+        """Write pictures of the front, and the trials as Parquet, next to the ledger. They can be rewritten at any time.
 
         Args:
-            complete: Write what grows with every epoch, too.
+            complete: True to also write the files that grow with every epoch.
         """
         arrow_tables.write_parquet(arrow_tables.trials_arrow(self.history, study=self.row), self.folder / "trials.parquet")
         arrow_tables.write_parquet(arrow_tables.trials_arrow(self.members, study=self.row), self.folder / "front.parquet")
@@ -169,12 +169,12 @@ class SavedStudy:
         self.plot_front(*(self.folder / name for name in PICTURES))
 
     def write_page(self, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True) -> None:
-        """Put the interactive page beside the ledger: `front.html`.
+        """Write the interactive page `front.html` next to the ledger.
 
         Args:
-            links: Trial number to the address of its run.
-            server: What those addresses are relative to.
-            importance: Ask which knobs mattered, which takes a second or more.
+            links: Address of the run of each trial.
+            server: Base address of those addresses.
+            importance: True to compute the importance of knobs, which takes a second or more.
         """
         from search.results import html_page, plotly_figures
 
@@ -184,7 +184,7 @@ class SavedStudy:
         sections = [
             (
                 "The front",
-                f"Nothing beats its members in accuracy and {size} at once. Point at a trial for its knobs, click for its run.",
+                f"No trial beats its members in both accuracy and {size}. Hover over a trial for its knobs, click for its run.",
                 plotly_figures.front_figure(every, point, n_validation=self.n_validation, links=links),
             ),
             ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
@@ -194,10 +194,10 @@ class SavedStudy:
             over = plotly_figures.hypervolume_figure(grown, over="slot-seconds", against=self.against)
             sections.append(("Hypervolume over slot-seconds", "", over))
         sections.append(
-            ("Every trial at once", "Drag along an axis to keep a part of it.", plotly_figures.parallel_figure(every)),
+            ("Every trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
         )
         if importance and (found := self._importance()):
-            words = "The first-order Sobol index of a Gaussian process on what was tried."
+            words = "The first-order Sobol index of a Gaussian process fitted to the trials."
             sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
         text = html_page.page(f"{self.name}: accuracy against {self._size_in_words}", self.answer, sections, server=server)
         html_page.write(self.folder / "front.html", text)
@@ -208,7 +208,7 @@ class SavedStudy:
 
         try:
             space = check(self.row.file).joint_space()
-        except RequestError:  # of a version whose knobs are not known here
+        except RequestError:  # written by a version with knobs that this version does not know
             return {}
         return importance(space, self.history, self.epochs)
 
@@ -220,14 +220,14 @@ def _interactive(figure: Mapping[str, Any]) -> Any:
 
 
 def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
-    """The study that lies in a folder.
+    """Load the study in a folder.
 
     Args:
-        folder: The study's.
-        address: Of its ledger, if the folder neither holds one nor points at one.
+        folder: Folder of the study.
+        address: Address of its ledger, if the folder neither contains one nor refers to one.
 
     Raises:
-        LedgerError: if there is none, or it cannot be read.
+        LedgerError: If there is no study, or it cannot be read.
     """
     ledger = SqlLedger.open(ledger_in(Path(folder)), address=address)
     try:
@@ -243,7 +243,7 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
 
 
 def front_img(study: SavedStudy) -> str:
-    """The picture of a study's front inside an HTML element."""
+    """Return the picture of a study's front as an HTML element."""
     import base64
     import tempfile
 

@@ -1,4 +1,4 @@
-"""Where a study stands, and what its events say about it."""
+"""The state of a study, and what its events say about it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from search.trial import Trial
 
 
 class StudyState(enum.StrEnum):
-    """Where a study stands."""
+    """The state of a study."""
 
-    RUNNING = "RUNNING"  # a driver is at work
+    RUNNING = "RUNNING"  # a driver is running it
     FINISHED = "FINISHED"  # nothing runs and nothing more will start
-    INTERRUPTED = "INTERRUPTED"  # its driver is gone before the end; run it again and it goes on
+    INTERRUPTED = "INTERRUPTED"  # its driver ended early; running it again resumes it
 
 
 def find_state(record: StudyRow, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
-    """Where a study stands, from what its ledger says.
+    """Return the state of a study, from the content of its ledger.
 
     Args:
-        record: The study.
-        trials: All its trials.
-        ended: Whether the budget ended before all trials were started (hours, a front that stands still, an exhausted space).
-        owner: The driver at work, or None.
+        record: Row of the study.
+        trials: All of its trials.
+        ended: True if the budget ended before all trials were started (hours, a front without progress, an exhausted space).
+        owner: Driver that is running it, or None.
     """
     all_started = ended or sum(trial.extends is None for trial in trials) >= int(record.budget["n_trials"])
     if all_started and all(trial.state.finished for trial in trials):
@@ -35,19 +35,19 @@ def find_state(record: StudyRow, trials: Sequence[Trial], *, ended: bool, owner:
 
 
 def ended_by(events: Iterable[Event], before: str | None = None) -> str | None:
-    """Why nothing new starts although trials are left in the budget; None if it does. `before`: what earlier events said."""
+    """Return why no new trial starts although the budget has some left, or None; `before` is the answer of earlier events."""
     for event in events:
         if event.kind in (EventKind.ENDED, EventKind.EXTENDED):
-            before = event.detail.get("reason")  # an extension has none: the study goes on
+            before = event.detail.get("reason")  # an extension has no reason: the study continues
     return before
 
 
 def measured_by(event: Event) -> dict[str, float]:
-    """The costs that a `measured` event holds beside how they were measured."""
+    """Return the costs in a `measured` event, without the conditions of the measurement."""
     return {key: value for key, value in event.detail.items() if key.startswith("cost/")}
 
 
 def with_measured(trials: Iterable[Trial], events: Iterable[Event]) -> list[Trial]:
-    """The trials with what was measured of them after their end (`paretune cost`) among their metrics; what they reported stays."""
+    """Return the trials with costs measured after their end (`paretune cost`) in their metrics; reported metrics have priority."""
     found = {event.trial: measured_by(event) for event in events if event.kind is EventKind.MEASURED}
     return [replace(t, metrics={**found[t.number], **t.metrics}) if t.number in found else t for t in trials]

@@ -1,7 +1,7 @@
-"""Showing a study in words and numbers: tables, Markdown and JSON. Pictures are in `front_plot`, Parquet in `arrow_tables`.
+"""The text form of a study: tables and Markdown. Plots are in `front_plot`, Parquet in `arrow_tables`, JSON in `as_json`.
 
-Every function is a view of trials that somebody else read from the ledger. Nothing here needs torch, Ray or MLflow; rich is
-imported by the functions that print.
+Every function shows trials that its caller has read from the ledger. This module needs neither torch nor Ray nor MLflow; the
+functions that print import rich.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
-TABLE_WIDTH = 100  # columns of a terminal; across more a row would be hard to follow
+TABLE_WIDTH = 100  # terminal columns; a wider row would be hard to follow
 
 
 def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
-    """The front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead."""
+    """Return the front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead."""
     table = _table(title)
     for heading, options in (
         ("trial", _RIGHT),
@@ -50,13 +50,13 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
 
 
 def _against(trials: Sequence[Trial]) -> list[str]:
-    """What accuracy is weighed against, where that has no column already."""
+    """Return the second objective, if it has no column already."""
     return [trial.against for trial in trials[:1] if trial.against not in ("adapter_params", "head_params")]
 
 
 def extended_table(trials: Iterable[Trial]) -> Table:
-    """The trials beside the front: with more epochs than the budget's, and therefore not compared with it."""
-    table = _table("Beside the front: extended trials")
+    """Return the extended trials, whose epochs exceed the budget's, so that they are not compared with the front."""
+    table = _table("Extended trials (not compared with the front)")
     for heading, options in (("trial", _RIGHT), ("extends", _RIGHT), ("method", _LEFT), ("knobs", _CUT), ("epochs", _RIGHT)):
         table.add_column(heading, **options)
     table.add_column("adapter", **_RIGHT)
@@ -68,7 +68,7 @@ def extended_table(trials: Iterable[Trial]) -> Table:
 
 
 def trials_table(trials: Sequence[Trial], *, title: str | None = None) -> Table:
-    """All trials in the order of their numbers, members of the front marked with a star."""
+    """Return all trials in the order of their numbers, with members of the front marked by a star."""
     members = {trial.number for trial in front(trials)}
     table = _table(title)
     for heading, options in (("trial", _LEFT), ("state", _LEFT), ("method", _LEFT), ("knobs", _CUT), ("epoch", _RIGHT)):
@@ -98,11 +98,11 @@ def _table(title: str | None) -> Table:
 
 
 def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None = None) -> str:
-    """The front as a Markdown table, smallest member first.
+    """Return the front as a Markdown table, smallest member first.
 
     Args:
-        trials: Any trials; members of the front are shown.
-        links: Trial number to address: such a trial's number becomes a link.
+        trials: Trials of a study; only members of the front are shown.
+        links: Address of some trials, whose number becomes a link.
     """
     members = front(trials)
     against = _against(members)
@@ -122,7 +122,7 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
 
 
 def front_html(trials: Iterable[Trial]) -> str:
-    """The front as an HTML table, smallest member first."""
+    """Return the front as an HTML table, smallest member first."""
     import html
 
     rows = []
@@ -137,7 +137,7 @@ def front_html(trials: Iterable[Trial]) -> str:
 
 
 def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """What a trial's last epoch cost, each as (metric, value with its unit)."""
+    """Return the costs of a trial's last epoch, each as (metric, value with its unit)."""
     found = {key: value for key, value in metrics.items() if key.startswith("cost/")}
     return [(key, f"{format_quantity(value)} {UNITS.get(key, '')}".rstrip()) for key, value in found.items()]
 

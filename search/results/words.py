@@ -1,4 +1,4 @@
-"""Numbers and configurations in words, as tables, plots and pages show them."""
+"""The text form of numbers and configurations in tables, plots and pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SHORT = {
 
 
 def describe_knobs(trial: Trial) -> str:
-    """A configuration in a few words, what decides its size first: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
+    """Describe a configuration in a few words, starting with its size: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
     own = {k.removeprefix(f"{trial.method}."): v for k, v in trial.config.items() if k.startswith(f"{trial.method}.")}
     words = [f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own]
     words += [str(own.pop(key)) for key in ("targets", "position", "level", "layers") if key in own]
@@ -44,7 +44,7 @@ def describe_knobs(trial: Trial) -> str:
 
 
 def format_percent(top1: float) -> str:
-    """A fraction in percent, two decimals: one validation image of 800 is 0.125."""
+    """Format a fraction as percent with two decimals: one validation image of 800 is 0.125."""
     return f"{100 * top1:.2f}"
 
 
@@ -56,5 +56,5 @@ def _number(value: object) -> str:
 
 
 def format_quantity(value: float) -> str:
-    """A cost, to four digits or the whole number."""
+    """Format a cost with four digits, or as a whole number."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

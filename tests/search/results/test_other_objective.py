@@ -66,7 +66,7 @@ def test_its_record_equals_its_ledger(study: SavedStudy) -> None:
 
 def test_its_description_filters_by_its_cost(study: SavedStudy) -> None:
     client, experiment, text = note(study)
-    assert f"nothing beats in accuracy and {study.against}" in text
+    assert f"no other beats in both accuracy and {study.against}" in text
     (query,) = re.findall(r"`` (metrics\.[^`]*(?:`[^`]+`)? <= .*) ``", text)
     limit = float(query.split("<= ")[1].split()[0])
     found = {int(run.data.tags["paretune.trial"]) for run in client.search_runs([experiment], query)}

@@ -267,7 +267,7 @@ def test_the_command_extends_a_finished_study_and_one_that_runs(tmp_path: Path) 
         assert "[14/14]" in out
     longer = paretune("resume", "s", "--trial", "1", "--epochs", "4", "--back-end", "in-process", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
-    assert "Beside the front: extended trials" in longer.stdout
+    assert "Extended trials (not compared with the front)" in longer.stdout
     shown = json.loads(paretune("front", "s", "--json", cwd=tmp_path).stdout)
     assert [(trial["trial"], trial["extends"], trial["epochs"]) for trial in shown["extended"]] == [(14, 1, 4)]
     for wrong in (["--trial", "99", "--epochs", "9"], ["--until", "soon"], ["--until", "2001-01-01"], ["--file", "nowhere.yaml"]):
