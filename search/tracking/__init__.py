@@ -1,1 +1,1 @@
-"""The study shown in MLflow: a view of the ledger that can be rebuilt at any time."""
+"""The view of a study in MLflow, which can be rebuilt from the ledger at any time."""

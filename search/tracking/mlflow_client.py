@@ -1,8 +1,8 @@
-"""MLflow's side of the record: runs of one experiment. The only file of the search that imports it, when it is first asked.
+"""The MLflow client: the runs of one experiment. This is the search's only file that imports MLflow, on first use.
 
-`Store.bring` makes one run show what it is to show (`search.tracking.run_content.RunContent`), and sends only what the run lacks:
-parameters and sizes by their names, epochs by a tag that counts them. MLflow writes the tags of a call last, so what a tag says is
-there is there.
+`RunStore.send` updates one run to its target content (`search.tracking.run_content.RunContent`) and sends only what the run lacks:
+parameters and sizes are known by their names, epochs by a tag that counts them. MLflow writes the tags of a call last, so data
+counted by a tag have arrived.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MAX_METRICS_PER_CALL = 1000  # MLflow's limit of one log_batch
-MAX_RUNS_PER_HISTORY, MAX_POINTS_PER_HISTORY = 100, 25_000  # MLflow's limits of one call for the history of a metric
+MAX_METRICS_PER_CALL = 1000  # limit of one log_batch in MLflow
+MAX_RUNS_PER_HISTORY, MAX_POINTS_PER_HISTORY = 100, 25_000  # limits of one call for the history of a metric in MLflow
 
 
 def experiment_tags(against: str) -> dict[str, str]:
-    """What MLflow's own pages read of an experiment: that it is about models, and how its table of runs is shown.
+    """Return the tags with which MLflow's pages recognise a model experiment and lay out its table of runs.
 
     Args:
-        against: What accuracy is weighed against; a column of the table.
+        against: Second objective, shown as a column of the table.
     """
     sizes = [f"metrics.`{key}`" for key in dict.fromkeys((against, "adapter_params"))]
     tags = ["tags.`paretune.state`", "tags.`paretune.rank`"]
@@ -51,7 +51,7 @@ def experiment_tags(against: str) -> dict[str, str]:
 
 @dataclass
 class RunIndex:
-    """What MLflow holds of one run."""
+    """The content of one run in MLflow, as far as it is known."""
 
     id: str
     status: str
@@ -60,26 +60,26 @@ class RunIndex:
 
     @classmethod
     def of(cls, run: Run) -> RunIndex:
-        """A run as MLflow's client gives it."""
+        """Build the index of a run returned by MLflow's client."""
         return cls(run.info.run_id, run.info.status, dict(run.data.tags), {*run.data.params, *run.data.metrics})
 
     def count(self, tag: str) -> int:
-        """A tag that counts, 0 when it is not there."""
+        """Return the value of a counting tag, 0 if it is missing."""
         return int(self.tags.get(tag, 0))
 
 
 @dataclass(frozen=True)
 class FullRun:
-    """Everything that MLflow shows of one run.
+    """The complete content of one run in MLflow.
 
     Attributes:
-        id: MLflow's.
-        name: Of the run.
-        status: MLflow's word.
-        started: Unix time in ms.
-        params: As text.
-        tags: All of them.
-        points: (metric, step, value, Unix time in ms), as often as MLflow has them.
+        id: Id of the run in MLflow.
+        name: Name of the run.
+        status: Status in MLflow.
+        started: Unix time of the start, in ms.
+        params: Parameters, as text.
+        tags: All tags.
+        points: Points of all metrics as (metric, step, value, Unix time in ms), with duplicates.
     """
 
     id: str
@@ -92,7 +92,7 @@ class FullRun:
 
 
 class RunStore:
-    """The runs of one experiment. Every method raises whatever MLflow raises."""
+    """The runs of one experiment. Every method passes on the exceptions of MLflow."""
 
     def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
         self._client = client
@@ -101,13 +101,13 @@ class RunStore:
 
     @classmethod
     def open(cls, uri: str, name: str, storage: Path, against: str) -> RunStore:
-        """The experiment of that name, made when there is none.
+        """Open the experiment of that name, creating it if it is missing.
 
         Args:
-            uri: An MLflow server or database.
-            name: The study's.
-            storage: The folder of the studies: beside them lie the artifacts, unless a server knows its own place for them.
-            against: See `experiment_tags`.
+            uri: MLflow server or database.
+            name: Name of the study.
+            storage: Folder of the studies; artifacts are stored in it unless a server has its own location for them.
+            against: Second objective, see `experiment_tags`.
         """
         with _making(uri):
             client = _client(uri)
@@ -115,19 +115,19 @@ class RunStore:
 
     @classmethod
     def find(cls, uri: str, name: str) -> RunStore | None:
-        """The experiment of that name, None when there is none."""
+        """Return the experiment of that name, None if it does not exist."""
         with _making(uri):
             client = _client(uri)
             found = client.get_experiment_by_name(name)
         return None if found is None else cls(client, uri, str(found.experiment_id))
 
     def runs(self, study_uid: str) -> Iterator[RunIndex]:
-        """All active runs of a study, the oldest first."""
+        """Yield all active runs of a study, the oldest first."""
         for page in self._pages(study_uid):
             yield from map(RunIndex.of, page)
 
     def everything(self, study_uid: str) -> Iterator[FullRun]:
-        """All active runs of a study with everything that they hold, the oldest first."""
+        """Yield all active runs of a study with their complete content, the oldest first."""
         for page in self._pages(study_uid):
             points = self._points(page)
             for run in page:
@@ -150,7 +150,7 @@ class RunStore:
                 return
 
     def _points(self, runs: Sequence[Run]) -> dict[str, list[tuple[str, int, float, int]]]:
-        """Run to the points of its metrics: (metric, step, value, Unix time in ms)."""
+        """Return the points of all metrics by run: (metric, step, value, Unix time in ms)."""
         found: dict[str, list[tuple[str, int, float, int]]] = {run.info.run_id: [] for run in runs}
         of_metric: dict[str, list[str]] = {}
         for run in runs:
@@ -163,7 +163,7 @@ class RunStore:
         return found
 
     def _history(self, ids: Sequence[str], key: str) -> list[tuple[str, int, float, int]]:
-        """(run, step, value, Unix time in ms) of every point of a metric: of many runs in one call, as MLflow's own pages ask."""
+        """Return (run, step, value, Unix time in ms) of every point of a metric, with one call for many runs."""
         store = self._client._tracking_client.store
         if hasattr(store, "get_metric_history_bulk"):  # a database
             every = [
@@ -182,11 +182,11 @@ class RunStore:
         return [(one, p.step, p.value, p.timestamp) for one in ids for p in self._client.get_metric_history(one, key)]
 
     def delete(self, run: RunIndex) -> None:
-        """Put a run into MLflow's bin."""
+        """Move a run to MLflow's trash."""
         self._client.delete_run(run.id)
 
     def send(self, run: RunIndex | None, shown: RunContent) -> RunIndex:
-        """Make a run show what it is to show; it is created when there is none. Nothing is sent that it holds already."""
+        """Create a run or update it to its target content, sending only what it lacks."""
         from mlflow.entities import Metric
 
         if run is None:
@@ -210,20 +210,20 @@ class RunStore:
         return run
 
     def log(self, run: RunIndex, metrics: Mapping[str, float] = {}, tags: Mapping[str, str] = {}) -> None:
-        """Say something more of a run, now."""
+        """Add metrics and tags to a run."""
         from mlflow.entities import Metric
 
         now = _ms(time.time())
         self._log(run, [Metric(key, value, now, 0) for key, value in metrics.items()], {}, tags)
 
     def register(self, run: RunIndex, code: Path, adapter: Path, name: str) -> str:
-        """A version of a registered model that `mlflow.pyfunc` loads from code and safetensors.
+        """Register a version of a model that `mlflow.pyfunc` loads from code and safetensors.
 
         Args:
-            run: Whose adapter it is.
-            code: The file that serves it.
-            adapter: The folder of the adapter and its card.
-            name: Of the registered model, made if there is none.
+            run: Run of the adapter's trial.
+            code: File with the code that serves the adapter.
+            adapter: Folder of the adapter and its card.
+            name: Name of the registered model, created if missing.
 
         Returns:
             The version.
@@ -231,7 +231,7 @@ class RunStore:
         from mlflow.exceptions import MlflowException
 
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow warns of type hints of its own
+            warnings.simplefilter("ignore")  # MLflow warns about its own type hints
             import mlflow.pyfunc
 
             path = Path(folder) / "model"
@@ -239,30 +239,30 @@ class RunStore:
                 str(path), python_model=str(code), artifacts={"adapter": str(adapter)}, pip_requirements=["paretune"]
             )
             self._client.log_artifacts(run.id, str(path), "model")
-        with contextlib.suppress(MlflowException):  # there is one already
+        with contextlib.suppress(MlflowException):  # it exists already
             self._client.create_registered_model(name)
         source = f"{self._client.get_run(run.id).info.artifact_uri}/model"
         return str(self._client.create_model_version(name, source, run.id).version)
 
     def analyse(self) -> None:
-        """Let an SQLite store count its rows: at 10,000 runs it then uses the right index. Other stores are left alone."""
+        """Run ANALYZE on an SQLite store, so that it uses the right index at 10,000 runs. Other stores are not touched."""
         if self.uri.startswith("sqlite:///"):
             with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"), timeout=10)) as database:
                 database.executescript("PRAGMA analysis_limit = 1000; ANALYZE;")
 
     def attach(self, run: RunIndex, path: Path, place: str | None = None) -> None:
-        """A file, or what a folder holds, among the artifacts of a run; in a folder there, if `place` names one."""
+        """Attach a file, or the content of a folder, to the artifacts of a run; `place` names a target folder there."""
         if path.is_dir():
             self._client.log_artifacts(run.id, str(path), place)
         else:
             self._client.log_artifact(run.id, str(path), place)
 
     def artifacts(self, run: FullRun) -> set[str]:
-        """The names of a run's artifacts: files, and folders without what they hold."""
+        """Return the names of a run's artifacts: files, and folders without their content."""
         return {found.path for found in self._client.list_artifacts(run.id)}
 
     def attach_text(self, run: RunIndex, text: str, name: str) -> None:
-        """A text among the artifacts of a run."""
+        """Attach a text to the artifacts of a run."""
         self._client.log_text(run.id, text, name)
 
     def _create(self, shown: RunContent) -> RunIndex:
@@ -271,7 +271,7 @@ class RunStore:
         return RunIndex(run.info.run_id, run.info.status, tags)
 
     def _log(self, run: RunIndex, metrics: Sequence[Any], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """One call for whatever is missing."""
+        """Send everything that is missing in one call."""
         from mlflow.entities import Param, RunTag
 
         news = {key: value for key, value in tags.items() if run.tags.get(key) != value}
@@ -292,25 +292,25 @@ class RunStore:
 
 
 def tracking_uri(storage: Path) -> str:
-    """Where studies of a storage folder are recorded: `MLFLOW_TRACKING_URI`, or an SQLite file in the folder."""
+    """Return the MLflow address for the studies of a storage folder: `MLFLOW_TRACKING_URI`, or an SQLite file in the folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
 
 
 def without_secret(uri: str, text: str | None = None) -> str:
-    """An address, or a text that holds it, without the name and password that may be in it."""
+    """Return an address, or a text that contains it, without user name and password."""
     secret, at, _ = urlsplit(uri).netloc.rpartition("@")
     text = uri if text is None else text
     return text.replace(secret + at, "") if at else text
 
 
 def describe_error(error: BaseException, uri: str) -> str:
-    """The first line of what an error says, without the secret of the address."""
+    """Return the first line of an error, without the secret of the address."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return without_secret(uri, line)[:300]
 
 
 def _client(uri: str) -> MlflowClient:
-    """A client that stays quiet, sends nothing home, and leaves trying again to the recorder."""
+    """Create a client without output or telemetry, that leaves retries to the recorder."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -326,14 +326,14 @@ def _client(uri: str) -> MlflowClient:
 
 @contextlib.contextmanager
 def _making(uri: str) -> Iterator[None]:
-    """One process at a time makes an SQLite store: MLflow's migrations fail when two studies begin a storage at once."""
+    """Let one process at a time create an SQLite store: MLflow's migrations fail if two studies start a storage at once."""
     if not uri.startswith("sqlite:///"):
         yield
         return
     database = Path(uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f".{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed, also by a process that is killed
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even if the process is killed
         yield
 
 
@@ -343,9 +343,9 @@ def _experiment(client: MlflowClient, uri: str, name: str, storage: Path, tags: 
         remote = uri.startswith(("http://", "https://", "databricks"))
         location = None if remote else (storage.resolve() / "mlflow-artifacts").as_uri()
         return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
-    if found.lifecycle_stage != "active":  # deleted in MLflow's own pages: recording it again means that it is wanted
+    if found.lifecycle_stage != "active":  # it was deleted in MLflow's pages, but recording again means that it is wanted
         client.restore_experiment(found.experiment_id)
-    for key in tags.keys() - found.tags.keys():  # recorded by an older Paretune, or made by whoever asked for our rights
+    for key in tags.keys() - found.tags.keys():  # created by an older Paretune, or by the check of our permissions
         client.set_experiment_tag(found.experiment_id, key, tags[key])
     return str(found.experiment_id)
 

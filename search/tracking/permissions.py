@@ -1,7 +1,7 @@
-"""Whether MLflow lets us record: asked before a search starts, because later nobody looks.
+"""The check that MLflow lets us write, made before a search starts because later failures would go unnoticed.
 
-A server that is down, slow or strange is no reason to refuse: the record catches up. One that knows us and says no is, and so is a
-database that cannot be written.
+A server that is down, slow or strange is no reason to refuse a search, because the record catches up later. A server that denies
+access is a reason, and so is a database that cannot be written.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ _PATIENCE = 3.0  # seconds
 
 
 def refuse_without_rights(uri: str, study: str) -> None:
-    """Refuse a search whose record could not be written.
+    """Refuse a search that could not be recorded.
 
     Args:
-        uri: See `search.tracking.mlflow_client.tracking_uri`.
-        study: The experiment, which is made if there is none.
+        uri: MLflow address, see `search.tracking.mlflow_client.tracking_uri`.
+        study: Name of the experiment, created if missing.
 
     Raises:
-        RequestError: naming the remedy.
+        RequestError: If MLflow denies access; the message names the remedy.
     """
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
         first = next(place for place in (database, *database.parents) if place.exists())
         if not os.access(first, os.W_OK) or (first == database and not os.access(database.parent, os.W_OK)):
-            raise RequestError(f"MLflow: {database} cannot be written; ask for the right, or set MLFLOW_TRACKING_URI")
+            raise RequestError(f"MLflow: {database} cannot be written; get write access, or set MLFLOW_TRACKING_URI")
     elif uri.startswith(("http://", "https://")):
         status = _answer(uri, study)
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
             raise RequestError(
-                f"MLflow: {urlsplit(uri).hostname} does not let us record (HTTP {status}); set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of somebody who may, or unset MLFLOW_TRACKING_URI"
+                f"MLflow: {urlsplit(uri).hostname} denies write access (HTTP {status}); set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of a user with access, or unset MLFLOW_TRACKING_URI"
             )
 
 
 def _answer(uri: str, study: str) -> int | None:
-    """The status that the server answers with when it is asked to make the experiment; None if it does not answer."""
+    """Return the HTTP status of the server's answer to creating the experiment; None if it does not answer."""
     at = urlsplit(uri)
     kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
     connection = kind(at.hostname or "", at.port, timeout=_PATIENCE)

@@ -1,6 +1,7 @@
-"""What a study's runs show in MLflow: names, tags, parameters, metrics. Pure functions of what the ledger says.
+"""The content of a study's runs in MLflow: names, tags, parameters, metrics. Pure functions of the ledger's content.
 
-One parent run for the study, one child run per trial. `search.tracking.sync` sends it; whatever compares the two reads it here too.
+There is one parent run for the study and one child run per trial. `search.tracking.sync` sends the content, and
+`search.tracking.verify` compares it with MLflow.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from search.storage.rows import Event, Report, StudyRow
 from search.trial import PARAMETERS, Metrics, State, Trial
 
 MAX_TAG_CHARACTERS = 5000
-VIEW = "paretune"  # the name under which MLflow's pages know the table of runs as we show it
+VIEW = "paretune"  # name of our layout of the table of runs in MLflow's pages
 _STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAILED: "FAILED"}  # RUNNING for the rest
 _STUDY_STATUS = {StudyState.FINISHED: "FINISHED", StudyState.INTERRUPTED: "KILLED", StudyState.RUNNING: "RUNNING"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """The metrics of one epoch of a trial, or those of a study when one more of its trials had ended."""
+    """The metrics of one epoch of a trial, or those of a study after one more of its trials has ended."""
 
     number: int  # counts from 1
     time: float  # Unix time
@@ -31,19 +32,19 @@ class Step:
 
 @dataclass(frozen=True)
 class RunContent:
-    """What one run shows.
+    """The content of one run.
 
     Attributes:
-        name: The run's.
-        status: MLflow's word for where it stands.
-        started: Unix time.
-        ended: Unix time, None while it has not.
-        tags: Those that MLflow's own pages read, and ours, under `paretune.`.
-        counter: The tag that counts the steps which the run holds.
-        steps: Metrics with a history, in order; those that the run is known to hold may be left out.
-        params: What was fixed when the run began.
+        name: Name of the run.
+        status: Status in MLflow.
+        started: Unix time of the start.
+        ended: Unix time of the end, None before it.
+        tags: Tags that MLflow's own pages read, and ours under `paretune.`.
+        counter: Name of the tag that counts the steps in the run.
+        steps: Metrics with a history, in order; those that the run is known to have may be left out.
+        params: Values that were fixed when the run began.
         sizes: Metrics without a history.
-        optional: Tags that are taken away when they are not among `tags`.
+        optional: Tags to delete from the run if they are not among `tags`.
     """
 
     name: str
@@ -59,14 +60,14 @@ class RunContent:
 
 
 def trial_content(study: StudyRow, trial: Trial, reports: Iterable[Report], *, rank: int | None, parent: str) -> RunContent:
-    """The run of a trial.
+    """Return the content of a trial's run.
 
     Args:
-        study: Its study.
-        trial: As it stands.
-        reports: Its epochs, in order.
-        rank: 1 on the front, 2 on the front of the rest, ...; None if it is not compared (see `search.front.ranks`).
-        parent: The id of the study's run.
+        study: Study of the trial.
+        trial: Current state of the trial.
+        reports: Epochs of the trial, in order.
+        rank: Rank: 1 on the front, 2 on the front of the rest, ...; None if it is not compared (see `search.front.ranks`).
+        parent: Id of the study's run.
     """
     tags = _identity(study) | {
         "paretune.trial": str(trial.number),
@@ -101,14 +102,14 @@ def trial_content(study: StudyRow, trial: Trial, reports: Iterable[Report], *, r
 def study_content(
     study: StudyRow, trials: Sequence[Trial], state: StudyState, steps: Sequence[Step], description: str
 ) -> RunContent:
-    """The study's own run.
+    """Return the content of the study's own run.
 
     Args:
         study: The study.
-        trials: All its trials.
-        state: Where it stands.
-        steps: Of `Progress`.
-        description: Markdown.
+        trials: All of its trials.
+        state: State of the study.
+        steps: Steps from `Progress`.
+        description: Description in Markdown.
     """
     ended = max((trial.finished for trial in trials if trial.finished is not None), default=None)
     tags = {
@@ -120,7 +121,7 @@ def study_content(
 
 
 def _counted(trial: Trial) -> tuple[str, ...]:
-    """What its study weighs accuracy against, if that is a number of parameters; other costs are reported with every epoch."""
+    """Return the study's second objective if it is a number of parameters; other costs are reported with every epoch."""
     return (trial.against,) if trial.against in PARAMETERS else ()
 
 
@@ -129,26 +130,27 @@ def _identity(study: StudyRow) -> dict[str, str]:
 
 
 class Progress:
-    """Front size, hypervolume and best accuracies after each end of a trial, whatever portions the events come in.
+    """The front size, hypervolume and best accuracies after each end of a trial, for events that arrive in any portions.
 
-    Best of all, and of those up to 100, 1,000, 10,000 ... parameters, as far as the largest adapter that is wanted.
+    The best accuracies are those of all trials, and of trials with up to 100, 1,000, 10,000 ... parameters, up to the largest
+    allowed adapter.
     """
 
     def __init__(self, reference_point: tuple[float, float], largest: float) -> None:
         self._reference_point = reference_point
         self._best: dict[str, float] = {}
         self._limits = [10**decade for decade in range(2, 10) if 10**decade <= largest]
-        self._running: dict[int, Metrics] = {}  # of the last epoch of each that has not ended
-        self._complete: list[Trial] = []  # those that may still be on the front
+        self._running: dict[int, Metrics] = {}  # metrics of the last epoch of each trial that has not ended
+        self._complete: list[Trial] = []  # trials that may still be on the front
         self._n_ended = 0
 
     @classmethod
     def of(cls, study: StudyRow) -> Progress:
-        """Of a study, from its beginning."""
+        """Create the progress of a study, from its beginning."""
         return cls(study.facts.reference_point, float(study.facts.max_params))
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
-        """One step for each trial that ended among the events."""
+        """Return one step for each trial that ended among the events."""
         known = {r.event: r.metrics for r in reports}
         steps = []
         for event in events:
@@ -176,5 +178,5 @@ class Progress:
 
 
 def _as_it_was(trial: Trial, last: Metrics) -> Trial:
-    """The trial as it stood when it was completed."""
+    """Return the trial in its state at completion."""
     return replace(trial, state=State.COMPLETE, metrics=last)

@@ -1,4 +1,4 @@
-"""The record's pages: MLflow's own server on a storage folder, on this machine only, ended cleanly. `paretune ui` is this."""
+"""The pages of the record: MLflow's own server on a storage folder, on this machine only, with a clean end (`paretune ui`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from urllib.parse import quote
 from search.tracking.mlflow_client import tracking_uri, without_secret
 from search.tracking.sync import RecordingError, receipt_of
 
-_TRAINING = "?workflowType=machine_learning"  # MLflow's pages for who trains models; it opens those for language models otherwise
+_TRAINING = "?workflowType=machine_learning"  # selects MLflow's pages for training; by default it opens those for language models
 
 
 def serve(
@@ -34,22 +34,22 @@ def serve(
 ) -> None:
     """Show a storage folder's record in MLflow's pages, on this machine only, until interrupted (SIGINT, SIGTERM).
 
-    Where a server runs already (`MLFLOW_TRACKING_URI`), only tell the address of the study's page there.
+    If a server is already running (`MLFLOW_TRACKING_URI`), only print the address of the study's page there.
 
     Args:
-        storage: The folder of the studies.
-        study: The study whose page the printed address opens.
-        port: Where to listen; a free port when None.
-        say: Takes the lines for the user; the address is the last word of the first.
+        storage: Folder of the studies.
+        study: Study whose page the printed address opens.
+        port: Port to listen on; None for a free one.
+        say: Callback for the lines for the user; the address is the last word of the first.
         start_timeout: Seconds that MLflow's server may take to answer.
 
     Raises:
-        RecordingError: if there is no record, the port is taken, or the server does not start.
+        RecordingError: If there is no record, the port is taken, or the server does not start.
     """
     uri = tracking_uri(storage)
     if uri.startswith(("http://", "https://")):
         at = f"{without_secret(uri).rstrip('/')}/{_recorded_page(storage, study, uri)}"
-        say(f"MLFLOW_TRACKING_URI names a server that runs already; it shows {study or 'the studies'} at {at}")
+        say(f"MLFLOW_TRACKING_URI names a running server; it shows {study or 'the studies'} at {at}")
         return
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.exists():
@@ -74,10 +74,10 @@ def serve(
 
 
 def free_port(port: int | None = None) -> int:
-    """A port of 127.0.0.1 to listen on: the wanted one if nobody listens there, any free one when None.
+    """Return a port of 127.0.0.1 to listen on: the wanted one if it is free, any free one for None.
 
     Raises:
-        RecordingError: if the wanted port is taken.
+        RecordingError: If the wanted port is taken.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,7 +92,7 @@ def free_port(port: int | None = None) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that no server is left behind."""
+    """Let SIGTERM end the block as Ctrl-C does, so that no server is left running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -121,12 +121,12 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, timeout: float, o
 
 
 def _recorded_page(storage: Path, study: str | None, uri: str) -> str:
-    """The page of a study on the server that it is recorded by, from the receipt beside its ledger."""
+    """Return the page of a study on the server that records it, from the receipt next to its ledger."""
     if study is None:
         return "#/experiments"
     receipt = receipt_of(storage / study)
     if receipt.get("tracking_uri") != without_secret(uri):
-        raise RecordingError(f"{study} is not recorded at {without_secret(uri)} yet; `paretune sync {study}` does it")
+        raise RecordingError(f"{study} is not recorded at {without_secret(uri)} yet; record it: paretune sync {study}")
     return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}{_TRAINING}"
 
 
@@ -156,11 +156,11 @@ def _get(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
 def _tail(output: Any) -> str:
     output.seek(0)
     lines = output.read().decode(errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:]) or "it said nothing"
+    return " / ".join(lines[-3:]) or "it printed nothing"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the workers it started; it has a session of its own, so that Ctrl-C reached only us."""
+    """End the server and its workers; it has its own session, so Ctrl-C reached only this process."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)

@@ -1,4 +1,4 @@
-"""The description of a study's run: what someone reads first who opens the study in MLflow. Markdown."""
+"""The description of a study's run in Markdown: the first text that a reader sees in MLflow."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def write_note(
     table: str,
     picture: str | None = None,
 ) -> str:
-    """The question, the answer, the front, where the search stands, and how to find trials in MLflow's table.
+    """Write the question, the answer, the front, the state of the search, and filters for MLflow's table of runs.
 
     Args:
         study: The study.
-        trials: All its trials.
-        state: Where it stands.
-        links: Trial number to the address of its run.
-        table: The address of MLflow's table of the study's runs.
-        picture: The address of the front's picture.
+        trials: All of its trials.
+        state: State of the study.
+        links: Address of the run of each trial.
+        table: Address of MLflow's table of the study's runs.
+        picture: Address of the front's picture.
     """
     file, reference_point = study.file, study.facts.reference_point
     data = file["data"]["path"] if file["data"].get("path") else file["data"]["kind"]
@@ -45,7 +45,7 @@ def write_note(
     foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(study, trials, table)]
     cells = tables.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
     size = "size" if study.against == "adapter_params" else study.against
-    title = f"#### Front: {len(front(trials))} adapters that nothing beats in accuracy and {size} (hypervolume {{:.4f}})"
+    title = f"#### Front: {len(front(trials))} adapters that no other beats in both accuracy and {size} (hypervolume {{:.4f}})"
     rows = [title.format(hypervolume(trials, reference_point)), "", *cells]
     if not front(trials):
         return "\n".join([*head, *foot])
@@ -81,7 +81,7 @@ def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState) -> list[
 
 
 def filters(method: str = "lora", limit: float = 10_000, rung: int = 5, cost: str = "adapter_params") -> dict[str, str]:
-    """What people look for in MLflow's table of runs, to what they type there."""
+    """Return example queries for MLflow's table of runs, by purpose."""
     key = f"`{cost}`" if "/" in cost else cost
     return {
         "the front": "tags.`paretune.front` = 'true'",
@@ -92,7 +92,7 @@ def filters(method: str = "lora", limit: float = 10_000, rung: int = 5, cost: st
 
 
 def _filters(study: StudyRow, trials: Sequence[Trial], table: str) -> list[str]:
-    """The filters, with names and numbers that occur in this study; each opens the table of runs, the best first."""
+    """Return the filters, with names and numbers of this study; each links to the table of runs, the best first."""
     members = front(trials)
     method = next((t.method for t in reversed(members) if t.adapter_params), "lora")
     if study.against in PARAMETERS:
@@ -105,5 +105,5 @@ def _filters(study: StudyRow, trials: Sequence[Trial], table: str) -> list[str]:
         f"| [{what}]({table}?searchFilter={quote(query, safe='')}&{order}) | `` {query} `` |"
         for what, query in filters(method, limit, rung, study.against).items()
     ]
-    every = f"| [every trial]({table}?viewStateShareKey={VIEW}) | as it stands, with accuracy, size, state and rank |"
+    every = f"| [every trial]({table}?viewStateShareKey={VIEW}) | all, with accuracy, size, state and rank |"
     return ["#### Filters for the table of runs", "", "| | |", "|:--|:--|", every, *rows]

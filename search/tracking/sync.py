@@ -1,11 +1,11 @@
-"""The record: a study's ledger shown in MLflow.
+"""The synchronisation of MLflow with a study's ledger.
 
-MLflow is a view. Everything written here is read from the ledger, by a process of its own (`search.tracking.recorder`) that the
-search never waits for: an MLflow that is slow, down or killed only leaves the view behind, and the next sync catches up. What
-MLflow holds already is known by tags (`paretune.study_uid`, `paretune.trial`, `paretune.epochs`), so that a sync sends only what is
-missing and a second one sends nothing.
+MLflow is a view. Everything written here is read from the ledger by a separate process (`search.tracking.recorder`) that the
+search never waits for. If MLflow is slow, down or killed, only the view falls behind, and the next sync catches up. Tags
+(`paretune.study_uid`, `paretune.trial`, `paretune.epochs`) tell what MLflow already holds, so a sync sends only what is
+missing, and a second one sends nothing.
 
-One experiment per study, one parent run for the study, one child run per trial (`search.tracking.run_content`).
+A study is one experiment with one parent run for the study and one child run per trial (`search.tracking.run_content`).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from search.tracking import run_content
 from search.tracking.mlflow_client import RunIndex, RunStore, without_secret
 from search.tracking.study_note import write_note
 
-N_MANY = 500  # runs from which on MLflow's own SQLite wants to know how many there are
-RECEIPT = "mlflow.json"  # in the study's folder: where the study is recorded, and up to which event
-_FILES = ("front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.parquet")  # beside the ledger
-ARTIFACTS = frozenset({*_FILES, "study.yaml", "environment.json"})  # of a study that has been left
+N_MANY = 500  # number of runs from which MLflow's own SQLite needs ANALYZE
+RECEIPT = "mlflow.json"  # file in the study's folder: address of the record, and its last event
+_FILES = ("front.html", *PICTURES, "front.parquet", "trials.parquet", "reports.parquet")  # next to the ledger
+ARTIFACTS = frozenset({*_FILES, "study.yaml", "environment.json"})  # of a study without a running driver
 
 
 # The code that MLflow copies with a registered adapter and runs when the model is loaded. A path, because tracking does without
@@ -46,11 +46,11 @@ MODEL_CODE = Path(__file__).parents[2] / "trainables" / "export" / "mlflow_model
 
 
 class RecordingError(RequestError):
-    """MLflow cannot be used as asked; the message names the remedy."""
+    """The error that MLflow cannot be used as requested; the message names the remedy."""
 
 
 def receipt_of(folder: Path) -> Mapping[str, Any]:
-    """Where a study is recorded, and up to which event, as its last full sync has noted; nothing if there was none."""
+    """Return the address of a study's record and its last event, as noted by the last full sync; empty if there was none."""
     try:
         receipt: Mapping[str, Any] = json.loads((folder / RECEIPT).read_text())
     except (OSError, ValueError):
@@ -59,7 +59,7 @@ def receipt_of(folder: Path) -> Mapping[str, Any]:
 
 
 def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
-    """Whether MLflow may lack a part of the study: known without asking MLflow, from the receipt of the last full sync."""
+    """Return whether MLflow may lack a part of the study, judged by the receipt of the last full sync, without asking MLflow."""
     receipt = receipt_of(ledger_path.parent)
     if receipt.get("tracking_uri") != without_secret(tracking_uri):
         return True
@@ -68,29 +68,29 @@ def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
 
 
 class MlflowSync:
-    """One study's record, which `sync` brings up to date with the ledger.
+    """The record of one study, which `sync` updates from the ledger.
 
     Args:
-        ledger_path: The study's ledger (`search.storage.location.ledger_in`); it is opened to read only.
-        tracking_uri: An MLflow server or database (see `search.tracking.mlflow_client.tracking_uri`).
-        artifact_period: Seconds between two drawings of the front while the study runs.
+        ledger_path: Path of the study's ledger (`search.storage.location.ledger_in`), which is opened read-only.
+        tracking_uri: MLflow server or database (see `search.tracking.mlflow_client.tracking_uri`).
+        artifact_period: Seconds between two plots of the front while the study runs.
     """
 
     def __init__(self, ledger_path: Path, tracking_uri: str, *, artifact_period: float = 30.0) -> None:
         self.tracking_uri = tracking_uri
         self._ledger_path = ledger_path
         self._artifact_period = artifact_period
-        self._view: _View | None = None  # None: what MLflow holds has to be looked up
+        self._view: _View | None = None  # None: the content of MLflow has to be read
 
     def sync(self, *, final: bool = False) -> None:
-        """Bring MLflow up to date with the ledger. Nothing is sent that MLflow holds already.
+        """Update MLflow from the ledger, sending only what it lacks.
 
         Args:
-            final: Write the views beside the ledger, whatever becomes of MLflow; look up afresh what MLflow holds, and bring the
-                artifacts up to date too.
+            final: True to also write the views next to the ledger (even if MLflow fails), read the content of MLflow again, and
+                update the artifacts.
 
         Raises:
-            Exception: whatever MLflow raises. What has arrived stays; the next sync sends the rest.
+            Exception: If MLflow raises it. Data that arrived are kept; the next sync sends the rest.
         """
         if final:
             self._view = None
@@ -109,34 +109,34 @@ class MlflowSync:
 
 
 def record_final(ledger_path: Path, uri: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Show what finalizing has found: test accuracies on the members' runs, the table on the study's.
+    """Record the results of `paretune finalize`: test accuracies on the members' runs, the table on the study's run.
 
     Args:
-        ledger_path: The study's ledger.
-        uri: See `search.tracking.mlflow_client.tracking_uri`.
-        rows: Of `search.workflows.finalize.row`.
+        ledger_path: Path of the study's ledger.
+        uri: MLflow address, see `search.tracking.mlflow_client.tracking_uri`.
+        rows: Rows from `search.workflows.finalize.row`.
 
     Raises:
-        Exception: whatever MLflow raises.
+        Exception: If MLflow raises it.
     """
     _View.look_up(ledger_path, uri).show_final(rows)
 
 
 def register(folder: Path, uri: str, number: int, name: str) -> str:
-    """Register the adapter of a trial, which lies in `adapters/NNNN` of the study's folder, as a model; returns the version.
+    """Register a trial's adapter, in `adapters/NNNN` of the study's folder, as a model; return the version.
 
     Raises:
-        RecordingError: MLflow has no run of the trial yet.
-        Exception: whatever MLflow raises.
+        RecordingError: If MLflow has no run of the trial yet.
+        Exception: If MLflow raises it.
     """
     view = _View.look_up(ledger_in(folder), uri)
     if (run := view._children.get(number)) is None:
-        raise RecordingError(f"MLflow has no run of trial {number} yet; `paretune sync {folder.name}` makes it")
+        raise RecordingError(f"MLflow has no run of trial {number} yet; record it: paretune sync {folder.name}")
     return view._store.register(run, MODEL_CODE, folder / "adapters" / f"{number:04d}", name)
 
 
 class _View:
-    """One study in MLflow: knows what is there, and sends what is missing."""
+    """The state of one study in MLflow; it knows what MLflow holds and sends what is missing."""
 
     def __init__(self, store: RunStore, ledger_path: Path, study: StudyRow) -> None:
         self._store = store
@@ -150,18 +150,18 @@ class _View:
         self._progress = run_content.Progress.of(study)
         self._ended: str | None = None
         self._ranks: dict[int, int] = {}
-        self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # when, and which members the picture shows
+        self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # time of the plot, and the members in it
 
     @classmethod
     def look_up(cls, ledger_path: Path, uri: str) -> _View:
-        """Find the study's runs by their tags; the experiment is made when there is none."""
+        """Find the study's runs by their tags; the experiment is created if missing."""
         with _reading(ledger_path) as ledger:
             study = ledger.study()
         view = cls(RunStore.open(uri, study.name, ledger_path.resolve().parent.parent, study.against), ledger_path, study)
         for run in view._store.runs(study.uid):
             number = run.tags.get("paretune.trial")
             twin = view._parent if number is None else view._children.get(int(number))
-            if twin is not None:  # sent again because the answer came too late: one stays
+            if twin is not None:  # created twice because an answer came too late: keep one
                 view._store.delete(run)
             elif number is None:
                 view._parent = run
@@ -170,20 +170,20 @@ class _View:
         return view
 
     def advance(self, now: float, artifact_period: float, *, final: bool) -> None:
-        """Send what the ledger holds beyond this view."""
+        """Send the ledger's changes since the last call."""
         with _reading(self._ledger_path) as ledger:
             events = ledger.events(after=self._last_event)
             if self._parent is not None and not events and not final:
                 return
             place = events[-1].number if events else self._last_event
             reports = [r for r in ledger.reports(after=self._last_event) if r.event <= place]
-            trials = ledger.trials()  # as new as the events, or newer: the rest of the news comes with the next sync
+            trials = ledger.trials()  # at least as new as the events; later changes follow with the next sync
             owner = ledger.owner()
             self._study = ledger.study()  # the budget may have been extended
         self._ended = ended_by(events, self._ended)
         state = find_state(self._study, trials, ended=self._ended is not None, owner=owner)
         parent = self._parent
-        if parent is None:  # the children name it, the description names the children
+        if parent is None:  # children need its id, and its description needs theirs
             parent = self._parent = self._store.send(
                 None, run_content.study_content(self._study, trials, StudyState.RUNNING, [], "")
             )
@@ -224,12 +224,12 @@ class _View:
             self._drawn = (now, members)
 
     def _show_measured(self, run: RunIndex, event: Event) -> None:
-        """What was measured of a trial after its end; a tag tells which event the run shows."""
+        """Record costs that were measured after a trial's end; a tag holds the number of the recorded event."""
         if run.count("paretune.measured") < event.number:
             self._store.log(run, measured_by(event), {"paretune.measured": str(event.number)})
 
     def write_receipt(self, uri: str) -> None:
-        """Note beside the ledger where the study is recorded, and up to which event."""
+        """Write the address of the record and its last event to a file next to the ledger."""
         receipt = {
             "tracking_uri": without_secret(uri),
             "experiment_id": self._store.experiment_id,
@@ -244,7 +244,7 @@ class _View:
             self._store.attach(parent, self._ledger_path.parent / name)
 
     def _attach_everything(self, parent: RunIndex) -> None:
-        """All artifacts, once per state of the ledger: what takes long to draw is drawn when the search is left."""
+        """Attach all artifacts, once per state of the ledger; slow plots are made only when the driver has ended."""
         import yaml
 
         folder, place = self._ledger_path.parent, sync_fully(self._last_event)
@@ -267,11 +267,11 @@ class _View:
             self._store.log(run, tags={"paretune.adapter": "adapter"})
 
     def _links(self) -> dict[int, str]:
-        """Trial number to the address of its run on MLflow's pages."""
+        """Return the address of the run of each trial in MLflow's pages."""
         return {n: f"{self._table}/{run.id}" for n, run in self._children.items()}
 
     def show_final(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Test accuracies on the members' runs, and the table on the study's."""
+        """Record test accuracies on the members' runs, and the table on the study's run."""
         for row in rows:
             if (run := self._children.get(row["trial"])) is not None:
                 named = ("test/top1_mean", "test/top1_deviation", "p_front", "n")
@@ -282,12 +282,12 @@ class _View:
 
 
 def sync_fully(place: int) -> str:
-    """What the tag `paretune.drawn_at_event` says when all artifacts were made of the ledger up to an event."""
+    """Return the tag `paretune.drawn_at_event` of complete artifacts, made from the ledger up to an event."""
     return f"{place} in full"
 
 
 def environment() -> dict[str, Any]:
-    """What a study is run with: interpreter, machine, and the version of every installed distribution."""
+    """Describe the environment of a run: interpreter, machine, and the version of every installed distribution."""
     packages = {found.name: found.version for found in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),

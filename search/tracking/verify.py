@@ -1,8 +1,8 @@
-"""Whether MLflow holds what the ledger holds, exactly once: every run, parameter, tag, status and point of every metric.
+"""The check that MLflow matches the ledger, without duplicates: every run, parameter, tag, status and point of every metric.
 
-Artifacts are looked for when the study has been left: that all are there, and that they were made of the ledger as it stands.
+Artifacts are checked once the study has no running driver: all must exist and be made from the current ledger.
 
-What a run should show comes from `search.tracking.run_content`, what it shows from MLflow alone; nothing that the recorder noted is
+The expected content comes from `search.tracking.run_content`, the actual content from MLflow alone; the recorder's notes are not
 trusted.
 """
 
@@ -22,19 +22,19 @@ from search.tracking.mlflow_client import FullRun, RunStore
 from search.tracking.study_note import write_note
 from search.tracking.sync import ARTIFACTS, sync_fully
 
-_NOT_OF_THE_LEDGER = ("paretune.drawn_at_event", "paretune.adapter", "paretune.measured")  # tags that say what else was sent
-_LARGEST = 1.7976931348623157e308  # what MLflow stores for infinity
+_NOT_OF_THE_LEDGER = ("paretune.drawn_at_event", "paretune.adapter", "paretune.measured")  # tags about other data in the run
+_LARGEST = 1.7976931348623157e308  # value that MLflow stores for infinity
 
 
 def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
-    """Each difference between a study's ledger and its record, a line; none when they are equal.
+    """Return each difference between a study's ledger and its record as a line; none if they match.
 
     Args:
-        ledger_path: The study's ledger.
-        tracking_uri: See `search.tracking.mlflow_client.tracking_uri`.
+        ledger_path: Path of the study's ledger.
+        tracking_uri: MLflow address, see `search.tracking.mlflow_client.tracking_uri`.
 
     Raises:
-        Exception: whatever MLflow raises.
+        Exception: If MLflow raises it.
     """
     ledger = SqlLedger.open(ledger_path)
     try:
@@ -49,7 +49,7 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
         trial = run.tags.get("paretune.trial")
         found.setdefault(None if trial is None else int(trial), []).append(run)
     lines = [
-        f"trial {number}: MLflow has a run of it, the ledger no such trial" for number in found if (number or 0) >= len(trials)
+        f"trial {number}: MLflow has a run of it, the ledger has no such trial" for number in found if (number or 0) >= len(trials)
     ]
     parents = found.get(None, [])
     parent = parents[0].id if parents else ""
@@ -109,9 +109,9 @@ def _of_run(wanted: run_content.RunContent, found: FullRun, measured: Mapping[st
     held: dict[tuple[str, int], tuple[float, int]] = {}
     for key, number, value, at in found.points:
         if key.startswith("final/") or (key in measured and number == 0):
-            continue  # of `paretune finalize` and `paretune cost`
+            continue  # added by `paretune finalize` or `paretune cost`
         if (key, number) in held:
-            yield f"metric {key} at step {number} is there twice"
+            yield f"metric {key} at step {number} is duplicated"
         held[key, number] = (value, at)
     late = {key: value for key, number, value, _ in found.points if number == 0}
     yield from _of_mapping(

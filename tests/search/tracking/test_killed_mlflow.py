@@ -69,7 +69,7 @@ class Meanwhile:
     def is_missed(self) -> None:
         """The recorder has asked MLflow in vain, and told so in the log."""
         log = self._folder / "paretune.log"
-        until(lambda: "the search goes on, the record follows later" in log.read_text(), "a warning in the log")
+        until(lambda: "the search continues, the record follows later" in log.read_text(), "a warning in the log")
 
     def search_goes_on(self) -> None:
         """Lift the pause."""

@@ -47,7 +47,7 @@ SPOILT: list[tuple[str, Callable[[MlflowClient, str], object], str]] = [
     (
         "a point is doubled",
         lambda client, run: client.log_metric(run, "val/top1", 0.1, step=3),
-        "val/top1 at step 3 is there twice",
+        "val/top1 at step 3 is duplicated",
     ),
     ("the status is another", lambda client, run: client.set_terminated(run, "FAILED"), "its status is FAILED"),
     ("it is renamed", lambda client, run: client.update_run(run, name="x"), "its name is x"),
