@@ -3,6 +3,6 @@
 
 def main() -> None:
     """Run the command line: the entry point of `paretune`."""
-    from search.cli.app import main as run  # late: whoever needs one file of this room does not load all commands
+    from search.cli.app import main as run  # late, so that importing one file of this room does not load all commands
 
     run()

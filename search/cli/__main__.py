@@ -1,4 +1,4 @@
-"""`python -m search.cli` is `paretune`."""
+"""The module that makes `python -m search.cli` the same as `paretune`."""
 
 from search.cli import main
 

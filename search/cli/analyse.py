@@ -1,4 +1,4 @@
-"""The commands that look back at a study: what each method brought, which knobs mattered, and whether a trial repeats."""
+"""Commands that analyse a study: contribution of each method, importance of knobs, reproducibility of a trial, comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """What each method has had of the search and brought to its front."""
+    """Show each method's share of the search and its contribution to the front."""
     from search.results.contributions import contributions as shares_of
     from search.results.saved_study import load
     from search.results.words import format_percent
@@ -39,7 +39,7 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 
 @app.command()
 def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """How much each knob of each method explains of the accuracy, alone (first-order Sobol index of a surrogate)."""
+    """Show how much of the accuracy each knob of each method explains alone (first-order Sobol index of a surrogate)."""
     from search.config.loading import check
     from search.results.importance import N_LEAST
     from search.results.importance import importance as importance_of
@@ -80,19 +80,19 @@ def rerun(
         for epoch in epochs:
             for key in epoch.then.keys() | epoch.now.keys():
                 if epoch.then.get(key) != epoch.now.get(key):
-                    console.print(f"epoch {epoch.epoch}: {key} was {epoch.then.get(key)}, is {epoch.now.get(key)}")
-        console.print(f"trial {trial}: {same} of {len(epochs)} epochs are the same to the last bit")
+                    console.print(f"epoch {epoch.epoch}: {key} was {epoch.then.get(key)}, is now {epoch.now.get(key)}")
+        console.print(f"trial {trial}: {same} of {len(epochs)} epochs are identical to the last bit")
     if same < len(epochs):
         raise typer.Exit(1)
 
 
 @app.command()
 def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names under the storage, or folders.")],
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Study names in the storage, or folders.")],
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Lay studies side by side: fronts, hypervolume from one reference point, methods."""
+    """Compare studies: fronts, hypervolume from one reference point, methods."""
     from search.results.comparison import SideBySide
     from search.results.saved_study import load
 

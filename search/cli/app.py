@@ -1,4 +1,4 @@
-"""The command line. Heavy libraries are imported by the commands that need them: `--help` and the reading commands stay quick."""
+"""The command line. Commands import heavy libraries themselves, so that `--help` and the reading commands stay fast."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def everywhere(
     context: typer.Context,
     address: Annotated[
         str | None,
-        typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Of a Ray cluster: the command is about a study there."),
+        typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster's address: run the command on a study there."),
     ] = None,
 ) -> None:
-    """Which adapter, at which size, is worth training on my data?"""
+    """Pass the command on to a Ray cluster if `--address` names one."""
     command = context.invoked_subcommand
     if address is None or command is None:
         return
@@ -77,12 +77,12 @@ def everywhere(
 
 
 def main() -> None:
-    """The `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
+    """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
     code = _exit_code()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # nobody reads any more
+        with suppress(OSError):  # the reader has closed the stream
             stream.flush()
-    os._exit(code)  # taking down an interpreter with torch, Ray and Optuna in it would keep the user waiting for seconds
+    os._exit(code)  # a clean interpreter shutdown with torch, Ray and Optuna loaded would take seconds
 
 
 def _exit_code() -> int:
@@ -93,13 +93,13 @@ def _exit_code() -> int:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
-        complain("interrupted; nothing is lost, and the same command goes on from here")
+        complain("interrupted; nothing is lost, and the same command resumes from here")
         return 1
     except RequestError as error:
         complain(str(error))
         return 2
     except OSError as error:
-        complain(f"{error}; nothing that was acknowledged is lost: mend this, and the same command goes on from here")
+        complain(f"{error}; nothing that was acknowledged is lost: fix this, and the same command resumes from here")
         return 1
     except Exception:
         traceback.print_exc()

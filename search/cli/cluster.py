@@ -1,4 +1,4 @@
-"""Studies on a Ray cluster, from a laptop: submit, logs, and every other command with `--address`."""
+"""Commands for studies on a Ray cluster, from a laptop: submit, logs, and every other command with `--address`."""
 
 from __future__ import annotations
 
@@ -42,24 +42,26 @@ HERE = (
     "run",
     "suite",
     "ui",
-)  # are not passed on
-_DETACHED = ("resume",)  # becomes the study's next attempt
+)  # commands that are not passed on to the cluster
+_DETACHED = ("resume",)  # submitted as the study's next attempt
 _STUDY_FILE = "study.yaml"
 
 
 @app.command()
 def submit(
-    study: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="A study file, or the name of a packaged one.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="A study file, or the name of a packaged study.")],
     *,
     address: Address,
     overrides: Overrides = None,
     storage: MaybeStorage = None,
     slots: MaybeSlots = None,
-    pip: Annotated[bool, typer.Option("--pip", help="Let Ray install what Paretune needs; else the machines have it.")] = False,
-    unprotected: Annotated[bool, typer.Option("--unprotected", help="The cluster's network is private; it has no token.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print what it prints, until it ends.")] = False,
+    pip: Annotated[bool, typer.Option("--pip", help="Let Ray install Paretune's requirements; otherwise they must exist.")] = False,
+    unprotected: Annotated[
+        bool, typer.Option("--unprotected", help="Accept a cluster without a token; its network is private.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the job's output until it ends.")] = False,
 ) -> None:
-    """Run a study as a job of a Ray cluster: the same search as `run`. Submitted again, it goes on where it stopped."""
+    """Run a study as a job of a Ray cluster: the same search as `run`. Submitting it again resumes it."""
     from cluster.jobs import Cargo
     from cluster.upload import local_paths, requirements
     from search.config import loading
@@ -68,7 +70,7 @@ def submit(
     file = loading.load(study, overrides or (), storage)
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
-    sent = file.resolved() | file.places()  # a server's password is the cluster's to know
+    sent = file.resolved() | file.places()  # a server's password must be known to the cluster only
     jobs = connected(address, unprotected=unprotected)
     with _staged(sent) as folder:
         command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
@@ -81,12 +83,12 @@ def submit(
 
 @app.command()
 def logs(
-    study: Annotated[str, typer.Argument(help="A study's name.")],
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
     *,
     address: Address,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job ends.")] = False,
 ) -> None:
-    """What the newest job of a study has printed."""
+    """Print the output of a study's newest job."""
     jobs = connected(address)
     _print_logs(jobs, study, follow=follow)
 
@@ -95,8 +97,8 @@ def ask(address: str, command: Sequence[str]) -> int:
     """Pass a command on to the cluster, and print its answer.
 
     Args:
-        address: Of the cluster.
-        command: As it was typed, without `paretune` and `--address`; its second word is the study.
+        address: Address of the cluster.
+        command: Command line without `paretune` and `--address`; its second word is the study.
 
     Returns:
         The exit code.
@@ -105,7 +107,7 @@ def ask(address: str, command: Sequence[str]) -> int:
 
     words = [word for word in command[1:] if not word.startswith("-")]
     if not words:
-        raise RequestError(f"{command[0]}: name a study; `paretune --address {address} {command[0]} STUDY`")
+        raise RequestError(f"{command[0]}: name a study: paretune --address {address} {command[0]} STUDY")
     jobs = connected(address)
     attempt = _asked(jobs.newest, words[0])
     if command[0] in _DETACHED:
@@ -115,15 +117,15 @@ def ask(address: str, command: Sequence[str]) -> int:
 
 
 def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str], *, pip: bool, unprotected: bool) -> int:
-    """Run a command about a study file on a cluster, in a short job, and print its answer.
+    """Run a command on a study file on a cluster, in a short job, and print its answer.
 
     Args:
-        file: What is asked about.
-        address: Of the cluster.
-        command: Of `paretune`; its argument is the file.
-        words: What else it is given.
-        pip: As of `submit`.
-        unprotected: As of `submit`.
+        file: Study file.
+        address: Address of the cluster.
+        command: Command of `paretune` whose argument is the file.
+        words: Further arguments.
+        pip: Option of `submit`.
+        unprotected: Option of `submit`.
 
     Returns:
         The exit code.
@@ -132,7 +134,7 @@ def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str],
     from cluster.upload import local_paths, requirements
     from search.errors import RequestError
 
-    if problems := list(local_paths(file.resolved(), Path("/"))):  # nothing is stored
+    if problems := list(local_paths(file.resolved(), Path("/"))):  # the command stores nothing
         raise RequestError("\n".join(problems))
     jobs = connected(address, unprotected=unprotected)
     with _staged(file.resolved()) as folder:
@@ -143,7 +145,7 @@ def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str],
 
 @contextmanager
 def _staged(study: Mapping[str, Any]) -> Iterator[str]:
-    """A folder with what a job takes along."""
+    """Create the temporary folder that a job uploads."""
     import yaml
 
     from cluster.upload import stage
@@ -158,10 +160,10 @@ def _staged(study: Mapping[str, Any]) -> Iterator[str]:
 
 
 def connected(address: str, *, unprotected: bool = False) -> Jobs:
-    """The cluster's jobs.
+    """Return the cluster's jobs.
 
     Raises:
-        RequestError: if it is not reached, refuses us, or is open to anyone.
+        RequestError: If the cluster cannot be reached, refuses access, or accepts jobs from anyone.
     """
     from cluster.jobs import Jobs
 
@@ -190,7 +192,7 @@ def _print_logs(jobs: Jobs, study: str, *, follow: bool) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What the job is told of this machine's environment: where MLflow is. Never a secret; those belong to the cluster's own."""
+    """Return the job's environment: the address of MLflow. It never contains a secret; secrets belong to the cluster."""
     from search.errors import RequestError
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -198,14 +200,14 @@ def _environment() -> dict[str, str]:
         return {}
     if urlsplit(uri).password:
         raise RequestError(
-            "MLFLOW_TRACKING_URI holds a password, which Ray's dashboard would show; "
+            "MLFLOW_TRACKING_URI contains a password, which Ray's dashboard would show; "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment of the cluster's machines"
         )
     return {"MLFLOW_TRACKING_URI": uri}
 
 
 def _asked(question: Callable[[str], _T], about: str) -> _T:
-    """Put a question to the cluster; what it cannot do is a wrong request."""
+    """Send a request to the cluster; one that the cluster cannot fulfil becomes a RequestError."""
     from cluster.jobs import ClusterError
     from search.errors import RequestError
 

@@ -1,4 +1,4 @@
-"""The commands that reach into a study while it runs, from another terminal: prune, pause, unpause, stop; and gc."""
+"""Commands that control a running study from another terminal: prune, pause, unpause, stop; and gc."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from rich.console import Console
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
 
-PATIENCE_SECONDS = 10.0  # for a driver that is slow to answer; the request stays
+PATIENCE_SECONDS = 10.0  # wait for a driver that answers slowly; the request stays in the ledger
 app = typer.Typer()
 
-Trials = Annotated[list[int], typer.Argument(metavar="T [T...]", min=0, help="The trials' numbers.")]
-MaybeTrials = Annotated[list[int] | None, typer.Argument(metavar="[T...]", min=0, help="Trials' numbers; none: the whole study.")]
-Reason = Annotated[str | None, typer.Option(help="Why; kept with it.")]
+Trials = Annotated[list[int], typer.Argument(metavar="T [T...]", min=0, help="Numbers of the trials.")]
+MaybeTrials = Annotated[list[int] | None, typer.Argument(metavar="[T...]", min=0, help="Numbers of the trials; none: the study.")]
+Reason = Annotated[str | None, typer.Option(help="The reason, which is stored.")]
 
 
 @app.command()
 def prune(study: StudyName, trials: Trials, *, reason: Reason = None, storage: Storage = DEFAULT_STORAGE) -> None:
-    """End trials now, while the study runs: PRUNED, with the reason; their slots are free at their next batch."""
+    """End trials now, while the study runs. They become PRUNED with the reason, and their slots are free at their next batch."""
     ask(study, storage, "prune", trials, reason=reason)
 
 
 @app.command()
 def pause(study: StudyName, trials: MaybeTrials = None, *, reason: Reason = None, storage: Storage = DEFAULT_STORAGE) -> None:
-    """Let trials give up their slots and keep their checkpoints; without trials: let the study start nothing new."""
+    """Pause trials: they free their slots and keep their checkpoints. Without trials, the study starts nothing new."""
     ask(study, storage, "pause", trials or [], reason=reason)
 
 
 @app.command()
 def unpause(study: StudyName, trials: MaybeTrials = None, *, reason: Reason = None, storage: Storage = DEFAULT_STORAGE) -> None:
-    """Let paused trials go on, before anything new starts; without trials: let a paused study start trials again."""
+    """Resume paused trials before anything new starts. Without trials, a paused study starts trials again."""
     ask(study, storage, "unpause", trials or [], reason=reason)
 
 
@@ -41,11 +41,11 @@ def unpause(study: StudyName, trials: MaybeTrials = None, *, reason: Reason = No
 def stop(
     study: StudyName,
     *,
-    now: Annotated[bool, typer.Option("--now", help="Leave running trials at their checkpoints.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Leave running trials at their last checkpoints.")] = False,
     reason: Reason = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Stop a study's driver: nothing new starts, and what runs is trained to its end, or left with --now. `resume` goes on."""
+    """Stop a study's driver. Running trials are trained to their end, or left with --now; `resume` continues the study."""
     ask(study, storage, "stop", [], reason=reason, now=now)
 
 
@@ -53,11 +53,11 @@ def stop(
 def gc(
     study: StudyName,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Remove the checkpoints that nobody needs: all but those of trials that go on, of the front and of extended trials."""
+    """Delete checkpoints that are not needed: all except those of unfinished trials, of the front and of extended trials."""
     from dataclasses import asdict
 
     from search.workflows import collect_checkpoints
@@ -67,15 +67,15 @@ def gc(
         print_json(asdict(found))
         return
     what = f"{len(found.trials)} checkpoints, {collect_checkpoints.mebibytes(found.freed_bytes)}"
-    words = "would be removed" if dry_run else "removed"
+    words = "would be deleted" if dry_run else "deleted"
     Console(highlight=False, soft_wrap=True).print(f"{what} {words}; {collect_checkpoints.mebibytes(found.kept_bytes)} kept")
 
 
 def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:
-    """Write the request, wait a while for its answer, and say what became of it.
+    """Write the request, wait a while for its answer, and print it.
 
     Raises:
-        Refused: if it is not possible; nothing was changed.
+        Refused: If the request is impossible; nothing was changed.
     """
     from search.study import user_requests
 
@@ -85,7 +85,7 @@ def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) 
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (answers := user_requests.read_answers(folder, numbers)) is None:
         if time.monotonic() > deadline:
-            console.print(f"{verb} is written down; the driver has not answered yet, and will carry it out when it looks.")
+            console.print("Request recorded. The driver has not picked it up yet; it will at its next check.")
             return
         time.sleep(0.1)
     refusals = [answer.refusal for answer in answers if answer.refusal is not None]

@@ -1,4 +1,4 @@
-"""`paretune cost`: how long the members of a front take to answer, with the adapter beside the weights and folded into them."""
+"""`paretune cost`: the inference latency of a front's members, with the adapter as separate layers and merged into the weights."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ app = typer.Typer()
 @app.command()
 def cost(
     study: StudyName,
-    trials: Annotated[list[int] | None, typer.Argument(metavar="[T...]", min=0, help="Trials; none: the front's members.")] = None,
+    trials: Annotated[list[int] | None, typer.Argument(metavar="[T...]", min=0, help="Trials; none: all front members.")] = None,
     *,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Measure how long trials take to answer for one image, unmerged and merged, and keep it. Let nothing else run meanwhile."""
+    """Measure and record trials' latency for one image, unmerged and merged. Run nothing else on the machine meanwhile."""
     from search.results.saved_study import load
     from search.workflows.latency import measure
 
@@ -41,8 +41,8 @@ def cost(
     console.print(table(found))
     how, repeats = found[0].found, min(one.found["repeats"] for one in found)
     console.print(
-        f"Milliseconds per image, one at a time, the median of {repeats} or more, on {how['device']} with {how['threads']} "
-        f"thread{'s' if how['threads'] > 1 else ''} in {how['precision']}; ± half the distance between the quartiles.",
+        f"Milliseconds per image, one at a time, median of {repeats} or more, on {how['device']} with {how['threads']} "
+        f"thread{'s' if how['threads'] > 1 else ''} in {how['precision']}; ± half the interquartile range.",
         style="dim",
     )
     for method, reason in {one.trial.method: one.found["unmergeable"] for one in found if one.found["unmergeable"]}.items():
@@ -50,7 +50,7 @@ def cost(
 
 
 def table(found: Sequence[Measured]) -> Table:
-    """A row per trial."""
+    """Return a table with one row per trial."""
     from search.results.words import describe_knobs, format_percent
 
     shown = Table("trial", "method", "knobs", "params", "val %", "unmerged ms", "merged ms", box=None)
@@ -70,12 +70,12 @@ def table(found: Sequence[Measured]) -> Table:
 
 
 def _show_elsewhere(study: SavedStudy) -> None:
-    """Bring tables and MLflow up to date."""
+    """Update tables and MLflow."""
     from search.storage.location import ledger_in
     from search.tracking.mlflow_client import tracking_uri
     from search.tracking.sync import MlflowSync
 
     try:
         MlflowSync(ledger_in(study.folder), tracking_uri(study.folder.parent)).sync(final=True)
-    except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
-        complain(f"MLflow does not show the latencies ({type(error).__name__}); `paretune cost` again records them")
+    except Exception as error:  # MLflow is only a view: the numbers are already in the ledger
+        complain(f"MLflow does not show the latencies ({type(error).__name__}); run `paretune cost` again to record them")

@@ -1,4 +1,4 @@
-"""`paretune doctor`: is everything there that a search needs, and if not, how is it mended?"""
+"""`paretune doctor`: checks of everything that a search needs, with remedies."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def doctor(
     *,
     storage: MaybeStorage = None,
     address: Annotated[
-        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Look at this cluster's nodes, too.")
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster whose nodes are checked as well.")
     ] = None,
-    pip: Annotated[bool, typer.Option("--pip", help="As of submit.")] = False,
-    unprotected: Annotated[bool, typer.Option("--unprotected", help="As of submit.")] = False,
+    pip: Annotated[bool, typer.Option("--pip", help="See submit.")] = False,
+    unprotected: Annotated[bool, typer.Option("--unprotected", help="See submit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at versions, packages, storage, MLflow and GPUs, here or on a cluster, and how to mend what is wrong (exit code 1)."""
+    """Check versions, packages, storage, MLflow and GPUs, here or on a cluster; print remedies (exit code 1 on a problem)."""
     from cluster import health
     from search.storage import checkpoints, object_store
     from search.tracking.mlflow_client import tracking_uri, without_secret
@@ -51,10 +51,10 @@ def doctor(
         with connected():
             open_to = open_to_anyone()
             findings.append(
-                health.Finding("token", open_to is None, open_to or "not needed, or asked for", MEND_OPEN if open_to else "")
+                health.Finding("token", open_to is None, open_to or "not needed, or required", MEND_OPEN if open_to else "")
             )
             if autoscales():
-                findings.append(health.Finding("autoscaler", True, "starts nodes when trials wait for room; those of now:"))
+                findings.append(health.Finding("autoscaler", True, "starts nodes when trials wait for room; current nodes:"))
             findings += health.nodes(place.absolute() if isinstance(place, Path) else place)
     _show(findings, as_json=as_json)
     if not all(finding.good for finding in findings):
@@ -62,7 +62,7 @@ def doctor(
 
 
 def _on_cluster(address: str, storage: str, *, pip: bool, unprotected: bool, as_json: bool) -> int:
-    """The same, as a short job there."""
+    """Run the checks on a cluster, as a short job."""
     from cluster.jobs import Cargo
     from cluster.upload import requirements, stage
     from search.cli.cluster import connected
@@ -82,10 +82,10 @@ def _on_cluster(address: str, storage: str, *, pip: bool, unprotected: bool, as_
 
 
 def _checked(storage: str | None) -> str:
-    """Of the command line: a path or an address.
+    """Check the storage of the command line, a path or an address.
 
     Raises:
-        RequestError: It may hold a secret.
+        RequestError: If it may contain a secret.
     """
     from search.errors import RequestError
     from search.storage import object_store

@@ -1,4 +1,4 @@
-"""Commands that write a study out: export, export-adapter."""
+"""Commands that export from a study: export, export-adapter."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ app = typer.Typer()
 def export_adapter(
     study: StudyName,
     trial: TrialNumber,
-    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     *,
-    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the weights: a plain timm model.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into the weights: a plain timm model.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Take a trial's adapter home: safetensors and a card that says what it is; prints the lines that load it."""
+    """Export a trial's adapter as safetensors with a descriptive card; print the Python code that loads it."""
     from dataclasses import asdict
 
     from search.trial import State
@@ -34,27 +34,27 @@ def export_adapter(
     card = export_adapter(saved, trial, to, merged=merge)
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)
-        complain(f"trial {trial} is {card.origin['state']}: what was written has {done}")
+        complain(f"trial {trial} is {card.origin['state']}: the export has {done}")
     if as_json:
         print_json({"path": str(to), "file": card.file, "card": asdict(card), "load": card.lines(to)})
         return
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{to / card.file} and {to / 'card.json'} written; to load it:\n\n{card.lines(to)}")
+    console.print(f"{to / card.file} and {to / 'card.json'} written; to load the adapter:\n\n{card.lines(to)}")
 
 
 @app.command()
 def export(
     study: StudyName,
-    form: Annotated[str, typer.Option("--format", help="parquet, csv, or optuna (opens in optuna-dashboard).")] = "parquet",
-    to: Annotated[Path | None, typer.Option(help="A folder; default: the study's own.")] = None,
+    form: Annotated[str, typer.Option("--format", help="parquet, csv, or optuna (for optuna-dashboard).")] = "parquet",
+    to: Annotated[Path | None, typer.Option(help="Target folder; default: the study's own.")] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Write a study for other programs: its front, trials and reports as tables, or a study of Optuna's."""
+    """Export a study for other programs: its front, trials and reports as tables, or an Optuna study."""
     from search.results.export import FORMATS, export_study
     from search.results.saved_study import load
 
     if form not in FORMATS:
-        raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
+        raise typer.BadParameter(f"{form!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
     saved = load(folder_of(study, storage))
     for path in export_study(saved, to or saved.folder, form):
         Console(highlight=False, soft_wrap=True).print(str(path))

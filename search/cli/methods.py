@@ -1,4 +1,4 @@
-"""The commands about the adapter methods themselves: what there is to search, and what a configuration weighs."""
+"""Commands about the adapter methods: their knobs, and the size of a configuration."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def count(
     method: Annotated[str, typer.Option(help="The adapter method.")],
     backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name.")] = "vit_glyphs",
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob without the method's prefix.")
+        list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob, without the method's prefix.")
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="Classes of the head, which is counted apart.")] = 1000,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the head, which is counted separately.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Count the parameters that an adapter would train, exactly, without training or allocating anything."""
@@ -67,7 +67,7 @@ def count(
         for assignment in overrides or ():
             knob, equals, value = assignment.partition("=")
             if not equals:
-                raise ValueError(f"--set {assignment}: an override is written knob=value")
+                raise ValueError(f"--set {assignment}: an override must have the form knob=value")
             config[f"{method}.{knob.removeprefix(method + '.')}"] = yaml.safe_load(value)
         sizes = measure({"name": backbone}, {"kind": "none", "n_classes": classes})
         adapter_params, head_params = sizes.count(config)

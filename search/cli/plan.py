@@ -1,4 +1,4 @@
-"""`paretune plan`: what a study would hold and cost."""
+"""`paretune plan`: the size of a study's space, and the cost of the study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainables.training.probe import Probe
 
 app = typer.Typer()
-_FOR_WORKERS = 0.7  # of a machine's memory; Ray keeps the rest for objects that they exchange
+_FOR_WORKERS = 0.7  # fraction of a machine's memory for workers; Ray keeps the rest for its object store
 _PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -33,15 +33,15 @@ def plan(
     study: MaybeStudyFile = None,
     *,
     overrides: Overrides = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Trials at once; default: as many as this machine has room for.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Concurrent trials; default: as many as fit on this machine.")] = None,
     address: Annotated[
-        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="Of a Ray cluster: measured there, for its slots.")
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster: measure there, for its slots.")
     ] = None,
-    pip: Annotated[bool, typer.Option("--pip", help="As of submit.")] = False,
-    unprotected: Annotated[bool, typer.Option("--unprotected", help="As of submit.")] = False,
+    pip: Annotated[bool, typer.Option("--pip", help="See submit.")] = False,
+    unprotected: Annotated[bool, typer.Option("--unprotected", help="See submit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What the space holds, and what the study would take: measures a few batches of each method on this machine, or on a node."""
+    """Show the size of the space and the cost of the study, from a few batches of each method on this machine or a node."""
     from search.config import loading
     from search.errors import RequestError
     from search.workflows import plan as planning
@@ -88,16 +88,16 @@ def plan(
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured, and where.
+    """The measurements, and their machine.
 
     Attributes:
-        probes: Of each configuration.
-        seconds: That they took, with what was imported for them.
-        n_slots: Trials at once.
-        gpus: Share of a GPU that a trial has; `auto` is a whole one, where there is one: what fits on it is told beside it.
-        memory: Bytes of the machine, or of its GPUs if trials use them.
-        sharing: Trials at once on that machine.
-        where: The machine.
+        probes: Measurement of each configuration.
+        seconds: Duration of the measurements, including imports.
+        n_slots: Number of trials at once.
+        gpus: GPUs of a trial; `auto` counts as a full one if there is one, since the number that fits on it is shown separately.
+        memory: Bytes of memory of the machine, or of its GPUs if trials use them.
+        sharing: Number of trials at once on that machine.
+        where: Name of the machine.
     """
 
     probes: Sequence[Probe]
@@ -110,7 +110,7 @@ class _Measured:
 
 
 def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None) -> _Measured:
-    """On this machine, which would run as many trials at once as its cores, its memory, and GPUs, have room for."""
+    """Measure on this machine, which would run as many trials at once as fit on its cores, memory and GPUs."""
     from cluster.health import gpu_memory
     from search.config import trial_resources
     from search.workflows import preflight
@@ -137,10 +137,10 @@ def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slo
 def _measured_there(
     file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]
 ) -> _Measured:
-    """On a node of the joined cluster where a trial would run, with what one takes; `say` is told what is waited for.
+    """Measure on a node of the joined cluster with the resources of a trial; `say` receives messages about waiting.
 
     Raises:
-        ValueError: No node fits, or none came in time.
+        ValueError: If no node fits, or none was started in time.
     """
     from cluster import capacity, connect
     from cluster.health import gpu_memory
@@ -167,14 +167,14 @@ def _measured_there(
 
 
 def _bytes_of(gpus: Sequence[str]) -> float:
-    """The memory of GPUs, as `cluster.health.gpu_memory` tells it."""
+    """Return the total memory of GPUs, from the output of `cluster.health.gpu_memory`."""
     return sum(float(line.split(",")[1].split()[0]) * 2**20 for line in gpus)
 
 
 def _space_table(held: Sequence[Holding]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("method")
-    limits = list(held[0].keeps) if len(held[0].keeps) > 1 else []  # one limit alone is what is allowed
+    limits = list(held[0].keeps) if len(held[0].keeps) > 1 else []  # a single limit equals the column "allowed"
     for name in ("configurations", "smallest", "median", "largest", *limits, "allowed"):
         table.add_column(name, justify="right")
     table.add_column("small to large")
@@ -189,19 +189,19 @@ def _space_table(held: Sequence[Holding]) -> Table:
 
 
 def _legend(file: StudyFile, max_params: int) -> str:
-    """What the table's columns are, and which limits no plan can tell of."""
+    """Explain the table's columns, and name the limits that cannot be checked before training."""
     from search.costs import KNOWN
 
     limits = {"adapter_params": float(max_params), **file.budget.limits}
     known = [f"{key} at most {limit:,.6g}" for key, limit in limits.items() if key in KNOWN]
-    text = "adapter parameters of uniform draws, a bar for each third of a decade;\nallowed: possible, and " + ", ".join(known)
+    text = "adapter parameters of uniform draws, one bar for each third of a decade;\nallowed: valid, and " + ", ".join(known)
     if later := [f"{key} ({limit:,.6g})" for key, limit in limits.items() if key not in KNOWN]:
         text += f"\nnot known before training: {', '.join(later)}"
     return text + "\n"
 
 
 def _histogram(sizes: Sequence[int], first: int, last: int) -> str:
-    """Bars over thirds of decades, from the digits of the smallest size of all methods to those of the largest."""
+    """Draw bars over thirds of decades, from the digits of the smallest size of all methods to those of the largest."""
     import math
 
     counts = [0] * (3 * (last - first + 1))
@@ -221,7 +221,7 @@ def _cost_table(file: StudyFile, found: Cost, measured: _Measured) -> Table:
         "epochs": _range(found.epochs, "{:,.0f}"),
         "slot hours": _range(found.slot_hours, "{:,.2f}") + (f"; GPU hours {gpu_hours:,.2f}" if gpu_hours else ""),
         "by the clock": f"{_duration(found.hours.guess)}, from {_duration(found.hours.low)} to {_duration(found.hours.high)}",
-        "memory": f"{found.memory_bytes / 2**30:.2f} GiB a trial; {fits:,} fit into {memory / 2**30:,.0f} GiB",
+        "memory": f"{found.memory_bytes / 2**30:.2f} GiB per trial; {fits:,} fit into {memory / 2**30:,.0f} GiB",
         "measured on": measured.where,
     }
     if file.budget.max_hours is not None:

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live picture on a terminal, plain lines elsewhere."""
+"""The progress display of a running study: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _WAITING_IS_SAID_EVERY_SECONDS = 60.0
 
 
 class Progress:
-    """Shows a running study on a console.
+    """The display of a running study on a console.
 
     Args:
-        console: Where to; bound to its own stream, because the libraries' prints are turned away from the terminal meanwhile.
+        console: Target console, bound to its own stream, because the libraries' output is kept off the terminal.
     """
 
     def __init__(self, console: Console) -> None:
@@ -40,13 +40,13 @@ class Progress:
         self._decoding: RichProgress | None = None
 
     def announce(self, file: StudyFile, n_trials: int) -> None:
-        """Say what is about to be run; the libraries take some seconds to load."""
+        """Print what is about to run; the libraries take some seconds to load."""
         what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
         budget = f"{n_trials} trials of {file.budget.epochs} epochs"
         self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True, highlight=False)
 
     def decoded(self, n_done: int, n_images: int) -> None:
-        """Show how far the images of a split are decoded, which is done once per machine."""
+        """Show the decoding of a split's images, which happens once per machine."""
         if self._decoding is None:
             self._console.print("decoding images, once for this machine", highlight=False)
             self._decoding = RichProgress(console=self._console, transient=True, disable=not self._console.is_terminal)
@@ -62,12 +62,12 @@ class Progress:
         """Show the study while the block runs.
 
         Args:
-            study: It.
-            at_a_time: How many trials run at once, in words.
-            waits: Says what it waits for before any can run, None if it does not.
+            study: Study to show.
+            at_a_time: Number of trials at once, in words.
+            waits: Callback that returns what the study waits for before any trial can run, None if it does not wait.
         """
         clock = _Clock(study)
-        known = f"; {len(study.trials)} trials known already" if study.trials else ""
+        known = f"; {len(study.trials)} trials already known" if study.trials else ""
         reserved = study.file.resources.of_a_trial(study.row.facts.memory)["memory_per_trial"]
         room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
         self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True, highlight=False)
@@ -93,7 +93,7 @@ class Progress:
 
 
 class _Clock:
-    """Time spent, and time left by the epochs still to train at the speed so far."""
+    """The elapsed time, and the remaining time, estimated from the epochs left to train and the speed so far."""
 
     def __init__(self, study: Study) -> None:
         self._study = study

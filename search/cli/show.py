@@ -1,4 +1,4 @@
-"""The commands that read a study: its front, its trials, what happened to it. Only `export-adapter` needs torch, none needs Ray."""
+"""Commands that read a study: its front, its trials, its events. None needs torch or Ray."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 def trials(
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
-    rejected: Annotated[bool, typer.Option("--rejected", help="The configurations refused before training, and why.")] = False,
+    rejected: Annotated[bool, typer.Option("--rejected", help="List configurations rejected before training, and why.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the trials of a study."""
@@ -86,7 +86,7 @@ def show(
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Show one trial: configuration, metrics per epoch, what happened to it."""
+    """Show one trial: configuration, metrics per epoch, history."""
     from search.results import tables
     from search.results.as_json import trial_json
 
@@ -121,7 +121,7 @@ def _load(study: str, storage: Path) -> SavedStudy:
 
 
 def show_front(study: SavedStudy) -> None:
-    """The front as a table, and what stands beside it."""
+    """Print the front as a table, and the extended trials."""
     from search.results import tables
 
     console = Console()

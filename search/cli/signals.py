@@ -1,7 +1,7 @@
-"""How a search is ended from outside: SIGINT (Ctrl-C), SIGTERM, SIGHUP.
+"""The interruption of a search by signals: SIGINT (Ctrl-C), SIGTERM, SIGHUP.
 
-The ledger is durable at every moment, so there is nothing to save: the first signal unwinds the driver, which gives the study back
-and takes its processes down. The second one, or the end of our patience, ends everything at once.
+The ledger is durable at every moment, so there is nothing to save: the first signal unwinds the driver, which releases the
+study and ends its processes. A second signal, or a timeout, ends everything at once.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 8.0  # for the driver to unwind
-_AGAIN = signal.SIGURG  # our own: a second one of the others would mean now
+_AGAIN = signal.SIGURG  # our own signal, because a second one of the others would mean "now"
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """In this block the first signal raises KeyboardInterrupt, in the main thread, whose block it must be.
+    """Let the first signal raise KeyboardInterrupt in the main thread, which must run the block.
 
-    A thread learns of signals by a pipe, at once: the main thread may be deep in a library that does not come back to Python.
+    A thread receives signals through a pipe at once, because the main thread may be deep in a library that does not return to
+    Python.
     """
     signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has said that it does not matter
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` sets it to be ignored
         signals.append(signal.SIGHUP)
     interrupted = threading.Event()
 
@@ -36,7 +37,7 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
-        """Python loses what is raised in a finaliser or a callback of the import system: raise it again a moment later."""
+        """Raise an interrupt again after a moment: Python drops exceptions in finalisers and callbacks of the import system."""
         if unraisable.exc_type is not KeyboardInterrupt:
             hook(unraisable)
             return
@@ -55,13 +56,13 @@ def interruptible() -> Iterator[None]:
     fd = signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
     try:
         yield
-    except SystemExit:  # Ray's own handler of SIGTERM, which stands while it starts
+    except SystemExit:  # raised by Ray's own SIGTERM handler, which is active while Ray starts
         interrupted.set()
         raise KeyboardInterrupt from None
     finally:
         sys.unraisablehook = hook
-        if interrupted.is_set():  # the process is on its way out, and a second signal still means now
-            _kill_descendants()  # Ray may have been half started
+        if interrupted.is_set():  # the process is ending, and a second signal still means "now"
+            _kill_descendants()  # Ray may have started partially
         else:
             signal.set_wakeup_fd(fd)
             for number, handler in handlers.items():
@@ -70,7 +71,7 @@ def interruptible() -> Iterator[None]:
 
 
 def _watch(told: int, signals: frozenset[int]) -> None:
-    """Read the numbers of arriving signals; end everything at the second of ours, or when patience is at an end."""
+    """Read the numbers of arriving signals; end everything at the second of ours or after the timeout."""
     interrupted = False
     while select.select([told], [], [], PATIENCE_SECONDS if interrupted else None)[0]:
         numbers = os.read(told, 64)
@@ -85,23 +86,23 @@ def _watch(told: int, signals: frozenset[int]) -> None:
 
 
 def end_at_once() -> None:
-    """End this process, and all that it has started, without another word. Exit code 1."""
+    """Kill this process and all its descendants at once. Exit code 1."""
     _kill_descendants()
     os._exit(1)
 
 
 def _kill_descendants() -> None:
-    for _ in range(2):  # what was started while we looked
+    for _ in range(2):  # the second pass finds processes started during the first
         for pid in descendants(os.getpid()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have started; empty where there is no `/proc`."""
+    """Return the descendants of a process; none on a system without `/proc`."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, IndexError, ValueError):  # it has just ended
+        with suppress(OSError, IndexError, ValueError):  # the process has just ended
             parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
             children.setdefault(parent, []).append(int(stat.parent.name))
     found = list(children.get(pid, []))

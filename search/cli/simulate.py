@@ -1,4 +1,4 @@
-"""`paretune simulate`: a study on imaginary workers, in seconds, before or instead of training."""
+"""`paretune simulate`: a study on simulated workers, in seconds, before or instead of training."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def simulate(
     study: MaybeStudyFile = None,
     *,
     overrides: Overrides = None,
-    workers: Annotated[int, typer.Option(min=1, help="Imaginary workers.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of simulated workers.")] = 1,
     table: Annotated[Path | None, typer.Option(help="Recorded learning curves to replay (Parquet); trials are its rows.")] = None,
-    surface: Annotated[str | None, typer.Option(help="A synthetic family instead: valley or crossing.")] = None,
-    instance: Annotated[int, typer.Option(min=0, help="Which member of the family.")] = 0,
+    surface: Annotated[str | None, typer.Option(help="A synthetic family to use instead: valley or crossing.")] = None,
+    instance: Annotated[int, typer.Option(min=0, help="Number of the family's member.")] = 0,
     against: Annotated[
-        list[str] | None, typer.Option(metavar="SAMPLER", help="Compare with this sampler, without rungs; may be repeated.")
+        list[str] | None, typer.Option(metavar="SAMPLER", help="Compare with this sampler, without rungs; repeatable.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Of a comparison: each search runs with so many.")] = 10,
-    picture: Annotated[Path | None, typer.Option(help="Of a comparison: draw it here (.png or .svg).")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="For a comparison: number of seeds of each search.")] = 10,
+    picture: Annotated[Path | None, typer.Option(help="For a comparison: file of the plot (.png or .svg).")] = None,
     as_json: Json = False,
 ) -> None:
     """Search without training: the same study, rungs and sampler on a virtual clock; nothing is written."""
@@ -89,25 +89,27 @@ def simulate(
 
 
 def _refuse(file: StudyFile, against: list[str], picture: Path | None) -> None:
-    """What cannot be compared, or drawn.
+    """Check that a comparison and its plot are possible.
 
     Raises:
-        RequestError: naming the option.
+        RequestError: If not; the message names the option.
     """
     from search.errors import RequestError
     from search.samplers.sampler import SAMPLERS
 
     for sampler in against:
         if sampler not in SAMPLERS:
-            raise RequestError(f"--against {sampler}: no such sampler; there are {', '.join(SAMPLERS)}")
+            raise RequestError(f"--against {sampler}: no such sampler; choose one of {', '.join(SAMPLERS)}")
     if file.search.sampler in against:
-        raise RequestError(f"--against {file.search.sampler}: the study's own sampler; name another one, or set search.sampler")
+        raise RequestError(
+            f"--against {file.search.sampler}: this is the study's own sampler; choose another, or set search.sampler"
+        )
     if picture is not None and (picture.suffix not in (".png", ".svg") or not picture.parent.is_dir()):
-        raise RequestError(f"--picture {picture}: name a .png or .svg in a folder that exists")
+        raise RequestError(f"--picture {picture}: name a .png or .svg file in an existing folder")
 
 
 def _show_courses(found: Mapping[str, Sequence[HypervolumeCurve]], *, as_json: bool) -> None:
-    """Print how many epochs each sampler trained until its front had come to shares of the best one."""
+    """Print how many epochs each sampler trained until its front reached given shares of the best one."""
     from rich.console import Console
     from rich.table import Table
 
@@ -138,14 +140,14 @@ def _show_courses(found: Mapping[str, Sequence[HypervolumeCurve]], *, as_json: b
 
 
 def _replay(file: StudyFile, table: Path | None, surface: str | None, instance: int) -> Replay:
-    """What stands in for training: a table, a family's member, or the study's own data if that is synthetic."""
+    """Return the replacement of training: a table, a synthetic surface, or the study's own data if they are synthetic."""
     from search.backends.simulated import Replay
     from search.errors import RequestError
     from trainables import make, measure
     from trainables.simulated.recorded import Table
 
     if table is not None and surface is not None:
-        raise RequestError("--table and --surface both say what is replayed; name one of them")
+        raise RequestError("--table and --surface both choose what is replayed; give only one of them")
     try:
         if table is not None:
             return Replay.of_table(Table(table), file)
@@ -154,7 +156,7 @@ def _replay(file: StudyFile, table: Path | None, surface: str | None, instance: 
             named = [key for key in (file.objectives[1], *file.budget.limits) if key.startswith("cost/")]
             if named and data["kind"] != "synthetic":
                 raise RequestError(
-                    f"the study names {named[0]}, and what that is on a synthetic family says nothing of a real one; "
+                    f"the study uses {named[0]}, whose values on a synthetic surface do not predict real ones; "
                     "replay recorded runs that hold it with --table, or simulate the study without it"
                 )
             data = {"kind": "synthetic", "surface": surface or "valley", "instance": instance}

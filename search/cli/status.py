@@ -1,4 +1,4 @@
-"""`paretune status`: what a study is doing right now."""
+"""`paretune status`: the current activity of a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from search.results.saved_study import SavedStudy
 
 app = typer.Typer()
-_WINDOW_SECONDS = 120.0  # over which the pace is taken
+_WINDOW_SECONDS = 120.0  # over which the pace is averaged
 _EVERY_SECONDS = 2.0
 
 
@@ -29,11 +29,11 @@ _EVERY_SECONDS = 2.0
 def status(
     study: StudyName,
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until no driver is at work.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until no driver is running the study.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """What a study is doing: trials by their states, slots busy, epochs and steps a second, the front so far."""
+    """Show what a study is doing: trials by state, busy slots, epochs and steps per second, the front so far."""
     from search.results.study_state import StudyState
 
     folder, console = folder_of(study, storage), Console(highlight=False)
@@ -53,7 +53,7 @@ def status(
 
 
 def show_status(folder: Path) -> dict[str, Any]:
-    """The facts, from the study's ledger."""
+    """Return the facts from the study's ledger."""
     from search.results.saved_study import load
 
     return facts_of(load(folder), now=time.time())
@@ -61,7 +61,7 @@ def show_status(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _gpus() -> Iterator[Callable[[], list[str]]]:
-    """Who tells the memory in use of the GPUs: of all nodes where a cluster is named and there, else of this machine."""
+    """Yield a function that reads the GPUs' used memory, of all nodes if a cluster is configured and reachable, else locally."""
     from cluster.health import gpu_memory, gpu_memory_of_all
 
     with ExitStack() as joined:
@@ -76,11 +76,11 @@ def _gpus() -> Iterator[Callable[[], list[str]]]:
 
 
 def facts_of(saved: SavedStudy, *, now: float) -> dict[str, Any]:
-    """What a study was doing when it was loaded.
+    """Return what a study was doing when it was loaded.
 
     Args:
         saved: The study.
-        now: Unix time; the pace is that of the two minutes before.
+        now: Unix time; the pace is averaged over the two minutes before.
     """
     from search.results.study_state import StudyState
     from search.trial import State
@@ -108,8 +108,8 @@ def _shown(facts: Mapping[str, Any]) -> Table:
     rows = {
         "study": f"{facts['study']}, {facts['state']}",
         "trials": f"{states}; the budget is {facts['n_trials']:,}",
-        "slots busy": f"{facts['slots_busy']}",
-        "pace": f"{facts['epochs_per_minute']:.1f} epochs a minute, {facts['steps_per_second']:.1f} steps a second",
+        "busy slots": f"{facts['slots_busy']}",
+        "pace": f"{facts['epochs_per_minute']:.1f} epochs per minute, {facts['steps_per_second']:.1f} steps per second",
         "front": f"{facts['front']} members, hypervolume {facts['hypervolume']:.4f}",
         "GPU memory": "; ".join(facts["gpu_memory"]),
     }

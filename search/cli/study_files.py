@@ -29,12 +29,12 @@ app = typer.Typer()
 @app.command("ls")
 def list_studies(
     server: Annotated[
-        str | None, typer.Argument(metavar="[ADDRESS]", help="A PostgreSQL database, instead of the storage.")
+        str | None, typer.Argument(metavar="[ADDRESS]", help="A PostgreSQL database, instead of the storage folder.")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """List the studies under the storage, or in a database."""
+    """List the studies in the storage folder, or in a database."""
     from search.config.loading import packaged_names
     from search.errors import LedgerError
     from search.results.saved_study import load
@@ -67,7 +67,7 @@ def validate(
     study: MaybeStudyFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Check a study file and its images without running it; prints it resolved, with every default written out."""
+    """Check a study file and its images without running it; print the resolved file with all defaults."""
     import yaml
 
     from search.config import loading
@@ -80,7 +80,7 @@ def validate(
 
 
 def _audit_images(file: StudyFile) -> None:
-    """Decode them, unless this machine has done it, and say what there is; on standard error, beside the resolved file."""
+    """Decode the images if this machine has not yet, and print their counts to standard error, apart from the resolved file."""
     from search.cli.progress import Progress
     from search.errors import RequestError
     from search.workflows.preflight import describe_skipped
@@ -103,7 +103,7 @@ def copy(
     name: Annotated[str, typer.Argument(help="A packaged study (`paretune ls` lists them).")],
     to: Annotated[Path | None, typer.Argument(help="Default: NAME.yaml in the current folder.")] = None,
 ) -> None:
-    """Copy a packaged study file, which opens with its own manual, to start from."""
+    """Copy a packaged study file, which contains its own manual, as a starting point."""
     from search.config import loading
     from search.errors import RequestError
 
@@ -115,7 +115,7 @@ def copy(
         with target.open("x") as file:
             file.write(text)
     except FileExistsError:
-        raise RequestError(f"{target} exists; name another place: paretune cp {name} OTHER.yaml") from None
+        raise RequestError(f"{target} exists; choose another path: paretune cp {name} OTHER.yaml") from None
     except OSError as error:
         raise RequestError(f"{target} cannot be written ({error.strerror})") from None
-    Console().print(f"{target} written; edit it, then: paretune run {target}", highlight=False, soft_wrap=True)
+    Console().print(f"{target} written; edit it, then run: paretune run {target}", highlight=False, soft_wrap=True)

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from search.workflows.suite import Standing, Task
 
 app = typer.Typer()
-VALIDATION = "validation accuracy of each method's best trial, which was chosen by it"
-TEST = "mean test accuracy of each method's best member of the front, retrained; who is not on a task's front has none there"
+VALIDATION = "validation accuracy of each method's best trial, which was chosen by this accuracy"
+TEST = "mean test accuracy of each method's best front member after retraining (blank: the method is not on that task's front)"
 
 
 @app.command()
 def suite(
     source: Annotated[str, typer.Argument(metavar="SUITE", help="A suite file, or a packaged one: vtab1k, fgvc.")],
     *,
-    root: Annotated[Path | None, typer.Option(help="What the tasks' data paths are relative to.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Base folder of the tasks' relative data paths.")] = None,
     overrides: Overrides = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
-    finalize: Annotated[int, typer.Option(min=0, help="Retrain and test each front with so many seeds; 0: do not.")] = 0,
-    storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Where studies are kept.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only this task; repeatable.")] = None,
+    finalize: Annotated[int, typer.Option(min=0, help="Seeds for retraining and testing each front; 0: no retraining.")] = 0,
+    storage: Annotated[Path | None, typer.Option(envvar="PARETUNE_STORAGE", help="Storage of the studies.")] = None,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that may be used; default all.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Search every task of a suite, one after the other, and lay the methods side by side. Interrupted, it goes on."""
+    """Search every task of a suite, one after the other, and compare the methods. After an interruption, run it again."""
     from search.backends.choose import make_back_end
     from search.cli.progress import retraining
     from search.cli.run import search_quietly
@@ -67,7 +67,7 @@ def suite(
 
 
 def table(tasks: Sequence[Task], rows: Sequence[Standing]) -> Table:
-    """A row per method; the tasks of a group, their mean, and both means that the papers print."""
+    """Return one row per method: the tasks of each group, their mean, and both means that the papers print."""
     from search.results.words import format_percent
 
     def shown(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The commands about a study's record in MLflow: bring it up to date, compare it with the ledger, look at it."""
+"""Commands about a study's record in MLflow: update it, compare it with the ledger, register a model, open the pages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ app = typer.Typer()
 @app.command()
 def sync(
     study: StudyName,
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; list every difference, and end with 1 if any.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; list all differences (exit code 1 if any).")] = False,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
-    """Bring a study's record in MLflow up to date with its ledger, or compare the two in full."""
+    """Update a study's record in MLflow from its ledger, or compare the two in full."""
     from search.errors import RequestError
     from search.storage.location import ledger_in
     from search.storage.sql_ledger import SqlLedger
@@ -29,7 +29,7 @@ def sync(
 
     folder = folder_of(study, storage)
     ledger, uri = ledger_in(folder), tracking_uri(folder.parent)
-    SqlLedger.open(ledger).close()  # tells if there is none
+    SqlLedger.open(ledger).close()  # raises an error if there is no ledger
     console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         if not check:
@@ -37,7 +37,7 @@ def sync(
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise RequestError(f"study {folder.name} is being recorded by its own driver just now; nothing to do") from None
+                    raise RequestError(f"the driver of study {folder.name} is recording it right now; nothing to do") from None
                 MlflowSync(ledger, uri).sync(final=True)
             console.print(f"MLflow at {without_secret(uri)} is up to date with study {folder.name}")
             return
@@ -46,22 +46,22 @@ def sync(
         raise
     except Exception as error:
         complain(
-            f"MLflow at {without_secret(uri)} cannot be used ({describe_error(error, uri)}); the same command goes on from there"
+            f"MLflow at {without_secret(uri)} cannot be used ({describe_error(error, uri)}); run the same command again to continue"
         )
         raise typer.Exit(1) from None
     for line in found:
         console.print(line)
     if found:
-        complain(f"{len(found)} differences; `paretune sync {study}` brings MLflow up to date")
+        complain(f"{len(found)} differences; update MLflow: paretune sync {study}")
         raise typer.Exit(1)
-    console.print(f"MLflow at {without_secret(uri)} holds exactly what the ledger of study {folder.name} holds")
+    console.print(f"MLflow at {without_secret(uri)} matches the ledger of study {folder.name} exactly")
 
 
 @app.command()
 def register(
     study: StudyName,
     trial: TrialNumber,
-    name: Annotated[str | None, typer.Option(help="Of the model; default: the study's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the study's name.")] = None,
     storage: Storage = DEFAULT_STORAGE,
 ) -> None:
     """Register a trial's adapter as a version of a model in MLflow: code and safetensors, nothing pickled."""
@@ -81,11 +81,11 @@ def register(
 
 @app.command()
 def ui(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open at this study.")] = None,
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Open the page of this study.")] = None,
     storage: Storage = DEFAULT_STORAGE,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Default: a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; default: a free one.")] = None,
 ) -> None:
-    """Look at the studies in MLflow, on this machine's loopback address."""
+    """Open the studies in MLflow, on this machine's loopback address."""
     from search.tracking.server import serve
 
     if study is not None:

@@ -118,7 +118,7 @@ def driver_of(folder: Any) -> int:
     ("address", "law"),
     [
         ("head:8265", "give the address of the cluster's dashboard"),
-        ("http://127.0.0.1:1", "is not reached"),
+        ("http://127.0.0.1:1", "cannot be reached"),
     ],
 )
 def test_an_address_that_is_none_is_said(head: Head, address: str, law: str) -> None:
@@ -133,4 +133,4 @@ def test_an_address_may_stand_in_front_of_any_command(head: Head, command: tuple
     unnamed = {name: value for name, value in head.environment.items() if name != "PARETUNE_ADDRESS"}
     done = Head("", unnamed, head.storage).paretune("--address", "http://127.0.0.1:1", *command)
     assert done.returncode == 2
-    assert "http://127.0.0.1:1 is not reached" in done.stderr
+    assert "http://127.0.0.1:1 cannot be reached" in done.stderr

@@ -146,10 +146,10 @@ def test_the_command_replays_a_table_and_a_surface(tmp_path: Path) -> None:
         (["--table", "table.parquet"], "budget.epochs is 30, the recorded curves have 2; use as many"),
         (["--table", "table.parquet", "--set", "budget.epochs=2", "--set", "space.lora.rank=[16]"], "it has runs of lora"),
         (["--surface", "moon"], "a synthetic surface must be one of valley, crossing, got 'moon'"),
-        (["--surface", "valley", "--table", "table.parquet"], "name one of them"),
+        (["--surface", "valley", "--table", "table.parquet"], "give only one of them"),
         (
             ["--set", "budget.limits={cost/gflops: 0.011}"],
-            "the study names cost/gflops, and what that is on a synthetic family says",
+            "the study uses cost/gflops, whose values on a synthetic surface do not predict",
         ),
     ],
 )

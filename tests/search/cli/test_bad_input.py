@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_acknowledged(
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # the ledger and its log end up larger than this
 
     done = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder, preexec_fn=little_room)
-    refused(done, "the same command goes on from here", code=1)
+    refused(done, "the same command resumes from here", code=1)
     before = load(folder / "paretune-studies" / "syn")
     again = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)
     assert again.returncode == 0

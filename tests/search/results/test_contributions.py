@@ -87,7 +87,7 @@ def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_trial_repeats_to_the_last_bit_and_a_changed_record_is_noticed(studied: Path) -> None:
     done = paretune("rerun", "tiny", "3", cwd=studied)
     assert done.returncode == 0, done.stderr
-    assert "trial 3: 2 of 2 epochs are the same to the last bit" in done.stdout
+    assert "trial 3: 2 of 2 epochs are identical to the last bit" in done.stdout
     with sqlite3.connect(studied / "tiny" / "ledger.db") as connection:  # someone has touched the record
         connection.execute("UPDATE reports SET metrics = json_set(metrics, '$.\"val/top1\"', 0.123) WHERE trial = 2 AND epoch = 2")
     done = paretune("rerun", "tiny", "2", "--json", cwd=studied)

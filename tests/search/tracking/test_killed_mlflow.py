@@ -140,7 +140,7 @@ def assert_exactly_once(saved: SavedStudy, server: MLflowServer) -> None:
     told = CliRunner().invoke(app, ["sync", str(saved.folder), "--check"])
     assert (told.exit_code, told.output) == (
         0,
-        f"MLflow at {server.address} holds exactly what the ledger of study {saved.name} holds\n",
+        f"MLflow at {server.address} matches the ledger of study {saved.name} exactly\n",
     )
     client = MlflowClient(tracking_uri=server.address)
     experiment = client.get_experiment_by_name(saved.name)

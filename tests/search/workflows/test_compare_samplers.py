@@ -73,9 +73,9 @@ def test_the_command_prints_medians_and_draws(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "law"),
     [
-        (["--against", "luck"], "--against luck: no such sampler; there are auto, tpe"),
+        (["--against", "luck"], "--against luck: no such sampler; choose one of auto, tpe"),
         (["--against", "auto"], "--against auto: the study's own sampler"),
-        (["--against", "random", "--picture", "nowhere/a.png"], "--picture nowhere/a.png: name a .png or .svg in a folder"),
+        (["--against", "random", "--picture", "nowhere/a.png"], "--picture nowhere/a.png: name a .png or .svg file in an existing folder"),
         (["--picture", "a.png"], "--picture draws a comparison; name a sampler with --against"),
     ],
 )

@@ -118,7 +118,7 @@ def test_the_command_runs_every_task_and_again_only_shows_them(small: str, tmp_p
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
     assert {row["method"] for row in found["standings"]} == {"head_only", "lora", "arc"}
-    assert "chosen by it" in found["measure"]
+    assert "chosen by this accuracy" in found["measure"]
     kept = pq.read_table(tmp_path / "paretune-studies" / "suite-small.parquet").to_pylist()
     assert {row["method"]: row["a"] for row in kept} == {row["method"]: row["top1"]["a"] for row in found["standings"]}
 
@@ -142,7 +142,7 @@ def test_a_finalized_suite_shows_what_retrained_models_do_on_images_that_the_sea
     done = paretune(*command, cwd=tmp_path, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["measure"].startswith("mean test accuracy of each method's best member of the front, retrained")
+    assert found["measure"].startswith("mean test accuracy of each method's best front member after retraining")
     for task in ("one", "two"):
         folder = tmp_path / "paretune-studies" / f"tiny-{task}"
         front = {member.number: member for member in load_study(folder).members}
