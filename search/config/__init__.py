@@ -1,1 +1,1 @@
-"""The study file: its sections, their checks, and what a trial takes of a machine."""
+"""The study file: its sections, their checks, and the resources of a trial."""

@@ -1,4 +1,4 @@
-"""Read a study file: a path, a packaged name or a mapping; overrides; every problem at once, with its line."""
+"""Reading a study file (a path, a packaged name or a mapping), with overrides; it reports every problem at once, with its line."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     """Read a study file.
 
     Args:
-        source: A path, the name of a packaged study, or None for the packaged digits study.
-        overrides: `a.b=value` assignments of the command line, the values in YAML.
-        storage: What stands for the file's. A folder, where the file names an object store, is where the driver keeps the rest.
+        source: Path, name of a packaged study, or None for the packaged digits study.
+        overrides: Assignments `a.b=value` of the command line, with values in YAML.
+        storage: Replacement of the file's storage. If it is a folder and the file names an object store, the folder is for the
+            driver's own files.
 
     Raises:
-        StudyFileError: listing everything that is wrong, each with file, line and dotted path.
+        StudyFileError: If anything is wrong; the message lists every problem with file, line and dotted path.
     """
     name = "digits" if source is None else str(source)
     try:
         text = _find(name).read_text()
     except FileNotFoundError:
         known = ", ".join(packaged_names())
-        raise StudyFileError(f"{name}: there is no such file, nor a packaged study of that name (packaged: {known})") from None
+        raise StudyFileError(f"{name}: neither a file nor a packaged study of that name exists (packaged: {known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError(f"{name}: cannot be read ({error})") from None
     raw, lines = parse(text, name)
     places = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
         path = assign(raw, assignment)
-        secret = path in (("ledger",), ("storage",))  # an address may hold a password, by mistake
+        secret = path in (("ledger",), ("storage",))  # an address may contain a password by mistake
         place = f"--set {path[0]}" if secret else f"--set {assignment}"
         places |= {path[: n + 1]: place for n in range(len(path)) if path[: n + 1] not in places} | {path: place}
     if storage is not None and object_store.is_address(str(storage)):
@@ -57,23 +58,23 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
 
 
 def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
-    """Validate a study given as a mapping; `name` opens each line of the error."""
+    """Validate a study given as a mapping; `name` is the prefix of each line of the error."""
     return _check(raw, name, {})
 
 
 def packaged_names() -> list[str]:
-    """The studies that ship with Paretune."""
+    """Return the names of the packaged studies."""
     return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
 
 
 def packaged_text(name: str) -> str:
-    """The file of a packaged study, comments and all.
+    """Return the file of a packaged study, with its comments.
 
     Raises:
-        StudyFileError: if there is none of that name.
+        StudyFileError: If there is no packaged study of that name.
     """
     if name not in packaged_names():
-        raise StudyFileError(f"{name}: no packaged study of that name; there are {', '.join(packaged_names())}")
+        raise StudyFileError(f"{name}: no packaged study of that name; choose one of {', '.join(packaged_names())}")
     return (PACKAGED / f"{name}.yaml").read_text()
 
 
@@ -109,18 +110,18 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[KeyPath, str]) -> 
 
 
 def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[tuple[KeyPath, str]]]:
-    """`storage` and `ledger` taken apart: what a machine shares with others, and what the driver keeps on a disk of its own.
+    """Resolve `storage` and `ledger` into the checkpoint location (may be shared) and the driver's folder and ledger.
 
         storage         ledger            checkpoints    ledger, log, pictures
         a folder        null              the folder     the folder
         a folder        postgresql://     the folder     the server; the folder
         a folder        another folder    the folder     the other folder
-        s3://...        a folder          there          the folder
-        s3://...        postgresql://     there          the server; the storage that would be without this line, or --storage
+        s3://...        a folder          the store      the folder
+        s3://...        postgresql://     the store      the server; the default storage, or --storage
 
     Returns:
-        The file with `storage` as the driver's folder and `ledger` as a server's address or null, the place of the checkpoints if
-        it is another one, and what is wrong.
+        The file with `storage` as the driver's folder and `ledger` as a server's address or null, the location of the checkpoints
+        if it is a different one, and the problems.
     """
     storage, ledger = raw.get("storage"), raw.get("ledger")
     kept, shared = dict(raw), None
@@ -134,7 +135,7 @@ def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[t
             kept["storage"], shared = shared, None
         elif ledger is None:
             problem = (
-                "an object store can hold checkpoints but no ledger; say where that lies, with `ledger: FOLDER` (on a disk of the "
+                "an object store can hold checkpoints but no ledger; set the ledger's location: `ledger: FOLDER` (on a disk of the "
                 "machine where the driver runs) or `ledger: postgresql://...`"
             )
             return kept, None, [(("storage",), problem)]
@@ -147,14 +148,14 @@ def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[t
 
 
 def _nearest(path: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
-    """A key that has a line: this one, or the section around it (a missing key has none)."""
+    """Return the nearest key with a line: the key itself, or the section around it (a missing key has no line)."""
     while path and path not in places:
         path = path[:-1]
     return path
 
 
 def _space_problems(methods: object, overrides: object) -> Iterator[tuple[KeyPath, str]]:
-    """What is wrong with the names of methods and with the values given to their knobs."""
+    """Yield the problems with names of methods and with the values of their knobs."""
     names = [m for m in methods if isinstance(m, str)] if isinstance(methods, list | tuple) else []
     for n, method in enumerate(names):
         if (problem := spaces.unknown_method(method)) is not None:
@@ -164,28 +165,28 @@ def _space_problems(methods: object, overrides: object) -> Iterator[tuple[KeyPat
         for key, problem in known.problems(overrides).items():
             other = str(key).rpartition(".")[0]
             if other in names and spaces.unknown_method(other) is not None:
-                continue  # told above
+                continue  # reported above
             absent = (
                 other not in names and spaces.unknown_method(other) is None and key in {k.key for k in spaces.space_of(other).knobs}
             )
-            mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or drop this line"
+            mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or delete this line"
             yield ("space", key), mend if absent else problem
 
 
 def _explained(error: dict[str, Any]) -> tuple[KeyPath, str]:
-    """One of pydantic's errors as (path, what is wrong and what to do)."""
+    """Convert one of pydantic's errors into (path, problem and remedy)."""
     path = tuple(str(part) for part in error["loc"] if not (part in DATA_KINDS and error["loc"][0] == "data"))
     if error["type"] == "extra_forbidden":
         keys = _keys(tuple(str(part) for part in error["loc"][:-1]))
         near = difflib.get_close_matches(path[-1], keys, n=1)
-        return path, "no such key" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(keys)}" if keys else "")
+        return path, "no such key" + (f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(keys)}" if keys else "")
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
-        return path, "is missing; a study needs it"
+        return path, "is missing, but required"
     if error["type"] == "string_pattern_mismatch" and path == ("study",):
-        message = "a study's name has 1 to 64 letters, digits, - and _, and begins with a letter or digit"
+        message = "a study's name must have 1 to 64 letters, digits, - and _, and begin with a letter or digit"
     if path == ("ledger",):
-        return path, message  # what was given may hold a password
+        return path, message  # the value may contain a password
     return path, f"{message} (got {_shortened(error['input'])})"
 
 
@@ -195,7 +196,7 @@ def _shortened(value: object) -> str:
 
 
 def _keys(path: KeyPath) -> list[str]:
-    """The keys that a section of a study file may have."""
+    """Return the allowed keys of a section of a study file."""
     section: Any = StudyFile
     for part in path:
         if section is StudyFile and part == "data":

@@ -1,4 +1,4 @@
-"""The sections of a study file, each with its laws; `search.config.study_file` puts them together and reads them."""
+"""The sections of a study file with their validation rules; `search.config.study_file` combines them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.storage.facts import TrialMemory
 
 
 class Section(BaseModel):
-    """A part of a study file: nothing unknown in it, no NaN, never changed."""
+    """A section of a study file: immutable, without unknown keys and without NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -24,8 +24,8 @@ class Backbone(Section):
     """The frozen model.
 
     Attributes:
-        name: `vit_glyphs` (packaged) or a timm name.
-        weights: null for the packaged or timm's own weights, a local file, or `random`.
+        name: Name of the model: `vit_glyphs` (packaged) or a timm name.
+        weights: Weights: null for the packaged or timm's own, a local file, or `random`.
         img_size: Side of the square input in pixels; null for the model's own.
     """
 
@@ -35,22 +35,22 @@ class Backbone(Section):
 
 
 class Digits(Section):
-    """scikit-learn's bundled handwritten digits: 200 images to train, 800 to validate, 797 to test."""
+    """The bundled handwritten digits of scikit-learn: 200 images to train, 800 to validate, 797 to test."""
 
     kind: Literal["digits"]
 
 
 class Synthetic(Section):
-    """No training: a surface with a known front, to try searches without torch (see `trainables.simulated.plain`).
+    """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
 
     Attributes:
-        surface: `plain` (lora, arc and lily only), or a family with all methods, `valley` or `crossing`
+        surface: Surface: `plain` (lora, arc and lily only), or a family with all methods, `valley` or `crossing`
             (`trainables.simulated.surfaces`).
-        instance: Which member of the family.
+        instance: Number of the family's member.
         noise: Standard deviation of the accuracy around the plain surface.
-        diverges_above_lr: Learning rates above this end in NaN on the plain surface.
-        epoch_seconds: How long an epoch takes.
-        memory_params: Larger adapters run out of memory in their second epoch.
+        diverges_above_lr: Learning rate above which trials end in NaN on the plain surface.
+        epoch_seconds: Duration of an epoch.
+        memory_params: Size above which adapters run out of memory in their second epoch.
     """
 
     kind: Literal["synthetic"]
@@ -63,18 +63,19 @@ class Synthetic(Section):
 
 
 class Images(Section):
-    """Images on a disk; see `trainables.data.layouts` for how they may lie there.
+    """Images on a disk; see `trainables.data.layouts` for the supported layouts.
 
     Attributes:
-        path: A folder (or a Parquet file).
-        on_problem: `refuse` to start when an image is broken, a label unknown, a class too small, or the same bytes are in two
-            splits; `skip` such images and list them.
-        resize: `crop` keeps the shape of what is seen and cuts out the middle, `squash` brings the whole image to the input's size.
-        crop_fraction: Share of the short side that `crop` keeps; 0.875 is "resize to 256, cut out 224".
-        interpolation: Null for the backbone's own.
-        augment: What training does to the images, anew in every epoch: `none`, `flip` (mirror half of them), or `crop` (a piece of
-            the input's size anywhere in the middle square, and flip).
-        min_images: Training images that a class needs.
+        path: Folder (or Parquet file) of the images.
+        on_problem: Reaction to a broken image, an unknown label, a class that is too small, or the same bytes in two splits:
+            `refuse` to start, or `skip` such images and list them.
+        resize: Resize mode: `crop` keeps the aspect ratio and takes the centre, `squash` scales the whole image to the input's
+            size.
+        crop_fraction: Fraction of the short side that `crop` keeps; 0.875 is "resize to 256, crop 224".
+        interpolation: Resize filter; null for the backbone's own.
+        augment: Augmentation of the training images, newly drawn in every epoch: `none`, `flip` (mirror half of them), or `crop` (a
+            random crop of the input's size within the central square, and flip).
+        min_images: Minimum number of training images of a class.
     """
 
     path: Path
@@ -93,11 +94,11 @@ class Images(Section):
 
 
 class ImageFolder(Images):
-    """PATH/train/CLASS/IMAGE, PATH/val/..., PATH/test/...; or PATH/CLASS/IMAGE, split by the study's seed.
+    """The layout PATH/train/CLASS/IMAGE, PATH/val/..., PATH/test/...; or PATH/CLASS/IMAGE, split by the study's seed.
 
     Attributes:
-        val_fraction: Share of the images, of each class, that validate where the data set has no validation split.
-        test_fraction: The same for the test split, where the data set has no splits at all; 0 for none.
+        val_fraction: Fraction of each class's images for validation, if the data set has no validation split.
+        test_fraction: Fraction of each class's images for the test split, if the data set has no splits at all; 0 for none.
     """
 
     kind: Literal["imagefolder"]
@@ -106,13 +107,13 @@ class ImageFolder(Images):
 
 
 class Parquet(Images):
-    """Hugging Face's image layout: a column of structs of bytes and path, and a column of labels.
+    """The image layout of Hugging Face: a column of structs of bytes and path, and a column of labels.
 
     Attributes:
         image_column: Name of the column of images.
         label_column: Name of the column of labels.
-        val_fraction: As in `imagefolder`.
-        test_fraction: As in `imagefolder`.
+        val_fraction: Fraction for validation, as in `imagefolder`.
+        test_fraction: Fraction for the test split, as in `imagefolder`.
     """
 
     kind: Literal["parquet"]
@@ -123,10 +124,10 @@ class Parquet(Images):
 
 
 class Vtab(Images):
-    """VTAB-1k as the papers use it: train800.txt, val200.txt, test.txt, lines "images/1.jpg 3"; squashed, not augmented.
+    """The layout of VTAB-1k in the papers: train800.txt, val200.txt, test.txt, lines "images/1.jpg 3"; squashed, not augmented.
 
     Attributes:
-        n_classes: Classes of the task; null for the largest label that occurs, plus 1.
+        n_classes: Number of classes of the task; null for the largest label in the files, plus 1.
     """
 
     kind: Literal["vtab"]
@@ -154,15 +155,16 @@ DATA_KINDS: dict[str, type[Section]] = {
 
 
 class Recipe(Section):
-    """What training fixes for all trials of a study.
+    """The training settings that are fixed for all trials of a study.
 
     Attributes:
-        warmup_fraction: Share of the epochs with a linearly rising learning rate.
+        warmup_fraction: Fraction of the epochs with a linearly rising learning rate.
         label_smoothing: Probability mass moved from the true class to all.
         clip_norm: Largest gradient norm, or null for no clipping.
-        precision: `float32`; `bfloat16` in the forward pass but for head and loss; or `auto`: what a probe finds, once per study.
-        accumulate: A batch is taken in so many parts, one after the other: the same step in less memory.
-        compile: Whether to compile the training pass (torch.compile); a minute per trial, so only for long ones.
+        precision: Precision: `float32`; `bfloat16` in the forward pass except for head and loss; or `auto`: the result of a probe,
+            once per study.
+        accumulate: Number of parts into which a batch is split and processed one after the other: the same step in less memory.
+        compile: True to compile the training pass (torch.compile); it takes a minute per trial, so only for long trials.
     """
 
     warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
@@ -174,16 +176,17 @@ class Recipe(Section):
 
 
 class Budget(Section):
-    """How much the study may spend.
+    """The budget of a study.
 
     Attributes:
-        n_trials: How many configurations are trained, head-only included.
+        n_trials: Number of configurations to train, including head-only.
         epochs: Epochs of a complete trial.
-        max_params: Largest adapter that is wanted, in parameters; null for the backbone's own size.
-        limits: Other costs (`search.costs`), each with the largest value that is wanted: `{cost/gflops: 36, cost/latency_ms: 20}`.
-        max_hours: No trial is started after this many hours of searching, over all drivers of the study; null for no limit.
-        until: No trial is started after this moment (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
-        stall_trials: No trial is started after this many, complete or pruned, that left the front as it was; null for no limit.
+        max_params: Largest allowed adapter, in parameters; null for the backbone's own size.
+        limits: Largest allowed values of other costs (`search.costs`): `{cost/gflops: 36, cost/latency_ms: 20}`.
+        max_hours: Hours of searching, over all drivers of the study, after which no trial is started; null for no limit.
+        until: Moment after which no trial is started (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
+        stall_trials: Number of consecutive complete or pruned trials without a change of the front after which no trial is started;
+            null for no limit.
     """
 
     n_trials: int = Field(gt=0)
@@ -197,12 +200,12 @@ class Budget(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_limit_of_parameters(cls, raw: Any) -> Any:
-        """`limits: {adapter_params: N}` is another way to write `max_params: N`."""
+        """Rewrite `limits: {adapter_params: N}` as `max_params: N`."""
         limits = raw.get("limits") if isinstance(raw, Mapping) else None
         if not isinstance(limits, Mapping) or "adapter_params" not in limits:
             return raw
         if raw.get("max_params") is not None:
-            raise ValueError("max_params and limits.adapter_params are one limit; give it once")
+            raise ValueError("max_params and limits.adapter_params are the same limit; give only one of them")
         others = {key: value for key, value in limits.items() if key != "adapter_params"}
         return {**raw, "max_params": limits["adapter_params"], "limits": others}
 
@@ -220,13 +223,13 @@ class Budget(Section):
 
 
 class RungsSection(Section):
-    """When a trial is looked at and may be stopped; see `search.rungs`.
+    """The rungs at which a trial is compared and may be stopped; see `search.study.rungs`.
 
     Attributes:
         grace: Epochs before the first rung.
-        factor: How many times as far the next rung is; about one trial in `factor` goes on beyond a rung.
+        factor: Ratio of the epochs of successive rungs; about one trial in `factor` continues beyond a rung.
         epsilon: Accuracy (fraction) by which another trial must be ahead to count as better.
-        promote: Whether a stopped trial goes on from its checkpoint when `auto` expects more of it than of anything new.
+        promote: True to let a stopped trial resume from its checkpoint if `auto` expects more of it than of any new one.
     """
 
     grace: int = Field(default=5, gt=0)
@@ -236,12 +239,12 @@ class RungsSection(Section):
 
 
 class Search(Section):
-    """How the next configuration is chosen, and which trials are stopped early.
+    """The choice of configurations, and the early stopping of trials.
 
     Attributes:
-        sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.sampler`.
-        rungs: When trials are compared and the worse ones stopped; null to train all to the end.
-        points: Configurations to try right after the papers' defaults; knobs that one leaves out take the default.
+        sampler: Sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.samplers`.
+        rungs: Rungs at which trials are compared and the worse ones stopped; null to train all to the end.
+        points: Configurations to try right after the papers' defaults; missing knobs take their default.
         learn_from: Folders of other studies, or their `trials.parquet`: the sampler learns from their complete trials, and the
             members of their fronts are tried after the points.
         seed: Root of every random stream of the study.
@@ -255,15 +258,16 @@ class Search(Section):
 
 
 class Resources(Section):
-    """What one trial takes of the machine.
+    """The resources of one trial.
 
     Attributes:
         cpus_per_trial: Cores, and threads, of one trial.
-        gpus_per_trial: Share of a GPU; 0 trains on the CPU; `auto` as much as a few steps of the trial's method took, when the
-            study is made (see `search.config.trial_resources`), and 0 where no node has a GPU.
-        memory_per_trial: Of its node's memory (`4GiB`), that a worker is reserved, so that no more of them are started than fit;
-            `auto` by measurement or arithmetic, see `search.config.trial_resources`.
-        accelerator_type: Of the nodes for trials, as Ray labels them (`ray.io/accelerator-type`): H100, A100, L4; null for any.
+        gpus_per_trial: Number of GPUs, or share of one; 0 trains on the CPU. `auto` measures a few steps of the trial's method when
+            the study is created (see `search.config.trial_resources`), and is 0 if no node has a GPU.
+        memory_per_trial: Memory reserved for a worker on its node (`4GiB`), so that no more workers start than fit; `auto` measures
+            or computes it, see `search.config.trial_resources`.
+        accelerator_type: Accelerator type of the nodes for trials, in Ray's label `ray.io/accelerator-type`: H100, A100, L4; null
+            for any.
     """
 
     cpus_per_trial: int = Field(default=1, gt=0)
@@ -275,11 +279,11 @@ class Resources(Section):
     @classmethod
     def _can_be_given(cls, gpus: float | str) -> float | str:
         if not isinstance(gpus, str) and not (0.0 <= gpus <= 1.0 or gpus == int(gpus) > 0):
-            raise ValueError("a part of one GPU, between 0 and 1, or a number of whole ones, or auto")
+            raise ValueError("must be a share of one GPU between 0 and 1, a whole number of GPUs, or auto")
         return gpus
 
     def of_a_trial(self, measured: TrialMemory | None) -> dict[str, Any]:
-        """Return what a trial takes, as the arguments of `cluster.connect.slots`.
+        """Return the resources of a trial, as the arguments of `cluster.connect.slots`.
 
         Args:
             measured: The study's fact `memory`, which answers `auto`; None where it is not known.

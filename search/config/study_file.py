@@ -1,4 +1,4 @@
-"""The study file: one question, written in YAML, checked whole before anything starts."""
+"""The study file: one question, written in YAML, checked in full before anything starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from search.config.sections import (
 from search.storage.address import check_server
 from search.storage.facts import Facts
 
-ANCHOR = "head_only"  # always runs first, whatever the methods
+ANCHOR = "head_only"  # always runs first, for any choice of methods
 
 
 class StudyFile(Section):
@@ -43,7 +43,7 @@ class StudyFile(Section):
     budget: Budget
     search: Search = Search()
     resources: Resources = Resources()
-    storage: Path = Path("paretune-studies")  # of the driver; see `_kept` for what may stand here, and under ledger
+    storage: Path = Path("paretune-studies")  # of the driver; see `search.config.loading._kept` for the file's storage and ledger
     ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
     _shared: str | None = PrivateAttr(None)
 
@@ -56,57 +56,57 @@ class StudyFile(Section):
 
     @property
     def folder(self) -> Path:
-        """Where everything of this study lies."""
+        """The folder of this study."""
         return self.storage / self.study
 
     @property
     def shared(self) -> str | None:
-        """The place of all studies' checkpoints where that is not the storage: a path, or the address of an object store."""
+        """The location of all studies' checkpoints if it is not the storage: a path, or the address of an object store."""
         return self._shared
 
     def kept_in(self, storage: Path, shared: str | None) -> StudyFile:
-        """The same question, kept elsewhere."""
+        """Return the same question with another storage."""
         file = self.model_copy(update={"storage": storage})
         file._shared = shared
         return file
 
     def kept_like(self, other: StudyFile) -> StudyFile:
-        """The same question, kept where another study is."""
+        """Return the same question with the storage and ledger of another study."""
         return self.kept_in(other.storage, other.shared).model_copy(update={"ledger": other.ledger})
 
     def places(self) -> dict[str, str]:
-        """`storage` and `ledger` as a study file says them, where the defaults and `--storage` do not."""
+        """Return `storage` and `ledger` as a study file writes them, unless they are the default or come from `--storage`."""
         if self.shared is None:
             return {} if self.ledger is None else {"ledger": self.ledger}
         return {"storage": self.shared, "ledger": self.ledger or str(self.storage)}
 
     def joint_space(self) -> spaces.JointSpace:
-        """The packaged spaces of the methods with the overrides of this file applied."""
+        """Return the packaged spaces of the methods with this file's overrides."""
         own = {key: value for key, value in self.space.items() if not key.startswith("head_only.")}
         return spaces.joint(self.methods).with_overrides(own)
 
     def points(self) -> list[spaces.Config]:
-        """The configurations of `search.points`, completed.
+        """Return the configurations of `search.points`, completed with defaults.
 
         Raises:
-            ValueError: naming the first one that is no point of the space.
+            ValueError: If one is not a point of the space; the message names the first such point.
         """
         space, found = self.joint_space(), []
         for number, point in enumerate(self.search.points):
             method = point.get("method")
             if method not in space.methods:
-                raise ValueError(f"search.points[{number}]: its method is one of {', '.join(space.methods)}, got {method!r}")
+                raise ValueError(f"search.points[{number}]: its method must be one of {', '.join(space.methods)}, got {method!r}")
             config = space.default(str(method))
             if foreign := [key for key in point if key not in config]:
-                raise ValueError(f"search.points[{number}]: {foreign[0]} is no knob of {method}; it has {', '.join(config)}")
+                raise ValueError(f"search.points[{number}]: {foreign[0]} is not a knob of {method}; it has {', '.join(config)}")
             if not space.holds(config | point):
                 wrong = next(key for key in point if not space.holds(config | {key: point[key]}))
-                raise ValueError(f"search.points[{number}]: {wrong} = {point[wrong]!r} is not among the values that the space has")
+                raise ValueError(f"search.points[{number}]: {wrong} = {point[wrong]!r} is not a value in the space")
             found.append(config | point)
         return found
 
     def worker(self, facts: Facts | None = None) -> dict[str, Any]:
-        """The arguments of `trainables.make`, as plain JSON values; paths are absolute, because workers run elsewhere.
+        """Return the arguments of `trainables.make` as plain JSON values; paths are absolute, because workers run elsewhere.
 
         Args:
             facts: The study's facts, which answer `recipe.precision: auto`; without them it is float32.
@@ -124,7 +124,7 @@ class StudyFile(Section):
         return {"backbone": backbone, "data": data, "recipe": recipe}
 
     def resolved(self) -> dict[str, Any]:
-        """The file with every default written out, as plain JSON values; where it is stored is not part of the question."""
+        """Return the file with all defaults as plain JSON values; its storage is not part of the question."""
         return self.model_dump(mode="json", exclude={"storage", "ledger"})
 
 

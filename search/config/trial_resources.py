@@ -1,7 +1,7 @@
-"""What share of a GPU, and how much of a node's memory, a trial gets: from what a few training steps of its method took.
+"""The share of a GPU and of a node's memory for a trial, from the measured memory of a few training steps of its method.
 
-Where nothing is measured (`gpus_per_trial` is a number), the node's memory is reserved by arithmetic: what the libraries hold of
-this process, and what the largest step of any method will take, with room.
+If nothing is measured (`gpus_per_trial` is a number), the node's memory is computed: the memory that this process holds with its
+libraries, plus the largest step of any method, with a margin.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from typing import Any
 
 from search.storage.facts import TrialMemory
 
-MARGIN = 1.25  # more than was measured: longer runs fragment the allocator's memory
-CONTEXT_BYTES = 600 * 2**20  # of CUDA itself, in each process; torch does not count it
-MOST = 16  # trials on one card
+MARGIN = 1.25  # factor over the measurement: longer runs fragment the allocator's memory
+CONTEXT_BYTES = 600 * 2**20  # memory of CUDA itself in each process, which torch does not count
+MOST = 16  # maximum number of trials on one GPU
 
 
 def gpu_share(peak_bytes: float, card_bytes: float) -> float:
-    """The smallest 1/n of a card that holds a trial; all of it if half does not."""
+    """Return the smallest share 1/n of a GPU that fits a trial; 1 if a half does not."""
     n = int(card_bytes // (MARGIN * peak_bytes + CONTEXT_BYTES))
     return 1.0 / max(1, min(n, MOST))
 
 
 def gpu_shares(peaks: Mapping[str, float], card_bytes: float) -> dict[str, float]:
-    """The share of each method, of at most two different ones, because only workers of equal shares take each other's trials.
+    """Return the share of each method, with at most two different values: only workers of equal shares can reuse each other.
 
-    The larger holds everything; the smaller is the one that leaves the least unused.
+    The larger share fits every method; the smaller one is chosen to leave the least unused.
 
     Args:
-        peaks: Of each method, in bytes.
-        card_bytes: Memory of the card.
+        peaks: Peak memory of each method, in bytes.
+        card_bytes: Memory of the GPU, in bytes.
     """
     own = {method: gpu_share(peak, card_bytes) for method, peak in peaks.items()}
     heavy = max(own.values(), default=1.0)

@@ -1,6 +1,6 @@
-"""The text of a study file: YAML as plain values, with the line of every key; and the assignments of a command line.
+"""The text of a study file: YAML as plain values with the line of every key, and the assignments of a command line.
 
-PyYAML's safe loader reads it, so that nothing in it is executed. What it says is checked elsewhere (`search.config.study_file`).
+PyYAML's safe loader reads it, so nothing in it is executed. Its content is checked in `search.config.study_file`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import yaml
 
 from search.errors import StudyFileError
 
-MAX_NODES = 10_000  # values in a study file, aliases written out
+MAX_NODES = 10_000  # values in a study file, with aliases expanded
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that `1e-4` is a number, as in YAML 1.2 and as everyone writes a learning rate."""
+    """The safe loader of PyYAML, but with `1e-4` as a number, as in YAML 1.2 and as everyone writes a learning rate."""
 
 
 _Loader.add_implicit_resolver(
@@ -28,10 +28,10 @@ KeyPath = tuple[str, ...]  # ("budget", "n_trials"); the dotted knobs of a space
 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """A YAML text as plain values, and the line of every key. Nothing in it is executed, and it cannot be blown up by aliases.
+    """Parse a YAML text into plain values and the line of every key; it executes nothing, and limits the expansion of aliases.
 
     Raises:
-        StudyFileError: It is not YAML, no mapping, or says something twice; `name` opens each line of the message.
+        StudyFileError: If it is not YAML, not a mapping, or has a duplicate key; `name` is the prefix of each line of the message.
     """
     try:
         loader = _Loader(text)
@@ -39,7 +39,7 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
             node = loader.get_single_node()
             if _size(node, {}) > MAX_NODES:
                 raise StudyFileError(
-                    f"{name}: expands to more than {MAX_NODES:,} values; a study file is small: write less, or drop aliases"
+                    f"{name}: expands to more than {MAX_NODES:,} values; a study file must be smaller: write less, or drop aliases"
                 )
             raw = {} if node is None else loader.construct_document(node)
         finally:
@@ -50,10 +50,10 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         raise StudyFileError(f"{place}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
     except RecursionError:
         raise StudyFileError(
-            f"{name}: is nested too deeply or contains itself; a study file is a flat mapping of sections"
+            f"{name}: is nested too deeply or contains itself; a study file must be a flat mapping of sections"
         ) from None
     if node is None or not isinstance(raw, dict):
-        raise StudyFileError(f"{name}: a study file is a mapping that begins with `study: NAME`")
+        raise StudyFileError(f"{name}: a study file must be a mapping that begins with `study: NAME`")
     lines: dict[KeyPath, int] = {}
     problems = list(_walk(node, (), lines))
     if problems:
@@ -62,7 +62,7 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values a node stands for when every alias is written out."""
+    """Count the values of a node with every alias expanded."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
@@ -73,13 +73,13 @@ def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Iterator[tuple[int, str]]:
-    """Note every key's line; yield the keys that are given twice or are not words."""
+    """Record every key's line; yield the keys that are duplicates or not words."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         here, line = (*path, str(key.value)), key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-            yield line, f"{'.'.join(path) or 'the file'}: a key is a word, got {key.value!r}; quote it or correct it"
+            yield line, f"{'.'.join(path) or 'the file'}: a key must be a word, got {key.value!r}; quote it or correct it"
             continue
         if here in lines:
             yield line, f"{'.'.join(here)}: given twice (first in line {lines[here]}); keep one"
@@ -88,17 +88,17 @@ def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Iterator
 
 
 def assign(raw: dict[str, Any], assignment: str) -> KeyPath:
-    """Apply one `a.b=value` to the raw mapping; returns the path that it set.
+    """Apply one `a.b=value` to the raw mapping; return the path that it set.
 
     Raises:
-        StudyFileError: It is not of that form, or leads into a plain value.
+        StudyFileError: If it does not have that form, or its path leads into a plain value.
     """
     dotted, equals, text = assignment.partition("=")
     if not equals or not dotted:
-        raise StudyFileError(f"--set {assignment}: an override is written a.b=value")
+        raise StudyFileError(f"--set {assignment}: an override must have the form a.b=value")
     value = parse(f"value: {text}", f"--set {assignment}")[0]["value"]
     head, _, rest = dotted.partition(".")
-    path = (head, rest) if head == "space" and rest else tuple(dotted.split("."))  # a knob's key has dots of its own
+    path = (head, rest) if head == "space" and rest else tuple(dotted.split("."))  # a knob's key contains dots itself
     target: Any = raw
     for section in path[:-1]:
         if target.get(section) is None:

@@ -33,7 +33,7 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
             {"budget": {"n_trials": 3, "epoch": 2}},
             ["budget.epochs: is missing", "budget.epoch: no such key; did you mean epochs?"],
         ),
-        ({"study": "../escape"}, ["study: a study's name has 1 to 64 letters"]),
+        ({"study": "../escape"}, ["study: a study's name must have 1 to 64 letters"]),
         ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: a list of values must not be empty"]),
         ({"data": {"kind": "imagenet"}}, ["data: Input tag 'imagenet' found"]),
         ({"objectives": ["val/loss", "adapter_params"]}, ["objectives.0: Input should be 'val/top1'"]),
@@ -94,7 +94,7 @@ def test_overrides_of_the_command_line_are_yaml_and_reach_dotted_knobs(tmp_path:
     assert file.budget.n_trials == 7
     assert file.space == {"lora.rank": [1, 2]}
     assert file.search.seed == 4
-    with pytest.raises(StudyFileError, match=r"--set budget: an override is written a\.b=value"):
+    with pytest.raises(StudyFileError, match=r"--set budget: an override must have the form a\.b=value"):
         loading.load(path, ["budget"])
     with pytest.raises(StudyFileError, match="study is a plain value"):
         loading.load(path, ["study.name=x"])
@@ -104,11 +104,11 @@ def test_overrides_of_the_command_line_are_yaml_and_reach_dotted_knobs(tmp_path:
     ("text", "message"),
     [
         ("a: [", r"bad\.yaml:1: not YAML"),
-        ("- a\n- b", "a study file is a mapping"),
-        ("", "a study file is a mapping"),
+        ("- a\n- b", "a study file must be a mapping"),
+        ("", "a study file must be a mapping"),
         ("!!python/object/apply:os.getcwd []", "not YAML"),
         ("study: a\nstudy: b", r"bad\.yaml:2: study: given twice \(first in line 1\)"),
-        ("1: a", "a key is a word"),
+        ("1: a", "a key must be a word"),
         ("a: &a [*a]", "expands to more than 10,000 values"),
         ("a: " + "[" * 5000, "nested too deeply"),
         (
@@ -126,5 +126,5 @@ def test_a_file_that_is_not_a_study_is_refused_without_running_anything(tmp_path
 
 
 def test_a_missing_file_names_what_is_packaged() -> None:
-    with pytest.raises(StudyFileError, match=r"nowhere\.yaml: there is no such file.*packaged: digits"):
+    with pytest.raises(StudyFileError, match=r"nowhere\.yaml: neither a file nor a packaged study .*packaged: digits"):
         loading.load("nowhere.yaml")

@@ -201,7 +201,7 @@ def test_nor_is_a_secret_repeated_that_was_typed(tmp_path: Path) -> None:
 
 
 def test_an_object_store_without_a_place_for_the_ledger_is_refused_with_the_remedy() -> None:
-    with pytest.raises(StudyFileError, match=r"no ledger; say where that lies, with `ledger: FOLDER` .* or `ledger: postgresql://"):
+    with pytest.raises(StudyFileError, match=r"no ledger; set the ledger's location: `ledger: FOLDER` .* or `ledger: postgresql://"):
         check(RAW | {"storage": "s3://bucket/folder"})
 
 

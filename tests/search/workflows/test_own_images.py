@@ -104,7 +104,7 @@ def test_validating_tells_what_the_data_set_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"kind": "imagefolder"}, "own.yaml:4: data.path: is missing; a study needs it"),
+        ({"kind": "imagefolder"}, "own.yaml:4: data.path: is missing, but required"),
         ({"kind": "imagefolder", "path": "nowhere"}, "nowhere does not exist"),
         ({"kind": "vtab", "path": "x", "augment": "crop"}, "it needs resize: crop and a crop_fraction below 1"),
         ({"kind": "imagenet", "path": "x"}, "'digits', 'imagefolder', 'vtab', 'fgvc', 'parquet', 'synthetic'"),

@@ -96,4 +96,4 @@ def test_a_tuner_that_does_not_fit_is_refused_with_the_reason_and_one_that_is_mi
     assert "did you mean peft.v" in first
     assert second.endswith("methods.1: peft.poly: PEFT's poly does not fit a Vision Transformer: it needs the number of a task "
                            "for each image")  # fmt: skip
-    assert third.endswith("lora.rank: is a knob of lora, which is not among the methods; add lora to them, or drop this line")
+    assert third.endswith("lora.rank: is a knob of lora, which is not among the methods; add lora to them, or delete this line")
