@@ -1,1 +1,1 @@
-"""What to try next: random search, Optuna's samplers, and our own model of accuracy."""
+"""The choice of the next configuration: random search, Optuna's samplers, and our own model of accuracy."""

@@ -1,15 +1,17 @@
-"""The sampler `auto`: among many candidates of known size, the one that promises to add most to the front at its size.
+"""The sampler `auto`: it proposes the candidate with the largest expected gain for the front, among many of known size.
 
-Size is known of every candidate before training, so only accuracy is modelled (`search.samplers.gaussian_process`), as -log(error).
-A candidate's promise is its expected hypervolume improvement, exact up to a quadrature over one normal variable: the area between
-its accuracy and the front to the right of its size. Where accuracy is weighed against a cost that only training tells (time,
-memory, latency), that cost is modelled too (`search.samplers.cost_model`), and the promise is the mean over where it may lie.
+Size is known before training for every candidate, so only accuracy is modelled (`search.samplers.gaussian_process`), as
+-log(error). The promise of a candidate is its expected hypervolume improvement, exact up to a quadrature over one normal
+variable: the area between its accuracy and the front to the right of its size. If accuracy is weighed against a cost that only
+training can measure (time, memory, latency), that cost is modelled too (`search.samplers.cost_model`), and the promise is the
+mean over its predicted values.
 
-- Fair: before promise decides, every method has `N_FAIR` sampled configurations (of its candidates, the most promising).
-- Free: candidates that are too large, impossible or known already are dropped before they are looked at.
-- Everybody teaches: a trial that runs, or was stopped at a rung, counts with what its accuracy came to in trials that went on from
-  there (a regression over the complete trials), the less certain the earlier it is.
-- Nothing is remembered but what was told, in its order: a study rebuilt from the ledger goes on exactly.
+- Fairness: before promise decides, every method gets `N_FAIR` sampled configurations (the most promising of its candidates). -
+Free checks: candidates that are too large, invalid or already known are dropped before they are evaluated. - All trials count:
+a trial that runs, or was stopped at a rung, counts with the accuracy predicted for its end, from a regression over
+  the complete trials. The earlier the epoch, the larger the uncertainty.
+- Reproducibility: the state depends only on the reported results, in their order, so a study rebuilt from the ledger continues
+exactly.
 """
 
 from __future__ import annotations
@@ -32,33 +34,33 @@ from spaces import Config, JointSpace
 Array = NDArray[np.float64]
 N_FAIR = 3  # sampled configurations of each method before promise decides
 N_PARENTS = 24  # good trials whose neighbours are candidates
-N_KNOWN, N_RUNNING = 256, 48  # trials that the surrogate is given: at most so many that have told something, so many that have not
-N_STOPPED = 64  # stopped trials that are looked at
-N_LEAST = 4  # observations without which nothing is predicted
-N_FIT_FIRST, N_FIT = 12, 192  # observations that hyperparameters are first fitted to, and at most
+N_KNOWN, N_RUNNING = 256, 48  # maximum numbers of trials for the surrogate: with reports, and running without any
+N_STOPPED = 64  # stopped trials that are considered for promotion
+N_LEAST = 4  # observations required for predictions
+N_FIT_FIRST, N_FIT = 12, 192  # observations for the first fit of hyperparameters, and at most
 
-# Squared inverse length scales that a fit begins with, by group; the unit is a knob's whole range, and four decades of size.
+# Initial squared inverse length scales of a fit, by group; the unit is a knob's whole range, and four decades of size.
 PRIOR_WEIGHTS = {"size": 8.0, "shared lr": 12.0, "method": 1.0, "rank": 1.0, "scale": 3.0, "layers": 1.0}
 PRIOR_WEIGHT_OF_OTHERS = 0.3
-# The same for whether a trial tells of another if it keeps a measured limit: its size does most, what no cost depends on nothing.
+# The same for predicting whether a trial keeps a measured limit: size matters most; knobs that no cost depends on are ignored.
 COST_WEIGHTS = {"size": 128.0, "method": 2.0, "shared lr": 0.0, "shared weight_decay": 0.0, "scale": 0.0, "dropout": 0.0}
 COST_WEIGHT_OF_OTHERS = 0.3
-LIKELY = 0.5  # what keeps a limit less likely than this comes after everything else
+LIKELY = 0.5  # candidates that are less likely to keep a limit come after all others
 
 
 class Auto:
-    """Chooses configurations by what they promise to add to a front.
+    """A sampler that chooses configurations by their expected gain for a front.
 
     Args:
         space: The joint space.
-        size: Of a configuration, known before training: the second objective, or adapter parameters where that is measured;
-            ValueError if it is impossible.
-        max_size: Largest that is wanted.
-        front: The front of the complete trials, kept by the study.
-        measured: Whether only training tells the second objective.
-        n_epochs: Epochs of a whole trial.
-        pool: The only configurations that there are; None for the whole space.
-        fair: Whether each method gets its share first.
+        size: Function that returns what is known before training: the second objective, or adapter parameters if that is measured;
+            it raises ValueError for an invalid configuration.
+        max_size: Largest allowed size.
+        front: Front of the complete trials, updated by the study.
+        measured: True if only training can measure the second objective.
+        n_epochs: Number of epochs of a complete trial.
+        pool: The only available configurations; None for the whole space.
+        fair: True to give each method its share first.
     """
 
     def __init__(
@@ -88,14 +90,14 @@ class Auto:
             self._coding.groups
         ]
         self._n_ended, self._next_fit = 0, N_FIT_FIRST
-        self._to_fit: tuple[Array, Array, Array] | None = None  # features, values and variances when so many had ended
+        self._to_fit: tuple[Array, Array, Array] | None = None  # features, values and variances for the next fit
 
     @classmethod
     def make(cls, context: SamplerContext) -> Auto:
-        """Make the sampler for a study.
+        """Create the sampler for a study.
 
         Raises:
-            ValueError: The sizes of configurations, their limit or the front is missing.
+            ValueError: If the sizes of configurations, their limit or the front is missing.
         """
         if context.size is None or context.max_size is None or context.front is None:
             raise ValueError("the sampler auto needs the sizes of configurations, their limit, and the front")
@@ -109,10 +111,10 @@ class Auto:
             pool=context.pool,
         )
 
-    # -- what became of it ---------------------------------------------------------------------------------------------------------
+    # -- results -------------------------------------------------------------------------------------------------------------------
 
     def add(self, config: Config, *, drawn: bool) -> int:
-        """Take up a configuration of the space; returns its ticket."""
+        """Register a configuration of the space; return its ticket."""
         point = self._choice.point(config)
         self._choice.take(config)
         place = math.nan if self._cost is not None else self._front.axis(point.size)
@@ -123,18 +125,18 @@ class Auto:
         return ticket
 
     def report(self, ticket: int, epoch: int, top1: float, size: float | None = None) -> None:
-        """One epoch of a trial; `size` where the second objective was measured."""
+        """Record one epoch of a trial; `size` is given if the second objective was measured."""
         self._known.report(ticket, top1)
         self._measured(ticket, size)
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
-        """Take in what became of a configuration.
+        """Record the result of a configuration.
 
-        What a stopped trial has reported stays known. The accuracy of one that was too dear stays known too, and similar ones
+        The reports of a stopped trial stay known. The accuracy of one that exceeded a limit stays known too, and similar ones
         promise less. Nothing is known of the accuracy of one that failed. A rejected one is never a candidate again.
         """
         if result is Result.COMPLETE:
-            assert top1 is not None  # noqa: S101 - the protocol says so
+            assert top1 is not None  # noqa: S101 - guaranteed by the protocol
             self._known.complete(ticket, top1)
         elif result in (Result.PRUNED, Result.STOPPED):
             self._known.stop(ticket, for_good=result is Result.PRUNED)
@@ -149,7 +151,7 @@ class Auto:
         self._ended()
 
     def promote(self, ticket: int) -> None:
-        """Take in that a stopped trial resumes."""
+        """Record that a stopped trial resumes."""
         self._known.revive(ticket)
 
     def _measured(self, ticket: int, size: float | None) -> None:
@@ -157,7 +159,7 @@ class Auto:
             self._known.set_axis_position(ticket, self._front.axis(size))
 
     def _ended(self) -> None:
-        """Hyperparameters are fitted anew whenever half as many trials again have ended: to what is known at that moment."""
+        """Schedule a new fit of the hyperparameters to the current results whenever the ended trials grew by half."""
         self._n_ended += 1
         if self._n_ended == self._next_fit:
             self._next_fit = self._next_fit * 3 // 2 if self._next_fit * 3 // 2 <= N_FIT else 0
@@ -205,24 +207,24 @@ class Auto:
                 return NewConfig(config)
         if surrogate is not None and (ticket := self._best_stopped(surrogate, below, observed)[0]) is not None:
             return Promote(ticket)
-        # Nothing is left that could be trained. The study refuses what is proposed, and counts up to the end of the space.
+        # Nothing can be trained any more. The study rejects the proposal, and counts up to the end of the space.
         return NewConfig(self._choice.anything(random))
 
     def _promise(self, surrogate: Surrogate, features: Array, sizes: Array) -> Array:
-        """(n,) expected hypervolume improvement of points that were never tried."""
+        """Return the expected hypervolume improvement (n,) of untried points."""
         if self._cost is None:
             return self._gain(surrogate, features, self._front.axis.positions(sizes)[None, :], np.ones(1))
         return self._gain(surrogate, features, *self._cost.nodes(features))
 
     def _gain(self, surrogate: Surrogate, features: Array, places: Array, weights: Array) -> Array:
-        """(n,) the same for sizes at (m, n) places of (m,) weights; where nothing can be improved, what is likeliest to be good."""
+        """Return the same for sizes at (m, n) positions of (m,) weights; if nothing can be improved, prefer likely good points."""
         mean, std = surrogate.predict(features)
         gain = weights @ np.stack([expected_gain(self._front, mean, std, row) for row in places])
         promise: Array = (gain + 1e-12 * (mean + std)) * self._within_limits(features)
         return promise
 
     def _places(self, tickets: Tickets) -> Array:
-        """(n,) where the sizes of trials lie: as they are known, measured, or else predicted."""
+        """Return the positions (n,) of trials' sizes: known, measured, or else predicted."""
         places = self._known.axis_positions(tickets)
         if self._cost is not None and (unknown := np.isnan(places)).any():
             shares, weights = self._cost.nodes(self._known.features(tickets[unknown]))
@@ -230,7 +232,7 @@ class Auto:
         return places
 
     def _within_limits(self, features: Array) -> Array:
-        """(n,) how likely points keep the limits that only training can tell: by the trials near them, which did or did not."""
+        """Return the probability (n,) that points keep the measured limits, from nearby trials that did or did not."""
         over, within = self._known.over(), self._known.within()
         if not len(over):
             return np.ones(len(features))
@@ -240,7 +242,7 @@ class Auto:
         return np.where(likely < LIKELY, 1e-12 * likely, likely)
 
     def _best_stopped(self, surrogate: Surrogate, below: Array, observed: Tickets) -> tuple[int | None, float]:
-        """The stopped trial that promises most for each epoch that it has left, and how much."""
+        """Return the stopped trial with the largest promise per remaining epoch, and that promise."""
         stopped = self._known.stopped()
         if not len(stopped):
             return None, 0.0
@@ -253,12 +255,12 @@ class Auto:
         return int(stopped[gain.argmax()]), float(gain.max())
 
     def _due(self) -> list[str]:
-        """The methods that still have a share to get, the poorest first."""
+        """Return the methods that have not had their share yet, starting with the smallest share."""
         n = self._n_sampled
         return sorted((m for m in n if n[m] < N_FAIR), key=lambda m: n[m]) if self._fair else []
 
     def _below(self, places: Array, ends: Array) -> Array:
-        """(n,) how far below the front the ends lie, in goodness."""
+        """Return how far (n,) the predicted ends are below the front, in goodness."""
         edges, levels = self._front.strips()
         strip = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(levels) - 1)
         found: Array = np.array([goodness(top1) for top1 in levels])[strip] - ends
@@ -267,7 +269,7 @@ class Auto:
     # -- learning ------------------------------------------------------------------------------------------------------------------
 
     def _surrogate(self, observed: Tickets, ends: Array, variances: Array, below: Array) -> Surrogate | None:
-        """What is known now; None while that is too little."""
+        """Return the surrogate of the current observations; None if there are too few."""
         if len(observed) < N_LEAST:
             return None
         if self._to_fit is not None:

@@ -1,4 +1,4 @@
-"""What the sampler `auto` chooses among: points drawn from the space and neighbours of good trials, or what is left of a pool."""
+"""The candidates of the sampler `auto`: points drawn from the space and neighbours of good trials, or the rest of a pool."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from search.samplers.encoding import Coding
 from spaces import Config, JointSpace, key_of
 
 Array = NDArray[np.float64]
-N_DRAWN, N_CHANGED = 320, 192  # candidates of one ask: drawn from the space, and changed from good trials
-N_STRUCTURES = 8  # different sizes among the drawn of one method, so that counting stays cheap
+N_DRAWN, N_CHANGED = 320, 192  # candidates of one ask: drawn from the space, and modified from good trials
+N_STRUCTURES = 8  # different sizes among the points drawn for one method, which keeps counting cheap
 
 
 class Point(NamedTuple):
     """One configuration.
 
     Attributes:
-        method: Its method.
-        code: (knobs,) as in `search.samplers.encoding`.
-        size: What is known of it before training; beyond every limit if it is impossible.
-        features: (F,) as in `search.samplers.encoding`.
+        method: Method of the configuration.
+        code: Code (knobs,), see `search.samplers.encoding`.
+        size: Size before training; above every limit for an invalid configuration.
+        features: Features (F,), see `search.samplers.encoding`.
     """
 
     method: str
@@ -34,14 +34,14 @@ class Point(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Points to choose among: codes by method, and for all of them together sizes and features."""
+    """A set of points to choose from: codes by method, and sizes and features of all points together."""
 
     points: list[tuple[str, Array]]
     sizes: NDArray[Any]
     features: Array
 
     def config(self, i: int, coding: Coding) -> Config:
-        """The configuration of candidate `i`."""
+        """Return the configuration of candidate `i`."""
         for method, codes in self.points:
             if i < len(codes):
                 return coding.config(method, codes[i])
@@ -50,14 +50,14 @@ class Candidates(NamedTuple):
 
 
 class CandidateGenerator:
-    """All that there is to choose from.
+    """The source of candidates.
 
     Args:
         space: The joint space.
-        size: Of a configuration, known before training; ValueError if it is impossible.
-        max_size: Largest that is wanted.
-        axis: Where sizes lie.
-        pool: The only configurations that there are; None for the whole space.
+        size: Function that returns a configuration's size before training; ValueError if it is invalid.
+        max_size: Largest allowed size.
+        axis: Axis of sizes.
+        pool: The only available configurations; None for the whole space.
     """
 
     def __init__(
@@ -71,46 +71,46 @@ class CandidateGenerator:
     ) -> None:
         self.coding = Coding(space)
         self._size, self._max_size, self._axis = size, max_size, axis
-        self._counted: dict[tuple[str, bytes], float] = {}  # sizes by method and the codes of the knobs that move them
+        self._counted: dict[tuple[str, bytes], float] = {}  # sizes by method and the codes of the knobs that affect size
         self._taken: set[str] = set()
         self._pool = None if pool is None else [(key_of(config), self.point(config)) for config in pool]
 
     def point(self, config: Config) -> Point:
-        """A configuration of the space."""
+        """Encode a configuration of the space."""
         method, code, size = str(config["method"]), self.coding.code(config), self._count(config)
         return Point(method, code, size, self._features(method, code[None, :], np.array([size]))[0])
 
     def take(self, config: Config) -> None:
-        """It is no candidate any more."""
+        """Remove a configuration from the candidates."""
         self._taken.add(key_of(config))
 
     def is_taken(self, config: Config) -> bool:
-        """Whether it is known already."""
+        """Return whether a configuration is already known."""
         return key_of(config) in self._taken
 
     def anything(self, random: np.random.Generator) -> Config:
-        """Any point of the space, whatever its size."""
+        """Return any point of the space, of any size."""
         method = self.coding.methods[int(random.integers(len(self.coding.methods)))]
         return self.coding.config(method, self.coding.draw(method, 1, random)[0])
 
     def among(self, methods: Sequence[str], parents: Sequence[tuple[str, Array]], random: np.random.Generator) -> Candidates | None:
-        """Candidates of some methods; None if nothing is possible and small enough.
+        """Return candidates of the given methods; None if none is valid and small enough.
 
         Args:
-            methods: Of these.
-            parents: (method, code) of good trials, whose neighbours are candidates.
-            random: Draws them.
+            methods: Methods of the candidates.
+            parents: Pairs (method, code) of good trials, whose neighbours are candidates.
+            random: Generator of the draws.
         """
         if self._pool is not None:
             self._pool = [(key, point) for key, point in self._pool if key not in self._taken]
             left = [point for _, point in self._pool if point.method in methods and point.size <= self._max_size]
-            part = random.choice(len(left), size=(len(left) + 1) // 2, replace=False)  # as a space is never seen whole either
+            part = random.choice(len(left), size=(len(left) + 1) // 2, replace=False)  # half of it, as a space is only sampled too
             return _together([left[i] for i in np.sort(part)])
         drawn = [(m, self._drawn(m, max(N_STRUCTURES, N_DRAWN // len(methods)), random)) for m in methods]
         return self._allowed(drawn + self._changed(parents, methods, random))
 
     def _drawn(self, method: str, n: int, random: np.random.Generator) -> Array:
-        """Codes of a method: few different settings of the knobs that move its size, many of the others."""
+        """Draw codes of a method: few different settings of the knobs that affect its size, many of the others."""
         codes = self.coding.draw(method, n, random)
         sized = self.coding.sized[method]
         codes[:, sized] = codes[random.integers(min(n, N_STRUCTURES), size=n)][:, sized]
@@ -119,7 +119,7 @@ class CandidateGenerator:
     def _changed(
         self, parents: Sequence[tuple[str, Array]], methods: Sequence[str], random: np.random.Generator
     ) -> list[tuple[str, Array]]:
-        """Neighbours of the parents, each method's share as large as its share of them."""
+        """Return neighbours of the parents; each method's share equals its share of the parents."""
         found = []
         for method in methods:
             if codes := [code for its_method, code in parents if its_method == method]:
@@ -128,7 +128,7 @@ class CandidateGenerator:
         return found
 
     def _allowed(self, points: list[tuple[str, Array]]) -> Candidates | None:
-        """Those that are possible and small enough, with their sizes and features; each different size is counted once."""
+        """Keep valid and small enough points, with their sizes and features; each different size is counted once."""
         kept, sizes, features = [], [], []
         for method, codes in points:
             keys = [(method, row.tobytes()) for row in np.ascontiguousarray(codes[:, self.coding.sized[method]])]
@@ -150,7 +150,7 @@ class CandidateGenerator:
             return self._max_size + 1
 
     def _features(self, method: str, codes: Array, sizes: NDArray[Any]) -> Array:
-        """(n, F); a unit of size is four decades, or the largest that is wanted."""
+        """Return features (n, F); the unit of size is four decades, or the largest allowed size."""
         return self.coding.features(method, codes, self._axis.positions(sizes) / (1.0 if self._axis.linear else 4.0))
 
 

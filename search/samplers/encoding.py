@@ -1,8 +1,8 @@
-"""Points of a joint space as numbers: what a surrogate measures distances in, drawn and changed many at a time.
+"""Points of a joint space as numbers, in which a surrogate measures distances; many are drawn and modified at a time.
 
-A *code* is a row of numbers, one for each knob of the method: the index of a choice, or the place in a range between 0 and 1 (in
-the logarithm where the range says so). *Features* are columns that all methods share; equal knob names of several methods (`rank`,
-`scale`, `layers`) have columns of their own for each method but one weight, so that what is learnt of one helps the others.
+A *code* is a row of numbers, one for each knob of the method: the index of a choice, or the position in a range between 0 and 1
+(in the logarithm for logarithmic ranges). *Features* are columns that all methods share. Equal knob names of several methods
+(`rank`, `scale`, `layers`) have separate columns for each method but one weight, so that results of one method help the others.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class Column:
             self._features = self._of_choices()
 
     def _of_choices(self) -> Array:
-        """(choices, width): places on a scale where the choices are numbers, else one column for each."""
+        """Return features (choices, width): positions on a scale for numeric choices, else one column for each choice."""
         choices = self.choices or []
         if not self.ordered:
-            return np.eye(len(choices)) / math.sqrt(2.0) if len(choices) > 1 else np.zeros((1, 0))  # two names are 1 apart
+            return np.eye(len(choices)) / math.sqrt(2.0) if len(choices) > 1 else np.zeros((1, 0))  # distance 1 between two names
         places = np.argsort(np.argsort(np.asarray(choices, dtype=np.float64)))
         return (places / (len(choices) - 1))[:, None]
 
     def draw(self, n: int, random: np.random.Generator) -> Array:
-        """`n` codes, uniform over the choices or the range."""
+        """Draw `n` codes, uniform over the choices or the range."""
         return random.integers(len(self.choices), size=n).astype(float) if self.choices is not None else random.random(n)
 
     def features(self, codes: Array) -> Array:
-        """(n,) codes to (n, width) features."""
+        """Convert codes (n,) to features (n, width)."""
         return self._features[codes.astype(np.int64)] if self.choices is not None else codes[:, None]
 
     def value(self, code: float) -> Value:
-        """The knob's value."""
+        """Return the value of a code."""
         if self.choices is not None:
             return self.choices[int(code)]
         values = cast(FloatDistribution | IntDistribution, self.values)
@@ -69,10 +69,10 @@ class Column:
         return round(place) if isinstance(values, IntDistribution) else place
 
     def code(self, value: Value) -> float:
-        """The code of a value.
+        """Return the code of a value.
 
         Raises:
-            ValueError: if the knob cannot take it.
+            ValueError: If the knob cannot take the value.
         """
         if self.choices is not None:
             return float(self.choices.index(value))
@@ -87,7 +87,7 @@ class Column:
 
 
 class Coding:
-    """Codes and features of a joint space."""
+    """The codes and features of a joint space."""
 
     def __init__(self, space: JointSpace) -> None:
         self.methods = space.methods
@@ -118,11 +118,11 @@ class Coding:
         self.groups, self.shared = np.array(groups), np.array(is_shared)
 
     def draw(self, method: str, n: int, random: np.random.Generator) -> Array:
-        """(n, knobs) codes, uniform over the method's space."""
+        """Draw codes (n, knobs), uniform over the method's space."""
         return np.stack([column.draw(n, random) for column in self.columns[method]], axis=1)
 
     def change(self, method: str, codes: Array, random: np.random.Generator) -> Array:
-        """Neighbours of some points, (n, knobs): one or two knobs drawn anew, the ranges moved by about a tenth."""
+        """Return neighbours (n, knobs) of some points: one or two knobs are redrawn, ranges are moved by about a tenth."""
         columns, changed = self.columns[method], codes.copy()
         touched = random.random(codes.shape) < 1.5 / len(columns)
         touched[np.arange(len(codes)), random.integers(len(columns), size=len(codes))] = True
@@ -136,22 +136,22 @@ class Coding:
         return changed
 
     def config(self, method: str, code: Array) -> Config:
-        """The configuration of one code."""
+        """Return the configuration of one code."""
         config: Config = {"method": method}
         for column, number in zip(self.columns[method], code, strict=True):
             config[column.key] = column.value(float(number))
         return config
 
     def code(self, config: Mapping[str, Value]) -> Array:
-        """The code of a configuration, (knobs,).
+        """Return the code of a configuration, (knobs,).
 
         Raises:
-            ValueError, KeyError: if it is not a point of the space.
+            ValueError, KeyError: If it is not a point of the space.
         """
         return np.array([column.code(config[column.key]) for column in self.columns[str(config["method"])]])
 
     def features(self, method: str, codes: Array, sizes: Array) -> Array:
-        """(n, F) features of codes of one method, and of sizes on a scale of which a unit is about the whole range."""
+        """Return features (n, F) of one method's codes, and of sizes on a scale whose unit is about the whole range."""
         found = np.zeros((len(codes), len(self.groups)))
         found[:, 0] = sizes
         found[:, self._method_at + self.methods.index(method)] = 1.0 / math.sqrt(2.0)

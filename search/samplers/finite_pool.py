@@ -11,28 +11,28 @@ from spaces import Config, JointSpace, key_of
 
 
 class FinitePool:
-    """The configurations of a pool that are left.
+    """The remaining configurations of a pool.
 
     Args:
-        space: The joint space that they are points of.
-        configs: All of them.
+        space: The joint space of the configurations.
+        configs: All configurations of the pool.
     """
 
     def __init__(self, space: JointSpace, configs: Sequence[Config]) -> None:
         self._coding = Coding(space)
         self._left = {key_of(config): config for config in configs}
-        # What is left of each method, in order, with its features: two configurations are as far apart as these.
+        # The configurations of each method, in order, with their features, which define the distance between two of them.
         self._of = {method: [c for c in configs if c["method"] == method] for method in space.methods}
         self._features = {method: np.stack([self._distance_code(c) for c in rows]) for method, rows in self._of.items() if rows}
 
     def take(self, config: Mapping[str, object]) -> None:
-        """The configuration is no longer left."""
+        """Remove a configuration from the pool."""
         self._left.pop(key_of(config), None)
 
     def nearest(self, config: Config) -> Config:
-        """The nearest that is left of the configuration's method; of another method if none is; one that is taken if none at all.
+        """Return the nearest unused configuration of the same method; else of another method; else any used one.
 
-        Near is by knobs: two values of a choice by name are 1 apart, the ends of a scale or a range too.
+        The distance is measured in knobs: two values of a named choice have distance 1, as have the ends of a scale or range.
         """
         place = self._distance_code(config)
         for method in sorted(self._features, key=lambda m: m != config["method"]):

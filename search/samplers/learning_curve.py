@@ -1,7 +1,7 @@
-"""What an early look at a trial promises: its accuracy at the end, and what that would add to the front.
+"""Learning-curve extrapolation: predict a trial's final accuracy from its first epochs, and the hypervolume it would add.
 
-Accuracy is modelled as its *goodness* -log(error), in which a halved error is the same step everywhere; a small constant keeps it
-finite where nothing is wrong any more.
+Accuracy is modelled as its *goodness* -log(error), in which halving the error is the same step everywhere. A small constant
+keeps it finite at an error of zero.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from search.pareto import Front
 
 Array = NDArray[np.float64]
 LEAST_ERROR = 0.005  # added to every error before its logarithm
-SPREAD = 0.35  # standard deviation of what goodness gains from the first epoch to the end, before any trial has shown it
-WEIGHT = 4.0  # trials that this prior is worth
-N_CURVES = 200  # complete trials that are looked at: the newest
+SPREAD = 0.35  # prior standard deviation of the gain in goodness from the first epoch to the end
+WEIGHT = 4.0  # weight of this prior, in trials
+N_CURVES = 200  # newest complete trials that are used
 UNKNOWN = (1.0, 0.0, SPREAD**2)  # slope, shift, variance
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(8)
 NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 
 
 def goodness(top1: float) -> float:
-    """-log(error) of an accuracy (fraction), about 5.3 at most."""
+    """Return -log(error) of an accuracy (fraction), about 5.3 at most."""
     return -math.log(1.0 + LEAST_ERROR - min(top1, 1.0))
 
 
 class Extrapolation:
-    """The end of a trial given an early value: for each epoch a regression line over the trials that were trained to the end."""
+    """The prediction of a trial's end from an early value: for each epoch, a regression line over the completed trials."""
 
     def __init__(self) -> None:
         self._curves: list[list[float]] = []
-        self._lines: Array | None = None  # those of `lines`, while no curve has come since
+        self._lines: Array | None = None  # cached result of `lines`, until the next curve
 
     def add(self, curve: list[float]) -> None:
         """Learn from a complete trial: its goodness after each epoch."""
@@ -42,11 +42,11 @@ class Extrapolation:
             self._lines = None
 
     def __call__(self, last: Array, n_epochs: NDArray[np.int64]) -> tuple[Array, Array]:
-        """(mean, variance) of the goodness at the end of trials that have come so far, each (n,).
+        """Return (mean, variance) of the goodness at the end of unfinished trials, each (n,).
 
         Args:
-            last: (n,) goodness after the last epoch.
-            n_epochs: (n,) which that was, at least 1.
+            last: Goodness (n,) after the last epoch.
+            n_epochs: Number (n,) of that epoch, at least 1.
         """
         if self._lines is None:
             self._lines = lines(np.array(self._curves[-N_CURVES:]))
@@ -57,7 +57,7 @@ class Extrapolation:
 
 
 def lines(curves: Array) -> Array:
-    """(epochs, 3): for each epoch (slope, shift, variance) of the end given the value then, from n complete curves (n, epochs)."""
+    """Return, for each epoch, (slope, shift, variance) of the end given the value: (epochs, 3), from complete curves (n, epochs)."""
     n, n_epochs = curves.shape if curves.ndim == 2 else (0, 0)
     if n < 2:
         return np.tile(UNKNOWN, (n_epochs, 1))
@@ -70,13 +70,13 @@ def lines(curves: Array) -> Array:
 
 
 def expected_gain(front: Front, mean: Array, std: Array, places: Array) -> Array:
-    """Expected hypervolume improvement of points of known size.
+    """Compute the expected hypervolume improvement of points of known size.
 
     Args:
-        front: The front so far.
-        mean: (n,) of -log(error), normally distributed.
-        std: (n,) its standard deviation.
-        places: (n,) where the sizes lie (`pareto.Axis`).
+        front: Current front.
+        mean: Mean (n,) of -log(error), normally distributed.
+        std: Standard deviation (n,) of the same.
+        places: Positions (n,) of the sizes (`pareto.Axis`).
 
     Returns:
         (n,) in accuracy x decades: the mean over Gauss-Hermite nodes of the area between the accuracy and the front, to the right.
@@ -85,7 +85,7 @@ def expected_gain(front: Front, mean: Array, std: Array, places: Array) -> Array
     top1 = 1.0 + LEAST_ERROR - np.exp(-(mean[:, None] + std[:, None] * NODES[None, :]))  # (n, nodes)
     widths = np.diff(edges)
     before = np.concatenate(([0.0], np.cumsum(widths))), np.concatenate(([0.0], np.cumsum(widths * levels)))
-    first = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(levels) - 1)  # the strip that the point lies in
+    first = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(levels) - 1)  # the strip that contains the point
     last = np.maximum(np.searchsorted(levels, top1.ravel(), side="left").reshape(top1.shape), first[:, None])  # levels rise
     cut = np.where(last > first[:, None], (places - edges[first])[:, None] * (top1 - levels[first][:, None]), 0.0)
     area = top1 * (before[0][last] - before[0][first][:, None]) - (before[1][last] - before[1][first][:, None]) - cut

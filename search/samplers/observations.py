@@ -1,4 +1,4 @@
-"""What the sampler `auto` knows of every configuration it has heard of, in columns: many trials are looked at in one ask."""
+"""The observations of the sampler `auto`, in columns, because one ask uses many trials at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Tickets = NDArray[np.int64]
 
 
 class Observations:
-    """One row for each ticket, in the order of taking them up.
+    """The table of observations: one row for each ticket, in order.
 
     Args:
-        n_features: F, columns of a configuration's features.
+        n_features: Number F of feature columns of a configuration.
 
     Attributes:
-        methods: Of each ticket.
-        codes: Of each ticket, (knobs,) as in `search.samplers.encoding`.
+        methods: Method of each ticket.
+        codes: Code (knobs,) of each ticket, see `search.samplers.encoding`.
     """
 
     def __init__(self, n_features: int) -> None:
@@ -34,7 +34,7 @@ class Observations:
         return len(self.methods)
 
     def add(self, method: str, code: Array, place: float, features: Array) -> int:
-        """Take up a configuration whose size lies at `place` (`pareto.Axis`), NaN while it is not known; returns its ticket."""
+        """Add a configuration whose size has position `place` (`pareto.Axis`), NaN if it is unknown; return its ticket."""
         ticket = len(self.methods)
         if ticket == len(self._rows):
             self._features = np.concatenate([self._features, np.empty_like(self._features)])
@@ -47,84 +47,84 @@ class Observations:
         self._rows[ticket]["running"] = True
         return ticket
 
-    # -- what became of it ---------------------------------------------------------------------------------------------------------
+    # -- results -------------------------------------------------------------------------------------------------------------------
 
     def report(self, ticket: int, top1: float) -> None:
-        """One more epoch."""
+        """Record one more epoch."""
         curve = self._curves[ticket]
         curve.append(goodness(top1))
         self._rows[ticket]["last"], self._rows[ticket]["n_epochs"] = curve[-1], len(curve)
 
     def set_axis_position(self, ticket: int, place: float) -> None:
-        """Its size was measured, maybe not for the first time."""
+        """Record a measured size, which may replace an earlier one."""
         self._rows[ticket]["place"] = place
 
     def complete(self, ticket: int, top1: float) -> None:
-        """It was trained to the end."""
+        """Record that the trial was trained to the end."""
         row = self._rows[ticket]
         row["last"], row["complete"], row["running"] = goodness(top1), True, False
         row["n_epochs"] = max(1, row["n_epochs"])
         self._extrapolation.add(self._curves[ticket])
 
     def stop(self, ticket: int, *, for_good: bool) -> None:
-        """It was stopped early; unless for good, it may go on one day."""
+        """Record that the trial was stopped early; unless `for_good`, it may resume."""
         self._rows[ticket]["running"], self._rows[ticket]["stopped"] = False, not for_good
 
     def exceed(self, ticket: int) -> None:
-        """It was stopped because it costs too much."""
+        """Record that the trial was stopped because it exceeded a limit."""
         self._rows[ticket]["running"], self._rows[ticket]["over"] = False, True
 
     def revive(self, ticket: int) -> None:
-        """It goes on from where it was stopped."""
+        """Record that the trial resumes."""
         self._rows[ticket]["running"], self._rows[ticket]["stopped"] = True, False
 
     def drop(self, ticket: int) -> None:
-        """It was refused, or has failed: nothing is learnt of its accuracy."""
+        """Record that the configuration was rejected or has failed, so that its accuracy stays unknown."""
         self._rows[ticket]["gone"], self._rows[ticket]["running"] = True, False
 
-    # -- looking -------------------------------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------------------------------
 
     def observed(self) -> Tickets:
-        """All that have told something."""
+        """Return the tickets with at least one epoch."""
         rows = self._rows[: len(self)]
         return np.flatnonzero((rows["n_epochs"] > 0) & ~rows["gone"])
 
     def silent(self) -> Tickets:
-        """All that run and have told nothing yet."""
+        """Return the tickets of running trials without any epoch."""
         rows = self._rows[: len(self)]
         return np.flatnonzero(rows["running"] & (rows["n_epochs"] == 0))
 
     def stopped(self) -> Tickets:
-        """All that were stopped and may go on."""
+        """Return the tickets of stopped trials that may resume."""
         return np.flatnonzero(self._rows["stopped"][: len(self)])
 
     def over(self) -> Tickets:
-        """All that cost too much."""
+        """Return the tickets of trials that exceeded a limit."""
         return np.flatnonzero(self._rows["over"][: len(self)])
 
     def within(self) -> Tickets:
-        """All that have told something and do not cost too much."""
+        """Return the tickets with at least one epoch that have not exceeded a limit."""
         rows = self._rows[: len(self)]
         return np.flatnonzero((rows["n_epochs"] > 0) & ~rows["gone"] & ~rows["over"])
 
     def positioned(self) -> Tickets:
-        """All of whose sizes are known, whatever became of them."""
+        """Return the tickets with a known size, in any state."""
         return np.flatnonzero(~np.isnan(self._rows["place"][: len(self)]))
 
     def features(self, tickets: Tickets) -> Array:
-        """(n, F)."""
+        """Return the features (n, F)."""
         return self._features[tickets]
 
     def axis_positions(self, tickets: Tickets) -> Array:
-        """(n,) where their sizes lie; NaN where that is not known."""
+        """Return the positions (n,) of the sizes; NaN if unknown."""
         return self._rows["place"][tickets]
 
     def n_epochs(self, tickets: Tickets) -> NDArray[np.int64]:
-        """(n,) epochs that were reported."""
+        """Return the number (n,) of reported epochs."""
         return self._rows["n_epochs"][tickets]
 
     def ends(self, tickets: Tickets) -> tuple[Array, Array]:
-        """What the goodness of observed trials comes to at the end, and the variance of that: 0 for complete ones."""
+        """Return the predicted goodness at the end of observed trials, and its variance: 0 for complete ones."""
         rows = self._rows[tickets]
         value, variance = self._extrapolation(rows["last"], rows["n_epochs"])
         return np.where(rows["complete"], rows["last"], value), np.where(rows["complete"], 0.0, variance)

@@ -1,4 +1,4 @@
-"""How large a configuration is, asked for many candidates: each different answer is counted once."""
+"""A cache of configuration sizes: each different size is counted once, however many candidates ask for it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Generic, TypeVar
 
 from spaces import Config, JointSpace
 
-Size = TypeVar("Size", bound=float | dict[str, float])  # one, or each by its name
+Size = TypeVar("Size", bound=float | dict[str, float])  # one size, or sizes by name
 
 
 class CachedSize(Generic[Size]):
-    """Sizes of configurations, remembered by the knobs that they depend on (`spaces.Knob.sizes`).
+    """The sizes of configurations, cached by the knobs that they depend on (`spaces.Knob.sizes`).
 
     Args:
-        size: Counts on the real model, which takes milliseconds.
+        size: Function that counts on the real model, which takes milliseconds.
         space: The joint space.
-        exact: Whether every configuration has an answer of its own (a recorded table's rows): then all knobs are looked at.
-        operations: Whether the answer depends on what a model does, not on its parameters alone: then every knob of the method is
-            looked at that is no factor or fraction.
+        exact: True if every configuration has its own answer (rows of a recorded table); then all knobs are part of the key.
+        operations: True if the answer depends on the model's operations, not on its parameters alone; then all knobs of the method
+            except factors and fractions are part of the key.
     """
 
     def __init__(self, size: Callable[[Config], Size], space: JointSpace, *, exact: bool = False, operations: bool = False) -> None:
@@ -28,10 +28,10 @@ class CachedSize(Generic[Size]):
         self._known: dict[tuple[object, ...], Size | str] = {}
 
     def __call__(self, config: Config) -> Size:
-        """The size.
+        """Return the size.
 
         Raises:
-            ValueError: if the configuration is impossible.
+            ValueError: If the configuration is invalid.
         """
         method = str(config["method"])
         key: tuple[object, ...] = (method, *(config[knob] for knob in self._sized[method]))
