@@ -1,6 +1,6 @@
-"""Deciding, remembering and showing: the study, its ledger, its record and the command line.
+"""The search: the study, its ledger, its record in MLflow, and the command line.
 
-The verbs of the command line in Python; importing this package imports none of torch, Ray, Optuna or MLflow.
+The functions below are commands of the command line in Python. Importing this package imports none of torch, Ray, Optuna or MLflow.
 
     import search
     study = search.run("digits")                 # or a path, or a mapping
@@ -23,12 +23,12 @@ __all__ = ["compare", "load", "run"]
 
 
 def run(study: str | Path | Mapping[str, Any] | None = None, **options: Any) -> SavedStudy:
-    """Run a study to its end: a study file's path, a packaged study's name, or its content as a mapping.
+    """Run a study to its end: the path of a study file, the name of a packaged study, or a mapping with the content.
 
     `options` are those of `search.workflows.run.run`: `back_end`, `n_cpus`.
 
     Raises:
-        search.errors.RequestError: if the request is wrong; the message names place, law and remedy.
+        search.errors.RequestError: If the request is wrong; the message names place, law and remedy.
     """
     from search.config import loading
     from search.workflows.run import run as run_file
@@ -38,14 +38,14 @@ def run(study: str | Path | Mapping[str, Any] | None = None, **options: Any) -> 
 
 
 def load(folder: str | Path) -> SavedStudy:
-    """Read a study back as it stands: see `search.results.saved_study.SavedStudy`."""
+    """Load the current state of a study; see `search.results.saved_study.SavedStudy`."""
     from search.results.saved_study import load as load_folder
 
     return load_folder(folder)
 
 
 def compare(*studies: SavedStudy | str | Path) -> SideBySide:
-    """Lay studies side by side, loaded ones or folders: see `search.results.comparison.SideBySide`."""
+    """Compare studies, given as loaded ones or folders; see `search.results.comparison.SideBySide`."""
     from search.results.comparison import SideBySide
     from search.results.saved_study import SavedStudy
 

@@ -1,7 +1,7 @@
-"""What a study weighs accuracy against, and the limits that it sets.
+"""The second objective of a study, and the limits on costs.
 
-Some costs are known before training, exactly and for nothing: a configuration that breaks such a limit is rejected. The others a
-trial measures: it is stopped by the first epoch that breaks a limit, and neither rungs nor sampler take that epoch for an accuracy.
+Some costs are known exactly before training, for free: a configuration that breaks such a limit is rejected. The others are
+measured in a trial: the first epoch that breaks a limit stops it, and neither rungs nor sampler use the accuracy of that epoch.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ ADAPTER_PARAMS: Final = "adapter_params"
 
 
 class Sizes(Protocol):
-    """What is known of a configuration before training, from the real model; a ValueError says that it is impossible."""
+    """The properties of a configuration that are known before training, from the real model; ValueError if it is invalid."""
 
     @property
     def n_classes(self) -> int:
-        """Classes of the data set."""
+        """The number of classes of the data set."""
 
     @property
     def n_validation(self) -> int | None:
-        """Images that accuracies are measured on; None where they are not measured on images."""
+        """The number of images that accuracies are measured on; None if they are not measured on images."""
 
     @property
     def backbone_params(self) -> int:
-        """Parameters of the frozen backbone."""
+        """The number of parameters of the frozen backbone."""
 
     def count(self, config: Config) -> tuple[int, int]:
-        """(adapter_params, head_params)."""
+        """Return (adapter_params, head_params)."""
 
     def gflops(self, config: Config) -> float:
-        """10^9 operations of one image's forward pass, as a trial reports them under `cost/gflops`."""
+        """Return 10^9 operations of one image's forward pass, as a trial reports them in `cost/gflops`."""
 
     def training_bytes(self, config: Config, batch_size: int) -> int:
-        """What a worker takes of its machine's memory to train it, beside its libraries; with room."""
+        """Estimate, with a margin, the memory that training takes in a worker in addition to its libraries."""
 
     def unmergeable(self, config: Config) -> str | None:
-        """Why the adapter cannot be folded into the weights; None if it can, or if only training can tell."""
+        """Return why the adapter cannot be merged into the weights; None if it can, or if only training can tell."""
 
 
 class Costs:
-    """The costs that a study names.
+    """The costs that a study uses.
 
     Args:
-        sizes: What is known before training.
-        against: The second objective.
-        limits: Cost to the largest value that is wanted; `adapter_params` is among them.
-        n_epochs: Of a whole trial.
+        sizes: Properties that are known before training.
+        against: Second objective.
+        limits: Largest allowed value of each limited cost, including `adapter_params`.
+        n_epochs: Number of epochs of a complete trial.
     """
 
     def __init__(self, sizes: Sizes, *, against: str, limits: Mapping[str, float], n_epochs: int) -> None:
@@ -67,15 +67,15 @@ class Costs:
         self.reported = tuple(key for key in named if key not in PARAMETERS)  # by every epoch of a trial
         self.counts_operations = GFLOPS in self.reported
         self.measures_size = against in MEASURED
-        self.checked = tuple(key for key in limits if key in KNOWN)  # limits that cost nothing to keep
+        self.checked = tuple(key for key in limits if key in KNOWN)  # limits that can be checked before training
 
     # -- before training -----------------------------------------------------------------------------------------------------------
 
     def check(self, config: Config) -> tuple[int, int]:
-        """(adapter_params, head_params) of a configuration that keeps every limit, as far as that is known.
+        """Return (adapter_params, head_params) of a configuration, after checking every limit that is known before training.
 
         Raises:
-            ValueError: if it is impossible, or breaks one.
+            ValueError: If the configuration is invalid, or breaks a limit.
         """
         known = self.known(config)
         for key in self.beyond(known):
@@ -83,10 +83,10 @@ class Costs:
         return int(known["adapter_params"]), int(known["head_params"])
 
     def size(self, config: Config) -> float:
-        """The second objective, or adapter parameters where only training tells it; what is beyond its own limit has a size, too.
+        """Return the second objective, or adapter parameters if it has to be measured; it may exceed its own limit.
 
         Raises:
-            ValueError: if the configuration is impossible, or breaks another limit.
+            ValueError: If the configuration is invalid, or breaks another limit.
         """
         known = self.known(config)
         for key in self.beyond(known):
@@ -95,14 +95,14 @@ class Costs:
         return known[ADAPTER_PARAMS if self.measures_size else self._against]
 
     def beyond(self, known: Mapping[str, float]) -> list[str]:
-        """The limits that are broken by what is known of a configuration."""
+        """Return the limits that are broken by the known costs of a configuration."""
         return [key for key, value in known.items() if value > self._limits.get(key, value)]
 
     def known(self, config: Config) -> dict[str, float]:
-        """Every cost of a configuration that need not be measured, as far as the study names it; parameters always.
+        """Return every cost of a configuration that is known before training and used by the study; parameters always.
 
         Raises:
-            ValueError: if it is impossible.
+            ValueError: If the configuration is invalid.
         """
         adapter_params, head_params = self._sizes.count(config)
         known: dict[str, float] = {"adapter_params": adapter_params, "head_params": head_params}
@@ -110,21 +110,21 @@ class Costs:
         if self.counts_operations:
             known[GFLOPS] = self._sizes.gflops(config)
         if "cost/latency_merged_ms" in self.reported and (reason := self._sizes.unmergeable(config)) is not None:
-            raise ValueError(f"{reason}; the study names cost/latency_merged_ms")
+            raise ValueError(f"{reason}; the study uses cost/latency_merged_ms")
         return known
 
     # -- while training ------------------------------------------------------------------------------------------------------------
 
     def missing(self, metrics: Metrics) -> str | None:
-        """A cost that the study names and the epoch does not tell."""
+        """Return a cost that the study uses and the epoch does not report, or None."""
         return next((key for key in self.reported if key not in metrics), None)
 
     def measured_size(self, epoch: int, metrics: Metrics) -> float | None:
-        """The second objective as an epoch has measured it; None where it was known before, or the epoch warms up."""
+        """Return the second objective as measured by an epoch; None if it was known before, or the epoch is a warm-up."""
         return metrics.get(self._against) if self.measures_size and not self._warms_up(self._against, epoch) else None
 
     def broken(self, epoch: int, metrics: Metrics) -> tuple[str, str] | None:
-        """The limit that an epoch breaks, and how. The first epoch warms up: its times count only if it is the last."""
+        """Return the limit that an epoch breaks, and how. The first epoch is a warm-up: its times count only if it is the last."""
         for key, limit in self._limits.items():
             if key not in PARAMETERS and not self._warms_up(key, epoch) and metrics.get(key, limit) > limit:
                 return key, f"{_too_much(key, metrics[key], limit)}, at epoch {epoch}"
@@ -134,12 +134,12 @@ class Costs:
         return key in TIMES and epoch == 1 and self._n_epochs > 1
 
     def counts(self, epoch: int, metrics: Metrics) -> bool:
-        """Whether an epoch's accuracy may be compared with others'."""
+        """Return whether an epoch's accuracy may be compared with others."""
         return self.missing(metrics) is None and self.broken(epoch, metrics) is None
 
 
 def study_costs(file: Any, sizes: Sizes, *, max_params: int) -> Costs:
-    """The costs that a study file names; `max_params` is what `budget.max_params` came to."""
+    """Return the costs that a study file uses; `max_params` is the resolved `budget.max_params`."""
     limits = {ADAPTER_PARAMS: float(max_params), **file.budget.limits}
     return Costs(sizes, against=file.objectives[1], limits=limits, n_epochs=file.budget.epochs)
 
@@ -154,25 +154,25 @@ def _too_much(key: str, value: float, limit: float) -> str:
 
 
 def unknown(key: str) -> str | None:
-    """What is wrong with the name of a cost, or None."""
+    """Return what is wrong with the name of a cost, or None."""
     if key in COSTS:
         return None
     if key == "cost/images_per_second":
-        return "more of it is better, so it is no cost; name cost/step_seconds"
+        return "cost/images_per_second is a speed, not a cost: use cost/step_seconds"
     near = difflib.get_close_matches(key, COSTS, n=1)
-    return f"{key!r} is no cost" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(COSTS)}")
+    return f"{key!r} is not a cost" + (f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(COSTS)}")
 
 
 def problems(objectives: tuple[str, str], limits: Mapping[str, float]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is wrong with the costs that a study file names: path and text.
+    """Yield the problems with the costs that a study file uses, as path and text.
 
     Args:
-        objectives: As they are written.
-        limits: Of the budget.
+        objectives: Objectives in the file.
+        limits: Limits of the budget.
     """
     against = objectives[1]
     if against == "head_params":
-        yield ("objectives",), "head_params is the same for every configuration; name a cost that they differ in"
+        yield ("objectives",), "head_params is the same for every configuration; choose a cost that varies"
     elif against != ADAPTER_PARAMS and against not in limits:
         remedy = f"write budget.limits: {{{against}: ...}}"
-        yield ("objectives",), f"{against} needs its limit, from which the hypervolume is measured; {remedy}"
+        yield ("objectives",), f"{against} needs a limit, which is the reference point of the hypervolume; {remedy}"

@@ -1,21 +1,21 @@
-"""What can go wrong without a fault of ours."""
+"""Errors caused by the request or the environment, not by a bug in Paretune."""
 
 
 class RequestError(Exception):
-    """The request was wrong; the message names the place, the law and the remedy. The command line prints it and exits with 2."""
+    """The error of a wrong request: place, law and remedy. The command line prints its message and exits with 2."""
 
 
 class StudyFileError(RequestError):
-    """A study file that cannot be used; the message lists every problem, one per line."""
+    """The error of an unusable study file; the message lists every problem, one per line."""
 
 
 class LedgerError(RequestError):
-    """The ledger cannot be used as asked; the message names the law and the remedy."""
+    """The error that the ledger cannot be used as requested; the message names the law and the remedy."""
 
 
 class OwnedElsewhere(LedgerError):
-    """Another driver holds the study."""
+    """The error that another driver holds the study."""
 
 
 class OutOfReach(OSError):
-    """The ledger's disk is full or gone, or its server is away, in the middle of the work. The command line exits with 1."""
+    """The error of a full or missing ledger disk, or an unreachable server, during the work. The command line exits with 1."""

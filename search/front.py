@@ -1,8 +1,8 @@
-"""The front of a study: the COMPLETE trials that no other COMPLETE trial beats in accuracy and size at once.
+"""The front of a study: the COMPLETE trials that no other COMPLETE trial beats in both accuracy and size.
 
-Size is adapter parameters, unless the study weighs accuracy against another cost (`Trial.against`).
+Size means adapter parameters, unless the study weighs accuracy against another cost (`Trial.against`).
 
-Only trials of equal epochs are compared: one that was extended beyond the budget's stands beside the front.
+Only trials with equal epochs are compared: a trial that was extended beyond the budget's epochs is excluded from the front.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from search.trial import PARAMETERS, State, Trial
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The non-dominated COMPLETE trials, smallest first. Equal objectives stay together, in the order of numbers."""
+    """Return the non-dominated COMPLETE trials, smallest first. Equal objectives stay together, in the order of numbers."""
     complete = [trial for trial in trials if compared(trial)]
     mask = pareto.non_dominated([trial.objectives for trial in complete])
     members = [trial for trial, survives in zip(complete, mask, strict=True) if survives]
@@ -22,25 +22,25 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def ranks(trials: Iterable[Trial]) -> dict[int, int]:
-    """Number of each compared trial to its rank: 1 on the front, 2 on the front of what is left without it, and so on."""
+    """Return the rank of each compared trial by its number: 1 on the front, 2 on the front of the rest, and so on."""
     complete = [trial for trial in trials if compared(trial)]
     found = pareto.ranks([trial.objectives for trial in complete])
     return {trial.number: 1 + int(rank) for trial, rank in zip(complete, found, strict=True)}
 
 
 def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -> float:
-    """Hypervolume of the COMPLETE trials: accuracy x decades of parameters, or x shares of another cost's limit."""
+    """Compute the hypervolume of the COMPLETE trials: accuracy x decades of parameters, or x shares of another cost's limit."""
     complete = [trial for trial in trials if compared(trial)]
     linear = any(trial.against not in PARAMETERS for trial in complete[:1])
     return pareto.hypervolume([trial.objectives for trial in complete], reference_point, linear=linear)
 
 
 def compared(trial: Trial) -> bool:
-    """Whether a trial is COMPLETE with the epochs of the budget."""
+    """Return whether a trial is COMPLETE with the epochs of the budget."""
     return trial.state is State.COMPLETE and trial.planned_epochs is None
 
 
 def beside(trials: Iterable[Trial]) -> list[Trial]:
-    """The COMPLETE trials with more epochs than the budget's, smallest first."""
+    """Return the COMPLETE trials with more epochs than the budget's, smallest first."""
     longer = [trial for trial in trials if trial.state is State.COMPLETE and trial.planned_epochs is not None]
     return sorted(longer, key=lambda trial: (trial.size, trial.number))

@@ -1,11 +1,12 @@
-"""Pareto mathematics in two objectives: accuracy (larger is better) and size (smaller is better).
+"""The Pareto mathematics of two objectives: accuracy (larger is better) and size (smaller is better).
 
-A hypervolume is an area, so it matters how sizes are laid out on their axis. Parameters lie in decades, at log10(1 + p): every
-tenfold saving is worth the same, and head-only (p = 0) has a finite place. Other costs (operations, time, memory) differ by factors
-near one: they lie at their share of the reference, whatever their unit (`linear`).
+A hypervolume is an area, so the scale of the size axis matters. Parameters are measured in decades, log10(1 + p): every tenfold
+saving has the same value, and head-only (p = 0) has a finite position. Other costs (operations, time, memory) differ by factors
+near one: their position is their share of the reference, in any unit (`linear`).
 
-Exact, vectorised and free of any other part of Paretune. A point is (top1, size); a point *dominates* another when it is at least
-as good in both objectives and better in one. Equal points do not dominate each other, so ties stay on the front together.
+The code is exact, vectorised and independent of the rest of Paretune. A point is (top1, size). A point *dominates* another if
+it is at least as good in both objectives and better in one. Equal points do not dominate each other, so ties stay on the front
+together.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ Points = NDArray[np.float64]  # (n, 2): top1, size
 
 
 def non_dominated(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.bool_]:
-    """Which points no other point dominates.
+    """Return which points are not dominated by any other point.
 
     Args:
-        points: (n, 2), top1 and size; infinities are allowed, NaN is not.
+        points: Points (n, 2), top1 and size; infinities are allowed, NaN is not.
 
     Returns:
-        (n,) booleans in the order of the points. O(n log n): sorted by size, a point survives when its accuracy exceeds that of
+        (n,) booleans in the order of the points. O(n log n): sorted by size, a point survives if its accuracy exceeds that of
         every smaller point and equals the best at its own size.
 
     Raises:
-        ValueError: if a coordinate is NaN.
+        ValueError: If a coordinate is NaN.
     """
     array = _checked(points)
     if not len(array):
@@ -53,12 +54,12 @@ def non_dominated(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.
 
 
 def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple[float, float], *, linear: bool = False) -> float:
-    """The area that the points dominate, down to a reference point.
+    """Compute the area that the points dominate, down to a reference point.
 
     Args:
-        points: (n, 2), top1 and size.
-        reference: (top1, size) of the worst point that still counts: usually chance level 1/C and `budget.max_params`.
-        linear: Whether sizes lie at their share of the reference instead of in decades.
+        points: Points (n, 2), top1 and size.
+        reference: Worst point (top1, size) that still counts: usually chance level 1/C and `budget.max_params`.
+        linear: True if positions of sizes are shares of the reference instead of decades.
 
     Returns:
         The area in accuracy x decades of size (or x shares of the reference). Points beyond the reference add nothing.
@@ -78,13 +79,13 @@ def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple
 
 
 def ranks(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.int64]:
-    """How many fronts lie before each point's own: 0 on the front, 1 on the front of what is left without it, and so on.
+    """Return how many fronts precede each point's own: 0 on the front, 1 on the front of the rest, and so on.
 
     Returns:
-        (n,) ranks in the order of the points. One pass of `non_dominated` for each front.
+        (n,) ranks in the order of the points. It takes one pass of `non_dominated` for each front.
 
     Raises:
-        ValueError: if a coordinate is NaN.
+        ValueError: If a coordinate is NaN.
     """
     array = _checked(points)
     rank = np.zeros(len(array), dtype=np.int64)
@@ -97,14 +98,15 @@ def ranks(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.int64]:
 
 
 def crowding(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.float64]:
-    """How lonely each point of a front is: the crowding distance of NSGA-II (Deb et al., 2002).
+    """Return how isolated each point of a front is: the crowding distance of NSGA-II (Deb et al., 2002).
 
     Args:
-        points: (n, 2), top1 and size, finite; usually of one rank.
+        points: Points (n, 2), top1 and size, finite; usually of one rank.
 
     Returns:
-        (n,) for each objective the gap between the point's two neighbours in it, as a fraction of the objective's range (sizes as
-        log10(1 + p)), summed; infinite where a point is first or last in an objective. Of equal points one bears the gap.
+        (n,) distances: the gaps between the point's two neighbours in each objective, as fractions of the objective's range
+        (sizes as log10(1 + p)), summed; infinite for the first and last point of an objective. Among equal points, one gets the
+        gap.
     """
     array = _checked(points)
     distance = np.zeros(len(array))
@@ -120,7 +122,7 @@ def crowding(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.float
 
 
 def contributions(points: Sequence[tuple[float, float]] | Points, reference: tuple[float, float]) -> NDArray[np.float64]:
-    """The hypervolume that the front would lose without each member; zero for all others, and for each of several equal ones."""
+    """Return the hypervolume that the front would lose without each member; 0 for other points and for equal members."""
     array = _checked(points)
     lost = np.zeros(len(array))
     inside = np.flatnonzero((array[:, 0] > reference[0]) & (np.log10(1.0 + array[:, 1]) < _decades(reference[1])))
@@ -131,80 +133,80 @@ def contributions(points: Sequence[tuple[float, float]] | Points, reference: tup
     decades, top1 = np.log10(1.0 + distinct[:, 0]), distinct[:, 1]
     right = np.append(decades[1:], _decades(reference[1]))
     below = np.concatenate(([reference[0]], top1[:-1]))
-    # Alone, a point owns the strip up to its larger neighbour, above what its smaller neighbour reaches.
+    # A point alone owns the strip up to its larger neighbour, above the accuracy of its smaller neighbour.
     lost[on_front[first]] = np.where(count == 1, (right - decades) * (top1 - below), 0.0)
     return lost
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Where sizes lie.
+    """The axis of sizes.
 
     Attributes:
-        largest: The reference's size.
-        linear: Whether they lie at their share of it, or in decades.
+        largest: Size of the reference point.
+        linear: True if positions are shares of it, False if they are decades.
     """
 
     largest: float
     linear: bool = False
 
     def __call__(self, size: float) -> float:
-        """The place of one size; 0 for nothing."""
+        """Return the position of one size; 0 for size 0."""
         return size / self.largest if self.linear else _decades(size)
 
     def positions(self, sizes: NDArray[Any]) -> NDArray[np.float64]:
-        """(n,) the places of many."""
+        """Return the positions (n,) of many sizes."""
         found: NDArray[np.float64] = sizes / self.largest if self.linear else np.log10(1.0 + sizes)
         return found
 
     @property
     def end(self) -> float:
-        """The reference's place."""
+        """The position of the reference point."""
         return self(self.largest)
 
 
 class Front:
-    """A front and its hypervolume, kept up to date point by point.
+    """A front and its hypervolume, updated point by point.
 
-    An insertion is a binary search and, where the point survives, one change of a list as long as the front: how many points were
-    seen does not matter.
+    An insertion is a binary search and, if the point survives, one change of a list as long as the front: the number of points
+    seen so far does not matter.
 
     Args:
-        reference: (top1, size) of the worst point that still counts towards the hypervolume.
-        linear: As of `hypervolume`.
+        reference: Worst point (top1, size) that still counts towards the hypervolume.
+        linear: Option of `hypervolume`.
 
     Attributes:
-        axis: Where sizes lie.
+        axis: Axis of sizes.
     """
 
     def __init__(self, reference: tuple[float, float], *, linear: bool = False) -> None:
         self.axis = Axis(reference[1], linear=linear)
         self._floor, self._ceiling = reference[0], self.axis.end
-        self._sizes: list[float] = []  # of the distinct points of the front, rising
-        self._top1s: list[float] = []  # of the same, rising
-        self._members: list[list[int]] = []  # of the same: who stands there
+        self._sizes: list[float] = []  # of the front's distinct points, ascending
+        self._top1s: list[float] = []  # of the same points, ascending
+        self._members: list[list[int]] = []  # numbers of the members at the same points
         self.hypervolume = 0.0
 
     def __len__(self) -> int:
         return sum(map(len, self._members))
 
     def __iter__(self) -> Iterator[int]:
-        """The members, smallest first; equal points in the order of insertion."""
+        """Iterate over the members, smallest first; equal points in the order of insertion."""
         return (member for equals in self._members for member in equals)
 
     def add(self, top1: float, size: float, member: int) -> bool:
-        """Take in a point.
+        """Insert a point.
 
         Args:
-            top1: Its accuracy.
-            size: Its parameters.
-            member: By what number it is known.
+            top1: Accuracy of the point.
+            size: Size of the point.
+            member: Number of the point.
 
         Returns:
-            Whether it is on the front now; it may leave when others come.
+            True if it is on the front now; later points may remove it.
 
         Raises:
-            ValueError: if a coordinate is NaN.
+            ValueError: If a coordinate is NaN.
         """
         if math.isnan(top1) or math.isnan(size):
             raise ValueError("a Pareto point may not be NaN: such a trial is FAILED, not compared")
@@ -216,12 +218,12 @@ class Front:
             return equal
         self.hypervolume += self.gain(top1, size)
         first = before - 1 if before and self._sizes[before - 1] == size else before
-        last = bisect_right(self._top1s, top1, first)  # those of this size or larger that are no more accurate fall
+        last = bisect_right(self._top1s, top1, first)  # larger or equal points that are not more accurate are removed
         self._sizes[first:last], self._top1s[first:last], self._members[first:last] = [size], [top1], [[member]]
         return True
 
     def gain(self, top1: float, size: float) -> float:
-        """The hypervolume that a point would add: strip by strip, from its size on, what it lies above the front."""
+        """Compute the hypervolume that a point would add: its area above the front, strip by strip from its size upwards."""
         gain, left = 0.0, self.axis(size)
         if not (top1 > self._floor and left < self._ceiling):
             return 0.0
@@ -237,16 +239,16 @@ class Front:
         return gain
 
     def level(self, size: float) -> float:
-        """The accuracy that the front reaches at a size or below; minus infinity below its smallest member."""
+        """Return the accuracy of the front at a size or below; minus infinity below its smallest member."""
         n = bisect_right(self._sizes, size)
         return self._top1s[n - 1] if n else -math.inf
 
     def strips(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The front as a staircase inside the reference point.
+        """Return the front as a staircase inside the reference point.
 
         Returns:
-            (n + 1,) rising edges, the places of sizes from 0 to the reference, and (n,) the accuracy reached from each edge to the
-            next, at least the reference's.
+            (n + 1,) ascending edges, the positions of sizes from 0 to the reference, and (n,) the accuracy reached from each
+            edge to the next, at least the reference's.
         """
         n = bisect_left(self._sizes, self._ceiling, key=self.axis)
         places = [self.axis(size) for size in self._sizes[:n]]

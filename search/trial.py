@@ -1,4 +1,4 @@
-"""A trial: one configuration, one split, one seed, and how far it has come."""
+"""A trial: one configuration, one split, one seed, and its progress."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a trial is plain data: reading and showing one does not need the space's machinery
+if TYPE_CHECKING:  # a trial is plain data: reading and showing one does not load the search spaces
     from spaces import Config
 
-PARAMETERS = ("adapter_params", "head_params", "trainable_params")  # costs that are counted; all others are metrics under "cost/"
+PARAMETERS = ("adapter_params", "head_params", "trainable_params")  # counted costs; all others are metrics under "cost/"
 Metrics = Mapping[str, float]  # one epoch's numbers: "val/top1", "val/loss", "train/loss", "cost/train_seconds" ...
 
 
 class State(enum.StrEnum):
-    """Where a trial stands."""
+    """The state of a trial."""
 
     RUNNING = "RUNNING"
     PAUSED = "PAUSED"
     COMPLETE = "COMPLETE"  # exactly budget.epochs, finite objectives
     PRUNED = "PRUNED"  # stopped early, with its rung or reason
-    FAILED = "FAILED"  # ended by its own fault, with the reason
+    FAILED = "FAILED"  # failed by itself, with the reason
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will happen to the trial by itself."""
+        """True if nothing more will happen to the trial by itself."""
         return self in (State.COMPLETE, State.PRUNED, State.FAILED)
 
 
 class Decision(enum.StrEnum):
-    """What a back end does with a trial after a report."""
+    """The action of a back end after a trial's report."""
 
     CONTINUE = "CONTINUE"
     STOP = "STOP"  # the trial has ended: complete, pruned or failed
@@ -41,22 +41,22 @@ class Trial:
     """One row of the ledger's trials.
 
     Attributes:
-        number: Counts from 0 in the order of starting.
-        state: Where it stands.
-        config: Its point of the space; "method" among the keys.
+        number: Number in the order of starting, counted from 0.
+        state: State of the trial.
+        config: Point of the space, with the key "method".
         seed: Seed of adapter, head, data order and dropout.
-        adapter_params: Exact count of trainable parameters apart from the head.
-        head_params: Parameters of the classification head.
-        epochs: How many epochs are reported.
-        metrics: The last epoch's metrics.
-        reason: Why it was PRUNED or FAILED.
-        rung: At which rung (in epochs) it was PRUNED.
-        n_attempts: How often it was started on a worker.
+        adapter_params: Exact number of trainable parameters without the head.
+        head_params: Number of parameters of the classification head.
+        epochs: Number of reported epochs.
+        metrics: Metrics of the last epoch.
+        reason: Reason why it was PRUNED or FAILED.
+        rung: Rung (in epochs) at which it was PRUNED.
+        n_attempts: Number of its starts on a worker.
         started: Unix time of the decision to run it.
         finished: Unix time of its end.
-        extends: The trial whose checkpoint it goes on from, with more epochs; None for a trial of the search.
-        planned_epochs: How many epochs an extended trial gets in all; None for the budget's.
-        against: What its study weighs accuracy against, the second objective.
+        extends: Trial from whose checkpoint it resumes with more epochs; None for a trial of the search.
+        planned_epochs: Total epochs of an extended trial; None for the budget's.
+        against: Second objective of its study.
     """
 
     number: int
@@ -78,24 +78,24 @@ class Trial:
 
     @property
     def method(self) -> str:
-        """The adapter method's name."""
+        """The name of the adapter method."""
         return str(self.config["method"])
 
     @property
     def objectives(self) -> tuple[float, float]:
-        """(val/top1 of the last epoch, size); meaningful for COMPLETE trials."""
+        """The pair (val/top1 of the last epoch, size); meaningful for COMPLETE trials."""
         return self.metrics["val/top1"], float(self.size)
 
     @property
     def size(self) -> float:
-        """The second objective: adapter parameters, unless the study names another cost; of a metric that of the last epoch."""
+        """The second objective: adapter parameters, unless the study uses another cost; metrics are those of the last epoch."""
         return self.cost(self.against)
 
     def cost(self, key: str) -> float:
-        """A count of parameters, or a metric of the last epoch.
+        """Return a number of parameters, or a metric of the last epoch.
 
         Raises:
-            KeyError: if the trial has not reported it.
+            KeyError: If the trial has not reported it.
         """
         counts = {"adapter_params": self.adapter_params, "head_params": self.head_params}
         return sum(counts.values()) if key == "trainable_params" else counts[key] if key in counts else self.metrics[key]

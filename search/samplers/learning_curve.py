@@ -57,7 +57,7 @@ class Extrapolation:
 
 
 def lines(curves: Array) -> Array:
-    """Return, for each epoch, (slope, shift, variance) of the end given the value: (epochs, 3), from complete curves (n, epochs)."""
+    """Return (slope, shift, variance) of the end given each epoch's value: (epochs, 3), from complete curves (n, epochs)."""
     n, n_epochs = curves.shape if curves.ndim == 2 else (0, 0)
     if n < 2:
         return np.tile(UNKNOWN, (n_epochs, 1))

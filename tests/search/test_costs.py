@@ -113,7 +113,7 @@ class Unmergeable(SyntheticSizes):
 
 def test_where_the_merged_latency_counts_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
     file = study_file(tmp_path, limits={"cost/latency_merged_ms": 20.0})
-    with pytest.raises(StudyFileError, match="lily: nothing to train: its router cannot be merged; the study names"):
+    with pytest.raises(StudyFileError, match="lily: nothing to train: its router cannot be merged; the study uses"):
         Study.create(file, Unmergeable())
     assert file.worker()["recipe"]["latency"] is True
     assert "latency" not in study_file(tmp_path, limits={"cost/gflops": 2.0}).worker()["recipe"]
@@ -260,15 +260,15 @@ def test_every_cost_can_be_a_limit_and_all_but_the_heads_an_objective(tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": ["val/top1", "cost/gflop"]}, "objectives: 'cost/gflop' is no cost; did you mean cost/gflops?"),
+        ({"objectives": ["val/top1", "cost/gflop"]}, "objectives: 'cost/gflop' is not a cost; did you mean cost/gflops?"),
         ({"objectives": ["val/top1", "head_params"]}, "head_params is the same for every configuration"),
         (
             {"objectives": ["val/top1", "cost/gflops"]},
-            r"cost/gflops needs its limit, from which .*; write budget.limits: \{cost/gfl",
+            r"cost/gflops needs a limit, which is .*; write budget.limits: \{cost/gfl",
         ),
-        ({"limits": {"cost/images_per_second": 9}}, "more of it is better, so it is no cost; name cost/step_seconds"),
+        ({"limits": {"cost/images_per_second": 9}}, "cost/images_per_second is a speed, not a cost: use cost/step_seconds"),
         ({"limits": {"cost/gflops": 0}}, "budget.limits.cost/gflops: Input should be greater than 0"),
-        ({"budget": {"n_trials": 3, "epochs": 1, "max_params": 5, "limits": {"adapter_params": 5}}}, "are one limit; give it once"),
+        ({"budget": {"n_trials": 3, "epochs": 1, "max_params": 5, "limits": {"adapter_params": 5}}}, "are the same limit; give only one of them"),
     ],
 )
 def test_what_is_wrong_with_a_named_cost_is_told_with_its_place(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -116,13 +116,13 @@ def test_count_gives_the_papers_figures_apart_from_the_head(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: neither a file nor a packaged study"),
         (["run", "--set", "methods=[loar]"], "did you mean lora?"),
         (["run", "--set", "budget.n_trials=0"], "budget.n_trials: Input should be greater than 0"),
         (["front", "nothing"], "does not exist"),
         (["count", "--method", "loar"], "did you mean lora?"),
         (["count", "--method", "lora", "--set", "rank=100000"], "rank"),
-        (["count", "--method", "lora", "--set", "rank"], "an override is written knob=value"),
+        (["count", "--method", "lora", "--set", "rank"], "an override must have the form knob=value"),
         (["count", "--method", "lora", "--backbone", "vit_bse_patch16_224"], "vit_base_patch16_224"),
     ],
 )

@@ -70,5 +70,5 @@ def test_of_many_measurements_the_newest_count_although_not_all_are_looked_at() 
 def test_fewer_than_four_measurements_say_nothing() -> None:
     cost = PredictedCost(CODING)
     assert not cost.learn(*measured(3, seed=0))
-    with pytest.raises(RuntimeError, match="after it was learnt"):
+    with pytest.raises(RuntimeError, match="only after learn returned True"):
         cost.nodes(measured(1, seed=0)[0])

@@ -35,9 +35,9 @@ def test_points_are_tried_after_the_defaults_and_take_the_defaults_for_what_they
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ({"method": "lily"}, r"search.points\[0\]: its method is one of lora, arc, got 'lily'"),
-        ({"method": "arc", "lora.rank": 1}, "lora.rank is no knob of arc"),
-        ({"method": "arc", "arc.rank": 3.5}, "arc.rank = 3.5 is not among the values"),
+        ({"method": "lily"}, r"search.points\[0\]: its method must be one of lora, arc, got 'lily'"),
+        ({"method": "arc", "lora.rank": 1}, "lora.rank is not a knob of arc"),
+        ({"method": "arc", "arc.rank": 3.5}, "arc.rank = 3.5 is not a value in the space"),
     ],
 )
 def test_a_point_outside_the_space_is_refused(tmp_path: Path, point: dict[str, object], message: str) -> None:
