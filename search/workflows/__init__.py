@@ -1,1 +1,1 @@
-"""What each command does, without its printing: run, plan, finalize, rerun, export, suite. One file per workflow."""
+"""The actions behind the commands, without printing: run, plan, finalize, rerun, export, suite. One file per workflow."""

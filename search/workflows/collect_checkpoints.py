@@ -1,4 +1,4 @@
-"""What a study's checkpoints take of the disk, and which of them nobody needs any more."""
+"""The disk usage of a study's checkpoints, and the deletion of those that are not needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from search.trial import State, Trial
 
 @dataclass(frozen=True)
 class Collection:
-    """What was, or would be, removed.
+    """The result of a deletion, or of a dry run.
 
     Attributes:
-        trials: Whose checkpoints.
-        freed_bytes: What they took.
-        kept_bytes: What the others take.
+        trials: Numbers of the trials whose checkpoints are deleted.
+        freed_bytes: Size of the deleted checkpoints.
+        kept_bytes: Size of the remaining checkpoints.
     """
 
     trials: tuple[int, ...]
@@ -29,11 +29,11 @@ class Collection:
 
 
 def needed(trials: Iterable[Trial], *, finished: bool) -> set[int]:
-    """Whose checkpoints are kept: trials that go on (RUNNING, PAUSED), members of the front, and extended trials.
+    """Return the trials whose checkpoints are kept: unfinished ones (RUNNING, PAUSED), front members, and extended trials.
 
-    While the study has not finished also those of trials that a rung has stopped, because they may be promoted.
+    Until the study has finished, trials stopped by a rung are kept as well, because they may be promoted.
 
-    Whatever a COMPLETE trial is dominated by stays, so one that is not on the front never comes back to it.
+    COMPLETE trials are never deleted from the ledger, so a dominated trial never returns to the front.
     """
     trials = list(trials)
     going_on = {trial.number for trial in trials if not trial.state.finished}
@@ -44,11 +44,11 @@ def needed(trials: Iterable[Trial], *, finished: bool) -> set[int]:
 
 
 def collect(study: Path, *, dry_run: bool = False) -> Collection:
-    """Remove the checkpoints that nobody needs; safe while the study runs.
+    """Delete the checkpoints that are not needed; safe while the study runs.
 
     Args:
-        study: The study's folder.
-        dry_run: Only say what would be removed.
+        study: Folder of the study.
+        dry_run: True to only report what would be deleted.
     """
     saved = load(study)
     trials = saved.history
@@ -63,5 +63,5 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
 
 
 def mebibytes(n_bytes: int) -> str:
-    """As a person reads it."""
+    """Format a number of bytes as MiB."""
     return f"{n_bytes / 2**20:,.1f} MiB"

@@ -1,4 +1,4 @@
-"""Samplers side by side on one question, simulated: how fast each one's front grows with the epochs that it trains."""
+"""The simulated comparison of samplers on one study: the growth of each one's front with the trained epochs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from search.backends import simulated
 from search.backends.simulated import Replay
 from search.config.study_file import StudyFile
 
-_COLOURS = ("#D55E00", "#222222", "#0072B2", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito's
+_COLOURS = ("#D55E00", "#222222", "#0072B2", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito's palette
 
 
 @dataclass(frozen=True)
 class HypervolumeCurve:
-    """One search: what its front had come to after so many epochs.
+    """The hypervolume of one search after each growth of its front.
 
     Attributes:
-        epochs: Trained by all trials together when the front grew, counting up.
-        hypervolume: Of the front then, in accuracy x decades of parameters; the first is head-only's, the anchor.
+        epochs: Epochs trained by all trials together when the front grew, ascending.
+        hypervolume: Hypervolume of the front at that time, in accuracy x decades of parameters; the first is that of head-only,
+            the anchor.
     """
 
     epochs: Sequence[int]
     hypervolume: Sequence[float]
 
     def share(self, epochs: np.ndarray, best: float) -> np.ndarray:
-        """How much of the way from head-only to the best hypervolume was gone after these many epochs: a staircase from 0."""
+        """Return the share of the gain from head-only to the best hypervolume after these epochs: a step function from 0."""
         heights = np.asarray([self.hypervolume[0], *self.hypervolume])
         gone: np.ndarray = (heights - heights[0]) / (best - heights[0])
         place = np.searchsorted(np.asarray(self.epochs), epochs, side="right")
         return np.take(gone, place)
 
     def until(self, share: float, best: float) -> float:
-        """Epochs until such a share was gone; infinity where it never was."""
+        """Return the epochs until that share was reached; infinity if it never was."""
         reached = self.share(np.asarray(self.epochs), best) >= share
         return float(self.epochs[int(reached.argmax())]) if reached.any() else float("inf")
 
@@ -44,7 +45,7 @@ class HypervolumeCurve:
 def hypervolume_curves(
     file: StudyFile, replay: Replay, against: Sequence[str], *, n_seeds: int, n_workers: int = 1
 ) -> dict[str, list[HypervolumeCurve]]:
-    """The file's own sampler and rungs, and other samplers, which train every trial to the end; each with the seeds 0, 1, ...."""
+    """Simulate the file's own sampler with rungs, and others that train every trial to the end; each with seeds 0, 1, ...."""
     entrants: dict[str, dict[str, Any]] = {file.search.sampler: {}} | {
         sampler: {"sampler": sampler, "rungs": None} for sampler in against
     }
@@ -72,12 +73,12 @@ def _hypervolume_curve(file: StudyFile, replay: Replay, n_workers: int) -> Hyper
 
 
 def best(found: Mapping[str, Sequence[HypervolumeCurve]]) -> float:
-    """The largest hypervolume that any course came to."""
+    """Return the largest final hypervolume of all curves."""
     return max(course.hypervolume[-1] for several in found.values() for course in several)
 
 
 def plot(found: Mapping[str, Sequence[HypervolumeCurve]], path: Path, *, title: str) -> None:
-    """The share of the best hypervolume, from head-only on, against epochs trained: medians and quartiles over the seeds."""
+    """Plot the share of the best hypervolume, from head-only on, against trained epochs: medians and quartiles over seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter

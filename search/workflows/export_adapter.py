@@ -1,4 +1,4 @@
-"""Taking trials' adapters out of a study: which trials can be. What is written is in `trainables.export.adapter`."""
+"""The export of trials' adapters from a study: the choice of trials. The files are written by `trainables.export.adapter`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage import checkpoints
-from search.trial import State
+from search.trial import State, no_such_trial
 
 if TYPE_CHECKING:
     from trainables.export.adapter import Card
 
-LARGEST = 10_000_000  # parameters of an adapter that is kept beside the study, 40 MB; full fine-tuning is not
+LARGEST = 10_000_000  # parameters of an adapter that is kept with the study, 40 MB; this excludes full fine-tuning
 
 
 def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = False) -> Card:
-    """Writes the adapter of a trial, or the model merged with it, and its card to the folder `to`; returns the card.
+    """Write the adapter of a trial, or the model merged with it, and its card to the folder `to`; return the card.
 
-    A trial that is not COMPLETE is exported as its newest checkpoint has it; the card's `origin` and `epochs` tell.
+    If the trial is not COMPLETE, its newest checkpoint is exported; the card's `origin` and `epochs` say so.
 
     Raises:
-        RequestError: There is no such trial, it has FAILED or has no checkpoint, `to` is taken, or the method cannot be merged.
-            Nothing is written.
+        RequestError: If the trial does not exist, has FAILED or has no checkpoint, `to` is not empty, or the method cannot be
+            merged. Nothing is written.
     """
     trial, worker = study.trial(number), check(study.row.file).worker()
     if trial.state is State.FAILED:
@@ -36,7 +36,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     if not checkpoints.has_checkpoint(study.checkpoints, number):
         raise RequestError(
             f"trial {number} of study {study.name} is {trial.state} after {trial.epochs} epochs and has no checkpoint in {folder}; "
-            "export one that has"
+            "export a trial with a checkpoint"
         )
     from trainables.export.adapter import export_adapter as write
 
@@ -49,11 +49,12 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
 
 
 def keep_adapters(study: SavedStudy) -> list[Path]:
-    """Write the adapters of the front's members, with their cards, to `adapters/NNNN` in the study's folder; the record shows them.
+    """Write the adapters of the front's members, with cards, to `adapters/NNNN` in the study's folder, for the record in MLflow.
 
-    A study whose checkpoints lie elsewhere has them there, too.
+    If the study's checkpoints are stored elsewhere, the adapters are copied there.
 
-    Left out are members whose adapter is there already, who have no checkpoint any more, or train more than `LARGEST` parameters.
+    Members are skipped if their adapter exists already, if they have no checkpoint any more, or if they train more than `LARGEST`
+    parameters.
 
     Returns:
         The folders that were written.

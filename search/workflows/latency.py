@@ -1,6 +1,6 @@
-"""Measuring how long trials take to answer, when nothing else runs: a search has no quiet moment for it.
+"""The measurement of trials' latency while nothing else runs; a search has no quiet moment for it.
 
-What is found is an event of the study's ledger, `measured`; from there it is shown beside what the trial reported itself.
+The result is an event `measured` in the study's ledger, and is shown together with the metrics that the trial reported itself.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from search.results.saved_study import SavedStudy
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.sql_ledger import SqlLedger
-from search.trial import Trial
+from search.trial import Trial, no_such_trial
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One trial's latency.
+    """The measured latency of one trial.
 
     Attributes:
-        trial: As the search left it.
-        found: See `trainables.measure_latency`.
+        trial: Trial of the search.
+        found: Result of `trainables.measure_latency`.
     """
 
     trial: Trial
     found: dict[str, Any]
 
     def json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return the result as plain JSON values."""
         return {"trial": self.trial.number, "method": self.trial.method, "config": dict(self.trial.config)} | self.found
 
 
 def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
-    """Measure trials one after the other, each written into the ledger when it is known.
+    """Measure trials one after the other, and write each result to the ledger at once.
 
     Args:
-        study: Of any state, but nobody may be running it.
-        numbers: Of the trials; none for the members of the front.
+        study: Study in any state that no driver is running.
+        numbers: Numbers of the trials; empty for the members of the front.
 
     Raises:
-        RequestError: There is no such trial, no front, or nothing to measure.
-        LedgerError: Somebody runs the study.
+        RequestError: If a trial does not exist, there is no front, or nothing can be measured.
+        LedgerError: If a driver is running the study.
     """
     from trainables import measure_latency
 

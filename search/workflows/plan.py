@@ -1,4 +1,4 @@
-"""What a study would hold and cost, before it costs anything."""
+"""The size of a study's space and the cost of the study, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from spaces import Config, JointSpace
 if TYPE_CHECKING:
     from trainables.training.probe import Probe
 
-N_DRAWS, N_DRAWS_OF_OPERATIONS = 400, 60  # of each method; operations take as long to count as parameters 30 times
-N_PROBED = 2  # configurations of each method beside its default
-MAX_SIMULATED = 200  # trials; a longer study is scaled from these
+N_DRAWS, N_DRAWS_OF_OPERATIONS = 400, 60  # for each method; counting operations takes 30 times as long as counting parameters
+N_PROBED = 2  # configurations of each method in addition to its default
+MAX_SIMULATED = 200  # trials; the result for a longer study is scaled
 N_INSTANCES = 3  # of each family of surfaces
-_LEAST_BELOW, _LEAST_ABOVE = 0.10, 0.30  # no range is narrower: machines are noisy, and trials side by side slow each other (19 %)
+_LEAST_BELOW, _LEAST_ABOVE = 0.10, 0.30  # least width of a range: machines are noisy, and parallel trials slow each other (19 %)
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What the space holds of one method.
+    """The configurations of one method in a space.
 
     Attributes:
-        method: Its name.
-        n_configs: How many configurations there are; None where a knob is continuous.
-        sizes: Adapter parameters of uniform draws, sorted; those that are possible.
-        feasible: Share of the draws that are possible and keep every limit that can be known before training.
-        keeps: The same for each of these limits alone.
+        method: Name of the method.
+        n_configs: Number of configurations; None if a knob is continuous.
+        sizes: Adapter parameters of the valid ones among uniform draws, sorted.
+        feasible: Fraction of the draws that are valid and keep every limit that is known before training.
+        keeps: Fraction of the draws that are valid and keep one of these limits, by limit.
     """
 
     method: str
@@ -50,7 +50,7 @@ class Holding:
 
 @dataclass(frozen=True)
 class Range:
-    """A guess, and between which values the truth is expected."""
+    """An estimate, and the range in which the true value is expected."""
 
     low: float
     guess: float
@@ -59,13 +59,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study would take.
+    """The estimated cost of a study.
 
     Attributes:
-        epochs: Trained by all trials together.
+        epochs: Epochs trained by all trials together.
         slot_hours: Hours of all slots together.
-        hours: By the clock.
-        memory_bytes: The largest peak of a trial.
+        hours: Hours of wall-clock time.
+        memory_bytes: Largest peak memory of a trial.
     """
 
     epochs: Range
@@ -75,19 +75,19 @@ class Cost:
 
 
 def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
-    """What the space holds, method by method; draws are the same at every call."""
+    """Return the configurations in the space, method by method; every call makes the same draws."""
     space, costs = file.joint_space(), study_costs(file, sizes, max_params=max_params)
     known = CachedSize(costs.known, space, operations=costs.counts_operations)
     return [_holding(space, method, known, costs) for method in space.methods]
 
 
 def _holding(space: JointSpace, method: str, known: CachedSize[dict[str, float]], costs: Costs) -> Holding:
-    by, found = random.Random(0), []  # noqa: S311 - not cryptography
+    rng, found = random.Random(0), []  # noqa: S311 - not cryptography
     n_draws = N_DRAWS_OF_OPERATIONS if costs.counts_operations else N_DRAWS
     for _ in range(n_draws):
         try:
-            found.append(known(draw_uniformly(space.only(method), by)))
-        except ValueError:  # impossible: a rank above a width
+            found.append(known(draw_uniformly(space.only(method), rng)))
+        except ValueError:  # invalid: a rank above a width
             continue
     broken = [costs.beyond(one) for one in found]
     keeps = {key: sum(key not in keys for keys in broken) / n_draws for key in costs.checked}
@@ -110,12 +110,12 @@ def _count(space: JointSpace, method: str) -> int | None:
 
 
 def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
-    """Head-only, and of each method its default and some draws, if they are possible and keep the limits."""
+    """Return head-only, and of each method its default and some draws, as far as they are valid and keep the limits."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
     costs = study_costs(file, sizes, max_params=max_params)
-    by, found = random.Random(0), []  # noqa: S311 - not cryptography
+    rng, found = random.Random(0), []  # noqa: S311 - not cryptography
     for method in everything.methods:
-        draws = (draw_uniformly(everything.only(method), by) for _ in range(20 * N_PROBED))
+        draws = (draw_uniformly(everything.only(method), rng) for _ in range(20 * N_PROBED))
         kept = 0
         for config in (everything.default(method), *draws):
             try:
@@ -131,13 +131,13 @@ def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
 
 
 def epochs(file: StudyFile) -> Range:
-    """How many epochs the study would train: without rungs all of them, with rungs as many as on synthetic surfaces."""
+    """Estimate the epochs that the study would train: all of them without rungs, the simulated share of them with rungs."""
     whole = file.budget.n_trials * file.budget.epochs
     if file.search.rungs is None:
         return Range(whole, whole, whole)
     n_trials = min(file.budget.n_trials, MAX_SIMULATED)
     budget = file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None, "limits": {}})
-    usual = StudyFile.model_fields["objectives"].default  # what costs beside parameters is not the same on the surfaces
+    usual = StudyFile.model_fields["objectives"].default  # on the surfaces, costs other than parameters are not realistic
     shorter = file.model_copy(update={"budget": budget, "objectives": usual})
     shares = [_share(shorter, family, instance) for family in ("valley", "crossing") for instance in range(N_INSTANCES)]
     return Range(whole * min(shares) * 0.8, whole * statistics.median(shares), min(whole * max(shares) * 1.2, whole))
@@ -154,20 +154,20 @@ def _share(file: StudyFile, family: str, instance: int) -> float:
 
 
 def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: int, start_seconds: float) -> Cost:
-    """Put epochs and what one takes together.
+    """Combine the number of epochs with the cost of one.
 
     Args:
-        file: The study file.
-        probes: Of `to_probe`.
-        trained: Of `epochs`.
-        n_slots: How many trials run at once.
-        start_seconds: Before the first trial trains.
+        file: Study file.
+        probes: Measurements of the configurations from `to_probe`.
+        trained: Number of epochs from `epochs`.
+        n_slots: Number of trials at once.
+        start_seconds: Seconds before the first trial trains.
     """
     known = [probe for probe in probes if probe.config["method"] != ANCHOR] or list(probes)
-    of: dict[str, list[float]] = {}
+    seconds_by_method: dict[str, list[float]] = {}
     for probe in known:
-        of.setdefault(str(probe.config["method"]), []).append(probe.epoch_seconds)
-    means = [statistics.mean(seconds) for seconds in of.values()]
+        seconds_by_method.setdefault(str(probe.config["method"]), []).append(probe.epoch_seconds)
+    means = [statistics.mean(seconds) for seconds in seconds_by_method.values()]
     middle = statistics.mean(means)
     spread = float(np.std(means)) / middle
     setups = file.budget.n_trials * statistics.mean(probe.setup_seconds for probe in known)

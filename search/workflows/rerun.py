@@ -1,4 +1,4 @@
-"""Training one trial of a study again, from its seed, and comparing: a trial is its configuration and its seed, nothing else."""
+"""The reproduction of a trial: training it again from configuration and seed, which determine it, and comparing every epoch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
+from search.trial import no_such_trial
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch, then and now.
+    """The metrics of one epoch in both trainings.
 
     Attributes:
-        epoch: Counted from 1.
-        then: What the ledger holds; costs are left out, which are a machine's.
-        now: What the same epoch gave again.
+        epoch: Number of the epoch, counted from 1.
+        then: Metrics in the ledger, without costs, which depend on the machine.
+        now: Metrics of the same epoch in the new training.
     """
 
     epoch: int
@@ -25,22 +26,22 @@ class Epoch:
 
     @property
     def same(self) -> bool:
-        """Whether every number is the same, to the last bit."""
+        """True if every number is identical to the last bit."""
         return self.then == self.now
 
 
 def rerun(study: SavedStudy, number: int) -> list[Epoch]:
-    """Train a trial again, in this process and beside the study, for as many epochs as it had.
+    """Train a trial again, in this process and without changing the study, for as many epochs as it had.
 
     Raises:
-        RequestError: if there is no such trial, it has no epoch, or backbone and data are not to be had.
+        RequestError: If the trial does not exist or has no epoch, or backbone or data are unavailable.
     """
     from trainables import make
 
     trial = study.trial(number)
     then = {report.epoch: dict(report.metrics) for report in study.epochs if report.trial == number}
     if not then:
-        raise RequestError(f"trial {number} has no epoch that could be compared; it is {trial.state}")
+        raise RequestError(f"trial {number} has no epoch to compare; it is {trial.state}")
     file = check(study.row.file)
     try:
         trainable = make(**file.worker(study.row.facts))

@@ -1,4 +1,4 @@
-"""One study over many tasks, as the benchmarks of the papers have it, and the table of a method per row and a task per column."""
+"""One study over many tasks, as in the papers' benchmarks, and the result table with one row per method and one column per task."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PACKAGED = resources.files("search") / "suites"
 
 
 class SuiteFile(Section):
-    """A suite as it is written.
+    """The content of a suite file.
 
     Attributes:
-        suite: Its name; the studies are called `<suite>-<task>`.
-        study: What all studies share: the sections of a study file but `study` and `data`.
-        data: What the `data` of all tasks shares.
-        tasks: Group -> task -> what is its own in `data`.
+        suite: Name of the suite; its studies are called `<suite>-<task>`.
+        study: Common part of all studies: the sections of a study file except `study` and `data`.
+        data: Common part of the `data` sections of all tasks.
+        tasks: Tasks by group, then by name, each with its own part of `data`.
     """
 
     suite: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")
@@ -51,7 +51,7 @@ class Task:
 
 
 def packaged_names() -> list[str]:
-    """The suites that ship with Paretune."""
+    """Return the names of the packaged suites."""
     return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -63,27 +63,27 @@ def load(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> tuple[str, list[Task]]:
-    """Read a suite, and check every study of it.
+    """Read a suite, and check all of its studies.
 
     Args:
-        source: A path, or the name of a packaged suite.
-        root: What the tasks' `data.path` are relative to.
-        storage: Where the studies are kept; None for the studies' own.
-        overrides: `a.b=value` for all studies.
-        only: Names of tasks; none for all.
+        source: Path, or name of a packaged suite.
+        root: Base folder of the tasks' relative `data.path`.
+        storage: Storage of the studies; None for the one in the file.
+        overrides: Assignments `a.b=value` for all studies.
+        only: Names of tasks; empty for all.
 
     Returns:
         The suite's name, and its tasks in the order of the file.
 
     Raises:
-        StudyFileError: listing everything that is wrong.
+        StudyFileError: If anything is wrong; the message lists every problem.
     """
     try:
         packaged = source in packaged_names()
         text = (PACKAGED / f"{source}.yaml" if packaged else Path(source)).read_text()
     except OSError:
         known = ", ".join(packaged_names())
-        raise StudyFileError(f"{source}: there is no such file, nor a packaged suite of that name (packaged: {known})") from None
+        raise StudyFileError(f"{source}: neither a file nor a packaged suite of that name exists (packaged: {known})") from None
     try:
         suite = SuiteFile.model_validate(parse(text, source)[0])
     except ValidationError as error:
@@ -93,7 +93,7 @@ def load(
     if unknown := sorted(set(only) - set(names)):
         raise StudyFileError(f"--only: the suite has no task {', '.join(unknown)}; it has {', '.join(names)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise StudyFileError(f"{source}: tasks: {', '.join(twice)} is there twice; a task's name is its own")
+        raise StudyFileError(f"{source}: tasks: {', '.join(twice)} occurs twice; task names must be unique")
     found, problems = [], []
     for group, tasks in suite.tasks.items():
         for name, own in tasks.items():
@@ -120,7 +120,7 @@ def _study(suite: SuiteFile, name: str, own: Mapping[str, Any], root: Path | Non
 
 
 def _copied(raw: dict[str, Any]) -> dict[str, Any]:
-    """A mapping whose sections can be changed without changing the suite's."""
+    """Copy a mapping and its sections, so that changes do not affect the suite's."""
     return {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
 
 
@@ -129,14 +129,14 @@ def _copied(raw: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Standing:
-    """One method over all tasks.
+    """The results of one method over all tasks.
 
     Attributes:
-        method: The method's name.
-        top1: Task -> accuracy (fraction) of its best trial; tasks without a complete one are absent.
-        group_means: Group -> mean over its tasks; absent unless all are there.
-        mean_of_tasks: Mean over all tasks, as FacT and Lily count; None unless all are there.
-        mean_of_groups: Mean of the groups' means, as NOAH and SNELL count; None unless all are there.
+        method: Name of the method.
+        top1: Accuracy (fraction) of its best trial by task; tasks without a complete trial are missing.
+        group_means: Mean over the tasks of each group; missing unless all tasks have a result.
+        mean_of_tasks: Mean over all tasks, as FacT and Lily count; None unless all tasks have a result.
+        mean_of_groups: Mean of the groups' means, as NOAH and SNELL count; None unless all tasks have a result.
     """
 
     method: str
@@ -147,11 +147,11 @@ class Standing:
 
 
 def standings(tasks: Sequence[Task], best: Mapping[str, Mapping[str, float]]) -> list[Standing]:
-    """The rows of the table, in the order of the methods' first appearance.
+    """Return the rows of the table, in the order of the methods' first appearance.
 
     Args:
-        tasks: Of the suite.
-        best: Task -> method -> accuracy (fraction).
+        tasks: Tasks of the suite.
+        best: Accuracy (fraction) by task, then by method.
     """
     methods = list(dict.fromkeys(method for task in tasks for method in best.get(task.name, {})))
     groups: dict[str, list[str]] = {}
@@ -175,7 +175,7 @@ def standings(tasks: Sequence[Task], best: Mapping[str, Mapping[str, float]]) ->
 
 
 def best_of_search(study: SavedStudy) -> dict[str, float]:
-    """Method -> validation accuracy of its best complete trial; it was chosen by that accuracy, and is flattered by it."""
+    """Return the validation accuracy of each method's best complete trial, biased upwards because the trial was chosen by it."""
     best: dict[str, float] = {}
     for trial in study.history:
         if trial.state is State.COMPLETE:
@@ -184,7 +184,7 @@ def best_of_search(study: SavedStudy) -> dict[str, float]:
 
 
 def write_parquet(rows: Sequence[Standing], path: Path, *, measure: str) -> None:
-    """One row per method, one column per task and mean; accuracies are fractions of what `measure` names."""
+    """Write one row per method, one column per task and mean; accuracies are fractions of what `measure` names."""
     table: list[dict[str, Any]] = [
         {"method": row.method}
         | dict(row.top1)
