@@ -1,1 +1,1 @@
-"""Where a study lives: its ledger in SQLite, PostgreSQL or memory, and its checkpoints in folders or object stores."""
+"""The storage of a study: its ledger in SQLite, PostgreSQL or memory, and its checkpoints in folders or object stores."""

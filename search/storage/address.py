@@ -1,4 +1,4 @@
-"""The address of a ledger on a PostgreSQL server: `postgresql://[user@]host[:port]/database/study`. It never holds a password."""
+"""The address of a ledger on a PostgreSQL server: `postgresql://[user@]host[:port]/database/study`. It has no password."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from search.storage.whole_file import write_whole
 FORM = "postgresql://[user@]host[:port]/database"
 SCHEMES = ("postgresql", "postgres")
 _SECRETS = ("password", "sslpassword")
-_LONGEST = 48  # letters of a study's name, so that PostgreSQL's 63 hold it with what we put around it
+_LONGEST = 48  # letters of a study's name; with our prefix and suffix it fits into PostgreSQL's 63
 
 
 @dataclass(frozen=True)
 class Address:
-    """One study's ledger.
+    """The address of one study's ledger.
 
     Attributes:
-        server: What libpq connects to: server and database, with its own parameters behind a question mark.
-        study: The study's name; `study/final` is what finalizing it keeps.
+        server: Address for libpq: server and database, with its parameters after a question mark.
+        study: Name of the study; `study/final` holds the results of finalizing it.
     """
 
     server: str
@@ -33,79 +33,79 @@ class Address:
         return f"{where}/{self.study}{question}{parameters}"
 
     def below(self, name: str) -> Address:
-        """Of a ledger that belongs to this one."""
+        """Return the address of a ledger that belongs to this one."""
         return Address(self.server, f"{self.study}/{name}")
 
 
 def is_address(text: object) -> bool:
-    """Whether someone means an address, right or wrong."""
+    """Return whether a text is meant as an address, valid or not."""
     return isinstance(text, str) and text.partition("://")[0] in SCHEMES
 
 
 def check_server(text: str) -> str:
-    """The address of a server and a database, as `ledger` of a study file.
+    """Check the address of a server and a database, the `ledger` of a study file; return it.
 
     Raises:
-        ValueError: It is none, or it holds a password; the message does not repeat it.
+        ValueError: If it is not such an address, or contains a password; the message does not repeat it.
     """
     database = _database_and_more(text)
     if len(database) != 1:
-        raise ValueError(f"the address of a database is written {FORM}: one name after the server")
+        raise ValueError(f"the address of a database must have the form {FORM}: one name after the server")
     return text
 
 
 def parse_address(text: str) -> Address:
-    """The address of a study.
+    """Parse the address of a study.
 
     Raises:
-        ValueError: It is none, or it holds a password; the message does not repeat it.
+        ValueError: If it is not such an address, or contains a password; the message does not repeat it.
     """
     _, *names = _database_and_more(text)
     if not names:
-        raise ValueError(f"the address of a study is written {FORM}/study; this one ends with the database")
+        raise ValueError(f"the address of a study must have the form {FORM}/study; this one ends with the database")
     where, question, parameters = text.partition("?")
     study = "/".join(names)
     return study_address(where.removesuffix(f"/{study}") + question + parameters, study)
 
 
 def study_address(server: str, study: str) -> Address:
-    """A study's address on a server that has been checked.
+    """Return a study's address on a server whose address has been checked.
 
     Raises:
-        ValueError: PostgreSQL has no names so long.
+        ValueError: If the study's name is too long for PostgreSQL.
     """
     if len(study.partition("/")[0]) > _LONGEST:
-        raise ValueError(f"on PostgreSQL a study's name has at most {_LONGEST} letters; {study} has {len(study)}")
+        raise ValueError(f"on PostgreSQL a study's name may have at most {_LONGEST} letters; {study} has {len(study)}")
     return Address(server, study)
 
 
 def _database_and_more(text: str) -> list[str]:
     if not is_address(text):
-        raise ValueError(f"a ledger on a server has an address of the form {FORM}")
+        raise ValueError(f"the address of a ledger on a server must have the form {FORM}")
     parts = urlsplit(text)
     if parts.password is not None or any(key in _SECRETS for key, _ in parse_qsl(parts.query)):
-        raise ValueError("the address holds a password; take it out: it belongs into PGPASSWORD, or into ~/.pgpass")
+        raise ValueError("the address contains a password; remove it, and set PGPASSWORD or use ~/.pgpass")
     names = parts.path.removeprefix("/").split("/")
     if not all(names):
-        raise ValueError(f"the address of a database is written {FORM}")
+        raise ValueError(f"the address of a database must have the form {FORM}")
     return names
 
 
 def write_pointer(pointer: Path, address: Address) -> None:
-    """Write the file that leads to a ledger, whole or not at all."""
+    """Write the pointer file to a ledger, atomically."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
     write_whole(pointer, lambda draft: draft.write_text(json.dumps({"ledger": str(address)}) + "\n"))
 
 
 def read_pointer(pointer: Path) -> Address:
-    """The address in a file that leads to a ledger.
+    """Read the address of a ledger from a pointer file.
 
     Raises:
-        LedgerError: There is no such file, or it holds none.
+        LedgerError: If the file does not exist, or contains no address.
     """
     try:
         return parse_address(json.loads(pointer.read_text())["ledger"])
     except FileNotFoundError:
-        raise LedgerError(f"{pointer} does not exist; `paretune ls` shows the studies that do") from None
+        raise LedgerError(f"{pointer} does not exist; list the existing studies: paretune ls") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise LedgerError(f'{pointer} does not lead to a ledger ({error}); it holds one line: {{"ledger": ADDRESS}}') from None
+        raise LedgerError(f'{pointer} does not refer to a ledger ({error}); its only line must be {{"ledger": ADDRESS}}') from None

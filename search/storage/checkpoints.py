@@ -1,7 +1,7 @@
-"""Where a study's checkpoints lie: in its folder, or in a place that all its machines share, a folder or an object store.
+"""The folder of a study's checkpoints: its own folder, or a location that all its machines share, a folder or an object store.
 
-A place that is shared has a folder for each study: `study.json`, which says whose it is, `trials/NNNN/`, `final/trials/NNNN/` and
-`adapters/NNNN/`. Everything else of a study lies with its ledger.
+A shared location has a folder for each study: `study.json`, which identifies the study, `trials/NNNN/`, `final/trials/NNNN/` and
+`adapters/NNNN/`. All other files of a study are stored with its ledger.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _MARK = "study.json"
 Folder = Path | ObjectStoreFolder
 
 
-# -- a study's place ---------------------------------------------------------------------------------------------------------------
+# -- a study's folder --------------------------------------------------------------------------------------------------------------
 
 
 def open_folder(address: str) -> Folder:
-    """What an address or a path names."""
+    """Return the folder that an address or a path names."""
     return ObjectStoreFolder(address) if is_address(address) else Path(address)
 
 
 def impatient(folder: Folder) -> Folder:
-    """The same, for those who cannot wait for a store that is away."""
+    """Return the same folder without waiting for an unreachable store."""
     return folder.impatient() if isinstance(folder, ObjectStoreFolder) else folder
 
 
@@ -38,40 +38,40 @@ def checkpoint_folder(folder: Path, name: str, shared: str | None) -> Folder:
     """Return the folder of a study's checkpoints.
 
     Args:
-        folder: The study's folder.
-        name: The study's name.
-        shared: The place that all machines share (`Facts.checkpoints`); None for the study's folder.
+        folder: Folder of the study.
+        name: Name of the study.
+        shared: Location that all machines share (`Facts.checkpoints`); None for the study's folder.
     """
     return folder if shared is None else open_folder(shared) / name
 
 
 def refuse_taken(folder: Folder) -> None:
-    """A study that is made begins in a place where no other one is.
+    """Refuse to create a study in a folder that holds another one's checkpoints.
 
     Raises:
-        LedgerError: Another one is there.
+        LedgerError: If the folder belongs to another study.
     """
     if read_file(folder, _MARK) is not None:
-        raise LedgerError(f"{folder} holds the checkpoints of another study of this name; choose another name, or remove them")
+        raise LedgerError(f"{folder} holds the checkpoints of another study of this name; choose another name, or delete them")
 
 
 def claim_folder(folder: Folder, uid: str) -> None:
-    """Say whose the place is; a driver that died before it could is made up for.
+    """Mark the folder as the study's; this also repairs the missing mark of a driver that died early.
 
     Raises:
-        LedgerError: It is another study's.
+        LedgerError: If the folder belongs to another study.
     """
     if (mark := read_file(folder, _MARK)) is None:
         write_file(folder, _MARK, json.dumps({"uid": uid}).encode())
     elif json.loads(mark)["uid"] != uid:
-        raise LedgerError(f"{folder} holds the checkpoints of another study of this name; give this one's ledger its own back")
+        raise LedgerError(f"{folder} holds the checkpoints of another study of this name; give this study's ledger its own again")
 
 
 # -- folders of either kind --------------------------------------------------------------------------------------------------------
 
 
 def read_file(folder: Folder, name: str) -> bytes | None:
-    """What a file holds, None if there is none."""
+    """Return the content of a file, None if it does not exist."""
     if isinstance(folder, ObjectStoreFolder):
         return folder.read(name)
     path = folder / name
@@ -79,7 +79,7 @@ def read_file(folder: Folder, name: str) -> bytes | None:
 
 
 def write_file(folder: Folder, name: str, blob: bytes) -> None:
-    """Make or replace a file, whole or not at all."""
+    """Create or replace a file atomically."""
     if isinstance(folder, ObjectStoreFolder):
         folder.write(name, blob)
         return
@@ -88,7 +88,7 @@ def write_file(folder: Folder, name: str, blob: bytes) -> None:
 
 
 def folder_sizes(folder: Folder) -> dict[str, int]:
-    """Bytes in each folder that lies there, by its name."""
+    """Return the size in bytes of each subfolder, by name."""
     found: dict[str, int] = {}
     files = folder.sizes() if isinstance(folder, ObjectStoreFolder) else _files_below(folder)
     for path, size in files.items():
@@ -101,14 +101,14 @@ def folder_sizes(folder: Folder) -> dict[str, int]:
 def _files_below(folder: Path) -> dict[str, int]:
     found = {}
     for file in folder.glob("*/*"):
-        with suppress(FileNotFoundError):  # replaced, or collected, at this moment
+        with suppress(FileNotFoundError):  # replaced or deleted at this moment
             if file.is_file():
                 found[str(file.relative_to(folder))] = file.stat().st_size
     return found
 
 
 def remove_folder(folder: Folder) -> None:
-    """Remove a folder with all that it holds; it may be missing."""
+    """Delete a folder with its content; it may be missing."""
     if isinstance(folder, ObjectStoreFolder):
         folder.remove()
     else:
@@ -116,47 +116,47 @@ def remove_folder(folder: Folder) -> None:
 
 
 def copy_folder(origin: Folder, target: Folder, *, leave: str) -> None:
-    """Fill a folder with the files of another one, whole or not at all; what it held is gone.
+    """Replace a folder by a copy of another one's files, atomically.
 
     Args:
-        origin: No folder below it is copied.
-        target: In the same place.
-        leave: A file that is not copied.
+        origin: Folder to copy; its subfolders are ignored.
+        target: Folder to replace, in the same location.
+        leave: Name of a file that is not copied.
     """
     if isinstance(origin, Path) and isinstance(target, Path):
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         shutil.copytree(origin, draft, ignore=shutil.ignore_patterns(leave))
-        shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it had written that the trial exists
+        shutil.rmtree(target, ignore_errors=True)  # left by a driver that died before it had recorded the trial
         draft.rename(target)
         return
     remove_folder(target)
     for name in origin.sizes() if isinstance(origin, ObjectStoreFolder) else [file.name for file in origin.iterdir()]:
         if name != leave and (blob := read_file(origin, name)) is not None:
-            write_file(target, name, blob)  # a trial has one file, which is written whole
+            write_file(target, name, blob)  # a trial has one file, which is written atomically
 
 
-FLAG = "stop"  # `trainables.protocol.STOP_FLAG` is the same
+FLAG = "stop"  # equal to `trainables.protocol.STOP_FLAG`
 
 
 def trial_folder(study: Folder, number: int) -> Folder:
-    """Where a trial's checkpoint lies, in the place of the study's checkpoints."""
+    """Return the folder of a trial's checkpoint, below the study's checkpoint folder."""
     return study / "trials" / f"{number:04d}"
 
 
 def has_checkpoint(study: Folder, number: int) -> bool:
-    """Whether there is anything in a trial's folder but its flag."""
+    """Return whether a trial's folder contains anything but its stop flag."""
     folder = trial_folder(study, number)
     names = folder.sizes() if isinstance(folder, ObjectStoreFolder) else [file.name for file in folder.glob("*")]
     return any(name != FLAG for name in names)
 
 
 def set_stop_flag(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> None:
-    """Tell the workers of trials to stop.
+    """Request the workers of trials to stop.
 
     Args:
-        study: Where its checkpoints lie.
-        numbers: Of the trials.
-        patient: Whether an object store that is away is waited for.
+        study: Folder of the study's checkpoints.
+        numbers: Numbers of the trials.
+        patient: True to wait for an unreachable object store.
     """
     for number in numbers:
         folder = trial_folder(study, number)
@@ -168,7 +168,7 @@ def set_stop_flag(study: Folder, numbers: Iterable[int], *, patient: bool = True
 
 
 def clear_stop_flag(study: Folder, number: int) -> None:
-    """Let a trial's worker train."""
+    """Delete the stop flag of a trial, so that its worker trains."""
     folder = trial_folder(study, number)
     if isinstance(folder, ObjectStoreFolder):
         folder.delete(FLAG)

@@ -1,4 +1,4 @@
-"""The database under a ledger: an SQLite file on a disk of this machine, or a PostgreSQL server that a file points at."""
+"""The database under a ledger: an SQLite file on a disk of this machine, or a PostgreSQL server named by a pointer file."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ import sqlalchemy as sa
 
 
 class Database(ABC):
-    """What a ledger asks of the database under it. `str` names it for people, without a secret."""
+    """The operations that a ledger needs from its database. `str` names it in messages, without secrets."""
 
     engine: sa.Engine  # a connection with the execution option `writes` is the only writer until it commits
-    patience: float = 0.0  # seconds that a new connection waits for a server that is away
+    patience: float = 0.0  # seconds that a new connection waits for an unreachable server
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether there is a ledger."""
+        """Return whether the ledger exists."""
 
     @abstractmethod
     def create(self, fill: Callable[[sa.Connection], None]) -> None:
-        """Make the ledger, whole or not at all: a crash leaves none.
+        """Create the ledger, atomically: a crash leaves none.
 
         Args:
-            fill: Makes the tables and writes what they hold from the beginning.
+            fill: Function that creates the tables and their initial rows.
 
         Raises:
-            LedgerError: if there is one already.
+            LedgerError: If the ledger exists already.
         """
 
     @abstractmethod
     def refuse_unsafe(self) -> None:
-        """Raise LedgerError where the database would lose what it has acknowledged."""
+        """Raise LedgerError if the database could lose acknowledged data."""
 
     @abstractmethod
     def copy_in_memory(self) -> sa.Engine:
-        """A private copy of the ledger as it stands; what is written to it is forgotten."""
+        """Return a private copy of the current ledger; changes to it are lost."""
 
     @abstractmethod
     def is_outage(self, error: sa.exc.DBAPIError) -> bool:
-        """Whether disk or server are to blame for an error, not what they were asked."""
+        """Return whether an error was caused by disk or server, not by the statement."""
 
     def is_denied(self, error: sa.exc.DBAPIError) -> bool:
-        """Whether who asks has not the right to it."""
+        """Return whether an error was caused by missing permissions."""
         return False
 
     def describe_error(self, error: sa.exc.DBAPIError) -> str:
-        """Why, and what mends it."""
+        """Return the reason of an error, and its remedy."""
         return str(error.orig)
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close all connections."""
         self.engine.dispose()
 
     def clock(self) -> float:
-        """Unix time; the same for all who use the ledger, as well as can be known."""
+        """Return the Unix time, as far as possible the same for all users of the ledger."""
         return time.time()
 
 
 def in_memory() -> sa.Engine:
-    """A database of one connection that ends with it."""
+    """Create an in-memory database that has one connection and ends with it."""
     return sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False})

@@ -40,7 +40,7 @@ class EventKind(enum.StrEnum):
 
 
 class Subject(enum.StrEnum):
-    """What an event is about."""
+    """The subject of an event."""
 
     STUDY = "the study"
     TRIAL = "a trial"
@@ -52,13 +52,13 @@ class EventSpec:
     """The definition of one kind of event.
 
     Attributes:
-        subject: What it is about; an event about the study has no trial number.
-        writer: Who writes it: a method, by its import path.
-        meaning: What has happened, in one sentence.
-        replay: What a replay does with it; None for an event that a replay ignores.
-        required: The keys of `detail` that every event of the kind has, each with its meaning.
-        optional: Keys that some have.
-        open: Whether `detail` may hold other keys besides (measured costs).
+        subject: Subject of the event; an event about the study has no trial number.
+        writer: Writer of the event: a method, by its import path.
+        meaning: Meaning of the event, in one sentence.
+        replay: Effect of the event in a replay; None for an event that a replay ignores.
+        required: Keys of `detail` that every event of the kind has, each with its meaning.
+        optional: Keys that only some events have.
+        open: True if `detail` may have other keys (measured costs).
     """
 
     subject: Subject
@@ -221,10 +221,10 @@ EVENTS: Mapping[EventKind, EventSpec] = {
 
 
 def check_detail(kind: EventKind, trial: int | None, detail: Mapping[str, Any]) -> None:
-    """Refuse to write an event that does not follow its definition: a bug of ours, found where it is made.
+    """Refuse to write an event that does not follow its definition, so that a bug of ours is found where it occurs.
 
     Raises:
-        ValueError: The event's subject or one of its keys does not follow `EVENTS`.
+        ValueError: If the event's subject or one of its keys does not follow `EVENTS`.
     """
     spec = EVENTS[kind]
     if spec.subject is not Subject.EITHER and (trial is None) is not (spec.subject is Subject.STUDY):

@@ -1,4 +1,4 @@
-"""The facts of a study: what was measured once, when it was made, and stays with it.
+"""The facts of a study: values that were measured once, when it was created, and stay with it.
 
 Facts are a column of the ledger's `study` table. A resumed study reads them instead of measuring again, so that it continues as it
 began, also on another machine. Ledgers of every version hold these keys: a key may be added, none may change its meaning.
@@ -17,12 +17,12 @@ __all__ = ["Facts", "LearnedTrial", "PrecisionFact", "TrialMemory", "read_facts"
 
 
 class _Stored(BaseModel):
-    """A value that the ledger keeps as JSON. Keys of a newer Paretune are kept."""
+    """A value that the ledger stores as JSON. Unknown keys of a newer Paretune are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the ledger stores: the keys that were given."""
+        """Return the stored form: the keys that were given."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
@@ -31,8 +31,8 @@ class LearnedTrial(NamedTuple):
 
     config: dict[str, Any]
     top1: float
-    size: float  # what accuracy is weighed against, in the unit of this study
-    on_front: bool  # whether it was on the front of its own study
+    size: float  # second objective, in the unit of this study
+    on_front: bool  # True if it was on the front of its own study
 
 
 class PrecisionFact(_Stored):
@@ -52,9 +52,9 @@ class TrialMemory(_Stored):
 
     Attributes:
         host_bytes: Memory of a node that is reserved for a trial.
-        peak_bytes: Peak GPU memory by method; empty where none was measured.
-        card_bytes: Memory of one GPU; 0 where there is none.
-        shares: Share of a GPU by method, if `gpus_per_trial: auto` was asked for.
+        peak_bytes: Peak GPU memory by method; empty if none was measured.
+        card_bytes: Memory of one GPU; 0 without a GPU.
+        shares: Share of a GPU by method, for `gpus_per_trial: auto`.
     """
 
     host_bytes: int = 0
@@ -64,18 +64,18 @@ class TrialMemory(_Stored):
 
 
 class Facts(_Stored):
-    """What was measured once, when a study was made.
+    """The values that were measured once, when a study was created.
 
     Attributes:
         n_classes: Number of classes of the data set.
-        n_validation: Number of validation images; None where that is not known, or accuracies are exact.
+        n_validation: Number of validation images; None if it is unknown, or accuracies are exact.
         backbone_params: Number of frozen parameters of the backbone.
         max_params: Largest adapter that the study trains, in parameters.
-        reference_point: (chance level, largest size that is wanted): where the hypervolume is measured from.
+        reference_point: Reference point of the hypervolume: (chance level, largest allowed size).
         learned: Complete trials of other studies, for the sampler.
-        precision: The answer to `recipe.precision: auto`; None where it was not asked (float32 then).
-        memory: The memory that a trial takes; None where it was not asked.
-        checkpoints: The address or folder of the checkpoints; None for the study's own folder.
+        precision: Answer to `recipe.precision: auto`; None if it was not configured (float32 then).
+        memory: Memory that a trial takes; None if it was not measured or computed.
+        checkpoints: Address or folder of the checkpoints; None for the study's own folder.
     """
 
     n_classes: int
@@ -90,19 +90,19 @@ class Facts(_Stored):
 
     @property
     def gpu_shares(self) -> Mapping[str, float]:
-        """The measured shares of a GPU by method; empty where none were measured."""
+        """The measured shares of a GPU by method; empty if none were measured."""
         return {} if self.memory is None else self.memory.shares
 
 
 def read_facts(stored: Mapping[str, Any], ledger: str) -> Facts:
-    """Check facts that come back from a ledger like ones that are made.
+    """Validate facts that are read from a ledger.
 
     Args:
-        stored: The column `facts`.
-        ledger: The study's name, for the message.
+        stored: Column `facts`.
+        ledger: Name of the study, for the message.
 
     Raises:
-        LedgerError: A fact is missing or has a wrong type.
+        LedgerError: If a fact is missing or has a wrong type.
     """
     try:
         return Facts.model_validate(stored)

@@ -1,4 +1,4 @@
-"""A ledger that is in memory and ends with its process: for simulated studies, which have nothing to lose."""
+"""A ledger in memory that ends with its process: for simulated studies, which have nothing to lose."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _one(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Rows:
-    """What the tables are in a database."""
+    """The rows of the ledger, as lists."""
 
     def __init__(self) -> None:
         self.events: list[_Row] = []

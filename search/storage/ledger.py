@@ -1,4 +1,4 @@
-"""The ledger: the durable history of a study, and the one truth about it. This file says what every ledger can do.
+"""The ledger: the durable history of a study, and its single source of truth. This file defines the operations of every ledger.
 
 `search.storage.sql_ledger.SqlLedger` keeps one in SQLite or PostgreSQL, `search.storage.in_memory.InMemoryLedger` in the memory of
 a process. Both pass the same conformance suite (`tests/search/storage/test_ledger_laws.py`), so a study cannot tell them apart.
@@ -12,8 +12,8 @@ it had never begun. At the end it calls `close`, which gives the study back.
 **Readers** need no claim, may come at any time, from any process, and never wait for the owner. They follow a study by asking for
 the `events` and `reports` *after* the last number that they have seen.
 
-**Users** ask the owner for something (`ask_for`); the request is durable before the command returns. The owner reads the requests
-that wait, and answers each in a decision of its own.
+**Users** send requests to the owner (`ask_for`); a request is durable before the command returns. The owner reads the waiting
+requests, and answers each in a decision of its own.
 
 **Threads.** All methods may be called from several threads, but one decision at a time.
 """
@@ -35,7 +35,7 @@ class Ledger(Protocol):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def study(self) -> StudyRow:
-        """Read what was fixed when the study was made, with its space and budget as they are now."""
+        """Read the fixed properties of the study, with its current space and budget."""
 
     def trials(self) -> list[Trial]:
         """Read all trials in the order of their numbers, each with its last epoch's metrics."""
@@ -44,29 +44,29 @@ class Ledger(Protocol):
         """Read epochs in the order of arrival.
 
         Args:
-            trial: The number of the only trial to read; None for all.
-            after: The number of an event: only epochs reported after it are read.
+            trial: Number of the only trial to read; None for all.
+            after: Number of an event; only epochs reported after it are read.
         """
 
     def events(self, *, after: int = -1) -> list[Event]:
         """Read the history in its order.
 
         Args:
-            after: The number of an event: only later ones are read.
+            after: Number of an event; only later events are read.
         """
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
-        """Read what users asked for, in order.
+        """Read the requests of users, in order.
 
         Args:
-            waiting: True for those only that have no answer yet.
+            waiting: True for only those that have no answer yet.
         """
 
     def owner(self) -> str | None:
-        """Return who drives the study now, as `process 12 on host`; None if no driver is alive."""
+        """Return the driver of the study, as `process 12 on host`; None if no driver is alive."""
 
     def now(self) -> float:
-        """Read the ledger's clock, in Unix seconds. All who use the ledger read the same one."""
+        """Read the ledger's clock, in Unix seconds; all users of the ledger read the same clock."""
 
     # -- owning --------------------------------------------------------------------------------------------------------
 
@@ -74,38 +74,38 @@ class Ledger(Protocol):
         """Become the owner.
 
         Raises:
-            OwnedElsewhere: A live driver owns the study.
-            LedgerError: The ledger is where data would be lost, or a newer Paretune has migrated it.
+            OwnedElsewhere: If a live driver owns the study.
+            LedgerError: If the ledger is on a storage that loses data, or a newer Paretune has migrated it.
         """
 
     def beat(self) -> bool:
         """Renew the lease; return whether the study is still ours."""
 
     def close(self) -> None:
-        """Give the study back, if it is ours, and release what the ledger holds of the machine."""
+        """Release the study, if it is ours, and the resources of the ledger."""
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def decision(self) -> AbstractContextManager[LedgerWriter]:
-        """Begin a decision: what the block writes is durable when it ends, or not written at all if it raises.
+        """Begin a decision: its changes are durable when the block ends, or not written at all if it raises.
 
         Raises:
-            LedgerError: The ledger was not claimed.
-            OwnedElsewhere: Another driver has taken the study over; nothing is written.
-            OutOfReach: The disk is full or gone, or the server does not answer.
+            LedgerError: If the ledger was not claimed.
+            OwnedElsewhere: If another driver has taken the study over; nothing is written.
+            OutOfReach: If the disk is full or gone, or the server does not answer.
         """
 
     def ask_for(
         self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[list[Trial]], None]
     ) -> list[int]:
-        """Ask the owner for something: one request per trial, all of them or none.
+        """Send a request to the owner: one per trial, all of them or none.
 
         Args:
-            verb: What is asked for: `prune`, `pause`, `unpause`, `stop` or `extend`.
+            verb: Requested action: `prune`, `pause`, `unpause`, `stop` or `extend`.
             trials: Numbers of trials; None for the whole study.
-            detail: What the verb needs, and the reason; JSON values.
-            check: Gets all trials, and raises what is wrong with the request; nothing is written then.
+            detail: Parameters of the verb, and the reason; JSON values.
+            check: Function that receives all trials, and raises an error if the request is invalid; nothing is written then.
 
         Returns:
-            The requests' numbers.
+            The numbers of the requests.
         """

@@ -1,4 +1,4 @@
-"""Folders in object stores, reached by pyarrow."""
+"""Folders in object stores, accessed through pyarrow."""
 
 from __future__ import annotations
 
@@ -11,47 +11,48 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 _T = TypeVar("_T")
-_PAUSES = (0.5, 1, 2, 4, 8, 15, 30)  # seconds; a store that is away is waited for a minute
-_LOOKS_EVERY_SECONDS = 1.0  # for a flag; a look is a request
-_MAY_BE_SAID = ("region", "scheme", "endpoint_override")  # in an address; all else may be a secret
+_PAUSES = (0.5, 1, 2, 4, 8, 15, 30)  # seconds between retries; an unreachable store is retried for a minute
+_LOOKS_EVERY_SECONDS = 1.0  # minimum time between two polls for a flag, because each is a request
+_SAFE_QUERY_KEYS = ("region", "scheme", "endpoint_override")  # any other query parameter might be a secret
 
 
 def is_address(text: object) -> bool:
-    """Whether someone means an address, right or wrong, and no path."""
+    """Return whether a text is meant as an address, valid or not, and not as a path."""
     return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://?", text) is not None
 
 
 def check_address(text: str) -> str:
-    """The address or the path of a shared place; `file://` is a path.
+    """Check the address or path of a shared location; return it, with `file://` converted to a path.
 
     Raises:
-        ValueError: It is no address, or may hold a secret; the message does not repeat it.
+        ValueError: If it is not an address, or may contain a secret; the message does not repeat it.
     """
     if not is_address(text):
         return text
     parts = urlsplit(text)
-    if "@" in parts.netloc or any(key not in _MAY_BE_SAID for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
+    if "@" in parts.netloc or any(key not in _SAFE_QUERY_KEYS for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
         raise ValueError(
-            "the address holds what may be a secret; take it out: credentials belong into the environment (AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY), ~/.aws, or the machine's own role. After a question mark may stand {', '.join(_MAY_BE_SAID)}"
+            "the address may contain a secret; remove it, and provide credentials by the environment (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY), ~/.aws, or the machine's own role. Only these keys are allowed after the question mark: "
+            + ", ".join(_SAFE_QUERY_KEYS)
         )
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
-            raise ValueError("a path is written file:///folder, or /folder")
+            raise ValueError("a path must have the form file:///folder, or /folder")
         return unquote(parts.path)
     if "://" not in text or not parts.netloc:
-        raise ValueError("the address of an object store is written s3://bucket/folder")
+        raise ValueError("the address of an object store must have the form s3://bucket/folder")
     return text
 
 
 class ObjectStoreFolder:
-    """A folder in an object store: what `pyarrow.fs` reaches by an address. It exists as soon as something lies in it.
+    """A folder in an object store that `pyarrow.fs` can access by an address. It exists as soon as it contains a file.
 
-    Pickled, it is its address: every process connects by itself, with the credentials that it finds in its environment.
+    It is pickled as its address: every process connects itself, with the credentials in its environment.
 
     Args:
-        address: Of the folder, as `checked` lets it pass.
-        patient: Whether a store that is away is waited for, a minute long.
+        address: Address of the folder, checked by `check_address`.
+        patient: True to retry an unreachable store for a minute.
     """
 
     def __init__(self, address: str, *, patient: bool = True) -> None:
@@ -70,11 +71,11 @@ class ObjectStoreFolder:
         return ObjectStoreFolder, (self._base + self._parameters,)
 
     def impatient(self) -> ObjectStoreFolder:
-        """The same, for those who cannot wait."""
+        """Return the same folder without retries."""
         return ObjectStoreFolder(self._base + self._parameters, patient=False)
 
     def read(self, name: str) -> bytes | None:
-        """What a file holds, None if there is none."""
+        """Return the content of a file, None if it does not exist."""
 
         def get() -> bytes | None:
             try:
@@ -86,7 +87,7 @@ class ObjectStoreFolder:
         return self._patiently(get)
 
     def write(self, name: str, blob: bytes) -> None:
-        """Make or replace a file: readers see the old one or the new one, and nothing between."""
+        """Create or replace a file atomically: readers see the old one or the new one."""
 
         def put() -> None:
             with self._files.open_output_stream(self._path(name)) as stream:
@@ -95,7 +96,7 @@ class ObjectStoreFolder:
         self._patiently(put)
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file, if it exists."""
 
         def remove() -> None:
             if self._files.get_file_info(self._path(name)).is_file:
@@ -104,7 +105,7 @@ class ObjectStoreFolder:
         self._patiently(remove)
 
     def remove(self) -> None:
-        """Remove the folder and all that lies below."""
+        """Delete the folder with its content."""
 
         def remove() -> None:
             with suppress(FileNotFoundError):
@@ -113,7 +114,7 @@ class ObjectStoreFolder:
         self._patiently(remove)
 
     def sizes(self) -> dict[str, int]:
-        """The files below, by their paths from here: bytes."""
+        """Return the size in bytes of all files below, by relative path."""
         from pyarrow.fs import FileSelector
 
         base = self._path()
@@ -122,7 +123,7 @@ class ObjectStoreFolder:
         return {info.path.removeprefix(f"{base}/"): info.size for info in infos if info.is_file}
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there. Looked for at most once a second; a store that does not answer has none."""
+        """Return whether a file exists. It polls at most once a second; an unreachable store counts as having none."""
         if (now := time.monotonic()) - self._looked < _LOOKS_EVERY_SECONDS:
             return False
         self._looked = now
@@ -149,7 +150,7 @@ class ObjectStoreFolder:
 
 @cache
 def _connected(scheme: str, where: str, parameters: str) -> Any:
-    """The file system, once per process. `AWS_ENDPOINT_URL` names a store that is not Amazon's."""
+    """Return the file system, created once per process. `AWS_ENDPOINT_URL` names a store other than Amazon's."""
     from pyarrow.fs import FileSystem
 
     return FileSystem.from_uri(f"{scheme}://{where}{parameters}")[0]

@@ -1,4 +1,4 @@
-"""A ledger as whoever reads it sees it: the study, its owner, its trials, their epochs, and everything that happened."""
+"""Read access to a ledger: study, owner, trials, epochs, events."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from search.trial import State, Trial
 
 
 class LedgerReader:
-    """What can be read of a ledger.
+    """The read operations of a ledger.
 
     Args:
-        database: Where its tables lie.
-        now: The clock, in Unix seconds; None for the database's.
+        database: Database of its tables.
+        now: Clock, in Unix seconds; None for the database's.
     """
 
     def __init__(self, database: Database, now: Callable[[], float] | None = None) -> None:
         self._database = database
         self._now = now or database.clock
         self._reading = database.engine  # an older ledger is read from a migrated copy
-        self._token: str | None = None  # of a ledger that we have claimed
+        self._token: str | None = None  # token of a ledger that this process has claimed
 
     def study(self) -> StudyRow:
-        """What was fixed when the study was made, and its budget now."""
+        """Read the fixed properties of the study, and its current budget."""
         events = schema.events.c
         changed = (
             sa.select(events.kind, events.detail)
@@ -51,22 +51,22 @@ class LedgerReader:
         return StudyRow(row.name, row.uid, row.created, file, row.facts, budget)
 
     def owner(self) -> str | None:
-        """Who runs the study now (`process 12 on host`), or None."""
+        """Return the driver of the study (`process 12 on host`), or None."""
         with self._read() as connection:
             row = connection.execute(sa.select(schema.owner)).first()
         return f"process {row.pid} on {row.host}" if row is not None and owner.is_alive(row, self._now()) else None
 
     def trials(self) -> list[Trial]:
-        """All trials in the order of their numbers, each with its last epoch's metrics."""
+        """Read all trials in the order of their numbers, each with its last epoch's metrics."""
         with self._read() as connection:
             return read_trials(connection)
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
-        """Epochs in the order of arrival.
+        """Read epochs in the order of arrival.
 
         Args:
-            trial: Only this trial's.
-            after: Only those whose event number is larger (a reader's place in the history).
+            trial: Number of the only trial to read; None for all.
+            after: Number of an event; only epochs reported after it are read.
         """
         reports, events = schema.reports, schema.events
         joined = sa.select(reports, events.c.time).join(events, events.c.number == reports.c.event)
@@ -77,13 +77,13 @@ class LedgerReader:
             return [Report(r.trial, r.epoch, r.time, r.event, none_to_nan(r.metrics)) for r in connection.execute(query)]
 
     def events(self, *, after: int = -1) -> list[Event]:
-        """Everything that happened, in order; `after` as in `reports`."""
+        """Read all events in order; `after` as in `reports`."""
         query = sa.select(schema.events).where(schema.events.c.number > after).order_by(schema.events.c.number)
         with self._read() as connection:
             return [Event(r.number, r.time, _kind(r.kind), r.trial, r.who, r.detail) for r in connection.execute(query)]
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
-        """What people asked for, in order; only what is not answered yet if `waiting`."""
+        """Read the requests of users, in order; only unanswered ones if `waiting`."""
         query = sa.select(schema.requests).order_by(schema.requests.c.number)
         if waiting:
             query = query.where(schema.requests.c.served.is_(None))

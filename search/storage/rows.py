@@ -1,4 +1,4 @@
-"""The rows of a ledger as values: what every ledger gives back, whichever database it is in."""
+"""The rows of a ledger as values, the same for every kind of ledger."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Event:
     """One line of a study's history; `search.storage.events` defines every kind and its detail.
 
     Attributes:
-        number: Its place in the history, counted from 0 without a gap.
+        number: Position in the history, counted from 0 without a gap.
         time: Unix time of the decision.
-        kind: What has happened.
-        trial: The trial's number; None for an event about the study.
-        who: `user@host:process` of who decided it, or who asked for it.
-        detail: JSON values.
+        kind: Kind of the event.
+        trial: Number of the trial; None for an event about the study.
+        who: Process that decided it, or user who requested it, as `user@host:process`.
+        detail: Details, as JSON values.
     """
 
     number: int
@@ -38,11 +38,11 @@ class Report:
     """One epoch of one trial.
 
     Attributes:
-        trial: The trial's number.
-        epoch: The epoch, counted from 1.
+        trial: Number of the trial.
+        epoch: Number of the epoch, counted from 1.
         time: Unix time of arrival.
-        event: The number of its event `reported`.
-        metrics: The epoch's metrics; a number that was not finite is NaN.
+        event: Number of its event `reported`.
+        metrics: Metrics of the epoch; a number that was not finite is NaN.
     """
 
     trial: int
@@ -54,17 +54,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked of a study, usually from another terminal.
+    """A request from a user to a study, usually from another terminal.
 
     Attributes:
-        number: Its place among the requests.
-        time: Unix time.
-        who: `user@host:process`.
-        verb: `prune`, `pause`, `unpause`, `stop` or `extend`.
-        trial: The trial's number; None for the whole study.
-        detail: What the verb needs, and the reason.
+        number: Position among the requests.
+        time: Unix time of the request.
+        who: User who requested it, as `user@host:process`.
+        verb: Requested action: `prune`, `pause`, `unpause`, `stop` or `extend`.
+        trial: Number of the trial; None for the whole study.
+        detail: Parameters of the verb, and the reason.
         served: Unix time of the answer; None while it waits.
-        refusal: The reason why it was refused; None if it was carried out.
+        refusal: Reason why it was refused; None if it was carried out.
     """
 
     number: int
@@ -79,15 +79,15 @@ class Request:
 
 @dataclass(frozen=True)
 class StudyRow:
-    """What is fixed when a study is made. Only its space can be widened, and its budget extended.
+    """The properties that are fixed when a study is created. Only its space can be widened, and its budget extended.
 
     Attributes:
-        name: The study's name.
-        uid: Tells it from another study of the same name.
-        created: Unix time.
-        file: The resolved study file that it was made from, or widened to since.
-        stored_facts: What was measured then, as the ledger stores it; read it as `facts`.
-        budget: The file's `budget` with what `extended` events have changed since.
+        name: Name of the study.
+        uid: Unique id, which distinguishes it from another study of the same name.
+        created: Unix time of its creation.
+        file: Resolved study file of its creation, or of the last widening.
+        stored_facts: Facts as the ledger stores them; read them as `facts`.
+        budget: Budget of the file, with the changes of `extended` events.
     """
 
     name: str
@@ -99,16 +99,16 @@ class StudyRow:
 
     @cached_property
     def facts(self) -> Facts:
-        """What was measured when the study was made.
+        """The values that were measured when the study was created.
 
         Raises:
-            LedgerError: The ledger's facts are damaged.
+            LedgerError: If the ledger's facts are damaged.
         """
         return read_facts(self.stored_facts, self.name)
 
     @property
     def against(self) -> str:
-        """The second objective: what accuracy is weighed against."""
+        """The second objective, weighed against accuracy."""
         return str(self.file.get("objectives", (..., Trial.against))[1])
 
     @property

@@ -1,7 +1,7 @@
-"""The ledger's tables, and how a ledger that an older Paretune wrote comes to have them.
+"""The tables of a ledger, and the migration of ledgers written by an older Paretune.
 
-A ledger says its version in its `study` row. Migrations are steps of one version each, written with Alembic's operations, so that
-they are the same on every database; they only ever add, in one transaction.
+A ledger's version is in its `study` row. Each migration step goes from one version to the next, is written with Alembic's
+operations, so that it is the same on every database, only adds to the schema, and runs in one transaction.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ study = sa.Table(
     "study",
     metadata,
     sa.Column("name", sa.String, primary_key=True),
-    sa.Column("uid", sa.String, nullable=False),  # tells two studies of one name apart
+    sa.Column("uid", sa.String, nullable=False),  # distinguishes two studies of one name
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("file", sa.JSON, nullable=False),  # the resolved study file
-    sa.Column("facts", sa.JSON, nullable=False),  # what was measured once: n_classes, backbone_params, reference_point, versions
+    sa.Column("facts", sa.JSON, nullable=False),  # measured once: n_classes, backbone_params, reference_point, versions
 )
 trials = sa.Table(
     "trials",
@@ -42,7 +42,7 @@ trials = sa.Table(
     sa.Column("n_attempts", sa.Integer, nullable=False),
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("finished", sa.Float),
-    sa.Column("extends", sa.Integer),  # since 2: the trial whose checkpoint this one goes on from
+    sa.Column("extends", sa.Integer),  # since 2: the trial whose checkpoint this one resumes from
     sa.Column("planned_epochs", sa.Integer),  # since 2: of an extended trial; null for the budget's
 )
 reports = sa.Table(
@@ -69,11 +69,11 @@ owner = sa.Table(
     sa.Column("token", sa.String, primary_key=True),
     sa.Column("host", sa.String, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("process_start", sa.String, nullable=False),  # tells a reused process number from the owner's
+    sa.Column("process_start", sa.String, nullable=False),  # distinguishes the owner from a reused process number
     sa.Column("heartbeat", sa.Float, nullable=False),
-    sa.Column("machine", sa.String),  # since 2: tells two machines, or containers, of one name apart
+    sa.Column("machine", sa.String),  # since 2: distinguishes two machines, or containers, of one name
 )
-requests = sa.Table(  # since 2: what people ask of a study from another terminal
+requests = sa.Table(  # since 2: requests of users from another terminal
     "requests",
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
@@ -82,13 +82,13 @@ requests = sa.Table(  # since 2: what people ask of a study from another termina
     sa.Column("verb", sa.String, nullable=False),
     sa.Column("trial", sa.Integer),
     sa.Column("detail", sa.JSON, nullable=False),
-    sa.Column("served", sa.Float),  # when it was answered
-    sa.Column("refusal", sa.String),  # why it could not be done; null when it was
+    sa.Column("served", sa.Float),  # time of the answer
+    sa.Column("refusal", sa.String),  # reason of the refusal; null if it was carried out
 )
 
 
 def migrate(connection: sa.Connection, version: int) -> None:
-    """Bring the tables of an older version up to date. The caller's transaction makes it all or nothing."""
+    """Migrate the tables of an older version. The caller's transaction makes it atomic."""
     if version == VERSION:
         return
     from alembic.migration import MigrationContext
@@ -101,7 +101,7 @@ def migrate(connection: sa.Connection, version: int) -> None:
 
 
 def _from_1(operations: Operations) -> None:
-    """Requests by hand; extended trials; machines told apart."""
+    """Add requests, extended trials, and the owner's machine."""
     operations.add_column("trials", sa.Column("extends", sa.Integer))
     operations.add_column("trials", sa.Column("planned_epochs", sa.Integer))
     operations.add_column("owner", sa.Column("machine", sa.String))

@@ -24,23 +24,23 @@ from search.storage.reader import LedgerReader, read_trials
 from search.storage.writer import LedgerWriter, finite_or_none
 from search.trial import Metrics, Trial
 
-PATIENCE_SECONDS = 60.0  # for a server that is restarted under a driver
+PATIENCE_SECONDS = 60.0  # wait of a driver for a server that is restarted
 
 
 class SqlLedger(LedgerReader):
     """A ledger in SQLite or PostgreSQL; see `search.storage.ledger.Ledger`. As a context manager it closes itself.
 
     Args:
-        path: The SQLite file, or the file that points at a server.
-        address: The address on a server; None for what the file says.
-        now: The clock, in Unix seconds; a test passes its own.
+        path: SQLite file, or pointer file to a server.
+        address: Address on a server; None for the one in the pointer file.
+        now: Clock, in Unix seconds; tests pass their own.
     """
 
     def __init__(self, path: Path, *, address: Address | None = None, now: Callable[[], float] | None = None) -> None:
         super().__init__(location.open_database(path, address), now)
         self.path = path
         self._writing = self._database.engine.execution_options(writes=True)
-        self._n_events: int | None = None  # known to the owner, who alone counts it up
+        self._n_events: int | None = None  # known to the owner, which alone increments it
 
     def __enter__(self) -> SqlLedger:
         return self
@@ -48,7 +48,7 @@ class SqlLedger(LedgerReader):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- making, opening, owning -----------------------------------------------------------------------------------------------
+    # -- creating, opening, owning ---------------------------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -61,10 +61,10 @@ class SqlLedger(LedgerReader):
         address: Address | None = None,
         now: Callable[[], float] | None = None,
     ) -> SqlLedger:
-        """A new ledger, claimed by this process. A crash leaves none or a whole one.
+        """Create a ledger, claimed by this process, atomically: a crash leaves none or a complete one.
 
         Raises:
-            LedgerError: if there is one already, or it would lie where data are lost.
+            LedgerError: If it exists already, or would be on a storage that loses data.
         """
         with cls(path, address=address, now=now)._closed_by_errors() as ledger:
             if ledger._database.exists():
@@ -82,14 +82,14 @@ class SqlLedger(LedgerReader):
 
     @classmethod
     def open(cls, path: Path, *, address: Address | None = None, now: Callable[[], float] | None = None) -> SqlLedger:
-        """An existing ledger, to read; `claim` it to write. One of an older Paretune is read as it would be when migrated.
+        """Open an existing ledger for reading; `claim` it to write. One of an older Paretune is read through a migrated copy.
 
         Raises:
-            LedgerError: if there is none, it cannot be read, or a newer Paretune wrote it.
+            LedgerError: If it does not exist, cannot be read, or was written by a newer Paretune.
         """
         with cls(path, address=address, now=now)._closed_by_errors() as ledger:
             if not ledger._database.exists():
-                raise LedgerError(f"{ledger._database} does not exist; `paretune ls` shows the studies that do")
+                raise LedgerError(f"{ledger._database} does not exist; list the existing studies: paretune ls")
             try:
                 with ledger._reading.connect() as connection:
                     version = ledger._version(connection)
@@ -103,23 +103,23 @@ class SqlLedger(LedgerReader):
             return ledger
 
     def claim(self, *, wait: Callable[[float], None] = time.sleep) -> None:
-        """Become the one driver that may write, and bring the tables of an older Paretune up to date.
+        """Become the only driver that may write, and migrate the tables of an older Paretune.
 
-        On one machine it is known whether the owner lives. An owner elsewhere is watched, for as long as a lease: when its heart
-        does not beat in that time it is dead. No two machines' clocks are compared.
+        On one machine it is known whether the owner is alive. An owner elsewhere is watched for the time of a lease: if no
+        heartbeat arrives, it is considered dead. The clocks of two machines are never compared.
 
         Args:
-            wait: Passes seconds; a test passes its own.
+            wait: Function that sleeps for some seconds; tests pass their own.
 
         Raises:
-            OwnedElsewhere: if a live driver holds the study.
-            LedgerError: if it lies where data are lost, or a newer Paretune has migrated it in the meantime.
+            OwnedElsewhere: If a live driver holds the study.
+            LedgerError: If the ledger is on a storage that loses data, or a newer Paretune has migrated it in the meantime.
         """
         self._database.refuse_unsafe()
         token, seen, waited = uuid.uuid4().hex, None, 0.0
         while True:
             with self._write() as connection:
-                row = connection.execute(sa.text("SELECT * FROM owner")).first()  # an older one has fewer columns
+                row = connection.execute(sa.text("SELECT * FROM owner")).first()  # an older table has fewer columns
                 held = row is not None and self._holds(row, seen, waited)
                 if not held:
                     self._take(connection, token)
@@ -132,13 +132,13 @@ class SqlLedger(LedgerReader):
         self._database.patience = PATIENCE_SECONDS
 
     def _holds(self, row: Any, seen: Any, waited: float) -> bool:
-        """Whether an owner must be waited for; OwnedElsewhere if it lives."""
+        """Return whether an owner must be watched longer; raise OwnedElsewhere if it is alive."""
         here = owner.is_here(row)
         lives = owner.is_alive(row, self._now()) if here else seen is not None and tuple(row) != tuple(seen)
         if lives:
             raise OwnedElsewhere(
                 f"the study is being run by process {row.pid} on {row.host}; "
-                "stop that one first, or watch it with `paretune trials`"
+                "stop that process first, or watch the study: paretune trials"
             )
         return not here and waited < LEASE_SECONDS
 
@@ -149,9 +149,9 @@ class SqlLedger(LedgerReader):
         self._n_events = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
 
     def _migrate_copy(self) -> None:
-        """Bring what is read up to date in memory."""
+        """Migrate the copy in memory."""
         try:
-            with self._reading.begin() as connection:  # the driver may have migrated the ledger just before it was copied
+            with self._reading.begin() as connection:  # the driver may have migrated the ledger just before the copy
                 schema.migrate(connection, self._version(connection))
         except sa.exc.DBAPIError as error:
             raise LedgerError(
@@ -159,7 +159,7 @@ class SqlLedger(LedgerReader):
             ) from error
 
     def _version(self, connection: sa.Connection) -> int:
-        """The schema's version; LedgerError if a newer Paretune wrote it."""
+        """Return the schema's version; raise LedgerError if a newer Paretune wrote it."""
         version: int = connection.execute(sa.select(schema.study.c.schema_version)).scalar_one()
         if version > schema.VERSION:
             raise LedgerError(
@@ -168,24 +168,24 @@ class SqlLedger(LedgerReader):
         return version
 
     def beat(self) -> bool:
-        """Tell other machines that this driver lives; from any thread. False if the study is no longer its own.
+        """Renew the lease, from any thread; return False if the study is no longer ours.
 
         Raises:
-            OutOfReach: if the disk is full or gone, or the server is away.
+            OutOfReach: If the disk is full or gone, or the server is unreachable.
         """
         mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=self._now())
         with self._write() as connection:
             return connection.execute(mine).rowcount == 1
 
     def now(self) -> float:
-        """The ledger's clock, in Unix seconds."""
+        """Return the ledger's clock, in Unix seconds."""
         return self._now()
 
     def close(self) -> None:
-        """Give the study back (if it is ours) and close the connections."""
+        """Release the study (if it is ours) and close the connections."""
         self._database.patience = 0.0
         if self._token is not None:
-            with suppress(OutOfReach), self._write() as connection:  # a full disk: the lease dies with us
+            with suppress(OutOfReach), self._write() as connection:  # on a full disk: the lease expires by itself
                 connection.execute(schema.owner.delete().where(schema.owner.c.token == self._token))
             self._token = None
         self._reading.dispose()
@@ -203,14 +203,14 @@ class SqlLedger(LedgerReader):
 
     @contextmanager
     def decision(self) -> Iterator[LedgerWriter]:
-        """One decision: everything written inside is durable together, or not at all.
+        """Begin a decision: everything written inside is durable together, or not at all.
 
-        A server that is away when a decision begins is waited for. One that dies within a decision leaves open whether it is
-        written: whoever opens the ledger next sees it.
+        A decision waits for a server that is unreachable at its beginning. If the server dies within a decision, it is open whether
+        the decision was written: the next process that opens the ledger sees it.
 
         Raises:
-            OwnedElsewhere: if another driver has taken the study over in the meantime; nothing is written then.
-            OutOfReach: if the disk is full or gone, or the server is away.
+            OwnedElsewhere: If another driver has taken the study over in the meantime; nothing is written then.
+            OutOfReach: If the disk is full or gone, or the server is unreachable.
         """
         if self._token is None or self._n_events is None:
             raise LedgerError("this ledger was opened for reading; claim it before writing")
@@ -223,26 +223,27 @@ class SqlLedger(LedgerReader):
                 writer = _SqlWriter(connection, now, owner.signature(), self._n_events)
                 yield writer
         except OutOfReach:
-            self._database.patience = 0.0  # the driver ends: nobody waits any longer, in no thread
+            self._database.patience = 0.0  # the driver ends, so no thread may wait any longer
             raise
         self._n_events = writer.n_events
 
     def ask_for(
         self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[list[Trial]], None]
     ) -> list[int]:
-        """Ask the study's driver for something, without owning the study: one request per trial, all or none.
+        """Send a request to the study's driver, without owning the study: one per trial, all or none.
 
         Args:
-            verb: What is asked for.
-            trials: Numbers; None for the whole study.
-            detail: What the verb needs, and the reason; JSON values.
-            check: Gets all trials inside the transaction, and raises what is wrong with the request; nothing is written then.
+            verb: Requested action.
+            trials: Numbers of trials; None for the whole study.
+            detail: Parameters of the verb, and the reason; JSON values.
+            check: Function that receives all trials inside the transaction, and raises an error if the request is invalid;
+                nothing is written then.
 
         Returns:
-            The requests' numbers.
+            The numbers of the requests.
         """
         if self._reading is not self._database.engine:
-            raise LedgerError("this study was written by an older Paretune; `paretune resume` brings it up to date")
+            raise LedgerError("this study was written by an older Paretune; `paretune resume` migrates it")
         row = {"time": self._now(), "who": owner.signature(), "verb": verb, "detail": dict(detail)}
         insert = schema.requests.insert().returning(schema.requests.c.number)
         with self._write() as connection:
@@ -251,7 +252,7 @@ class SqlLedger(LedgerReader):
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        """One transaction, which nobody else's writing comes between."""
+        """Run one transaction, isolated from all other writers."""
         try:
             with self._writing.begin() as connection:
                 yield connection
@@ -263,10 +264,10 @@ class SqlLedger(LedgerReader):
 
 
 def open_ledger(folder: Path) -> SqlLedger:
-    """Open the ledger of a study's folder, to read it; use it as a context manager.
+    """Open the ledger of a study's folder for reading; use it as a context manager.
 
     Raises:
-        LedgerError: The folder holds none, or it cannot be read.
+        LedgerError: If the folder has no ledger, or it cannot be read.
     """
     return SqlLedger.open(location.ledger_in(folder))
 

@@ -16,13 +16,13 @@ from sqlalchemy import event
 from search.errors import LedgerError
 from search.storage.database import Database, in_memory
 
-# File systems whose locks and shared memory do not reach the other machines: SQLite's write-ahead log is torn on them.
+# File systems whose locks and shared memory do not reach other machines, so that SQLite's write-ahead log is corrupted on them.
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "9p", "afs", "ncpfs"})
 NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.juicefs")
 
 
 class SQLite(Database):
-    """A file: write-ahead log, full synchronisation, on a local disk."""
+    """An SQLite file with write-ahead log and full synchronisation, on a local disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,11 +34,11 @@ class SQLite(Database):
         return str(self._path)
 
     def exists(self) -> bool:
-        """Whether there is anything in its place."""
+        """Return whether the path exists."""
         return self._path.exists()
 
     def create(self, fill: Callable[[sa.Connection], None]) -> None:
-        """Written beside its place and linked into it; see `Database.create`."""
+        """Create the file under a temporary name and link it to its path; see `Database.create`."""
         path = self._path
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -51,42 +51,42 @@ class SQLite(Database):
         try:
             os.link(draft, path)
         except FileExistsError:
-            raise LedgerError(f"{path} has just been made by another driver; open it instead") from None
+            raise LedgerError(f"{path} has just been created by another driver; open it instead") from None
         finally:
             for suffix in ("", "-wal", "-shm"):
                 draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
     def refuse_unsafe(self) -> None:
-        """SQLite's write-ahead log needs the memory and the locks of one machine; see `Database.refuse`."""
+        """Refuse a network file system: SQLite's write-ahead log needs the memory and the locks of one machine."""
         if (kind := network_file_system(self._path)) is not None:
             raise LedgerError(
-                f"{self._path} lies on a network file system ({kind}), where SQLite loses data; "
+                f"{self._path} is on a network file system ({kind}), where SQLite loses data; "
                 "keep it on a local disk of the driver (`ledger: FOLDER` in the study file), or on a PostgreSQL server (`ledger: postgresql://...`)"
             )
 
     def copy_in_memory(self) -> sa.Engine:
-        """See `Database.copy_in_memory`."""
+        """Copy the ledger; see `Database.copy_in_memory`."""
         made = in_memory()
         with contextlib.closing(sqlite3.connect(self._path, timeout=30.0)) as source, made.connect() as connection:
             source.backup(connection.connection.driver_connection)  # type: ignore[arg-type]
         return made
 
     def is_outage(self, error: sa.exc.DBAPIError) -> bool:
-        """A full disk, a lock that is held for long, a damaged file."""
+        """Return whether the error is a full disk, a long-held lock or a damaged file."""
         return isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """The kind of network file system that a file lies (or would lie) on, None for a local one.
+    """Return the kind of network file system that a file is (or would be) on, None for a local one.
 
     Args:
-        path: The file; it need not exist.
-        mounts: The mounts table in the form of `/proc/mounts`, which is read when it is None.
+        path: Path of the file, which need not exist.
+        mounts: Mounts table in the format of `/proc/mounts`; None to read that file.
     """
     if mounts is None:
         try:
             mounts = Path("/proc/mounts").read_text()
-        except OSError:  # not Linux: nobody tells
+        except OSError:  # not Linux: the file system is unknown
             return None
     target, kind, longest = os.path.realpath(path), "", -1
     for line in mounts.splitlines():
@@ -95,7 +95,7 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
             continue
         point = fields[1].encode().decode("unicode_escape")  # spaces are written \040
         inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:  # the last of equals hides the ones before
+        if inside and len(point) >= longest:  # the last mount of a path hides earlier ones
             kind, longest = fields[2], len(point)
     return kind if kind in NETWORK or kind.startswith(NETWORK_FUSE) else None
 
@@ -110,5 +110,5 @@ def _configure(connection: Any, _: Any) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    """A writer takes the lock at once, so that what it checks stays true until it commits; a reader takes none."""
+    """Begin a transaction: a writer takes the lock at once, so that its checks stay valid until it commits; a reader takes none."""
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")

@@ -1,4 +1,4 @@
-"""What one decision may write into a ledger.
+"""The writer of one decision in a ledger.
 
 A decision is everything inside one `with ledger.decision() as writer:` block: it becomes durable as a whole, or not at all. The
 writer turns a state change of a trial into an event and rows; how rows are kept is the ledger's own (five primitives, below).
@@ -27,7 +27,7 @@ class LedgerWriter(ABC):
 
     Args:
         now: Unix time of the decision.
-        who: Who decides: `user@host:process`.
+        who: Process that decides: `user@host:process`.
         n_events: Number of events in the ledger, which is the number of the next one.
     """
 
@@ -37,7 +37,7 @@ class LedgerWriter(ABC):
         self.n_events = n_events
 
     def act_for(self, who: str) -> None:
-        """Write the events that follow in the name of the user who asked for them."""
+        """Write the following events in the name of the user who requested them."""
         self._who = who
 
     def event(self, kind: EventKind, trial: int | None = None, **detail: Any) -> int:
@@ -49,7 +49,7 @@ class LedgerWriter(ABC):
         return number
 
     def reject(self, rejections: Iterable[tuple[Config, str]]) -> None:
-        """Write down configurations that were refused before training, each with the reason."""
+        """Record configurations that were rejected before training, each with the reason."""
         for config, reason in rejections:
             self.event(EventKind.REJECTED, config=config, reason=reason)
 
@@ -74,7 +74,7 @@ class LedgerWriter(ABC):
         return replace(trial, epochs=epoch, metrics=dict(metrics))
 
     def pause(self, trial: Trial, reason: str | None) -> Trial:
-        """Pause a trial, which keeps its checkpoint and gives up its slot; return it as PAUSED."""
+        """Pause a trial, which keeps its checkpoint and frees its slot; return it as PAUSED."""
         trial = self._changed(trial, state=State.PAUSED, reason=_storable(reason))
         self.event(EventKind.PAUSED, trial.number, **_given(reason=trial.reason))
         return trial
@@ -98,11 +98,11 @@ class LedgerWriter(ABC):
         """End a trial and return it with its state, reason and finishing time.
 
         Args:
-            trial: The trial.
-            state: COMPLETE, PRUNED or FAILED.
-            reason: Why it was pruned or failed.
-            rung: The rung at which it was pruned, in epochs.
-            limit: The cost that was above its limit.
+            trial: Trial to end.
+            state: New state: COMPLETE, PRUNED or FAILED.
+            reason: Reason why it was pruned or failed.
+            rung: Rung at which it was pruned, in epochs.
+            limit: Cost that exceeded its limit.
         """
         trial = self._changed(trial, state=state, reason=_storable(reason), rung=rung, finished=self._now)
         self.event(_KIND_AT_END[state], trial.number, **_given(reason=trial.reason, rung=rung, limit=limit))
@@ -119,7 +119,7 @@ class LedgerWriter(ABC):
         self._update_trial(trial.number, values)
         return replace(trial, **values)
 
-    # -- how rows are kept ---------------------------------------------------------------------------------------------
+    # -- storing rows --------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _insert_event(self, number: int, kind: EventKind, trial: int | None, detail: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ def none_to_nan(stored: Mapping[str, float | None] | None) -> Metrics:
 
 
 def _storable(text: str | None) -> str | None:
-    r"""Write out what no database takes: PostgreSQL has no NUL in a text, and no encoding has half a surrogate pair."""
+    r"""Escape what no database stores: PostgreSQL has no NUL in a text, and no encoding has half a surrogate pair."""
     return None if text is None else text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
 
 

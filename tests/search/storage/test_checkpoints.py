@@ -180,7 +180,7 @@ def test_storage_is_what_machines_share_and_ledger_where_the_driver_keeps_the_re
 )
 def test_an_address_that_may_hold_a_secret_is_refused_without_repeating_it(address: str, tmp_path: Path) -> None:
     with pytest.raises(
-        StudyFileError, match=r"storage: (the address holds what may be a secret; take it out|a path is)"
+        StudyFileError, match=r"storage: (the address may contain a secret; remove it|a path must)"
     ) as refusal:
         check(RAW | {"storage": address, "ledger": "/disk"})
     assert "geheim" not in str(refusal.value)

@@ -371,7 +371,7 @@ def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
 def test_a_pointer_that_leads_nowhere_is_refused(tmp_path: Path, content: str) -> None:
     pointer = tmp_path / "ledger.json"
     pointer.write_text(content)
-    with pytest.raises(LedgerError, match="does not lead to a ledger") as told:
+    with pytest.raises(LedgerError, match="does not refer to a ledger") as told:
         SqlLedger.open(pointer)
     assert "geheim" not in str(told.value)
 
