@@ -1,1 +1,1 @@
-"""The study, a state machine with three verbs: ask, report, tell. No torch, no Ray, no MLflow."""
+"""The study, a state machine with three operations: ask, report, tell. It imports neither torch nor Ray nor MLflow."""

@@ -1,4 +1,4 @@
-"""The question that a study asks: what is known of it before anything is trained, and what is refused then."""
+"""Checks made when a study is created or reopened, and the facts stored with it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ N_FEASIBILITY_DRAWS = 50
 
 
 def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None, memory: TrialMemory | None = None) -> Facts:
-    """What is measured once, when a study is made, and kept in its ledger.
+    """Return the facts that are measured once, when a study is created, and stored in its ledger.
 
     Args:
-        file: The study file.
-        sizes: Of its configurations.
-        precision: What `trainables.recipe.precision` found; None where it was not asked.
-        memory: The memory that a trial takes; None where it was not asked.
+        file: Study file.
+        sizes: Sizes of its configurations.
+        precision: Result of `trainables.recipe.precision`; None if it was not configured.
+        memory: Memory that a trial takes; None if it was not measured or computed.
     """
     max_params = file.budget.max_params or sizes.backbone_params
     against = file.objectives[1]
@@ -39,17 +39,17 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
         n_validation=sizes.n_validation,
         backbone_params=sizes.backbone_params,
         max_params=max_params,
-        reference_point=(1.0 / sizes.n_classes, largest),  # chance level, largest size that is wanted
+        reference_point=(1.0 / sizes.n_classes, largest),  # chance level, largest allowed size
         learned=tuple(learn(file)) if file.search.learn_from else (),
         **known,
     )
 
 
 def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
-    """Every method must have a configuration that could be trained; otherwise its share of the search would be spent on rejections.
+    """Refuse methods without any trainable configuration, whose share of the search would be spent on rejections.
 
     Raises:
-        StudyFileError: naming each method without one, and why its smallest or last candidate was refused.
+        StudyFileError: If there are such methods; the message names each with the reason of its smallest or last candidate.
     """
     space, costs = file.joint_space(), study_costs(file, sizes, max_params=max_params)
     problems = []
@@ -79,31 +79,31 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
 
 
 def refuse_changes(record: StudyRow, file: StudyFile) -> None:
-    """A study's file is fixed when the study is made.
+    """Refuse a changed study file: it is fixed when the study is created.
 
     Raises:
-        StudyFileError: showing every key whose value differs.
+        StudyFileError: If it has changed; the message shows every key whose value differs.
     """
     then, now = _flat(check(record.file).resolved()), _flat(file.resolved())
     changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
     if changed:
         lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
         raise StudyFileError(
-            f"study {file.study} exists in {file.folder} and was made from another study file:\n{lines}\n"
+            f"study {file.study} exists in {file.folder} and was created from another study file:\n{lines}\n"
             f"Give the new question another name (study: ...), or restore the old values."
         )
 
 
 def refuse_other_place(record: StudyRow, file: StudyFile) -> None:
-    """Checkpoints stay where the study was made.
+    """Refuse another checkpoint location: checkpoints stay where the study was created.
 
     Raises:
-        StudyFileError: naming both places.
+        StudyFileError: If the location has changed; the message names both locations.
     """
     if (there := record.facts.checkpoints) != file.shared:
         raise StudyFileError(
             f"study {file.study} has its checkpoints in {there or file.folder}, its study file names {file.shared or file.folder}: "
-            "they stay where they were made; name that place (storage: ...), or give the study another name"
+            "they stay where they were created; set that location (storage: ...), or give the study another name"
         )
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a trial after an epoch: it goes on, is complete, is pruned by a limit or a rung, or has failed."""
+"""The decision about a trial after an epoch: it continues, is complete, is pruned by a limit or a rung, or has failed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from search.trial import Metrics, State, Trial
 
 @dataclass(frozen=True)
 class EpochOutcome:
-    """Of one epoch.
+    """The decision after one epoch.
 
     Attributes:
-        state: RUNNING for a trial that goes on.
-        counts: Whether the epoch is compared with others': all its numbers are finite and it is within the limits.
-        why: What the ledger keeps of the reason: `reason`, and `rung` or `limit`.
+        state: New state; RUNNING for a trial that continues.
+        counts: True if the epoch is compared with others': all its numbers are finite and within the limits.
+        why: Reason for the ledger: `reason`, and `rung` or `limit`.
     """
 
     state: State
@@ -26,19 +26,19 @@ class EpochOutcome:
 
 
 def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, *, objective: str, last: bool) -> EpochOutcome:
-    """Decide about a trial that is RUNNING; `known` does not hold the epoch yet.
+    """Decide about a RUNNING trial; `state` does not include the epoch yet.
 
     Args:
-        state: What the study knows.
-        trial: The one that reports.
-        epoch: Which it has ended.
-        metrics: Of the epoch.
-        objective: What is maximised.
-        last: Whether it was the trial's last epoch.
+        state: State of the search.
+        trial: Trial that reports.
+        epoch: Number of the finished epoch.
+        metrics: Metrics of the epoch.
+        objective: Metric to maximise.
+        last: True if it was the trial's last epoch.
     """
     broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
     if broken is None and (key := state.costs.missing(metrics)) is not None:
-        broken = f"{key} is not known of it, and the study names it"
+        broken = f"the epoch does not report {key}, which the study uses"
     if broken is not None:
         return EpochOutcome(State.FAILED, False, {"reason": broken})
     if (dear := state.costs.broken(epoch, metrics)) is not None:

@@ -1,6 +1,6 @@
-"""What makes a study larger than it was made: more trials, more time, more epochs for one trial, a wider space.
+"""Extensions of a study: more trials, more time, more epochs for one trial, a wider space.
 
-An extension is one event. The study file that the study was made from stays what it was, unless the space was widened.
+An extension is one event. The original study file stays unchanged, unless the space is widened.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from search.storage import checkpoints
 from search.storage.checkpoints import Folder
 from search.trial import State, Trial, find_trial
 
-_MAY_GROW = ("n_trials", "max_hours", "until", "stall_trials")  # of a budget
+_MAY_GROW = ("n_trials", "max_hours", "until", "stall_trials")  # keys of a budget
 
 
 @dataclass(frozen=True)
 class Extension:
-    """What is asked for; all of it together or nothing.
+    """The requested changes, which are made together or not at all.
 
     Attributes:
-        more_trials: Added to `budget.n_trials`.
-        max_hours: The new `budget.max_hours`, over all drivers of the study; None leaves it.
-        until: The new `budget.until`, with its time zone; None leaves it.
-        trial: This one goes on, as a trial of its own, from its checkpoint.
-        epochs: Up to this many, counted from the trial's beginning.
-        file: A resolved study file whose space and budget are wider.
+        more_trials: Number to add to `budget.n_trials`.
+        max_hours: New `budget.max_hours`, over all drivers of the study; None for no change.
+        until: New `budget.until`, with its time zone; None for no change.
+        trial: Number of a trial to continue from its checkpoint, as a new trial.
+        epochs: Total epochs of that trial, counted from its beginning.
+        file: Resolved study file with a wider space and budget.
     """
 
     more_trials: int = 0
@@ -43,7 +43,7 @@ class Extension:
     file: Mapping[str, Any] | None = None
 
     def detail(self) -> dict[str, Any]:
-        """As JSON values, for a request; `Extension(**detail)` is the same again."""
+        """Return the changes as JSON values, for a request; `Extension(**detail)` restores them."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return {key: value for key, value in given.items() if (key, value) != ("more_trials", 0)}
 
@@ -51,67 +51,69 @@ class Extension:
         return bool(self.detail())
 
     def changes(self, budget: Mapping[str, Any], *, spent: float, now: float) -> dict[str, Any]:
-        """The new values of the budget.
+        """Return the new values of the budget.
 
         Args:
-            budget: As it is.
-            spent: Hours.
+            budget: Current budget.
+            spent: Hours spent so far.
             now: Unix time.
 
         Raises:
-            ValueError: if something of it would be less than it is, or is over already.
+            ValueError: If a value would shrink, or is already in the past.
         """
         if self.more_trials < 0 or (self.max_hours is not None and self.max_hours <= spent):
-            raise ValueError(f"a budget is extended, not cut: more_trials >= 0, max_hours above the {spent:.2f} h that are spent")
+            raise ValueError(f"a budget can only grow: more_trials >= 0, max_hours above the {spent:.2f} h already spent")
         changes: dict[str, Any] = {"n_trials": budget["n_trials"] + self.more_trials}
         if self.max_hours is not None:
             changes["max_hours"] = self.max_hours
         if self.until is not None:
             if moment(self.until).timestamp() <= now:
-                raise ValueError(f"until {self.until} is over already; name a later date")
+                raise ValueError(f"until {self.until} is in the past; give a later date")
             changes["until"] = moment(self.until).isoformat()
         return changes
 
 
 def moment(text: str) -> datetime:
-    """A date, with or without a time of the day; without a time zone it is this machine's.
+    """Parse a date, with or without a time of day; the default time zone is this machine's.
 
     Raises:
-        ValueError: if it is none; the message shows how one is written.
+        ValueError: If it is not a date; the message shows the format.
     """
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
-        raise ValueError(f"{text!r} is no date; write 2026-12-24 or 2026-12-24T18:00") from None
+        raise ValueError(f"{text!r} is not a date; write 2026-12-24 or 2026-12-24T18:00") from None
 
 
 # -- one trial with more epochs ------------------------------------------------------------------------------------------
 
 
 def extended_trial(trials: list[Trial], number: int, epochs: int | None, *, usual: int) -> Trial:
-    """The trial that goes on where another one has ended: its configuration, seed and checkpoint, and more epochs.
+    """Return the trial that continues an ended one, with its configuration, seed and checkpoint, and more epochs.
 
     Args:
-        trials: All of the study.
-        number: Of the one that has ended.
-        epochs: Counted from its beginning.
-        usual: `budget.epochs`: a trial that was pruned and gets so many is one of the search's again.
+        trials: All trials of the study.
+        number: Number of the ended trial.
+        epochs: Total epochs, counted from its beginning.
+        usual: Budget `budget.epochs`: a pruned trial that is extended to it becomes a normal trial of the search again.
 
     Raises:
-        ValueError: if the trial cannot go on, or has as many epochs.
+        ValueError: If the trial cannot continue, or already has as many epochs.
     """
     ended = find_trial(trials, number)
     if ended.state not in (State.COMPLETE, State.PRUNED):
-        raise ValueError(f"trial {number} is {ended.state.value}; only a trial that is COMPLETE or PRUNED can be extended")
+        raise ValueError(
+            f"cannot extend trial {number}: it is {ended.state.value} (only COMPLETE or PRUNED trials can be extended)"
+        )
     if epochs is None or epochs <= ended.epochs:
-        raise ValueError(f"trial {number} has {ended.epochs} epochs; extend it with --epochs, to more than these")
+        raise ValueError(f"trial {number} already has {ended.epochs} epochs; give a larger number with --epochs")
     return replace(
         ended,
         number=len(trials),
         state=State.RUNNING,
         reason=None,
         rung=None,
-        n_attempts=0,  # it waits for its first
+        n_attempts=0,  # no worker has had it yet
         finished=None,
         extends=number,
         planned_epochs=None if epochs == usual else epochs,
@@ -119,14 +121,14 @@ def extended_trial(trials: list[Trial], number: int, epochs: int | None, *, usua
 
 
 def copy_checkpoint(study: Folder, source: int, to: int) -> None:
-    """Give a new trial the checkpoint of another, whole or not at all.
+    """Copy the checkpoint of a trial to a new trial, atomically.
 
     Raises:
-        ValueError: if there is none any more.
+        ValueError: If the checkpoint no longer exists.
     """
     origin, target = checkpoints.trial_folder(study, source), checkpoints.trial_folder(study, to)
     if not checkpoints.has_checkpoint(study, source):
-        raise ValueError(f"trial {source} has no checkpoint any more (`paretune gc`): there is nothing to go on from")
+        raise ValueError(f"trial {source} no longer has a checkpoint (deleted by `paretune gc`), so it cannot be extended")
     checkpoints.copy_folder(origin, target, leave=checkpoints.FLAG)
 
 
@@ -134,10 +136,10 @@ def copy_checkpoint(study: Folder, source: int, to: int) -> None:
 
 
 def widened_file(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
-    """The new study file, if everything that the old one could try, the new one can.
+    """Check that the new study file allows everything that the old one does; return it.
 
     Raises:
-        StudyFileError: listing what is narrower, or is another question.
+        StudyFileError: If something is narrower, or is another question; the message lists every such key.
     """
     file = check(new).kept_like(old)
     problems = [*_other(old, file), *_narrower(old, file)]

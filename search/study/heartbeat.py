@@ -1,4 +1,4 @@
-"""What must not wait while the driver's own thread trains or talks to Ray: the heartbeat, and what people ask for."""
+"""The thread that keeps a driver's heartbeat and polls requests, while the driver's own thread trains or waits for Ray."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """A thread beside a driver, for as long as the `with` block lasts.
+    """A thread that runs next to a driver inside a `with` block.
 
-    It decides nothing: requests are carried out by the driver's thread, which may be in the middle of an epoch. The flag ends that
-    epoch at its next batch. That thread need not look for requests itself, which is a query each time: `asked` tells it.
+    It makes no decisions: the driver's thread carries out requests, and may be in the middle of an epoch. The stop flag ends
+    that epoch at its next batch. The driver's thread does not poll for requests itself, since each poll is a query:
+    `requests_waiting` tells it.
 
     Args:
-        ledger: The driver's ledger, claimed.
-        folder: Where the study's checkpoints lie.
+        ledger: Ledger that the driver has claimed.
+        folder: Folder of the study's checkpoints.
     """
 
     def __init__(self, ledger: Ledger, folder: Folder) -> None:
@@ -34,8 +35,8 @@ class Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="paretune-attendant", daemon=True)
         self._asked = threading.Event()
-        self._asked.set()  # before the first look nobody knows
-        self._known = -1  # number of the last request that was looked at
+        self._asked.set()  # before the first poll the answer is unknown
+        self._known = -1  # number of the last polled request
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -46,7 +47,7 @@ class Heartbeat:
         self._thread.join()
 
     def requests_waiting(self) -> bool:
-        """Whether requests may wait that were not waiting at the last call; for the driver's thread."""
+        """Return whether requests may have arrived since the last call; for the driver's thread."""
         if not self._asked.is_set() and self._thread.is_alive():
             return False
         self._asked.clear()
@@ -55,7 +56,7 @@ class Heartbeat:
     def _run(self) -> None:
         beat = time.monotonic()
         while not self._ended.wait(LOOK_SECONDS):
-            with contextlib.suppress(OutOfReach):  # a lock held for long, a full disk, a server that is away: the next look is soon
+            with contextlib.suppress(OutOfReach):  # a long-held lock, a full disk, an unreachable server: the next poll is soon
                 self._poll()
                 if time.monotonic() - beat >= HEARTBEAT_SECONDS:
                     beat = time.monotonic()
@@ -76,5 +77,5 @@ class Heartbeat:
                 self._set_stop_flags(running)
 
     def _set_stop_flags(self, numbers: list[int]) -> None:
-        with contextlib.suppress(OSError):  # the driver's own thread does it again, and can wait
+        with contextlib.suppress(OSError):  # the driver's own thread repeats it, and can wait
             checkpoints.set_stop_flag(self._folder, numbers, patient=False)

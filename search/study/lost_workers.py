@@ -1,4 +1,4 @@
-"""Trials that lose their workers without a fault of their own: how often they may, and what a fresh worker gets."""
+"""Trials that lose their workers through no fault of their own: how often they may, and the GPU share of their next worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class WorkerLoss(enum.Enum):
-    """How a trial can lose its worker, and with which loss it is FAILED."""
+    """The ways in which a trial can lose its worker, each with the number of losses at which it is FAILED."""
 
     DEATH = ("the worker died", 3)
     MEMORY = ("out of memory", 2)
@@ -18,10 +18,10 @@ class WorkerLoss(enum.Enum):
 
 
 class LostWorkers:
-    """What the trials of a study have lost so far.
+    """The lost workers of a study's trials.
 
     Args:
-        share: Of a GPU, by the trial's number.
+        share: Function that returns a trial's share of a GPU, by its number.
     """
 
     def __init__(self, share: Callable[[int], float]) -> None:
@@ -29,14 +29,14 @@ class LostWorkers:
         self._counts: Counter[tuple[int, WorkerLoss]] = Counter()
 
     def count(self, number: int, loss: WorkerLoss) -> int:
-        """How often the trial has lost its worker in this way."""
+        """Return how often the trial has lost its worker in this way."""
         return self._counts[number, loss]
 
     def record(self, number: int, loss: WorkerLoss) -> None:
-        """Once more."""
+        """Count one more loss."""
         self._counts[number, loss] += 1
 
     def gpu_share(self, number: int) -> float:
-        """The share of a GPU that the trial's next worker gets: twice the usual once memory was short, where trials share one."""
+        """Return the GPU share of the trial's next worker: twice the usual after an out-of-memory loss, if trials share a GPU."""
         share = self._share(number)
         return min(1.0, 2 * share) if 0.0 < share < 1.0 and self.count(number, WorkerLoss.MEMORY) else share

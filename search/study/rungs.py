@@ -1,21 +1,21 @@
-"""Pareto rungs: which trials are stopped early, when accuracy and size both count.
+"""Pareto rungs: the early stopping of trials when both accuracy and size count.
 
-A trial's accuracy is looked at when it reaches a rung, after `grace`, `grace factor`, `grace factor^2`, ... epochs, as in
-asynchronous successive halving (ASHA: Li et al., MLSys 2020, arXiv 1810.05934). Its size never changes while it trains, so that
+A trial's accuracy is compared when it reaches a rung, after `grace`, `grace factor`, `grace factor^2`, ... epochs, as in
+asynchronous successive halving (ASHA: Li et al., MLSys 2020, arXiv 1810.05934). Its size never changes while it trains, so
 non-dominated sorting of (accuracy, size) could never stop the smallest trial, however bad. Here a trial is judged on accuracy
-alone, among those of the same or a smaller size that have reached the rung, itself included. Of n such peers
+alone, among the n trials of the same or a smaller size that have reached the rung, itself included (its peers):
 
-    it goes on  if fewer than max(1, ceil(n / factor)) of them are more than epsilon above it.
+    it continues  if fewer than max(1, ceil(n / factor)) of its peers are more than epsilon above it.
 
-What follows from the rule:
+The rule has these consequences:
 
-- Whatever is on the rung's own front (no peer is more accurate) goes on: the survivors are spread along the front.
-- A larger trial is nobody's rival, and has all smaller ones as its own: size must pay.
-- Head-only, of size zero, has no rivals and is every adapter's: one that does no better than head-only is stopped at the first
-  rung, unless a third (factor 3) of its peers do no better either.
-- Nobody waits: who comes early has few rivals and is judged mildly; nothing that was stopped is taken up again.
+- Every trial on the rung's own front (no peer is more accurate) continues, so the survivors are spread along the front. - A
+larger trial is not compared with by smaller ones, but is compared with all of them: size must pay. - Head-only, of size zero,
+has no smaller rivals and is a rival of every adapter: one that is no better than head-only is stopped at the
+  first rung, unless a third (factor 3) of its peers are no better either.
+- No trial waits: an early trial has few rivals and is judged mildly. The rungs never resume a stopped trial.
 
-Pure: no clock, no trial, no ledger. The same rungs are rebuilt by adding the same reports.
+The module is pure, without clock, trial or ledger. Adding the same reports rebuilds the same rungs.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rung says of a trial.
+    """The decision of a rung about a trial.
 
     Attributes:
-        goes_on: Whether it is trained further.
-        n_peers: How many trials of its size or smaller have reached the rung, itself included.
-        n_better: How many of them are more than epsilon more accurate.
-        bar: The accuracy that it would have needed to go on (fraction).
+        goes_on: True if it is trained further.
+        n_peers: Number of trials of its size or smaller that have reached the rung, itself included.
+        n_better: Number of them that are more than epsilon more accurate.
+        bar: Accuracy (fraction) that it would have needed to continue.
     """
 
     goes_on: bool
@@ -45,13 +45,13 @@ class Verdict:
 
 
 class Rungs:
-    """The accuracies seen at each rung.
+    """The accuracies at each rung.
 
     Args:
         grace: Epochs before the first rung, at least 1.
-        factor: Of the trials at a rung about one in `factor` goes on, and the next rung is `factor` times as far; at least 2.
+        factor: Ratio of the epochs of successive rungs, at least 2; about one in `factor` trials at a rung continues.
         epsilon: Accuracy (fraction) by which a peer must be ahead to count as better: about the noise of the validation split.
-        epochs: Budget of a trial; a rung at or beyond it decides nothing and does not exist.
+        epochs: Epochs of a complete trial; a rung at or beyond them decides nothing and does not exist.
     """
 
     def __init__(self, *, grace: int, factor: int, epsilon: float, epochs: int) -> None:
@@ -60,12 +60,12 @@ class Rungs:
         self._seen = {epoch: _Seen() for epoch in self.at}
 
     def add(self, epoch: int, size: float, top1: float) -> None:
-        """Takes in what a trial of `size` parameters reports after `epoch` epochs; between rungs nothing."""
+        """Add the report of a trial of `size` parameters after `epoch` epochs; between rungs it is ignored."""
         if epoch in self._seen:
             self._seen[epoch].append(size, top1)
 
     def verdict(self, epoch: int, size: float, top1: float) -> Verdict | None:
-        """Judges a trial that reaches a rung, before it is added; None between rungs. O(n) in the trials at the rung."""
+        """Judge a trial that reaches a rung, before it is added; return None between rungs. O(n) in the trials at the rung."""
         if epoch not in self._seen:
             return None
         peers = np.append(self._seen[epoch].not_larger(size), top1)
@@ -76,20 +76,20 @@ class Rungs:
 
 
 class _Seen:
-    """(size, top1) of the trials that have reached a rung: two arrays that grow by doubling."""
+    """The pairs (size, top1) of the trials that have reached a rung, in two arrays that grow by doubling."""
 
     def __init__(self) -> None:
         self._n, self._sizes, self._top1s = 0, np.empty(64), np.empty(64)
 
     def append(self, size: float, top1: float) -> None:
-        """One more trial."""
+        """Add one trial."""
         if self._n == len(self._sizes):
             self._sizes, self._top1s = (np.append(values, np.empty(self._n)) for values in (self._sizes, self._top1s))
         self._sizes[self._n], self._top1s[self._n] = size, top1
         self._n += 1
 
     def not_larger(self, size: float) -> NDArray[np.float64]:
-        """The accuracies of the trials of at most a size."""
+        """Return the accuracies of the trials up to a size."""
         found: NDArray[np.float64] = self._top1s[: self._n][self._sizes[: self._n] <= size]
         return found
 

@@ -1,7 +1,7 @@
-"""What a study knows so far: made from its ledger alone, so that it can be made again at any time.
+"""The state of a search: derived from its ledger alone, so that it can be rebuilt at any time.
 
-A study that is opened replays the ledger's events in their order; one that runs takes in each decision after it is written. Both
-ways lead to the same knowledge, and so to the same next decision.
+Opening a study replays the ledger's events in their order; a running study updates the state after each decision is written.
+Both ways lead to the same state, and so to the same next decision.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from spaces import Config, key_of
 
 
 class SearchState:
-    """All that decisions rest upon.
+    """The state on which all decisions are based.
 
     Args:
-        file: The resolved study file.
-        row: What was fixed when the study was made.
-        sizes: What is known of a configuration before training.
-        ledger: Is replayed.
-        pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
+        file: Resolved study file.
+        row: Fixed properties of the study.
+        sizes: Sizes of configurations, known before training.
+        ledger: Ledger to replay.
+        pool: The only configurations that exist (the rows of a recorded table); None for the whole space.
 
     Attributes:
-        costs: Those that the study names, and their limits.
-        reference_point: (chance level, largest adapter, or the limit of what accuracy is weighed against): where the hypervolume is
-            measured from.
-        trials: All of them, by their numbers.
-        front: Of the COMPLETE trials.
-        sampler: Has been told everything.
-        rungs: Hold every report within the limits; None where the study has none.
-        promotes: Whether a trial that a rung stopped may go on.
-        lost_workers: How often trials lost their workers.
-        paused: Whether nothing new starts until it is unpaused.
-        ended: Why nothing new starts although trials are left in the budget, or None.
-        n_ended: Trials that had their chance: trained to the end, or stopped because others were better.
-        last_front_change: How many of them had ended when the front last changed.
-        seconds: Spent on the study by all drivers, up to the last event.
+        costs: Costs that the study uses, and their limits.
+        reference_point: Reference point of the hypervolume: (chance level, largest adapter, or the limit of another second
+            objective).
+        trials: All trials, by their numbers.
+        front: Front of the COMPLETE trials.
+        sampler: Sampler, which has all results.
+        rungs: Rungs with every report within the limits; None if the study has none.
+        promotes: True if a trial that a rung stopped may resume.
+        lost_workers: Lost workers of the trials.
+        paused: True if nothing new starts until the study is unpaused.
+        ended: Reason why nothing new starts although the budget has trials left, or None.
+        n_ended: Number of trials that had their chance: trained to the end, or stopped because others were better.
+        last_front_change: Value of `n_ended` when the front last changed.
+        seconds: Time spent on the study by all drivers, up to the last event.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class SearchState:
         self.last_front_change = 0
         self.seconds = 0.0
         self._objective = file.objectives[0]
-        self._first = deque(_first_configs(file, row))  # asked for before the sampler is
+        self._first = deque(_first_configs(file, row))  # proposed before the sampler is asked
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
-        self._trial_of: dict[int | None, int] = {}  # the other way round
-        self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to know duplicates
-        self._n_extended = 0  # trials that go on where another one ended; no part of `budget.n_trials`
+        self._trial_of: dict[int | None, int] = {}  # the sampler's ticket -> trial number
+        self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to detect duplicates
+        self._n_extended = 0  # trials that continue an ended one, which `budget.n_trials` does not count
         for config, top1, size, _ in row.facts.learned:
             if (known := self.sampler.add(config, drawn=False)) is not None:
                 self.sampler.tell(known, Result.COMPLETE, top1=top1, size=size)
@@ -98,23 +98,23 @@ class SearchState:
 
     @property
     def n_searched(self) -> int:
-        """Trials that count against `budget.n_trials`."""
+        """The number of trials that count against `budget.n_trials`."""
         return len(self.trials) - self._n_extended
 
     # -- what to try next ----------------------------------------------------------------------------------------------------------
 
     def next_answer(self) -> Answer:
-        """Return what to do next: first the anchors, the papers' defaults and the user's points, then what the sampler proposes."""
+        """Return the next action: first the anchors, the papers' defaults and the user's points, then the sampler's proposals."""
         if self._first:
             config = self._first.popleft()
             return NewConfig(config, self.sampler.add(config, drawn=False))
         return self.sampler.draw()
 
     def check(self, config: Config) -> tuple[int, int]:
-        """(adapter_params, head_params) of a configuration that is worth a trial.
+        """Return (adapter_params, head_params) of a configuration that is worth a trial.
 
         Raises:
-            ValueError: if it is impossible, breaks a limit, or is known already.
+            ValueError: If it is invalid, breaks a limit, or is already known.
         """
         counted = self.costs.check(config)
         if (twin := self._numbers.get(key_of(config))) is not None:
@@ -122,13 +122,13 @@ class SearchState:
         return counted
 
     def trial_of(self, ticket: int | None) -> Trial:
-        """The trial whose configuration has the ticket."""
+        """Return the trial whose configuration has the ticket."""
         return self.trials[self._trial_of[ticket]]
 
-    # -- taking in what was decided ------------------------------------------------------------------------------------------------
+    # -- updates after decisions ---------------------------------------------------------------------------------------------------
 
     def start(self, trial: Trial, ticket: int | None) -> None:
-        """A new trial; `ticket` is the sampler's, None for a trial that it never hears of."""
+        """Add a new trial; `ticket` is the sampler's, None for a trial that the sampler does not record."""
         self.trials.append(trial)
         self._tickets[trial.number] = ticket
         self._trial_of[ticket] = trial.number
@@ -137,12 +137,12 @@ class SearchState:
             self._numbers[key_of(trial.config)] = trial.number
 
     def promote(self, trial: Trial) -> None:
-        """A trial that a rung had stopped runs again."""
+        """Record that a trial stopped by a rung runs again."""
         self.trials[trial.number] = trial
         self.n_ended -= 1
 
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
-        """One more epoch of a trial, within the limits."""
+        """Record one more epoch of a trial, within the limits."""
         if self.rungs is not None and trial.extends is None:
             self.rungs.add(epoch, replace(trial, metrics=metrics).size, metrics[self._objective])
         self._report(trial.number, epoch, metrics)
@@ -152,7 +152,7 @@ class SearchState:
             self.sampler.report(ticket, epoch, metrics[self._objective], self.costs.measured_size(epoch, metrics))
 
     def set_standing(self, trial: Trial, *, limit: str | None = None) -> None:
-        """A trial's new standing; the sampler hears of it if the trial has ended. `limit`: the one that it was stopped for."""
+        """Record a trial's new state; an ended trial is told to the sampler. `limit` is the limit that it was stopped for."""
         self.trials[trial.number] = trial
         self.n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
         if compared(trial) and self.front.add(*trial.objectives, trial.number):
@@ -172,7 +172,7 @@ class SearchState:
             self.sampler.tell(ticket, Result.FAILED)
 
     def extend(self) -> None:
-        """The budget is larger: what had ended the study no longer does, and patience begins anew."""
+        """Record a larger budget: the study is no longer ended, and patience starts again."""
         self.ended = None
         self.last_front_change = self.n_ended
 
@@ -187,7 +187,7 @@ class SearchState:
                 trial = replace(trials[report.trial], metrics=report.metrics)
                 if math.isfinite(top1) and trial.extends is None and self.costs.counts(report.epoch, report.metrics):
                     self.rungs.add(report.epoch, trial.size, top1)
-        last = 0.0  # time of the event before; a driver's time runs from its "opened" to its last event
+        last = 0.0  # time of the previous event; a driver's time runs from its "opened" to its last event
         for event in ledger.events():
             self.seconds += 0.0 if event.kind is EventKind.OPENED else max(0.0, event.time - last)
             last = event.time
@@ -208,7 +208,7 @@ class SearchState:
             self.paused = event.kind is EventKind.PAUSED
 
     def _replay_of_trial(self, event: Event, trial: Trial, reports: dict[int, Report]) -> None:
-        """`trial` is what it is today; the event may be older."""
+        """Replay an event of a trial; `trial` is its current state, which may be newer than the event."""
         number = trial.number
         if event.kind is EventKind.STARTED:
             ticket = self._taken_up(trial.config) if trial.extends is None else None
@@ -218,7 +218,7 @@ class SearchState:
             top1 = report.metrics.get(self._objective, math.nan)
             if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
                 self._report(number, report.epoch, report.metrics)
-        elif event.kind is EventKind.PRUNED:  # it may have gone on since
+        elif event.kind is EventKind.PRUNED:  # it may have resumed since
             self.set_standing(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
         elif event.kind is EventKind.PROMOTED:
             self.promote(replace(trial, state=State.RUNNING))
@@ -241,7 +241,7 @@ class SearchState:
 
 
 def _first_configs(file: StudyFile, row: StudyRow) -> list[Config]:
-    """Head-only anchors the small end; then the papers' defaults, the file's points, and the fronts that it learns from."""
+    """Return the first configurations: head-only as the small end, the papers' defaults, the file's points, learned fronts."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
     fronts = [config for config, _, _, on_front in row.facts.learned if on_front]
     first = [everything.default(method) for method in everything.methods] + file.points() + fronts

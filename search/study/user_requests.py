@@ -1,7 +1,8 @@
-"""What a person may ask of a study by hand: prune, pause and unpause trials, pause, unpause and stop the study.
+"""The requests of users to a study: prune, pause and unpause trials, pause, unpause and stop the study.
 
-A request is a row of the ledger, written by any process and carried out by the study's owner: the driver, or where none is at work
-the command itself, which then claims the ledger for that moment. The same rules refuse it when it is asked and when it is served.
+A request is a row of the ledger, written by any process and carried out by the study's owner: the driver, or without a driver
+the command itself, which then claims the ledger for that moment. The same rules are checked when it is written and when it is
+carried out.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ DONE = {
 
 
 class Refused(RequestError):
-    """The study cannot do what was asked; nothing was changed."""
+    """The error that a study cannot fulfil a request; nothing was changed."""
 
 
 def check_request(verb: str, trials: Sequence[Trial], number: int | None) -> None:
-    """Whether a trial is in a state in which the verb means something.
+    """Check that a trial is in a state in which the verb is possible.
 
     Raises:
-        Refused: naming the trial's state, or that there is no such trial.
+        Refused: If it is not, or the trial does not exist; the message names its state.
     """
     if number is None:
         return
@@ -54,17 +55,17 @@ def check_request(verb: str, trials: Sequence[Trial], number: int | None) -> Non
 
 
 def carry_out(writer: LedgerWriter, request: Request, trial: Trial | None) -> Trial | None:
-    """Write what was asked, in the name of who asked, and that it is done.
+    """Carry out a request in the name of its user, and write its answer.
 
     Returns:
-        The trial in its new state; None if it was the whole study's.
+        The trial in its new state; None for a request about the whole study.
     """
     reason = request.detail.get("reason")
     writer.act_for(request.who)
     if trial is None:
         writer.event(DONE[request.verb], **request.detail)
     elif request.verb == "prune":
-        trial = writer.finish(trial, State.PRUNED, reason="pruned by hand" + (f": {reason}" if reason else ""))
+        trial = writer.finish(trial, State.PRUNED, reason="pruned by a user" + (f": {reason}" if reason else ""))
     elif request.verb == "pause":
         trial = writer.pause(trial, reason)
     else:
@@ -77,7 +78,7 @@ def write_requests(folder: Path, verb: str, numbers: Sequence[int], detail: Mapp
     """Write the request: one row per trial, or one for the whole study; all of them or none.
 
     Raises:
-        Refused: if one of the trials is not in a state for it.
+        Refused: If one of the trials is not in a possible state.
     """
     with open_ledger(folder) as ledger:
         if ledger.owner() is None:
@@ -91,7 +92,7 @@ def write_requests(folder: Path, verb: str, numbers: Sequence[int], detail: Mapp
 
 
 def read_answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
-    """What became of requests; None while one of them waits for a driver. Where no driver is at work they are carried out here."""
+    """Return answered requests; None while one waits for a driver. Without a driver they are carried out here."""
     with open_ledger(folder) as ledger:
         if ledger.owner() is None:
             _serve_alone(ledger)
@@ -100,7 +101,7 @@ def read_answers(folder: Path, numbers: Sequence[int]) -> list[Request] | None:
 
 
 def has_waiting(folder: Path) -> bool:
-    """Whether something was asked of the study that no driver has answered."""
+    """Return whether the study has requests that no driver has answered."""
     with open_ledger(folder) as ledger:
         return bool(ledger.requests(waiting=True))
 
@@ -108,11 +109,11 @@ def has_waiting(folder: Path) -> bool:
 def _serve_alone(ledger: SqlLedger) -> None:
     try:
         ledger.claim()
-    except OwnedElsewhere:  # a driver has come in the meantime; it will see to it
+    except OwnedElsewhere:  # a driver has started in the meantime and will answer
         return
     trials = ledger.trials()
     for request in ledger.requests(waiting=True):
-        if request.verb == "extend":  # is the next driver's, who then goes on with it
+        if request.verb == "extend":  # only a driver can continue the study
             continue
         with ledger.decision() as writer:
             try:
@@ -127,6 +128,6 @@ def _serve_alone(ledger: SqlLedger) -> None:
 
 
 def _alone(verb: str, number: int | None) -> None:
-    """What can be done where no driver is at work: all that is about trials, and lifting a pause."""
+    """Refuse requests that need a driver: without one, only requests about trials and unpausing are possible."""
     if number is None and verb != "unpause":
         raise Refused(f"no driver is running the study: there is nothing to {verb}")

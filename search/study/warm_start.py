@@ -1,6 +1,6 @@
-"""What a new study takes over from others: their results for the sampler, and their fronts to try first.
+"""The warm start of a study from others: their results for the sampler, and their fronts to try first.
 
-Read once, when the study is made, and kept among its facts: a study does not depend on what becomes of the others.
+They are read once, when the study is created, and stored among its facts, so the study does not depend on the others afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def learn(file: StudyFile) -> list[LearnedTrial]:
     """Read the complete trials of other studies that are points of this study's space.
 
     Raises:
-        StudyFileError: if a source cannot be read, or holds nothing that the study could use.
+        StudyFileError: If a source cannot be read, or contains no usable trial.
     """
     space, against = file.joint_space(), file.objectives[1]
     learned: list[LearnedTrial] = []
@@ -34,7 +34,7 @@ def learn(file: StudyFile) -> list[LearnedTrial]:
         if not trials:
             of_cost = "" if against in PARAMETERS else f" with a {against}"
             raise StudyFileError(
-                f"search.learn_from: {source} holds no complete trial{of_cost} that is a point of this study's space"
+                f"search.learn_from: {source} has no complete trial{of_cost} that is a point of this study's space"
             )
         members = {trial.number for trial in front(trials)}
         learned += [LearnedTrial(dict(t.config), t.metrics["val/top1"], t.size, t.number in members) for t in trials]
@@ -42,7 +42,7 @@ def learn(file: StudyFile) -> list[LearnedTrial]:
 
 
 def _trials(source: Path) -> Sequence[Trial]:
-    """The trials of a study's folder, or of the Parquet that a study writes."""
+    """Read the trials of a study's folder, or of the Parquet file that a study writes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -101,7 +101,7 @@ def test_a_trial_that_does_not_tell_a_cost_that_the_study_names_fails_with_the_r
     assert study.ask() is not None
     assert study.report(0, 1, {"val/top1": 0.5}) is Decision.STOP
     assert study.trials[0].state is State.FAILED
-    assert study.trials[0].reason == "cost/latency_merged_ms is not known of it, and the study names it"
+    assert study.trials[0].reason == "the epoch does not report cost/latency_merged_ms, which the study uses"
 
 
 class Unmergeable(SyntheticSizes):

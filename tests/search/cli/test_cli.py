@@ -285,4 +285,4 @@ def test_what_cannot_be_resumed_is_said(searched: Path) -> None:
     assert "does not exist" in nothing.stderr
     cut = paretune("resume", "syn", "--max-hours", "0", "--back-end", "in-process", cwd=searched)
     assert cut.returncode == 2
-    assert "a budget is extended, not cut" in cut.stderr
+    assert "a budget can only grow" in cut.stderr

@@ -78,7 +78,7 @@ def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_ask
     assert study.report(1, 2, GOOD) is Decision.STOP
     study.worker_gone(1)
     assert not flagged(study, 1)
-    assert study.trials[1].reason == "pruned by hand: looks bad"
+    assert study.trials[1].reason == "pruned by a user: looks bad"
     with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         assert ledger.trials() == study.trials
         assert [(e.kind, e.trial) for e in ledger.events()][-1] == ("pruned", 1)
@@ -217,7 +217,7 @@ def test_where_no_driver_runs_the_command_carries_it_out_itself(study: Study) ->
     answers = user_requests.read_answers(study.folder, numbers)
     assert answers is not None
     assert [answer.refusal for answer in answers] == [None]
-    assert load(study.folder).history[0].reason == "pruned by hand: enough"
+    assert load(study.folder).history[0].reason == "pruned by a user: enough"
     with pytest.raises(user_requests.Refused, match="no driver is running the study: there is nothing to stop"):
         user_requests.write_requests(study.folder, "stop", [], {})
 
@@ -286,7 +286,7 @@ def test_from_another_terminal_a_trial_is_pruned_within_an_epoch_of_20_seconds(t
     assert saved.state is StudyState.INTERRUPTED
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as mlflow:
         reason = "SELECT status, value FROM runs JOIN tags USING (run_uuid) WHERE key = 'paretune.reason'"
-        assert mlflow.execute(reason).fetchall() == [("KILLED", "pruned by hand: by the way")]
+        assert mlflow.execute(reason).fetchall() == [("KILLED", "pruned by a user: by the way")]
 
 
 @contextmanager

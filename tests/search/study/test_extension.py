@@ -138,7 +138,7 @@ def test_what_cannot_be_extended_is_refused_and_changes_nothing(study: Study, ex
 
 def test_a_trial_whose_checkpoint_was_collected_cannot_go_on(study: Study) -> None:
     (study.checkpoint_folder(0) / "epoch.json").unlink()
-    with pytest.raises(ValueError, match="trial 0 has no checkpoint any more"):
+    with pytest.raises(ValueError, match="trial 0 no longer has a checkpoint"):
         study.extend(Extension(trial=0, epochs=9))
 
 
@@ -163,7 +163,7 @@ def test_nothing_is_started_after_a_date_unless_it_is_put_off(tmp_path: Path) ->
 
 
 def test_what_is_no_date_is_refused() -> None:
-    with pytest.raises(ValueError, match="'tomorrow' is no date; write 2026-12-24 or"):
+    with pytest.raises(ValueError, match="'tomorrow' is not a date; write 2026-12-24 or"):
         moment("tomorrow")
 
 
@@ -188,7 +188,7 @@ def test_a_study_is_widened_keeps_its_trials_and_searches_the_rest(study: Study)
     assert "lily" in {trial.method for trial in new}
     assert any(not 1e-3 <= float(str(trial.config["optim.lr"])) <= 1e-2 for trial in new)
     study.close()
-    with pytest.raises(StudyFileError, match="was made from another study file"):
+    with pytest.raises(StudyFileError, match="was created from another study file"):
         Study.open(study_file(study.file.storage), SyntheticSizes())
     with closing(Study.open(study_file(study.file.storage, **WIDE), SyntheticSizes())) as again:
         assert again.trials == study.trials

@@ -60,7 +60,7 @@ def test_flags_are_raised_while_the_driver_is_busy_and_the_rest_is_left_to_it(tm
             assert study.trials == before
             assert study.stopping is None
         study.handle_requests()
-        assert study.trials[1].reason == "pruned by hand"
+        assert study.trials[1].reason == "pruned by a user"
 
 
 def test_an_attended_driver_looks_at_what_is_asked_of_it_only_when_something_is(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_attended_driver_looks_at_what_is_asked_of_it_only_when_something_is(
                 seconds_until(lambda: study.handle_requests() or study.trials[0].reason)
             finally:
                 sa.event.remove(sa.Engine, "before_cursor_execute", record)
-        assert study.trials[0].reason == "pruned by hand"
+        assert study.trials[0].reason == "pruned by a user"
 
 
 def test_a_driver_that_was_taken_over_stops_beating(tmp_path: Path) -> None:

@@ -101,5 +101,5 @@ def test_a_source_that_teaches_nothing_is_refused(tmp_path: Path) -> None:
         made(tmp_path, "s", learn_from=[str(tmp_path / "nothing.parquet")])
     other = made(tmp_path, "other")
     other.close()
-    with pytest.raises(StudyFileError, match="holds no complete trial that is a point of this study's space"):
+    with pytest.raises(StudyFileError, match="has no complete trial that is a point of this study's space"):
         made(tmp_path, "t", learn_from=[str(tmp_path / "other")])
