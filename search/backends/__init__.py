@@ -1,1 +1,1 @@
-"""What drives a study's trials: Ray Tune, this process, or a simulated cluster on a virtual clock."""
+"""The back ends that run a study's trials: Ray Tune, this process, or a simulated cluster on a virtual clock."""

@@ -1,38 +1,38 @@
-"""Which trials must leave their nodes, because those are about to leave the cluster, and when."""
+"""The choice of trials that must leave their nodes, because the nodes are about to leave the cluster, and when."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-LAST_SECONDS = 10.0  # before a node's deadline: what has not come to the end of its epoch then is stopped in the middle of it
+LAST_SECONDS = 10.0  # before a node's deadline: epochs that are not finished by then are interrupted
 
 
 class Draining:
-    """Trials leave a draining node with the checkpoint of their last epoch.
+    """The removal of trials from draining nodes, with the checkpoint of their last epoch.
 
-    They do so at the end of the epoch that they are in, where nothing is lost, or shortly before the deadline. One that got
-    there after the notice leaves at once.
+    A trial leaves at the end of its current epoch, where nothing is lost, or shortly before the deadline. A trial that arrived
+    on the node after the notice leaves at once.
 
     Args:
-        nodes: Asks for the nodes that drain: id to seconds left.
-        node_of: Asks where a trial is, by the back end's name of it; None if that is not known.
-        stop: Tells the worker of a trial to stop at its next batch.
+        nodes: Function that returns the draining nodes: id to seconds left.
+        node_of: Function that returns the node of a trial, by the back end's name of it; None if it is unknown.
+        stop: Function that asks the worker of a trial to stop at its next batch.
     """
 
     def __init__(
         self, nodes: Callable[[], Mapping[str, float]], node_of: Callable[[str], str | None], stop: Callable[[str], None]
     ) -> None:
         self._nodes, self._node_of, self._stop = nodes, node_of, stop
-        self._noticed: dict[str, float] = {}  # node -> when
+        self._noticed: dict[str, float] = {}  # node -> time of its notice
         self._stopped: set[str] = set()
         self._leaving: dict[str, str] = {}  # trial -> node
 
     def poll(self, running: Mapping[str, float], now: float) -> None:
-        """To be called every now and then.
+        """Check the nodes and stop trials that must leave; call it regularly.
 
         Args:
-            running: Trials that have workers, and since when.
-            now: By the same clock.
+            running: Trials with workers, and their starting times.
+            now: Current time by the same clock.
         """
         left = self._nodes()
         self._noticed = {node: self._noticed.get(node, now) for node in left}
@@ -48,5 +48,5 @@ class Draining:
                 self._stop(trial)
 
     def leaving(self, trial: str) -> str | None:
-        """The node that a trial must leave before it trains another epoch, and whose worker must not be used again."""
+        """Return the node that a trial must leave before another epoch, without reuse of its worker; None if it may stay."""
         return self._leaving.get(trial)

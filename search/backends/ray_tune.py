@@ -1,8 +1,8 @@
 """The Ray back end: Tune runs the trials on warm actors, the study decides. The only file of `search` that imports Ray.
 
-Two thin shells face Tune: a searcher whose `suggest` is the study's `ask`, and a scheduler whose `on_trial_result` is its `report`.
-Tune keeps no truth here: its snapshots go to a folder that is thrown away, its loggers and retries are off. A driver that dies
-leaves trials RUNNING in the ledger, and the next one takes them up.
+Two thin shells face Tune: a searcher whose `suggest` calls the study's `ask`, and a scheduler whose `on_trial_result` calls its
+`report`. Tune stores nothing that matters: its snapshots go to a temporary folder, its loggers and retries are off. A driver
+that dies leaves trials RUNNING in the ledger, and the next driver resumes them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from trainables import probed_memory
 from trainables.workers.ray_tune import TuneTrial
 from trainables.workers.retrainer import Retrainer
 
-# Tune's own habits that would fight the ledger or cost time. Set before a Tuner is made.
+# Habits of Tune that would conflict with the ledger or cost time. They must be set before a Tuner is created.
 _QUIET_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # result.json, CSV and TensorBoard per trial: the ledger has it all
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the experiment's snapshot is not what a study resumes from
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # a study does not resume from the experiment's snapshot
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the run at once; the ledger is durable at every moment
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # every epoch is reported when it ends
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -54,14 +54,14 @@ SPEAKS_EVERY_SECONDS = 20.0
 
 
 def run(study: Study, *, n_slots: int | FreeSlots) -> None:
-    """Drive a study to its end on the Ray cluster that this process is connected to.
+    """Drive a study to its end on the connected Ray cluster.
 
     Args:
-        study: The study; it stays open.
-        n_slots: How many trials run at once; or, where nodes come and go, the room for them: is looked at every two seconds.
+        study: Study to drive; it stays open.
+        n_slots: Number of trials at once; or the capacity of a cluster whose nodes come and go, which is polled every two seconds.
     """
     os.environ.update(_QUIET_TUNE)
-    class_cache.DEFAULT_ENV_VARS.clear()  # for Lightning; Ray would start new workers with it and leave those alone that wait
+    class_cache.DEFAULT_ENV_VARS.clear()  # they are for Lightning; with them Ray would not reuse waiting workers
     usual = study.file.resources.of_a_trial(study.row.facts.memory)
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -77,7 +77,7 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_StudyScheduler(study, drains, searcher),
-                num_samples=-1,  # the study says when it is over
+                num_samples=-1,  # the study decides when it is over
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -85,12 +85,12 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
                 name=study.file.study,
                 storage_path=scratch,
                 verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own, every epoch
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own after every epoch
             ),
         )
         tuner.fit()
     except TuneError as error:
-        own: BaseException | None = error  # what our shells raise comes out of Tune as one of these, with a traceback for a message
+        own: BaseException | None = error  # Tune wraps exceptions of our shells in this one, with a traceback as its message
         while own is not None and not isinstance(own, RequestError | OutOfReach):
             own = own.__cause__ or own.__context__
         raise own or error from None
@@ -104,16 +104,16 @@ def memory(
     resources: Resources,
     say: Callable[[str], object] = lambda waiting: None,
 ) -> dict[str, Any]:
-    """What a few steps of each configuration take of a node that trials would run on: see `trainables.training.probe.memory`.
+    """Measure a few steps of each configuration on a node for trials; see `trainables.training.probe.memory`.
 
     Args:
-        worker: The arguments of `trainables.make`.
-        configs: Possible ones.
-        resources: Of a trial.
-        say: Is told what is waited for, where an autoscaler starts a node first.
+        worker: Arguments of `trainables.make`.
+        configs: Valid configurations.
+        resources: Resources of a trial.
+        say: Callback that receives a message about waiting, if an autoscaler has to start a node first.
 
     Raises:
-        ValueError: as `trainables.make` does; no node fits; or nobody knows which node an autoscaler should start for it.
+        ValueError: If `trainables.make` raises it, no node fits, or the node that an autoscaler should start is not specified.
     """
     takes = {**resources.of_a_trial(None), "gpus_per_trial": gpus_of(resources.gpus_per_trial, resources.accelerator_type)}
     return in_a_slot(probed_memory, worker, list(configs), takes=takes, say=say).value
@@ -131,16 +131,16 @@ def retrain(
 ) -> Iterator[Outcome]:
     """Carry out final trainings on warm actors, as many at a time as there are slots.
 
-    An actor that dies is started again by Ray and goes on from its checkpoint, twice at most.
+    Ray restarts an actor that dies, twice at most; it resumes from its checkpoint.
 
     Args:
-        worker: The arguments of `Retrainer`.
-        orders: What to train; taken one by one, when a slot is free.
-        n_slots: How many at a time.
-        cpus_per_trial: Cores of one.
-        gpus_per_trial: Share of a GPU of one.
-        accelerator_type: Of the nodes; None for any.
-        memory_per_trial: Bytes of a node's memory that one is reserved; 0 for none.
+        worker: Arguments of `Retrainer`.
+        orders: Trainings to carry out, taken one by one when a slot is free.
+        n_slots: Number of trainings at a time.
+        cpus_per_trial: Cores of a training.
+        gpus_per_trial: Number of GPUs, or share of one, of a training.
+        accelerator_type: Accelerator type of the nodes; None for any.
+        memory_per_trial: Bytes of a node's memory reserved for a training; 0 for none.
     """
     takes = {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial, "label_selector": nodes.labels(accelerator_type)}
     takes |= {"memory": memory_per_trial} if memory_per_trial else {}
@@ -167,7 +167,7 @@ def retrain(
 
 
 class _RequestPoller(tune.Callback):  # type: ignore[misc]
-    """Carries out what people ask for, in each step of Tune's loop."""
+    """A callback that carries out the users' requests in each step of Tune's loop."""
 
     def __init__(self, study: Study, drains: _Drains | None) -> None:
         self._study, self._drains = study, drains
@@ -182,20 +182,20 @@ class _RequestPoller(tune.Callback):  # type: ignore[misc]
 
 
 class _Drains:
-    """Looks for nodes that are about to leave, where nodes come and go. `Draining` decides, by Tune's names of trials.
+    """The removal of trials from nodes that are about to leave. `Draining` decides, with Tune's names of trials.
 
-    It also says a word to every worker now and then. One whose answer was lost, because its node was cut off for a while, would be
-    waited for: its end of the connection is gone, and only who sends something learns that.
+    Also pings every worker every 20 s. After a network outage a reply can be lost and the connection half-open; only sending
+    something reveals that, and Ray would otherwise wait forever.
     """
 
     def __init__(self, study: Study) -> None:
         self._live: dict[str, Any] = {}
-        self._since: dict[str, float] = {}  # when each was seen first
+        self._since: dict[str, float] = {}  # time when each trial was first seen
         self._looked = self._spoke = -math.inf
         self._decided = Draining(nodes.draining, self._node_of, lambda name: study.request_stop(self._live[name].config["trial"]))
 
     def poll(self, trials: Iterable[Any]) -> None:
-        """Unless that was done a moment ago."""
+        """Check the nodes, unless that was done a moment ago."""
         if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
             return
         self._looked = now
@@ -208,7 +208,7 @@ class _Drains:
         self._decided.poll(self._since, now)
 
     def leaving(self, trial: Any) -> str | None:
-        """See `Draining.leaving`."""
+        """Return the node that a trial must leave; see `Draining.leaving`."""
         return self._decided.leaving(trial.trial_id)
 
     def _node_of(self, name: str) -> str | None:
@@ -216,23 +216,23 @@ class _Drains:
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
-    """`suggest` is the study's `ask`."""
+    """A searcher whose `suggest` calls the study's `ask`."""
 
     def __init__(self, study: Study, n_slots: int | FreeSlots) -> None:
         super().__init__()
         self._study = study
         self._slots = n_slots
-        self._looked, self._wanted = -math.inf, 0  # when the room was looked at, and for how many trials
+        self._looked, self._wanted = -math.inf, 0  # time of the last poll of the capacity, and number of wanted trials
         self._numbers: dict[str, int] = {}  # Tune's name of a live trial -> our number
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self._numbers:
-            self._study.handle_requests()  # while nothing runs, Tune asks here again and again, and nowhere else
+            self._study.handle_requests()  # while nothing runs, Tune calls only this method, again and again
         if len(self._numbers) >= self._n_slots():
             over = not self._numbers and not self._study.n_wanted() and not self._study.is_paused
-            return str(Searcher.FINISHED) if over else None  # there may be no node for a study that wants none any more
+            return str(Searcher.FINISHED) if over else None  # a study that wants no trial may have no node left
         trial = self._study.ask()
-        if trial is None:  # a trial that runs may yet come back: paused and unpaused, or its worker lost
+        if trial is None:  # a running trial may yet need a worker: paused and unpaused, or its worker lost
             return None if self._numbers or self._study.is_paused else str(Searcher.FINISHED)
         self._numbers[trial_id] = trial.number
         return {
@@ -248,7 +248,7 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 
     @property
     def spares(self) -> bool:
-        """Whether a worker without a trial is one too many: it would keep its node from an autoscaler that takes it back."""
+        """True if an idle worker is superfluous: it would keep its node from an autoscaler that removes it."""
         return isinstance(self._slots, FreeSlots) and self._slots.grows and self._wanted <= len(self._numbers)
 
     def _n_slots(self) -> int:
@@ -263,17 +263,17 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
         self._study.worker_gone(self._numbers.pop(trial_id))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its shells into a snapshot that nobody reads; a study does not travel
+        return {}  # Tune pickles its shells into a snapshot that is never read; a study cannot be pickled
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger holds it."""
+        """Do nothing: the ledger has the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a study is resumed by replaying its ledger."""
+        """Do nothing: a study is resumed by replaying its ledger."""
 
 
 class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
-    """`on_trial_result` is the study's `report`, `on_trial_error` its `lost`. Tune calls the latter before `on_trial_complete`."""
+    """A scheduler that passes results to `report` and errors to `worker_lost`. Tune calls the latter before `on_trial_complete`."""
 
     def __init__(self, study: Study, drains: _Drains | None, searcher: _StudySearcher) -> None:
         super().__init__()
@@ -284,27 +284,27 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         return {}
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Asked in each step of Tune, which would keep one worker without a trial to the end."""
+        """End idle workers first: Tune calls this in each step, and would otherwise keep one of them to the end."""
         if self._searcher.spares and (tune_itself := getattr(tune_controller, "_tune_controller", None)) is not None:
             tune_itself._cleanup_cached_actors(force_all=True)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         report = json.loads(result["report"])
-        if trial.trial_id in self._ended:  # a last word before the kill arrived
+        if trial.trial_id in self._ended:  # a last result that arrived before the kill
             return str(TrialScheduler.CONTINUE)
         if "unseen" in report:
             raise RequestError(
                 f"storage: node {_node_of(trial)} has no {report['unseen']}; a node that joins must see the storage as the others "
-                "do (docs/cluster.md). Nothing is lost: mend it, and run the study again"
+                "do (docs/cluster.md). Nothing is lost: fix it, and run the study again"
             )
         if report.get("memory"):
             self._study.worker_lost(report["trial"], WorkerLoss.MEMORY, report["failure"])
-            return self._end(trial)  # a process that ran out of memory is not used again
+            return self._end(trial)  # a process that ran out of memory is not reused
         decision = Decision.STOP
         if "failure" in report:
             self._study.tell(report["trial"], State.FAILED, report["failure"])
-        elif "stopped" not in report:  # at its flag
+        elif "stopped" not in report:  # the trial was not stopped by its flag
             decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
         if self._drains is not None and (node := self._drains.leaving(trial)) is not None:
             self._study.requeue(report["trial"], f"node {node[:6]} is about to leave the cluster")
@@ -312,7 +312,7 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
 
     def _end(self, trial: Any) -> str:
-        """End the worker: Tune would keep it for the next trial."""
+        """End the worker, which Tune would keep for the next trial."""
         self._ended.add(trial.trial_id)
         ray.kill(trial.temporary_state.ray_actor)
         return str(TrialScheduler.CONTINUE)
@@ -326,20 +326,20 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 def _actor_of(trial: Any) -> str:
-    """The id of a trial's worker, in hexadecimal."""
+    """Return the id of a trial's worker, in hexadecimal."""
     found: str = trial.temporary_state.ray_actor._actor_id.hex()
     return found
 
 
 def _node_of(trial: Any) -> str:
-    """The name of a trial's node, for people."""
+    """Return the name of a trial's node, for messages."""
     node = nodes.node_of(_actor_of(trial))
     return "unknown" if node is None else nodes.name_and_memory(node)[0]
 
 
 def _first_line(path: str | None) -> str:
-    """What Tune noted of an error, without its own heading."""
+    """Return Tune's text of an error, without its own heading."""
     if path is None:
-        return "no reason is known"
+        return "the reason is unknown"
     lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
-    return " ".join(lines[1:4])[:300] or "no reason is known"
+    return " ".join(lines[1:4])[:300] or "the reason is unknown"

@@ -1,6 +1,6 @@
 """Optuna's multi-objective samplers, made replayable: `tpe`, `nsga2`, `gp` and `grid`.
 
-The Optuna study lives in memory only; the ledger is the truth, and what it does not hold must not influence a draw.
+The Optuna study exists in memory only; the ledger is the truth, and nothing outside it may influence a draw.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from spaces import Config, JointSpace, Value
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-GRID_POINTS = 5  # of a range
-POPULATION = 24  # of NSGA-II: Optuna's 50 is more than many a study has trials
+GRID_POINTS = 5  # values of a range
+POPULATION = 24  # of NSGA-II: Optuna's default of 50 exceeds the number of trials of many studies
 
 
 class OptunaSampler:
@@ -28,8 +28,8 @@ class OptunaSampler:
 
     Args:
         space: The joint space.
-        kind: `tpe` (multivariate within each method's group of knobs), `nsga2`, `gp` (a study for each method, because Optuna's GP
-            draws conditional knobs at random; methods take turns) or `grid` (see `Grid`).
+        kind: Kind of sampler: `tpe` (multivariate within each method's group of knobs), `nsga2`, `gp` (a study for each method,
+            because Optuna's GP draws conditional knobs at random; methods take turns) or `grid` (see `Grid`).
     """
 
     def __init__(self, space: JointSpace, kind: str) -> None:
@@ -53,13 +53,13 @@ class OptunaSampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = study.ask()
             config = space.suggest(trial)
-        # Optuna keeps notes on a trial that it was asked for (what it would have chosen for the other methods' knobs) and counts
-        # them while the trial runs; the ledger does not have them. So the draw is given up, and its configuration taken up anew.
+        # Optuna keeps notes on a trial from `ask` (its choices for the other methods' knobs) and uses them while the trial runs.
+        # The ledger does not have them. So this trial is discarded, and its configuration is added as a new one.
         study.tell(trial, state=TrialState.FAIL)
         return NewConfig(config)
 
     def add(self, config: Config, *, drawn: bool) -> int:
-        """Take up a configuration of the space; returns its ticket."""
+        """Register a configuration of the space; return its ticket."""
         method = str(config["method"])
         name = method if self._kind == "gp" else "all"
         if self._grid is not None and drawn:
@@ -70,21 +70,21 @@ class OptunaSampler:
         params = {key: config[key] for key in distributions}
         study = self._studies[name]
         study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
-        if self._nsga2 is not None:  # the generation that Optuna gave the draw, and its parents, found again from what was told
+        if self._nsga2 is not None:  # recompute the generation and the parents that Optuna gave the draw
             trial = study.get_trials(deepcopy=False)[-1]
             self._nsga2.get_parent_population(study, self._nsga2.get_trial_generation(study, trial))
         self._tickets.append((name, study.get_trials(deepcopy=False)[-1].number))
         return len(self._tickets) - 1
 
     def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
-        """Optuna's multi-objective studies know no intermediate values."""
+        """Do nothing: Optuna's multi-objective studies have no intermediate values."""
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
-        """Tell Optuna. Configurations that were refused or too dear are PRUNED and infeasible, so that it avoids similar ones."""
+        """Tell Optuna. Rejected configurations and those over a limit are PRUNED and infeasible, so that it avoids similar ones."""
         name, number = self._tickets[ticket]
         study = self._studies[name]
         if result is Result.COMPLETE:
-            assert top1 is not None and size is not None  # noqa: S101, PT018 - the protocol says so
+            assert top1 is not None and size is not None  # noqa: S101, PT018 - guaranteed by the protocol
             study.tell(number, (top1, size))
             return
         if result in (Result.REJECTED, Result.OVER_LIMIT):
@@ -92,7 +92,7 @@ class OptunaSampler:
         study.tell(number, state=TrialState.FAIL if result is Result.FAILED else TrialState.PRUNED)
 
     def promote(self, ticket: int) -> None:
-        """Refuse: what Optuna was told stands, and it never asks for a promotion."""
+        """Refuse: results in Optuna are final, and it never proposes a promotion."""
         raise NotImplementedError
 
     def _sampler(self, seed: int) -> BaseSampler:
@@ -106,10 +106,10 @@ class OptunaSampler:
 
 
 class Grid:
-    """All combinations of a joint space, ranges at `GRID_POINTS` places, methods in turn.
+    """All combinations of a joint space, with `GRID_POINTS` values of each range; methods take turns.
 
-    Within a method the combinations come in an order that moves every knob from one to the next (steps through all of them by a
-    stride that has no factor in common with their number), so that a part of the grid covers all of it thinly.
+    Within a method, successive combinations differ in every knob (the order steps through all of them by a stride that is
+    coprime to their number), so that a part of the grid covers all of it thinly.
     """
 
     def __init__(self, space: JointSpace) -> None:
@@ -117,7 +117,7 @@ class Grid:
         self.n_drawn = 0
 
     def next(self) -> Config:
-        """The combination after those that were drawn; from the first again when all were."""
+        """Return the combination after those that were drawn; it starts over after the last."""
         methods = list(self._values)
         method, turn = methods[self.n_drawn % len(methods)], self.n_drawn // len(methods)
         values = self._values[method]
@@ -143,4 +143,4 @@ def _places(values: BaseDistribution) -> list[Value]:
             found = [values.low + p * (values.high - values.low) for p in parts]
         found = [min(max(place, values.low), values.high) for place in found]
         return list(dict.fromkeys(map(round, found))) if isinstance(values, IntDistribution) else list(found)
-    raise TypeError(f"{values!r} is none of Optuna's three distributions")
+    raise TypeError(f"{values!r} is not one of Optuna's three distributions")

@@ -12,7 +12,7 @@ from spaces import Config, JointSpace, Value
 
 
 def draw_uniformly(space: JointSpace, rng: random.Random) -> Config:
-    """A method, each as likely, then each of its knobs: choices alike, ranges evenly (in the logarithm if they say so)."""
+    """Draw a method, then each of its knobs: choices with equal probability, ranges uniformly (in the logarithm if configured)."""
     method = rng.choice(space.methods)
     config: Config = {"method": method}
     for knob in space.knobs(method):
@@ -37,7 +37,7 @@ def _value(values: BaseDistribution, rng: random.Random) -> Value:
                 values.high, values.low + values.step * rng.randrange(int((values.high - values.low) / values.step + 1e-9) + 1)
             )
         return rng.uniform(values.low, values.high)
-    raise TypeError(f"{values!r} is none of Optuna's three distributions")
+    raise TypeError(f"{values!r} is not one of Optuna's three distributions")
 
 
 class RandomSampler:

@@ -1,7 +1,7 @@
-"""A sampler as a study uses it: seeded draw by draw, replayable, and confined to a pool where there is one.
+"""The sampler of a study: seeded draw by draw, replayable, and restricted to a pool if there is one.
 
-Every draw is seeded from (root seed, number of the draw), so that a study that is rebuilt from its ledger by the same calls in the
-same order continues exactly as the first one would have.
+Every draw is seeded from (root seed, number of the draw). So a study that is rebuilt from its ledger by the same calls in the same
+order continues exactly as the first one would have.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class SeededSampler:
     """One sampler with its seeds, its count of draws and its pool.
 
     Args:
-        sampler: The rule that proposes.
-        context: What the rule was made with.
-        seed: The study's root seed.
+        sampler: Rule that proposes configurations.
+        context: Context with which the rule was created.
+        seed: Root seed of the study.
     """
 
     def __init__(self, sampler: Sampler, context: SamplerContext, seed: int = 0) -> None:
@@ -43,11 +43,11 @@ class SeededSampler:
 
     @classmethod
     def make(cls, name: str, context: SamplerContext, *, seed: int = 0) -> SeededSampler:
-        """Make the sampler that a study file names (`search.sampler`)."""
+        """Create the sampler that a study file names (`search.sampler`)."""
         return cls(SAMPLERS[name](context), context, seed)
 
     def draw(self) -> Answer:
-        """Propose what to do next. A new configuration comes with its ticket; a promoted trial was told to the sampler already."""
+        """Propose the next action. A new configuration comes with its ticket; a promotion is already recorded in the sampler."""
         answer = self.rule.ask(seed_for(self._seed, "ask", self._n_draws))
         if isinstance(answer, Promote):
             self.promote(answer.ticket)
@@ -60,19 +60,19 @@ class SeededSampler:
         return replace(answer, config=config, ticket=ticket)
 
     def draws(self, n: int) -> Iterator[Config]:
-        """Draw at most `n` configurations one after the other, without telling the sampler what becomes of them."""
+        """Draw at most `n` configurations one after the other, without recording any results."""
         return (answer.config for _ in range(n) if isinstance(answer := self.draw(), NewConfig))
 
     def add(self, config: Config, *, drawn: bool) -> int | None:
-        """Take up a configuration that is known already: from the ledger, or a paper's default.
+        """Register a configuration that is already known: from the ledger, or a paper's default.
 
         Args:
-            config: The configuration.
-            drawn: True if `draw` made it when it was new: then it counts as a draw, and the next one is seeded as it was then.
+            config: Configuration to register.
+            drawn: True if `draw` created it when it was new; then it counts as a draw, so that the next draw has the same seed.
 
         Returns:
-            Its ticket; None for a point outside the space (an anchor, or one from before the space was changed), of which the
-            sampler never hears.
+            Its ticket; None for a point outside the space (an anchor, or one from before the space was changed), which the sampler
+            does not record.
         """
         self._n_draws += drawn
         if self._pool is not None:
@@ -80,14 +80,14 @@ class SeededSampler:
         return self.rule.add(config, drawn=drawn) if self._space.holds(config) else None
 
     def report(self, ticket: int, epoch: int, top1: float, size: float | None = None) -> None:
-        """Take in one epoch; see `Sampler.report`."""
+        """Record one epoch; see `Sampler.report`."""
         self.rule.report(ticket, epoch, top1, size)
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
-        """Take in what became of a configuration; see `Sampler.tell`."""
+        """Record the result of a configuration; see `Sampler.tell`."""
         self.rule.tell(ticket, result, top1=top1, size=size)
 
     def promote(self, ticket: int) -> None:
-        """Take in that a stopped trial resumes; it counts as a draw."""
+        """Record that a stopped trial resumes; it counts as a draw."""
         self._n_draws += 1
         self.rule.promote(ticket)
