@@ -1,19 +1,19 @@
-"""What a back end is: the seam behind which Ray, this process and a simulated cluster train.
+"""The interface of a back end, which Ray, this process and a simulated cluster implement.
 
-**The life of a back end.** A command makes one by its name (`search.backends.choose.make_back_end`) and hands it down. For a search
-it is used once, in this order:
+**The life of a back end.** A command creates one by its name (`search.backends.choose.make_back_end`) and passes it on. For a
+search its methods are called in this order:
 
-1. `prepare` imports what the back end needs, in a thread, while
-2. `connect` starts or joins what runs the trials. The block of `connect` holds all that follows.
+1. `prepare` imports the modules that the back end needs, in a thread, while
+2. `connect` starts or joins the processes that run the trials. Everything below happens inside its block.
 3. `check` refuses machines on which the study could not run.
-4. `measure` finds out what memory a trial takes, if the study is new.
-5. `capacity` says how many trials run at once, and `run` drives the study: it calls `ask` for trials, has workers train them epoch
-   by epoch, calls `report` after each epoch, stops a worker when the answer is STOP, calls `worker_gone` once for every trial that
-   it was given, and `handle_requests` at least every second. It returns when `ask` has nothing more and nothing runs.
+4. `measure` determines the memory of a trial, if the study is new.
+5. `capacity` returns how many trials run at once, and `run` drives the study: it calls `ask` for trials, has workers train them
+   epoch by epoch, calls `report` after each epoch, stops a worker when the answer is STOP, calls `worker_gone` once for every trial
+   that it was given, and `handle_requests` at least every second. It returns when `ask` returns nothing more and nothing runs.
 
-For retraining a front, `retrain` is all that is called; it connects by itself when the first order comes.
+For retraining a front, only `retrain` is called; it connects by itself when the first order arrives.
 
-A back end decides nothing: which trial starts, resumes, stops or has failed is the study's to say. The same study and seed on one
+A back end makes no decisions: the study decides which trial starts, resumes, stops or has failed. The same study and seed on one
 worker has the same history on every back end.
 
 **Writing one.** One file here with a class that has these methods, one line in `BACK_ENDS`: docs/developing.md.
@@ -41,11 +41,11 @@ class Order:
     """One model to retrain.
 
     Attributes:
-        number: The number of its trial in the sibling ledger.
-        config: Its configuration.
-        seed: The seed of adapter, head, data order and dropout.
-        epochs: The epochs to train.
-        folder: The folder of its checkpoint.
+        number: Number of its trial in the sibling ledger.
+        config: Configuration to train.
+        seed: Seed of adapter, head, data order and dropout.
+        epochs: Number of epochs to train.
+        folder: Folder of its checkpoint.
     """
 
     number: int
@@ -60,10 +60,10 @@ class Outcome:
     """The result of an order.
 
     Attributes:
-        number: The order's number.
-        metrics: `test/top1`, `test/loss`, and those of the last epoch; empty after a failure.
-        correct: (n,) which test images the model classifies correctly, in the order of the split; None after a failure.
-        failure: Why it failed; None if it did not.
+        number: Number of the order.
+        metrics: Metrics `test/top1`, `test/loss`, and those of the last epoch; empty after a failure.
+        correct: Correctness of the prediction on each test image, (n,), in the order of the split; None after a failure.
+        failure: Reason of the failure; None after a success.
     """
 
     number: int
@@ -74,11 +74,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many trials run at once.
+    """The number of trials that run at once.
 
     Attributes:
-        words: The number in words, for people: `2 trials at a time`.
-        waits: Says what the back end waits for before any trial can run; None while it waits for nothing.
+        words: Number in words, for messages: `2 trials at a time`.
+        waits: Function that returns what the back end waits for before any trial can run; None if it does not wait.
     """
 
     words: str
@@ -86,27 +86,27 @@ class Capacity:
 
 
 class BackEnd(Protocol):
-    """What runs the trials of a study."""
+    """The component that runs the trials of a study."""
 
     @property
     def recorder_delay(self) -> float:
-        """Seconds that the recorder leaves the cores to workers which start."""
+        """The seconds for which the recorder leaves the cores to starting workers."""
 
     def prepare(self) -> None:
-        """Import what `run` needs. Called in a thread while `connect` works."""
+        """Import the modules that `run` needs. Called in a thread while `connect` works."""
 
     def connect(self, file: StudyFile) -> AbstractContextManager[None]:
-        """Start or join what runs the trials, for as long as the block lasts.
+        """Start or join the processes that run the trials, until the block ends.
 
         Raises:
-            RequestError: It cannot be reached, or refuses us.
+            RequestError: If they cannot be reached, or refuse access.
         """
 
     def check(self, file: StudyFile) -> None:
         """Refuse machines on which the study could not run.
 
         Raises:
-            RequestError: The machines and the remedy.
+            RequestError: If there are such machines; the message names them and the remedy.
         """
 
     def reserves_memory(self, file: StudyFile) -> bool:
@@ -119,23 +119,23 @@ class BackEnd(Protocol):
         configs: Callable[[], Sequence[Config]],
         say: Callable[[str], None],
     ) -> TrialMemory:
-        """Find out what memory a trial takes. Called once, when a study is made, and only if `reserves_memory`.
+        """Determine the memory of a trial. Called once, when a study is created, and only if `reserves_memory`.
 
         Args:
-            file: The study file.
-            computed_bytes: The memory of a worker by arithmetic; None if it has to be measured.
-            configs: Makes the configurations to measure.
-            say: Gets what the measurement waits for.
+            file: Study file.
+            computed_bytes: Computed memory of a worker; None if it has to be measured.
+            configs: Function that returns the configurations to measure.
+            say: Callback that receives messages about waiting.
 
         Raises:
-            RequestError: It cannot be measured.
+            RequestError: If it cannot be measured.
         """
 
     def capacity(self, study: Study) -> Capacity:
         """Return how many trials of the study run at once.
 
         Raises:
-            RequestError: Not even one fits, on a cluster that does not grow.
+            RequestError: If not even one fits, on a cluster that cannot grow.
         """
 
     def run(self, study: Study) -> None:
@@ -145,13 +145,13 @@ class BackEnd(Protocol):
         """Train and test models. Nothing is connected or imported before the first order.
 
         Args:
-            file: The study file.
-            facts: The study's facts.
-            orders: The models, taken one by one, when a worker is free.
+            file: Study file.
+            facts: Facts of the study.
+            orders: Models to train, taken one by one when a worker is free.
 
         Yields:
-            Outcomes as they come, in any order.
+            Outcomes as they arrive, in any order.
 
         Raises:
-            RequestError: The models cannot be trained at all.
+            RequestError: If the models cannot be trained at all.
         """

@@ -24,15 +24,16 @@ BACK_ENDS: Mapping[str, Callable[[int | None, int | None], BackEnd]] = {"ray": _
 
 
 def make_back_end(name: str, *, n_cpus: int | None = None, n_slots: int | None = None) -> BackEnd:
-    """Make the back end that a command names.
+    """Create the back end that a command names.
 
     Args:
-        name: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, in this process).
+        name: Name of the back end: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, in this
+            process).
         n_cpus: Cores that an embedded Ray may use; None for all.
-        n_slots: Trials at once, at most; None for as many as fit.
+        n_slots: Maximum number of trials at once; None for as many as fit.
 
     Raises:
-        RequestError: There is no back end of that name.
+        RequestError: If there is no back end of that name.
     """
     if name not in BACK_ENDS:
         raise RequestError(f"--back-end {name}: no such back end; use {' or '.join(BACK_ENDS)}")

@@ -19,16 +19,16 @@ from spaces import Config
 from trainables import make
 from trainables.protocol import Stopped, Trainable, is_out_of_memory
 
-PAUSE_SECONDS = 0.25  # between two looks at a study that is paused
+PAUSE_SECONDS = 0.25  # between two polls of a paused study
 
 
 class InProcessBackEnd:
-    """One trial after the other, in this process; see `search.backends.base.BackEnd`."""
+    """A back end that runs one trial after the other, in this process; see `search.backends.base.BackEnd`."""
 
     recorder_delay = 0.0
 
     def prepare(self) -> None:
-        """Import nothing: what trains was imported to measure sizes."""
+        """Import nothing: the trainables were imported to measure sizes."""
 
     def connect(self, file: StudyFile) -> AbstractContextManager[None]:
         """Connect to nothing."""
@@ -38,7 +38,7 @@ class InProcessBackEnd:
         """Accept this machine."""
 
     def reserves_memory(self, file: StudyFile) -> bool:
-        """Return False: a trial has the machine for itself."""
+        """Return False: a trial has the machine to itself."""
         return False
 
     def measure(
@@ -96,9 +96,9 @@ def _attempt(study: Study, trainable: Trainable, trial: Trial) -> None:
     try:
         _train(study, trainable, trial)
     except Stopped:
-        study.handle_requests()  # the flag's reason
+        study.handle_requests()  # the request that set the flag
     except OutOfReach:
-        raise  # the study's trouble, not the trial's
+        raise  # a problem of the study, not of the trial
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         if is_out_of_memory(error):

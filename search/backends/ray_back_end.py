@@ -1,4 +1,4 @@
-"""The back end on Ray: the cluster that `RAY_ADDRESS` names, or one embedded on this machine. `ray_tune` is imported late."""
+"""The back end on Ray: the cluster of `RAY_ADDRESS`, or one embedded on this machine. `ray_tune` is imported late."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from search.storage.facts import Facts, TrialMemory
 from search.study.study import Study
 from spaces import Config
 
-PRELOAD = "trainables.workers.preload"  # the module that a worker imports before it is asked for anything
-_IMPORTING_SECONDS = 5.0  # that workers take to import torch
+PRELOAD = "trainables.workers.preload"  # module that a worker imports before its first task
+_IMPORTING_SECONDS = 5.0  # time in which workers import torch
 
 
 class RayBackEnd:
-    """Warm actors, as many trials at once as fit; see `search.backends.base.BackEnd`.
+    """A back end with warm actors, as many trials at once as fit; see `search.backends.base.BackEnd`.
 
     Args:
         n_cpus: Cores that an embedded Ray may use; None for all.
-        n_slots: Trials at once, at most; None for as many as fit.
+        n_slots: Maximum number of trials at once; None for as many as fit.
     """
 
     recorder_delay = _IMPORTING_SECONDS
@@ -42,7 +42,7 @@ class RayBackEnd:
 
     @contextmanager
     def connect(self, file: StudyFile) -> Iterator[None]:
-        """Join the cluster of `RAY_ADDRESS`, or start one; where every core gets a trial, workers import torch meanwhile."""
+        """Join the cluster of `RAY_ADDRESS` or start one; if every core gets a trial, workers import torch in the meantime."""
         from cluster.connect import connected
 
         one_each = file.resources.cpus_per_trial == 1 and file.resources.gpus_per_trial == 0
@@ -57,7 +57,7 @@ class RayBackEnd:
     def check(self, file: StudyFile) -> None:
         """Refuse clusters whose nodes lack our packages or the storage, or that accept jobs without a token.
 
-        Any node may get any trial, also one that began on another node.
+        A trial may resume on any node.
         """
         if "RAY_ADDRESS" not in os.environ:
             return
@@ -76,7 +76,7 @@ class RayBackEnd:
             raise RequestError("\n".join(f"{node.what}: {node.found}; {node.remedy}" for node in odd))
 
     def reserves_memory(self, file: StudyFile) -> bool:
-        """Return True for all but simulated training, which takes none."""
+        """Return True except for simulated training, which needs no memory."""
         return file.data.kind != "synthetic"
 
     def measure(
@@ -86,7 +86,7 @@ class RayBackEnd:
         configs: Callable[[], Sequence[Config]],
         say: Callable[[str], None],
     ) -> TrialMemory:
-        """Reserve what was computed, or measure a few steps on a node where a trial would run."""
+        """Reserve the computed memory, or measure a few steps on a node where a trial would run."""
         if computed_bytes is not None:
             from cluster.connect import largest_memory
 
@@ -100,7 +100,7 @@ class RayBackEnd:
             raise RequestError(f"memory could not be measured: {error}") from error
 
     def capacity(self, study: Study) -> Capacity:
-        """Count slots; on a cluster that may grow, count them again while the study runs."""
+        """Count slots; on a cluster that may grow, they are counted again while the study runs."""
         from cluster.connect import slots
 
         takes = study.file.resources.of_a_trial(study.row.facts.memory)
@@ -136,7 +136,7 @@ class RayBackEnd:
 
                 refuse_open()
                 takes = file.resources.of_a_trial(facts.memory)
-                n_slots = FreeSlots(takes).at_most  # what waits for a node is asked of an autoscaler
+                n_slots = FreeSlots(takes).at_most  # orders that wait for a node make an autoscaler start one
                 yield from ray_tune.retrain(file.worker(facts), chain([first], waiting), n_slots=n_slots, **takes)
         except ValueError as error:
             raise RequestError(str(error)) from error

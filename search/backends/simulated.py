@@ -1,7 +1,7 @@
-"""The simulated back end: imaginary workers on a virtual clock, for trainables that know their metrics without training.
+"""The simulated back end: simulated workers on a virtual clock, for trainables that know their metrics without training.
 
-The same study, rungs and sampler as in a real search decide; only the training is replayed (recorded learning curves, or a
-synthetic surface) and the time is the trainable's own: the seconds that an epoch says it cost, or one where it says nothing.
+Study, rungs and sampler decide as in a real search. Only the training is replayed (recorded learning curves, or a synthetic
+surface), and time is the trainable's own: the seconds that an epoch reports, or one second if it reports none.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from trainables.simulated.recorded import RecordedTrainable, Table
 
 
 class VirtualClock:
-    """A clock that stands still between events; seconds since the simulation began."""
+    """A clock that stands still between events; it counts seconds since the simulation began."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def __call__(self) -> float:
-        """The time now."""
+        """Return the current time."""
         return self.seconds
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What stands in for training.
+    """The replacement of training.
 
     Attributes:
-        sizes: What is known of a configuration beforehand.
-        make: Makes a worker's trainable.
-        pool: The only configurations that can be trained (those of a recorded table); None where all can.
+        sizes: Sizes of configurations, known before training.
+        make: Function that returns a worker's trainable.
+        pool: The only configurations that can be trained (those of a recorded table); None if all can.
     """
 
     sizes: Sizes
@@ -54,33 +54,33 @@ class Replay:
 
     @classmethod
     def of_table(cls, table: Table, file: StudyFile) -> Replay:
-        """The recorded runs that are points of the study's space.
+        """Replay the recorded runs that are points of the study's space.
 
         Raises:
-            ValueError: if there is none, the runs have other epochs than the study's budget, or lack a cost that it names.
+            ValueError: If there is none, or the runs have other epochs than the budget or lack a cost that the study uses.
         """
         if file.budget.epochs != table.epochs:
-            raise ValueError(f"budget.epochs is {file.budget.epochs}, the recorded curves have {table.epochs}; ask for as many")
+            raise ValueError(f"budget.epochs is {file.budget.epochs}, the recorded curves have {table.epochs}; use as many")
         named = {key for key in (file.objectives[1], *file.budget.limits) if key not in PARAMETERS}
         if missing := sorted(named.difference(*(row.curves for row in table.rows[:1]))):
             raise ValueError(
-                f"the table holds no {missing[0]}, which the study names; its curves are {', '.join(table.rows[0].curves)}"
+                f"the table has no {missing[0]}, which the study uses; its curves are {', '.join(table.rows[0].curves)}"
             )
         space = file.joint_space()
         pool = [row.config for row in table.rows if space.holds(row.config)]
         if not pool:
-            raise ValueError(f"the table holds no configuration of the study's space; it has runs of {', '.join(table.methods)}")
+            raise ValueError(f"the table has no configuration of the study's space; it has runs of {', '.join(table.methods)}")
         return cls(table, lambda: RecordedTrainable(table), pool)
 
 
 def create(file: StudyFile, sizes: Sizes, clock: VirtualClock, *, pool: Sequence[Config] | None = None) -> Study:
-    """A new study that lives in memory.
+    """Create a study in memory.
 
     Args:
-        file: The study file.
-        sizes: What is known before training.
-        clock: The time of its decisions.
-        pool: The only configurations that can be trained (those of a recorded table); None where all can.
+        file: Study file.
+        sizes: Sizes of configurations, known before training.
+        clock: Clock of its decisions.
+        pool: The only configurations that can be trained (those of a recorded table); None if all can.
     """
     facts = facts_of(file, sizes)
     if pool is None:
@@ -99,14 +99,14 @@ def run(
     """Drive a study to its end.
 
     Args:
-        study: Made by `create`, with the same clock.
-        make: Makes a worker's trainable.
-        clock: Is set forward from event to event.
-        n_workers: How many trials run at once.
-        on_event: Is called after every epoch.
+        study: Study from `create`, with the same clock.
+        make: Function that returns a worker's trainable.
+        clock: Clock that is advanced from event to event.
+        n_workers: Number of trials at once.
+        on_event: Callback after every epoch.
     """
     idle = [_Worker(make()) for _ in range(n_workers)]
-    events: list[tuple[float, int, _Worker]] = []  # when which worker's epoch ends; the number keeps ties in order
+    events: list[tuple[float, int, _Worker]] = []  # (end of the epoch, event number, worker); the number keeps ties in order
     n_events = 0
     while True:
         while idle and (trial := study.ask()) is not None:
@@ -128,13 +128,13 @@ def run(
 
 @dataclass
 class SimulatedBackEnd:
-    """Imaginary workers on a virtual clock; see `search.backends.base.BackEnd`.
+    """A back end of simulated workers on a virtual clock; see `search.backends.base.BackEnd`.
 
     Attributes:
-        make: Makes a worker's trainable.
-        clock: The clock, set forward from event to event; the study's clock too.
-        n_workers: The number of trials that run at once.
-        on_event: Called after every epoch.
+        make: Function that returns a worker's trainable.
+        clock: Clock of the study, which is advanced from event to event.
+        n_workers: Number of trials at once.
+        on_event: Callback after every epoch.
     """
 
     make: Callable[[], Trainable]
@@ -154,7 +154,7 @@ class SimulatedBackEnd:
         """Accept every study."""
 
     def reserves_memory(self, file: StudyFile) -> bool:
-        """Return False: imaginary workers take none."""
+        """Return False: simulated workers need no memory."""
         return False
 
     def measure(
@@ -168,7 +168,7 @@ class SimulatedBackEnd:
         return TrialMemory()
 
     def capacity(self, study: Study) -> Capacity:
-        """Return the number of imaginary workers."""
+        """Return the number of simulated workers."""
         return Capacity(at_a_time(self.n_workers))
 
     def run(self, study: Study) -> None:
@@ -182,18 +182,18 @@ class SimulatedBackEnd:
 
 @dataclass
 class _Worker:
-    """An imaginary worker, one epoch ahead of what it has reported.
+    """A simulated worker, one epoch ahead of what it has reported.
 
     Attributes:
-        trainable: What it runs.
-        seconds: How long the epoch takes that it is at.
+        trainable: Trainable of the worker.
+        seconds: Duration of the current epoch.
     """
 
     trainable: Trainable
     seconds: float = 0.0
 
     def start(self, study: Study, trial: Trial) -> None:
-        """Begin a trial, or go on with one that was paused: what it did before is gone over without being reported."""
+        """Start a trial, or resume a paused one by skipping its reported epochs."""
         self._trial, self._done = trial.number, trial.epochs
         self.trainable.start(trial.config, seed=trial.seed, epochs=study.planned_epochs(trial), folder=None)
         for _ in range(trial.epochs):
@@ -201,7 +201,7 @@ class _Worker:
         self._next()
 
     def report(self, study: Study) -> Decision:
-        """Hand in the epoch that has just ended, and begin the next if there is one."""
+        """Report the epoch that has just ended, and start the next one if there is any."""
         if self._problem is not None:
             why = f"{type(self._problem).__name__}: {self._problem}"
             if is_out_of_memory(self._problem):

@@ -80,7 +80,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         Subject.STUDY,
         f"{_STUDY}.__init__",
         "A driver has opened the study.",
-        replay="starts the clock of a driver: the time since the event before counts for nobody",
+        replay="starts the clock of a driver: the time since the previous event is not counted",
     ),
     EventKind.STARTED: EventSpec(
         Subject.TRIAL,
@@ -155,7 +155,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     EventKind.STOPPING: EventSpec(
         Subject.STUDY,
         "search.study.user_requests.carry_out",
-        "A user has stopped the driver. The next driver goes on, so a replay ignores it.",
+        "A user has stopped the driver. The next driver continues, so a replay ignores it.",
         optional={"now": "whether running trials were left at their checkpoints", **_REASON},
     ),
     EventKind.LOST: EventSpec(

@@ -21,13 +21,13 @@ WHO = "simulated"
 
 
 class InMemoryLedger:
-    """A ledger in lists; see `search.storage.ledger.Ledger`. Whoever makes it has claimed it.
+    """A ledger in lists; see `search.storage.ledger.Ledger`. The process that creates it has claimed it.
 
     Args:
-        name: The study's name.
-        file: The resolved study file.
-        facts: What was measured when the study was made, as JSON values.
-        now: The clock, in seconds.
+        name: Name of the study.
+        file: Resolved study file.
+        facts: Facts that were measured when the study was created, as JSON values.
+        now: Clock, in seconds.
     """
 
     def __init__(self, *, name: str, file: Mapping[str, Any], facts: Mapping[str, Any], now: Callable[[], float]) -> None:
@@ -90,7 +90,7 @@ class InMemoryLedger:
     # -- owning --------------------------------------------------------------------------------------------------------
 
     def claim(self) -> None:
-        """Become the owner; nobody else can be, because the ledger belongs to this process."""
+        """Become the owner; no other process can, because the ledger is in the memory of this one."""
         self._claimed = True
 
     def beat(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where a study's ledger lies: a file in its folder, or a file there that points at a PostgreSQL server."""
+"""The location of a study's ledger: a file in its folder, or a pointer file there to a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FILE, POINTER = "ledger.db", "ledger.json"
 
 @dataclass(frozen=True)
 class LedgerLocation:
-    """Where a ledger lies, or would lie.
+    """The location of a ledger that exists or will be created.
 
     Attributes:
-        folder: The study's.
-        address: On a server; None for a file in the folder.
+        folder: Folder of the study.
+        address: Address on a server; None for a file in the folder.
     """
 
     folder: Path
@@ -29,20 +29,20 @@ class LedgerLocation:
 
     @property
     def path(self) -> Path:
-        """The ledger's file, or the file that points at it; it need not exist."""
+        """The path of the ledger file or the pointer file; it need not exist."""
         return self.folder / (FILE if self.address is None else POINTER)
 
     @property
     def ledger_path(self) -> Path:
-        """The ledger's file, or the file that points at it: the one that exists, else the one that would be made."""
+        """The path of the ledger file or the pointer file: the existing one, else the one that would be created."""
         here = ledger_in(self.folder)
         return here if here.exists() else self.path
 
     def find(self) -> Path | None:
-        """The ledger's file, None if there is no ledger. One that another machine has made on the server gets its pointer here.
+        """Return the path of the ledger, None if it does not exist; write a missing pointer to a ledger on the server.
 
         Raises:
-            LedgerError: The folder holds another one, or the server cannot be asked.
+            LedgerError: If the folder has another ledger, or the server cannot be queried.
         """
         here = ledger_in(self.folder)
         if not here.exists():
@@ -57,27 +57,27 @@ class LedgerLocation:
         elif self.address is not None and str(open_database(here)) != str(self.address):
             raise LedgerError(
                 f"the study in {self.folder} has its ledger in {open_database(here)}, which is not {self.address}: "
-                "a ledger stays where it was made; name that one, or another study or storage"
+                "a ledger stays where it was created; name that address, or another study or storage"
             )
         return ledger_in(self.folder)
 
 
 def ledger_in(folder: Path) -> Path:
-    """The file that is the ledger of a folder, or points at it; it need not exist."""
+    """Return the path of a folder's ledger file or pointer file; it need not exist."""
     pointer = folder / POINTER
     return pointer if pointer.exists() else folder / FILE
 
 
 def locate_ledger(folder: Path, study: str, server: str | None) -> LedgerLocation:
-    """Say where the ledger of a study is, or will be when the study is made.
+    """Return the location of a study's ledger, existing or not.
 
     Args:
-        folder: The study's folder.
-        study: The study's name.
-        server: The address of a database; None for an SQLite file in the folder.
+        folder: Folder of the study.
+        study: Name of the study.
+        server: Address of a database; None for an SQLite file in the folder.
 
     Raises:
-        LedgerError: The study's name is too long for the server.
+        LedgerError: If the study's name is too long for the server.
     """
     if server is None:
         return LedgerLocation(folder)
@@ -88,7 +88,7 @@ def locate_ledger(folder: Path, study: str, server: str | None) -> LedgerLocatio
 
 
 def location_below(folder: Path, name: str) -> LedgerLocation:
-    """Of what belongs to the study in a folder, where that one lies."""
+    """Return the location of a ledger that belongs to the study in a folder, on the same database."""
     here = ledger_in(folder)
     if here.name == FILE:
         return LedgerLocation(folder / name)
@@ -98,10 +98,10 @@ def location_below(folder: Path, name: str) -> LedgerLocation:
 
 
 def attach_study(where: str, storage: Path) -> Path:
-    """The folder of a study that someone names by its address; made, with a pointer in it, if this storage has none.
+    """Return the folder of a study given by its address; a missing folder is created, with a pointer file.
 
     Raises:
-        LedgerError: The address is none, or leads to no study, or the folder holds another one.
+        LedgerError: If the address is invalid or names no study, or the folder has another one.
     """
     try:
         there = address.parse_address(where)
@@ -109,15 +109,15 @@ def attach_study(where: str, storage: Path) -> Path:
         raise LedgerError(str(error)) from None
     place = LedgerLocation(storage / there.study, there)
     if place.find() is None:
-        raise LedgerError(f"{there} does not exist; `paretune ls {there.server}` shows the studies that do")
+        raise LedgerError(f"{there} does not exist; list the existing studies: paretune ls {there.server}")
     return place.folder
 
 
 def list_locations(storage: Path, server: str | None = None) -> list[LedgerLocation]:
-    """Of the studies of a storage, or of those in a database, in the order of their names.
+    """Return the locations of the studies in a storage folder or a database, in the order of their names.
 
     Raises:
-        LedgerError: The database has no such address, or cannot be asked.
+        LedgerError: If the address is invalid, or the database cannot be queried.
     """
     if server is None:
         return [
@@ -132,18 +132,18 @@ def list_locations(storage: Path, server: str | None = None) -> list[LedgerLocat
         raise LedgerError(str(error)) from None
 
 
-POINTER_SUFFIX = ".json"  # of a file that holds an address; any other file is SQLite's
+POINTER_SUFFIX = ".json"  # of a pointer file; every other file is SQLite's
 
 
 def open_database(path: Path, address: Address | None = None) -> Database:
-    """The database of a ledger.
+    """Open the database of a ledger.
 
     Args:
-        path: The SQLite file, or the file that points at a server; it need not exist yet.
-        address: On a server; None for what the file says.
+        path: SQLite file, or pointer file to a server; it need not exist yet.
+        address: Address on a server; None for the one in the pointer file.
 
     Raises:
-        LedgerError: The file points nowhere.
+        LedgerError: If the pointer file is invalid.
     """
     if address is None and path.suffix != POINTER_SUFFIX:
         return SQLite(path)

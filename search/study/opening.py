@@ -1,4 +1,4 @@
-"""Finding a study: where its ledger is, what it holds, and whether the study file may open it. Done once per command."""
+"""The lookup of a study, done once per command: the location of its ledger, its content, and a check of the study file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from search.study.checks import refuse_changes, refuse_other_place
 
 @dataclass(frozen=True)
 class Opening:
-    """A study file with what its folder or server holds of the study.
+    """A study file together with the study that its folder or server contains.
 
     Attributes:
-        file: The study file.
-        location: Where the ledger is, or will be.
-        saved: The study as it was when it was found; None if it has to be made.
+        file: Study file.
+        location: Location of the ledger, existing or not.
+        saved: Study at the time of the lookup; None if it has to be created.
     """
 
     file: StudyFile
@@ -26,16 +26,16 @@ class Opening:
 
     @property
     def is_new(self) -> bool:
-        """True if the study has to be made."""
+        """True if the study has to be created."""
         return self.saved is None
 
 
 def find_study(file: StudyFile) -> Opening:
-    """Locate the study of a study file, read it, and refuse a file that it was not made from.
+    """Locate the study of a study file, read it, and refuse a file from which it was not created.
 
     Raises:
-        StudyFileError: The study exists and was made from another file, or has its checkpoints in another place.
-        LedgerError: The folder holds another study's ledger, or the ledger cannot be read.
+        StudyFileError: If the study was created from another file, or has its checkpoints in another location.
+        LedgerError: If the folder has another study's ledger, or the ledger cannot be read.
     """
     location = locate_ledger(file.folder, file.study, file.ledger)
     if location.find() is None:

@@ -152,7 +152,7 @@ class SearchState:
             self.sampler.report(ticket, epoch, metrics[self._objective], self.costs.measured_size(epoch, metrics))
 
     def set_standing(self, trial: Trial, *, limit: str | None = None) -> None:
-        """Record a trial's new state; an ended trial is told to the sampler. `limit` is the limit that it was stopped for."""
+        """Record a trial's new state, and tell the sampler if it has ended. `limit` is the limit that it was stopped for."""
         self.trials[trial.number] = trial
         self.n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
         if compared(trial) and self.front.add(*trial.objectives, trial.number):

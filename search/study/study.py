@@ -1,7 +1,7 @@
-"""The study: a state machine with three verbs, `ask`, `report` and `tell`, and neither a loop nor a clock.
+"""The study: a state machine with three operations, `ask`, `report` and `tell`, and without a loop or a clock.
 
-Back ends drive it: in-process, simulated, Ray. The same study file and seed on one worker writes the same sequence of (event,
-trial, config, epoch, metrics) whichever back end runs it.
+A back end drives it: in-process, simulated, Ray. With the same study file and seed, one worker writes the same sequence of (event,
+trial, config, epoch, metrics) on any back end.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ MAX_REJECTIONS_IN_A_ROW = 1000
 
 
 class Stopping(enum.Enum):
-    """How a driver was told to stop by hand; the study is INTERRUPTED then, and can be resumed."""
+    """The ways in which a user can stop a driver; the study is then INTERRUPTED and can be resumed."""
 
     WHEN_IDLE = "nothing new starts, what runs is trained to its end"
     NOW = "what runs is left at its checkpoint"
 
 
 class Study:
-    """One question and everything decided about it so far.
+    """One question, and all decisions about it so far.
 
-    Made by `Study.create` or `Study.open`; both claim the ledger for this process.
+    `Study.create` and `Study.open` return one; both claim the ledger for this process.
 
     Args:
-        file: The study file.
-        ledger: Claimed by this process.
-        sizes: What is known of a configuration before training.
-        pool: The only configurations that there are (the rows of a recorded table); None for the whole space.
+        file: Study file.
+        ledger: Ledger that this process has claimed.
+        sizes: Sizes of configurations, known before training.
+        pool: The only configurations that exist (the rows of a recorded table); None for the whole space.
 
     Attributes:
-        file: The resolved study file, its budget as extended since.
-        folder: Where everything of the study lies, but perhaps its checkpoints.
-        checkpoints: Where those lie.
-        record: What was fixed when the study was made.
-        known: What it knows so far; for others to read.
+        file: Resolved study file, with its current budget.
+        folder: Folder of the study, except perhaps for its checkpoints.
+        checkpoints: Folder of the checkpoints.
+        row: Fixed properties of the study.
+        state: State of the search; read-only for others.
     """
 
     def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None) -> None:
@@ -86,11 +86,11 @@ class Study:
         self._clock_read_at = ledger.now()
 
     def _replay(self) -> None:
-        """When a study is opened, and when its space was widened."""
+        """Rebuild the in-memory state from the ledger; called on open and after the space is widened."""
         self.state = SearchState(self.file, self.row, self._sizes, self._ledger, pool=self._pool)
         self._in_flight.queue(self.state.trials)
 
-    # -- making and opening --------------------------------------------------------------------------------------------------------
+    # -- creating and opening ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -103,18 +103,18 @@ class Study:
         now: Callable[[], float] | None = None,
         opening: Opening | None = None,
     ) -> Study:
-        """Make a new study in `file.folder`.
+        """Create a study in `file.folder`.
 
         Args:
-            file: The study file.
-            sizes: Counts the parameters of configurations.
-            precision: The answer to `recipe.precision: auto`; None where it was not asked.
-            memory: The memory that a trial takes; None where it was not asked.
-            now: The ledger's clock; None for the database's.
-            opening: The study as `find_study` found it; None to find it here.
+            file: Study file.
+            sizes: Sizes of its configurations.
+            precision: Answer to `recipe.precision: auto`; None if it was not configured.
+            memory: Memory that a trial takes; None if it was not measured or computed.
+            now: Clock of the ledger; None for the database's.
+            opening: Result of `find_study`; None to call it here.
 
         Raises:
-            LedgerError: The folder holds a study already.
+            LedgerError: If the folder already has a study.
         """
         location = (opening or find_study(file)).location
         facts = facts_of(file, sizes, precision, memory)
@@ -130,17 +130,17 @@ class Study:
     def open(
         cls, file: StudyFile, sizes: Sizes, *, now: Callable[[], float] | None = None, opening: Opening | None = None
     ) -> Study:
-        """Open the study in `file.folder` and rebuild it by replaying its ledger; arguments as for `create`.
+        """Open the study in `file.folder` and rebuild it by replaying its ledger; the arguments are those of `create`.
 
         Raises:
-            LedgerError: There is none, or another driver runs it.
-            StudyFileError: It was made from another study file; the message shows the difference.
+            LedgerError: If there is none, or another driver runs it.
+            StudyFileError: If it was created from another study file; the message shows the difference.
         """
         opening = opening or find_study(file)
         ledger = SqlLedger.open(opening.location.ledger_path, now=now)
         ledger.claim()
         row = ledger.study()
-        if opening.saved is not None and row.file != opening.saved.row.file:  # widened by another driver since it was found
+        if opening.saved is not None and row.file != opening.saved.row.file:  # another driver has widened it since
             try:
                 refuse_changes(row, file)
             except StudyFileError:
@@ -149,22 +149,22 @@ class Study:
         return cls(file, ledger, sizes)
 
     def heartbeat(self) -> Heartbeat:
-        """The thread that keeps the lease and looks for what people ask, while the `with` block runs."""
+        """Return the thread that renews the lease and polls the users' requests while the `with` block runs."""
         self._heartbeat = Heartbeat(self._ledger, self.checkpoints)
         return self._heartbeat
 
     def close(self) -> None:
-        """Give the ledger back. Trials that are RUNNING go on when the study is opened again."""
+        """Release the ledger. RUNNING trials resume when the study is opened again."""
         self._ledger.close()
 
-    # -- the three verbs -----------------------------------------------------------------------------------------------------------
+    # -- the three operations ------------------------------------------------------------------------------------------------------
 
     def ask(self) -> Trial | None:
-        """The next trial to run, or None when there is nothing (more) to start.
+        """Return the next trial to run, or None if nothing can start.
 
-        A trial that ran when the last driver ended comes first, under its own number. Otherwise head-only, then the paper's default
-        of each method, then what the sampler chooses; configurations that are too large, impossible or known already are rejected
-        on the way, in the same transaction.
+        A trial that ran when the last driver ended comes first, under its own number. Then come head-only, the paper's default of
+        each method, and the sampler's proposals. Configurations that are too large, invalid or already known are rejected on the
+        way, in the same transaction.
         """
         if self._stopping is Stopping.NOW:
             return None
@@ -172,7 +172,7 @@ class Study:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self.state.trials[waits])
                 if trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number):
-                    reason = "its checkpoint is gone: what was reported stays, and is trained again to get there"
+                    reason = "its checkpoint is gone: its reports stay, and the same epochs are trained again"
                     writer.event(EventKind.RESTARTED, trial.number, reason=reason)
             self.state.trials[trial.number] = trial
             return self._handed_out(trial)
@@ -206,7 +206,7 @@ class Study:
         return None
 
     def _rest(self, answer: Wait | Done, rejections: Sequence[tuple[Config, str]]) -> None:
-        """Start nothing: until a trial reports, or for good."""
+        """Start nothing until a trial reports, or for good."""
         if isinstance(answer, Done):
             self._end(f"the sampler is done: {answer.reason}", rejections)
         elif all(trial.state.finished for trial in self.state.trials):
@@ -216,7 +216,7 @@ class Study:
                 writer.reject(rejections)
 
     def _promoted(self, trial: Trial, rejections: Sequence[tuple[Config, str]]) -> Trial:
-        """A trial that a rung had stopped goes on, because the sampler expects more of it than of anything new."""
+        """Resume a trial that a rung had stopped, because the sampler expects more of it than of any new one."""
         with self._ledger.decision() as writer:
             writer.reject(rejections)
             trial = writer.promote(trial)
@@ -228,14 +228,14 @@ class Study:
         return trial
 
     def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
-        """Take in one epoch of a trial and decide whether it goes on.
+        """Record one epoch of a trial and decide whether it continues.
 
-        The last epoch of the budget completes the trial in the same transaction, a rung or a limit may prune it, and a number that
-        is not finite fails it. Epochs that the ledger holds already (repeated after a resume) change nothing, nor do those of a
-        trial that has ended or is paused: its checkpoint holds them.
+        The last epoch of the budget completes the trial in the same transaction, a rung or a limit may prune it, and a number
+        that is not finite fails it. Epochs that are already in the ledger (repeated after a resume) change nothing. Neither do
+        those of a trial that has ended or is paused: its checkpoint holds them.
 
         Raises:
-            ValueError: if the trial is not running, an epoch is left out, or an objective is missing.
+            ValueError: If the trial is not running, an epoch is left out, or an objective is missing.
         """
         trial = self.state.trials[number]
         if trial.state is not State.RUNNING:
@@ -243,9 +243,9 @@ class Study:
         if epoch <= trial.epochs:
             return Decision.CONTINUE
         if epoch != trial.epochs + 1:
-            raise ValueError(f"trial {number} reported epoch {epoch} after epoch {trial.epochs}; epochs arrive one by one")
+            raise ValueError(f"trial {number} reported epoch {epoch} after epoch {trial.epochs}; epochs must arrive one by one")
         if (objective := self.file.objectives[0]) not in metrics:
-            raise ValueError(f"trial {number} reported no {objective}; a trainable reports it every epoch")
+            raise ValueError(f"trial {number} reported no {objective}; a trainable must report it in every epoch")
         last = epoch == self.planned_epochs(trial)
         judgement = judge_epoch(self.state, trial, epoch, metrics, objective=objective, last=last)
         with self._ledger.decision() as writer:
@@ -259,7 +259,7 @@ class Study:
         return Decision.CONTINUE if goes_on else Decision.STOP
 
     def tell(self, number: int, state: State, reason: str) -> None:
-        """End a trial before its last epoch: FAILED by its own or its worker's fault, or PRUNED by hand."""
+        """End a trial before its last epoch: FAILED by itself or its worker, or PRUNED by a user."""
         trial = self.state.trials[number]
         if trial.state.finished:
             return
@@ -268,9 +268,9 @@ class Study:
         self.state.set_standing(trial)
 
     def worker_lost(self, number: int, loss: WorkerLoss, why: str) -> None:
-        """The trial has lost its worker. It goes on from its checkpoint in a fresh one, unless that has happened too often.
+        """Requeue a trial whose worker died, to resume from its checkpoint in a new worker; fail it after too many losses.
 
-        After running out of memory the fresh worker gets twice the share of a GPU, where trials share one.
+        After running out of memory, the new worker gets twice the share of a GPU, if trials share one.
         """
         trial = self.state.trials[number]
         if trial.state is not State.RUNNING:
@@ -288,32 +288,32 @@ class Study:
             )
 
     def requeue(self, number: int, why: str) -> None:
-        """The trial leaves its worker for another one, from its checkpoint, without a fault of anyone's; if it has not ended."""
+        """Move a trial, unless it has ended, to another worker, where it resumes from its checkpoint; this is no failure."""
         if self.state.trials[number].state is State.RUNNING:
             with self._ledger.decision() as writer:
                 writer.event(EventKind.MOVED, number, reason=why, goes_on="from its checkpoint in another worker")
 
     def request_stop(self, number: int) -> None:
-        """The trial's worker is told to leave it at its next batch; the trial stays what it is, and waits for another."""
+        """Ask the worker to stop at its next batch. The trial keeps its state and is queued for another worker."""
         self._in_flight.request_stop(number)
 
     def gpu_share(self, number: int) -> float:
-        """The share of a GPU that the trial's worker gets."""
+        """Return the GPU share of the trial's worker."""
         return self.state.lost_workers.gpu_share(number)
 
     def worker_gone(self, number: int) -> None:
-        """The trial's worker has left it: at its end, at its flag, or because it died. A trial still RUNNING waits for another.
+        """Record that the worker has left the trial: at its end, at its stop flag, or by dying. A RUNNING trial is queued again.
 
-        Every back end says so once for every trial that it was given.
+        Every back end calls this once for every trial that it was given.
         """
         self._in_flight.leave(self.state.trials[number])
 
-    # -- by hand -------------------------------------------------------------------------------------------------------------------
+    # -- requests of users ---------------------------------------------------------------------------------------------------------
 
     def handle_requests(self) -> None:
-        """Carry out what people have asked for since the last look; each request is one decision, refused or done.
+        """Carry out the requests that have arrived since the last call; each is one decision, carried out or refused.
 
-        It costs nothing in a study that is attended, unless somebody has asked.
+        With a heartbeat thread, a call without new requests costs nothing.
         """
         if self._heartbeat is not None and not self._heartbeat.requests_waiting():
             return
@@ -352,14 +352,14 @@ class Study:
                 writer.answer(request, str(error))
 
     def extend(self, extension: Extension, *, request: Request | None = None) -> None:
-        """Make the study larger; what had ended it before no longer does.
+        """Make the study larger, and resume it if it had ended.
 
         Args:
-            extension: What is asked for.
-            request: Of whom, if it was asked for by hand.
+            extension: Requested changes.
+            request: Request of the user, if it came from one.
 
         Raises:
-            ValueError: if it would not be larger in everything, or a trial cannot go on; nothing is changed then.
+            ValueError: If a value would shrink, or a trial cannot continue; nothing is changed then.
         """
         wide = None if extension.file is None else widened_file(self._current_file(), extension.file)
         budget = self.row.budget if wide is None else wide.resolved()["budget"]
@@ -394,11 +394,11 @@ class Study:
         self.state.extend()
 
     def _current_file(self) -> StudyFile:
-        """The study file with the budget as extended."""
+        """Return the study file with its current budget."""
         file = check(dict(self.row.file) | {"budget": dict(self.row.budget)})
         return file.kept_like(self.file)
 
-    # -- looking -------------------------------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------------------------------
 
     @property
     def trials(self) -> list[Trial]:
@@ -407,18 +407,18 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing runs and nothing more will start."""
+        """True if nothing runs and nothing more will start."""
         return not self._budget_left and all(trial.state.finished for trial in self.state.trials)
 
     @property
     def is_paused(self) -> bool:
-        """Whether nothing starts now, but may when the study is unpaused by hand."""
+        """True while the study is paused by a user and still has trials to start."""
         return self.state.paused and self._stopping is None and self._budget_left
 
     def n_wanted(self) -> int:
-        """Trials that could be at work now if there was room for all: those that run, and those that the budget has left.
+        """Return how many trials could run now if there was room for all: those that run, and those left in the budget.
 
-        A budget in hours or patience that is found spent ends the study, as `ask` would.
+        If a budget in hours or patience turns out to be spent, the study ends, as in `ask`.
         """
         if self._stopping is Stopping.NOW:
             return 0
@@ -429,45 +429,45 @@ class Study:
 
     @property
     def _budget_left(self) -> bool:
-        """Whether the budget has trials left, as far as that is known without looking at the clock."""
+        """True if the budget has trials left, as far as that is known without reading the clock."""
         return self.state.ended is None and self.state.n_searched < self.file.budget.n_trials
 
     @property
     def stopping(self) -> Stopping | None:
-        """How the driver was told to stop by hand, or None."""
+        """The way in which a user has stopped the driver, or None."""
         return self._stopping
 
     @property
     def ended(self) -> str | None:
-        """Why nothing new starts although trials are left in the budget: exhausted space, time spent, a front that stands still."""
+        """The reason why nothing new starts although the budget has trials left: exhausted space, time spent, a stalled front."""
         return self.state.ended
 
     @property
     def reference_point(self) -> tuple[float, float]:
-        """(chance level, largest size that is wanted): where the hypervolume is measured from."""
+        """The reference point of the hypervolume: (chance level, largest allowed size)."""
         return self.state.reference_point
 
     def front(self) -> list[Trial]:
-        """The non-dominated COMPLETE trials, smallest first; equal objectives in the order of numbers."""
+        """Return the non-dominated COMPLETE trials, smallest first; equal objectives in the order of numbers."""
         return sorted((self.state.trials[number] for number in self.state.front), key=lambda trial: (trial.size, trial.number))
 
     def hypervolume(self) -> float:
-        """The front's hypervolume."""
+        """Return the front's hypervolume."""
         return self.state.front.hypervolume
 
     def planned_epochs(self, trial: Trial) -> int:
-        """How many epochs the trial has when it is complete."""
+        """Return the number of epochs of the complete trial."""
         return trial.planned_epochs or self.file.budget.epochs
 
     def checkpoint_folder(self, number: int) -> Folder:
-        """Where a trial's checkpoint lies; as every process of this machine, or of the cluster, finds it."""
+        """Return the folder of a trial's checkpoint, in a form that every process of the machine or cluster can use."""
         folder = checkpoints.trial_folder(self.checkpoints, number)
         return folder.absolute() if isinstance(folder, Path) else folder
 
-    # -- inside --------------------------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------------------------
 
     def _budget_spent(self) -> bool:
-        """Whether the budget, in trials, in hours or in patience, is spent."""
+        """Return whether the budget, in trials, in hours or in patience, is spent; end the study if it is."""
         budget = self.file.budget
         if not self._budget_left:
             return True
@@ -481,7 +481,7 @@ class Study:
 
     def _seconds_spent(self) -> float:
         now = self._ledger.now()
-        self.state.seconds += max(0.0, now - self._clock_read_at)  # a clock that is stepped back gives no time back
+        self.state.seconds += max(0.0, now - self._clock_read_at)  # a clock that is set back does not return any time
         self._clock_read_at = now
         return self.state.seconds
 
