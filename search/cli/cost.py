@@ -27,7 +27,7 @@ def cost(
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Measure and record trials' latency for one image, unmerged and merged. Run nothing else on the machine meanwhile."""
+    """Measure and record trials' latency for one image, unmerged and merged. Nothing else should run on the machine."""
     from search.results.saved_study import load
     from search.workflows.latency import measure
 

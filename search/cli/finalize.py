@@ -1,4 +1,4 @@
-"""`paretune finalize`: the members of a front retrained with seeds and tested once each."""
+"""`paretune finalize`: retraining the members of a front with several seeds, and testing each model once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ app = typer.Typer()
 def finalize(
     study: StudyName,
     *,
-    seeds: Annotated[int, typer.Option(min=1, help="How many models of each member of the front.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of models for each front member.")] = 5,
     storage: Storage = DEFAULT_STORAGE,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that may be used; default all.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Retrain every member of the front on train and validation together, and meet the test split once per model."""
+    """Retrain every front member on train and validation together, and test each model once on the test split."""
     from search.backends.choose import make_back_end
     from search.cli.progress import retraining
     from search.cli.signals import interruptible
@@ -43,14 +43,14 @@ def finalize(
     console = Console(highlight=False)
     console.print(table(members))
     console.print(
-        f"n = {seeds} seeds each, trained on train and validation, tested once. P(front): that no other member beats it in "
-        "accuracy and size, by bootstrap over seeds and test images.",
+        f"n = {seeds} seeds each, trained on train and validation, tested once. P(front): probability that no other member "
+        "beats it in both accuracy and size, by bootstrap over seeds and test images.",
         style="dim",
     )
 
 
 def table(members: list[Member]) -> Table:
-    """A row per member: what the search saw, and what the test says."""
+    """Return one row per member, with its validation and its test accuracy."""
     from search.results.words import format_percent
 
     shown = Table("trial", "method", "params", "val %", "test %", "n", "P(front)", box=None)

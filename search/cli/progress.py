@@ -120,7 +120,7 @@ class _Clock:
 
 @contextmanager
 def retraining(study: SavedStudy, n_seeds: int) -> Iterator[Callable[[int, int], None]]:
-    """Show how many models of a front are retrained, on standard error; gives what is told (models done, models in all)."""
+    """Show how many models of a front are retrained, on standard error; yield a callback for (finished models, all models)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

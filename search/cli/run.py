@@ -37,17 +37,17 @@ def run(
     overrides: Overrides = None,
     storage: MaybeStorage = None,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     slots: MaybeSlots = None,
 ) -> None:
-    """Search here, or go on with a search. A finished study prints its front."""
+    """Start a search here, or resume it. A finished study prints its front."""
     from search.config import loading
 
     search(loading.load(study, overrides or (), storage), back_end, cpus, slots=slots)
 
 
 def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, slots: int | None) -> None:
-    """Search, and show what was found and where it lies. Exit code 1 if no trial is complete, or the study has not ended."""
+    """Search, and show the front and the files. Exit code 1 if no trial is complete, or the study has not ended."""
     from search.results.study_state import StudyState
 
     study_at_end = search_quietly(file, back_end, cpus, extension, slots=slots)
@@ -69,7 +69,7 @@ def search_quietly(
     slots: int | None = None,
     progress_on: Console | None = None,
 ) -> SavedStudy:
-    """Search, and show progress only, on standard output or where one wants it."""
+    """Search, and show only progress, on standard output or on the given console."""
     from search.backends.choose import make_back_end
     from search.cli.progress import Progress
     from search.cli.signals import interruptible
@@ -94,31 +94,31 @@ def search_quietly(
 
 
 def _say_what_is_left(study: SavedStudy) -> None:
-    """Why a driver has ended before its study: stopped by hand, or nothing but paused trials left."""
+    """Print why the driver ended before its study: it was stopped by a user, or only paused trials are left."""
     from search.trial import State
 
     paused = [str(trial.number) for trial in study.history if trial.state is State.PAUSED]
     if paused:
-        complain(f"paused: trial {', '.join(paused)}; `paretune unpause {study.name} {' '.join(paused)}` lets them go on")
-    complain(f"the study has not ended; nothing is lost, and `paretune resume {study.name}` goes on from here")
+        complain(f"paused: trial {', '.join(paused)}; resume with: paretune unpause {study.name} {' '.join(paused)}")
+    complain(f"the study has not ended; nothing is lost; resume it from here: paretune resume {study.name}")
 
 
 @app.command()
 def resume(
     study: StudyName,
     *,
-    more_trials: Annotated[int, typer.Option(min=0, help="Extend the budget by so many trials.")] = 0,
+    more_trials: Annotated[int, typer.Option(min=0, help="Number of trials to add to the budget.")] = 0,
     max_hours: Annotated[float | None, typer.Option(help="New limit in hours, over all drivers of the study.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="DATE", help="Start nothing after this: 2026-12-24T18:00.")] = None,
-    trial: Annotated[int | None, typer.Option(metavar="T", min=0, help="Let this one go on, with --epochs.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="E", min=1, help="Of --trial, counted from its beginning.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Start nothing after this date: 2026-12-24T18:00.")] = None,
+    trial: Annotated[int | None, typer.Option(metavar="T", min=0, help="A trial to continue, with --epochs.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="E", min=1, help="Total epochs of --trial, from its beginning.")] = None,
     wider: Annotated[Path | None, typer.Option("--file", metavar="STUDY.yaml", help="The study file with a wider space.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
-    cpus: Annotated[int | None, typer.Option(min=1, help="Cores that the search may use; default all.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     slots: MaybeSlots = None,
 ) -> None:
-    """Go on with a study by its name: one that was interrupted, or a larger one. One that runs is made larger where it runs."""
+    """Resume a study by its name, after an interruption or to extend it. A running study is extended where it runs."""
     from search.cli import control
     from search.config import loading
     from search.errors import RequestError

@@ -1,9 +1,9 @@
-"""Honest selection: every member of a front retrained on train and validation together, with several seeds, and tested once each.
+"""Unbiased evaluation: every front member is retrained on train and validation together, with several seeds, and tested once each.
 
-The search has chosen among many configurations by their validation accuracy, which flatters the winners. Here nothing is chosen any
-more: the members are retrained from fresh seeds and each retrained model meets the test split once. The sibling
-ledger in `<study>/final/` holds one trial per member and seed, so that finalizing can be interrupted, resumed, and extended by
-more seeds or by members that an extended search has found; beside it lies which test images each model gets right.
+The search has chosen among many configurations by their validation accuracy, which is biased towards the winners. Here nothing is
+chosen: the members are retrained from new seeds, and each retrained model is tested once. The sibling ledger in
+`<study>/final/` has one trial per member and seed, so finalizing can be interrupted, resumed, and extended by more seeds or by
+members that an extended search has found. The correctness of each model on each test image is stored with it.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from search.tracking.sync import record_final
 from search.trial import State, Trial
 
 _log = logging.getLogger(__name__)
-Retrain = Callable[[Iterable[Order]], Iterator[Outcome]]  # trains and tests models; outcomes as they come
+Retrain = Callable[[Iterable[Order]], Iterator[Outcome]]  # trains and tests models, and yields outcomes as they arrive
 N_BOOTSTRAP = 2000
-_CORRECT = "correct.npy"  # which test images a model gets right
-OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's configuration, beside the member's own
+_CORRECT = "correct.npy"  # correctness of a model on each test image
+OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's configuration, in addition to the member's own
 
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a front, finalized.
+    """One front member with its test results.
 
     Attributes:
-        trial: As the search left it.
+        trial: Trial of the search.
         top1: Test accuracy (fraction) of each retrained model.
-        p_front: Probability, over seeds and test images, that no other member beats it in accuracy and size.
+        p_front: Probability, over seeds and test images, that no other member beats it in both accuracy and size.
     """
 
     trial: Trial
@@ -58,12 +58,12 @@ class Member:
 
     @property
     def mean(self) -> float:
-        """Mean test accuracy over the seeds."""
+        """The mean test accuracy over the seeds."""
         return float(np.mean(self.top1))
 
     @property
     def deviation(self) -> float:
-        """Standard deviation (n - 1) over the seeds; NaN for one."""
+        """The standard deviation (n - 1) over the seeds; NaN for one seed."""
         return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else float("nan")
 
 
@@ -75,18 +75,18 @@ def finalize_and_record(
     on_done: Callable[[int, int], None] = lambda done, of: None,
     say: Callable[[str], None] = _log.warning,
 ) -> list[Member]:
-    """Retrain and test a study's front on a back end, write the result beside the study, and record it in MLflow.
+    """Retrain and test a study's front on a back end, write the result to the study's folder, and record it in MLflow.
 
     Args:
-        study: The study, in any state, with a front.
-        n_seeds: The number of models for each member.
-        back_end: The back end.
-        on_done: Gets (models done, models in all).
-        say: Gets what a person should know although the retraining succeeded (MLflow does not show it).
+        study: Study in any state, with a front.
+        n_seeds: Number of models for each member.
+        back_end: Back end for the retraining.
+        on_done: Callback that receives (finished models, all models).
+        say: Callback for problems that the user should know although the retraining succeeded (MLflow does not show it).
 
     Raises:
-        RequestError: There is no front or no test split, or a model could not be trained; what is done is kept.
-        LedgerError: Another process finalizes the study.
+        RequestError: If there is no front or no test split, or a model could not be trained; finished models are kept.
+        LedgerError: If another process is finalizing the study.
     """
     file = check(study.row.file)
     members = finalize(
@@ -95,7 +95,7 @@ def finalize_and_record(
     write_views(study, members)
     try:
         record_final(location.ledger_in(study.folder), tracking_uri(study.folder.parent), [row(member) for member in members])
-    except Exception as error:  # MLflow is a view: whatever it fails with, the numbers are in the ledger
+    except Exception as error:  # MLflow is only a view: the numbers are already in the ledger
         say(f"MLflow does not show the test accuracies ({type(error).__name__}); finalize again to record them")
     return members
 
@@ -103,17 +103,17 @@ def finalize_and_record(
 def finalize(
     study: SavedStudy, *, n_seeds: int, retrain: Retrain, on_done: Callable[[int, int], None] = lambda done, of: None
 ) -> list[Member]:
-    """Retrain and test what is missing of a study's front, and sum it up.
+    """Retrain and test the missing models of a study's front, and summarise all results.
 
     Args:
-        study: Of any state, with a front.
-        n_seeds: How many models of each member.
-        retrain: The back end.
-        on_done: Told how many models are done, and of how many.
+        study: Study in any state, with a front.
+        n_seeds: Number of models for each member.
+        retrain: Function that retrains models on a back end.
+        on_done: Callback that receives (finished models, all models).
 
     Raises:
-        RequestError: The front is empty, or a model could not be trained; what is done is kept.
-        LedgerError: Another process finalizes the study.
+        RequestError: If the front is empty, or a model could not be trained; finished models are kept.
+        LedgerError: If another process is finalizing the study.
     """
     if not study.members:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete")
@@ -144,10 +144,10 @@ def finalize(
 
 
 def finalized(study: SavedStudy) -> list[Member]:
-    """The members that have been retrained, smallest first, with what the test split says.
+    """Return the retrained members, smallest first, with their test results.
 
     Raises:
-        LedgerError: Nothing has been finalized.
+        LedgerError: If nothing has been finalized.
     """
     place = location.location_below(study.folder, "final")
     ledger = SqlLedger.open(place.find() or place.path)
@@ -168,15 +168,16 @@ def finalized(study: SavedStudy) -> list[Member]:
 
 
 def p_front(sizes: Sequence[float], correct: Sequence[NDArray[np.bool_]], *, seed: int, n: int = N_BOOTSTRAP) -> list[float]:
-    """Probability of each member of being non-dominated, by bootstrap over its seeds and over the test images.
+    """Return the probability of each member of being non-dominated, by bootstrap over its seeds and over the test images.
 
-    The images drawn are the same for all members (they met the same ones), the seeds are drawn for each on its own.
+    The drawn images are the same for all members (all were tested on the same ones); the seeds are drawn for each member
+    separately.
 
     Args:
-        sizes: Adapter parameters of each member, or what the study weighs accuracy against instead.
-        correct: Of each member (seeds, images): which test images each of its models gets right.
-        seed: Of the draws.
-        n: How many draws.
+        sizes: Adapter parameters of each member, or the study's other second objective.
+        correct: Correctness of each member's models, as arrays (seeds, images).
+        seed: Seed of the draws.
+        n: Number of draws.
     """
     rng = np.random.default_rng(seed)
     if not correct:
@@ -190,14 +191,14 @@ def p_front(sizes: Sequence[float], correct: Sequence[NDArray[np.bool_]], *, see
 
 
 def write_views(study: SavedStudy, members: Sequence[Member]) -> None:
-    """`final.parquet` beside the study's other views: a row per member, its configuration as JSON."""
+    """Write `final.parquet` next to the study's other views: one row per member, with its configuration as JSON."""
     rows = [row(member) for member in members]
     table = pa.Table.from_pylist(rows, metadata={"paretune.schema_version": "1", "paretune.study": study.name})
     write_whole(study.folder / "final.parquet", lambda draft: pq.write_table(table, draft))
 
 
 def row(member: Member) -> dict[str, Any]:
-    """A finalized member as plain values; accuracies are fractions."""
+    """Return a finalized member as plain values; accuracies are fractions."""
     trial = member.trial
     return {
         "trial": trial.number,
@@ -225,14 +226,14 @@ def _ledger(study: SavedStudy) -> SqlLedger:
     ledger.claim()
     if ledger.study().finalizes != study.row.uid:
         ledger.close()
-        raise RequestError(f"{path.parent} belongs to another study of this name; move it away")
+        raise RequestError(f"{path.parent} belongs to another study of this name; move it elsewhere")
     return ledger
 
 
 def _orders(
     ledger: SqlLedger, study: SavedStudy, wanted: Iterable[tuple[int, int]], started: dict[int, tuple[Trial, Order]]
 ) -> Iterator[Order]:
-    """What is missing of the (member, repeat) that are wanted; each a RUNNING trial of the sibling ledger, noted in `started`."""
+    """Yield the missing ones of the wanted (member, repeat); each becomes a RUNNING trial of the sibling ledger, in `started`."""
     file = check(study.row.file)
     known = {(t.config[OF], t.config[REPEAT]): t for t in ledger.trials() if t.state is not State.FAILED}
     number = len(ledger.trials())
@@ -265,6 +266,6 @@ def _as_bytes(correct: NDArray[np.bool_]) -> bytes:
 
 def _read(folder: Folder) -> NDArray[np.bool_]:
     if (blob := checkpoints.read_file(folder, _CORRECT)) is None:
-        raise RequestError(f"{folder} holds no {_CORRECT}: it was removed, and with it what a finished training had found")
+        raise RequestError(f"{folder} has no {_CORRECT}: the test results of a finished retraining were deleted; restore the file")
     found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
     return found

@@ -1,4 +1,4 @@
-"""Where libraries log and print while a study runs: into the study's log file, off the terminal."""
+"""The redirection of the libraries' logs and output to the study's log file while a study runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOGGERS = ("ray", "optuna", "mlflow", "alembic", "timm", "matplotlib", "py.warn
 
 @contextmanager
 def logged_to(path: Path) -> Iterator[None]:
-    """Send what the libraries log and print to a file. Progress still reaches the terminal: its console holds the stream before."""
+    """Redirect the libraries' logs and output to a file. Progress still reaches the terminal: its console has the old stream."""
     handler = logging.handlers.WatchedFileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in _LOGGERS]

@@ -1,4 +1,4 @@
-"""What is found out before a study's first trial: sizes, images, the precision that pays off, the memory of a worker."""
+"""Checks and measurements before a study's first trial: sizes, images, the faster precision, the memory of a worker."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from search.costs import Sizes
 
 
-CUDA_BYTES = 2 * 2**30  # host memory that CUDA's libraries take in each process; a guess, because no GPU was there to measure it
+CUDA_BYTES = 2 * 2**30  # host memory of CUDA's libraries in each process; an estimate, not measured on a GPU
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What is known before a study's first trial.
+    """The knowledge about a study before its first trial.
 
     Attributes:
-        sizes: Counts the parameters of configurations.
-        precision: The answer to `recipe.precision: auto`; None where it is not asked or the study exists.
-        computed_bytes: The memory of a worker by arithmetic; None where it is not needed, or has to be measured.
+        sizes: Sizes of its configurations.
+        precision: Answer to `recipe.precision: auto`; None if it is not configured or the study exists.
+        computed_bytes: Computed memory of a worker; None if it is not needed, or has to be measured.
     """
 
     sizes: Sizes
@@ -43,10 +43,10 @@ class Preflight:
 def examine(
     opening: Opening, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
 ) -> Preflight:
-    """Build the model on the meta device, decode and check every image, and import the back end meanwhile.
+    """Build the model on the meta device, decode and check every image, and import the back end.
 
     Raises:
-        RequestError: Backbone or data are unavailable.
+        RequestError: If backbone or data are unavailable.
     """
     from trainables import audit, choose_precision, measure
     from trainables.imports import large_imports
@@ -76,10 +76,10 @@ def examine(
 
 
 def measure_memory(opening: Opening, back_end: BackEnd, known: Preflight, say: Callable[[str], None]) -> TrialMemory | None:
-    """Find out what memory a trial of a new study takes; None where trials do not share a machine.
+    """Determine the memory of a trial of a new study; return None if trials do not share a machine.
 
     Raises:
-        RequestError: It cannot be measured.
+        RequestError: If it cannot be measured.
     """
     file = opening.file
     if not opening.is_new or not back_end.reserves_memory(file):
@@ -94,10 +94,10 @@ def measure_memory(opening: Opening, back_end: BackEnd, known: Preflight, say: C
 
 
 def refuse_unwritable(file: StudyFile) -> None:
-    """Refuse a shared checkpoint location that cannot be written, at least from here, before anything starts.
+    """Refuse a shared checkpoint location that cannot be written from this machine, before anything starts.
 
     Raises:
-        RequestError: The reason and the remedy.
+        RequestError: If it cannot be written; the message has the reason and the remedy.
     """
     if file.shared is None:
         return
@@ -109,22 +109,22 @@ def refuse_unwritable(file: StudyFile) -> None:
 
 
 def describe_skipped(skipped: Sequence[str], most: int = 20) -> str:
-    """Return the lines that say what was left out of a data set."""
+    """Return the lines that list the skipped parts of a data set."""
     more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
-    return "\n  ".join([f"data: skipped, as data.on_problem asks ({len(skipped)}):", *skipped[:most], *more])
+    return "\n  ".join([f"data: skipped, as data.on_problem requests ({len(skipped)}):", *skipped[:most], *more])
 
 
 def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:
-    """Compute the memory that a worker will take of its node.
+    """Compute the memory that a worker takes on its node.
 
     Args:
-        file: The study file.
-        sizes: Counts the parameters of its configurations.
-        process_bytes: The memory of a process that has imported the libraries and nothing else.
-        gpus: The share of a GPU that a trial gets.
+        file: Study file.
+        sizes: Sizes of its configurations.
+        process_bytes: Memory of a process that has imported only the libraries.
+        gpus: GPUs, or share of one, of a trial.
     """
     if gpus > 0:
-        return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # which pass through the host on their way to the card
+        return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # the weights pass through the host on their way to the GPU
     return process_bytes + max(_of_training(file, sizes), default=0)
 
 

@@ -1,7 +1,7 @@
-"""Run a study from its file to its front: where study, back end and recorder meet.
+"""The workflow of a search, from the study file to the front, which connects study, back end and recorder.
 
-In order of time: find the study; refuse what would fail later; start the back end while images and model are examined in a thread;
-make or open the study; drive it; wait for the recorder.
+Its steps are: find the study; refuse requests that would fail later; start the back end while a thread examines images and model;
+create or open the study; drive it; wait for the recorder.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from search.workflows.export_adapter import keep_adapters
 from search.workflows.library_logs import logged_to
 from search.workflows.preflight import Preflight
 
-Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # as `search.cli.progress.Progress`
+Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # like `search.cli.progress.Progress`
 _log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds that a finished search waits for MLflow (10,000 trials take 22 s); `paretune sync` catches up
 _RECORDED_WHEN_CUT = 5.0  # seconds that an interrupted search waits for MLflow; the next run catches up
@@ -53,28 +53,28 @@ def run(
     on_decoded: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = _log.warning,
 ) -> SavedStudy:
-    """Make a study or resume it, and drive it to its end. A finished study is left as it is.
+    """Create a study or resume it, and drive it to its end. A finished study is left unchanged.
 
     Args:
-        file: The study file that the study was made from, or will be.
-        opening: The study as `find_study` found it; None to find it here.
-        extension: What enlarges the study. If the command is repeated, it extends the study again.
-        back_end: The back end or its name: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the
-            other, in this process).
+        file: Study file of the study.
+        opening: Result of `find_study`; None to call it here.
+        extension: Extension of the study. If the command is repeated, it extends the study again.
+        back_end: Back end or its name: `ray` (warm actors, as many trials at once as fit) or `in-process` (one after the other, in
+            this process).
         n_cpus: Cores that an embedded Ray may use; None for all.
-        n_slots: Trials at once, at most; None for as many as fit.
-        watch: Makes the context that shows progress.
-        on_decoded: Gets (images decoded, images) while images are decoded for the first time on this machine.
-        say: Gets what a person should know although the search succeeded (MLflow is behind).
+        n_slots: Maximum number of trials at once; None for as many as fit.
+        watch: Function that returns the context in which progress is shown.
+        on_decoded: Callback that receives (decoded images, images) while images are decoded for the first time on this machine.
+        say: Callback for problems that the user should know although the search succeeded (MLflow is behind).
 
     Returns:
-        The study as it is at the end.
+        The study at the end.
 
     Raises:
-        StudyFileError: The study exists and was made from another file.
-        LedgerError: Another driver runs it, or its ledger cannot be used.
-        RequestError: Backbone, data, resources or checkpoint location are unavailable, MLflow denies access, or the extension would
-            shrink the budget.
+        StudyFileError: If the study was created from another file.
+        LedgerError: If another driver runs it, or its ledger cannot be used.
+        RequestError: If the backbone, data, resources or checkpoint location are unavailable, MLflow denies access, or the
+            extension would shrink the budget.
     """
     driver = make_back_end(back_end, n_cpus=n_cpus, n_slots=n_slots) if isinstance(back_end, str) else back_end
     opening = find_study(file) if opening is None else opening
@@ -89,7 +89,7 @@ def run(
     threads = ThreadPoolExecutor(2, "paretune-import")
     try:
         connection = driver.connect(file)
-        allowed = threads.submit(refuse_without_rights, uri, file.study)  # waits for MLflow's answer meanwhile
+        allowed = threads.submit(refuse_without_rights, uri, file.study)  # waits for MLflow's answer in the background
         examined = threads.submit(preflight.examine, opening, driver, on_decoded, say)  # imports torch while Ray starts
         with connection:
             driver.check(file)
@@ -110,7 +110,7 @@ def run(
 
 
 def _open(opening: Opening, known: Preflight, memory: TrialMemory | None) -> Study:
-    """Make the study or open it. A storage that cannot be written is refused before anything runs."""
+    """Create the study or open it. A storage that cannot be written is refused before anything runs."""
     file = opening.file
     try:
         if not opening.is_new:
@@ -134,7 +134,7 @@ def _extend(study: Study, extension: Extension) -> None:
 
 
 def _drive(study: Study, back_end: BackEnd, watch: Watch | None, recorder: RecorderProcess) -> None:
-    """Drive an open study and record it. The recorder continues until it has drawn and sent everything."""
+    """Drive an open study and record it. The recorder continues until it has plotted and sent everything."""
     began = time.monotonic()
     try:
         capacity = back_end.capacity(study)
@@ -147,7 +147,7 @@ def _drive(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Recor
         study.close()
         recorder.close()
         _log.info(
-            "study %s left with %d trials; its recorder held it up for %.4f s of %.1f s",
+            "study %s left with %d trials; its recorder blocked it for %.4f s of %.1f s",
             study.file.study,
             len(study.trials),
             recorder.blocked_seconds,
@@ -164,12 +164,12 @@ def _keep_adapters(study: Study) -> None:
 
 
 def _recorded(recorder: RecorderProcess, folder: Path, say: Callable[[str], None]) -> SavedStudy:
-    """Wait for the recorder and return the study as it is."""
+    """Wait for the recorder and return the study."""
     problem = recorder.stop(timeout=PATIENCE)
     study = load(folder)
     if problem is not None:
         say(problem)
-        study.write_views()  # the recorder may not have come so far
+        study.write_views()  # the recorder may not have written them
     return study
 
 

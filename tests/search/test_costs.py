@@ -268,7 +268,7 @@ def test_every_cost_can_be_a_limit_and_all_but_the_heads_an_objective(tmp_path: 
         ),
         ({"limits": {"cost/images_per_second": 9}}, "cost/images_per_second is a speed, not a cost: use cost/step_seconds"),
         ({"limits": {"cost/gflops": 0}}, "budget.limits.cost/gflops: Input should be greater than 0"),
-        ({"budget": {"n_trials": 3, "epochs": 1, "max_params": 5, "limits": {"adapter_params": 5}}}, "are the same limit; give only one of them"),
+        ({"budget": {"n_trials": 3, "epochs": 1, "max_params": 5, "limits": {"adapter_params": 5}}}, "are the same limit"),
     ],
 )
 def test_what_is_wrong_with_a_named_cost_is_told_with_its_place(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -179,9 +179,7 @@ def test_storage_is_what_machines_share_and_ledger_where_the_driver_keeps_the_re
     ],
 )
 def test_an_address_that_may_hold_a_secret_is_refused_without_repeating_it(address: str, tmp_path: Path) -> None:
-    with pytest.raises(
-        StudyFileError, match=r"storage: (the address may contain a secret; remove it|a path must)"
-    ) as refusal:
+    with pytest.raises(StudyFileError, match=r"storage: (the address may contain a secret; remove it|a path must)") as refusal:
         check(RAW | {"storage": address, "ledger": "/disk"})
     assert "geheim" not in str(refusal.value)
 
@@ -201,7 +199,9 @@ def test_nor_is_a_secret_repeated_that_was_typed(tmp_path: Path) -> None:
 
 
 def test_an_object_store_without_a_place_for_the_ledger_is_refused_with_the_remedy() -> None:
-    with pytest.raises(StudyFileError, match=r"no ledger; set the ledger's location: `ledger: FOLDER` .* or `ledger: postgresql://"):
+    with pytest.raises(
+        StudyFileError, match=r"no ledger; set the ledger's location: `ledger: FOLDER` .* or `ledger: postgresql://"
+    ):
         check(RAW | {"storage": "s3://bucket/folder"})
 
 

@@ -113,7 +113,7 @@ def search_with(
     assert happened == [None]
     assert (saved.state, len(saved.history)) == ("FINISHED", N_TRIALS)
     log = (saved.folder / "paretune.log").read_text()
-    held, wall = map(float, re.findall(r"held it up for ([\d.]+) s of ([\d.]+) s", log)[-1])
+    held, wall = map(float, re.findall(r"blocked it for ([\d.]+) s of ([\d.]+) s", log)[-1])
     assert wall > 0.3 * 3 * N_TRIALS
     assert held <= 0.005 * wall
     return saved, said

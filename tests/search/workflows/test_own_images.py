@@ -88,7 +88,7 @@ def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_reques
     skip = ["--set", "data.on_problem=skip", "--set", "budget.epochs=1"]
     done = paretune("run", "own.yaml", "--back-end", "in-process", *skip, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "data: skipped, as data.on_problem asks (1):" in done.stderr
+    assert "data: skipped, as data.on_problem requests (1):" in done.stderr
     assert "down/001.png: " in done.stderr
 
 
