@@ -111,15 +111,15 @@ class Trial:
 
 
 def find_trial(trials: Sequence[Trial], number: int, study: str = "this study") -> Trial:
-    """Return the trial of a number that a person has given.
+    """Return the trial of a number that a user has given.
 
     Args:
         trials: All trials of the study, in the order of their numbers.
-        number: The trial's number.
-        study: The study, as the message names it.
+        number: Number of the trial.
+        study: Name of the study in the message.
 
     Raises:
-        ValueError: There is no such trial; the message says which there are.
+        ValueError: If the trial does not exist; the message says which trials exist.
     """
     if 0 <= number < len(trials):
         return trials[number]

@@ -65,6 +65,9 @@ def problems(text: str) -> Iterator[str]:
         yield f"begins with {first[1]!r}"
     if (field := FIELD.search(text)) is not None:
         yield f"a field begins with {field['word']!r}: {field[0].strip()}"
+    raises = re.search(r"^\s+Raises:\n((?:.*\S.*\n?)+)", text, re.M)
+    if raises is not None and (clause := re.search(r"^\s+[\w., ]+: (?!If )\w+", raises[1], re.M)) is not None:
+        yield f"a condition of an error does not begin with 'If': {clause[0].strip()}"
     if re.search(r"(?:^|[.:]\s+)Of (?!course)", text.strip()):
         yield "a sentence begins with 'Of'"
 
@@ -88,6 +91,7 @@ def test_docstrings_comments_and_messages_use_terms_instead_of_idioms(texts: Cal
         'Make it.\n\nArgs:\n    seed: Of the draws.\n"""',
         "Make it.\n\nArgs:\n    seed: Whether it is drawn.\n",
         "Make it. Of each method the best.",
+        "Make it.\n\n    Raises:\n        ValueError: It is none.\n",
     ],
 )
 def test_the_checker_finds_what_it_is_for(text: str) -> None:

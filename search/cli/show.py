@@ -89,7 +89,6 @@ def show(
     """Show one trial: configuration, metrics per epoch, history."""
     from search.results import tables
     from search.results.as_json import trial_json
-    from search.trial import no_such_trial
 
     saved = _load(study, storage)
     one = saved.trial(trial)

@@ -58,7 +58,7 @@ class SavedStudy:
         """Return one trial.
 
         Raises:
-            RequestError: The study has no trial of that number.
+            RequestError: If the study has no trial of that number.
         """
         try:
             return find_trial(self.history, number, f"study {self.name}")

@@ -6,12 +6,12 @@ variable: the area between its accuracy and the front to the right of its size. 
 training can measure (time, memory, latency), that cost is modelled too (`search.samplers.cost_model`), and the promise is the
 mean over its predicted values.
 
-- Fairness: before promise decides, every method gets `N_FAIR` sampled configurations (the most promising of its candidates). -
-Free checks: candidates that are too large, invalid or already known are dropped before they are evaluated. - All trials count:
-a trial that runs, or was stopped at a rung, counts with the accuracy predicted for its end, from a regression over
-  the complete trials. The earlier the epoch, the larger the uncertainty.
+- Fairness: before promise decides, every method gets `N_FAIR` sampled configurations (the most promising of its candidates).
+- Free checks: candidates that are too large, invalid or already known are dropped before they are evaluated.
+- All trials count: a trial that runs, or was stopped at a rung, counts with the accuracy predicted for its end, from a regression
+  over the complete trials. The earlier the epoch, the larger the uncertainty.
 - Reproducibility: the state depends only on the reported results, in their order, so a study rebuilt from the ledger continues
-exactly.
+  exactly.
 """
 
 from __future__ import annotations

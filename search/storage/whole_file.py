@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: readers see the old file or the new one, and a crash leaves no half."""
+"""Atomic file writes: readers see the old file or the new one, and a crash leaves no partial file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name in its folder, then rename it to its own.
+    """Write a file under a temporary name in its folder, then rename it.
 
     Args:
-        path: The file; its folder must exist.
-        write: Writes the content to the path that it gets. The path ends like `path`, for libraries that read the format from it.
+        path: Path of the file; its folder must exist.
+        write: Function that writes the content to a given path. That path ends like `path`, for libraries that read the format from
+            it.
 
     Raises:
-        OSError: The file cannot be written; `path` is as it was.
+        OSError: If the file cannot be written; `path` is unchanged.
     """
     draft = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:

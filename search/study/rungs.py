@@ -9,10 +9,10 @@ alone, among the n trials of the same or a smaller size that have reached the ru
 
 The rule has these consequences:
 
-- Every trial on the rung's own front (no peer is more accurate) continues, so the survivors are spread along the front. - A
-larger trial is not compared with by smaller ones, but is compared with all of them: size must pay. - Head-only, of size zero,
-has no smaller rivals and is a rival of every adapter: one that is no better than head-only is stopped at the
-  first rung, unless a third (factor 3) of its peers are no better either.
+- Every trial on the rung's own front (no peer is more accurate) continues, so the survivors are spread along the front.
+- A trial is never compared with larger ones, but with all smaller ones: size must pay.
+- Head-only, of size zero, has no smaller rivals and is a rival of every adapter: one that is no better than head-only is stopped at
+  the first rung, unless a third (factor 3) of its peers are no better either.
 - No trial waits: an early trial has few rivals and is judged mildly. The rungs never resume a stopped trial.
 
 The module is pure, without clock, trial or ledger. Adding the same reports rebuilds the same rungs.

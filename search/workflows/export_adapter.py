@@ -10,7 +10,7 @@ from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage import checkpoints
-from search.trial import State, no_such_trial
+from search.trial import State
 
 if TYPE_CHECKING:
     from trainables.export.adapter import Card

@@ -15,7 +15,7 @@ from search.results.saved_study import SavedStudy
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.sql_ledger import SqlLedger
-from search.trial import Trial, no_such_trial
+from search.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from search.config.loading import check
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
-from search.trial import no_such_trial
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def test_a_pruned_trial_that_gets_the_usual_epochs_is_compared_like_any_other(st
     ("extension", "law"),
     [
         (Extension(trial=99, epochs=5), "no trial 99: this study has trials 0 to 7"),
-        (Extension(trial=0, epochs=3), "trial 0 has 3 epochs; extend it with --epochs, to more"),
-        (Extension(trial=0), "trial 0 has 3 epochs; extend it with --epochs"),
+        (Extension(trial=0, epochs=3), "trial 0 already has 3 epochs; give a larger number with --epochs"),
+        (Extension(trial=0), "trial 0 already has 3 epochs; give a larger number"),
         (Extension(epochs=9), "--epochs extends one trial: name it with --trial"),
         (Extension(until="2001-01-01"), "until 2001-01-01 is over already"),
     ],
