@@ -38,7 +38,7 @@ SPACE = Space(
             "adapter.position",
             CategoricalDistribution(("ffn", "attn_ffn", "ffn_parallel")),
             default="ffn",
-            meaning="After the MLP, after attention and MLP, or parallel to the MLP.",
+            meaning="After the MLP, after attention and MLP, or beside the MLP.",
             unit="",
             source="VTAB-1k tables: after the MLP; Houlsby et al.: after both",
         ),

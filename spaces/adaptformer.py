@@ -12,7 +12,7 @@ SPACE = Space(
             "adaptformer.rank",
             CategoricalDistribution((4, 8, 16, 32, 64)),
             default=64,
-            meaning="Width r of the bottleneck parallel to the MLP.",
+            meaning="Width r of the bottleneck beside the MLP.",
             unit="dimensions",
             source="released code 64; VTAB-1k tables 8 (0.16 M parameters on ViT-B/16)",
         ),

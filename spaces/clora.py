@@ -37,7 +37,7 @@ SPACE = Space(
             "clora.insertion",
             CategoricalDistribution(("serial", "serial_att", "parallel_qv", "parallel_qkv", "parallel_qkvo")),
             default="serial",
-            meaning="Modules before attention and MLP, before attention only, or parallel to projections of the attention.",
+            meaning="Modules in front of attention and MLP, of attention only, or beside projections of the attention.",
             unit="",
             source="inferred from second-hand notes: serial; the others are Paretune's",
         ),

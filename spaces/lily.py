@@ -20,7 +20,7 @@ SPACE = Space(
             "lily.n_experts",
             CategoricalDistribution((1, 2, 3, 4)),
             default=4,
-            meaning="Number of up-projections that all layers share, mixed by each layer's router.",
+            meaning="How many up-projections all layers share, mixed by each layer's router.",
             unit="experts",
             source="released ViT code: 4",
         ),

@@ -12,7 +12,7 @@ SPACE = Space(
             "serial_lora.rank",
             CategoricalDistribution((2, 4, 8, 16, 32, 64)),
             default=16,
-            meaning="Rank r of the map before queries, keys and values.",
+            meaning="Rank r of the map in front of queries, keys and values.",
             unit="dimensions",
             source="inferred: r=16 has LoRA's 0.29 M parameters on ViT-B/16; the paper's budgets fit r = 32 to 256",
         ),

@@ -49,10 +49,14 @@ def comments(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def messages(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield every string of a file that looks like a sentence for a user, with its place: words and no docstring."""
+    """Yield every string of a file that looks like a sentence for a user, with its place: words and no docstring.
+
+    The meanings and sources of knobs are left out: `paretune methods --json` prints them, and others may compare its output.
+    """
     tree = ast.parse(path.read_text())
     owners = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
     expressions = {id(node.body[0].value) for node in owners if node.body and isinstance(node.body[0], ast.Expr)}
+    expressions |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg in ("meaning", "source")}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in expressions and " " in node.value:
             yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
