@@ -126,7 +126,7 @@ def test_a_pruned_trial_that_gets_the_usual_epochs_is_compared_like_any_other(st
         (Extension(trial=0, epochs=3), "trial 0 already has 3 epochs; give a larger number with --epochs"),
         (Extension(trial=0), "trial 0 already has 3 epochs; give a larger number"),
         (Extension(epochs=9), "--epochs extends one trial: name it with --trial"),
-        (Extension(until="2001-01-01"), "until 2001-01-01 is over already"),
+        (Extension(until="2001-01-01"), "until 2001-01-01 is in the past"),
     ],
 )
 def test_what_cannot_be_extended_is_refused_and_changes_nothing(study: Study, extension: Extension, law: str) -> None:
@@ -241,7 +241,7 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
         study.report(1, 2, {"val/top1": 0.6})
         with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
             assert [str(r.refusal)[:24] if r.refusal else None for r in ledger.requests()] == [
-                None, None, None, "trial 0 has 3 epochs; ex"
+                None, None, None, "trial 0 already has 3 ep"
             ]  # fmt: skip
 
 
