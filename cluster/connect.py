@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cluster.ray_internals import without_servers
+
 # environment variables that Ray reads on import:
 _EMBEDDED = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would try to reach the internet
@@ -97,7 +99,7 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
         "RAY_idle_worker_killing_time_threshold_ms": "60000",  # keep them while the placement groups of their trials are created
     }
     os.environ.update(early)
-    with _own_sigterm(), _only_what_is_needed():
+    with _own_sigterm(), without_servers():
         ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     died = threading.Event()
     ended = _watched(died)
@@ -116,27 +118,6 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     finally:
         ended.set()
         ray.shutdown()
-
-
-@contextmanager
-def _only_what_is_needed() -> Iterator[None]:
-    """Keep a Ray that starts inside the block from starting servers for clouds, for other machines' logs and for web pages.
-
-    Each would import Ray once more, on the cores on which a search is about to start. `ray.init` has no option for this. If Ray
-    renames the patched methods, the servers start as usual.
-    """
-    from ray._private.node import Node
-
-    unused = {
-        name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(Node, name)
-    }
-    for name in unused:
-        setattr(Node, name, lambda node, **asked: None)
-    try:
-        yield
-    finally:
-        for name, method in unused.items():
-            setattr(Node, name, method)
 
 
 def _watched(died: threading.Event) -> threading.Event:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cluster.ray_internals import LOGGERS
+
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
@@ -220,7 +222,7 @@ def _client(address: str) -> JobSubmissionClient:
         raise ClusterError(
             f"{address} refuses access: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
         ) from error
-    for talkative in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging"):
+    for talkative in LOGGERS:
         logging.getLogger(talkative).setLevel(logging.WARNING)
     return client
 

@@ -1,20 +1,19 @@
 """The nodes of the connected cluster: calls to each, draining nodes, the autoscaler, and protection against open access.
 
 A node drains when a cloud reclaims a spot machine, when the autoscaler removes it, or after `ray drain-node`: Ray marks it and
-places nothing new on it. Neither that mark nor the node of an actor is part of Ray's public interface (2.60); both are read
-here as Ray's own libraries read them. If they cannot be read, no node ever counts as draining, and its trials resume elsewhere
-after it is lost. Nor is it public whether an autoscaler starts nodes; if that cannot be read, the cluster is assumed not to
-grow.
+places nothing new on it. `cluster.ray_internals` reads the mark, the node of an actor and the autoscaler's report. If they cannot
+be read, no node ever counts as draining, its trials resume elsewhere after it is lost, and the cluster is assumed not to grow.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+from cluster import ray_internals
 
 T = TypeVar("T")
 ACCELERATOR = "ray.io/accelerator-type"  # Ray's own label
@@ -71,11 +70,8 @@ def _name(node: Mapping[str, Any]) -> str:
 
 def draining() -> dict[str, float]:
     """Return the draining nodes of the connected cluster: id to seconds left, infinite without a deadline."""
-    from ray._private.state import state
-
-    if (ask := getattr(state, "get_draining_nodes", None)) is None:
-        return {}
-    return {node: at / 1000 - time.time() if at > 0 else math.inf for node, at in ask().items()}
+    ends = ray_internals.draining_nodes()
+    return {node: at / 1000 - time.time() if at > 0 else math.inf for node, at in ends.items()}
 
 
 def node_of(actor_id: str) -> str | None:
@@ -84,10 +80,7 @@ def node_of(actor_id: str) -> str | None:
     Args:
         actor_id: Id of the actor, in hexadecimal.
     """
-    from ray._private import state
-
-    found = state.actors(actor_id) if hasattr(state, "actors") else {}
-    return (found.get("Address") or {}).get("NodeID") or None
+    return ray_internals.node_of_actor(actor_id)
 
 
 def labels(accelerator_type: str | None) -> dict[str, str] | None:
@@ -104,16 +97,13 @@ def autoscales(*, wait: float = 0.0) -> bool:
     Args:
         wait: Seconds to wait for its first report, if there is none yet.
     """
-    from ray.experimental.internal_kv import _internal_kv_get
-
     if "RAY_ADDRESS" not in os.environ:
         return False
-    if _internal_kv_get("__autoscaler_v2_enabled", namespace="__autoscaler") == b"1":
+    if ray_internals.newer_autoscaler_runs():
         return True
     end = time.monotonic() + wait
     while True:
-        told = json.loads(_internal_kv_get("__autoscaling_status") or b"{}")
-        types = (told.get("autoscaler_report") or {}).get("node_type_mapping") or {}
+        types = ray_internals.older_autoscaler_types()
         if types or time.monotonic() >= end:
             return any(kind != f"node_{node}" for node, kind in types.items())
         time.sleep(0.2)

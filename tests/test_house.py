@@ -96,3 +96,13 @@ def test_every_module_that_a_text_names_is_there(folder: str) -> None:
 def test_the_code_that_mlflow_copies_beside_a_registered_model_is_there() -> None:
     assert MODEL_CODE == ROOT / "trainables" / "export" / "mlflow_model.py"
     assert MODEL_CODE.is_file()
+
+
+PRIVATE = re.compile(
+    r"ray\._private|internal_kv|temporary_state|_cleanup_cached_actors|_actor_id|_tracking_client|class_cache|distribution\._contains"
+)
+
+
+def test_private_parts_of_libraries_are_used_in_one_file_for_each() -> None:
+    users = {str(path.relative_to(ROOT)) for path in SOURCES if PRIVATE.search(path.read_text())}
+    assert users == {"cluster/ray_internals.py", "search/backends/tune_internals.py", "search/tracking/mlflow_internals.py"}

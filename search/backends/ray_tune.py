@@ -21,12 +21,12 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.error import TuneError
-from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster import nodes
 from cluster.capacity import FreeSlots, bundle_of, gpus_of, in_a_slot
+from search.backends import tune_internals
 from search.backends.base import Order, Outcome
 from search.backends.draining import Draining
 from search.config.sections import Resources
@@ -61,7 +61,7 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
         n_slots: Number of trials at once; or the capacity of a cluster whose nodes come and go, which is polled every two seconds.
     """
     os.environ.update(_QUIET_TUNE)
-    class_cache.DEFAULT_ENV_VARS.clear()  # they are for Lightning; with them Ray would not reuse waiting workers
+    tune_internals.start_workers_without_environment()
     usual = study.file.resources.of_a_trial(study.row.facts.memory)
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -199,12 +199,12 @@ class _Drains:
         if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
             return
         self._looked = now
-        self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and trial.temporary_state.ray_actor}
+        self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and tune_internals.actor_of(trial)}
         self._since = {name: self._since.get(name, now) for name in self._live}
         if now - self._spoke >= SPEAKS_EVERY_SECONDS:
             self._spoke = now
             for trial in self._live.values():
-                trial.temporary_state.ray_actor.hear.remote()
+                tune_internals.actor_of(trial).hear.remote()
         self._decided.poll(self._since, now)
 
     def leaving(self, trial: Any) -> str | None:
@@ -212,7 +212,7 @@ class _Drains:
         return self._decided.leaving(trial.trial_id)
 
     def _node_of(self, name: str) -> str | None:
-        return nodes.node_of(_actor_of(self._live[name]))
+        return nodes.node_of(tune_internals.actor_id(self._live[name]))
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -285,8 +285,8 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """End idle workers first: Tune calls this in each step, and would otherwise keep one of them to the end."""
-        if self._searcher.spares and (tune_itself := getattr(tune_controller, "_tune_controller", None)) is not None:
-            tune_itself._cleanup_cached_actors(force_all=True)
+        if self._searcher.spares:
+            tune_internals.end_idle_actors(tune_controller)
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -314,7 +314,7 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def _end(self, trial: Any) -> str:
         """End the worker, which Tune would keep for the next trial."""
         self._ended.add(trial.trial_id)
-        ray.kill(trial.temporary_state.ray_actor)
+        ray.kill(tune_internals.actor_of(trial))
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -325,15 +325,9 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self._study.worker_lost(trial.config["trial"], WorkerLoss.MEMORY if memory else WorkerLoss.DEATH, why)
 
 
-def _actor_of(trial: Any) -> str:
-    """Return the id of a trial's worker, in hexadecimal."""
-    found: str = trial.temporary_state.ray_actor._actor_id.hex()
-    return found
-
-
 def _node_of(trial: Any) -> str:
     """Return the name of a trial's node, for messages."""
-    node = nodes.node_of(_actor_of(trial))
+    node = nodes.node_of(tune_internals.actor_id(trial))
     return "unknown" if node is None else nodes.name_and_memory(node)[0]
 
 

@@ -48,10 +48,15 @@ def export_study(study: SavedStudy, to: Path, form: str) -> list[Path]:
 
 
 def _holds(distribution: BaseDistribution, values: Iterable[Any]) -> bool:
+    """Return whether all values are of a distribution, as Optuna checks the trials that are added to a study."""
+    from optuna.trial import TrialState, create_trial
+
     try:
-        return all(distribution._contains(distribution.to_internal_repr(value)) for value in values)
+        for value in dict.fromkeys(values):
+            create_trial(state=TrialState.RUNNING, params={"x": value}, distributions={"x": distribution})
     except ValueError:
         return False
+    return True
 
 
 def _optuna(study: SavedStudy, path: Path) -> Path:

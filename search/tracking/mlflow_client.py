@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from search.tracking.mlflow_internals import metric_history
 from search.tracking.run_content import VIEW, RunContent
 
 if TYPE_CHECKING:
@@ -164,19 +165,7 @@ class RunStore:
 
     def _history(self, ids: Sequence[str], key: str) -> list[tuple[str, int, float, int]]:
         """Return (run, step, value, Unix time in ms) of every point of a metric, with one call for many runs."""
-        store = self._client._tracking_client.store
-        if hasattr(store, "get_metric_history_bulk"):  # a database
-            every = [
-                (point.run_id, point.step, point.value, point.timestamp)
-                for point in store.get_metric_history_bulk(ids, key, MAX_POINTS_PER_HISTORY)
-            ]
-        else:
-            from mlflow.utils.rest_utils import http_request, verify_rest_response
-
-            address = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
-            asked = {"run_id": ids, "metric_key": key, "max_results": MAX_POINTS_PER_HISTORY}
-            answer = verify_rest_response(http_request(store.get_host_creds(), address, "GET", params=asked), address)
-            every = [(point["run_id"], point["step"], point["value"], point["timestamp"]) for point in answer.json()["metrics"]]
+        every = metric_history(self._client, ids, key, MAX_POINTS_PER_HISTORY)
         if len(every) < MAX_POINTS_PER_HISTORY:
             return every
         return [(one, p.step, p.value, p.timestamp) for one in ids for p in self._client.get_metric_history(one, key)]

@@ -1,0 +1,68 @@
+"""The private parts of Ray that we use, all of them, as read in Ray 2.60. Each has a way to do without.
+
+Neither the draining mark of a node, nor the node of an actor, nor the autoscaler's report is part of Ray's public interface, and
+`ray.init` cannot leave out servers. Where Ray has renamed something, the functions below behave as their docstrings say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+_SERVERS = ("start_monitor", "start_log_monitor", "start_api_server")
+
+
+def draining_nodes() -> Mapping[str, int]:
+    """Return the draining nodes: id to Unix milliseconds of the deadline, 0 for none. Empty if Ray cannot be asked."""
+    from ray._private.state import state
+
+    ask = getattr(state, "get_draining_nodes", None)
+    return {} if ask is None else ask()
+
+
+def node_of_actor(actor_id: str) -> str | None:
+    """Return the id of an actor's node; None if it is not known (yet), or Ray cannot be asked."""
+    from ray._private import state
+
+    found = state.actors(actor_id) if hasattr(state, "actors") else {}
+    return (found.get("Address") or {}).get("NodeID") or None
+
+
+def newer_autoscaler_runs() -> bool:
+    """Return True if the newer autoscaler runs, which leaves a mark; False if that cannot be read."""
+    return _internal_kv("__autoscaler_v2_enabled", "__autoscaler") == b"1"
+
+
+def older_autoscaler_types() -> Mapping[str, str]:
+    """Return node id to node type, as the older autoscaler reports it; empty before its first report."""
+    told = json.loads(_internal_kv("__autoscaling_status") or b"{}")
+    return (told.get("autoscaler_report") or {}).get("node_type_mapping") or {}
+
+
+def _internal_kv(key: str, namespace: str | None = None) -> bytes | None:
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    value: bytes | None = _internal_kv_get(key, namespace=namespace)
+    return value
+
+
+@contextmanager
+def without_servers() -> Iterator[None]:
+    """Keep a Ray that starts inside the block from starting servers for clouds, for other machines' logs and for web pages.
+
+    Each would import Ray once more, on the cores on which a search is about to start. If Ray renames the patched methods, the
+    servers start as usual.
+    """
+    from ray._private.node import Node
+
+    unused: dict[str, Any] = {name: getattr(Node, name) for name in _SERVERS if hasattr(Node, name)}
+    for name in unused:
+        setattr(Node, name, lambda node, **asked: None)
+    try:
+        yield
+    finally:
+        for name, method in unused.items():
+            setattr(Node, name, method)

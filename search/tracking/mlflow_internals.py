@@ -1,0 +1,33 @@
+"""The private parts of MLflow that we use, all of them, as read in MLflow 3.17.
+
+Its client reads the history of one metric of one run per call. Its database store and its server read many runs at once; both ways
+are those of MLflow's own pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+Point = tuple[str, int, float, int]  # run, step, value, Unix time in ms
+
+
+def metric_history(client: Any, run_ids: Sequence[str], key: str, at_most: int) -> list[Point]:
+    """Read every point of a metric of many runs with one call.
+
+    Args:
+        client: An `MlflowClient`.
+        run_ids: Runs to read.
+        key: The metric.
+        at_most: Number of points after which the answer is cut off.
+    """
+    store = client._tracking_client.store
+    if hasattr(store, "get_metric_history_bulk"):  # a database
+        points = store.get_metric_history_bulk(run_ids, key, at_most)
+        return [(point.run_id, point.step, point.value, point.timestamp) for point in points]
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    asked = {"run_id": run_ids, "metric_key": key, "max_results": at_most}
+    answer = verify_rest_response(http_request(store.get_host_creds(), _BULK, "GET", params=asked), _BULK)
+    return [(point["run_id"], point["step"], point["value"], point["timestamp"]) for point in answer.json()["metrics"]]
