@@ -84,12 +84,12 @@ class Draft:
     """A listing under construction, with class names as labels. A layout fills it.
 
     Attributes:
-        root: The folder or file that the images' paths are relative to.
-        splits: The images of `train`, and of `validation` and `test` if the data set has them: (path, class, stamp).
-        problems: The lines that describe what is wrong.
-        classes: The names of the classes; None for those of the training images.
-        column: The column of a Parquet file that holds the images; None for plain files.
-        declared: True if the splits are the data set's own; False if they are made here.
+        root: Folder that the images' paths are relative to.
+        splits: Images of `train`, and of `validation` and `test` if the data set has them: (path, class, stamp).
+        problems: Messages, one for each faulty line or image.
+        classes: Names of the classes; None for those of the training images.
+        column: Column of a Parquet file that holds the images; None for plain files.
+        declared: True if the splits are the data set's own; otherwise they are drawn here.
     """
 
     root: Path

@@ -195,7 +195,7 @@ def test_nor_is_a_secret_repeated_that_was_typed(tmp_path: Path) -> None:
         code, printed, complaint = said(*words, cwd=tmp_path)
         assert code == 2
         assert "geheim" not in printed + complaint
-        assert "take it out" in complaint
+        assert "remove it" in complaint
 
 
 def test_an_object_store_without_a_place_for_the_ledger_is_refused_with_the_remedy() -> None:
@@ -235,9 +235,9 @@ def test_two_studies_of_one_name_do_not_share_a_place_and_one_keeps_its_own(stor
         pass
     with pytest.raises(LedgerError, match="checkpoints of another study of this name"):
         Study.create(file("two"), SyntheticSizes())
-    with pytest.raises(StudyFileError, match="they stay where they were made"):
+    with pytest.raises(StudyFileError, match="they stay where they were created"):
         Study.open(file("one", "elsewhere"), SyntheticSizes())
-    with pytest.raises(StudyFileError, match="they stay where they were made"):
+    with pytest.raises(StudyFileError, match="they stay where they were created"):
         Study.open(check(RAW | {"storage": str(tmp_path / "one")}), SyntheticSizes())
     Study.open(file("one"), SyntheticSizes()).close()
 

@@ -110,7 +110,7 @@ def test_an_address_with_a_password_is_refused_without_repeating_it(tmp_path: Pa
         ("validate", plain, "--set", f"ledger={address}"),
     ):
         complaint = refused(*command, cwd=tmp_path)
-        assert "holds a password" in complaint
+        assert "contains a password" in complaint
         assert "~/.pgpass" in complaint
         assert PASSWORD not in complaint
 
@@ -154,10 +154,10 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
 
 def test_a_study_stays_in_the_ledger_that_it_was_made_in(tmp_path: Path, postgresql: Server) -> None:
     searched_here(tmp_path, "stays", n_trials=2)
-    with pytest.raises(LedgerError, match="a ledger stays where it was made"):
+    with pytest.raises(LedgerError, match="a ledger stays where it was created"):
         searched_here(tmp_path, "stays", postgresql.address(), n_trials=2)
     searched_here(tmp_path, "there", postgresql.address(), n_trials=2)
-    with pytest.raises(LedgerError, match="a ledger stays where it was made"):
+    with pytest.raises(LedgerError, match="a ledger stays where it was created"):
         searched_here(tmp_path, "there", postgresql.address(database="postgres"), n_trials=2)
 
 
