@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from search.trial import PARAMETERS, Metrics
 from spaces import Config
@@ -136,12 +136,6 @@ class Costs:
     def counts(self, epoch: int, metrics: Metrics) -> bool:
         """Return whether an epoch's accuracy may be compared with others."""
         return self.missing(metrics) is None and self.broken(epoch, metrics) is None
-
-
-def study_costs(file: Any, sizes: Sizes, *, max_params: int) -> Costs:
-    """Return the costs that a study file uses; `max_params` is the resolved `budget.max_params`."""
-    limits = {ADAPTER_PARAMS: float(max_params), **file.budget.limits}
-    return Costs(sizes, against=file.objectives[1], limits=limits, n_epochs=file.budget.epochs)
 
 
 def _too_much(key: str, value: float, limit: float) -> str:

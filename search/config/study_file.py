@@ -105,6 +105,16 @@ class StudyFile(Section):
             found.append(config | point)
         return found
 
+    def costs(self, sizes: costs.Sizes, *, max_params: int) -> costs.Costs:
+        """Return the costs that the study uses, with their limits.
+
+        Args:
+            sizes: Counts the parameters of configurations.
+            max_params: Resolved `budget.max_params`.
+        """
+        limits = {costs.ADAPTER_PARAMS: float(max_params), **self.budget.limits}
+        return costs.Costs(sizes, against=self.objectives[1], limits=limits, n_epochs=self.budget.epochs)
+
     def worker(self, facts: Facts | None = None) -> dict[str, Any]:
         """Return the arguments of `trainables.make` as plain JSON values; paths are absolute, because workers run elsewhere.
 

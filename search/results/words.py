@@ -16,6 +16,7 @@ METHOD_NAMES = {
     "householder": "Householder",
     "fact": "FacT",
     "randlora": "RandLoRA",
+    "adapter": "adapter",
     "adaptformer": "AdaptFormer",
     "bitfit": "BitFit",
     "full": "full fine-tuning",

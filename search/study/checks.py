@@ -7,7 +7,7 @@ from typing import Any
 
 from search.config.loading import check
 from search.config.study_file import StudyFile
-from search.costs import ADAPTER_PARAMS, Sizes, study_costs
+from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
 from search.samplers.base import SamplerContext
 from search.samplers.sampler import SeededSampler
@@ -51,7 +51,7 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
     Raises:
         StudyFileError: If there are such methods; the message names each with the reason of its smallest or last candidate.
     """
-    space, costs = file.joint_space(), study_costs(file, sizes, max_params=max_params)
+    space, costs = file.joint_space(), file.costs(sizes, max_params=max_params)
     problems = []
     for method in space.methods:
         smallest: int | None = None

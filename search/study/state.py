@@ -14,7 +14,7 @@ from dataclasses import replace
 from search import pareto
 from search.config import trial_resources
 from search.config.study_file import ANCHOR, StudyFile
-from search.costs import Sizes, study_costs
+from search.costs import Sizes
 from search.front import compared
 from search.samplers.base import Answer, NewConfig, Result, SamplerContext
 from search.samplers.sampler import SeededSampler
@@ -58,7 +58,7 @@ class SearchState:
     def __init__(
         self, file: StudyFile, row: StudyRow, sizes: Sizes, ledger: Ledger, *, pool: Sequence[Config] | None = None
     ) -> None:
-        self.costs = study_costs(file, sizes, max_params=row.facts.max_params)
+        self.costs = file.costs(sizes, max_params=row.facts.max_params)
         self.reference_point = row.facts.reference_point
         self.trials: list[Trial] = []
         self.front = pareto.Front(self.reference_point, linear=file.objectives[1] not in PARAMETERS)

@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from search.backends import simulated
 from search.backends.simulated import Replay, VirtualClock
 from search.config.study_file import ANCHOR, StudyFile
-from search.costs import Costs, Sizes, study_costs
+from search.costs import Costs, Sizes
 from search.samplers.random_sampler import draw_uniformly
 from search.samplers.size_cache import CachedSize
 from spaces import Config, JointSpace
@@ -76,7 +76,7 @@ class Cost:
 
 def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
     """Return the configurations in the space, method by method; every call makes the same draws."""
-    space, costs = file.joint_space(), study_costs(file, sizes, max_params=max_params)
+    space, costs = file.joint_space(), file.costs(sizes, max_params=max_params)
     known = CachedSize(costs.known, space, operations=costs.counts_operations)
     return [_holding(space, method, known, costs) for method in space.methods]
 
@@ -112,7 +112,7 @@ def _count(space: JointSpace, method: str) -> int | None:
 def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
     """Return head-only, and of each method its default and some draws, as far as they are valid and keep the limits."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
-    costs = study_costs(file, sizes, max_params=max_params)
+    costs = file.costs(sizes, max_params=max_params)
     rng, found = random.Random(0), []  # noqa: S311 - not cryptography
     for method in everything.methods:
         draws = (draw_uniformly(everything.only(method), rng) for _ in range(20 * N_PROBED))

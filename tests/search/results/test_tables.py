@@ -24,6 +24,7 @@ from rich.table import Table
 from search.front import front, hypervolume
 from search.results import arrow_tables, as_json, front_plot, tables, words
 from search.results.saved_study import load
+from search.results.words import METHOD_NAMES
 from search.storage.rows import StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
@@ -302,3 +303,7 @@ def test_costs_are_told_with_their_units_and_nothing_else_is() -> None:
         ("cost/peak_memory_bytes", "1,000,000 bytes"),
         ("cost/new", "2"),
     ]
+
+
+def test_every_packaged_method_has_a_name_for_people() -> None:
+    assert set(METHOD_NAMES) == set(SPACES)
