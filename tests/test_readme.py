@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .search.command_line import paretune, paretune_process
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 STEERING = "### Steer a running study"  # its commands need a study that runs: tests/search/cli/test_control.py
@@ -18,6 +20,7 @@ COMMANDS = [
     if not section.startswith(STEERING)
     for command in re.findall(r"^\| `(paretune [^`]+)` \|", section, re.MULTILINE)
 ]
+ON_RAY = ("run", "resume")  # in a process of its own, the others in this one
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a small version of the packaged study has been run, as `make search` does."""
     folder = tmp_path_factory.mktemp("readme")
     small = ["--set", "budget.n_trials=4", "--set", "budget.epochs=1"]
-    subprocess.run([sys.executable, "-m", "search.cli", "run", *small], cwd=folder, check=True, capture_output=True, timeout=180)
+    done = paretune_process("run", *small, cwd=folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -33,8 +37,8 @@ def test_every_command_of_the_readme_works_in_its_order(digits: Path) -> None:
     assert len(COMMANDS) >= 23
     assert STEERING in README
     for command in COMMANDS:
-        words = [sys.executable, "-m", "search.cli", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=digits, capture_output=True, text=True, timeout=180, check=False)
+        words = shlex.split(command)[1:]
+        done = (paretune_process if words[0] in ON_RAY else paretune)(*words, cwd=digits)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout
 

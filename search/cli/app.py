@@ -78,14 +78,15 @@ def everywhere(
 
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
-    code = _exit_code()
+    code = exit_code()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # the reader has closed the stream
             stream.flush()
     os._exit(code)  # a clean interpreter shutdown with torch, Ray and Optuna loaded would take seconds
 
 
-def _exit_code() -> int:
+def exit_code() -> int:
+    """Run the command in `sys.argv`, and return the exit code of the process."""
     from search.errors import RequestError
 
     try:

@@ -26,7 +26,6 @@ from search.tracking.sync import MlflowSync
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.05  # largest fraction of one core that the process uses
-_LONGEST_WAIT = 10.0  # seconds between two syncs of a recorder that is expensive or failing
 _LAST_SYNC = 60  # seconds that a recorder may outlive its driver
 MODULE = "search.tracking.recorder"  # this file, which a recorder process runs
 
@@ -38,11 +37,14 @@ class RecorderProcess:
         ledger_path: Path of the study's ledger (`search.storage.location.ledger_in`), which is opened read-only.
         tracking_uri: MLflow server or database (see `search.tracking.mlflow_client.tracking_uri`).
         period: Seconds between two syncs.
+        longest_period: Seconds between two syncs of a recorder that is expensive or failing.
         head_start: Seconds for which a starting search has the cores to itself.
     """
 
-    def __init__(self, ledger_path: Path, tracking_uri: str, *, period: float = 2.0, head_start: float = 0.0) -> None:
-        when = {"period": period, "head_start": head_start}
+    def __init__(
+        self, ledger_path: Path, tracking_uri: str, *, period: float = 2.0, longest_period: float = 10.0, head_start: float = 0.0
+    ) -> None:
+        when = {"period": period, "longest_period": longest_period, "head_start": head_start}
         self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": tracking_uri, **when}
         self._log_file = ledger_path.parent / "paretune.log"
         self._where = without_secret(tracking_uri)
@@ -127,13 +129,14 @@ class RecorderProcess:
 # -- the process -------------------------------------------------------------------------------------------------------
 
 
-def follow(record: MlflowSync, driver: IO[Any], *, period: float) -> str | None:
+def follow(record: MlflowSync, driver: IO[Any], *, period: float, longest_period: float) -> str | None:
     """Sync until the driver's pipe closes, then once more in full.
 
     Args:
         record: Record to update.
         driver: Pipe from the driver; readable means closed, because the driver writes nothing more.
         period: Seconds between two syncs.
+        longest_period: Seconds between two syncs where they are expensive or fail.
 
     Returns:
         The error of the last sync, None if it succeeded.
@@ -160,7 +163,7 @@ def follow(record: MlflowSync, driver: IO[Any], *, period: float) -> str | None:
         sync(final=False)
         spent = time.process_time() - spent
         wanted = max(period, spent / _SHARE, 2 * pause if problem is not None else 0.0)
-        pause = max(period, min(wanted, _LONGEST_WAIT))
+        pause = max(period, min(wanted, longest_period))
     signal.alarm(_LAST_SYNC)  # ends a process with a hanging MLflow, even if its driver is gone
     for again in (1.0, 2.0, None):  # seconds; another writer may have locked the database
         sync(final=True)
@@ -186,7 +189,8 @@ def main() -> None:
         select.select(
             [sys.stdin], [], [], order["head_start"]
         )  # workers import torch first, then we import MLflow; earlier if the driver is gone
-        problem = follow(MlflowSync(ledger, order["tracking_uri"]), sys.stdin, period=order["period"])
+        record, periods = MlflowSync(ledger, order["tracking_uri"]), {key: order[key] for key in ("period", "longest_period")}
+        problem = follow(record, sys.stdin, **periods)
     with contextlib.suppress(BrokenPipeError):  # the driver may be gone
         print(json.dumps({"problem": problem}), flush=True)
     os._exit(0)  # a clean interpreter shutdown with MLflow loaded takes as long as the last sync

@@ -19,7 +19,7 @@ from search.results.study_state import StudyState
 from .conftest import Head, free_ports, started
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
-N_TRIALS, EPOCHS = 3, 10
+N_TRIALS, EPOCHS = 3, 7
 STUDY = sleeping("grows", N_TRIALS, EPOCHS, 1.0, gpus_per_trial=1, accelerator_type="H100")
 HEAD = "f" * 51 + "00000"  # the fake provider counts its nodes from there
 
@@ -40,7 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     config: dict[str, Any] = {
         "cluster_name": "grows",
         "max_workers": 2,
-        "idle_timeout_minutes": 0.05,
+        "idle_timeout_minutes": 0.02,
         "provider": provider,
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},

@@ -55,7 +55,7 @@ def test_a_node_that_is_cut_off_costs_nothing_that_was_acknowledged_and_a_cluste
         assert not (tmp_path / "paretune-studies" / "open" / "ledger.db").exists()
 
         private = environment | {"PARETUNE_UNPROTECTED": "1"}
-        outcome = cut.search(tmp_path, address, cable, [1.0, None], private, n_trials=2, epochs=10)
+        outcome = cut.search(tmp_path, address, cable, [1.0, None], private, n_trials=2, epochs=6)
     assert outcome.flaws == 0, outcome
     assert outcome.losses == 1, outcome  # by the cut for good; the short one cost no worker
 

@@ -19,7 +19,7 @@ from search.storage.sql_ledger import SqlLedger
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 N_TRIALS, EPOCHS = 2, 14
-STUDY = sleeping("nodes", N_TRIALS, EPOCHS, 1.0, gpus_per_trial=1)
+STUDY = sleeping("nodes", N_TRIALS, EPOCHS, 0.7, gpus_per_trial=1)
 
 
 @pytest.fixture

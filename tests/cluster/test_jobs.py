@@ -18,7 +18,7 @@ from search.trial import State
 from .conftest import Head
 from .watching import wait_until
 
-STUDY = ("submit", "digits", "--set", "study=flowers", "--set", "budget.n_trials=10", "--set", "budget.epochs=8")
+STUDY = ("submit", "digits", "--set", "study=flowers", "--set", "budget.n_trials=6", "--set", "budget.epochs=6")
 
 
 def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
 
     after = load(folder)
     assert after.state.value == "FINISHED"
-    assert len(after.history) == 10
+    assert len(after.history) == 6
     kept = {(r.trial, r.epoch): dict(r.metrics) for r in after.epochs}
     assert acknowledged.items() <= kept.items()
     front = json.loads(asked(head, "front", "flowers", "--json"))

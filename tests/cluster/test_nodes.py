@@ -17,11 +17,11 @@ from search.trial import State
 from .conftest import Head
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
-N_TRIALS, EPOCHS = 12, 6
+N_TRIALS, EPOCHS = 10, 6
 
 
 def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_trials(head: Head) -> None:
-    study = sleeping("nodes", N_TRIALS, EPOCHS, 2.0)
+    study = sleeping("nodes", N_TRIALS, EPOCHS, 1.0)
     head.storage.mkdir(exist_ok=True)
     (head.storage / "nodes.yaml").write_text(yaml.safe_dump(study))
     folder = head.storage / "nodes"

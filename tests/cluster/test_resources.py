@@ -20,7 +20,7 @@ from search.trial import State
 from .test_nodes import most_at_once, spans_of
 from .watching import sleeping
 
-STUDY = sleeping("shared", 5, 4, 2.0, gpus_per_trial=0.25, accelerator_type="H100")
+STUDY = sleeping("shared", 5, 8, 0.8, gpus_per_trial=0.25, accelerator_type="H100")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_four_trials_share_a_gpu_of_the_kind_that_is_asked_for(cluster: Any, tmp
 
 def test_no_more_trials_run_than_the_memory_of_the_nodes_has_room_for(cluster: Any, tmp_path: Path) -> None:
     """Each node has 2 GiB for its workers; of the eight cores on both, two work."""
-    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget={n_trials: 3, epochs: 2}")
+    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget={n_trials: 3, epochs: 6}")
     assert done.returncode == 0, done.stderr
     assert "2 trials at a time, 1.1 GiB of memory for each" in done.stdout
     saved = load(tmp_path / "paretune-studies" / "shared")

@@ -15,7 +15,7 @@ from .slurm import Slurm, slurm
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "slurm.sh"
-N_TRIALS, EPOCHS = 2, 16
+N_TRIALS, EPOCHS = 2, 12
 STUDY = sleeping("slurm", N_TRIALS, EPOCHS, 0.5, cpus_per_trial=2)  # a node's cores: one trial on each
 
 

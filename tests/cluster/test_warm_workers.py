@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from cluster.connect import embedded
-from search.config.study_file import check
+from search.config.loading import check
 from search.study.study import Study
 from trainables.simulated.plain import SyntheticSizes
 
@@ -28,10 +28,10 @@ def workers(*names):
     return found
 
 
-raw = {"study": "s", "data": {"kind": "synthetic", "epoch_seconds": 0.5}, "methods": ["lora"], "storage": sys.argv[1]}
+raw = {"study": "s", "data": {"kind": "synthetic", "epoch_seconds": 0.2}, "methods": ["lora"], "storage": sys.argv[1]}
 file = check(raw | {"budget": {"n_trials": 3, "epochs": 2}})
 with embedded(n_cpus=1, preload=("colorsys",)):
-    from search import on_ray
+    from search.backends import ray_tune
 
     deadline = time.monotonic() + 60
     while not (waiting := workers("ray::IDLE")):
@@ -46,7 +46,7 @@ with embedded(n_cpus=1, preload=("colorsys",)):
     watcher = threading.Thread(target=watch)
     watcher.start()
     study = Study.create(file, SyntheticSizes())
-    on_ray.run(study, n_slots=1)
+    ray_tune.run(study, n_slots=1)
     ended.set()
     watcher.join()
     assert study.finished

@@ -13,6 +13,8 @@ import pytest
 from search.storage.address import Address
 from search.storage.location import LedgerLocation
 
+from .mlflow_database import with_mlflow_database
+from .mlflow_server import server_in
 from .scripted_study import Driven
 
 if TYPE_CHECKING:
@@ -23,8 +25,8 @@ _NAMES = itertools.count()
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One storage folder: making MLflow's SQLite store takes longer than any test."""
-    return tmp_path_factory.mktemp("storage")
+    """One storage folder for all."""
+    return with_mlflow_database(tmp_path_factory.mktemp("storage"))
 
 
 @pytest.fixture
@@ -33,6 +35,13 @@ def driven(storage: Path) -> Iterator[Driven]:
     driven = Driven(storage, f"study-{next(_NAMES)}")
     yield driven
     driven.ledger.close()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an MLflow server that stays up; every study has an experiment of its own there."""
+    with server_in(tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,16 @@ import pytest
 
 from search.tracking.server import free_port
 
+from .mlflow_database import with_mlflow_database
+
 
 class MLflowServer:
     """A server on a free port that keeps everything in a folder; it can be killed, and started again at the same address."""
 
     def __init__(self, folder: Path, *options: str, environment: Sequence[tuple[str, str]] = ()) -> None:
         self._port, self._folder = free_port(None), folder
+        if not (folder / "mlflow.db").exists():
+            with_mlflow_database(folder)
         self.address = f"http://127.0.0.1:{self._port}"
         self._command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1", *options]
         self._command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +18,8 @@ from search.study.study import Study
 from search.trial import State
 from trainables import make, measure
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
+
+from ..command_line import paretune
 
 RAW: dict[str, object] = {
     "study": "s",
@@ -93,12 +93,6 @@ def test_a_study_that_spends_hours_is_ended_by_the_virtual_clock() -> None:
     simulated.run(study, lambda: SurfaceTrainable(surface), clock, n_workers=1)
     assert len(study.trials) == 90
     assert study.ended == "budget.max_hours = 0.1 is spent"
-
-
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "search.cli", *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=120
-    )
 
 
 def write_table(path: Path) -> None:

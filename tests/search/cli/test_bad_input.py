@@ -19,18 +19,15 @@ from search.results.saved_study import load
 from search.storage.schema import VERSION
 from search.workflows import run
 
+from ..command_line import paretune, paretune_process
+from ..mlflow_database import with_mlflow_database
+
 SYNTHETIC = """
 study: syn
 data: {kind: synthetic}
 methods: [lora, arc, lily]
 budget: {n_trials: 40, epochs: 3, max_params: 20_000}
 """
-
-
-def paretune(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def refused(done: subprocess.CompletedProcess[str], message: str, code: int = 2) -> None:
@@ -42,6 +39,7 @@ def refused(done: subprocess.CompletedProcess[str], message: str, code: int = 2)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "syn.yaml").write_text(SYNTHETIC)
+    with_mlflow_database(tmp_path / "paretune-studies")
     return tmp_path
 
 
@@ -50,6 +48,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study."""
     folder = tmp_path_factory.mktemp("ran")
     (folder / "syn.yaml").write_text(SYNTHETIC.replace("40", "5"))
+    with_mlflow_database(folder / "paretune-studies")
     assert paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder).returncode == 0
     return folder
 
@@ -71,7 +70,9 @@ def test_what_the_model_cannot_do_is_told_before_anything_is_stored(tmp_path: Pa
 
 
 def test_what_the_model_cannot_do_is_one_message_of_the_command(tmp_path: Path) -> None:
-    refused(paretune("run", "--set", "space.lora.rank=[1000]", cwd=tmp_path), "lora.rank must be at most")
+    refused(
+        paretune("run", "--set", "space.lora.rank=[1000]", "--back-end", "in-process", cwd=tmp_path), "lora.rank must be at most"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -85,7 +86,7 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_acknowledged(
     def little_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # the ledger and its log end up larger than this
 
-    done = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder, preexec_fn=little_room)
+    done = paretune_process("run", "syn.yaml", "--back-end", "in-process", cwd=folder, preexec_fn=little_room)
     refused(done, "the same command resumes from here", code=1)
     before = load(folder / "paretune-studies" / "syn")
     again = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)

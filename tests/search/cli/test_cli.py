@@ -2,17 +2,20 @@
 
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 import spaces
 from search.results.saved_study import load
+
+from ..command_line import paretune
+from ..mlflow_database import with_mlflow_database
 
 SYNTHETIC = """
 study: syn
@@ -21,36 +24,41 @@ methods: [lora, arc, lily]
 budget: {n_trials: 14, epochs: 3, max_params: 20_000}
 """
 
-
-def paretune(*arguments: str, cwd: Path, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+N_CUT = 100  # trials of a search that is interrupted after the first
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a synthetic study has been run by the command."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
+    """A folder in which a synthetic study has been run by the command, and what the command said."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "syn.yaml").write_text(SYNTHETIC)
-    done = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)
+    with_mlflow_database(folder / "paretune-studies")
+    return folder, paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def searched(run: tuple[Path, CompletedProcess[str]]) -> Path:
+    """The folder of the study that was run."""
+    folder, done = run
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_run_prints_a_plain_line_per_trial_then_the_front_and_where_everything_lies(searched: Path) -> None:
-    again = paretune("run", "syn.yaml", "--set", "study=syn2", "--back-end", "in-process", cwd=searched)
-    assert again.returncode == 0
-    lines = again.stdout.splitlines()
+def test_run_prints_a_plain_line_per_trial_then_the_front_and_where_everything_lies(
+    run: tuple[Path, CompletedProcess[str]],
+) -> None:
+    folder, done = run
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
     assert sum(line.startswith("[") for line in lines) == 14
-    assert "[14/14]" in again.stdout
-    assert "adapter" in again.stdout
+    assert "[14/14]" in done.stdout
+    assert "adapter" in done.stdout
     for name in ("front.png", "front.parquet", "trials.parquet", "ledger.db", "paretune.log"):
-        path = searched / "paretune-studies" / "syn2" / name
+        path = folder / "paretune-studies" / "syn" / name
         assert path.stat().st_size > 0
-        assert f"syn2/{name}" in again.stdout
-    assert "\x1b[" not in again.stdout
-    assert again.stderr == ""
+        assert f"syn/{name}" in done.stdout
+    assert "\x1b[" not in done.stdout
+    assert done.stderr == ""
 
 
 def test_running_a_finished_study_again_prints_its_front_and_trains_nothing(searched: Path) -> None:
@@ -99,7 +107,7 @@ def test_json_is_what_the_ledger_holds(searched: Path) -> None:
 
 @pytest.mark.parametrize("command", [["front", "syn"], ["trials", "syn"], ["show", "syn", "0"], ["ls"], ["methods"]])
 def test_the_tables_fit_eighty_columns(searched: Path, command: list[str]) -> None:
-    printed = paretune(*command, cwd=searched)
+    printed = paretune(*command, cwd=searched, columns=80)
     assert printed.returncode == 0
     assert max(len(line) for line in printed.stdout.splitlines()) <= 80
 
@@ -163,12 +171,10 @@ def test_a_search_that_ends_early_says_why(searched: Path) -> None:
 
 def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(searched: Path) -> None:
     """SIGINT in the middle of a real search, then the same command again: the trials of an uninterrupted run."""
-    command = [sys.executable, "-m", "search.cli", "run", "syn.yaml", "--set", "study=cut", "--set", "budget.n_trials=400"]
-    whole = paretune(*command[3:-4], "--set", "study=whole", *command[-2:], "--back-end", "in-process", cwd=searched)
-    assert whole.returncode == 0
-    process = subprocess.Popen(
-        [*command, "--back-end", "in-process"], cwd=searched, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    run = ["run", "syn.yaml", "--set", f"budget.n_trials={N_CUT}", "--back-end", "in-process", "--set"]
+    assert paretune(*run, "study=whole", cwd=searched).returncode == 0
+    command = [sys.executable, "-m", "search.cli", *run, "study=cut"]
+    process = subprocess.Popen(command, cwd=searched, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("["):
@@ -179,10 +185,9 @@ def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(search
     assert "interrupted" in complaint
     assert "Traceback" not in complaint
     cut = load(searched / "paretune-studies" / "cut")
-    assert len(cut.history) < 400
+    assert len(cut.history) < N_CUT
     assert cut.state == "INTERRUPTED"
-    again = paretune(*command[3:], "--back-end", "in-process", cwd=searched)
-    assert again.returncode == 0
+    assert paretune(*run, "study=cut", cwd=searched).returncode == 0
 
     def outcome(name: str) -> list[tuple[object, ...]]:
         history = load(searched / "paretune-studies" / name).history

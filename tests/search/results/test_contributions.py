@@ -2,9 +2,8 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -21,6 +20,8 @@ from search.study.study import Study
 from search.trial import State, Trial
 from spaces import Config
 from trainables import make, measure
+
+from .. import command_line
 
 
 def trial(number: int, method: str, top1: float, size: int, state: State = State.COMPLETE) -> Trial:
@@ -79,9 +80,8 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return storage
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", *arguments, "--storage", str(cwd)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+def paretune(*words: str, cwd: Path) -> CompletedProcess[str]:
+    return command_line.paretune(*words, "--storage", str(cwd), cwd=cwd)
 
 
 def test_a_trial_repeats_to_the_last_bit_and_a_changed_record_is_noticed(studied: Path) -> None:

@@ -27,6 +27,9 @@ from search.study.study import Study
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from ..command_line import paretune
+from ..mlflow_database import with_mlflow_database
+
 RAW = {
     "study": "s",
     "data": {"kind": "synthetic", "noise": 0.01},
@@ -245,15 +248,10 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
             ]  # fmt: skip
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_the_command_extends_a_finished_study_and_one_that_runs(tmp_path: Path) -> None:
-    slow = "study: s\ndata: {kind: synthetic, epoch_seconds: 0.5}\nmethods: [lora, arc]\nbudget: {n_trials: %d, epochs: 2}\n"
+    slow = "study: s\ndata: {kind: synthetic, epoch_seconds: 0.2}\nmethods: [lora, arc]\nbudget: {n_trials: %d, epochs: 2}\n"
     (tmp_path / "s.yaml").write_text(slow % 12)
-    storage = tmp_path / "paretune-studies" / "s"
+    storage = with_mlflow_database(tmp_path / "paretune-studies") / "s"
     run = [sys.executable, "-m", "search.cli", "run", "s.yaml", "--back-end", "in-process"]
     with subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -18,13 +17,6 @@ from search.tracking.verify import differences
 from ...s3 import Bucket, bucket
 from ..mlflow_server import server_in
 from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Bucket]:
-    """An object store that stays up; what reaches it is in the environment of this process, and of those that it starts."""
-    with bucket() as store:
-        yield store
 
 
 def objects(store: Bucket, place: str) -> set[str]:

@@ -16,15 +16,9 @@ from search.tracking.server import free_port
 from search.tracking.verify import differences
 from search.workflows import run
 
-from ..mlflow_server import server_in
 from ..slow_proxy import Door
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server."""
-    with server_in(tmp_path_factory.mktemp("server")) as address:
-        yield address
+MOST_BLOCKED = 0.25  # seconds that starting and leaving the recorder may take of the search's; one slow answer takes 2
 
 
 @contextlib.contextmanager
@@ -40,30 +34,28 @@ def bad(server: str, how: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("how", ["slow", "down", "dies"])
 def test_a_search_is_not_held_up_and_nothing_is_lost(
-    server: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlflow_server: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = {
         "study": f"with-mlflow-{how}",
-        "data": {"kind": "synthetic", "epoch_seconds": 0.15},
+        "data": {"kind": "synthetic", "epoch_seconds": 0.1},
         "methods": ["lora", "arc"],
         "budget": {"n_trials": 12, "epochs": 3},
         "storage": str(tmp_path),
     }
     monkeypatch.setattr(run, "PATIENCE", 0.5)
     said: list[str] = []
-    with bad(server, how) as address:
+    with bad(mlflow_server, how) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         saved = run.run(loading.check(study), back_end="in-process", say=said.append)
     assert saved.state == "FINISHED"
     assert any("behind" in line for line in said)
     log = (saved.folder / "paretune.log").read_text()
-    held, wall = map(float, re.findall(r"blocked it for ([\d.]+) s of ([\d.]+) s", log)[-1])
-    assert wall > 5.0
-    assert held <= 0.005 * wall
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    assert float(re.findall(r"blocked it for ([\d.]+) s of", log)[-1]) < MOST_BLOCKED
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     check = ["sync", str(saved.folder), "--check"]
     before = CliRunner().invoke(app, check)
     assert (before.exit_code, before.output != "") == (1, True)
     assert CliRunner().invoke(app, ["sync", str(saved.folder)]).exit_code == 0
-    assert differences(saved.folder / "ledger.db", server) == []
+    assert differences(saved.folder / "ledger.db", mlflow_server) == []
     assert CliRunner().invoke(app, check).exit_code == 0

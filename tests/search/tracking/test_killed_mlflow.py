@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,13 +24,15 @@ from search.results.saved_study import SavedStudy
 from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from search.study.user_requests import write_requests
+from search.tracking.recorder import RecorderProcess
 from search.workflows import run
 
 from ..mlflow_server import MLflowServer
 
 N_TRIALS = 16
+MOST_BLOCKED = 0.25  # seconds that starting and leaving a recorder may take of the search's
 STUDY = {
-    "data": {"kind": "synthetic", "epoch_seconds": 0.3},
+    "data": {"kind": "synthetic", "epoch_seconds": 0.1},
     "methods": ["lora", "arc"],
     "budget": {"n_trials": N_TRIALS, "epochs": 3},
 }
@@ -108,14 +111,13 @@ def search_with(
 
     said: list[str] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.setattr(run, "RecorderProcess", partial(RecorderProcess, period=0.1, longest_period=0.3))
     file = loading.check(STUDY | {"study": accident.__name__, "storage": str(storage)})
     saved = run.run(file, back_end="in-process", watch=watch, say=said.append)
     assert happened == [None]
     assert (saved.state, len(saved.history)) == ("FINISHED", N_TRIALS)
     log = (saved.folder / "paretune.log").read_text()
-    held, wall = map(float, re.findall(r"blocked it for ([\d.]+) s of ([\d.]+) s", log)[-1])
-    assert wall > 0.3 * 3 * N_TRIALS
-    assert held <= 0.005 * wall
+    assert float(re.findall(r"blocked it for ([\d.]+) s of", log)[-1]) < MOST_BLOCKED
     return saved, said
 
 
@@ -175,7 +177,7 @@ def test_a_server_that_is_killed_and_stays_away_is_caught_up_with_by_sync(
         server.kill()
         meanwhile.search_goes_on()
 
-    monkeypatch.setattr(run, "PATIENCE", 5.0)
+    monkeypatch.setattr(run, "PATIENCE", 1.0)
     saved, said = search_with(killed, server, tmp_path, monkeypatch)
     assert len(said) == 1
     assert "is behind" in said[0]

@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from search.tracking.server import serve
 from search.tracking.sync import RecordingError
 
-from ..mlflow_server import server_in
 from ..scripted_study import Driven, recorded
 
 
@@ -59,20 +58,19 @@ def test_pages_without_a_record_are_refused(tmp_path: Path) -> None:
 
 
 def test_where_a_server_runs_already_the_address_of_the_study_there_is_told_without_the_password(
-    driven: Driven, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driven: Driven, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     driven.finish(0)
     name = driven.ledger.study().name
-    with server_in(tmp_path) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.replace("http://", "http://somebody:secret@"))
-        with pytest.raises(RecordingError, match=f"paretune sync {name}"):
-            serve(driven.storage, study=name, say=told.append)
-        driven.record(server).sync(final=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.replace("http://", "http://somebody:secret@"))
+    with pytest.raises(RecordingError, match=f"paretune sync {name}"):
         serve(driven.storage, study=name, say=told.append)
-        experiment = MlflowClient(tracking_uri=server).get_experiment_by_name(name)
-        assert experiment is not None
-        parent = recorded(server, driven)[None]["id"]
-        assert [line.split()[-1] for line in told] == [
-            f"{server}/#/experiments/{experiment.experiment_id}/runs/{parent}?workflowType=machine_learning"
-        ]
+    driven.record(mlflow_server).sync(final=True)
+    serve(driven.storage, study=name, say=told.append)
+    experiment = MlflowClient(tracking_uri=mlflow_server).get_experiment_by_name(name)
+    assert experiment is not None
+    parent = recorded(mlflow_server, driven)[None]["id"]
+    assert [line.split()[-1] for line in told] == [
+        f"{mlflow_server}/#/experiments/{experiment.experiment_id}/runs/{parent}?workflowType=machine_learning"
+    ]

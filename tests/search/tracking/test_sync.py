@@ -22,16 +22,7 @@ from search.tracking.mlflow_client import tracking_uri
 from search.tracking.study_note import filters
 from search.tracking.sync import is_behind
 
-from ..mlflow_server import server_in
 from ..scripted_study import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server on a free port."""
-    with server_in(tmp_path_factory.mktemp("server")) as address:
-        yield address
-
 
 # -- the laws ----------------------------------------------------------------------------------------------------------
 
@@ -201,13 +192,13 @@ def test_the_study_is_running_then_interrupted_then_finished(driven: Driven) -> 
     assert load(driven.path.parent).state == "FINISHED"
 
 
-def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, server: str, tmp_path: Path) -> None:
+def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, mlflow_server: str, tmp_path: Path) -> None:
     driven.finish(*HISTORY)
-    driven.record(server).sync(final=True)
-    assert_equal_to_the_ledger(server, driven)
-    parent = recorded(server, driven)[None]
+    driven.record(mlflow_server).sync(final=True)
+    assert_equal_to_the_ledger(mlflow_server, driven)
+    parent = recorded(mlflow_server, driven)[None]
     study, trials = driven.ledger.study(), driven.ledger.trials()
-    folder = Path(mlflow.artifacts.download_artifacts(run_id=parent["id"], dst_path=str(tmp_path), tracking_uri=server))
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=parent["id"], dst_path=str(tmp_path), tracking_uri=mlflow_server))
     views = {"front.html", "front.png", "front.svg", "front.parquet", "trials.parquet", "reports.parquet"}
     assert {path.name for path in folder.iterdir()} >= views | {"study.yaml", "environment.json"}
     assert pq.read_table(folder / "reports.parquet").num_rows == len(driven.ledger.reports())
@@ -223,10 +214,10 @@ def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, server
 @pytest.mark.parametrize(
     ("what", "trials"), [("the front", {0, 4}), ("one method", {1, 2}), ("under a limit", {0, 3}), ("stopped at a rung", {2})]
 )
-def test_the_filters_that_people_use_find_their_trials(driven: Driven, server: str, what: str, trials: set[int]) -> None:
+def test_the_filters_that_people_use_find_their_trials(driven: Driven, mlflow_server: str, what: str, trials: set[int]) -> None:
     driven.finish(*HISTORY)
-    driven.record(server).sync()
-    client = MlflowClient(tracking_uri=server)
+    driven.record(mlflow_server).sync()
+    client = MlflowClient(tracking_uri=mlflow_server)
     experiment = client.get_experiment_by_name(driven.ledger.study().name)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], filters("lora", 200, 2)[what])
@@ -250,7 +241,7 @@ def test_the_description_shows_the_front_with_links_to_its_members(driven: Drive
 
 
 def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -> None:
-    program = "import sys, pathlib, search.tracking.sync as r; r.Record(pathlib.Path(sys.argv[1]), sys.argv[2]).sync()"
+    program = "import sys, pathlib, search.tracking.sync as r; r.MlflowSync(pathlib.Path(sys.argv[1]), sys.argv[2]).sync()"
     studies = [Driven(tmp_path, f"study-{n}") for n in range(2)]
     commands = [[sys.executable, "-c", program, str(study.path), tracking_uri(tmp_path)] for study in studies]
     processes = [subprocess.Popen(command) for command in commands]

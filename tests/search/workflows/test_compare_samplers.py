@@ -1,9 +1,8 @@
 """Samplers side by side: every course is the course of a search of its own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from search.config.study_file import StudyFile
 from search.workflows import compare_samplers
 from search.workflows.compare_samplers import HypervolumeCurve
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
+
+from .. import command_line
 
 SURFACE = Surface("valley")
 REPLAY = Replay(SURFACE, lambda: SurfaceTrainable(SURFACE), None)
@@ -85,6 +86,5 @@ def test_what_cannot_be_compared_is_said(options: list[str], law: str) -> None:
     assert law in " ".join(done.stderr.split())
 
 
-def paretune(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", "simulate", "digits", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def paretune(*options: str) -> CompletedProcess[str]:
+    return command_line.paretune("simulate", "digits", *options, cwd=Path.cwd())

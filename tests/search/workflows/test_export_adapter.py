@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import mlflow
@@ -29,6 +27,8 @@ from trainables import data
 from trainables.backbones import Preprocessing
 from trainables.export.adapter import Card, read_card
 
+from .. import command_line
+
 SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[3] / "docs" / "export.md").read_text(), re.DOTALL)
 
 
@@ -40,10 +40,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> SavedStudy:
     return search.run({**file, "storage": str(tmp_path_factory.mktemp("studies"))}, back_end="in-process")
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", "export-adapter", *arguments]
-    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+def paretune(*words: str, cwd: Path) -> CompletedProcess[str]:
+    return command_line.paretune("export-adapter", *words, cwd=cwd, columns=80)
 
 
 def top1(model: nn.Module, card: Card) -> float:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,21 +20,19 @@ from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 from search.workflows.finalize import OF, REPEAT, finalize, finalized, p_front
 
+from ..command_line import paretune, paretune_process
+from ..mlflow_database import with_mlflow_database
+
 SMALL = [
     "--set", "budget.n_trials=4", "--set", "budget.epochs=2", "--set", "search.rungs=null",
     "--set", "search.sampler=random", "--back-end", "in-process",
 ]  # fmt: skip
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
+    with_mlflow_database(folder / "paretune-studies")
     done = paretune("run", "digits", *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -197,9 +192,9 @@ def test_the_command_retrains_on_train_and_validation_and_tests_once(searched: P
 
 def test_on_ray_it_is_the_same(searched: Path, tmp_path: Path) -> None:
     found = []
-    for name, options in {"ray": ["--cpus", "2"], "here": ["--back-end", "in-process"]}.items():
-        folder = shutil.copytree(searched, tmp_path / name)
-        done = paretune("finalize", "digits", "--seeds", "1", "--json", *options, cwd=folder)
+    for command, options in {paretune_process: ["--cpus", "2"], paretune: ["--back-end", "in-process"]}.items():
+        folder = shutil.copytree(searched, tmp_path / command.__name__)
+        done = command("finalize", "digits", "--seeds", "1", "--json", *options, cwd=folder)
         assert done.returncode == 0, done.stderr
         found.append([(row["trial"], row["test/top1_mean"]) for row in json.loads(done.stdout)])
     assert found[0] == found[1]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +14,9 @@ from search.results.saved_study import load
 from search.storage.sql_ledger import SqlLedger
 from search.workflows.latency import measure
 
+from ..command_line import paretune
+from ..mlflow_database import with_mlflow_database
+
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")  # MLflow's
 SMALL = [
     "--set", "budget.n_trials=3", "--set", "budget.epochs=1", "--set", "search.rungs=null",
@@ -24,15 +24,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "140", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
+    with_mlflow_database(folder / "paretune-studies")
     done = paretune("run", "digits", "--set", "space={}", *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

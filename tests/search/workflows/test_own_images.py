@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import yaml
 
 from ...trainables.data import pictures
+from .. import command_line
+from ..mlflow_database import with_mlflow_database
 
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "imagefolder": pictures.image_folder,
@@ -22,10 +22,8 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def paretune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "PARETUNE_CACHE": str(cwd / "cache")}
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=180, check=False)
+def paretune(*words: str, cwd: Path) -> CompletedProcess[str]:
+    return command_line.paretune(*words, cwd=cwd, PARETUNE_CACHE=str(cwd / "cache"))
 
 
 def study(folder: Path, **data: object) -> None:
@@ -38,6 +36,7 @@ def study(folder: Path, **data: object) -> None:
         "search": {"sampler": "random"},
     }
     (folder / "own.yaml").write_text(yaml.safe_dump(file))
+    with_mlflow_database(folder / "paretune-studies")
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -69,7 +68,7 @@ def test_another_study_on_the_same_images_decodes_nothing_and_finds_the_same(tmp
 def test_ray_workers_find_the_images_of_a_path_relative_to_where_the_command_was_given(tmp_path: Path) -> None:
     pictures.image_folder(tmp_path / "set")
     study(tmp_path, kind="imagefolder", path="set", augment="flip")
-    done = paretune("run", "own.yaml", "--cpus", "1", "--set", "budget.epochs=1", cwd=tmp_path)
+    done = command_line.paretune_process("run", "own.yaml", "--cpus", "1", "--set", "budget.epochs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,6 @@
 """Tuners of Hugging Face PEFT in a study, through the real command."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,9 @@ import torch
 
 import trainables.backbones  # noqa: F401 - registers vit_glyphs
 from trainables.export.adapter import load_adapter
+
+from ..command_line import paretune
+from ..mlflow_database import with_mlflow_database
 
 STUDY = """\
 study: bridged
@@ -22,18 +24,18 @@ budget: {n_trials: 4, epochs: 1}
 WITHOUT_PEFT = "import sys; sys.modules['peft'] = None; from search.cli import main; sys.argv[0] = 'paretune'; main()"
 
 
-def command(folder: Path, *words: str, peft: bool = True) -> subprocess.CompletedProcess[str]:
-    python = ["-m", "search.cli"] if peft else ["-c", WITHOUT_PEFT]
+def without_peft(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *python, *words], cwd=folder, env=os.environ, capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, "-c", WITHOUT_PEFT, *words], cwd=folder, capture_output=True, text=True, timeout=180, check=False
     )
 
 
 def test_a_search_over_our_lora_and_pefts_vera_ends_in_trials_of_both_and_one_of_vera_goes_home(tmp_path: Path) -> None:
+    with_mlflow_database(tmp_path / "paretune-studies")
     (tmp_path / "bridged.yaml").write_text(STUDY)
-    done = command(tmp_path, "run", "bridged.yaml", "--back-end", "in-process")
+    done = paretune("run", "bridged.yaml", "--back-end", "in-process", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    trials = json.loads(command(tmp_path, "trials", "bridged", "--json").stdout)
+    trials = json.loads(paretune("trials", "bridged", "--json", cwd=tmp_path).stdout)
     assert {trial["method"] for trial in trials} == {"head_only", "lora", "peft.vera"}
     assert {trial["state"] for trial in trials} == {"COMPLETE"}
     vera = [trial for trial in trials if trial["method"] == "peft.vera"]
@@ -43,7 +45,7 @@ def test_a_search_over_our_lora_and_pefts_vera_ends_in_trials_of_both_and_one_of
         assert trial["adapter_params"] == n_blocks * (2 * trial["config"]["peft.vera.r"] + 192 + 64)
     number = str(vera[0]["trial"])
     for form in ([], ["--merge"]):
-        exported = command(tmp_path, "export-adapter", "bridged", number, "-".join(["home", *form]), *form)
+        exported = paretune("export-adapter", "bridged", number, "-".join(["home", *form]), *form, cwd=tmp_path)
         assert exported.returncode == 0, exported.stderr
     adapted = timm.create_model("vit_glyphs", pretrained=True, num_classes=10).eval()
     card = load_adapter(adapted, tmp_path / "home")
@@ -59,17 +61,17 @@ def test_a_search_over_our_lora_and_pefts_vera_ends_in_trials_of_both_and_one_of
 
 def test_without_peft_a_study_that_names_a_tuner_is_refused_with_the_remedy_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "bridged.yaml").write_text(STUDY)
-    refused = command(tmp_path, "run", "bridged.yaml", peft=False)
+    refused = without_peft(tmp_path, "run", "bridged.yaml")
     assert refused.returncode == 2
     assert refused.stderr == (
         "paretune: bridged.yaml:3: methods.1: peft.vera: needs Hugging Face PEFT, which is not installed; "
         "install it: pip install 'paretune[peft]'\n"
     )
     assert not (tmp_path / "paretune-studies").exists()
-    counted = command(tmp_path, "count", "--method", "peft.vera", peft=False)
+    counted = without_peft(tmp_path, "count", "--method", "peft.vera")
     assert counted.returncode == 2
     assert "pip install 'paretune[peft]'" in counted.stderr
-    listed = command(tmp_path, "methods", peft=False)
+    listed = without_peft(tmp_path, "methods")
     assert "pip install 'paretune[peft]'" in " ".join(listed.stdout.split())
     assert "peft.vera" not in listed.stdout
 
@@ -77,7 +79,7 @@ def test_without_peft_a_study_that_names_a_tuner_is_refused_with_the_remedy_and_
 def test_the_tuners_are_listed_and_a_study_of_them_is_checked_without_importing_torch_or_peft(tmp_path: Path) -> None:
     (tmp_path / "bridged.yaml").write_text(STUDY)
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom search.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom search.cli.app import app\n"
         "for words in (['methods'], ['validate', 'bridged.yaml']):\n"
         "    done = CliRunner().invoke(app, words)\n"
         "    assert done.exit_code == 0 and 'peft.vera' in done.output, done.output\n"
@@ -89,7 +91,7 @@ def test_the_tuners_are_listed_and_a_study_of_them_is_checked_without_importing_
 
 def test_a_tuner_that_does_not_fit_is_refused_with_the_reason_and_one_that_is_misspelt_with_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "bridged.yaml").write_text(STUDY.replace("[lora, peft.vera]", "[peft.vbra, peft.poly, peft.vera]"))
-    refused = command(tmp_path, "validate", "bridged.yaml")
+    refused = paretune("validate", "bridged.yaml", cwd=tmp_path)
     assert refused.returncode == 2
     first, second, third = refused.stderr.splitlines()
     assert "bridged.yaml:3: methods.0: peft.vbra: no such tuner in PEFT " in first

@@ -2,9 +2,8 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -17,6 +16,8 @@ from trainables import make, measure
 from trainables.costs.memory import EVAL_BATCH
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 from trainables.training.probe import N_BATCHES, Probe, Short
+
+from .. import command_line
 
 FINITE = {
     "lora.rank": [1, 4, 32],
@@ -149,6 +150,5 @@ def test_the_command_prints_a_plan_and_refuses_what_trains_nothing() -> None:
     assert "a synthetic surface computes nothing: there is no cost to plan" in " ".join(refused.stderr.split())
 
 
-def paretune(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search.cli", "plan", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def paretune(*words: str) -> CompletedProcess[str]:
+    return command_line.paretune("plan", *words, cwd=Path.cwd())

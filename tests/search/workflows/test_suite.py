@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,8 @@ from search.results.saved_study import load as load_study
 from search.workflows.suite import Task, load, packaged_names, standings
 
 from ...trainables.data import pictures
+from ..command_line import paretune
+from ..mlflow_database import with_mlflow_database
 
 SMALL = """
 suite: small
@@ -35,16 +34,11 @@ tasks:
 """
 
 
-def paretune(*arguments: str, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1"} | ({} if cache is None else {"PARETUNE_CACHE": str(cache)})
-    command = [sys.executable, "-m", "search.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> str:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL)
+    with_mlflow_database(tmp_path / "paretune-studies")
     return str(path)
 
 
@@ -124,6 +118,7 @@ def test_the_command_runs_every_task_and_again_only_shows_them(small: str, tmp_p
 
 
 def test_a_finalized_suite_shows_what_retrained_models_do_on_images_that_the_search_never_saw(tmp_path: Path) -> None:
+    with_mlflow_database(tmp_path / "paretune-studies")
     for task in ("one", "two"):
         pictures.vtab(tmp_path / "data" / task)
     suite = {
@@ -139,7 +134,7 @@ def test_a_finalized_suite_shows_what_retrained_models_do_on_images_that_the_sea
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite))
     command = ["suite", "tiny.yaml", "--root", str(tmp_path / "data"), "--finalize", "2", "--back-end", "in-process", "--json"]
-    done = paretune(*command, cwd=tmp_path, cache=tmp_path / "cache")
+    done = paretune(*command, cwd=tmp_path, PARETUNE_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["measure"].startswith("mean test accuracy of each method's best front member after retraining")
