@@ -1,8 +1,8 @@
 """What every adapter method must keep, as a reusable suite.
 
 A method joins with one row, a `Case`, and a dense oracle: its paper's equation written out by hand, one image and one linear at a
-time. `AdapterLaws` then runs every law on every row and every small backbone; a test module inherits it and provides the fixtures
-`case` and `backbone`.
+time. `AdapterLaws` then runs every law on every row and every small backbone, but `METHOD_ALONE` on one for each row; a test module
+inherits it and provides the fixtures `case` and `backbone`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,18 @@ from trainables.adapters import (
 from trainables.costs.counting import count_parameters
 
 N_CLASSES = 5
+METHOD_ALONE = frozenset(  # laws that hold or break by what a method computes and holds, whatever it is put into
+    {
+        "test_counts_on_the_meta_device_are_those_of_the_real_model",
+        "test_the_state_is_the_trainables_only_and_restores_the_function",
+        "test_a_prediction_does_not_depend_on_its_batch_mates",
+        "test_bfloat16_autocast_gives_every_trainable_a_finite_gradient",
+        "test_gradient_checkpointing_changes_no_gradient",
+        "test_dropout_acts_in_training_only",
+        "test_the_regulariser_and_its_gradients_are_those_of_the_dense_formula",
+        "test_copies_share_what_the_original_shares",
+    }
+)
 Tensors = Mapping[str, Tensor]
 
 
@@ -123,7 +135,13 @@ class Family(Backbone):
 
 
 def _hook(block: Any, path: str, plain: Tensors, p: Tensors, case: Case) -> None:
-    """Replaces what the block's linears, its MLP and itself give by the dense equations."""
+    """Replaces what the block's linears, its MLP and itself give by the dense equations.
+
+    Each linear's output becomes `case.linear` of its input, the MLP's becomes `case.mlp` of its input and of its output, and the
+    block's becomes `case.block` of what the MLP's norm reads and of its output; where the case has no such oracle, all stays.
+    A linear in parts (q, k, v; gate and value) is one for the equation: every part gives its chunk of the whole.
+    BEiT keeps the biases of q and v beside the linear and adds them itself, after the hook: what is replaced comes without them.
+    """
 
     def rows(f: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """Image by image, in a Swin's attention window by window."""

@@ -20,7 +20,7 @@ from trainables.adapters import LoRA, adapt, method_of, peft_method, trainable_p
 from trainables.adapters.peft_bridge import TARGETS, PeftMethod, _config_class
 from trainables.costs.counting import count_parameters
 
-from .adapter_laws import TOKEN, AdapterLaws, Backbone, Case, adapted, images
+from .adapter_laws import METHOD_ALONE, TOKEN, AdapterLaws, Backbone, Case, adapted, images
 from .test_families import FAMILIES
 
 SWIN = next(family for family in FAMILIES if family.name == "Swin")
@@ -108,12 +108,18 @@ def row(tuner: str, targets: str) -> Case:
     )
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backbone" in metafunc.fixturenames and "tuner" in metafunc.fixturenames:
+        backbones = [TOKEN] if metafunc.function.__name__ in METHOD_ALONE else [TOKEN, SWIN]
+        metafunc.parametrize("backbone", backbones, ids=lambda backbone: backbone.name, indirect=True)
+
+
 @pytest.fixture(params=SMALL)
 def tuner(request: pytest.FixtureRequest) -> str:
     return cast(str, request.param)
 
 
-@pytest.fixture(params=[TOKEN, SWIN], ids=lambda backbone: backbone.name)
+@pytest.fixture
 def backbone(request: pytest.FixtureRequest, tuner: str) -> Backbone:
     return cast(Backbone, Single(request.param) if tuner == "psoft" else request.param)
 
