@@ -1,6 +1,7 @@
 """What all tests share: an environment without telemetry and one embedded Ray for those that need it."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -28,6 +29,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says something about the machine and its other users, nothing about a law.
 settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("paretune")
+
+
+def pytest_collection_finish() -> None:
+    """Look through what a test has made for garbage, not each time through all libraries and tests, which stay."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="module")

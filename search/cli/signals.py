@@ -15,16 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PATIENCE_SECONDS = 8.0  # for the driver to unwind
+PATIENCE_SECONDS = 8.0
 _AGAIN = signal.SIGURG  # our own signal, because a second one of the others would mean "now"
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     """Let the first signal raise KeyboardInterrupt in the main thread, which must run the block.
 
     A thread receives signals through a pipe at once, because the main thread may be deep in a library that does not return to
     Python.
+
+    Args:
+        patience: Seconds for the driver to unwind.
     """
     signals = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` sets it to be ignored
@@ -50,7 +53,7 @@ def interruptible() -> Iterator[None]:
 
     told, teller = os.pipe()
     os.set_blocking(teller, False)
-    threading.Thread(target=_watch, args=(told, frozenset(signals)), name="paretune-interrupts", daemon=True).start()
+    threading.Thread(target=_watch, args=(told, frozenset(signals), patience), name="paretune-interrupts", daemon=True).start()
     handlers = {number: signal.signal(number, interrupt) for number in signals}
     handlers[_AGAIN] = signal.signal(_AGAIN, again)
     fd = signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
@@ -70,10 +73,10 @@ def interruptible() -> Iterator[None]:
             os.close(teller)
 
 
-def _watch(told: int, signals: frozenset[int]) -> None:
+def _watch(told: int, signals: frozenset[int], patience: float) -> None:
     """Read the numbers of arriving signals; end everything at the second of ours or after the timeout."""
     interrupted = False
-    while select.select([told], [], [], PATIENCE_SECONDS if interrupted else None)[0]:
+    while select.select([told], [], [], patience if interrupted else None)[0]:
         numbers = os.read(told, 64)
         if not numbers:  # the block has ended
             os.close(told)

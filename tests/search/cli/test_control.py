@@ -320,7 +320,7 @@ def test_a_search_that_has_no_room_for_any_trial_can_be_stopped(tmp_path: Path) 
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_ray_prunes_pauses_and_unpauses_running_trials_and_frees_their_slots(tmp_path: Path) -> None:
-    slow = {"kind": "synthetic", "epoch_seconds": 2.0}
+    slow = {"kind": "synthetic", "epoch_seconds": 1.0}
     study = Study.create(
         study_file(tmp_path, data=slow, budget={"n_trials": 5, "epochs": 2, "max_params": 20_000}), SyntheticSizes()
     )

@@ -22,7 +22,7 @@ from search.trial import State
 GONE_SECONDS = 10.0  # after a signal
 STUDY = """
 study: s
-data: {kind: synthetic, epoch_seconds: 1}
+data: {kind: synthetic, epoch_seconds: 0.3}
 methods: [lora, arc, lily]
 budget: {n_trials: 5, epochs: 3, max_params: 20_000}
 """
@@ -179,7 +179,8 @@ def test_a_second_signal_ends_a_process_that_does_not_come_back_to_python() -> N
 
 
 def test_a_signal_ends_a_process_that_does_not_come_back_to_python_when_patience_is_at_an_end() -> None:
-    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+    stuck = STUCK.replace("interruptible()", "interruptible(patience=1.0)")
+    with subprocess.Popen([sys.executable, "-c", stuck], stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         since = time.monotonic()

@@ -103,7 +103,7 @@ def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_
     from trainables import measure
 
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
-    backbone = {"name": "vit_tiny_patch16_224", "weights": "random", "img_size": 96}
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "random", "img_size": 64}
     file = check(raw | {"backbone": backbone, "space": {"optim.batch_size": 64}})
     config = file.joint_space().default("lora")
     worker = file.worker()
