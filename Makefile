@@ -1,17 +1,20 @@
-# Two commands: `make search` runs the packaged study, `make test` checks everything. Both make their own virtual environment.
+# `make search` runs the packaged study, `make test` checks everything, `make quick` what takes a minute. All make their own virtual environment.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: search test lint format clean
+.PHONY: search test quick lint format clean
 
 search: $(VENV)/.installed
 	$(BIN)/paretune run
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: lint
+	$(BIN)/python -m pytest --quick -n 2
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

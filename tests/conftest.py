@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import quick
 from .s3 import Bucket, bucket
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -29,6 +30,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says something about the machine and its other users, nothing about a law.
 settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("paretune")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what starts Ray, a server, a browser, or takes long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("quick"):
+        quick.start_nothing()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
 
 
 def pytest_collection_finish() -> None:

@@ -24,7 +24,7 @@ def test_a_bundle_names_what_is_taken_and_the_nodes_that_have_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["kuberay-cluster.yaml", "kuberay-job.yaml", "ray-cluster.yaml"])
-def test_rays_autoscaler_starts_two_of_the_nodes_that_we_ship_for_eight_quarters_of_a_gpu(name: str) -> None:
+def test_rays_autoscaler_starts_two_of_our_nodes_for_eight_quarters_of_a_gpu(name: str) -> None:
     from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
     from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
 

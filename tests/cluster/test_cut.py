@@ -41,7 +41,7 @@ def cable(cut: ModuleType) -> Iterator[Any]:
     made.__exit__()
 
 
-def test_a_node_that_is_cut_off_costs_nothing_that_was_acknowledged_and_a_cluster_open_to_anyone_is_refused(
+def test_a_cut_off_node_costs_nothing_acknowledged_and_an_open_cluster_is_refused(
     cut: ModuleType, cable: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with cut.cluster(cable, environment) as address:

@@ -46,7 +46,7 @@ def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_tria
     assert most_at_once(spans_of(saved), after=lost[0].time) == 3  # the second newcomer is used, too
 
 
-def test_a_node_that_joins_without_the_storage_ends_the_search_with_its_name_and_nothing_lost(head: Head) -> None:
+def test_a_node_without_the_storage_ends_the_search_with_its_name_and_nothing_lost(head: Head) -> None:
     study = sleeping("blind", 4, 40, 1.0)
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(head.storage)]
     head.storage.mkdir(exist_ok=True)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SEARCH = """
 import sys, threading, time
 from pathlib import Path
@@ -56,6 +58,7 @@ assert at_work <= waiting
 """
 
 
+@pytest.mark.slow
 def test_trials_run_in_the_workers_that_wait_for_them(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SEARCH, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)

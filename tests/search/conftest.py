@@ -15,7 +15,7 @@ from search.storage.location import LedgerLocation
 
 from .mlflow_database import with_mlflow_database
 from .mlflow_server import server_in
-from .scripted_study import Driven
+from .scripted_study import ScriptedStudy
 
 if TYPE_CHECKING:
     from .postgresql_server import Server
@@ -30,11 +30,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def driven(storage: Path) -> Iterator[Driven]:
+def scripted(storage: Path) -> Iterator[ScriptedStudy]:
     """A study of its own, without trials yet."""
-    driven = Driven(storage, f"study-{next(_NAMES)}")
-    yield driven
-    driven.ledger.close()
+    scripted = ScriptedStudy(storage, f"study-{next(_NAMES)}")
+    yield scripted
+    scripted.ledger.close()
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ search: {{rungs: {{grace: 1, factor: 2}}}}
 ELSEWHERE = "import socket; socket.gethostname = lambda: 'elsewhere'; from search.cli import main; main()"
 
 
-def written(folder: Path, name: str, server: str | None, *, n_trials: int = 12, epoch_seconds: float = 0.0) -> Path:
+def write_study_file(folder: Path, name: str, server: str | None, *, n_trials: int = 12, epoch_seconds: float = 0.0) -> Path:
     path = folder / f"{name}.yaml"
     text = STUDY.format(name=name, n_trials=n_trials, epoch_seconds=epoch_seconds)
     path.write_text(text + (f"ledger: {server}\n" if server else ""))

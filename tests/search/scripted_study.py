@@ -25,7 +25,7 @@ HISTORY: dict[int, tuple[str, int, list[float], State]] = {  # trial -> method, 
 }
 
 
-class Driven:
+class ScriptedStudy:
     """A real ledger that a test moves forward, with a clock of its own."""
 
     def __init__(self, storage: Path, name: str) -> None:
@@ -79,10 +79,10 @@ class Driven:
 # -- what MLflow holds, read by its own client, and what it should hold, told by the ledger ----------------------------
 
 
-def recorded(uri: str, driven: Driven) -> dict[int | None, dict[str, Any]]:
+def recorded(uri: str, scripted: ScriptedStudy) -> dict[int | None, dict[str, Any]]:
     """Trial (None for the study) to everything that MLflow holds of its one run."""
     client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(driven.ledger.study().name)
+    experiment = client.get_experiment_by_name(scripted.ledger.study().name)
     assert experiment is not None
     found: dict[int | None, dict[str, Any]] = {}
     for run in client.search_runs([experiment.experiment_id], max_results=1000):
@@ -156,16 +156,16 @@ def rank(trial: Trial, trials: list[Trial]) -> int:
     return n_fronts
 
 
-def assert_equal_to_the_ledger(uri: str, driven: Driven) -> None:
-    found = recorded(uri, driven)
+def assert_equal_to_the_ledger(uri: str, scripted: ScriptedStudy) -> None:
+    found = recorded(uri, scripted)
     parent = found.pop(None)
-    trials = {trial.number: trial for trial in driven.ledger.trials()}
+    trials = {trial.number: trial for trial in scripted.ledger.trials()}
     assert found.keys() == trials.keys()
     for number, run in found.items():
-        wanted = expected_trial(trials[number], driven.ledger)
+        wanted = expected_trial(trials[number], scripted.ledger)
         assert _comparable({key: run[key] for key in wanted}) == _comparable(wanted)
         assert run["parent"] == parent["id"]
-    ends = [event for event in driven.ledger.events() if event.kind in ("completed", "pruned", "failed")]
+    ends = [event for event in scripted.ledger.events() if event.kind in ("completed", "pruned", "failed")]
     complete: list[Trial] = []
     metrics = {}
     for n_ended, event in enumerate(ends, 1):

@@ -1,4 +1,4 @@
-"""A door before a real MLflow server that answers late, or not at all: what a bad network does."""
+"""A proxy before a real MLflow server that answers late, or not at all: what a bad network does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 
-class Door:
+class SlowProxy:
     """An HTTP server that passes requests on.
 
     Args:
@@ -23,14 +23,14 @@ class Door:
         self._closed = threading.Event()
         self._real = urlsplit(server).netloc
         self._delay, self._dies_after = delay, dies_after
-        door = self
+        proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
                 """Nothing."""
 
             def _pass_on(self) -> None:
-                door._pass_on(self)
+                proxy._pass_on(self)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
 
@@ -38,7 +38,7 @@ class Door:
         self._server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def __enter__(self) -> Door:
+    def __enter__(self) -> SlowProxy:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 

@@ -12,7 +12,6 @@ import pytest
 
 from search import pareto
 from search.backends import in_process
-from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.costs import COSTS, KNOWN, MEASURED
 from search.errors import StudyFileError
@@ -23,21 +22,15 @@ from search.study.study import Study
 from search.trial import Decision, State
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, costs
 
+from . import studies
+
 CHANCE = 0.1
 WIDE = {"lora.rank": [1, 2, 4, 8, 16], "arc.rank": [2, 5, 10, 25, 50], "lily.rank": [2, 4, 8, 16]}
 
 
 def study_file(storage: Path, *, n_trials: int = 12, limits: Mapping[str, float] = {}, **changes: Any) -> StudyFile:
-    raw: dict[str, Any] = {
-        "study": "s",
-        "data": {"kind": "synthetic"},
-        "methods": ["lora", "arc", "lily"],
-        "space": WIDE,
-        "budget": {"n_trials": n_trials, "epochs": 3, "limits": dict(limits)},
-        "search": {"sampler": "random"},
-        "storage": str(storage),
-    }
-    return check(raw | changes)
+    budget = {"n_trials": n_trials, "epochs": 3, "limits": dict(limits)}
+    return studies.study_file(storage, **{"space": WIDE, "budget": budget, "search": {"sampler": "random"}} | changes)
 
 
 def searched(storage: Path, **changes: Any) -> Study:
@@ -71,7 +64,7 @@ def test_a_method_of_which_nothing_keeps_the_limits_is_refused_before_anything_r
         Study.create(file, SyntheticSizes())
 
 
-def test_a_trial_that_is_found_to_cost_too_much_is_stopped_by_its_first_epoch_with_the_reason(tmp_path: Path) -> None:
+def test_a_trial_found_to_cost_too_much_is_stopped_by_its_first_epoch_with_the_reason(tmp_path: Path) -> None:
     limit = costs(5_000)["cost/peak_memory_bytes"]
     study = searched(tmp_path, limits={"cost/peak_memory_bytes": limit}, n_trials=20)
     over = [trial for trial in study.trials if trial.adapter_params > 5_000]

@@ -19,6 +19,8 @@ from search.study.study import Study
 from search.trial import State
 from trainables import make, measure
 
+from ..studies import new_study, next_trial
+
 SYNTHETIC = {
     "data": {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.015},
     "methods": ["lora", "arc", "lily"],
@@ -30,12 +32,6 @@ DIGITS = {
     "methods": ["lora", "arc", "lily"],
     "budget": {"n_trials": 5, "epochs": 2, "max_params": 50_000},
 }
-
-
-def new_study(storage: Path, name: str, raw: dict[str, object]) -> Study:
-    file: StudyFile = check(raw | {"study": name, "storage": str(storage)})
-    worker = file.worker()
-    return Study.create(file, measure(worker["backbone"], worker["data"]))
 
 
 def history(study: Study) -> list[tuple[object, ...]]:
@@ -50,9 +46,9 @@ def history(study: Study) -> list[tuple[object, ...]]:
 @pytest.mark.usefixtures("embedded_ray")
 @pytest.mark.parametrize("raw", [SYNTHETIC, DIGITS], ids=["synthetic", "digits"])
 def test_ray_with_one_worker_and_in_process_write_the_same_history(tmp_path: Path, raw: dict[str, object]) -> None:
-    here = new_study(tmp_path, "here", raw)
+    here = new_study(tmp_path, study="here", **raw)
     in_process.run(here, make(**here.file.worker()))
-    there = new_study(tmp_path, "there", raw)
+    there = new_study(tmp_path, study="there", **raw)
     ray_tune.run(there, n_slots=1)
     assert history(here) == history(there)
     assert here.finished
@@ -65,7 +61,7 @@ def test_ray_with_one_worker_and_in_process_write_the_same_history(tmp_path: Pat
 def test_two_slots_finish_every_trial_once(tmp_path: Path) -> None:
     search = {"seed": 3, "sampler": "tpe", "rungs": {"grace": 1, "factor": 3}}  # which tries bad ones too
     data = {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.004}
-    study = new_study(tmp_path, "two", SYNTHETIC | {"search": search, "data": data})
+    study = new_study(tmp_path, study="two", **SYNTHETIC | {"search": search, "data": data})
     ray_tune.run(study, n_slots=2)
     assert [trial.number for trial in study.trials] == list(range(20))
     assert all(trial.state.finished for trial in study.trials)
@@ -74,7 +70,7 @@ def test_two_slots_finish_every_trial_once(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path: Path) -> None:
-    study = new_study(tmp_path, "broken", SYNTHETIC | {"budget": {"n_trials": 3, "epochs": 2, "max_params": 20_000}})
+    study = new_study(tmp_path, study="broken", **SYNTHETIC | {"budget": {"n_trials": 3, "epochs": 2, "max_params": 20_000}})
     nowhere = {"backbone": {"name": "vit_nowhere"}, "data": {"kind": "digits"}}
     study.file = check(study.file.resolved() | nowhere | {"storage": str(tmp_path)})
     ray_tune.run(study, n_slots=2)
@@ -84,7 +80,7 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one(tmp_path: Path) -> None:
-    study = new_study(tmp_path, "killed", DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
+    study = new_study(tmp_path, study="killed", **DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
     with killing(lambda: any(2 <= trial.epochs < 5 for trial in study.trials)) as killed:
         ray_tune.run(study, n_slots=2)
     assert killed.is_set()
@@ -95,7 +91,7 @@ def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one
         assert [event.detail["loss"] for event in lost] == ["DEATH"]
         epochs = [report.epoch for report in ledger.reports(trial=lost[0].trial)]
     assert epochs == list(range(1, 7))
-    whole = new_study(tmp_path, "whole", DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
+    whole = new_study(tmp_path, study="whole", **DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
     in_process.run(whole, make(**whole.file.worker()))
     accuracies = [[trial.metrics["val/top1"] for trial in one.trials if trial.number == lost[0].trial] for one in (study, whole)]
     assert accuracies[0] == accuracies[1]  # one epoch was trained twice, from the same state
@@ -132,10 +128,10 @@ MEMORY = SYNTHETIC | {
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_a_trial_that_runs_out_of_memory_is_tried_once_more_in_a_fresh_process(tmp_path: Path) -> None:
-    study = new_study(tmp_path, "memory", MEMORY)
+    study = new_study(tmp_path, study="memory", **MEMORY)
     ray_tune.run(study, n_slots=1)
     check_memory(study)
-    here = new_study(tmp_path, "here", MEMORY)
+    here = new_study(tmp_path, study="here", **MEMORY)
     in_process.run(here, make(**here.file.worker()))
     check_memory(here)
     assert history(here) == history(study)
@@ -152,10 +148,9 @@ def check_memory(study: Study) -> None:
 
 
 def test_after_running_out_of_memory_a_trial_gets_twice_the_share_of_a_gpu(tmp_path: Path) -> None:
-    with closing(new_study(tmp_path, "share", MEMORY | {"resources": {"gpus_per_trial": 0.4}})) as study:
-        first, second = study.ask(), study.ask()
-        assert first is not None
-        assert second is not None
+    with closing(new_study(tmp_path, study="share", **MEMORY | {"resources": {"gpus_per_trial": 0.4}})) as study:
+        next_trial(study)
+        next_trial(study)
         study.worker_lost(0, WorkerLoss.MEMORY, "MemoryError: too large")
         assert (study.gpu_share(0), study.gpu_share(1)) == (0.8, 0.4)
     with closing(Study.open(study.file, measure(study.file.worker()["backbone"], study.file.worker()["data"]))) as again:
@@ -163,15 +158,13 @@ def test_after_running_out_of_memory_a_trial_gets_twice_the_share_of_a_gpu(tmp_p
 
 
 def test_a_trial_whose_workers_keep_dying_fails_at_the_third(tmp_path: Path) -> None:
-    with closing(new_study(tmp_path, "dying", SYNTHETIC)) as study:
+    with closing(new_study(tmp_path, study="dying", **SYNTHETIC)) as study:
         for attempt in (1, 2, 3):
-            trial = study.ask()
-            assert trial is not None
+            trial = next_trial(study)
             assert (trial.number, trial.n_attempts) == (0, attempt)
             study.worker_lost(0, WorkerLoss.DEATH, "killed")
             study.worker_gone(0)
         assert study.trials[0].state is State.FAILED
         assert study.trials[0].reason == "the worker died 3 times: killed"
-        following = study.ask()
-        assert following is not None
+        following = next_trial(study)
         assert following.number == 1

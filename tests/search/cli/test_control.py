@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from search.backends import in_process, ray_tune
-from search.config.loading import check
-from search.config.study_file import StudyFile
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints
@@ -26,18 +25,12 @@ from search.trial import Decision, State
 from trainables.protocol import STOP_FLAG
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from .. import studies
+from ..studies import next_trial
+
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
 
-
-def study_file(storage: Path, **changes: object) -> StudyFile:
-    raw = {
-        "study": "s",
-        "data": {"kind": "synthetic"},
-        "methods": ["lora", "arc", "lily"],
-        "budget": {"n_trials": 6, "epochs": 3, "max_params": 20_000},
-        "storage": str(storage),
-    }
-    return check(raw | changes)
+study_file = partial(studies.study_file, budget={"n_trials": 6, "epochs": 3, "max_params": 20_000})
 
 
 @pytest.fixture
@@ -90,12 +83,10 @@ def test_a_paused_trial_gives_up_its_slot_and_goes_on_before_anything_new(study:
     ask(study, "pause", 0)
     assert states(study) == [State.PAUSED, State.RUNNING]
     study.worker_gone(0)
-    new = study.ask()
-    assert new is not None
+    new = next_trial(study)
     assert new.number == 2
     ask(study, "unpause", 0)
-    again = study.ask()
-    assert again is not None
+    again = next_trial(study)
     assert (again.number, again.epochs, again.n_attempts) == (0, 1, 2)
     assert study.report(0, 2, GOOD) is Decision.CONTINUE
 
@@ -105,8 +96,7 @@ def test_a_trial_unpaused_before_its_worker_has_left_simply_goes_on(study: Study
     ask(study, "unpause", 0)
     assert not flagged(study, 0)
     assert study.report(0, 2, GOOD) is Decision.CONTINUE
-    next_one = study.ask()
-    assert next_one is not None
+    next_one = next_trial(study)
     assert next_one.number == 2  # trial 0 is not given to a second worker
 
 
@@ -114,8 +104,7 @@ def test_a_worker_that_stopped_for_a_pause_that_was_lifted_leaves_its_trial_to_t
     ask(study, "pause", 0)
     ask(study, "unpause", 0)
     study.worker_gone(0)  # it had seen the flag already
-    again = study.ask()
-    assert again is not None
+    again = next_trial(study)
     assert again.number == 0
 
 
@@ -135,8 +124,7 @@ def test_pauses_outlive_the_driver(study: Study) -> None:
     study.close()
     with closing(Study.open(study.file, SyntheticSizes())) as again:
         assert states(again) == [State.RUNNING, State.PAUSED]
-        resumed = again.ask()
-        assert resumed is not None
+        resumed = next_trial(again)
         assert resumed.number == 0
         assert again.ask() is None
         assert again.is_paused
@@ -189,8 +177,7 @@ def test_a_stopped_study_starts_nothing_and_leaves_what_runs_only_when_told_now(
     assert study.report(0, 2, GOOD) is (Decision.STOP if now else Decision.CONTINUE)
     study.close()
     with closing(Study.open(study.file, SyntheticSizes())) as again:
-        resumed = again.ask()
-        assert resumed is not None
+        resumed = next_trial(again)
         assert (resumed.number, resumed.epochs) == (0, 2)
 
 

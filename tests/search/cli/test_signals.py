@@ -143,7 +143,7 @@ with interruptible():
 """
 
 
-def test_a_signal_that_arrives_where_python_loses_exceptions_ends_the_process_all_the_same() -> None:
+def test_a_signal_where_python_loses_exceptions_ends_the_process_all_the_same() -> None:
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
@@ -166,7 +166,7 @@ with interruptible():
 """
 
 
-def test_a_second_signal_ends_a_process_that_does_not_come_back_to_python() -> None:
+def test_a_second_signal_ends_a_process_stuck_outside_python() -> None:
     with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))
@@ -178,7 +178,7 @@ def test_a_second_signal_ends_a_process_that_does_not_come_back_to_python() -> N
         assert not child.is_running()
 
 
-def test_a_signal_ends_a_process_that_does_not_come_back_to_python_when_patience_is_at_an_end() -> None:
+def test_a_signal_ends_a_process_stuck_outside_python_when_patience_is_at_an_end() -> None:
     stuck = STUCK.replace("interruptible()", "interruptible(patience=1.0)")
     with subprocess.Popen([sys.executable, "-c", stuck], stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None

@@ -74,7 +74,7 @@ def test_without_a_card_auto_is_none() -> None:
     assert method_gpu_share("auto", shares, "lora") == smallest_gpu_share("auto", shares) == 0.0
 
 
-def test_a_worker_of_ray_measures_each_method_and_so_many_are_placed_as_the_memory_of_a_node_allows(embedded_ray: None) -> None:
+def test_ray_measures_each_method_and_places_as_many_as_a_nodes_memory_allows(embedded_ray: None) -> None:
     from cluster.connect import _fit
     from search.backends import ray_tune
 

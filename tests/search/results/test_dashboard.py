@@ -17,7 +17,7 @@ from search.results.saved_study import load
 from search.tracking.server import free_port
 
 from ..browser import Browser, needs_chromium
-from ..scripted_study import HISTORY, Driven
+from ..scripted_study import HISTORY, ScriptedStudy
 
 pytestmark = needs_chromium
 
@@ -44,10 +44,10 @@ def _await(port: int, process: subprocess.Popen[bytes]) -> None:
     pytest.fail("optuna-dashboard did not listen within 60 s")
 
 
-def test_optuna_dashboard_shows_the_study_and_its_trials(driven: Driven, tmp_path: Path) -> None:
-    driven.finish(*HISTORY)
-    driven.ledger.close()
-    saved = load(driven.path.parent)
+def test_optuna_dashboard_shows_the_study_and_its_trials(scripted: ScriptedStudy, tmp_path: Path) -> None:
+    scripted.finish(*HISTORY)
+    scripted.ledger.close()
+    saved = load(scripted.path.parent)
     (path,) = export_study(saved, tmp_path, "optuna")
     with dashboard(path) as address, Browser(1600, 1300) as browser:
         browser.open(address)

@@ -32,7 +32,7 @@ def points(figure: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return found
 
 
-def test_the_front_shows_every_trial_that_was_measured_and_members_with_their_standard_errors() -> None:
+def test_the_front_shows_every_measured_trial_and_members_with_standard_errors() -> None:
     figure = plotly_figures.front_figure(TRIALS, REFERENCE, n_validation=800, links={n: f"#/{n}" for n in range(60)})
     drawn, members = points(figure), {t.number for t in front(TRIALS)}
     assert drawn.keys() == {t.number for t in TRIALS if t.state in (State.COMPLETE, State.PRUNED)}

@@ -47,7 +47,7 @@ def searched(seed: int, n_trials: int, methods: tuple[str, ...] = METHODS, *, wo
     workers=st.sampled_from([1, 4]),
     rungs=st.sampled_from([None, {"grace": 1, "factor": 3}]),
 )
-def test_every_method_gets_its_default_and_three_sampled_configurations_within_the_first_third(
+def test_every_method_gets_its_default_and_three_samples_within_the_first_third(
     seed: int, methods: list[str], more: int, workers: int, rungs: dict[str, int] | None
 ) -> None:
     """Where a third is enough for that: head-only, and four configurations of each method."""

@@ -76,7 +76,7 @@ def test_uniform_draws_are_points_of_the_space_and_reach_every_method() -> None:
     assert {config["method"] for config in drawn} == set(METHODS)
 
 
-def test_a_pool_gives_each_configuration_once_the_nearest_first_and_of_the_same_method_while_there_is_one() -> None:
+def test_a_pool_gives_each_configuration_once_nearest_first_within_its_method() -> None:
     space = spaces.joint(["lora", "arc"])
     coding = Coding(space)
     random = np.random.default_rng(1)

@@ -42,7 +42,7 @@ def end(extrapolation: Extrapolation, *curve: float) -> tuple[float, float]:
     return float(mean[0]), float(variance[0])
 
 
-def test_before_anything_is_complete_an_early_value_is_taken_as_it_is_with_the_prior_spread() -> None:
+def test_before_any_completion_an_early_value_is_taken_as_it_is_with_the_prior_spread() -> None:
     assert end(Extrapolation(), 1.0, 1.5) == pytest.approx((1.5, SPREAD**2))
 
 

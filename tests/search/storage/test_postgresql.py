@@ -27,7 +27,7 @@ from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.trial import State, Trial
 from search.workflows.finalize import finalize, finalized
 
-from ..machines import driver, essence, n_reported, said, searched_here, written
+from ..machines import driver, essence, n_reported, said, searched_here, write_study_file
 from ..postgresql_server import PASSWORD, Server
 
 
@@ -46,7 +46,7 @@ def mortal() -> Iterator[Server]:
 def searched(tmp_path_factory: pytest.TempPathFactory, postgresql: Server) -> Path:
     """A folder in which the command has searched, with the ledger on the server."""
     folder = tmp_path_factory.mktemp("searched")
-    written(folder, "both", postgresql.address())
+    write_study_file(folder, "both", postgresql.address())
     code, printed, complaint = said("run", "both.yaml", "--back-end", "in-process", cwd=folder)
     assert code == 0, complaint
     (folder / "printed.txt").write_text(printed + complaint)
@@ -103,9 +103,9 @@ def test_the_password_is_nowhere(searched: Path, postgresql: Server) -> None:
 
 def test_an_address_with_a_password_is_refused_without_repeating_it(tmp_path: Path) -> None:
     address = f"postgresql://team:{PASSWORD}@host/team"
-    plain = written(tmp_path, "t", None)
+    plain = write_study_file(tmp_path, "t", None)
     for command in (
-        ("validate", written(tmp_path, "s", address)),
+        ("validate", write_study_file(tmp_path, "s", address)),
         ("ls", address),
         ("validate", plain, "--set", f"ledger={address}"),
     ):
@@ -124,7 +124,7 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
     there.mkdir()
     postgresql.execute("CREATE DATABASE afar")  # its own, since it lists all that there are
     server = postgresql.address(database="afar")
-    written(here, "far", server, n_trials=40, epoch_seconds=0.5)
+    write_study_file(here, "far", server, n_trials=40, epoch_seconds=0.5)
     address = f"{server}/far"
     with driver(here, "far") as process:
         code, printed, complaint = said("ls", server, "--json", cwd=there, elsewhere=True)
@@ -143,7 +143,7 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
             [event] = [event for event in events if event["kind"] == "pruned" and "from afar" in str(event["detail"])]
             assert event["trial"] == running
             assert "@elsewhere:" in event["who"]
-        second = written(there, "far", server, n_trials=40, epoch_seconds=0.5)
+        second = write_study_file(there, "far", server, n_trials=40, epoch_seconds=0.5)
         refused = said("run", second, "--back-end", "in-process", cwd=there, elsewhere=True)
         assert refused[0] == 2
         assert f"run by process {process.pid} on" in refused[2]
@@ -168,7 +168,7 @@ def test_a_server_that_dies_twice_and_comes_back_within_a_search_changes_nothing
     tmp_path: Path, mortal: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    written(tmp_path, "dies", mortal.address(), epoch_seconds=0.1)
+    write_study_file(tmp_path, "dies", mortal.address(), epoch_seconds=0.1)
     folder = tmp_path / "paretune-studies" / "dies"
     codes, dies_at = [], [6, 16]  # reports
     while 0 not in codes:
@@ -295,7 +295,7 @@ def test_who_may_only_read_reads_and_is_told_so_when_it_asks_for_more(tmp_path: 
 
 
 def test_who_may_nothing_is_told_what_is_missing(tmp_path: Path, roles: Server) -> None:
-    made = said("run", written(tmp_path, "mine", roles.address("outsider")), "--back-end", "in-process", cwd=tmp_path)
+    made = said("run", write_study_file(tmp_path, "mine", roles.address("outsider")), "--back-end", "in-process", cwd=tmp_path)
     assert made[0] == 2
     assert "permission denied for database team" in made[2]
     assert "CREATE on the database" in made[2]
@@ -315,7 +315,7 @@ def refused(*command: object, cwd: Path, **environment: str) -> str:
 
 
 def test_a_wrong_password_a_wrong_name_and_a_server_that_is_away_are_told_apart(tmp_path: Path, postgresql: Server) -> None:
-    run = ("run", written(tmp_path, "s", postgresql.address()), "--back-end", "in-process")
+    run = ("run", write_study_file(tmp_path, "s", postgresql.address()), "--back-end", "in-process")
     complaint = refused(*run, cwd=tmp_path, PGPASSWORD="something else")
     assert "password authentication failed" in complaint
     assert "the password comes from PGPASSWORD or ~/.pgpass" in complaint
@@ -326,14 +326,14 @@ def test_a_wrong_password_a_wrong_name_and_a_server_that_is_away_are_told_apart(
     assert "is the server up" in complaint
     complaint = refused("front", f"{postgresql.address()}/unknown", cwd=tmp_path)
     assert "does not exist" in complaint
-    complaint = refused("validate", written(tmp_path, "s", "mysql://host/team"), cwd=tmp_path)
+    complaint = refused("validate", write_study_file(tmp_path, "s", "mysql://host/team"), cwd=tmp_path)
     assert "s.yaml:7: ledger: " in complaint
-    complaint = refused("run", written(tmp_path, "s" * 49, postgresql.address()), "--back-end", "in-process", cwd=tmp_path)
+    complaint = refused("run", write_study_file(tmp_path, "s" * 49, postgresql.address()), "--back-end", "in-process", cwd=tmp_path)
     assert "at most 48 letters" in complaint
 
 
 def test_without_the_driver_one_is_told_what_to_install(tmp_path: Path, postgresql: Server) -> None:
-    path = written(tmp_path, "s", postgresql.address())
+    path = write_study_file(tmp_path, "s", postgresql.address())
     program = "import sys; sys.modules['psycopg'] = None; from search.cli import main; main()"
     command = [sys.executable, "-c", program, "run", str(path), "--back-end", "in-process"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
@@ -27,10 +27,12 @@ from search.study.study import Study
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from .. import studies
 from ..command_line import paretune
 from ..mlflow_database import with_mlflow_database
+from ..studies import next_trial
 
-RAW = {
+RAW: dict[str, Any] = {
     "study": "s",
     "data": {"kind": "synthetic", "noise": 0.01},
     "methods": ["lora", "arc"],
@@ -39,9 +41,7 @@ RAW = {
     "search": {"rungs": {"grace": 1, "factor": 3}},
 }
 
-
-def study_file(storage: Path, **changes: Any) -> StudyFile:
-    return check(RAW | {"storage": str(storage)} | changes)
+study_file = partial(studies.study_file, **RAW)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_trial_goes_on_from_its_checkpoint_as_a_trial_of_its_own_beside_the_fr
 def test_an_extended_trial_takes_no_share_of_the_budget_and_is_not_told_to_the_sampler(study: Study, tmp_path: Path) -> None:
     study.extend(Extension(trial=complete(study).number, epochs=5, more_trials=3))
     in_process.run(study, SyntheticTrainable(noise=0.01))
-    plain = Study.create(study_file(tmp_path, study="plain", budget=RAW["budget"] | {"n_trials": 11}), SyntheticSizes())  # type: ignore[operator]
+    plain = Study.create(study_file(tmp_path, study="plain", budget=RAW["budget"] | {"n_trials": 11}), SyntheticSizes())
     in_process.run(plain, SyntheticTrainable(noise=0.01))
     searched = [trial.config for trial in study.trials if trial.extends is None]
     assert len(searched) == 11
@@ -99,8 +99,7 @@ def test_an_extended_trial_takes_no_share_of_the_budget_and_is_not_told_to_the_s
 
 def test_an_extended_trial_is_taken_up_by_the_next_driver(study: Study) -> None:
     study.extend(Extension(trial=complete(study).number, epochs=6))
-    trial = study.ask()
-    assert trial is not None
+    trial = next_trial(study)
     trainable = SyntheticTrainable(noise=0.01)
     assert trainable.start(trial.config, seed=trial.seed, epochs=6, folder=study.checkpoint_folder(trial.number)) == 3
     study.report(trial.number, 4, trainable.step())
@@ -150,7 +149,7 @@ def test_a_trial_whose_checkpoint_was_collected_cannot_go_on(study: Study) -> No
 
 def test_nothing_is_started_after_a_date_unless_it_is_put_off(tmp_path: Path) -> None:
     now = [moment("2026-12-24T17:00").timestamp()]
-    file = study_file(tmp_path, budget=RAW["budget"] | {"until": "2026-12-24T18:00"})  # type: ignore[operator]
+    file = study_file(tmp_path, budget=RAW["budget"] | {"until": "2026-12-24T18:00"})
     with closing(Study.create(file, SyntheticSizes(), now=lambda: now[0])) as study:
         assert study.ask() is not None
         now[0] += 3600.0
@@ -219,16 +218,14 @@ def test_what_is_narrower_or_another_question_is_refused(tmp_path: Path, changes
 
 def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
     with closing(Study.create(study_file(tmp_path), SyntheticSizes())) as study:
-        running = study.ask()
-        assert running is not None
+        running = next_trial(study)
         for epoch in (1, 2, 3):
             study.report(0, epoch, {"val/top1": 0.5})
         study.worker_gone(0)
         SyntheticTrainable().start(running.config, seed=0, epochs=3, folder=study.checkpoint_folder(0))
         study.checkpoint_folder(0).mkdir(parents=True, exist_ok=True)
         (study.checkpoint_folder(0) / "epoch.json").write_text('{"epoch": 3}')
-        second = study.ask()
-        assert second is not None
+        next_trial(study)
         study.report(1, 1, {"val/top1": 0.6})
         user_requests.write_requests(study.folder, "extend", [], {"file": check(WIDE).resolved()})
         user_requests.write_requests(study.folder, "extend", [], {"more_trials": 5})
@@ -237,8 +234,7 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
         study.handle_requests()
         assert study.file.budget.n_trials == 25
         assert [trial.extends for trial in study.trials] == [None, None, 0]
-        longer = study.ask()
-        assert longer is not None
+        longer = next_trial(study)
         assert (longer.number, longer.epochs) == (2, 3)
         assert study.trials[1].state is State.RUNNING  # its worker has noticed nothing
         study.report(1, 2, {"val/top1": 0.6})

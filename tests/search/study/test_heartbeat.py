@@ -12,16 +12,11 @@ from search.config.loading import check
 from search.storage.owner import LEASE_SECONDS
 from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
-from search.study.study import Study
 from trainables.protocol import STOP_FLAG
-from trainables.simulated.plain import SyntheticSizes
+
+from ..studies import new_study
 
 GOOD = {"val/top1": 0.5}
-
-
-def new_study(storage: Path) -> Study:
-    raw = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora"], "storage": str(storage)}
-    return Study.create(check(raw | {"budget": {"n_trials": 6, "epochs": 3, "max_params": 20_000}}), SyntheticSizes())
 
 
 def seconds_until(true: Callable[[], object]) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.storage.facts import PrecisionFact
@@ -16,18 +15,11 @@ from search.study.study import Study
 from search.workflows import run
 from trainables.simulated.plain import SyntheticSizes
 
+from .. import studies
+
 
 def study_file(storage: Path, **recipe: Any) -> StudyFile:
-    return check(
-        {
-            "study": "s",
-            "data": {"kind": "synthetic"},
-            "methods": ["lora"],
-            "budget": {"n_trials": 1, "epochs": 1},
-            "recipe": recipe,
-            "storage": str(storage),
-        }
-    )
+    return studies.study_file(storage, methods=["lora"], budget={"n_trials": 1, "epochs": 1}, recipe=recipe)
 
 
 def handed_out(study: Study) -> str:

@@ -7,7 +7,6 @@ import pytest
 
 from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
-from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
@@ -15,20 +14,14 @@ from search.study.study import Study
 from search.trial import State
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
+from .. import studies
+
 SURFACE = Surface("crossing", 1)
 
 
 def study_file(storage: Path, *, n_trials: int = 40, promote: bool = True) -> StudyFile:
-    return check(
-        {
-            "study": "s",
-            "data": {"kind": "synthetic"},
-            "methods": ["lora", "arc", "lily"],
-            "budget": {"n_trials": n_trials, "epochs": 9, "max_params": 50_000},
-            "search": {"rungs": {"grace": 1, "factor": 3, "promote": promote}, "seed": 1},
-            "storage": str(storage),
-        }
-    )
+    budget = {"n_trials": n_trials, "epochs": 9, "max_params": 50_000}
+    return studies.study_file(storage, budget=budget, search={"rungs": {"grace": 1, "factor": 3, "promote": promote}, "seed": 1})
 
 
 def simulated_study(file: StudyFile, *, n_workers: int = 1) -> Study:

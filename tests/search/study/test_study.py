@@ -20,22 +20,9 @@ from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study
 from search.trial import Decision, State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, best
 
+from ..studies import Clock, new_study, next_trial, study_file
+
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
-
-
-def study_file(storage: Path, **changes: object) -> StudyFile:
-    raw = {
-        "study": "s",
-        "data": {"kind": "synthetic"},
-        "methods": ["lora", "arc", "lily"],
-        "budget": {"n_trials": 12, "epochs": 3, "max_params": 20_000},
-        "storage": str(storage),
-    }
-    return check(raw | changes)
-
-
-def new_study(storage: Path, **changes: object) -> Study:
-    return Study.create(study_file(storage, **changes), SyntheticSizes())
 
 
 def history(study: Study) -> list[tuple[str, int | None, str]]:
@@ -72,8 +59,7 @@ def test_the_front_is_what_the_surface_says_for_the_sizes_that_were_tried(tmp_pa
 
 def test_a_trial_is_complete_at_exactly_the_budgeted_epoch(tmp_path: Path) -> None:
     study = new_study(tmp_path)
-    trial = study.ask()
-    assert trial is not None
+    trial = next_trial(study)
     decisions = [study.report(trial.number, epoch, GOOD) for epoch in (1, 2, 3)]
     assert decisions == [Decision.CONTINUE, Decision.CONTINUE, Decision.STOP]
     assert study.trials[0].state is State.COMPLETE
@@ -133,7 +119,7 @@ def test_what_is_too_large_is_rejected_with_the_law_and_takes_no_number(tmp_path
     assert any("are more than budget.max_params = 3,000" in reason for reason in reasons)
 
 
-def test_the_same_configuration_is_never_trained_twice_and_an_empty_space_is_said_to_be_exhausted(tmp_path: Path) -> None:
+def test_no_configuration_is_trained_twice_and_an_exhausted_space_is_told(tmp_path: Path) -> None:
     fixed = {"optim.lr": 1e-3, "optim.weight_decay": 0.0, "optim.batch_size": 32, "recipe.drop_path": 0.0}
     arc = {"arc.rank": [5, 10], "arc.position": "att", "arc.layers": "all", "arc.dropout": 0.0}
     study = new_study(tmp_path, methods=["arc"], space=fixed | arc, search={"sampler": "random"})
@@ -233,17 +219,7 @@ def test_the_reference_point_is_chance_level_and_the_largest_adapter_wanted(tmp_
     assert without_limit.reference_point == (0.1, float(SyntheticSizes.backbone_params))
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.time = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
-def test_no_trial_starts_after_the_hours_are_spent_over_all_drivers_but_running_ones_finish(tmp_path: Path) -> None:
+def test_when_all_drivers_have_spent_the_hours_no_trial_starts_and_running_ones_finish(tmp_path: Path) -> None:
     clock = Clock()
     file = study_file(tmp_path, budget={"n_trials": 50, "epochs": 1, "max_params": 20_000, "max_hours": 1.0})
     study = Study.create(file, SyntheticSizes(), now=clock)
@@ -270,8 +246,7 @@ def test_a_front_that_stands_still_ends_the_study(tmp_path: Path) -> None:
     study.ask()
     study.report(0, 1, GOOD | {"val/top1": 0.99})  # head-only at 0.99: nothing larger can do better
     for _ in range(4):
-        trial = study.ask()
-        assert trial is not None
+        trial = next_trial(study)
         study.report(trial.number, 1, GOOD)
     assert study.ask() is None
     assert study.ended == "the front has not moved for 4 trials (budget.stall_trials)"
@@ -345,8 +320,7 @@ def test_a_trial_whose_checkpoint_is_gone_is_trained_again_and_its_events_say_so
     whole = new_study(tmp_path / "whole")
     in_process.run(whole, SyntheticTrainable())
     study = new_study(tmp_path)
-    trial = study.ask()
-    assert trial is not None
+    next_trial(study)
     study.report(0, 1, whole_reports(whole)[1])
     study.close()
     with closing(Study.open(study.file, SyntheticSizes())) as again:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from search.backends import in_process
-from search.config.loading import check
 from search.errors import StudyFileError
 from search.results.saved_study import load
 from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
+
+from ..studies import new_study, next_trial
 
 RAW = {
     "data": {"kind": "synthetic"},
@@ -21,10 +22,10 @@ RAW = {
 
 
 def made(storage: Path, name: str, **search: object) -> Study:
-    return Study.create(check(RAW | {"study": name, "storage": str(storage), "search": search}), SyntheticSizes())
+    return new_study(storage, **RAW | {"study": name, "search": search})
 
 
-def test_points_are_tried_after_the_defaults_and_take_the_defaults_for_what_they_leave_out(tmp_path: Path) -> None:
+def test_points_are_tried_after_the_defaults_and_filled_up_from_them(tmp_path: Path) -> None:
     study = made(tmp_path, "s", points=[{"method": "arc", "arc.rank": 5}, {"method": "lora", "lora.rank": 1, "optim.lr": 0.002}])
     asked = [trial.config for trial in (study.ask() for _ in range(5)) if trial is not None]
     assert [config["method"] for config in asked] == ["head_only", "lora", "arc", "arc", "lora"]
@@ -59,12 +60,10 @@ def test_a_study_tries_the_front_of_another_and_repeats_none_of_its_other_trials
         [config for config in front if config not in [teacher.file.joint_space().default(m) for m in ("lora", "arc")]]
     )
     while len(pupil.trials) < n_first:
-        trial = pupil.ask()
-        assert trial is not None
+        trial = next_trial(pupil)
         pupil.tell(trial.number, trial.state.FAILED, "only looked at")
     assert all(config in [trial.config for trial in pupil.trials] for config in front)
-    fourth = pupil.ask()
-    assert fourth is not None
+    fourth = next_trial(pupil)
     assert fourth.config not in [trial.config for trial in saved.history]  # its results are known
     pupil.close()
     (tmp_path / "teacher" / "ledger.db").unlink()  # what was learnt is the pupil's own
@@ -79,8 +78,7 @@ def test_an_interrupted_pupil_goes_on_as_if_it_had_not_been(tmp_path: Path) -> N
     for name, stop in (("whole", 0), ("parts", 7)):
         pupil = made(tmp_path, name, learn_from=[str(tmp_path / "teacher")])
         for _ in range(stop):
-            trial = pupil.ask()
-            assert trial is not None
+            trial = next_trial(pupil)
             for epoch in (1, 2):
                 trainable = SyntheticTrainable()
                 trainable.start(trial.config, seed=trial.seed, epochs=2, folder=None)

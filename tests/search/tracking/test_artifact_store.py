@@ -16,7 +16,7 @@ from search.tracking.verify import differences
 
 from ...s3 import Bucket, bucket
 from ..mlflow_server import server_in
-from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
+from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger, recorded
 
 
 def objects(store: Bucket, place: str) -> set[str]:
@@ -29,7 +29,7 @@ def objects(store: Bucket, place: str) -> set[str]:
 
 @pytest.mark.parametrize("way", ["through the server", "by ourselves"])
 def test_artifacts_go_to_an_object_store(
-    store: Bucket, way: str, tmp_path: Path, driven: Driven, monkeypatch: pytest.MonkeyPatch
+    store: Bucket, way: str, tmp_path: Path, scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the server (`--artifacts-destination`) without any right of ours; by ourselves where it says so."""
     place = way.replace(" ", "-")
@@ -41,32 +41,32 @@ def test_artifacts_go_to_an_object_store(
         if way == "through the server":
             for name in store.environment:
                 monkeypatch.delenv(name)
-        driven.finish(*HISTORY)
-        adapter = driven.path.parent / "adapters" / "0004"  # a member of the front
+        scripted.finish(*HISTORY)
+        adapter = scripted.path.parent / "adapters" / "0004"  # a member of the front
         adapter.mkdir(parents=True)
         (adapter / "card.json").write_text(json.dumps({"trial": 4}))
-        driven.ledger.close()
-        driven.record(server).sync(final=True)
-        assert differences(driven.path, server) == []
-        parent, member = (recorded(server, driven)[number]["id"] for number in (None, 4))
+        scripted.ledger.close()
+        scripted.record(server).sync(final=True)
+        assert differences(scripted.path, server) == []
+        parent, member = (recorded(server, scripted)[number]["id"] for number in (None, 4))
         picture = urllib.request.urlopen(f"{server}/get-artifact?path=front-small.png&run_uuid={parent}", timeout=30)  # noqa: S310 - ours
         with picture:
-            assert picture.read() == (driven.path.parent / "front-small.png").read_bytes()
+            assert picture.read() == (scripted.path.parent / "front-small.png").read_bytes()
         card = download_artifacts(run_id=member, artifact_path="adapter/card.json", tracking_uri=server, dst_path=str(tmp_path))
         assert json.loads(Path(card).read_text()) == {"trial": 4}
     monkeypatch.undo()
     assert objects(store, place) == {*ARTIFACTS, "card.json"}
 
 
-def test_an_object_store_that_is_away_leaves_the_runs_equal_and_is_told(tmp_path: Path, driven: Driven) -> None:
+def test_an_object_store_that_is_away_leaves_the_runs_equal_and_is_told(tmp_path: Path, scripted: ScriptedStudy) -> None:
     with bucket() as store:
         pass  # it is gone
     environment = list({**store.environment, "AWS_MAX_ATTEMPTS": "1"}.items())
     with server_in(tmp_path, "--artifacts-destination", f"{store.address}/away", environment=environment) as server:
-        driven.finish(*HISTORY)
-        driven.ledger.close()
+        scripted.finish(*HISTORY)
+        scripted.ledger.close()
         with pytest.raises(MlflowException, match="500"):
-            driven.record(server).sync(final=True)
+            scripted.record(server).sync(final=True)
         there = f"sqlite:///{tmp_path}/mlflow.db"  # the server has cut the connection in the middle of the upload
-        assert_equal_to_the_ledger(there, driven)
-        assert recorded(there, driven)[None]["status"] == "FINISHED"
+        assert_equal_to_the_ledger(there, scripted)
+        assert recorded(there, scripted)[None]["status"] == "FINISHED"

@@ -16,7 +16,7 @@ from search.tracking.server import free_port
 from search.tracking.verify import differences
 from search.workflows import run
 
-from ..slow_proxy import Door
+from ..slow_proxy import SlowProxy
 
 MOST_BLOCKED = 0.25  # seconds that starting and leaving the recorder may take of the search's; one slow answer takes 2
 
@@ -27,9 +27,9 @@ def bad(server: str, how: str) -> Iterator[str]:
     if how == "down":
         yield f"http://127.0.0.1:{free_port()}"
         return
-    with Door(server, delay=2.0 if how == "slow" else 0.0, dies_after=9 if how == "dies" else None) as door:
-        yield door.address
-        assert door.n_calls > 1
+    with SlowProxy(server, delay=2.0 if how == "slow" else 0.0, dies_after=9 if how == "dies" else None) as proxy:
+        yield proxy.address
+        assert proxy.n_calls > 1
 
 
 @pytest.mark.parametrize("how", ["slow", "down", "dies"])

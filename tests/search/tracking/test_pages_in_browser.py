@@ -10,21 +10,21 @@ import pytest
 
 from ..browser import Browser, needs_chromium
 from ..mlflow_server import server_in
-from ..scripted_study import HISTORY, Driven, recorded
+from ..scripted_study import HISTORY, ScriptedStudy, recorded
 
 pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Driven, str, dict[int | None, dict[str, Any]]]]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedStudy, str, dict[int | None, dict[str, Any]]]]:
     """A finished study, the server that it is recorded by, and its runs there."""
     folder = tmp_path_factory.mktemp("shown")
-    driven = Driven(folder, "shown")
-    driven.finish(*HISTORY)
-    driven.ledger.close()
+    scripted = ScriptedStudy(folder, "shown")
+    scripted.finish(*HISTORY)
+    scripted.ledger.close()
     with server_in(folder) as server:
-        driven.record(server).sync(final=True)
-        yield driven, server, recorded(server, driven)
+        scripted.record(server).sync(final=True)
+        yield scripted, server, recorded(server, scripted)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,7 @@ def test_the_page_of_a_study_opens_with_the_answer_and_leads_to_its_members(brow
     browser.wait(f"location.href.includes({json.dumps(runs[4]['id'])}) && document.body.innerText.includes('0004-arc-r2')")
 
 
-def test_in_mlflow_the_front_tells_a_configuration_where_one_points_and_a_run_where_one_clicks(
-    browser: Browser, study: Any
-) -> None:
+def test_in_mlflow_the_front_tells_the_configuration_pointed_at_and_opens_the_run_clicked(browser: Browser, study: Any) -> None:
     _, server, runs = study
     browser.open(page_of(server, runs, "/artifacts/front.html"))
     member = "[...document.querySelectorAll('#figure-0 .trace')].flatMap(t => [...t.querySelectorAll('.point')]).at(-1)"
@@ -78,8 +76,8 @@ def test_in_mlflow_the_front_tells_a_configuration_where_one_points_and_a_run_wh
 
 
 def test_the_page_of_the_front_needs_no_network(browser: Browser, study: Any) -> None:
-    driven, _, runs = study
-    browser.open((driven.path.parent / "front.html").as_uri())
+    scripted, _, runs = study
+    browser.open((scripted.path.parent / "front.html").as_uri())
     browser.wait("document.querySelectorAll('.main-svg').length > 4")
     headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
     assert headings[:3] == ["The front", "Every method's own front", "Hypervolume over trials"]
@@ -90,9 +88,9 @@ def test_the_page_of_the_front_needs_no_network(browser: Browser, study: Any) ->
 
 def test_outside_mlflow_a_click_on_a_member_of_the_front_opens_its_run(study: Any) -> None:
     """The page as a file, which knows the server that the study was recorded by."""
-    driven, server, runs = study
+    scripted, server, runs = study
     with Browser(1800, 1100) as browser:
-        browser.open((driven.path.parent / "front.html").as_uri())
+        browser.open((scripted.path.parent / "front.html").as_uri())
         member = "[...document.querySelectorAll('#figure-0 .trace')].flatMap(t => [...t.querySelectorAll('.point')]).at(-1)"
         x, y = place(browser, member)
         browser.move(x, y)
@@ -103,7 +101,7 @@ def test_outside_mlflow_a_click_on_a_member_of_the_front_opens_its_run(study: An
         browser.wait("document.body.innerText.includes('0004-arc-r2')")
 
 
-def test_the_table_of_runs_is_sorted_by_accuracy_and_filtered_by_the_links_of_the_description(browser: Browser, study: Any) -> None:
+def test_the_table_of_runs_is_sorted_by_accuracy_and_filtered_by_the_notes_links(browser: Browser, study: Any) -> None:
     _, server, runs = study
 
     rows = "[...document.querySelectorAll('a')].filter(a => /^\\d{4}-/.test(a.innerText))"

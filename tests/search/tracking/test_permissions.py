@@ -15,7 +15,7 @@ from search.tracking.server import free_port
 from search.tracking.sync import MlflowSync
 
 from ..mlflow_server import server_in
-from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger
+from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger
 
 
 def test_a_database_in_a_folder_that_nobody_may_write_is_refused(tmp_path: Path) -> None:
@@ -30,18 +30,18 @@ def test_a_server_that_is_down_is_no_reason_to_refuse() -> None:
     refuse_without_rights(f"http://127.0.0.1:{free_port()}", "study")
 
 
-def test_an_open_server_lets_a_search_begin_and_an_experiment_be_made_once(mlflow_server: str, driven: Driven) -> None:
-    name = driven.ledger.study().name
+def test_an_open_server_lets_a_search_begin_and_an_experiment_be_made_once(mlflow_server: str, scripted: ScriptedStudy) -> None:
+    name = scripted.ledger.study().name
     for _ in range(2):
         refuse_without_rights(mlflow_server, name)
-    driven.finish(*HISTORY)
-    MlflowSync(driven.path, mlflow_server).sync(final=True)
-    assert_equal_to_the_ledger(mlflow_server, driven)
+    scripted.finish(*HISTORY)
+    MlflowSync(scripted.path, mlflow_server).sync(final=True)
+    assert_equal_to_the_ledger(mlflow_server, scripted)
     assert MlflowClient(tracking_uri=mlflow_server).get_experiment_by_name(name).tags["mlflow.experimentKind"]  # type: ignore[union-attr]
 
 
 def test_a_server_with_passwords_refuses_strangers_and_records_who_may(
-    tmp_path: Path, driven: Driven, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tmp_path / "auth.ini"
     settings.write_text(
@@ -55,10 +55,10 @@ def test_a_server_with_passwords_refuses_strangers_and_records_who_may(
             refuse_without_rights(server, "study")
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the default 1")
-        refuse_without_rights(server, driven.ledger.study().name)
-        driven.finish(0)  # such a server takes its time for every request
-        MlflowSync(driven.path, server).sync(final=True)
-        assert_equal_to_the_ledger(server, driven)
+        refuse_without_rights(server, scripted.ledger.study().name)
+        scripted.finish(0)  # such a server takes its time for every request
+        MlflowSync(scripted.path, server).sync(final=True)
+        assert_equal_to_the_ledger(server, scripted)
 
 
 def test_the_storage_of_a_study_is_allowed(tmp_path: Path) -> None:

@@ -16,34 +16,34 @@ from search.tracking.mlflow_client import tracking_uri
 from search.tracking.recorder import RecorderProcess
 from search.tracking.server import free_port
 
-from ..scripted_study import HISTORY, Driven, assert_equal_to_the_ledger, recorded
+from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger, recorded
 
 
-def recorder(driven: Driven, uri: str | None = None) -> RecorderProcess:
-    return RecorderProcess(driven.path, uri or tracking_uri(driven.storage), period=0.01)
+def recorder(scripted: ScriptedStudy, uri: str | None = None) -> RecorderProcess:
+    return RecorderProcess(scripted.path, uri or tracking_uri(scripted.storage), period=0.01)
 
 
-def test_the_study_is_recorded_by_the_time_the_recorder_is_stopped(driven: Driven) -> None:
-    recording = recorder(driven)
+def test_the_study_is_recorded_by_the_time_the_recorder_is_stopped(scripted: ScriptedStudy) -> None:
+    recording = recorder(scripted)
     recording.start()
-    driven.finish(*HISTORY)
-    driven.ledger.close()
+    scripted.finish(*HISTORY)
+    scripted.ledger.close()
     assert recording.stop() is None
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
-def test_a_recorder_that_was_never_started_has_nothing_to_tell(driven: Driven) -> None:
-    recording = recorder(driven)
+def test_a_recorder_that_was_never_started_has_nothing_to_tell(scripted: ScriptedStudy) -> None:
+    recording = recorder(scripted)
     recording.close()
     assert recording.stop() is None
 
 
-def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(driven: Driven) -> None:
+def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(scripted: ScriptedStudy) -> None:
     """The pipe closes with the driver, whatever ended it: no run stays RUNNING in MLflow."""
-    driven.finish(0)
-    driven.start(1)
-    driven.step(1)
-    driven.ledger.close()
+    scripted.finish(0)
+    scripted.start(1)
+    scripted.step(1)
+    scripted.ledger.close()
     program = (
         "import json, os, signal, sys\n"
         "from pathlib import Path\n"
@@ -55,13 +55,13 @@ def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(driven:
         "print(recording._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    command = [sys.executable, "-c", program, str(driven.path), tracking_uri(driven.storage)]
+    command = [sys.executable, "-c", program, str(scripted.path), tracking_uri(scripted.storage)]
     driver = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert driver.returncode == -signal.SIGKILL
     _gone(int(driver.stdout))
-    found = recorded(tracking_uri(driven.storage), driven)
+    found = recorded(tracking_uri(scripted.storage), scripted)
     assert (found[None]["status"], found[None]["tags"]["paretune.state"]) == ("KILLED", "INTERRUPTED")
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
 def _gone(pid: int) -> None:
@@ -71,38 +71,38 @@ def _gone(pid: int) -> None:
         return
 
 
-def test_a_server_that_is_down_is_warned_about_once_and_stops_nothing(driven: Driven) -> None:
-    driven.finish(0)
-    recording = recorder(driven, f"http://127.0.0.1:{free_port()}")
+def test_a_server_that_is_down_is_warned_about_once_and_stops_nothing(scripted: ScriptedStudy) -> None:
+    scripted.finish(0)
+    recording = recorder(scripted, f"http://127.0.0.1:{free_port()}")
     recording.start()
     problem = recording.stop()
     assert problem is not None
     assert "behind" in problem
-    log = (driven.path.parent / "paretune.log").read_text()
+    log = (scripted.path.parent / "paretune.log").read_text()
     assert log.count("cannot be written") == 1
     assert log.count("the record follows later") == 1
 
 
-def test_a_password_in_the_address_is_neither_shown_nor_logged_nor_among_the_arguments(driven: Driven) -> None:
-    recording = recorder(driven, f"http://somebody:secret@127.0.0.1:{free_port()}")
+def test_a_password_in_the_address_is_neither_shown_nor_logged_nor_among_the_arguments(scripted: ScriptedStudy) -> None:
+    recording = recorder(scripted, f"http://somebody:secret@127.0.0.1:{free_port()}")
     recording.start()
     assert recording._process is not None
     arguments = psutil.Process(recording._process.pid).cmdline()
     problem = recording.stop()
     assert problem is not None
     assert "127.0.0.1" in problem
-    assert "secret" not in problem + " ".join(arguments) + (driven.path.parent / "paretune.log").read_text()
+    assert "secret" not in problem + " ".join(arguments) + (scripted.path.parent / "paretune.log").read_text()
 
 
-def test_a_server_that_never_answers_does_not_hold_the_driver(driven: Driven) -> None:
+def test_a_server_that_never_answers_does_not_hold_the_driver(scripted: ScriptedStudy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        recording = recorder(driven, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        recording = recorder(scripted, f"http://127.0.0.1:{silent.getsockname()[1]}")
         recording.start()
         assert recording._process is not None
         silent.settimeout(60)
         connection, _ = silent.accept()  # it has asked, and waits
         began = time.monotonic()
-        driven.finish(*HISTORY)  # the driver goes on
+        scripted.finish(*HISTORY)  # the driver goes on
         problem = recording.stop(timeout=0.2)
         assert time.monotonic() - began < 10
         connection.close()
@@ -112,16 +112,16 @@ def test_a_server_that_never_answers_does_not_hold_the_driver(driven: Driven) ->
 
 
 @pytest.mark.parametrize("when", ["while the study runs", "at its last sync"])
-def test_a_recorder_that_is_killed_is_followed_by_another(driven: Driven, when: str) -> None:
-    recording = recorder(driven)
+def test_a_recorder_that_is_killed_is_followed_by_another(scripted: ScriptedStudy, when: str) -> None:
+    recording = recorder(scripted)
     recording.start()
-    driven.finish(0, 1)
+    scripted.finish(0, 1)
     if when == "at its last sync":
         recording.close()
     assert recording._process is not None
     _kill(recording._process.pid)
     assert recording.stop() is None
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
 def _kill(pid: int) -> None:

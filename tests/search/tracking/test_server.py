@@ -14,23 +14,23 @@ from mlflow import MlflowClient
 from search.tracking.server import serve
 from search.tracking.sync import RecordingError
 
-from ..scripted_study import Driven, recorded
+from ..scripted_study import ScriptedStudy, recorded
 
 
-def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Driven) -> None:
-    driven.finish(0)
-    driven.record().sync()
-    name = driven.ledger.study().name
+def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(scripted: ScriptedStudy) -> None:
+    scripted.finish(0)
+    scripted.record().sync()
+    name = scripted.ledger.study().name
     program = "from pathlib import Path; from search.tracking.server import serve; serve(Path({!r}), study={!r}, say={})"
     say = "lambda line: print(line, flush=True)"
-    command = [sys.executable, "-c", program.format(str(driven.storage), name, say)]
+    command = [sys.executable, "-c", program.format(str(scripted.storage), name, say)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[-1]
         client = MlflowClient(tracking_uri=address.split("/#")[0])
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None
-        parent = recorded(address.split("/#")[0], driven)[None]["id"]
+        parent = recorded(address.split("/#")[0], scripted)[None]["id"]
         assert address.endswith(f"/#/experiments/{experiment.experiment_id}/runs/{parent}?workflowType=machine_learning")
         process.send_signal(signal.SIGINT)
         try:
@@ -44,12 +44,12 @@ def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(driven: Dr
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
-def test_a_port_that_is_taken_is_refused_with_its_number(driven: Driven) -> None:
-    driven.record().sync()
+def test_a_port_that_is_taken_is_refused_with_its_number(scripted: ScriptedStudy) -> None:
+    scripted.record().sync()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(RecordingError, match=f"port {port} .* is taken"):
-            serve(driven.storage, port=port)
+            serve(scripted.storage, port=port)
 
 
 def test_pages_without_a_record_are_refused(tmp_path: Path) -> None:
@@ -57,20 +57,20 @@ def test_pages_without_a_record_are_refused(tmp_path: Path) -> None:
         serve(tmp_path)
 
 
-def test_where_a_server_runs_already_the_address_of_the_study_there_is_told_without_the_password(
-    driven: Driven, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
+def test_a_studys_address_on_a_running_server_is_told_without_the_password(
+    scripted: ScriptedStudy, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    driven.finish(0)
-    name = driven.ledger.study().name
+    scripted.finish(0)
+    name = scripted.ledger.study().name
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.replace("http://", "http://somebody:secret@"))
     with pytest.raises(RecordingError, match=f"paretune sync {name}"):
-        serve(driven.storage, study=name, say=told.append)
-    driven.record(mlflow_server).sync(final=True)
-    serve(driven.storage, study=name, say=told.append)
+        serve(scripted.storage, study=name, say=told.append)
+    scripted.record(mlflow_server).sync(final=True)
+    serve(scripted.storage, study=name, say=told.append)
     experiment = MlflowClient(tracking_uri=mlflow_server).get_experiment_by_name(name)
     assert experiment is not None
-    parent = recorded(mlflow_server, driven)[None]["id"]
+    parent = recorded(mlflow_server, scripted)[None]["id"]
     assert [line.split()[-1] for line in told] == [
         f"{mlflow_server}/#/experiments/{experiment.experiment_id}/runs/{parent}?workflowType=machine_learning"
     ]

@@ -22,38 +22,38 @@ from search.tracking.mlflow_client import tracking_uri
 from search.tracking.study_note import filters
 from search.tracking.sync import is_behind
 
-from ..scripted_study import HISTORY, N_EPOCHS, Driven, assert_equal_to_the_ledger, recorded
+from ..scripted_study import HISTORY, N_EPOCHS, ScriptedStudy, assert_equal_to_the_ledger, recorded
 
 # -- the laws ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_record_equals_the_ledger_exactly_once(driven: Driven) -> None:
-    driven.finish(*HISTORY)
-    driven.record().sync(final=True)
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+def test_the_record_equals_the_ledger_exactly_once(scripted: ScriptedStudy) -> None:
+    scripted.finish(*HISTORY)
+    scripted.record().sync(final=True)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
-def test_a_record_that_follows_a_running_study_equals_one_made_afterwards(driven: Driven) -> None:
-    record = driven.record()
+def test_a_record_that_follows_a_running_study_equals_one_made_afterwards(scripted: ScriptedStudy) -> None:
+    record = scripted.record()
     record.sync()
     for number in (0, 1, 2):
-        driven.start(number)
+        scripted.start(number)
     for _ in range(N_EPOCHS):
         for number in (0, 1, 2):
-            if not driven.trials[number].state.finished:
-                driven.step(number)
+            if not scripted.trials[number].state.finished:
+                scripted.step(number)
                 record.sync()
-                assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
-    driven.finish(3, 4)
+                assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
+    scripted.finish(3, 4)
     record.sync(final=True)
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
-def test_a_second_sync_sends_nothing(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
-    driven.finish(*HISTORY)
-    record = driven.record()
+def test_a_second_sync_sends_nothing(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted.finish(*HISTORY)
+    record = scripted.record()
     record.sync(final=True)
-    before = recorded(tracking_uri(driven.storage), driven)
+    before = recorded(tracking_uri(scripted.storage), scripted)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was sent again")
@@ -62,8 +62,8 @@ def test_a_second_sync_sends_nothing(driven: Driven, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(MlflowClient, verb, refuse)
     record.sync()
     record.sync(final=True)
-    driven.record().sync(final=True)  # a new process knows it from the tags
-    assert str(recorded(tracking_uri(driven.storage), driven)) == str(before)
+    scripted.record().sync(final=True)  # a new process knows it from the tags
+    assert str(recorded(tracking_uri(scripted.storage), scripted)) == str(before)
 
 
 _WRITING_VERBS = (
@@ -79,12 +79,12 @@ _WRITING_VERBS = (
 
 @pytest.mark.parametrize("answer", ["the request is lost", "the answer is lost"])
 def test_a_recorder_killed_at_any_request_is_made_good_by_the_next(
-    driven: Driven, monkeypatch: pytest.MonkeyPatch, answer: str
+    scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    driven.finish(0, 2)
-    driven.start(1)
-    uri = tracking_uri(driven.storage)
-    experiment = driven.ledger.study().name
+    scripted.finish(0, 2)
+    scripted.start(1)
+    uri = tracking_uri(scripted.storage)
+    experiment = scripted.ledger.study().name
 
     def interrupted_at(n_requests: int) -> bool:
         """Record into a new experiment, losing one request; whether the request was reached."""
@@ -93,15 +93,15 @@ def test_a_recorder_killed_at_any_request_is_made_good_by_the_next(
             for verb in _WRITING_VERBS:
                 patch.setattr(MlflowClient, verb, _losing(getattr(MlflowClient, verb), left, answer))
             try:
-                driven.record(uri).sync()
+                scripted.record(uri).sync()
             except ConnectionError:
                 return True
         return False
 
     for n_requests in range(100):
         was_interrupted = interrupted_at(n_requests)
-        driven.record(uri).sync()
-        assert_equal_to_the_ledger(uri, driven)
+        scripted.record(uri).sync()
+        assert_equal_to_the_ledger(uri, scripted)
         if not was_interrupted:
             break
         client = MlflowClient(tracking_uri=uri)
@@ -124,84 +124,84 @@ def _losing(verb: Callable[..., Any], left: Iterator[int], answer: str) -> Calla
     return called
 
 
-def test_of_two_runs_of_one_trial_one_is_kept(driven: Driven) -> None:
-    driven.finish(0)
-    driven.record().sync()
-    uri = tracking_uri(driven.storage)
+def test_of_two_runs_of_one_trial_one_is_kept(scripted: ScriptedStudy) -> None:
+    scripted.finish(0)
+    scripted.record().sync()
+    uri = tracking_uri(scripted.storage)
     client = MlflowClient(tracking_uri=uri)
-    for run in recorded(uri, driven).values():
+    for run in recorded(uri, scripted).values():
         again = client.get_run(run["id"])
         client.create_run(again.info.experiment_id, tags={k: v for k, v in again.data.tags.items() if k in _IDENTITY})
-    driven.record().sync(final=True)
-    assert_equal_to_the_ledger(uri, driven)
+    scripted.record().sync(final=True)
+    assert_equal_to_the_ledger(uri, scripted)
 
 
 _IDENTITY = ("paretune.study", "paretune.study_uid", "paretune.trial", "mlflow.parentRunId")
 
 
-def test_front_tags_move_with_the_front(driven: Driven) -> None:
-    record = driven.record()
-    uri = tracking_uri(driven.storage)
-    driven.finish(0, 1)
+def test_front_tags_move_with_the_front(scripted: ScriptedStudy) -> None:
+    record = scripted.record()
+    uri = tracking_uri(scripted.storage)
+    scripted.finish(0, 1)
     record.sync()
-    assert {n: run["tags"]["paretune.front"] for n, run in recorded(uri, driven).items() if n is not None} == {
+    assert {n: run["tags"]["paretune.front"] for n, run in recorded(uri, scripted).items() if n is not None} == {
         0: "true",
         1: "true",
     }
-    driven.finish(2, 3, 4)
+    scripted.finish(2, 3, 4)
     record.sync()
-    assert {n for n, run in recorded(uri, driven).items() if run["tags"].get("paretune.front") == "true"} == {0, 4}
+    assert {n for n, run in recorded(uri, scripted).items() if run["tags"].get("paretune.front") == "true"} == {0, 4}
 
 
-def test_a_finished_run_goes_on_when_its_trial_is_resumed(driven: Driven) -> None:
-    driven.finish(0)
-    record = driven.record()
-    driven.start(2)
-    driven.step(2)
+def test_a_finished_run_goes_on_when_its_trial_is_resumed(scripted: ScriptedStudy) -> None:
+    scripted.finish(0)
+    record = scripted.record()
+    scripted.start(2)
+    scripted.step(2)
     record.sync(final=True)
-    MlflowClient(tracking_uri=tracking_uri(driven.storage)).set_terminated(
-        recorded(tracking_uri(driven.storage), driven)[2]["id"], "FAILED"
+    MlflowClient(tracking_uri=tracking_uri(scripted.storage)).set_terminated(
+        recorded(tracking_uri(scripted.storage), scripted)[2]["id"], "FAILED"
     )
-    with driven.ledger.decision() as writer:
-        driven.trials[2] = writer.attempt(driven.trials[2])
-    resumed = driven.record()
+    with scripted.ledger.decision() as writer:
+        scripted.trials[2] = writer.attempt(scripted.trials[2])
+    resumed = scripted.record()
     resumed.sync()
-    run = recorded(tracking_uri(driven.storage), driven)[2]
+    run = recorded(tracking_uri(scripted.storage), scripted)[2]
     assert (run["status"], run["tags"]["paretune.attempts"], run["tags"]["paretune.epochs"]) == ("RUNNING", "2", "1")
-    driven.finish(2)
+    scripted.finish(2)
     resumed.sync()
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
-def test_the_study_is_running_then_interrupted_then_finished(driven: Driven) -> None:
-    uri = tracking_uri(driven.storage)
+def test_the_study_is_running_then_interrupted_then_finished(scripted: ScriptedStudy) -> None:
+    uri = tracking_uri(scripted.storage)
 
     def standing() -> tuple[str, str]:
-        driven.record().sync()
-        parent = recorded(uri, driven)[None]
+        scripted.record().sync()
+        parent = recorded(uri, scripted)[None]
         return parent["status"], parent["tags"]["paretune.state"]
 
-    driven.start(0)
+    scripted.start(0)
     assert standing() == ("RUNNING", "RUNNING")
-    driven.ledger.close()
+    scripted.ledger.close()
     assert standing() == ("KILLED", "INTERRUPTED")
-    driven.ledger.claim()
+    scripted.ledger.claim()
     assert standing() == ("RUNNING", "RUNNING")
-    driven.finish(*HISTORY)
+    scripted.finish(*HISTORY)
     assert standing() == ("FINISHED", "FINISHED")
-    assert load(driven.path.parent).state == "FINISHED"
+    assert load(scripted.path.parent).state == "FINISHED"
 
 
-def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, mlflow_server: str, tmp_path: Path) -> None:
-    driven.finish(*HISTORY)
-    driven.record(mlflow_server).sync(final=True)
-    assert_equal_to_the_ledger(mlflow_server, driven)
-    parent = recorded(mlflow_server, driven)[None]
-    study, trials = driven.ledger.study(), driven.ledger.trials()
+def test_a_real_server_holds_the_study_with_its_artifacts(scripted: ScriptedStudy, mlflow_server: str, tmp_path: Path) -> None:
+    scripted.finish(*HISTORY)
+    scripted.record(mlflow_server).sync(final=True)
+    assert_equal_to_the_ledger(mlflow_server, scripted)
+    parent = recorded(mlflow_server, scripted)[None]
+    study, trials = scripted.ledger.study(), scripted.ledger.trials()
     folder = Path(mlflow.artifacts.download_artifacts(run_id=parent["id"], dst_path=str(tmp_path), tracking_uri=mlflow_server))
     views = {"front.html", "front.png", "front.svg", "front.parquet", "trials.parquet", "reports.parquet"}
     assert {path.name for path in folder.iterdir()} >= views | {"study.yaml", "environment.json"}
-    assert pq.read_table(folder / "reports.parquet").num_rows == len(driven.ledger.reports())
+    assert pq.read_table(folder / "reports.parquet").num_rows == len(scripted.ledger.reports())
     assert json.loads((folder / "environment.json").read_text())["packages"]["mlflow"] == mlflow.__version__
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
     table = pq.read_table(folder / "trials.parquet")
@@ -214,20 +214,22 @@ def test_a_real_server_holds_the_study_with_its_artifacts(driven: Driven, mlflow
 @pytest.mark.parametrize(
     ("what", "trials"), [("the front", {0, 4}), ("one method", {1, 2}), ("under a limit", {0, 3}), ("stopped at a rung", {2})]
 )
-def test_the_filters_that_people_use_find_their_trials(driven: Driven, mlflow_server: str, what: str, trials: set[int]) -> None:
-    driven.finish(*HISTORY)
-    driven.record(mlflow_server).sync()
+def test_the_filters_that_people_use_find_their_trials(
+    scripted: ScriptedStudy, mlflow_server: str, what: str, trials: set[int]
+) -> None:
+    scripted.finish(*HISTORY)
+    scripted.record(mlflow_server).sync()
     client = MlflowClient(tracking_uri=mlflow_server)
-    experiment = client.get_experiment_by_name(driven.ledger.study().name)
+    experiment = client.get_experiment_by_name(scripted.ledger.study().name)
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], filters("lora", 200, 2)[what])
     assert {int(run.data.tags["paretune.trial"]) for run in found} == trials
 
 
-def test_the_description_shows_the_front_with_links_to_its_members(driven: Driven) -> None:
-    driven.finish(*HISTORY)
-    driven.record().sync()
-    runs = recorded(tracking_uri(driven.storage), driven)
+def test_the_description_shows_the_front_with_links_to_its_members(scripted: ScriptedStudy) -> None:
+    scripted.finish(*HISTORY)
+    scripted.record().sync()
+    runs = recorded(tracking_uri(scripted.storage), scripted)
     note = runs[None]["note"]
     assert "vit_glyphs" in note
     assert "5 of 5 trials" in note
@@ -242,7 +244,7 @@ def test_the_description_shows_the_front_with_links_to_its_members(driven: Drive
 
 def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -> None:
     program = "import sys, pathlib, search.tracking.sync as r; r.MlflowSync(pathlib.Path(sys.argv[1]), sys.argv[2]).sync()"
-    studies = [Driven(tmp_path, f"study-{n}") for n in range(2)]
+    studies = [ScriptedStudy(tmp_path, f"study-{n}") for n in range(2)]
     commands = [[sys.executable, "-c", program, str(study.path), tracking_uri(tmp_path)] for study in studies]
     processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait(60) for process in processes] == [0, 0]
@@ -251,29 +253,29 @@ def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -
         study.ledger.close()
 
 
-def test_a_record_that_was_behind_catches_up(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
-    driven.finish(0)
-    record = driven.record()
+def test_a_record_that_was_behind_catches_up(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted.finish(0)
+    record = scripted.record()
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "create_run", _losing(MlflowClient.create_run, itertools.repeat(0), "the request is lost"))
         with pytest.raises(ConnectionError):
             record.sync()
-    driven.finish(1)
+    scripted.finish(1)
     record.sync()
-    assert_equal_to_the_ledger(tracking_uri(driven.storage), driven)
+    assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
-def test_a_receipt_tells_without_mlflow_whether_the_record_is_behind(driven: Driven) -> None:
-    uri = tracking_uri(driven.storage)
-    driven.finish(0)
-    assert is_behind(driven.path, uri)
-    driven.record().sync()
-    assert is_behind(driven.path, uri)  # only a full sync gives a receipt
-    driven.record().sync(final=True)
-    assert not is_behind(driven.path, uri)
-    assert is_behind(driven.path, "http://127.0.0.1:5000")
-    driven.start(1)
-    assert is_behind(driven.path, uri)
+def test_a_receipt_tells_without_mlflow_whether_the_record_is_behind(scripted: ScriptedStudy) -> None:
+    uri = tracking_uri(scripted.storage)
+    scripted.finish(0)
+    assert is_behind(scripted.path, uri)
+    scripted.record().sync()
+    assert is_behind(scripted.path, uri)  # only a full sync gives a receipt
+    scripted.record().sync(final=True)
+    assert not is_behind(scripted.path, uri)
+    assert is_behind(scripted.path, "http://127.0.0.1:5000")
+    scripted.start(1)
+    assert is_behind(scripted.path, uri)
 
 
 def test_importing_the_record_does_not_import_mlflow() -> None:
@@ -288,8 +290,8 @@ def test_the_tracking_uri_of_the_environment_is_honoured(tmp_path: Path, monkeyp
     assert tracking_uri(tmp_path) == "http://127.0.0.1:5000"
 
 
-def test_artifacts_of_a_database_lie_beside_the_studies(driven: Driven) -> None:
-    driven.finish(*HISTORY)
-    driven.record().sync(final=True)
-    parent = recorded(tracking_uri(driven.storage), driven)[None]
-    assert (driven.storage / "mlflow-artifacts" / parent["id"] / "artifacts" / "front.png").exists()
+def test_artifacts_of_a_database_lie_beside_the_studies(scripted: ScriptedStudy) -> None:
+    scripted.finish(*HISTORY)
+    scripted.record().sync(final=True)
+    parent = recorded(tracking_uri(scripted.storage), scripted)[None]
+    assert (scripted.storage / "mlflow-artifacts" / parent["id"] / "artifacts" / "front.png").exists()

@@ -10,27 +10,27 @@ from mlflow import MlflowClient
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.verify import differences
 
-from ..scripted_study import HISTORY, Driven, recorded
+from ..scripted_study import HISTORY, ScriptedStudy, recorded
 
 
-def compared(driven: Driven) -> list[str]:
-    return differences(driven.path, tracking_uri(driven.storage))
+def compared(scripted: ScriptedStudy) -> list[str]:
+    return differences(scripted.path, tracking_uri(scripted.storage))
 
 
-def test_a_record_equals_its_ledger_at_every_step_of_a_study(driven: Driven) -> None:
-    assert compared(driven) == [f"MLflow has no experiment {driven.ledger.study().name}"]
-    record = driven.record()
+def test_a_record_equals_its_ledger_at_every_step_of_a_study(scripted: ScriptedStudy) -> None:
+    assert compared(scripted) == [f"MLflow has no experiment {scripted.ledger.study().name}"]
+    record = scripted.record()
     for number in HISTORY:
-        driven.start(number)
+        scripted.start(number)
         record.sync()
-        assert compared(driven) == []
-        driven.finish(number)
-        assert compared(driven) != []
+        assert compared(scripted) == []
+        scripted.finish(number)
+        assert compared(scripted) != []
         record.sync()
-        assert compared(driven) == []
-    driven.ledger.close()
+        assert compared(scripted) == []
+    scripted.ledger.close()
     record.sync(final=True)
-    assert compared(driven) == []
+    assert compared(scripted) == []
 
 
 SPOILT: list[tuple[str, Callable[[MlflowClient, str], object], str]] = [
@@ -55,38 +55,40 @@ SPOILT: list[tuple[str, Callable[[MlflowClient, str], object], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "line"), [(spoil, line) for _, spoil, line in SPOILT], ids=[what for what, _, _ in SPOILT])
-def test_every_kind_of_difference_is_found(driven: Driven, spoil: Callable[[MlflowClient, str], object], line: str) -> None:
-    driven.finish(*HISTORY)
-    driven.record().sync(final=True)
-    uri = tracking_uri(driven.storage)
-    spoil(MlflowClient(tracking_uri=uri), recorded(uri, driven)[4]["id"])
-    found = compared(driven)
+def test_every_kind_of_difference_is_found(
+    scripted: ScriptedStudy, spoil: Callable[[MlflowClient, str], object], line: str
+) -> None:
+    scripted.finish(*HISTORY)
+    scripted.record().sync(final=True)
+    uri = tracking_uri(scripted.storage)
+    spoil(MlflowClient(tracking_uri=uri), recorded(uri, scripted)[4]["id"])
+    found = compared(scripted)
     assert any(line in one for one in found), found
     assert all(one.startswith(("trial 4:", "the study: tag mlflow.note.content")) for one in found)  # which links to the run
 
 
-def test_a_second_run_of_a_trial_is_found(driven: Driven) -> None:
-    driven.finish(0)
-    driven.record().sync()
-    uri = tracking_uri(driven.storage)
+def test_a_second_run_of_a_trial_is_found(scripted: ScriptedStudy) -> None:
+    scripted.finish(0)
+    scripted.record().sync()
+    uri = tracking_uri(scripted.storage)
     client = MlflowClient(tracking_uri=uri)
-    run = client.get_run(recorded(uri, driven)[0]["id"])
+    run = client.get_run(recorded(uri, scripted)[0]["id"])
     client.create_run(run.info.experiment_id, tags=dict(run.data.tags))
-    assert "trial 0: MLflow has 2 runs of it instead of one" in compared(driven)
-    driven.record().sync()
-    assert compared(driven) == []
+    assert "trial 0: MLflow has 2 runs of it instead of one" in compared(scripted)
+    scripted.record().sync()
+    assert compared(scripted) == []
 
 
-def test_artifacts_that_are_missing_or_of_an_older_ledger_are_found(driven: Driven) -> None:
-    driven.finish(0)
-    place = driven.ledger.events()[-1].number
-    driven.ledger.close()
-    driven.record().sync()
-    assert "the study: artifact front.html is missing" in compared(driven)
-    driven.record().sync(final=True)
-    assert compared(driven) == []
-    uri = tracking_uri(driven.storage)
-    MlflowClient(tracking_uri=uri).set_tag(recorded(uri, driven)[None]["id"], "paretune.drawn_at_event", "1")
-    assert compared(driven) == [f"the study: its artifacts are those of event 1, the ledger is at {place} in full"]
-    driven.record().sync(final=True)
-    assert compared(driven) == []
+def test_artifacts_that_are_missing_or_of_an_older_ledger_are_found(scripted: ScriptedStudy) -> None:
+    scripted.finish(0)
+    place = scripted.ledger.events()[-1].number
+    scripted.ledger.close()
+    scripted.record().sync()
+    assert "the study: artifact front.html is missing" in compared(scripted)
+    scripted.record().sync(final=True)
+    assert compared(scripted) == []
+    uri = tracking_uri(scripted.storage)
+    MlflowClient(tracking_uri=uri).set_tag(recorded(uri, scripted)[None]["id"], "paretune.drawn_at_event", "1")
+    assert compared(scripted) == [f"the study: its artifacts are those of event 1, the ledger is at {place} in full"]
+    scripted.record().sync(final=True)
+    assert compared(scripted) == []

@@ -9,19 +9,19 @@ from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage.owner import LEASE_SECONDS
 
-from ..machines import driver, essence, n_reported, said, searched_here, until, written
+from ..machines import driver, essence, n_reported, said, searched_here, until, write_study_file
 from ..postgresql_server import Server
 
 
 @pytest.mark.parametrize("ledger", ["sqlite", "postgresql"])
-def test_a_driver_elsewhere_goes_on_where_a_dead_one_ended_and_the_trials_are_those_of_one_that_never_died(
+def test_a_driver_elsewhere_goes_on_where_a_dead_one_ended_with_the_same_trials(
     tmp_path: Path, request: pytest.FixtureRequest, ledger: str
 ) -> None:
     server: Server | None = request.getfixturevalue("postgresql") if ledger == "postgresql" else None
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    written(here, "moved", server and server.address(), epoch_seconds=0.1)
+    write_study_file(here, "moved", server and server.address(), epoch_seconds=0.1)
     with driver(here, "moved", elsewhere=True) as process:
         until(lambda: n_reported(here / "paretune-studies" / "moved") > 10)
         process.kill()

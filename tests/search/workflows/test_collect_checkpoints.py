@@ -11,6 +11,8 @@ from search.study.study import Study
 from search.workflows import collect_checkpoints
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from ..studies import next_trial
+
 
 def run_study(storage: Path) -> Study:
     raw = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora", "arc"], "storage": str(storage)}
@@ -23,8 +25,7 @@ def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_colle
     study = run_study(tmp_path)
     members = {trial.number for trial in front(study.trials)}
     study.extend(Extension(more_trials=1))
-    going_on = study.ask()
-    assert going_on is not None
+    going_on = next_trial(study)
     SyntheticTrainable().start(going_on.config, seed=0, epochs=2, folder=study.checkpoint_folder(going_on.number))
     study.checkpoint_folder(going_on.number).mkdir()
     (study.checkpoint_folder(going_on.number) / "epoch.json").write_text(json.dumps({"epoch": 1}))

@@ -9,23 +9,24 @@ import pytest
 
 from search.backends import simulated
 from search.backends.simulated import Replay, VirtualClock
-from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.workflows import compare_samplers
 from search.workflows.compare_samplers import HypervolumeCurve
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
-from .. import command_line
+from .. import command_line, studies
 
 SURFACE = Surface("valley")
 REPLAY = Replay(SURFACE, lambda: SurfaceTrainable(SURFACE), None)
 
 
 def study_file(**search: object) -> StudyFile:
-    budget = {"n_trials": 20, "epochs": 9, "max_params": 50_000}
-    rungs = {"grace": 1, "factor": 3}
-    raw = {"study": "s", "data": {"kind": "synthetic", "surface": "valley"}, "methods": ["lora", "arc"], "budget": budget}
-    return check(raw | {"search": {"sampler": "auto", "rungs": rungs} | search})
+    return studies.study_file(
+        data={"kind": "synthetic", "surface": "valley"},
+        methods=["lora", "arc"],
+        budget={"n_trials": 20, "epochs": 9, "max_params": 50_000},
+        search={"sampler": "auto", "rungs": {"grace": 1, "factor": 3}} | search,
+    )
 
 
 @pytest.fixture(scope="module")

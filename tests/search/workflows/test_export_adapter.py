@@ -109,9 +109,7 @@ def test_a_wrong_request_is_one_clear_message_and_exit_code_two(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_trial_and_one_without_a_checkpoint_are_refused_and_a_pruned_one_says_how_far_it_came(
-    study: SavedStudy, tmp_path: Path
-) -> None:
+def test_no_trial_without_a_checkpoint_is_exported_and_a_pruned_one_says_how_far_it_came(study: SavedStudy, tmp_path: Path) -> None:
     def with_trial(**changes: Any) -> SavedStudy:
         changed = dataclasses.replace(study.history[1], **changes)
         return dataclasses.replace(study, history=(study.history[0], changed))
@@ -126,7 +124,7 @@ def test_a_failed_trial_and_one_without_a_checkpoint_are_refused_and_a_pruned_on
     assert (card.origin["state"], card.epochs["done"]) == ("PRUNED", 1)
 
 
-def test_the_adapters_of_the_front_are_kept_beside_the_study_and_among_the_artifacts_of_their_runs(study: SavedStudy) -> None:
+def test_the_fronts_adapters_are_kept_beside_the_study_and_as_artifacts_of_their_runs(study: SavedStudy) -> None:
     members = {trial.number for trial in study.members}
     assert {int(place.name) for place in (study.folder / "adapters").iterdir()} == members
     assert keep_adapters(study) == []
@@ -141,7 +139,7 @@ def test_the_adapters_of_the_front_are_kept_beside_the_study_and_among_the_artif
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns of type hints of its own
-def test_a_registered_adapter_is_loaded_by_mlflow_without_a_pickle_and_has_the_recorded_accuracy(
+def test_mlflow_loads_a_registered_adapter_without_a_pickle_at_the_recorded_accuracy(
     study: SavedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member, storage = study.members[-1], study.folder.parent

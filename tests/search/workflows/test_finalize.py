@@ -64,7 +64,7 @@ class Worker:
             yield Outcome(order.number, {"test/top1": float(correct.mean()), "test/loss": 0.5}, correct)
 
 
-def test_every_member_is_retrained_with_every_seed_and_the_seeds_are_new_and_the_same_for_all(study: SavedStudy) -> None:
+def test_every_member_is_retrained_with_the_same_new_seeds(study: SavedStudy) -> None:
     worker = Worker()
     members = finalize(study, n_seeds=3, retrain=worker)
     assert [member.trial.number for member in members] == [member.number for member in study.members]

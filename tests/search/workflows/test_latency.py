@@ -33,7 +33,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_measures_named_trials_keeps_them_in_the_ledger_and_shows_them_everywhere(searched: Path) -> None:
+def test_the_command_measures_named_trials_and_what_it_finds_is_shown_everywhere(searched: Path) -> None:
     done = paretune("cost", "digits", "1", "2", "--json", cwd=searched)
     assert done.returncode == 0, done.stderr
     lora, lily = json.loads(done.stdout)

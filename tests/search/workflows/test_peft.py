@@ -30,7 +30,7 @@ def without_peft(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_search_over_our_lora_and_pefts_vera_ends_in_trials_of_both_and_one_of_vera_goes_home(tmp_path: Path) -> None:
+def test_a_search_over_our_lora_and_pefts_vera_trains_both_and_exports_vera(tmp_path: Path) -> None:
     with_mlflow_database(tmp_path / "paretune-studies")
     (tmp_path / "bridged.yaml").write_text(STUDY)
     done = paretune("run", "bridged.yaml", "--back-end", "in-process", cwd=tmp_path)
@@ -59,7 +59,7 @@ def test_a_search_over_our_lora_and_pefts_vera_ends_in_trials_of_both_and_one_of
         torch.testing.assert_close(merged(x), adapted(x), rtol=1e-4, atol=1e-4)
 
 
-def test_without_peft_a_study_that_names_a_tuner_is_refused_with_the_remedy_and_nothing_else(tmp_path: Path) -> None:
+def test_without_peft_a_study_of_a_tuner_is_refused_with_the_remedy_alone(tmp_path: Path) -> None:
     (tmp_path / "bridged.yaml").write_text(STUDY)
     refused = without_peft(tmp_path, "run", "bridged.yaml")
     assert refused.returncode == 2
@@ -76,7 +76,7 @@ def test_without_peft_a_study_that_names_a_tuner_is_refused_with_the_remedy_and_
     assert "peft.vera" not in listed.stdout
 
 
-def test_the_tuners_are_listed_and_a_study_of_them_is_checked_without_importing_torch_or_peft(tmp_path: Path) -> None:
+def test_tuners_are_listed_and_their_study_checked_without_importing_torch_or_peft(tmp_path: Path) -> None:
     (tmp_path / "bridged.yaml").write_text(STUDY)
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom search.cli.app import app\n"
@@ -89,7 +89,7 @@ def test_the_tuners_are_listed_and_a_study_of_them_is_checked_without_importing_
     assert done.returncode == 0, done.stderr
 
 
-def test_a_tuner_that_does_not_fit_is_refused_with_the_reason_and_one_that_is_misspelt_with_its_neighbour(tmp_path: Path) -> None:
+def test_a_tuner_that_does_not_fit_or_is_misspelt_is_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "bridged.yaml").write_text(STUDY.replace("[lora, peft.vera]", "[peft.vbra, peft.poly, peft.vera]"))
     refused = paretune("validate", "bridged.yaml", cwd=tmp_path)
     assert refused.returncode == 2

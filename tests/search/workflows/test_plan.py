@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -9,7 +10,6 @@ import pytest
 
 from search.backends import in_process
 from search.config.loading import check
-from search.config.study_file import StudyFile
 from search.study.study import Study
 from search.workflows import plan
 from trainables import make, measure
@@ -17,7 +17,7 @@ from trainables.costs.memory import EVAL_BATCH
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 from trainables.training.probe import N_BATCHES, Probe, Short
 
-from .. import command_line
+from .. import command_line, studies
 
 FINITE = {
     "lora.rank": [1, 4, 32],
@@ -31,10 +31,13 @@ FINITE = {
     "recipe.drop_path": 0.0,
 }
 
-
-def study_file(**changes: object) -> StudyFile:
-    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "space": FINITE}
-    return check(raw | {"budget": {"n_trials": 20, "epochs": 4, "max_params": 20_000}} | changes)
+study_file = partial(
+    studies.study_file,
+    data={"kind": "digits"},
+    methods=["lora"],
+    space=FINITE,
+    budget={"n_trials": 20, "epochs": 4, "max_params": 20_000},
+)
 
 
 def test_a_finite_space_is_counted_and_its_sizes_are_those_of_all_its_configurations() -> None:

@@ -117,7 +117,7 @@ def test_the_command_runs_every_task_and_again_only_shows_them(small: str, tmp_p
     assert {row["method"]: row["a"] for row in kept} == {row["method"]: row["top1"]["a"] for row in found["standings"]}
 
 
-def test_a_finalized_suite_shows_what_retrained_models_do_on_images_that_the_search_never_saw(tmp_path: Path) -> None:
+def test_a_finalized_suite_shows_retrained_models_on_images_that_no_search_saw(tmp_path: Path) -> None:
     with_mlflow_database(tmp_path / "paretune-studies")
     for task in ("one", "two"):
         pictures.vtab(tmp_path / "data" / task)

@@ -410,7 +410,7 @@ def test_lily_groups_neighbouring_blocks_on_one_down_projection() -> None:
     assert len({id(block.mlp.experts) for block in model.blocks}) == 1
 
 
-def test_householders_outer_factors_are_orthogonal_and_literal_ones_only_at_a_length_of_root_two() -> None:
+def test_householders_outer_factors_are_orthogonal_literal_ones_only_at_root_two() -> None:
     """With delta = 1 and no low-rank map dW is the product of the outer factors."""
     for normalisation, length, orthogonal in (("householder", 3.0, True), ("literal", 2**0.5, True), ("literal", 1.0, False)):
         model = adapted(TOKEN, Householder(extra_rank=0, normalisation=normalisation), moved=False)
@@ -434,7 +434,7 @@ def test_snells_sparsity_is_the_part_of_each_projections_update_that_is_zero(spa
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_snells_training_step_keeps_nothing_of_the_size_of_a_weight_but_the_frozen_weight(dropout: float) -> None:
+def test_snells_step_keeps_nothing_of_a_weights_size_but_the_frozen_weight(dropout: float) -> None:
     layer = adapted(TOKEN, SNELL(rank=2, dropout=dropout)).train().blocks[0].mlp.fc1
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):

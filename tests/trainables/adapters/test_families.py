@@ -75,6 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("backbone", "case"), rows(metafunc.function.__name__))
 
 
+@pytest.mark.slow
 class TestEveryMethodOnEveryFamily(AdapterLaws):
     """Every method on every family, as far as the family has a part in the law."""
 

@@ -145,6 +145,7 @@ class Single:
         return model
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # FRoD multiplies by sparse matrices
 class TestEveryTuner(AdapterLaws):
     """The laws of every method; PEFT itself is the oracle of values and gradients."""
@@ -172,7 +173,7 @@ class TestEveryTuner(AdapterLaws):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_tuner_acts_and_merges_on_every_family_also_where_the_family_calls_no_module_of_its_own(family: Backbone) -> None:
+def test_a_tuner_acts_and_merges_on_every_family_of_backbones(family: Backbone) -> None:
     laws, case = TestEveryTuner(), row("oft", "qkvo_mlp")
     laws.test_every_trainable_moves_within_three_steps_and_nothing_else_does(case, family)
     laws.test_merging_keeps_the_function_and_leaves_a_plain_timm_model(case, family, torch.float64, 1e-10)
@@ -299,7 +300,7 @@ def test_bad_input_is_refused_with_the_law_and_the_value_and_leaves_the_model_un
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
-def test_a_worker_trains_every_tuner_one_after_another_takes_each_up_again_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_worker_trains_and_resumes_every_tuner_in_turn_and_leaves_nothing_behind(tmp_path: Path) -> None:
     worker = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"n_threads": 1})
     for tuner, knobs in SMALL.items():
         config = {"method": f"peft.{tuner}"} | {f"peft.{tuner}.{knob}": value for knob, value in knobs.items()}

@@ -125,7 +125,7 @@ def test_a_count_on_vit_b_16_is_the_papers(vit_b: Sizes, config: dict[str, Any],
     assert vit_b.count(config) == (adapter_params, 769 * 100)
 
 
-def test_facts_counts_over_the_released_ranks_of_19_tasks_average_to_what_the_paper_prints() -> None:
+def test_facts_counts_over_the_released_ranks_average_to_what_the_paper_prints() -> None:
     assert round((13 * FACT["tk"][32] + 6 * FACT["tk"][16]) / 19) == 68_985  # 0.07 M
 
 
@@ -175,7 +175,7 @@ def test_classes_are_known_without_images() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_gflops_are_those_of_the_matrix_products_two_for_a_multiplication_and_an_addition(device: str) -> None:
+def test_gflops_are_twice_the_multiplications_of_the_matrix_products(device: str) -> None:
     model = timm.create_model("test_vit", num_classes=7, img_size=64).to(device)
     n, d, depth, rank = 16, 64, len(model.blocks), 3
     tokens, hidden = n + 1, model.blocks[0].mlp.fc1.out_features
@@ -204,7 +204,7 @@ def test_a_step_of_the_head_alone_keeps_what_the_head_and_the_loss_look_at(n_ima
     assert kept_bytes(model, n_images) == tokens + log_probabilities + labels + n_labels
 
 
-def test_what_a_step_keeps_grows_by_the_same_with_every_image_and_only_the_deltas_of_weights_do_not(vit_b: Sizes) -> None:
+def test_what_a_step_keeps_grows_evenly_with_images_but_for_the_deltas_of_weights(vit_b: Sizes) -> None:
     lora = {"method": "lora", "lora.rank": 8, "lora.scale": 1.0, "lora.targets": "qv", "lora.layers": "all", "lora.dropout": 0.1}
     full = {"method": "full"}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, device="meta")

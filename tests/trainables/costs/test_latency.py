@@ -91,7 +91,7 @@ def test_where_nothing_is_to_be_folded_both_forms_are_one() -> None:
     assert found.merged_ms == found.unmerged_ms
 
 
-def test_a_configuration_is_measured_without_weights_or_data_and_what_it_drops_is_dropped() -> None:
+def test_a_configuration_is_measured_without_weights_or_data_and_with_what_it_drops() -> None:
     found = measure_latency(GLYPHS, {"kind": "digits"}, {"n_threads": 1}, {"method": "heart_lora"}, n_classes=10)
     assert found["cost/latency_merged_ms"] > 0.0
     assert (found["device"], found["threads"], found["precision"], found["unmergeable"]) == ("cpu", 1, "float32", None)

@@ -54,7 +54,7 @@ def test_the_head_is_float32_and_what_is_in_front_of_it_is_not() -> None:
     assert kinds == {"head": torch.float32, "blocks.0.attn.qkv": torch.bfloat16}
 
 
-def test_attention_is_explicit_while_a_trial_runs_in_bfloat16_on_a_cpu_and_fused_again_when_it_leaves() -> None:
+def test_attention_is_explicit_only_while_a_trial_runs_in_bfloat16_on_a_cpu() -> None:
     trial = worker(precision="bfloat16")
     attention = [module for module in trial.model.modules() if hasattr(module, "fused_attn")]
     assert attention
@@ -169,6 +169,7 @@ def test_a_trial_with_batches_in_parts_learns_what_one_with_whole_batches_does()
 # -- compiled ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_compiled_trial_learns_what_a_plain_one_does_and_leaves_a_plain_model() -> None:
     calm = {"method": "head_only", **SHARED, "recipe.drop_path": 0.0}
     trial = worker(compile=True)

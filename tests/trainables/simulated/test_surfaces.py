@@ -81,7 +81,7 @@ def test_members_of_a_family_are_different_questions() -> None:
     assert len({Surface("valley", n).count(config) for n in range(5)}) == 5
 
 
-def test_the_early_order_tells_the_late_one_in_the_valley_and_misleads_where_curves_cross() -> None:
+def test_the_early_order_tells_the_late_one_unless_curves_cross() -> None:
     def swapped(family: str) -> float:
         surface, by = Surface(family, 0), random.Random(2)
         curves = [list(surface.curve(draw_uniformly(SPACE, by), seed=n, epochs=30)) for n in range(60)]

@@ -125,9 +125,7 @@ def tensors(folder: Path) -> dict[str, list[Any]]:
         return {name: file.get_tensor(name).tolist() for name in file.keys()}  # noqa: SIM118
 
 
-def test_a_trial_that_is_told_to_stop_does_so_at_its_next_batch_and_goes_on_from_its_checkpoint(
-    warm: AdapterWorker, tmp_path: Path
-) -> None:
+def test_a_trial_stops_at_its_next_batch_when_told_and_goes_on_from_its_checkpoint(warm: AdapterWorker, tmp_path: Path) -> None:
     expected = run(warm, LORA, epochs=3)
     warm.start(LORA, seed=0, epochs=3, folder=tmp_path)
     warm.step()
