@@ -146,7 +146,7 @@ def test_a_sampler_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class Counting(InProcessBackEnd):
-    """A toy: the in-process back end, which counts the studies that it has driven."""
+    """A toy: the in-process back end, which counts the studies that it has scripted."""
 
     n_driven = 0
 

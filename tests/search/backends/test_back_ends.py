@@ -12,7 +12,6 @@ import pytest
 
 from search.backends import in_process, ray_tune
 from search.config.loading import check
-from search.config.study_file import StudyFile
 from search.storage.sql_ledger import SqlLedger
 from search.study.lost_workers import WorkerLoss
 from search.study.study import Study

@@ -224,7 +224,7 @@ def test_a_reader_may_not_write(ledger: SqlLedger) -> None:
         pass
 
 
-def test_a_second_driver_is_refused_while_the_first_lives_and_may_follow_when_it_is_killed(ledger: SqlLedger) -> None:
+def test_a_second_driver_is_refused_while_the_first_lives_and_follows_its_death(ledger: SqlLedger) -> None:
     ledger.close()
     with closing(SqlLedger.open(ledger.path)) as second, another_driver(ledger.path) as first:
         with pytest.raises(OwnedElsewhere, match=f"process {first.pid} on"):
@@ -389,7 +389,7 @@ INSERT INTO owner VALUES ('t', 'elsewhere', 1, '17', 1.0);
 
 
 @pytest.fixture
-def old(place: LedgerLocation) -> Path:
+def ledger_of_schema_1(place: LedgerLocation) -> Path:
     """A ledger as the first Paretune wrote it, or would have."""
 
     def fill(connection: sa.Connection) -> None:
@@ -401,7 +401,7 @@ def old(place: LedgerLocation) -> Path:
     return place.path
 
 
-def everything(path: Path) -> dict[str, tuple[set[str], list[tuple[Any, ...]]]]:
+def dump_database(path: Path) -> dict[str, tuple[set[str], list[tuple[Any, ...]]]]:
     """Of each table the columns and the rows, and the bytes of a file."""
     engine, tables = location.open_database(path).engine, sa.MetaData()
     with engine.connect() as connection:
@@ -413,12 +413,12 @@ def everything(path: Path) -> dict[str, tuple[set[str], list[tuple[Any, ...]]]]:
 
 
 def columns(path: Path) -> dict[str, set[str]]:
-    return {name: columns for name, (columns, _) in everything(path).items()}
+    return {name: columns for name, (columns, _) in dump_database(path).items()}
 
 
-def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(old: Path) -> None:
-    before = everything(old)
-    with closing(SqlLedger.open(old)) as reader:
+def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(ledger_of_schema_1: Path) -> None:
+    before = dump_database(ledger_of_schema_1)
+    with closing(SqlLedger.open(ledger_of_schema_1)) as reader:
         states = [(trial.number, trial.state, trial.epochs, trial.extends) for trial in reader.trials()]
         assert states == [(0, State.COMPLETE, 1, None), (1, State.RUNNING, 0, None)]
         assert [event.kind for event in reader.events()] == ["started", "reported", "completed", "started"]
@@ -426,11 +426,13 @@ def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(old: 
         assert reader.requests() == []
         with pytest.raises(LedgerError, match="paretune resume"):
             reader.ask_for("prune", [1], {}, lambda trials: None)
-    assert everything(old) == before
+    assert dump_database(ledger_of_schema_1) == before
 
 
-def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old: Path, place: LedgerLocation, clock: Clock) -> None:
-    with closing(SqlLedger.open(old, now=clock)) as ledger:
+def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(
+    ledger_of_schema_1: Path, place: LedgerLocation, clock: Clock
+) -> None:
+    with closing(SqlLedger.open(ledger_of_schema_1, now=clock)) as ledger:
         read = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
         ledger.claim(wait=lambda _: None)
         assert (ledger.study(), ledger.trials(), ledger.reports(), ledger.events()) == read
@@ -439,34 +441,36 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(old:
         ledger.ask_for("prune", [1], {}, lambda trials: None)
         assert len(ledger.requests(waiting=True)) == 1
     with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.below("new")))) as new:
-        assert columns(old) == columns(new.path)
+        assert columns(ledger_of_schema_1) == columns(new.path)
 
 
 def test_an_older_ledger_that_is_migrated_while_it_is_opened_is_read_as_it_is_then(
-    old: Path, monkeypatch: pytest.MonkeyPatch
+    ledger_of_schema_1: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = type(SqlLedger(old)._database)
+    kind = type(SqlLedger(ledger_of_schema_1)._database)
     copy = kind.copy_in_memory
 
     def migrate_first(read: database.Database) -> sa.Engine:
-        with closing(SqlLedger(old)) as driver:
+        with closing(SqlLedger(ledger_of_schema_1)) as driver:
             driver.claim(wait=lambda _: None)
         return copy(read)
 
     monkeypatch.setattr(kind, "copy_in_memory", migrate_first)
-    with closing(SqlLedger.open(old)) as reader:
+    with closing(SqlLedger.open(ledger_of_schema_1)) as reader:
         assert [trial.number for trial in reader.trials()] == [0, 1]
         assert reader.requests() == []
 
 
-def test_a_migration_that_is_cut_off_leaves_the_old_ledger(old: Path) -> None:
-    altered(old, "CREATE TABLE requests (number INTEGER)")  # the last step of the migration will find its table taken
+def test_a_migration_that_is_cut_off_leaves_the_old_ledger(ledger_of_schema_1: Path) -> None:
+    altered(
+        ledger_of_schema_1, "CREATE TABLE requests (number INTEGER)"
+    )  # the last step of the migration will find its table taken
     with pytest.raises(LedgerError, match=r"older ledger that cannot be migrated \(table requests already exists\)"):
-        SqlLedger.open(old)
-    with closing(SqlLedger(old)) as ledger, pytest.raises(Exception, match="already exists"):
+        SqlLedger.open(ledger_of_schema_1)
+    with closing(SqlLedger(ledger_of_schema_1)) as ledger, pytest.raises(Exception, match="already exists"):
         ledger.claim(wait=lambda _: None)
-    assert "extends" not in columns(old)["trials"]
-    assert everything(old)["study"][1][0][2] == 1
+    assert "extends" not in columns(ledger_of_schema_1)["trials"]
+    assert dump_database(ledger_of_schema_1)["study"][1][0][2] == 1
 
 
 # -- databases and files -------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from search.config.loading import check
 from search.storage.owner import LEASE_SECONDS
 from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.backends import in_process
-from search.config.loading import check
-from search.config.study_file import StudyFile
 from search.errors import OwnedElsewhere, StudyFileError
 from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
