@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("quick"):
         quick.start_nothing()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.setsid()  # Linux shares the cores among sessions: a recorder, at the lowest priority, competes with its own worker only
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,6 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in set(slow)]
+    n_tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: n_tests[item.path])  # a file of few tests holds long ones that wait, to begin with
 
 
 def pytest_collection_finish() -> None:
