@@ -60,6 +60,10 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries would complain at the end that their objects were never freed
+
+
 @pytest.fixture(scope="module")
 def store() -> Iterator[Bucket]:
     """A real S3-compatible server with an empty bucket; the environment says how it is reached."""

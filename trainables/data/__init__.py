@@ -209,7 +209,9 @@ def _from_files(
     listing, augment = _listing(data), data.get("augment", "none")
     transform = _transform(data, preprocessing)
     found = {name: decoded(listing, name, transform, progress=progress) for name in splits}
-    problems = [*listing.problems, *(f"{name}: {broken}" for name in splits for broken in found[name].broken)]
+    problems = list(listing.problems)
+    for name in splits:
+        problems += [f"{name}: {listing.splits[name][i].path}: {reason}" for i, reason in found[name].broken.items()]
     # an image in two splits is kept in the later one, so that evaluation splits never change
     seen = {name: found[name].digests if name in found else digests(listing, name) for name in listing.splits}
     taken: set[bytes] = set()
@@ -221,7 +223,7 @@ def _from_files(
         if name in found:
             fresh = np.array([digest not in taken for digest in own], bool)
             if not fresh.all():
-                places = [image.path for image in _unbroken(listing, name, found[name].broken)]
+                places = [image.path for i, image in enumerate(listing.splits[name]) if i not in found[name].broken]
                 twice = [place for place, new in zip(places, fresh, strict=True) if not new]
                 problems += [f"{name}: {place} has the same bytes as an image of a later split" for place in twice]
             images, labels = found[name].images, found[name].labels
@@ -235,11 +237,6 @@ def _from_files(
         if len(split) == 0:
             raise ValueError(f"data: {data['path']} has no usable {name} image; {in_short(problems)}")
     return {name: kept[name] for name in splits}, problems
-
-
-def _unbroken(listing: Listing, split: str, broken: Sequence[str]) -> list[layouts.Image]:
-    bad = {line.split(": ")[0] for line in broken}
-    return [image for image in listing.splits[split] if image.path not in bad]
 
 
 def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:

@@ -33,7 +33,7 @@ from PIL import Image as Pillow
 
 from trainables.data.layouts import Listing
 
-FORMAT: Final = 1  # version of the files, part of their names
+FORMAT: Final = 2  # version of the files, part of their names
 _AT_ONCE: Final = 64  # images decoded at a time by all threads together
 _RESAMPLING: Final = {
     "bilinear": Pillow.Resampling.BILINEAR,
@@ -85,12 +85,15 @@ class Transform:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A memory-mapped split: images (n, channels, height, width) uint8, labels (n,) int64, digests (n, 16) uint8; broken images."""
+    """A memory-mapped split: images (n, channels, height, width) uint8, labels (n,) int64, digests (n, 16) uint8.
+
+    `broken` has the reason of every image that could not be decoded, by its index in the listing's split.
+    """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     labels: np.ndarray[Any, np.dtype[np.int64]]
     digests: np.ndarray[Any, np.dtype[np.uint8]]
-    broken: tuple[str, ...]
+    broken: dict[int, str]
 
 
 def decoded(listing: Listing, split: str, transform: Transform, *, progress: Progress | None = None) -> Decoded:
@@ -163,7 +166,7 @@ def _decode(listing: Listing, split: str, transform: Transform, draft: Path, pro
     with raw.open("wb") as pixels:
         for i, (array, digest, problem) in enumerate(_in_threads(listing.read(split), transform)):
             if array is None:
-                broken.append(f"{images[i].path}: {problem}")
+                broken.append((i, problem))
             else:
                 pixels.write(array.tobytes())
                 labels.append(images[i].label)
@@ -232,5 +235,5 @@ def _map(path: Path, shape: tuple[int, int, int]) -> Decoded:
         column("image", np.uint8)[: n * width].reshape(n, *shape),
         column("label", np.int64)[:n],
         column("digest", np.uint8)[: 16 * n].reshape(n, 16),
-        tuple(json.loads(batch.schema.metadata[b"paretune.broken"])),
+        {int(i): str(reason) for i, reason in json.loads(batch.schema.metadata[b"paretune.broken"])},
     )

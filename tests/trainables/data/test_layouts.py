@@ -146,6 +146,24 @@ def test_what_is_wrong_is_listed_and_refused_or_skipped_on_request(spoil: Callab
     assert problem in found.skipped[0]
 
 
+def test_a_colon_in_a_path_confuses_nothing(tmp_path: Path) -> None:
+    root = pictures.image_folder(tmp_path / "set", splits=("train", "val", "test"))
+    odd = root / "train" / "down: 1"
+    odd.mkdir()
+    for number in range(3):
+        (odd / f"{number}.png").write_bytes(pictures.picture(1, 90 + number))
+    (odd / "0.png").write_bytes(b"no image")
+    (odd / "2.png").write_bytes((root / "test" / "slanted" / "001.png").read_bytes())
+    (root / "val" / "down: 1").mkdir()
+    (root / "val" / "down: 1" / "x.png").write_bytes(pictures.picture(1, 97))
+    found = audit({"kind": "imagefolder", "path": str(root), "on_problem": "skip"}, GREY)
+    assert found.n_images["train"] == 24 + 1
+    assert [problem.partition(".png")[0] for problem in found.skipped] == [
+        "train: train/down: 1/0",
+        "train: train/down: 1/2",
+    ]
+
+
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     root = pictures.image_folder(tmp_path / "set", splits=("train", "val", "test"))
     told = [spoil(root) for spoil in (broken, unknown_label, same_bytes, small_class)]
