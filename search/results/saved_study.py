@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from spaces import Config
 
 
-PICTURES = ("front.png", "front.svg", "front-small.png")  # of a front, next to the ledger; the small one is for descriptions
-
-
 @dataclass(frozen=True, repr=False)
 class SavedStudy:
     """A snapshot of a study at the time of loading; it is read-only and does not follow later changes.
@@ -113,7 +110,8 @@ class SavedStudy:
         return self.row.against
 
     @property
-    def _size_in_words(self) -> str:
+    def size_in_words(self) -> str:
+        """The second objective, as titles name it."""
         return "adapter size" if self.against == "adapter_params" else self.against
 
     @property
@@ -127,7 +125,7 @@ class SavedStudy:
             from search.results import plotly_figures
 
             return _interactive(plotly_figures.front_figure(self.history, self.reference_point, n_validation=self.n_validation))
-        title = f"{self.name}: accuracy against {self._size_in_words}"
+        title = f"{self.name}: accuracy against {self.size_in_words}"
         front_plot.plot_front(
             self.history, *paths, title=title, reference_point=self.reference_point, n_validation=self.n_validation
         )
@@ -155,62 +153,6 @@ class SavedStudy:
 
         words = f"<p><b>{html.escape(self.name)}</b> · {self._stand}</p><p>{html.escape(self.answer)}</p>"
         return f"{words}{tables.front_html(self.members)}{front_img(self)}"
-
-    def write_views(self, *, complete: bool = False) -> None:
-        """Write pictures of the front, and the trials as Parquet, next to the ledger. They can be rewritten at any time.
-
-        Args:
-            complete: True to also write the files that grow with every epoch.
-        """
-        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.history, study=self.row), self.folder / "trials.parquet")
-        arrow_tables.write_parquet(arrow_tables.trials_arrow(self.members, study=self.row), self.folder / "front.parquet")
-        if complete:
-            arrow_tables.write_parquet(arrow_tables.reports_arrow(self.epochs, study=self.row), self.folder / "reports.parquet")
-        self.plot_front(*(self.folder / name for name in PICTURES))
-
-    def write_page(self, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True) -> None:
-        """Write the interactive page `front.html` next to the ledger.
-
-        Args:
-            links: Address of the run of each trial.
-            server: Base address of those addresses.
-            importance: True to compute the importance of knobs, which takes a second or more.
-        """
-        from search.results import html_page, plotly_figures
-
-        every, point = self.history, self.reference_point
-        grown = plotly_figures.growth(every, self.epochs, point)
-        size = "size" if self.against == "adapter_params" else self.against
-        sections = [
-            (
-                "The front",
-                f"No trial beats its members in both accuracy and {size}. Hover over a trial for its knobs, click for its run.",
-                plotly_figures.front_figure(every, point, n_validation=self.n_validation, links=links),
-            ),
-            ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
-            ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=self.against)),
-        ]
-        if any(seconds is not None for _, seconds, _ in grown):
-            over = plotly_figures.hypervolume_figure(grown, over="slot-seconds", against=self.against)
-            sections.append(("Hypervolume over slot-seconds", "", over))
-        sections.append(
-            ("Every trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
-        )
-        if importance and (found := self._importance()):
-            words = "The first-order Sobol index of a Gaussian process fitted to the trials."
-            sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
-        text = html_page.page(f"{self.name}: accuracy against {self._size_in_words}", self.answer, sections, server=server)
-        html_page.write(self.folder / "front.html", text)
-
-    def _importance(self) -> Mapping[str, Mapping[str, float]]:
-        from search.config.loading import check
-        from search.results.importance import importance
-
-        try:
-            space = check(self.row.file).joint_space()
-        except RequestError:  # written by a version with knobs that this version does not know
-            return {}
-        return importance(space, self.history, self.epochs)
 
 
 def _interactive(figure: Mapping[str, Any]) -> Any:

@@ -23,8 +23,9 @@ from typing import Any
 
 from search.errors import RequestError
 from search.front import ranks
-from search.results.saved_study import PICTURES, load
+from search.results.saved_study import load
 from search.results.study_state import StudyState, ended_by, find_state, measured_by
+from search.results.views import PICTURES, write_page, write_views
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.rows import Event, Report, StudyRow
@@ -94,7 +95,7 @@ class MlflowSync:
         """
         if final:
             self._view = None
-            load(self._ledger_path.parent).write_views(complete=True)
+            write_views(load(self._ledger_path.parent), complete=True)
         try:
             if self._view is None:
                 self._view = _View.look_up(self._ledger_path, self.tracking_uri)
@@ -104,7 +105,7 @@ class MlflowSync:
         except BaseException:
             self._view = None
             if final and not (self._ledger_path.parent / "front.html").exists():
-                load(self._ledger_path.parent).write_page()
+                write_page(load(self._ledger_path.parent))
             raise
 
 
@@ -218,7 +219,7 @@ class _View:
         if final:
             self._attach_everything(parent)
         elif members != drawn_members and now - drawn_at >= artifact_period:
-            load(self._ledger_path.parent).write_views()
+            write_views(load(self._ledger_path.parent))
             self._attach(parent, *PICTURES, "front.parquet", "trials.parquet")
             self._store.log(parent, tags={"paretune.drawn_at_event": str(place)})
             self._drawn = (now, members)
@@ -253,7 +254,7 @@ class _View:
                 self._attach_adapter(self._children[number], adapter)
         if parent.tags.get("paretune.drawn_at_event") == place:
             return
-        load(folder).write_page(links=self._links(), server=self._server)
+        write_page(load(folder), links=self._links(), server=self._server)
         self._attach(parent, *_FILES)
         self._store.attach_text(parent, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
         self._store.attach_text(parent, json.dumps(environment(), indent=2) + "\n", "environment.json")

@@ -21,6 +21,7 @@ from search.config.study_file import StudyFile
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load
 from search.results.study_state import StudyState
+from search.results.views import write_views
 from search.storage.facts import TrialMemory
 from search.study.extension import Extension
 from search.study.opening import Opening, find_study
@@ -169,7 +170,7 @@ def _recorded(recorder: RecorderProcess, folder: Path, say: Callable[[str], None
     study = load(folder)
     if problem is not None:
         say(problem)
-        study.write_views()  # the recorder may not have written them
+        write_views(study)  # the recorder may not have written them
     return study
 
 

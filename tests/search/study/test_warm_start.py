@@ -8,6 +8,7 @@ import pytest
 from search.backends import in_process
 from search.errors import StudyFileError
 from search.results.saved_study import load
+from search.results.views import write_views
 from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
@@ -53,7 +54,7 @@ def test_a_study_tries_the_front_of_another_and_repeats_none_of_its_other_trials
     in_process.run(teacher, SyntheticTrainable())
     teacher.close()
     saved = load(tmp_path / "teacher")
-    saved.write_views()
+    write_views(saved)
     front = [trial.config for trial in saved.members if trial.config["method"] != "head_only"]
     pupil = made(tmp_path, "pupil", sampler=sampler, learn_from=[str(tmp_path / "teacher" / source)])
     n_first = 3 + len(

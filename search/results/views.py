@@ -1,0 +1,74 @@
+"""The files that show a study, next to its ledger: tables as Parquet, pictures, and the interactive page. All can be rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from search.errors import RequestError
+from search.results import arrow_tables
+from search.results.saved_study import SavedStudy
+
+PICTURES = ("front.png", "front.svg", "front-small.png")  # of the front; the small one is for descriptions
+
+
+def write_views(study: SavedStudy, *, complete: bool = False) -> None:
+    """Write pictures of the front, and the trials as Parquet, next to the ledger. They can be rewritten at any time.
+
+    Args:
+        study: Loaded study.
+        complete: True to also write the files that grow with every epoch.
+    """
+    arrow_tables.write_parquet(arrow_tables.trials_arrow(study.history, study=study.row), study.folder / "trials.parquet")
+    arrow_tables.write_parquet(arrow_tables.trials_arrow(study.members, study=study.row), study.folder / "front.parquet")
+    if complete:
+        arrow_tables.write_parquet(arrow_tables.reports_arrow(study.epochs, study=study.row), study.folder / "reports.parquet")
+    study.plot_front(*(study.folder / name for name in PICTURES))
+
+
+def write_page(
+    study: SavedStudy, *, links: Mapping[int, str] | None = None, server: str | None = None, importance: bool = True
+) -> None:
+    """Write the interactive page `front.html` next to the ledger.
+
+    Args:
+        study: Loaded study.
+        links: Address of the run of each trial.
+        server: Base address of those addresses.
+        importance: True to compute the importance of knobs, which takes a second or more.
+    """
+    from search.results import html_page, plotly_figures
+
+    every, point = study.history, study.reference_point
+    grown = plotly_figures.growth(every, study.epochs, point)
+    size = "size" if study.against == "adapter_params" else study.against
+    sections = [
+        (
+            "The front",
+            f"No trial beats its members in both accuracy and {size}. Hover over a trial for its knobs, click for its run.",
+            plotly_figures.front_figure(every, point, n_validation=study.n_validation, links=links),
+        ),
+        ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
+        ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=study.against)),
+    ]
+    if any(seconds is not None for _, seconds, _ in grown):
+        over = plotly_figures.hypervolume_figure(grown, over="slot-seconds", against=study.against)
+        sections.append(("Hypervolume over slot-seconds", "", over))
+    sections.append(
+        ("Every trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
+    )
+    if importance and (found := _importance(study)):
+        words = "The first-order Sobol index of a Gaussian process fitted to the trials."
+        sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
+    text = html_page.page(f"{study.name}: accuracy against {study.size_in_words}", study.answer, sections, server=server)
+    html_page.write(study.folder / "front.html", text)
+
+
+def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:
+    from search.config.loading import check
+    from search.results.importance import importance
+
+    try:
+        space = check(study.row.file).joint_space()
+    except RequestError:  # written by a version with knobs that this version does not know
+        return {}
+    return importance(space, study.history, study.epochs)
