@@ -27,6 +27,7 @@ from search.storage.ledger import Ledger
 from search.storage.rows import Request, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
+from search.study.budget_clock import BudgetClock
 from search.study.checks import facts_of, refuse_changes, refuse_hopeless
 from search.study.epoch_outcome import judge_epoch
 from search.study.extension import Extension, copy_checkpoint, extended_trial, widened_file
@@ -83,7 +84,7 @@ class Study:
             checkpoint_store.claim_folder(self.checkpoints, self.row.uid)
         with ledger.decision() as writer:
             writer.event(EventKind.OPENED)
-        self._clock_read_at = ledger.now()
+        self._clock = BudgetClock(ledger.now, self.state.seconds)
 
     def _replay(self) -> None:
         """Rebuild the in-memory state from the ledger; called on open and after the space is widened."""
@@ -363,7 +364,7 @@ class Study:
         """
         wide = None if extension.file is None else widened_file(self._current_file(), extension.file)
         budget = self.row.budget if wide is None else wide.resolved()["budget"]
-        changes = extension.changes(budget, spent=self._seconds_spent() / 3600, now=self._ledger.now())
+        changes = extension.changes(budget, spent=self._clock.seconds_used() / 3600, now=self._ledger.now())
         trial = None
         if extension.trial is not None:
             trial = extended_trial(self.state.trials, extension.trial, extension.epochs, usual=self.file.budget.epochs)
@@ -386,7 +387,7 @@ class Study:
         self.file = self._current_file()
         if wide is not None:
             self._replay()
-            self._clock_read_at = self._ledger.now()
+            self._clock = BudgetClock(self._ledger.now, self.state.seconds)
             return
         if trial is not None:
             self.state.start(trial, None)
@@ -468,22 +469,9 @@ class Study:
 
     def _budget_spent(self) -> bool:
         """Return whether the budget, in trials, in hours or in patience, is spent; end the study if it is."""
-        budget = self.file.budget
-        if not self._budget_left:
-            return True
-        if budget.max_hours is not None and self._seconds_spent() >= 3600 * budget.max_hours:
-            self._end(f"budget.max_hours = {budget.max_hours:g} is spent")
-        elif budget.until is not None and self._ledger.now() >= budget.until.timestamp():
-            self._end(f"budget.until = {budget.until:%Y-%m-%d %H:%M} is over")
-        elif budget.stall_trials is not None and self.state.n_ended - self.state.last_front_change >= budget.stall_trials:
-            self._end(f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)")
-        return self.state.ended is not None
-
-    def _seconds_spent(self) -> float:
-        now = self._ledger.now()
-        self.state.seconds += max(0.0, now - self._clock_read_at)  # a clock that is set back does not return any time
-        self._clock_read_at = now
-        return self.state.seconds
+        if self._budget_left and (reason := self._clock.why_spent(self.file.budget, self.state)) is not None:
+            self._end(reason)
+        return not self._budget_left
 
     def _end(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> None:
         with self._ledger.decision() as writer:
