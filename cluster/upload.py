@@ -68,9 +68,9 @@ def local_paths(study: Mapping[str, Any], storage: Path, shared: str | None = No
         "data.path": study["data"].get("path"),
         "backbone.weights": study["backbone"].get("weights"),
     }
-    for place, path in named.items():
+    for setting, path in named.items():
         if path and path != "random" and not Path(path).is_absolute():
-            yield f"{place}: {path} is a path of this machine; give an absolute one that every node of the cluster has"
+            yield f"{setting}: {path} is a path of this machine; give an absolute one that every node of the cluster has"
 
 
 def _source(package: str) -> Path:

@@ -72,10 +72,10 @@ def hypervolume(points: Sequence[tuple[float, float]] | Points, reference: tuple
     if not len(front):
         return 0.0
     front = np.unique(front[:, ::-1], axis=0)[:, ::-1]  # by size, equal points once
-    places = axis.positions(front[:, 1])
-    right = np.append(places[1:], size_ceiling)
+    on_axis = axis.positions(front[:, 1])
+    right = np.append(on_axis[1:], size_ceiling)
     # Sorted by size, accuracy rises along the front: each point owns the strip up to its larger neighbour.
-    return float(np.sum((right - places) * (front[:, 0] - top1_floor)))
+    return float(np.sum((right - on_axis) * (front[:, 0] - top1_floor)))
 
 
 def ranks(points: Sequence[tuple[float, float]] | Points) -> NDArray[np.int64]:
@@ -251,9 +251,9 @@ class Front:
             edge to the next, at least the reference's.
         """
         n = bisect_left(self._sizes, self._ceiling, key=self.axis)
-        places = [self.axis(size) for size in self._sizes[:n]]
+        on_axis = [self.axis(size) for size in self._sizes[:n]]
         levels = [self._floor, *(max(top1, self._floor) for top1 in self._top1s[:n])]
-        return np.array([0.0, *places, self._ceiling]), np.array(levels)
+        return np.array([0.0, *on_axis, self._ceiling]), np.array(levels)
 
 
 def _decades(size: float) -> float:

@@ -41,9 +41,9 @@ def doctor(
     if address is not None:
         raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
     named = _checked(storage)
-    place = checkpoints.impatient(checkpoints.open_folder(named))
+    storage_folder = checkpoints.impatient(checkpoints.open_folder(named))
     home = DEFAULT_STORAGE if object_store.is_address(named) else Path(named)
-    findings = [*health.machine(health.here()), health.storage(place), health.tracking(without_secret(tracking_uri(home)))]
+    findings = [*health.machine(health.here()), health.storage(storage_folder), health.tracking(without_secret(tracking_uri(home)))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
         from cluster.connect import connected
         from cluster.nodes import MEND_OPEN, autoscales, open_to_anyone
@@ -55,7 +55,7 @@ def doctor(
             )
             if autoscales():
                 findings.append(health.Finding("autoscaler", True, "starts nodes when trials wait for room; current nodes:"))
-            findings += health.nodes(place.absolute() if isinstance(place, Path) else place)
+            findings += health.nodes(storage_folder.absolute() if isinstance(storage_folder, Path) else storage_folder)
     _show(findings, as_json=as_json)
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)

@@ -41,10 +41,10 @@ def list_studies(
     from search.storage.location import list_locations
 
     found, problems = [], []
-    for place in list_locations(storage, server):
-        name, state, where = place.folder.name, "unreadable", str(place.address or place.folder)
+    for listed in list_locations(storage, server):
+        name, state, where = listed.folder.name, "unreadable", str(listed.address or listed.folder)
         try:
-            saved = load(place.folder, place.address)
+            saved = load(listed.folder, listed.address)
             name, state = saved.name, saved.state.lower()
         except LedgerError as error:
             problems.append(str(error))

@@ -56,14 +56,14 @@ def suite(
                 found[member.trial.method] = max(found.get(member.trial.method, 0.0), member.mean)
             best[task.name] = found
     rows, measure = suites.standings(tasks, best), TEST if finalize else VALIDATION
-    place = tasks[0].file.storage / f"suite-{name}.parquet"
-    suites.write_parquet(rows, place, measure=measure)
+    path = tasks[0].file.storage / f"suite-{name}.parquet"
+    suites.write_parquet(rows, path, measure=measure)
     if as_json:
         print_json({"measure": measure, "standings": [asdict(row) for row in rows]})
         return
     console = Console(highlight=False)
     console.print(table(tasks, rows))
-    console.print(f"In %: {measure}. Also in {place}.", style="dim", soft_wrap=True)
+    console.print(f"In %: {measure}. Also in {path}.", style="dim", soft_wrap=True)
 
 
 def table(tasks: Sequence[Task], rows: Sequence[Standing]) -> Table:

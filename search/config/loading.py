@@ -45,15 +45,15 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError(f"{name}: cannot be read ({error})") from None
     raw, lines = parse(text, name)
-    places = {path: f"{name}:{line}" for path, line in lines.items()}
+    sources = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
         path = assign(raw, assignment)
         secret = path in (("ledger",), ("storage",))  # an address may contain a password by mistake
-        place = f"--set {path[0]}" if secret else f"--set {assignment}"
-        places |= {path[: n + 1]: place for n in range(len(path)) if path[: n + 1] not in places} | {path: place}
+        label = f"--set {path[0]}" if secret else f"--set {assignment}"
+        sources |= {path[: n + 1]: label for n in range(len(path)) if path[: n + 1] not in sources} | {path: label}
     if storage is not None and object_store.is_address(str(storage)):
-        raw, places, storage = raw | {"storage": storage}, places | {("storage",): "--storage"}, None
-    file = _check(raw, name, places)
+        raw, sources, storage = raw | {"storage": storage}, sources | {("storage",): "--storage"}, None
+    file = _check(raw, name, sources)
     return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
@@ -83,7 +83,7 @@ def _find(name: str) -> Path | Traversable:
     return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
 
 
-def _check(raw: Mapping[str, Any], name: str, places: Mapping[KeyPath, str]) -> StudyFile:
+def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str]) -> StudyFile:
     """Validate everything, and raise one error that lists every problem in the order of the file."""
     raw, shared, problems = _kept(raw)
     file: StudyFile | None = None
@@ -94,18 +94,18 @@ def _check(raw: Mapping[str, Any], name: str, places: Mapping[KeyPath, str]) -> 
         problems += [_explained(dict(e)) for e in error.errors()]
     problems += _space_problems(raw.get("methods"), raw.get("space"))
     if problems or file is None:
-        order = {path: n for n, path in enumerate(places)}
-        problems.sort(key=lambda problem: order.get(_nearest(problem[0], places), len(order)))
+        order = {path: n for n, path in enumerate(sources)}
+        problems.sort(key=lambda problem: order.get(_nearest(problem[0], sources), len(order)))
         raise StudyFileError(
-            "\n".join(f"{places.get(_nearest(path, places), name)}: {'.'.join(path)}: {text}" for path, text in problems)
+            "\n".join(f"{sources.get(_nearest(path, sources), name)}: {'.'.join(path)}: {text}" for path, text in problems)
         )
     found = list(costs.problems(file.objectives, file.budget.limits))
     if found:
-        raise StudyFileError("\n".join(f"{places.get(_nearest(p, places), name)}: {'.'.join(p)}: {text}" for p, text in found))
+        raise StudyFileError("\n".join(f"{sources.get(_nearest(p, sources), name)}: {'.'.join(p)}: {text}" for p, text in found))
     try:
         file.points()
     except ValueError as error:
-        raise StudyFileError(f"{places.get(_nearest(('search', 'points'), places), name)}: {error}") from None
+        raise StudyFileError(f"{sources.get(_nearest(('search', 'points'), sources), name)}: {error}") from None
     return file
 
 
@@ -147,9 +147,9 @@ def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[t
     return kept, shared, []
 
 
-def _nearest(path: KeyPath, places: Mapping[KeyPath, str]) -> KeyPath:
+def _nearest(path: KeyPath, sources: Mapping[KeyPath, str]) -> KeyPath:
     """Return the nearest key with a line: the key itself, or the section around it (a missing key has no line)."""
-    while path and path not in places:
+    while path and path not in sources:
         path = path[:-1]
     return path
 

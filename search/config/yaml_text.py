@@ -46,8 +46,8 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
             loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark is not None else name
-        raise StudyFileError(f"{place}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
+        source = f"{name}:{mark.line + 1}" if mark is not None else name
+        raise StudyFileError(f"{source}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
     except RecursionError:
         raise StudyFileError(
             f"{name}: is nested too deeply or contains itself; a study file must be a flat mapping of sections"

@@ -76,11 +76,11 @@ def draw_front(
     styles = plot_style.styles(t.method for t in trials)
 
     errors = [100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members]
-    place = _frame(axes, members, behind + pruned, reference_point, errors)
+    size_axis = _frame(axes, members, behind + pruned, reference_point, errors)
     floor = axes.get_ylim()[0]
     below = [t for t in behind + pruned if _y(t) < floor]
     axes.plot(
-        [place(t.size) for t in below],
+        [size_axis(t.size) for t in below],
         [floor] * len(below),
         marker=7,
         ls="",
@@ -91,20 +91,20 @@ def draw_front(
     )
     for trial in behind:
         colour, marker = styles[trial.method]
-        axes.plot(place(trial.size), _y(trial), marker, color=colour, alpha=0.28, ms=6, mew=0, zorder=2)
+        axes.plot(size_axis(trial.size), _y(trial), marker, color=colour, alpha=0.28, ms=6, mew=0, zorder=2)
     for trial in pruned:
         colour, marker = styles[trial.method]
-        axes.plot(place(trial.size), _y(trial), marker, mfc="none", mec=colour, alpha=0.35, ms=5, mew=0.9, zorder=2)
+        axes.plot(size_axis(trial.size), _y(trial), marker, mfc="none", mec=colour, alpha=0.35, ms=5, mew=0.9, zorder=2)
     if members:
         right = axes.get_xlim()[1]
-        xs, ys = [place(t.size) for t in members], [_y(t) for t in members]
+        xs, ys = [size_axis(t.size) for t in members], [_y(t) for t in members]
         axes.step([*xs, right], [*ys, ys[-1]], where="post", color=_INK, lw=1.4, zorder=3, solid_joinstyle="miter")
         axes.fill_between([*xs, right], [*ys, ys[-1]], floor, step="post", color="#0072B2", alpha=0.05, lw=0, zorder=1)
     for trial, error in zip(members, errors, strict=True):
         colour, marker = styles[trial.method]
         if n_validation:
-            axes.errorbar(place(trial.size), _y(trial), error, color=colour, alpha=0.35, lw=1.0, capsize=2.0, zorder=4)
-        axes.plot(place(trial.size), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
+            axes.errorbar(size_axis(trial.size), _y(trial), error, color=colour, alpha=0.35, lw=1.0, capsize=2.0, zorder=4)
+        axes.plot(size_axis(trial.size), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
 
     _legend(axes, styles=styles, members=members, behind=behind, pruned=pruned, below=below)
     counts = {state: sum(t.state is state for t in trials) for state in State}
@@ -113,7 +113,7 @@ def draw_front(
         words.append(f"hypervolume {hypervolume(trials, reference_point):.3f}")
     figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold", color=_INK)
     figure.text(0.99, 0.985, " · ".join(words), ha="right", va="top", fontsize=9, color=_FAINT)
-    _name_members(figure, axes, members=members, behind=behind, styles=styles, place=place)
+    _name_members(figure, axes, members=members, behind=behind, styles=styles, size_axis=size_axis)
 
 
 def _y(trial: Trial) -> float:
@@ -128,13 +128,13 @@ def _frame(
     errors: Sequence[float],
 ) -> SizeAxis:
     """Set up axes that show the front large. Trials far below it are marked at the lower edge, where only their size shows."""
-    place = SizeAxis.of((*members, *others), reference_point)
-    left, right = place.left, place.right
-    axes.set_xticks([at for at, _ in place.ticks], [label for _, label in place.ticks])
-    axes.set_xticks(place.minor, minor=True)
+    size_axis = SizeAxis.of((*members, *others), reference_point)
+    left, right = size_axis.left, size_axis.right
+    axes.set_xticks([at for at, _ in size_axis.ticks], [label for _, label in size_axis.ticks])
+    axes.set_xticks(size_axis.minor, minor=True)
     margin = 0.035 * (right - left)
     axes.set_xlim(left - margin, right + margin)
-    if place.zero > 0:  # the mark of a broken axis
+    if size_axis.zero > 0:  # the mark of a broken axis
         mark: dict[str, Any] = {
             "marker": [(-1, -2), (1, 2)],
             "ms": 9,
@@ -144,7 +144,7 @@ def _frame(
             "clip_on": False,
             "zorder": 7,
         }
-        where = [(place.zero + 0.2 + gap - left + margin) / (right - left + 2 * margin) for gap in (0.0, 0.03)]
+        where = [(size_axis.zero + 0.2 + gap - left + margin) / (right - left + 2 * margin) for gap in (0.0, 0.03)]
         axes.plot(where, [0.0, 0.0], transform=axes.transAxes, **mark)
 
     ends = [_y(t) + sign * error for t, error in zip(members, errors, strict=True) for sign in (-1, 1)]
@@ -153,7 +153,7 @@ def _frame(
     nearby = [_y(t) for t in others if _y(t) >= low - max(0.45 * room, 1.0)]
     axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, 100.0 + 0.04 * room))
 
-    axes.set_xlabel(place.label, color=_INK, fontsize=10)
+    axes.set_xlabel(size_axis.label, color=_INK, fontsize=10)
     axes.set_ylabel("validation accuracy, %", color=_INK, fontsize=10)
     axes.grid(axis="both", which="major", color="#ececec", lw=0.8)
     axes.set_axisbelow(True)
@@ -161,7 +161,7 @@ def _frame(
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     axes.tick_params(which="both", colors=_INK, labelsize=9, length=3, color="#bbbbbb")
     axes.tick_params(which="minor", length=2)
-    return place
+    return size_axis
 
 
 def _legend(
@@ -208,7 +208,7 @@ def _name_members(
     members: Sequence[Trial],
     behind: Sequence[Trial],
     styles: Mapping[str, tuple[str, str]],
-    place: SizeAxis,
+    size_axis: SizeAxis,
 ) -> None:
     """Write each member's name into free space: first above and left, where no trial can be."""
     from matplotlib.patheffects import withStroke
@@ -220,25 +220,25 @@ def _name_members(
     point = figure.dpi / 72.0
 
     def square(trial: Trial, half: float) -> Bbox:
-        x, y = axes.transData.transform((place(trial.size), _y(trial)))
+        x, y = axes.transData.transform((size_axis(trial.size), _y(trial)))
         return Bbox.from_extents(x - half * point, y - half * point, x + half * point, y + half * point)
 
     taken = [square(trial, 5.0) for trial in members]
     avoided = [square(trial, 3.0) for trial in behind]
     for here, after in pairwise(members):  # the step line itself
-        (x0, y0), (x1, y1) = axes.transData.transform([(place(here.size), _y(here)), (place(after.size), _y(after))])
+        (x0, y0), (x1, y1) = axes.transData.transform([(size_axis(here.size), _y(here)), (size_axis(after.size), _y(after))])
         taken += [Bbox.from_extents(x0, y0 - 1, x1, y0 + 1), Bbox.from_extents(x1 - 1, y0, x1 + 1, y1)]
-    places = [(-5.0, 4.0, "right"), (-6.0, 7.0, "left"), (-12.0, 12.0, "right"), (7.0, -13.0, "left")]
-    places += [(-16.0 - 4.0 * k, 18.0 + 10.0 * k, "right") for k in range(7)]
-    places += [(9.0 + 4.0 * k, -22.0 - 10.0 * k, "left") for k in range(3)]
+    offsets = [(-5.0, 4.0, "right"), (-6.0, 7.0, "left"), (-12.0, 12.0, "right"), (7.0, -13.0, "left")]
+    offsets += [(-16.0 - 4.0 * k, 18.0 + 10.0 * k, "right") for k in range(7)]
+    offsets += [(9.0 + 4.0 * k, -22.0 - 10.0 * k, "left") for k in range(3)]
     window = axes.get_window_extent(renderer)
     for trial in reversed(members):
         colour = styles[trial.method][0]
         best: tuple[int, Any, Bbox] | None = None
-        for dx, dy, side in places:
+        for dx, dy, side in offsets:
             text = axes.annotate(
                 _name(trial),
-                (place(trial.size), _y(trial)),
+                (size_axis(trial.size), _y(trial)),
                 xytext=(dx, dy),
                 textcoords="offset points",
                 ha=side,

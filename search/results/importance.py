@@ -67,11 +67,11 @@ def _of_method(coding: Coding, surrogate: Surrogate, method: str) -> dict[str, f
     total = float(mean(points).var())
     found = {}
     for j, column in enumerate(coding.columns[method]):
-        places = np.arange(len(column.choices)) if column.choices is not None else (np.arange(N_PLACES) + 0.5) / N_PLACES
+        codes_of_column = np.arange(len(column.choices)) if column.choices is not None else (np.arange(N_PLACES) + 0.5) / N_PLACES
         levels = []
-        for place in places:
+        for code_of_column in codes_of_column:
             moved = points[: N_POINTS // 4].copy()
-            moved[:, j] = place
+            moved[:, j] = code_of_column
             levels.append(float(mean(moved).mean()))
         found[column.key] = min(1.0, float(np.var(levels)) / total) if total > 0 else 0.0
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -43,12 +43,12 @@ def front_figure(
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
     pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.metrics.get("val/top1", math.nan))]
-    place = SizeAxis.of((*members, *behind, *pruned), reference_point)
+    size_axis = SizeAxis.of((*members, *behind, *pruned), reference_point)
     traces: list[Figure] = []
     if members:
-        xs, ys = [place(t.size) for t in members], [_percent(t) for t in members]
+        xs, ys = [size_axis(t.size) for t in members], [_percent(t) for t in members]
         line = {"color": INK, "width": 1.5, "shape": "hv"}
-        traces.append(_lines([*xs, place.right], [*ys, ys[-1]], "front", line=line, hoverinfo="skip", fill=None))
+        traces.append(_lines([*xs, size_axis.right], [*ys, ys[-1]], "front", line=line, hoverinfo="skip", fill=None))
     errors = {t.number: 100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members}
     ends = [_percent(t) + sign * errors[t.number] for t in members for sign in (-1, 1)]
     window = _window(ends, [_percent(t) for t in behind])
@@ -64,17 +64,20 @@ def front_figure(
         for every, style in kinds:
             some = [t for t in every if t.method == method]
             known: Figure = {"n_validation": n_validation, "links": links or {}}
-            drawn = _points(some, place, floor=floor, colour=colour, style=style, **known)
+            drawn = _points(some, size_axis, floor=floor, colour=colour, style=style, **known)
             if some and every is members and n_validation:
                 bars = [errors[t.number] for t in some]
                 drawn["error_y"] = {"type": "data", "array": bars, "color": f"{colour}55", "thickness": 1.5, "width": 4}
             traces += [{**named, "showlegend": False, **drawn}] if some else []
         traces.append({**named, "x": [None], "y": [None], "marker": {"color": colour, "symbol": symbol, "size": 10}})
-    layout = _layout(place.label, "validation accuracy, %")
+    layout = _layout(size_axis.label, "validation accuracy, %")
     layout["xaxis"] |= {
-        "tickvals": [at for at, _ in place.ticks],
-        "ticktext": [label for _, label in place.ticks],
-        "range": [place.left - 0.04 * (place.right - place.left), place.right + 0.04 * (place.right - place.left)],
+        "tickvals": [at for at, _ in size_axis.ticks],
+        "ticktext": [label for _, label in size_axis.ticks],
+        "range": [
+            size_axis.left - 0.04 * (size_axis.right - size_axis.left),
+            size_axis.right + 0.04 * (size_axis.right - size_axis.left),
+        ],
     }
     layout["yaxis"] |= {"range": window}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
@@ -82,7 +85,7 @@ def front_figure(
 
 def _points(
     trials: Sequence[Trial],
-    place: SizeAxis,
+    size_axis: SizeAxis,
     *,
     floor: float,
     colour: str,
@@ -93,7 +96,7 @@ def _points(
     """Draw trials as markers; those below the floor are drawn on it, as triangles that point down."""
     below = [_percent(t) < floor for t in trials]
     return {
-        "x": [place(t.size) for t in trials],
+        "x": [size_axis(t.size) for t in trials],
         "y": [max(_percent(t), floor) for t in trials],
         "marker": {"color": colour, **style, "symbol": ["triangle-down-open" if low else style["symbol"] for low in below]},
         "customdata": [[t.number, t.label, links.get(t.number, ""), describe_knobs(t)] for t in trials],
@@ -162,32 +165,32 @@ def hypervolume_figure(
 def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]) -> Figure:
     """Draw every method's own front."""
     complete = [t for t in trials if t.state is State.COMPLETE]
-    place, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
+    size_axis, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
     traces = [
-        _front_line(METHOD_NAMES.get(share.method, share.method), share.front, place, *looks[share.method])
+        _front_line(METHOD_NAMES.get(share.method, share.method), share.front, size_axis, *looks[share.method])
         for share in contributions(trials, reference_point)
         if share.front
     ]
-    layout = _layout(place.label, "validation accuracy, %")
-    layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
+    layout = _layout(size_axis.label, "validation accuracy, %")
+    layout["xaxis"] |= {"tickvals": [at for at, _ in size_axis.ticks], "ticktext": [label for _, label in size_axis.ticks]}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
 
 
 def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point: tuple[float, float]) -> Figure:
     """Draw named fronts in one figure, each in its own colour."""
-    place = SizeAxis.of([trial for _, members in fronts for trial in members], reference_point)
+    size_axis = SizeAxis.of([trial for _, members in fronts for trial in members], reference_point)
     looks = styles(name for name, _ in fronts)
     traces = [
-        _front_line(name, members, place, *looks[name]) | {"customdata": [[trial.number] for trial in members]}
+        _front_line(name, members, size_axis, *looks[name]) | {"customdata": [[trial.number] for trial in members]}
         for name, members in fronts
     ]
-    layout = _layout(place.label, "validation accuracy, %")
-    layout["xaxis"] |= {"tickvals": [at for at, _ in place.ticks], "ticktext": [label for _, label in place.ticks]}
+    layout = _layout(size_axis.label, "validation accuracy, %")
+    layout["xaxis"] |= {"tickvals": [at for at, _ in size_axis.ticks], "ticktext": [label for _, label in size_axis.ticks]}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
 
 
-def _front_line(name: str, members: Sequence[Trial], place: SizeAxis, colour: str, marker: str) -> Figure:
-    xs, ys = [place(t.size) for t in members], [_percent(t) for t in members]
+def _front_line(name: str, members: Sequence[Trial], size_axis: SizeAxis, colour: str, marker: str) -> Figure:
+    xs, ys = [size_axis(t.size) for t in members], [_percent(t) for t in members]
     trace = _lines(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
     trace |= {"mode": "lines+markers", "marker": {"color": colour, "symbol": _SYMBOLS[marker], "size": 9}}
     return trace | {"text": [hover(t) for t in members], "hovertemplate": "%{text}<extra></extra>"}

@@ -117,8 +117,8 @@ class Auto:
         """Register a configuration of the space; return its ticket."""
         point = self._choice.point(config)
         self._choice.take(config)
-        place = math.nan if self._cost is not None else self._front.axis(point.size)
-        ticket = self._known.add(point.method, point.code, place, point.features)
+        position = math.nan if self._cost is not None else self._front.axis(point.size)
+        ticket = self._known.add(point.method, point.code, position, point.features)
         if drawn:
             self._sampled.add(ticket)
             self._n_sampled[point.method] += 1
@@ -182,7 +182,7 @@ class Auto:
             predicts = self._cost.learn(self._known.features(placed), self._known.axis_positions(placed))
         else:
             predicts = True
-        below = self._below(self._places(observed), ends) if predicts else -ends
+        below = self._below(self._positions(observed), ends) if predicts else -ends
         surrogate = self._surrogate(observed, ends, variances, below) if predicts else None
         parents = observed[np.argsort(below, kind="stable")[:N_PARENTS]]
         near = [(self._known.methods[ticket], self._known.codes[ticket]) for ticket in parents]
@@ -216,20 +216,20 @@ class Auto:
             return self._gain(surrogate, features, self._front.axis.positions(sizes)[None, :], np.ones(1))
         return self._gain(surrogate, features, *self._cost.nodes(features))
 
-    def _gain(self, surrogate: Surrogate, features: Array, places: Array, weights: Array) -> Array:
+    def _gain(self, surrogate: Surrogate, features: Array, positions: Array, weights: Array) -> Array:
         """Return the same for sizes at (m, n) positions of (m,) weights; if nothing can be improved, prefer likely good points."""
         mean, std = surrogate.predict(features)
-        gain = weights @ np.stack([expected_gain(self._front, mean, std, row) for row in places])
+        gain = weights @ np.stack([expected_gain(self._front, mean, std, row) for row in positions])
         promise: Array = (gain + 1e-12 * (mean + std)) * self._within_limits(features)
         return promise
 
-    def _places(self, tickets: Tickets) -> Array:
+    def _positions(self, tickets: Tickets) -> Array:
         """Return the positions (n,) of trials' sizes: known, measured, or else predicted."""
-        places = self._known.axis_positions(tickets)
-        if self._cost is not None and (unknown := np.isnan(places)).any():
+        positions = self._known.axis_positions(tickets)
+        if self._cost is not None and (unknown := np.isnan(positions)).any():
             shares, weights = self._cost.nodes(self._known.features(tickets[unknown]))
-            places[unknown] = np.exp(weights @ np.log(shares))
-        return places
+            positions[unknown] = np.exp(weights @ np.log(shares))
+        return positions
 
     def _within_limits(self, features: Array) -> Array:
         """Return the probability (n,) that points keep the measured limits, from nearby trials that did or did not."""
@@ -250,7 +250,7 @@ class Auto:
             nearness = np.full(len(self._known), np.inf)
             nearness[observed] = below
             stopped = stopped[np.argsort(nearness[stopped], kind="stable")[:N_STOPPED]]
-        gain = self._gain(surrogate, self._known.features(stopped), self._places(stopped)[None, :], np.ones(1))
+        gain = self._gain(surrogate, self._known.features(stopped), self._positions(stopped)[None, :], np.ones(1))
         gain /= np.maximum(1, self._n_epochs - self._known.n_epochs(stopped))
         return int(stopped[gain.argmax()]), float(gain.max())
 
@@ -259,10 +259,10 @@ class Auto:
         n = self._n_sampled
         return sorted((m for m in n if n[m] < N_FAIR), key=lambda m: n[m]) if self._fair else []
 
-    def _below(self, places: Array, ends: Array) -> Array:
+    def _below(self, positions: Array, ends: Array) -> Array:
         """Return how far (n,) the predicted ends are below the front, in goodness."""
         edges, levels = self._front.strips()
-        strip = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(levels) - 1)
+        strip = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, len(levels) - 1)
         found: Array = np.array([goodness(top1) for top1 in levels])[strip] - ends
         return found
 

@@ -45,8 +45,8 @@ class Column:
         choices = self.choices or []
         if not self.ordered:
             return np.eye(len(choices)) / math.sqrt(2.0) if len(choices) > 1 else np.zeros((1, 0))  # distance 1 between two names
-        places = np.argsort(np.argsort(np.asarray(choices, dtype=np.float64)))
-        return (places / (len(choices) - 1))[:, None]
+        ranks = np.argsort(np.argsort(np.asarray(choices, dtype=np.float64)))
+        return (ranks / (len(choices) - 1))[:, None]
 
     def draw(self, n: int, random: np.random.Generator) -> Array:
         """Draw `n` codes, uniform over the choices or the range."""
@@ -62,11 +62,11 @@ class Column:
             return self.choices[int(code)]
         values = cast(FloatDistribution | IntDistribution, self.values)
         low, high = float(values.low), float(values.high)
-        place = math.exp(math.log(low) + code * (math.log(high) - math.log(low))) if values.log else low + code * (high - low)
+        number = math.exp(math.log(low) + code * (math.log(high) - math.log(low))) if values.log else low + code * (high - low)
         if values.step is not None and not values.log:
-            place = low + round((place - low) / values.step) * values.step
-        place = min(max(place, low), high)
-        return round(place) if isinstance(values, IntDistribution) else place
+            number = low + round((number - low) / values.step) * values.step
+        number = min(max(number, low), high)
+        return round(number) if isinstance(values, IntDistribution) else number
 
     def code(self, value: Value) -> float:
         """Return the code of a value.
@@ -94,11 +94,11 @@ class Coding:
         self.columns = {method: [Column(knob) for knob in space.knobs(method)] for method in self.methods}
         shared = {knob.key for knob in space.shared}
         names = ["size", *(f"shared {knob.suffix}" for knob in self.columns[self.methods[0]] if knob.key in shared), "method"]
-        self._places: dict[tuple[str, str], slice] = {}  # (method, key) -> columns of the features
+        self._columns: dict[tuple[str, str], slice] = {}  # (method, key) -> columns of the features
         groups, is_shared = [0], [True]
         for key, column in ((c.key, c) for c in self.columns[self.methods[0]] if c.key in shared):
-            place = slice(len(groups), len(groups) + column.width)
-            self._places |= {(method, key): place for method in self.methods}
+            columns = slice(len(groups), len(groups) + column.width)
+            self._columns |= {(method, key): columns for method in self.methods}
             groups += [names.index(f"shared {column.suffix}")] * column.width
             is_shared += [True] * column.width
         self._method_at = len(groups)
@@ -110,7 +110,7 @@ class Coding:
                     continue
                 if column.suffix not in names:
                     names.append(column.suffix)
-                self._places[method, column.key] = slice(len(groups), len(groups) + column.width)
+                self._columns[method, column.key] = slice(len(groups), len(groups) + column.width)
                 groups += [names.index(column.suffix)] * column.width
                 is_shared += [False] * column.width
         self.sized = {m: [j for j, knob in enumerate(space.knobs(m)) if knob.sizes] for m in self.methods}
@@ -156,5 +156,5 @@ class Coding:
         found[:, 0] = sizes
         found[:, self._method_at + self.methods.index(method)] = 1.0 / math.sqrt(2.0)
         for j, column in enumerate(self.columns[method]):
-            found[:, self._places[method, column.key]] = column.features(codes[:, j])
+            found[:, self._columns[method, column.key]] = column.features(codes[:, j])
         return found

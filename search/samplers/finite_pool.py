@@ -34,10 +34,10 @@ class FinitePool:
 
         The distance is measured in knobs: two values of a named choice have distance 1, as have the ends of a scale or range.
         """
-        place = self._distance_code(config)
+        target = self._distance_code(config)
         for method in sorted(self._features, key=lambda m: m != config["method"]):
             rows = self._of[method]
-            distance = ((self._features[method] - place) ** 2).sum(1)
+            distance = ((self._features[method] - target) ** 2).sum(1)
             for i in np.argsort(distance, kind="stable"):
                 if key_of(rows[i]) in self._left:
                     return dict(rows[i])
@@ -45,5 +45,5 @@ class FinitePool:
 
     def _distance_code(self, config: Config) -> Array:
         code = self._coding.code(config)[None, :]
-        place: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
-        return place
+        target: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
+        return target

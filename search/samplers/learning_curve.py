@@ -69,14 +69,14 @@ def lines(curves: Array) -> Array:
     return np.stack([slope, end.mean() - slope * middle, (left + prior) / (n + WEIGHT)], axis=1)
 
 
-def expected_gain(front: Front, mean: Array, std: Array, places: Array) -> Array:
+def expected_gain(front: Front, mean: Array, std: Array, positions: Array) -> Array:
     """Compute the expected hypervolume improvement of points of known size.
 
     Args:
         front: Current front.
         mean: Mean (n,) of -log(error), normally distributed.
         std: Standard deviation (n,) of the same.
-        places: Positions (n,) of the sizes (`pareto.Axis`).
+        positions: Positions (n,) of the sizes (`pareto.Axis`).
 
     Returns:
         (n,) in accuracy x decades: the mean over Gauss-Hermite nodes of the area between the accuracy and the front, to the right.
@@ -85,9 +85,9 @@ def expected_gain(front: Front, mean: Array, std: Array, places: Array) -> Array
     top1 = 1.0 + LEAST_ERROR - np.exp(-(mean[:, None] + std[:, None] * NODES[None, :]))  # (n, nodes)
     widths = np.diff(edges)
     before = np.concatenate(([0.0], np.cumsum(widths))), np.concatenate(([0.0], np.cumsum(widths * levels)))
-    first = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(levels) - 1)  # the strip that contains the point
+    first = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, len(levels) - 1)  # the strip that contains the point
     last = np.maximum(np.searchsorted(levels, top1.ravel(), side="left").reshape(top1.shape), first[:, None])  # levels rise
-    cut = np.where(last > first[:, None], (places - edges[first])[:, None] * (top1 - levels[first][:, None]), 0.0)
+    cut = np.where(last > first[:, None], (positions - edges[first])[:, None] * (top1 - levels[first][:, None]), 0.0)
     area = top1 * (before[0][last] - before[0][first][:, None]) - (before[1][last] - before[1][first][:, None]) - cut
     gain: Array = np.maximum(area, 0.0) @ NODE_WEIGHTS
     return gain

@@ -33,8 +33,8 @@ class Observations:
     def __len__(self) -> int:
         return len(self.methods)
 
-    def add(self, method: str, code: Array, place: float, features: Array) -> int:
-        """Add a configuration whose size has position `place` (`pareto.Axis`), NaN if it is unknown; return its ticket."""
+    def add(self, method: str, code: Array, position: float, features: Array) -> int:
+        """Add a configuration whose size has position `position` (`pareto.Axis`), NaN if it is unknown; return its ticket."""
         ticket = len(self.methods)
         if ticket == len(self._rows):
             self._features = np.concatenate([self._features, np.empty_like(self._features)])
@@ -43,7 +43,7 @@ class Observations:
         self.codes.append(code)
         self._curves.append([])
         self._features[ticket] = features
-        self._rows[ticket]["place"] = place
+        self._rows[ticket]["position"] = position
         self._rows[ticket]["running"] = True
         return ticket
 
@@ -55,9 +55,9 @@ class Observations:
         curve.append(goodness(top1))
         self._rows[ticket]["last"], self._rows[ticket]["n_epochs"] = curve[-1], len(curve)
 
-    def set_axis_position(self, ticket: int, place: float) -> None:
+    def set_axis_position(self, ticket: int, position: float) -> None:
         """Record a measured size, which may replace an earlier one."""
-        self._rows[ticket]["place"] = place
+        self._rows[ticket]["position"] = position
 
     def complete(self, ticket: int, top1: float) -> None:
         """Record that the trial was trained to the end."""
@@ -109,7 +109,7 @@ class Observations:
 
     def positioned(self) -> Tickets:
         """Return the tickets with a known size, in any state."""
-        return np.flatnonzero(~np.isnan(self._rows["place"][: len(self)]))
+        return np.flatnonzero(~np.isnan(self._rows["position"][: len(self)]))
 
     def features(self, tickets: Tickets) -> Array:
         """Return the features (n, F)."""
@@ -117,7 +117,7 @@ class Observations:
 
     def axis_positions(self, tickets: Tickets) -> Array:
         """Return the positions (n,) of the sizes; NaN if unknown."""
-        return self._rows["place"][tickets]
+        return self._rows["position"][tickets]
 
     def n_epochs(self, tickets: Tickets) -> NDArray[np.int64]:
         """Return the number (n,) of reported epochs."""
@@ -131,6 +131,6 @@ class Observations:
 
 
 _ROW = np.dtype(
-    [("place", float), ("last", float), ("n_epochs", np.int64)]
+    [("position", float), ("last", float), ("n_epochs", np.int64)]
     + [(flag, bool) for flag in ("running", "complete", "stopped", "over", "gone")]
 )

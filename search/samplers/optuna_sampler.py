@@ -113,7 +113,7 @@ class Grid:
     """
 
     def __init__(self, space: JointSpace) -> None:
-        self._values = {m: {k.key: _places(k.distribution) for k in space.knobs(m)} for m in space.methods}
+        self._values = {m: {k.key: _points(k.distribution) for k in space.knobs(m)} for m in space.methods}
         self.n_drawn = 0
 
     def next(self) -> Config:
@@ -121,16 +121,16 @@ class Grid:
         methods = list(self._values)
         method, turn = methods[self.n_drawn % len(methods)], self.n_drawn // len(methods)
         values = self._values[method]
-        n = math.prod(len(places) for places in values.values())
+        n = math.prod(len(points) for points in values.values())
         stride = next(s for s in range(max(1, round(n * 0.618)), 2 * n + 2) if math.gcd(s, n) == 1)  # the golden ratio spreads best
         number, config = turn * stride % n, Config(method=method)
-        for key, places in values.items():
-            number, place = divmod(number, len(places))
-            config[key] = places[place]
+        for key, points in values.items():
+            number, index = divmod(number, len(points))
+            config[key] = points[index]
         return config
 
 
-def _places(values: BaseDistribution) -> list[Value]:
+def _points(values: BaseDistribution) -> list[Value]:
     if isinstance(values, CategoricalDistribution):
         return list(values.choices)
     if isinstance(values, IntDistribution | FloatDistribution):
@@ -141,6 +141,6 @@ def _places(values: BaseDistribution) -> list[Value]:
             found = [math.exp(math.log(values.low) + p * (math.log(values.high) - math.log(values.low))) for p in parts]
         else:
             found = [values.low + p * (values.high - values.low) for p in parts]
-        found = [min(max(place, values.low), values.high) for place in found]
+        found = [min(max(index, values.low), values.high) for index in found]
         return list(dict.fromkeys(map(round, found))) if isinstance(values, IntDistribution) else list(found)
     raise TypeError(f"{values!r} is not one of Optuna's three distributions")

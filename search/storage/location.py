@@ -107,10 +107,10 @@ def attach_study(where: str, storage: Path) -> Path:
         there = address.parse_address(where)
     except ValueError as error:
         raise LedgerError(str(error)) from None
-    place = LedgerLocation(storage / there.study, there)
-    if place.find() is None:
+    attached = LedgerLocation(storage / there.study, there)
+    if attached.find() is None:
         raise LedgerError(f"{there} does not exist; list the existing studies: paretune ls {there.server}")
-    return place.folder
+    return attached.folder
 
 
 def list_locations(storage: Path, server: str | None = None) -> list[LedgerLocation]:

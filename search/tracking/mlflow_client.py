@@ -239,12 +239,12 @@ class RunStore:
             with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"), timeout=10)) as database:
                 database.executescript("PRAGMA analysis_limit = 1000; ANALYZE;")
 
-    def attach(self, run: RunIndex, path: Path, place: str | None = None) -> None:
-        """Attach a file, or the content of a folder, to the artifacts of a run; `place` names a target folder there."""
+    def attach(self, run: RunIndex, path: Path, target_folder: str | None = None) -> None:
+        """Attach a file, or the content of a folder, to the artifacts of a run; `target_folder` names a target folder there."""
         if path.is_dir():
-            self._client.log_artifacts(run.id, str(path), place)
+            self._client.log_artifacts(run.id, str(path), target_folder)
         else:
-            self._client.log_artifact(run.id, str(path), place)
+            self._client.log_artifact(run.id, str(path), target_folder)
 
     def artifacts(self, run: FullRun) -> set[str]:
         """Return the names of a run's artifacts: files, and folders without their content."""

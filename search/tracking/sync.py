@@ -176,8 +176,8 @@ class _View:
             events = ledger.events(after=self._last_event)
             if self._parent is not None and not events and not final:
                 return
-            place = events[-1].number if events else self._last_event
-            reports = [r for r in ledger.reports(after=self._last_event) if r.event <= place]
+            last_event = events[-1].number if events else self._last_event
+            reports = [r for r in ledger.reports(after=self._last_event) if r.event <= last_event]
             trials = ledger.trials()  # at least as new as the events; later changes follow with the next sync
             owner = ledger.owner()
             self._study = ledger.study()  # the budget may have been extended
@@ -214,14 +214,14 @@ class _View:
         self._store.send(
             parent, run_content.study_content(self._study, trials, state, self._progress.advance(events, reports, trials), text)
         )
-        self._last_event = place
+        self._last_event = last_event
         drawn_at, drawn_members = self._drawn
         if final:
             self._attach_everything(parent)
         elif members != drawn_members and now - drawn_at >= artifact_period:
             write_views(load(self._ledger_path.parent))
             self._attach(parent, *PICTURES, "front.parquet", "trials.parquet")
-            self._store.log(parent, tags={"paretune.drawn_at_event": str(place)})
+            self._store.log(parent, tags={"paretune.drawn_at_event": str(last_event)})
             self._drawn = (now, members)
 
     def _show_measured(self, run: RunIndex, event: Event) -> None:
@@ -248,17 +248,17 @@ class _View:
         """Attach all artifacts, once per state of the ledger; slow plots are made only when the driver has ended."""
         import yaml
 
-        folder, place = self._ledger_path.parent, sync_fully(self._last_event)
+        folder, last_event = self._ledger_path.parent, sync_fully(self._last_event)
         for number, rank in self._ranks.items():
             if rank == 1 and (adapter := folder / "adapters" / f"{number:04d}").is_dir():
                 self._attach_adapter(self._children[number], adapter)
-        if parent.tags.get("paretune.drawn_at_event") == place:
+        if parent.tags.get("paretune.drawn_at_event") == last_event:
             return
         write_page(load(folder), links=self._links(), server=self._server)
         self._attach(parent, *_FILES)
         self._store.attach_text(parent, yaml.safe_dump(dict(self._study.file), sort_keys=False), "study.yaml")
         self._store.attach_text(parent, json.dumps(environment(), indent=2) + "\n", "environment.json")
-        self._store.log(parent, tags={"paretune.drawn_at_event": place})
+        self._store.log(parent, tags={"paretune.drawn_at_event": last_event})
         if len(self._children) >= N_MANY:
             self._store.analyse()
 
@@ -282,9 +282,9 @@ class _View:
             self._store.attach(self._parent, self._ledger_path.parent / "final.parquet")
 
 
-def sync_fully(place: int) -> str:
+def sync_fully(last_event: int) -> str:
     """Return the tag `paretune.drawn_at_event` of complete artifacts, made from the ledger up to an event."""
-    return f"{place} in full"
+    return f"{last_event} in full"
 
 
 def environment() -> dict[str, Any]:

@@ -84,9 +84,9 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     return lines
 
 
-def _of_artifacts(store: RunStore, parent: FullRun, place: int) -> Iterator[str]:
-    if (drawn := parent.tags.get("paretune.drawn_at_event")) != sync_fully(place):
-        yield f"its artifacts are those of event {drawn}, the ledger is at {sync_fully(place)}"
+def _of_artifacts(store: RunStore, parent: FullRun, last_event: int) -> Iterator[str]:
+    if (drawn := parent.tags.get("paretune.drawn_at_event")) != sync_fully(last_event):
+        yield f"its artifacts are those of event {drawn}, the ledger is at {sync_fully(last_event)}"
     for name in sorted(ARTIFACTS - store.artifacts(parent)):
         yield f"artifact {name} is missing"
 

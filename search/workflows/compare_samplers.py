@@ -33,8 +33,8 @@ class HypervolumeCurve:
         """Return the share of the gain from head-only to the best hypervolume after these epochs: a step function from 0."""
         heights = np.asarray([self.hypervolume[0], *self.hypervolume])
         gone: np.ndarray = (heights - heights[0]) / (best - heights[0])
-        place = np.searchsorted(np.asarray(self.epochs), epochs, side="right")
-        return np.take(gone, place)
+        index = np.searchsorted(np.asarray(self.epochs), epochs, side="right")
+        return np.take(gone, index)
 
     def until(self, share: float, best: float) -> float:
         """Return the epochs until that share was reached; infinity if it never was."""

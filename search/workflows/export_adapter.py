@@ -61,14 +61,14 @@ def keep_adapters(study: SavedStudy) -> list[Path]:
     """
     written = []
     for member in study.members:
-        place = study.folder / "adapters" / f"{member.number:04d}"
-        if place.exists() or member.adapter_params + member.head_params > LARGEST:
+        target = study.folder / "adapters" / f"{member.number:04d}"
+        if target.exists() or member.adapter_params + member.head_params > LARGEST:
             continue
         with suppress(RequestError):
-            export_adapter(study, member.number, place)
-            written.append(place)
+            export_adapter(study, member.number, target)
+            written.append(target)
     if (shared := study.checkpoints) != study.folder:
-        for place in written:
-            for file in place.iterdir():
-                checkpoints.write_file(shared / "adapters" / place.name, file.name, file.read_bytes())
+        for target in written:
+            for file in target.iterdir():
+                checkpoints.write_file(shared / "adapters" / target.name, file.name, file.read_bytes())
     return written

@@ -149,8 +149,8 @@ def finalized(study: SavedStudy) -> list[Member]:
     Raises:
         LedgerError: If nothing has been finalized.
     """
-    place = location.location_below(study.folder, "final")
-    ledger = SqlLedger.open(place.find() or place.path)
+    sibling = location.location_below(study.folder, "final")
+    ledger = SqlLedger.open(sibling.find() or sibling.path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
     finally:
@@ -218,10 +218,10 @@ def row(member: Member) -> dict[str, Any]:
 
 
 def _ledger(study: SavedStudy) -> SqlLedger:
-    place = location.location_below(study.folder, "final")
-    if (path := place.find()) is None:
+    sibling = location.location_below(study.folder, "final")
+    if (path := sibling.find()) is None:
         facts, file = {"of": study.row.uid}, dict(study.row.file)
-        return SqlLedger.create(place.path, address=place.address, name=f"{study.name}-final", file=file, facts=facts)
+        return SqlLedger.create(sibling.path, address=sibling.address, name=f"{study.name}-final", file=file, facts=facts)
     ledger = SqlLedger.open(path)
     ledger.claim()
     if ledger.study().finalizes != study.row.uid:

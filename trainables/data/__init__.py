@@ -223,9 +223,9 @@ def _from_files(
         if name in found:
             fresh = np.array([digest not in taken for digest in own], bool)
             if not fresh.all():
-                places = [image.path for i, image in enumerate(listing.splits[name]) if i not in found[name].broken]
-                twice = [place for place, new in zip(places, fresh, strict=True) if not new]
-                problems += [f"{name}: {place} has the same bytes as an image of a later split" for place in twice]
+                image_paths = [image.path for i, image in enumerate(listing.splits[name]) if i not in found[name].broken]
+                twice = [image_path for image_path, new in zip(image_paths, fresh, strict=True) if not new]
+                problems += [f"{name}: {image_path} has the same bytes as an image of a later split" for image_path in twice]
             images, labels = found[name].images, found[name].labels
             if not fresh.all():
                 images, labels = images[fresh], labels[fresh]

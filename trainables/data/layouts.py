@@ -159,9 +159,9 @@ def _vtab(root: Path, data: Mapping[str, Any]) -> Draft:
             raise ValueError(f"data.path: {root} has no {file}; the layout vtab is train800.txt, val200.txt, test.txt and images")
         images = draft.splits.setdefault(split, [])
         for number, line in enumerate((root / file).read_text().splitlines(), start=1):
-            place, _, label = line.strip().rpartition(" ")
+            image_path, _, label = line.strip().rpartition(" ")
             if line.strip():
-                _add(draft, images, f"{file}:{number}", place, label)
+                _add(draft, images, f"{file}:{number}", image_path, label)
     seen = [int(label) for images in draft.splits.values() for _, label, _ in images]
     count = data.get("n_classes") or 1 + max(seen, default=0)
     draft.classes = [str(number) for number in range(count)]
@@ -181,24 +181,24 @@ def _fgvc(root: Path, data: Mapping[str, Any]) -> Draft:
         if not isinstance(labels, dict):
             raise ValueError(f'data.path: {root / file} is not a mapping {{"image": label}}')
         images = draft.splits.setdefault(split, [])
-        for place, label in labels.items():
-            here = place if (root / place).is_file() else str(folder / place)
-            _add(draft, images, f"{file}: {place}", here, str(label))
+        for image_path, label in labels.items():
+            here = image_path if (root / image_path).is_file() else str(folder / image_path)
+            _add(draft, images, f"{file}: {image_path}", here, str(label))
     if "train" not in draft.splits:
         raise ValueError(f"data.path: {root} has no train.json; the layout fgvc is train.json, val.json, test.json and images")
     draft.classes = sorted({label for _, label, _ in draft.splits["train"]}, key=int)
     return draft
 
 
-def _add(draft: Draft, images: list[_Labelled], where: str, place: str, label: str) -> None:
+def _add(draft: Draft, images: list[_Labelled], where: str, image_path: str, label: str) -> None:
     """Add one line of a list, if its label is a whole number and its image exists."""
     if not label.isdecimal():
         draft.problems.append(f"{where}: the label {label!r} is not a whole number")
         return
     try:
-        images.append((place, str(int(label)), _stamp(draft.root / place)))
+        images.append((image_path, str(int(label)), _stamp(draft.root / image_path)))
     except OSError:
-        draft.problems.append(f"{where}: image {place} does not exist")
+        draft.problems.append(f"{where}: image {image_path} does not exist")
 
 
 def _parquet(root: Path, data: Mapping[str, Any]) -> Draft:
@@ -220,13 +220,13 @@ def _parquet(root: Path, data: Mapping[str, Any]) -> Draft:
         images = draft.splits.setdefault(split, [])
         for path in paths:
             labels, names = _labels(path, image, label, names)
-            place, stamp = path.relative_to(draft.root), _stamp(path)
+            image_path, stamp = path.relative_to(draft.root), _stamp(path)
             for row, value in enumerate(labels):
                 known = value is not None and (names is None or value in names)
                 if known:
-                    images.append((f"{place}#{row}", str(value), stamp))
+                    images.append((f"{image_path}#{row}", str(value), stamp))
                 else:
-                    draft.problems.append(f"{place}#{row}: the label {value!r} is unknown")
+                    draft.problems.append(f"{image_path}#{row}: the label {value!r} is unknown")
     draft.classes = names
     return draft
 
@@ -327,11 +327,11 @@ def _numbered(draft: Draft, least: int) -> Listing:
     splits: dict[str, tuple[Image, ...]] = {}
     for split in (name for name in SPLITS if name in draft.splits):
         kept = []
-        for place, label, stamp in draft.splits[split]:
+        for image_path, label, stamp in draft.splits[split]:
             if label in number:
-                kept.append(Image(place, number[label], stamp))
+                kept.append(Image(image_path, number[label], stamp))
             elif label not in few:
-                problems.append(f"{place}: the {split} image's label {label!r} is not among the classes")
+                problems.append(f"{image_path}: the {split} image's label {label!r} is not among the classes")
         splits[split] = tuple(kept)
         if not kept:
             raise ValueError(f"data.path: {draft.root} has no usable {split} image; " + in_short(problems))

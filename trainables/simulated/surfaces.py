@@ -83,15 +83,15 @@ class Surface:
         in many layers is slower than a large one in few. Merged, it costs as much as the backbone.
         """
         method, (size, _) = str(config["method"]), self.count(config)
-        places = 0.0 if method == "head_only" else _blocks(config) * self._n_matrices(config)
+        n_adapted = 0.0 if method == "head_only" else _blocks(config) * self._n_matrices(config)
         gflops = 1.0 + 2e-5 * size
-        latency = gflops + (0.05 + 0.4 * self._drawn(f"{method}/overhead")) * places
+        latency = gflops + (0.05 + 0.4 * self._drawn(f"{method}/overhead")) * n_adapted
         return {
             "cost/gflops": gflops,
             "cost/latency_ms": latency,
             "cost/latency_merged_ms": 1.0,
             "cost/step_seconds": 0.01 * latency,
-            "cost/peak_memory_bytes": 1e8 + 16.0 * size + 1e7 * places,
+            "cost/peak_memory_bytes": 1e8 + 16.0 * size + 1e7 * n_adapted,
         }
 
     def gflops(self, config: Mapping[str, Any]) -> float:
