@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "example.ipynb"
@@ -22,6 +23,7 @@ def kinds(notebook: nbformat.NotebookNode) -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_example_notebook_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
     shown = nbformat.read(NOTEBOOK, as_version=4)
     made = nbformat.from_dict(shown)

@@ -43,6 +43,7 @@ def test_every_command_of_the_readme_works_in_its_order(digits: Path) -> None:
         assert done.stdout
 
 
+@pytest.mark.slow
 def test_the_adapters_work_as_the_readme_says_without_anything_else() -> None:
     program = next(block for block in PYTHON if "adapt(" in block)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ)

@@ -19,7 +19,7 @@ from search.tracking.server import free_port
 from ..browser import Browser, needs_chromium
 from ..scripted_study import HISTORY, ScriptedStudy
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 
 @contextlib.contextmanager

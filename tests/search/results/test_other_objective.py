@@ -22,6 +22,8 @@ from search.tracking.verify import differences
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+pytestmark = pytest.mark.slow
+
 COSTS = {"cost/gflops": 1.4, "trainable_params": 20_000.0, "cost/latency_ms": 11.5}
 
 

@@ -12,7 +12,7 @@ from ..browser import Browser, needs_chromium
 from ..mlflow_server import server_in
 from ..scripted_study import HISTORY, ScriptedStudy, recorded
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

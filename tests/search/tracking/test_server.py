@@ -17,6 +17,7 @@ from search.tracking.sync import RecordingError
 from ..scripted_study import ScriptedStudy, recorded
 
 
+@pytest.mark.slow
 def test_the_pages_open_at_the_study_and_end_cleanly_when_interrupted(scripted: ScriptedStudy) -> None:
     scripted.finish(0)
     scripted.record().sync()

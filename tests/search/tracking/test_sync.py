@@ -24,6 +24,8 @@ from search.tracking.sync import is_behind
 
 from ..scripted_study import HISTORY, N_EPOCHS, ScriptedStudy, assert_equal_to_the_ledger, recorded
 
+pytestmark = pytest.mark.slow
+
 # -- the laws ----------------------------------------------------------------------------------------------------------
 
 

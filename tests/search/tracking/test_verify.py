@@ -12,6 +12,8 @@ from search.tracking.verify import differences
 
 from ..scripted_study import HISTORY, ScriptedStudy, recorded
 
+pytestmark = pytest.mark.slow
+
 
 def compared(scripted: ScriptedStudy) -> list[str]:
     return differences(scripted.path, tracking_uri(scripted.storage))

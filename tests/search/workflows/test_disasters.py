@@ -26,6 +26,7 @@ from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 # -- the last write cut at every byte ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_write_that_is_cut_at_any_byte_is_whole_or_absent_and_all_before_it_stands(tmp_path: Path) -> None:
     """As after a power cut: the ledger's file and the first bytes of its write-ahead log are all that is left."""
     whole = tmp_path / "s" / "ledger.db"

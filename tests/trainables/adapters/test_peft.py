@@ -299,6 +299,7 @@ def test_bad_input_is_refused_with_the_law_and_the_value_and_leaves_the_model_un
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_a_worker_trains_and_resumes_every_tuner_in_turn_and_leaves_nothing_behind(tmp_path: Path) -> None:
     worker = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"n_threads": 1})

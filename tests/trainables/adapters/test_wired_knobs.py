@@ -19,6 +19,8 @@ import trainables.backbones  # noqa: F401 - registers vit_glyphs
 from spaces import Config, Knob
 from trainables.adapters import adapt, method_of, regulariser, trainable_parameters
 
+pytestmark = pytest.mark.slow
+
 KNOBS = [knob for space in spaces.SPACES.values() for knob in space.knobs]
 N_EPOCHS = 6  # of one step
 # Where a knob needs another one to be felt. While all heads still lessen the loss, their scores have one sign and both criteria

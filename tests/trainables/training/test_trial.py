@@ -18,6 +18,8 @@ from trainables.backbones import fingerprint
 from trainables.protocol import STOP_FLAG, Stopped
 from trainables.training.trial import AdapterWorker
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = {"name": "test_vit", "weights": "random", "img_size": 32}
 SHARED = {"optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.batch_size": 64, "recipe.drop_path": 0.2}
 CONFIGS: list[dict[str, Any]] = [
