@@ -378,8 +378,8 @@ CASES = [
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"backbone", "case"} <= set(metafunc.fixturenames):
-        backbones = [TOKEN] if metafunc.function.__name__ in METHOD_ALONE else [TOKEN, AVERAGE]
-        metafunc.parametrize("backbone", backbones, ids=lambda backbone: backbone.name)
+        more = [] if metafunc.function.__name__ in METHOD_ALONE else [pytest.param(AVERAGE, marks=pytest.mark.slow)]
+        metafunc.parametrize("backbone", [TOKEN, *more], ids=lambda backbone: backbone.name)
         metafunc.parametrize("case", CASES, ids=str)
 
 
