@@ -76,7 +76,7 @@ def test_the_command_prints_medians_and_draws(tmp_path: Path) -> None:
     ("options", "law"),
     [
         (["--against", "luck"], "--against luck: no such sampler; choose one of auto, tpe"),
-        (["--against", "auto"], "--against auto: the study's own sampler"),
+        (["--against", "auto"], "--against auto: this is the study's own sampler"),
         (["--against", "random", "--picture", "nowhere/a.png"], "--picture nowhere/a.png: name a .png or .svg file"),
         (["--picture", "a.png"], "--picture draws a comparison; name a sampler with --against"),
     ],

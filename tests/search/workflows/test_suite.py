@@ -86,7 +86,7 @@ def test_overrides_reach_every_task_and_leave_the_others_sections_alone(small: s
     [
         ("suite: small", "suit: small", "suit: Extra inputs are not permitted"),
         ("{n_trials: 6, epochs: 3}", "{n_trials: 6}", "small: c: budget.epochs: is missing"),
-        ("    c: {noise: 0.02}", "    a: {noise: 0.02}", "tasks: a is there twice"),
+        ("    c: {noise: 0.02}", "    a: {noise: 0.02}", "tasks: a occurs twice"),
         ("methods: [lora, arc]", "methods: [lora, ark]", "did you mean arc"),
     ],
 )
