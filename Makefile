@@ -11,7 +11,7 @@ search: $(VENV)/.installed
 	$(BIN)/paretune run
 
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder  # more than cores: many tests wait
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: lint
 	$(BIN)/python -m pytest --quick -n 2 --dist loadfile --no-loadscope-reorder
