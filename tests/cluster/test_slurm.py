@@ -51,7 +51,7 @@ def test_a_job_searches_on_all_its_nodes_is_requeued_when_its_time_is_over_and_g
     words = " ".join(printed.read_text().split())
     assert cluster.state(job) in ("COMPLETING", "COMPLETED"), words
     assert "as here, sees" in words  # the doctor
-    assert "known already" in words  # to the second attempt
+    assert "already known" in words  # to the second attempt
     assert "Hypervolume" in words
     assert_every_epoch_once(load(storage / "slurm"), N_TRIALS, EPOCHS)
     assert not list(tmp_path.glob(".paretune-token*"))
