@@ -22,7 +22,7 @@ worker has the same history on every back end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -155,3 +155,29 @@ class BackEnd(Protocol):
         Raises:
             RequestError: If the models cannot be trained at all.
         """
+
+
+class LocalBackEnd:
+    """The part of a back end that needs no other process: nothing to import, connect, check or reserve."""
+
+    recorder_delay = 0.0
+
+    def prepare(self) -> None:
+        """Import nothing."""
+
+    def connect(self, file: StudyFile) -> AbstractContextManager[None]:
+        """Connect to nothing."""
+        return nullcontext()
+
+    def check(self, file: StudyFile) -> None:
+        """Accept this machine."""
+
+    def reserves_memory(self, file: StudyFile) -> bool:
+        """Return False: a trial has the machine to itself."""
+        return False
+
+    def measure(
+        self, file: StudyFile, computed_bytes: int | None, configs: Callable[[], Sequence[Config]], say: Callable[[str], None]
+    ) -> TrialMemory:
+        """Reserve nothing."""
+        return TrialMemory()

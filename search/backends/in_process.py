@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from cluster.capacity import at_a_time
-from search.backends.base import Capacity, Order, Outcome
+from search.backends.base import Capacity, LocalBackEnd, Order, Outcome
 from search.config.study_file import StudyFile
 from search.errors import OutOfReach, RequestError
-from search.storage.facts import Facts, TrialMemory
+from search.storage.facts import Facts
 from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State, Trial
-from spaces import Config
 from trainables import make
 from trainables.protocol import Stopped, Trainable, is_out_of_memory
 
 PAUSE_SECONDS = 0.25  # between two polls of a paused study
 
 
-class InProcessBackEnd:
+class InProcessBackEnd(LocalBackEnd):
     """A back end that runs one trial after the other, in this process; see `search.backends.base.BackEnd`."""
-
-    recorder_delay = 0.0
-
-    def prepare(self) -> None:
-        """Import nothing: the trainables were imported to measure sizes."""
-
-    def connect(self, file: StudyFile) -> AbstractContextManager[None]:
-        """Connect to nothing."""
-        return nullcontext()
-
-    def check(self, file: StudyFile) -> None:
-        """Accept this machine."""
-
-    def reserves_memory(self, file: StudyFile) -> bool:
-        """Return False: a trial has the machine to itself."""
-        return False
-
-    def measure(
-        self,
-        file: StudyFile,
-        computed_bytes: int | None,
-        configs: Callable[[], Sequence[Config]],
-        say: Callable[[str], None],
-    ) -> TrialMemory:
-        """Reserve nothing."""
-        return TrialMemory()
 
     def capacity(self, study: Study) -> Capacity:
         """Return one."""

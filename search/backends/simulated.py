@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from cluster.capacity import at_a_time
-from search.backends.base import Capacity, Order, Outcome
+from search.backends.base import Capacity, LocalBackEnd, Order, Outcome
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
-from search.storage.facts import Facts, TrialMemory
+from search.storage.facts import Facts
 from search.storage.in_memory import InMemoryLedger
 from search.study.checks import facts_of, refuse_hopeless
 from search.study.lost_workers import WorkerLoss
@@ -127,7 +126,7 @@ def run(
 
 
 @dataclass
-class SimulatedBackEnd:
+class SimulatedBackEnd(LocalBackEnd):
     """A back end of simulated workers on a virtual clock; see `search.backends.base.BackEnd`.
 
     Attributes:
@@ -141,31 +140,6 @@ class SimulatedBackEnd:
     clock: VirtualClock
     n_workers: int
     on_event: Callable[[], None] = lambda: None
-    recorder_delay: float = 0.0
-
-    def prepare(self) -> None:
-        """Import nothing."""
-
-    def connect(self, file: StudyFile) -> AbstractContextManager[None]:
-        """Connect to nothing."""
-        return nullcontext()
-
-    def check(self, file: StudyFile) -> None:
-        """Accept every study."""
-
-    def reserves_memory(self, file: StudyFile) -> bool:
-        """Return False: simulated workers need no memory."""
-        return False
-
-    def measure(
-        self,
-        file: StudyFile,
-        computed_bytes: int | None,
-        configs: Callable[[], Sequence[Config]],
-        say: Callable[[str], None],
-    ) -> TrialMemory:
-        """Reserve nothing."""
-        return TrialMemory()
 
     def capacity(self, study: Study) -> Capacity:
         """Return the number of simulated workers."""
