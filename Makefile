@@ -1,4 +1,4 @@
-# `make search` runs the packaged study, `make test` checks everything, `make quick` what takes a minute. All make their own virtual environment.
+# `make search` runs the packaged study, `make test` checks everything, `make quick` the part that starts no server. All make their own environment.
 
 PYTHON ?= python3
 VENV := .venv
