@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from . import quick
+from .recorder_here import RecorderHere
 from .s3 import Bucket, bucket
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -31,6 +32,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says something about the machine and its other users, nothing about a law.
 settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("paretune")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _recorded_here() -> Iterator[None]:
+    """Searches in this process record in this process; `tests/search/tracking` takes this back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.workflows.run.RecorderProcess", RecorderHere)
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
