@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ..search.mlflow_database import with_mlflow_database
+
 
 @dataclass(frozen=True)
 class Head:
@@ -95,7 +97,7 @@ def started(folder: Path, *words: str, port: int | None = None, **more: str) -> 
         stack.callback(_end, process)
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
         _wait_for(address, process, folder / "ray.log")
-        storage = folder / "studies"
+        storage = with_mlflow_database(folder / "studies")
         yield Head(address, environment | {"PARETUNE_ADDRESS": address}, storage, ports["port"], process.pid)
 
 

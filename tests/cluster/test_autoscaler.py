@@ -56,7 +56,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     own = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     ids = {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD, "RAY_CLOUD_INSTANCE_ID": HEAD}
     with started(folder, *asked, port=port, **own, **ids) as head:
-        head.storage.mkdir()
         yield head
 
 

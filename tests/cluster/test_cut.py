@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from ..search.mlflow_database import with_mlflow_database
+
 
 @pytest.fixture(scope="module")
 def cut() -> ModuleType:
@@ -54,6 +56,7 @@ def test_a_cut_off_node_costs_nothing_acknowledged_and_an_open_cluster_is_refuse
         assert "RAY_AUTH_MODE=token" in refused.stderr  # the remedy
         assert not (tmp_path / "paretune-studies" / "open" / "ledger.db").exists()
 
+        with_mlflow_database(tmp_path / "paretune-studies")
         private = environment | {"PARETUNE_UNPROTECTED": "1"}
         outcome = cut.search(tmp_path, address, cable, [1.0, None], private, n_trials=2, epochs=6)
     assert outcome.flaws == 0, outcome

@@ -16,6 +16,7 @@ import yaml
 from search.results.saved_study import load
 from search.storage.sql_ledger import SqlLedger
 
+from ..search.mlflow_database import with_mlflow_database
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 N_TRIALS, EPOCHS = 2, 14
@@ -47,6 +48,7 @@ def drain(cluster: Any, node: Any, seconds: int) -> None:
 
 def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_used(cluster: Any, tmp_path: Path) -> None:
     first, second = cluster.worker_nodes
+    with_mlflow_database(tmp_path / "paretune-studies")
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(STUDY))
     environment = os.environ | {"RAY_ADDRESS": cluster.address}
     command = [sys.executable, "-m", "search.cli", "run", "s.yaml"]

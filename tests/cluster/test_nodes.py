@@ -11,39 +11,12 @@ import pytest
 import yaml
 
 from search.results.saved_study import SavedStudy, load
-from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 from .conftest import Head
-from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
+from .watching import n_at_work, sleeping, wait_until
 
 N_TRIALS, EPOCHS = 10, 6
-
-
-def test_a_killed_node_costs_its_trial_an_epoch_at_most_and_a_new_node_gets_trials(head: Head) -> None:
-    study = sleeping("nodes", N_TRIALS, EPOCHS, 1.0)
-    head.storage.mkdir(exist_ok=True)
-    (head.storage / "nodes.yaml").write_text(yaml.safe_dump(study))
-    folder = head.storage / "nodes"
-    driver = head.paretune_on_node("run", str(head.storage / "nodes.yaml"), "--storage", str(head.storage))
-    try:
-        wait_until(lambda: (folder / "ledger.db").exists() and n_at_work(load(folder)) == 2)
-        with head.another_node():
-            wait_until(lambda: n_at_work(load(folder)) == 3)  # it came later and is used
-        with head.another_node():
-            printed, _ = driver.communicate(timeout=240)
-    finally:
-        driver.kill()
-    assert driver.returncode == 0, printed
-
-    saved = load(folder)
-    assert_every_epoch_once(saved, N_TRIALS, EPOCHS)
-    ledger = SqlLedger.open(folder / "ledger.db")
-    lost = [event for event in ledger.events() if event.kind == "lost"]
-    ledger.close()
-    assert [event.detail["loss"] for event in lost] == ["DEATH"]
-    assert sorted(trial.n_attempts for trial in saved.history) == [1] * (N_TRIALS - 1) + [2]
-    assert most_at_once(spans_of(saved), after=lost[0].time) == 3  # the second newcomer is used, too
 
 
 def test_a_node_without_the_storage_ends_the_search_with_its_name_and_nothing_lost(head: Head) -> None:

@@ -17,10 +17,11 @@ import yaml
 from search.results.saved_study import load
 from search.trial import State
 
+from ..search.mlflow_database import with_mlflow_database
 from .test_nodes import most_at_once, spans_of
 from .watching import sleeping
 
-STUDY = sleeping("shared", 5, 8, 0.8, gpus_per_trial=0.25, accelerator_type="H100")
+STUDY = sleeping("shared", 5, 5, 0.8, gpus_per_trial=0.25, accelerator_type="H100")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def run(cluster: Any, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    with_mlflow_database(folder / "paretune-studies")
     (folder / "s.yaml").write_text(yaml.safe_dump(STUDY))
     return paretune(cluster, folder, "run", "s.yaml", *words)
 
@@ -63,7 +65,7 @@ def test_four_trials_share_a_gpu_of_the_kind_that_is_asked_for(cluster: Any, tmp
 
 def test_no_more_trials_run_than_the_memory_of_the_nodes_has_room_for(cluster: Any, tmp_path: Path) -> None:
     """Each node has 2 GiB for its workers; of the eight cores on both, two work."""
-    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget={n_trials: 3, epochs: 6}")
+    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget={n_trials: 3, epochs: 3}")
     assert done.returncode == 0, done.stderr
     assert "2 trials at a time, 1.1 GiB of memory for each" in done.stdout
     saved = load(tmp_path / "paretune-studies" / "shared")

@@ -11,6 +11,7 @@ import yaml
 
 from search.results.saved_study import load
 
+from ..search.mlflow_database import with_mlflow_database
 from .slurm import Slurm, slurm
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
@@ -27,6 +28,7 @@ def cluster() -> Iterator[Slurm]:
 
 def test_a_job_searches_on_all_its_nodes_is_requeued_when_its_time_is_over_and_goes_on(cluster: Slurm, tmp_path: Path) -> None:
     study, storage, printed = tmp_path / "study.yaml", tmp_path / "studies", tmp_path / "printed"
+    with_mlflow_database(storage)
     study.write_text(yaml.safe_dump(STUDY))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "activate").write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")

@@ -114,9 +114,9 @@ def test_a_busy_port_is_named(ran: Path) -> None:
         refused(paretune("ui", "--port", str(port), cwd=ran), str(port))
 
 
-@pytest.mark.parametrize("delay", [0.9, 2.5, 6.0])
+@pytest.mark.parametrize("delay", [0.9, 2.5])
 def test_ctrl_c_at_any_moment_of_a_real_run_leaves_a_study_that_goes_on(folder: Path, delay: float) -> None:
-    """During imports, while Ray starts, while training, while MLflow is written."""
+    """During imports and while Ray starts; while it trains: test_signals.py."""
     command = [sys.executable, "-m", "search.cli", "run", "syn.yaml"]
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -66,7 +66,7 @@ def seconds_until_all_are_gone(process: subprocess.Popen[str], others: list[psut
 
 @pytest.mark.parametrize(
     ("back_end", "number"),
-    [("in-process", signal.SIGTERM), ("in-process", signal.SIGHUP), ("ray", signal.SIGTERM), ("ray", signal.SIGINT)],
+    [("in-process", signal.SIGINT), ("in-process", signal.SIGHUP), ("ray", signal.SIGTERM)],
 )
 def test_a_signal_leaves_no_process_and_loses_nothing(tmp_path: Path, back_end: str, number: signal.Signals) -> None:
     with driver(tmp_path, back_end) as process:

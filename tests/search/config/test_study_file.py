@@ -128,3 +128,11 @@ def test_a_file_that_is_not_a_study_is_refused_without_running_anything(tmp_path
 def test_a_missing_file_names_what_is_packaged() -> None:
     with pytest.raises(StudyFileError, match=r"nowhere\.yaml: neither a file nor a packaged study .*packaged: digits"):
         loading.load("nowhere.yaml")
+
+
+def test_a_worker_elsewhere_is_given_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = loading.check(MINIMAL | {"data": {"kind": "imagefolder", "path": "set"}, "backbone": {"weights": "w.safetensors"}})
+    worker = file.worker()
+    assert worker["data"]["path"] == str(tmp_path / "set")
+    assert worker["backbone"]["weights"] == str(tmp_path / "w.safetensors")

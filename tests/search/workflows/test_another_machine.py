@@ -1,4 +1,4 @@
-"""A study goes on on another machine, given the same storage. What needs a server only is in test_postgresql.py."""
+"""A study goes on on another machine, given the same storage. With a server and an object store: test_checkpoints.py."""
 
 import time
 from pathlib import Path
@@ -10,18 +10,14 @@ from search.results.study_state import StudyState
 from search.storage.owner import LEASE_SECONDS
 
 from ..machines import driver, essence, n_reported, said, searched_here, until, write_study_file
-from ..postgresql_server import Server
 
 
-@pytest.mark.parametrize("ledger", ["sqlite", "postgresql"])
-def test_a_driver_elsewhere_goes_on_where_a_dead_one_ended_with_the_same_trials(
-    tmp_path: Path, request: pytest.FixtureRequest, ledger: str
-) -> None:
-    server: Server | None = request.getfixturevalue("postgresql") if ledger == "postgresql" else None
+@pytest.mark.slow
+def test_a_driver_elsewhere_goes_on_where_a_dead_one_ended_with_the_same_trials(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    write_study_file(here, "moved", server and server.address(), epoch_seconds=0.1)
+    write_study_file(here, "moved", None, epoch_seconds=0.1)
     with driver(here, "moved", elsewhere=True) as process:
         until(lambda: n_reported(here / "paretune-studies" / "moved") > 10)
         process.kill()

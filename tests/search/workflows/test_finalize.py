@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -20,7 +21,7 @@ from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 from search.workflows.finalize import OF, REPEAT, finalize, finalized, p_front
 
-from ..command_line import paretune, paretune_process
+from ..command_line import paretune
 from ..mlflow_database import with_mlflow_database
 
 SMALL = [
@@ -190,11 +191,12 @@ def test_the_command_retrains_on_train_and_validation_and_tests_once(searched: P
     assert "P(front)" in again.stdout
 
 
-def test_on_ray_it_is_the_same(searched: Path, tmp_path: Path) -> None:
+def test_on_ray_it_is_the_same(searched: Path, tmp_path: Path, embedded_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.connect.connected", lambda n_cpus: contextlib.nullcontext())  # to the Ray that is here already
     found = []
-    for command, options in {paretune_process: ["--cpus", "2"], paretune: ["--back-end", "in-process"]}.items():
-        folder = shutil.copytree(searched, tmp_path / command.__name__)
-        done = command("finalize", "digits", "--seeds", "1", "--json", *options, cwd=folder)
+    for back_end in ("ray", "in-process"):
+        folder = shutil.copytree(searched, tmp_path / back_end)
+        done = paretune("finalize", "digits", "--seeds", "1", "--json", "--back-end", back_end, cwd=folder)
         assert done.returncode == 0, done.stderr
         found.append([(row["trial"], row["test/top1_mean"]) for row in json.loads(done.stdout)])
     assert found[0] == found[1]

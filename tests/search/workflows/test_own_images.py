@@ -65,13 +65,6 @@ def test_another_study_on_the_same_images_decodes_nothing_and_finds_the_same(tmp
     assert found[0] == found[1]
 
 
-def test_ray_workers_find_the_images_of_a_path_relative_to_where_the_command_was_given(tmp_path: Path) -> None:
-    pictures.image_folder(tmp_path / "set")
-    study(tmp_path, kind="imagefolder", path="set", augment="flip")
-    done = command_line.paretune_process("run", "own.yaml", "--cpus", "1", "--set", "budget.epochs=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
 def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_request(tmp_path: Path) -> None:
     root = pictures.image_folder(tmp_path / "set")
     bad = root / "down" / "001.png"
