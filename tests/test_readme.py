@@ -25,10 +25,10 @@ ON_RAY = ("run", "resume")  # in a process of its own, the others in this one
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a small version of the packaged study has been run, as `make search` does."""
+    """A folder in which a small version of the packaged study has been run."""
     folder = tmp_path_factory.mktemp("readme")
-    small = ["--set", "budget.n_trials=4", "--set", "budget.epochs=1"]
-    done = paretune_process("run", *small, cwd=folder)
+    small = ["--set", "budget.n_trials=4", "--set", "budget.epochs=1", "--back-end", "in-process"]
+    done = paretune("run", *small, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -19,6 +19,8 @@ from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
+from ..command_line import paretune
+
 GONE_SECONDS = 10.0  # after a signal
 STUDY = """
 study: s
@@ -91,14 +93,7 @@ def test_a_second_signal_ends_everything_at_once_and_loses_nothing(tmp_path: Pat
         assert process.wait(60) == 1
         assert seconds_until_all_are_gone(process, others, since=since) < GONE_SECONDS
     assert events(tmp_path)[: len(known)] == known
-    again = subprocess.run(
-        [sys.executable, "-m", "search.cli", "resume", "s", "--back-end", "in-process"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    again = paretune("resume", "s", "--back-end", "in-process", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     with closing(SqlLedger.open(tmp_path / "paretune-studies" / "s" / "ledger.db")) as ledger:
         for trial in ledger.trials():

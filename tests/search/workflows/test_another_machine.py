@@ -9,7 +9,8 @@ from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage.owner import LEASE_SECONDS
 
-from ..machines import driver, essence, n_reported, said, searched_here, until, write_study_file
+from ..command_line import paretune
+from ..machines import driver, essence, n_reported, searched_here, until, write_study_file
 
 
 @pytest.mark.slow
@@ -25,8 +26,8 @@ def test_a_driver_elsewhere_goes_on_where_a_dead_one_ended_with_the_same_trials(
     assert cut.state is not StudyState.FINISHED
     (here / "paretune-studies").rename(there / "disk")  # the same storage, mounted elsewhere
     began = time.monotonic()
-    done = said("resume", "disk/moved", "--back-end", "in-process", cwd=there)
-    assert done[0] == 0, done[2]
+    done = paretune("resume", "disk/moved", "--back-end", "in-process", cwd=there)
+    assert done.returncode == 0, done.stderr
     assert time.monotonic() - began >= LEASE_SECONDS  # it was not known here whether the other one lived: it was watched
     whole = load(there / "disk" / "moved")
     assert whole.state is StudyState.FINISHED

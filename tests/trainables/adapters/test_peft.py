@@ -150,8 +150,8 @@ class Single:
 class TestEveryTuner(AdapterLaws):
     """The laws of every method; PEFT itself is the oracle of values and gradients."""
 
-    @pytest.mark.parametrize("training", [False, True])
-    def test_values_and_gradients_are_those_of_the_dense_equation(self, case: Case, backbone: Backbone, training: bool) -> None:
+    def compare(self, case: Case, backbone: Backbone, *, training: bool) -> None:
+        """The function and its derivatives, against PEFT's."""
         model, x = adapted(backbone, case.method).train(training), images(3)
         theirs = alone(backbone.build(), cast(PeftMethod, case.method)).train(training)
         cast(Any, theirs).head.requires_grad_(True)
