@@ -11,10 +11,10 @@ search: $(VENV)/.installed
 	$(BIN)/paretune run
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 quick: lint
-	$(BIN)/python -m pytest --quick -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --quick -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
