@@ -1,4 +1,4 @@
-"""Real raylets on one machine come, are drained and are killed while a study searches on their logical GPUs."""
+"""Real raylets on one machine come, are drained and are killed while a study with its checkpoints in an object store searches."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from search.results.saved_study import load
 from search.storage.sql_ledger import SqlLedger
 
+from ..s3 import Bucket
 from ..search.mlflow_database import with_mlflow_database
 from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
@@ -24,7 +25,7 @@ STUDY = sleeping("nodes", N_TRIALS, EPOCHS, 0.7, gpus_per_trial=1)
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(store: Bucket) -> Iterator[Any]:
     """A head on which nothing runs, and two nodes with a GPU each that is none."""
     from ray.cluster_utils import Cluster
 
@@ -46,10 +47,12 @@ def drain(cluster: Any, node: Any, seconds: int) -> None:
     )
 
 
-def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_used(cluster: Any, tmp_path: Path) -> None:
+def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_used(
+    cluster: Any, store: Bucket, tmp_path: Path
+) -> None:
     first, second = cluster.worker_nodes
     with_mlflow_database(tmp_path / "paretune-studies")
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(STUDY | {"storage": f"{store.address}/drained", "ledger": "paretune-studies"}))
     environment = os.environ | {"RAY_ADDRESS": cluster.address}
     command = [sys.executable, "-m", "search.cli", "run", "s.yaml"]
     folder = tmp_path / "paretune-studies" / "nodes"
@@ -72,6 +75,7 @@ def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_use
     happened = kinds(folder)  # a trial that moves has reported all that it trained: what goes on is the epoch after
     assert happened.count("moved") == 1
     assert happened.count("lost") == 1
+    assert not (folder / "trials").exists()  # what goes on was found in the store
     assert sum(trial.n_attempts for trial in saved.history) == N_TRIALS + 2
 
 

@@ -52,25 +52,18 @@ def paretune(cluster: Any, folder: Path, *words: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False)
 
 
-def test_four_trials_share_a_gpu_of_the_kind_that_is_asked_for(cluster: Any, tmp_path: Path) -> None:
-    done = run(cluster, tmp_path)
+def test_as_many_trials_share_a_gpu_of_the_kind_that_is_asked_for_as_their_node_has_memory_for(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """Four by their shares of the GPU, three by the 2 GiB for workers of its node; the eight cores of the other node are no use."""
+    done = run(cluster, tmp_path, "--set", "resources.memory_per_trial=0.6GiB")
     assert done.returncode == 0, done.stderr
-    assert "4 trials at a time" in done.stdout
+    assert "3 trials at a time, 0.6 GiB of memory for each" in done.stdout
     saved = load(tmp_path / "paretune-studies" / "shared")
     assert [trial.state for trial in saved.history] == [State.COMPLETE] * 5
-    assert most_at_once(spans_of(saved), after=0.0) == 4
+    assert most_at_once(spans_of(saved), after=0.0) == 3
     [gpu] = json.loads(paretune(cluster, tmp_path, "status", "shared", "--json").stdout)["gpu_memory"]
     assert re.fullmatch(r"127\.0\.0\.1/[0-9a-f]{6}: 1234 MiB, 81559 MiB", gpu)  # one node has one, wherever it is asked from
-
-
-def test_no_more_trials_run_than_the_memory_of_the_nodes_has_room_for(cluster: Any, tmp_path: Path) -> None:
-    """Each node has 2 GiB for its workers; of the eight cores on both, two work."""
-    done = run(cluster, tmp_path, "--set", "resources={memory_per_trial: 1.1GiB}", "--set", "budget={n_trials: 3, epochs: 3}")
-    assert done.returncode == 0, done.stderr
-    assert "2 trials at a time, 1.1 GiB of memory for each" in done.stdout
-    saved = load(tmp_path / "paretune-studies" / "shared")
-    assert [trial.state for trial in saved.history] == [State.COMPLETE] * 3
-    assert most_at_once(spans_of(saved), after=0.0) == 2
 
 
 def test_a_trial_that_no_node_has_the_memory_for_is_refused_with_what_they_have(cluster: Any, tmp_path: Path) -> None:

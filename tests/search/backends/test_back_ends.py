@@ -120,7 +120,7 @@ def killing(when: Callable[[], bool]) -> Iterator[threading.Event]:
 
 MEMORY = SYNTHETIC | {
     "data": {"kind": "synthetic", "memory_params": 3_000},
-    "budget": {"n_trials": 6, "epochs": 3, "max_params": 20_000},
+    "budget": {"n_trials": 4, "epochs": 3, "max_params": 20_000},
     "search": {"seed": 3},
 }
 

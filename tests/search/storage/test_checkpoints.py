@@ -275,33 +275,29 @@ def test_a_trained_adapter_lies_in_the_store_and_is_exported_from_there(store: B
             assert kept[f"{member.number:04d}/{file.name}"] > 0
 
 
-@pytest.mark.parametrize(("back_end", "ledger"), [("ray", "disk"), ("in-process", "postgresql")])
 def test_a_search_that_is_killed_goes_on_on_another_machine_as_if_nothing_had_happened(
-    store: Bucket, tmp_path: Path, request: pytest.FixtureRequest, back_end: str, ledger: str
+    store: Bucket, postgresql: Server, tmp_path: Path
 ) -> None:
-    name, here, there = f"killed-{ledger}", tmp_path / "here", tmp_path / "there"
-    server: Server | None = request.getfixturevalue("postgresql") if ledger == "postgresql" else None
+    name, here, there = "killed", tmp_path / "here", tmp_path / "there"
     for machine in (here, there):
         machine.mkdir()
         text = STUDY.format(name=name, n_trials=6, epoch_seconds=0.1) + f"storage: {store.address}/killed\n"
-        (machine / "s.yaml").write_text(f"{text}ledger: {server.address() if server else 'paretune-studies'}\n")
-    command = ("run", "s.yaml", "--cpus", "1", "--back-end", back_end)
+        (machine / "s.yaml").write_text(f"{text}ledger: {postgresql.address()}\n")
+    command = ("run", "s.yaml", "--cpus", "1", "--back-end", "in-process")
     home = here / "paretune-studies" / name
     with start(*command, cwd=here) as process:
         try:
-            until(lambda: (home / f"ledger.{'json' if server else 'db'}").exists() and len(load(home).epochs) > 4)
+            until(lambda: (home / "ledger.json").exists() and len(load(home).epochs) > 4)
         finally:
             process.kill()
     cut = load(home)
     assert cut.state is not StudyState.FINISHED
-    if server is None:
-        home.parent.rename(there / "paretune-studies")  # the disk of the driver's machine; on a server nothing moves
     done = said(*command, cwd=there)
     assert done[0] == 0, done[2]
     whole = load(there / "paretune-studies" / name)
     assert whole.state is StudyState.FINISHED
     assert essence(whole.history) == essence(tuple(searched_here(tmp_path / "twin", name, n_trials=6).trials))
-    with closing(SqlLedger.open(there / "paretune-studies" / name / f"ledger.{'json' if server else 'db'}")) as book:
+    with closing(SqlLedger.open(there / "paretune-studies" / name / "ledger.json")) as book:
         assert "restarted" not in {event.kind for event in book.events()}  # it was found in the store
     assert not list(tmp_path.glob("*/paretune-studies/*/trials"))
     printed = "".join(path.read_text() for path in tmp_path.rglob("paretune.log"))
