@@ -14,7 +14,7 @@ test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 quick: lint
-	$(BIN)/python -m pytest --quick -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --quick -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -35,10 +35,11 @@ settings.load_profile("paretune")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _recorded_here() -> Iterator[None]:
-    """Searches in this process record in this process; `tests/search/tracking` takes this back."""
+def _recorded_here(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Searches in this process record in this process; `tests/search/tracking` takes this back, and `--quick` runs none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.workflows.run.RecorderProcess", RecorderHere)
+        if not request.config.getoption("quick"):
+            patch.setattr("search.workflows.run.RecorderProcess", RecorderHere)
         yield
 
 

@@ -121,6 +121,7 @@ def test_points_beyond_the_reference_add_nothing(points: list[Point]) -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
+@pytest.mark.slow
 def test_ten_thousand_points_agree_with_a_scan(seed: int) -> None:
     random = np.random.default_rng(seed)
     points = np.stack([random.integers(0, 800, 10_000) / 800, random.integers(0, 3_000, 10_000)], axis=1)

@@ -84,6 +84,7 @@ def paretune(*words: str, cwd: Path) -> CompletedProcess[str]:
     return command_line.paretune(*words, "--storage", str(cwd), cwd=cwd)
 
 
+@pytest.mark.slow
 def test_a_trial_repeats_to_the_last_bit_and_a_changed_record_is_noticed(studied: Path) -> None:
     done = paretune("rerun", "tiny", "3", cwd=studied)
     assert done.returncode == 0, done.stderr

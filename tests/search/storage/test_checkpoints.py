@@ -137,6 +137,7 @@ def test_a_store_that_is_away_is_waited_for_by_the_patient(monkeypatch: pytest.M
         place.impatient()._patiently(answers(2))
 
 
+@pytest.mark.slow
 def test_a_flag_that_cannot_be_looked_for_is_none() -> None:
     assert not ObjectStoreFolder("s3://studies/a?endpoint_override=127.0.0.1:1&scheme=http").exists("stop")
 

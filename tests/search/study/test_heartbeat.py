@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from search.storage.owner import LEASE_SECONDS
@@ -32,6 +33,7 @@ def heartbeat(ledger: SqlLedger) -> float:
         return float(connection.execute(sa.text("SELECT heartbeat FROM owner")).scalar_one())
 
 
+@pytest.mark.slow
 def test_the_heart_beats_within_the_lease_while_the_driver_is_busy(tmp_path: Path) -> None:
     with closing(new_study(tmp_path)) as study, closing(SqlLedger.open(study.folder / "ledger.db")) as ledger, study.heartbeat():
         for _ in range(2):
@@ -76,6 +78,7 @@ def test_an_attended_driver_looks_at_what_is_asked_of_it_only_when_something_is(
         assert study.trials[0].reason == "pruned by a user"
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_taken_over_stops_beating(tmp_path: Path) -> None:
     with closing(new_study(tmp_path)) as study, closing(SqlLedger.open(study.folder / "ledger.db")) as ledger, study.heartbeat():
         with ledger._writing.begin() as connection:

@@ -80,6 +80,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("stops", [[150], [40, 60, 60], [100, 3, 90]])
+@pytest.mark.slow
 def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(tmp_path: Path, stops: list[int]) -> None:
     class Stops(SurfaceTrainable):
         """Ends its driver at the n-th epoch."""

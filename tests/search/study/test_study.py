@@ -141,6 +141,7 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path:
 @pytest.mark.parametrize("sampler", ["auto", "tpe", "nsga2", "random", "grid"])
 @settings(deadline=None, max_examples=3)
 @given(st.lists(st.integers(0, 54), min_size=1, max_size=3))
+@pytest.mark.slow
 def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
     tmp_path_factory: pytest.TempPathFactory, sampler: str, stops: list[int]
 ) -> None:

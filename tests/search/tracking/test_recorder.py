@@ -38,6 +38,7 @@ def test_a_recorder_that_was_never_started_has_nothing_to_tell(scripted: Scripte
     assert recording.stop() is None
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_leaves_a_record_of_an_interrupted_study(scripted: ScriptedStudy) -> None:
     """The pipe closes with the driver, whatever ended it: no run stays RUNNING in MLflow."""
     scripted.finish(0)

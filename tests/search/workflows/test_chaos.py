@@ -21,6 +21,7 @@ def chaos() -> ModuleType:
     return made
 
 
+@pytest.mark.slow
 def test_worker_driver_and_raylet_of_a_search_on_ray_are_killed_and_nothing_is_lost(chaos: ModuleType, tmp_path: Path) -> None:
     victims = ["worker", "driver", "raylet"]
     with_mlflow_database(tmp_path / "paretune-studies")

@@ -30,6 +30,7 @@ def without_peft(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_search_over_our_lora_and_pefts_vera_trains_both_and_exports_vera(tmp_path: Path) -> None:
     with_mlflow_database(tmp_path / "paretune-studies")
     (tmp_path / "bridged.yaml").write_text(STUDY)

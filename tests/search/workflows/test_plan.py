@@ -54,6 +54,7 @@ def test_a_finite_space_is_counted_and_its_sizes_are_those_of_all_its_configurat
     assert held.feasible == pytest.approx(sum(n <= 20_000 for n in counts) / len(counts), abs=0.1)
 
 
+@pytest.mark.slow
 def test_each_limit_that_can_be_known_has_its_share_and_what_is_allowed_keeps_them_all() -> None:
     """Against brute force; a limit that only training tells has no share."""
     limits = {"trainable_params": 13_000, "cost/gflops": 0.0093, "cost/latency_ms": 1.0}
@@ -88,6 +89,7 @@ def test_without_rungs_all_epochs_are_trained() -> None:
     assert plan.epochs(study_file()) == plan.Range(80, 80, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instance", [7, 8])
 def test_with_rungs_the_truth_of_a_search_lies_in_the_range(tmp_path: Path, instance: int) -> None:
     budget = {"n_trials": 40, "epochs": 27, "max_params": 50_000}
@@ -139,6 +141,7 @@ def test_the_cost_is_epochs_times_seconds_over_slots() -> None:
     assert found.memory_bytes == 1e9
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_plan_and_refuses_what_trains_nothing() -> None:
     done = paretune("digits", "--json", "--slots", "3", "--set", "methods=[arc]", "--set", "space={arc.rank: [2, 5]}")
     assert done.returncode == 0, done.stderr

@@ -627,6 +627,7 @@ def test_every_other_backbone_is_refused_by_name_before_anything_is_counted_or_t
         measure({"name": name}, {"kind": "none", "n_classes": 2})
 
 
+@pytest.mark.slow
 def test_adapters_need_neither_ray_nor_a_study() -> None:
     code = (
         "import sys, trainables; assert 'torch' not in sys.modules, 'import trainables imports torch'\n"

@@ -113,6 +113,7 @@ def test_what_does_not_fit_a_stage_of_a_swin_is_refused_with_the_stage() -> None
 
 
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.slow
 def test_a_head_is_set_taken_off_and_left_out_of_local_weights(name: str, tmp_path: Path) -> None:
     source = create(name, "random")
     before = fingerprint(source)

@@ -129,6 +129,7 @@ def test_dropped_heads_leave_the_checkpoint_with_their_optimiser_state(tmp_path:
 
 
 @pytest.mark.parametrize("n_before", [1, 2])
+@pytest.mark.slow
 def test_a_trial_interrupted_before_or_after_the_heads_went_resumes_bit_for_bit(tmp_path: Path, n_before: int) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trial = worker()
