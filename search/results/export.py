@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config.loading import check
+from search.config.loading import check_stored
 from search.results import arrow_tables
 from search.results.saved_study import SavedStudy
+from search.storage.sqlite_address import sqlite_address
 from search.storage.whole_file import write_whole
 from search.trial import State
 
@@ -66,7 +67,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
     from optuna.trial import FrozenTrial, TrialState
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = check(study.row.file).joint_space()
+    space = check_stored(study.row.file).joint_space()
     known: dict[str, BaseDistribution] = {}
     for method in space.methods:
         known |= space.distributions(method)
@@ -104,7 +105,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
         )
 
     def write(draft: Path) -> None:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{draft}")
+        storage = optuna.storages.RDBStorage(sqlite_address(draft))
         made = optuna.create_study(storage=storage, study_name=study.name, directions=["maximize", "minimize"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -26,7 +26,7 @@ class SQLite(Database):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30.0})
+        self.engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": 30.0})
         event.listen(self.engine, "connect", _configure)
         event.listen(self.engine, "begin", _begin)
 

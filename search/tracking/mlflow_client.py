@@ -8,7 +8,6 @@ counted by a tag have arrived.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from search.storage.sqlite_address import sqlite_address, sqlite_path
+from search.tracking.mlflow_database import whole_database
 from search.tracking.mlflow_internals import metric_history
 from search.tracking.run_content import VIEW, RunContent
 
@@ -110,14 +111,14 @@ class RunStore:
             storage: Folder of the studies; artifacts are stored in it unless a server has its own location for them.
             against: Second objective, see `experiment_tags`.
         """
-        with _making(uri):
+        with whole_database(uri):
             client = _client(uri)
             return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(against)))
 
     @classmethod
     def find(cls, uri: str, name: str) -> RunStore | None:
         """Return the experiment of that name, None if it does not exist."""
-        with _making(uri):
+        with whole_database(uri):
             client = _client(uri)
             found = client.get_experiment_by_name(name)
         return None if found is None else cls(client, uri, str(found.experiment_id))
@@ -235,8 +236,8 @@ class RunStore:
 
     def analyse(self) -> None:
         """Run ANALYZE on an SQLite store, so that it uses the right index at 10,000 runs. Other stores are not touched."""
-        if self.uri.startswith("sqlite:///"):
-            with contextlib.closing(sqlite3.connect(self.uri.removeprefix("sqlite:///"), timeout=10)) as database:
+        if (path := sqlite_path(self.uri)) is not None:
+            with contextlib.closing(sqlite3.connect(path, timeout=10)) as database:
                 database.executescript("PRAGMA analysis_limit = 1000; ANALYZE;")
 
     def attach(self, run: RunIndex, path: Path, target_folder: str | None = None) -> None:
@@ -282,7 +283,7 @@ class RunStore:
 
 def tracking_uri(storage: Path) -> str:
     """Return the MLflow address for the studies of a storage folder: `MLFLOW_TRACKING_URI`, or an SQLite file in the folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage.resolve() / "mlflow.db")
 
 
 def without_secret(uri: str, text: str | None = None) -> str:
@@ -311,19 +312,6 @@ def _client(uri: str) -> MlflowClient:
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
     return MlflowClient(tracking_uri=uri)
-
-
-@contextlib.contextmanager
-def _making(uri: str) -> Iterator[None]:
-    """Let one process at a time create an SQLite store: MLflow's migrations fail if two studies start a storage at once."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f".{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even if the process is killed
-        yield
 
 
 def _experiment(client: MlflowClient, uri: str, name: str, storage: Path, tags: Mapping[str, str]) -> str:

@@ -1,16 +1,36 @@
 """The private parts of MLflow that we use, all of them, as read in MLflow 3.17.
 
+A database is made by opening it, and then has the version of the last of MLflow's migrations.
+
 Its client reads the history of one metric of one run per call. Its database store and its server read many runs at once; both ways
 are those of MLflow's own pages.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 _BULK = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 Point = tuple[str, int, float, int]  # run, step, value, Unix time in ms
+
+
+@functools.cache
+def newest_version() -> str:
+    """Return the version of a database that this MLflow has made."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())
+
+
+def create_database(uri: str) -> None:
+    """Make an empty database, with MLflow's first experiment, and let go of its file."""
+    from mlflow import MlflowClient
+
+    client: Any = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
+    client._tracking_client.store.engine.dispose()
 
 
 def metric_history(client: Any, run_ids: Sequence[str], key: str, at_most: int) -> list[Point]:

@@ -10,10 +10,10 @@ import base64
 import http.client
 import json
 import os
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from search.errors import RequestError
+from search.storage.sqlite_address import sqlite_path
 
 _PATIENCE = 3.0  # seconds
 
@@ -28,8 +28,7 @@ def refuse_without_rights(uri: str, study: str) -> None:
     Raises:
         RequestError: If MLflow denies access; the message names the remedy.
     """
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
+    if (database := sqlite_path(uri)) is not None:
         first = next(place for place in (database, *database.parents) if place.exists())
         if not os.access(first, os.W_OK) or (first == database and not os.access(database.parent, os.W_OK)):
             raise RequestError(f"MLflow: {database} cannot be written; get write access, or set MLFLOW_TRACKING_URI")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from search.storage.sqlite_address import sqlite_path
 from search.tracking.mlflow_client import tracking_uri, without_secret
 from search.tracking.sync import RecordingError, receipt_of
 
@@ -51,8 +52,8 @@ def serve(
         at = f"{without_secret(uri).rstrip('/')}/{_recorded_page(storage, study, uri)}"
         say(f"MLFLOW_TRACKING_URI names a running server; it shows {study or 'the studies'} at {at}")
         return
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not database.exists():
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
         raise RecordingError(f"{database} does not exist: nothing is recorded in {storage} yet; run a study first")
     port = free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
