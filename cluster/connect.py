@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -22,8 +23,17 @@ _EMBEDDED = {
 }
 
 
+_ANSWERS_WITHIN_SECONDS = 5.0
+_LAST_PORT = 65_535
+_LONGEST_FOLDER = 40  # characters; Ray adds 64 for its session and the names of its sockets
+
+
 class RayDied(ConnectionError):
     """The error that Ray's own processes have ended while they were needed."""
+
+
+class Unreachable(ConnectionError):
+    """The error that no cluster can be at an address, or that nothing answers there."""
 
 
 def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
@@ -54,6 +64,7 @@ def joined(address: str) -> Iterator[None]:
     Raises:
         ConnectionError: If it cannot be reached, or expects another token.
     """
+    _refuse_unreachable(address)
     import ray
 
     with _own_sigterm():
@@ -66,6 +77,25 @@ def joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Refuse an address that is none, and one where nothing listens, for which Ray would wait two minutes."""
+    if address in ("auto", "local"):
+        return
+    remedy = "start the cluster, or unset RAY_ADDRESS to search on this machine"
+    if address.startswith(("http://", "https://")):
+        raise Unreachable(
+            f"RAY_ADDRESS={address} is the address of a dashboard, which `paretune submit` takes (PARETUNE_ADDRESS); set "
+            "RAY_ADDRESS to HOST:PORT of the cluster's head, or unset it to search on this machine"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+        raise Unreachable(f"RAY_ADDRESS={address} must be HOST:PORT of a cluster's head, or auto; {remedy}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_SECONDS).close()
+    except OSError as error:
+        raise Unreachable(f"RAY_ADDRESS={address} cannot be reached ({error.strerror or error}); {remedy}") from error
 
 
 def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
@@ -93,6 +123,13 @@ def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abstr
 def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     import ray
 
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "RAY_TMPDIR")
+    base = os.environ.get(variable, "/tmp")  # noqa: S108 - where Ray keeps its sockets
+    if len(base) > _LONGEST_FOLDER:
+        raise Unreachable(
+            f"{variable}={base} is too long for the sockets of Ray, (their paths have at most 107); set RAY_TMPDIR to a folder "
+            f"of at most {_LONGEST_FOLDER} characters, such as /tmp"
+        )
     early = {
         "RAY_prestart_worker_first_driver": str(int(bool(preload))),
         "RAY_preload_python_modules": ",".join(preload),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -78,6 +79,8 @@ def everywhere(
 
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(logging.NullHandler())  # a study's log receives them, the terminal does not
     code = exit_code()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # the reader has closed the stream
@@ -100,6 +103,11 @@ def exit_code() -> int:
         complain(str(error))
         return 2
     except OSError as error:
+        from cluster.connect import Unreachable
+
+        if isinstance(error, Unreachable):
+            complain(str(error))
+            return 2
         complain(f"{error}; nothing that was acknowledged is lost: fix this, and the same command resumes from here")
         return 1
     except Exception:
