@@ -7,7 +7,8 @@ A study's `data` is one of:
     {"kind": "none", "n_classes": C}     no images: for counting parameters
 
 Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
-`interpolation`, `augment` ("none", "flip", "crop"), and the keys of their layout.
+`interpolation`, `augment` ("none", "flip", "crop"), `exif` ("ignore", "apply"), `background` (null, "black", "white"), and the keys
+of their layout.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +26,11 @@ from torch import Tensor
 
 from trainables.adapters import near
 from trainables.backbones import Preprocessing
-from trainables.data import layouts
+from trainables.data import layouts, pinned
 from trainables.data.decoded import Progress, Transform, decoded, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
-from trainables.data.layouts import Listing, in_short
+from trainables.data.listing import SPLITS, Listing, in_short
+from trainables.protocol import Changed
 
 SHARE_OF_DEVICE: Final = 0.25  # largest fraction of an accelerator's free memory for one split; a larger split stays on the host
 UNIT: Final = 224 / 256  # the papers' crop: resize to 256, crop 224
@@ -155,8 +158,13 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
     """
     n_classes(data)
     if data["kind"] in layouts.LAYOUTS and "test" not in _listing(data).splits:
-        raise ValueError(f"data: {data['path']} has no test split; add one (docs/data.md), or set data.test_fraction")
-    splits = load(data, preprocessing, layouts.SPLITS)
+        unlabelled = "; ".join(note for note in _listing(data).notes if "has no test split" in note)
+        raise ValueError(
+            f"data: {data['path']} has no test split"
+            + (f" ({unlabelled})" if unlabelled else "")
+            + "; add one with labels (docs/data.md), or set data.test_fraction in a new study"
+        )
+    splits = load(data, preprocessing, SPLITS)
     train, validation = splits["train"], splits["validation"]
     images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
     return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
@@ -164,11 +172,31 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
 
 @dataclass(frozen=True)
 class Audit:
-    """The contents of a data set, as a search sees them: images of each split, number of classes, one line per skipped file."""
+    """The contents of a data set, as a search sees them.
+
+    Attributes:
+        n_images: Number of images of each split.
+        n_classes: Number of classes.
+        skipped: One line for each problem that was skipped.
+        classes: Number of images of each class by split, in the order of the labels; the names are numbers if there are none.
+        notes: Files and folders that the layout's rules left out, with the reasons.
+        n_turned: Number of images with an EXIF orientation.
+        n_transparent: Number of images with transparent pixels.
+        data_digest: Digest of names, sizes and labels of all images; None for a packaged data set.
+        weights_digest: Digest of the backbone's weights.
+        normalisation: Normalisation of the images and where it comes from, in words.
+    """
 
     n_images: Mapping[str, int]
     n_classes: int
-    skipped: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    n_turned: int = 0
+    n_transparent: int = 0
+    data_digest: str | None = None
+    weights_digest: str = ""
+    normalisation: str = ""
 
 
 def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Progress | None = None) -> Audit:
@@ -177,11 +205,37 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     Raises:
         ValueError: If there are problems that may not be skipped; the message lists them.
     """
+    look_again()
+    n_turned = n_transparent = 0
+    notes: tuple[str, ...] = ()
+    digest = None
     if data.get("kind") in layouts.LAYOUTS:
+        listing, transform = _listing(data), _transform(data, preprocessing)
         splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
+        found = [decoded(listing, name, transform) for name in splits]
+        n_turned, n_transparent = sum(split.n_turned for split in found), sum(split.n_transparent for split in found)
+        notes, digest = listing.notes, pinned.digest(listing)
     else:
         splits, skipped = load(data, preprocessing), []
-    return Audit({name: len(split) for name, split in splits.items()}, n_classes(data), tuple(skipped))
+    count = n_classes(data)
+    names = class_names(data) or [str(number) for number in range(count)]
+    counts = {name: torch.bincount(split.labels, minlength=count).tolist() for name, split in splits.items()}
+    return Audit(
+        {name: len(split) for name, split in splits.items()},
+        count,
+        tuple(skipped),
+        {name: {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
+        notes,
+        n_turned,
+        n_transparent,
+        digest,
+    )
+
+
+def save_listing(data: Mapping[str, Any], path: Path) -> None:
+    """Write the listing of a data set to a file, to name later what has changed; does nothing for packaged data."""
+    if data.get("kind") in layouts.LAYOUTS:
+        pinned.save(_listing(data), path)
 
 
 # -- images on a disk --------------------------------------------------------------------------------------------------------------
@@ -192,9 +246,18 @@ def _listing(data: Mapping[str, Any]) -> Listing:
     return _listed(json.dumps(dict(data), sort_keys=True, default=str))
 
 
+def look_again() -> None:
+    """Forget all listings, because files may have changed since; call it where a data set is used again."""
+    _listed.cache_clear()
+
+
 @functools.lru_cache(maxsize=4)
 def _listed(data: str) -> Listing:
-    return layouts.listing(json.loads(data))
+    section = json.loads(data)
+    found = layouts.listing(section)
+    if (then := section.get("digest")) is not None and pinned.digest(found) != then:
+        raise Changed(pinned.refusal(section, found))
+    return found
 
 
 def _refuse(data: Mapping[str, Any], problems: Sequence[str]) -> None:
@@ -216,7 +279,7 @@ def _from_files(
     seen = {name: found[name].digests if name in found else digests(listing, name) for name in listing.splits}
     taken: set[bytes] = set()
     kept: dict[str, Split] = {}
-    for name in reversed(layouts.SPLITS):
+    for name in reversed(SPLITS):
         if name not in seen:
             continue
         own = [row.tobytes() for row in seen[name]]
@@ -240,14 +303,15 @@ def _from_files(
 
 
 def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
-    interpolation = data.get("interpolation") or wanted.interpolation
+    size: tuple[int, int] = wanted.size
+    crop: float | None = data.get("crop_fraction", UNIT)
     if data.get("resize", "squash" if data["kind"] == "vtab" else "crop") == "squash":
-        return Transform(wanted.channels, wanted.size, None, interpolation)
-    fraction = data.get("crop_fraction", UNIT)
-    if data.get("augment") != "crop":
-        return Transform(wanted.channels, wanted.size, fraction, interpolation)
-    height, width = (round(side / fraction) for side in wanted.size)
-    return Transform(wanted.channels, (height, width), 1.0, interpolation)
+        crop = None
+    elif data.get("augment") == "crop":
+        height, width = (round(side / data.get("crop_fraction", UNIT)) for side in wanted.size)
+        size, crop = (height, width), 1.0
+    interpolation = data.get("interpolation") or wanted.interpolation
+    return Transform(wanted.channels, size, crop, interpolation, data.get("exif") == "apply", data.get("background"))
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------------------

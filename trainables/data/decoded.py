@@ -24,16 +24,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import PIL
 import pyarrow as pa
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as Pillow
 
-from trainables.data.layouts import Listing
+from trainables.data.listing import Listing
 
-FORMAT: Final = 2  # version of the files, part of their names
+FORMAT: Final = 3  # version of the files, part of their names
 _AT_ONCE: Final = 64  # images decoded at a time by all threads together
 _RESAMPLING: Final = {
     "bilinear": Pillow.Resampling.BILINEAR,
@@ -54,23 +55,40 @@ class Transform:
         crop: None to squash the whole image to `size`, as the VTAB-1k papers do; otherwise the fraction of the largest central
             rectangle of the shape of `size` (0.875 is "resize to 256, crop 224").
         interpolation: Resize filter: "bilinear", "bicubic" or "nearest".
+        upright: True to turn images as their EXIF orientation says; False to ignore it.
+        background: Colour behind transparent pixels, "black" or "white"; None for the colour that the file stores below them.
     """
 
     channels: int
     size: tuple[int, int]
     crop: float | None
     interpolation: str
+    upright: bool = False
+    background: str | None = None
 
-    def __call__(self, encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Decode an image into (channels, height, width).
+    def __call__(self, encoded: bytes) -> Pixels:
+        """Decode an image.
 
         Raises:
             OSError, SyntaxError, ValueError: If it is not an image, is broken, or has more than 8 bits per channel.
         """
         with Pillow.open(io.BytesIO(encoded)) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError(f"mode {image.mode}: more than 8 bits per channel")
-            pixels = image.convert("RGB" if self.channels == 3 else "L")
+                raise ValueError(
+                    f"mode {image.mode}: more than 8 bits per channel; convert it to 8 bits: which values are black and white "
+                    "only its camera tells"
+                )
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+            whole = ImageOps.exif_transpose(image) if turned and self.upright else image
+            transparent = False
+            if whole.has_transparency_data:
+                layers = whole.convert("RGBA")  # in this order a palette needs no warning
+                transparent = bool(np.asarray(layers)[..., 3].min() < 255)
+                if transparent and self.background is not None:
+                    whole = Pillow.alpha_composite(Pillow.new("RGBA", layers.size, self.background), layers)
+                elif whole.mode == "P":
+                    whole = layers
+            pixels = whole.convert("RGB" if self.channels == 3 else "L")
         height, width = self.size
         across, down = map(float, pixels.size)
         if self.crop is not None:
@@ -80,20 +98,37 @@ class Transform:
         if (box := (left, top, left + across, top + down)) != (0, 0, width, height):
             pixels = pixels.resize((width, height), _RESAMPLING[self.interpolation], box=box)
         found = np.asarray(pixels)
-        return found[None] if self.channels == 1 else found.transpose(2, 0, 1)
+        return Pixels(found[None] if self.channels == 1 else found.transpose(2, 0, 1), turned, transparent)
+
+
+class Pixels(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        values: Array (channels, height, width).
+        turned: True if its EXIF data say that it is rotated or mirrored.
+        transparent: True if some of its pixels are.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.uint8]]
+    turned: bool
+    transparent: bool
 
 
 @dataclass(frozen=True)
 class Decoded:
     """A memory-mapped split: images (n, channels, height, width) uint8, labels (n,) int64, digests (n, 16) uint8.
 
-    `broken` has the reason of every image that could not be decoded, by its index in the listing's split.
+    `broken` has the reason of every image that could not be decoded, by its index in the listing's split. `n_turned` and
+    `n_transparent` count images with an EXIF orientation and with transparent pixels.
     """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     labels: np.ndarray[Any, np.dtype[np.int64]]
     digests: np.ndarray[Any, np.dtype[np.uint8]]
     broken: dict[int, str]
+    n_turned: int = 0
+    n_transparent: int = 0
 
 
 def decoded(listing: Listing, split: str, transform: Transform, *, progress: Progress | None = None) -> Decoded:
@@ -161,21 +196,27 @@ def _made(path: Path) -> Iterator[Path | None]:
 def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:
     images, shape = listing.splits[split], (transform.channels, *transform.size)
     width = int(np.prod(shape))
-    labels, found, broken = [], [], []
+    labels, found, broken, turned, transparent = [], [], [], 0, 0
     raw = draft.with_suffix(".raw")
     with raw.open("wb") as pixels:
-        for i, (array, digest, problem) in enumerate(_in_threads(listing.read(split), transform)):
-            if array is None:
+        for i, (image, digest, problem) in enumerate(_in_threads(listing.read(split), transform)):
+            if image is None:
                 broken.append((i, problem))
             else:
-                pixels.write(array.tobytes())
+                pixels.write(image.values.tobytes())
                 labels.append(images[i].label)
                 found.append(digest)
+                turned += image.turned
+                transparent += image.transparent
             if progress is not None:
                 progress(i + 1, len(images))
     schema = pa.schema(
         {"image": pa.binary(width), "label": pa.int64(), "digest": pa.binary(16)},
-        metadata={"paretune.shape": json.dumps(shape), "paretune.broken": json.dumps(broken)},
+        metadata={
+            "paretune.shape": json.dumps(shape),
+            "paretune.broken": json.dumps(broken),
+            "paretune.seen": json.dumps({"n_turned": turned, "n_transparent": transparent}),
+        },
     )
     with pa.memory_map(str(raw)) if labels else contextlib.nullcontext() as source:
         buffer = source.read_buffer() if source is not None else pa.py_buffer(b"")
@@ -189,7 +230,7 @@ def _decode(listing: Listing, split: str, transform: Transform, draft: Path, pro
     raw.unlink()
 
 
-_Outcome = tuple[np.ndarray[Any, np.dtype[np.uint8]] | None, bytes, str]
+_Outcome = tuple[Pixels | None, bytes, str]
 
 
 def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterator[_Outcome]:
@@ -197,9 +238,11 @@ def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterat
 
     def one(content: bytes | None) -> _Outcome:
         if content is None:
-            return None, _NO_BYTES, "cannot be read"
+            return None, _NO_BYTES, "cannot be read, or has no bytes"
         try:
             return transform(content), _digest(content), ""
+        except UnidentifiedImageError:
+            return None, _NO_BYTES, "not an image that Pillow can read"
         except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
             return None, _NO_BYTES, str(error).replace("\n", " ")[:120] or type(error).__name__
 
@@ -236,4 +279,5 @@ def _map(path: Path, shape: tuple[int, int, int]) -> Decoded:
         column("label", np.int64)[:n],
         column("digest", np.uint8)[: 16 * n].reshape(n, 16),
         {int(i): str(reason) for i, reason in json.loads(batch.schema.metadata[b"paretune.broken"])},
+        **json.loads(batch.schema.metadata[b"paretune.seen"]),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.backbones import Preprocessing
-from trainables.data.layouts import apportion
+from trainables.data.listing import apportion
 
 DIGITS_SPLIT: Final = {"train": 200, "validation": 800, "test": 797}
 

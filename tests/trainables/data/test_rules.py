@@ -1,0 +1,431 @@
+"""Which folder or file is a split, a class, or neither: docs/data.md, rule by rule, on trees as people have them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from trainables.data import audit, class_names, load_final
+from trainables.data.layouts import listing
+from trainables.data.listing import Listing
+from trainables.data.naming import split_of, splits_in
+
+from .test_layouts import GREY
+
+NAMES = ("red", "green", "blue")
+
+
+def picture(name: str, number: int = 0, kind: str = "PNG") -> bytes:
+    """A small image of one colour."""
+    encoded = io.BytesIO()
+    red, green, blue = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220)}.get(name, (128, 128, 128))
+    Image.new("RGB", (20, 18), (red, green, (blue + number) % 256)).save(encoded, kind)
+    return encoded.getvalue()
+
+
+def put(path: Path, content: bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def classes(root: Path, names: tuple[str, ...] = NAMES, n: int = 4, first: int = 0) -> Path:
+    """root/CLASS/*.png."""
+    for name in names:
+        for i in range(n):
+            put(root / name / f"{name}{i:02}.png", picture(name, first + i))
+    return root
+
+
+def table(
+    path: Path, labels: list[Any], names: tuple[str, ...] | None = NAMES, image: pa.DataType | None = None, **more: pa.Array
+) -> Path:
+    """A Parquet file in the layout of Hugging Face's hub."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = image or pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    encoded = [picture("grey", hash((path.name, i)) % 90) for i in range(len(labels))]
+    rows = [{"bytes": one, "path": f"{i}.png"} for i, one in enumerate(encoded)] if pa.types.is_struct(kind) else encoded
+    made = pa.table({"image": pa.array(rows, kind), "label": pa.array(labels), **more})
+    if names is not None:
+        features = {"label": {"names": list(names), "_type": "ClassLabel"}}
+        made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(made, path)
+    return path
+
+
+def of(root: Path, kind: str = "imagefolder", **more: Any) -> Listing:
+    return listing({"kind": kind, "path": str(root), **more})
+
+
+def sizes(found: Listing) -> dict[str, int]:
+    return {split: len(images) for split, images in found.splits.items()}
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [
+        ("train", "train"), ("Training", "train"), ("TRAIN", "train"), ("train_images", "train"), ("TrainSet", "train"),
+        ("trainset", "train"), ("seg_train", "train"), ("train2017", "train"), ("training-data", "train"),
+        ("val", "validation"), ("Val", "validation"), ("valid", "validation"), ("dev", "validation"), ("val_set", "validation"),
+        ("Testing", "test"), ("test1", "test"), ("eval", "test"), ("tst", "test"),
+        ("train station", None), ("testament", None), ("trainval", None), ("train_test", None), ("cats", None), ("red", None),
+    ],
+)  # fmt: skip
+def test_a_folder_is_a_split_by_its_whole_name(folder: str, split: str | None) -> None:
+    assert split_of(folder) == split
+
+
+def test_a_parquet_file_is_of_the_split_whose_word_is_in_its_name() -> None:
+    assert splits_in("flowers_train-00000-of-00002") == {"train"}
+    assert splits_in("partial-train") == {"train"}
+    assert splits_in("0000") == set()
+    assert splits_in("train_test_split") == {"train", "test"}
+
+
+# -- folders -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("Train", "Val", "Test"), ("Training", "Validation", "Testing"), ("seg_train", "dev", "eval")])
+def test_splits_have_their_usual_names_in_any_case(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for n, name in enumerate(names):
+        classes(tmp_path / name, n=4 - n, first=10 * n)
+    found = of(tmp_path)
+    assert found.classes == tuple(sorted(NAMES))
+    assert sizes(found) == {"train": 12, "validation": 9, "test": 6}
+    assert found.problems == found.notes == ()
+
+
+def test_a_split_that_is_missing_is_drawn_from_the_training_images(tmp_path: Path) -> None:
+    classes(tmp_path / "Training", n=5)
+    classes(tmp_path / "Testing", n=2, first=50)
+    assert sizes(of(tmp_path)) == {"train": 12, "validation": 3, "test": 6}
+
+
+def test_hidden_and_system_folders_and_files_are_left_out_and_said(tmp_path: Path) -> None:
+    classes(tmp_path / "train")
+    classes(tmp_path / "val", n=2, first=50)
+    put(tmp_path / "train" / ".ipynb_checkpoints" / "x.png", picture("red", 99))
+    put(tmp_path / "__MACOSX" / "train" / "red" / "._red00.png", b"junk")
+    put(tmp_path / "train" / "red" / "._red00.png", b"junk")
+    put(tmp_path / "train" / "red" / "Thumbs.db", b"junk")
+    put(tmp_path / "train" / "@eaDir" / "y.png", picture("red", 98))
+    put(tmp_path / "train" / "red" / "notes.txt", b"about red")
+    put(tmp_path / "README.md", b"about all")
+    found = of(tmp_path)
+    assert found.classes == tuple(sorted(NAMES))
+    assert sizes(found) == {"train": 12, "validation": 6}
+    assert found.problems == ()
+    told = "\n".join(found.notes)
+    for left_out in (
+        ".ipynb_checkpoints/",
+        "__MACOSX/",
+        "@eaDir/",
+        "2 files are left out: hidden",
+        "2 files are left out: no image (.md 1, .txt 1;",
+    ):
+        assert left_out in told
+
+
+def test_a_class_folder_that_holds_only_folders_is_refused_with_what_was_probably_meant(tmp_path: Path) -> None:
+    classes(tmp_path / "Entrenamiento")
+    classes(tmp_path / "Prueba", n=2)
+    with pytest.raises(
+        ValueError, match=r"Entrenamiento: holds only folders \(blue, green, red\), so it is no class; name it train"
+    ):
+        of(tmp_path)
+
+
+def test_classes_around_splits_are_refused_with_the_right_order(tmp_path: Path) -> None:
+    for name in NAMES:
+        for split in ("train", "test"):
+            put(tmp_path / name / split / "0.png", picture(name))
+    with pytest.raises(ValueError, match="the order is SPLIT/CLASS/IMAGE"):
+        of(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["flowers", "archive/flowers"])
+def test_one_level_too_many_is_recognised_and_named(tmp_path: Path, below: str) -> None:
+    classes(tmp_path / below / "train")
+    classes(tmp_path / below / "val", n=2, first=50)
+    found = of(tmp_path)
+    assert sizes(found) == {"train": 12, "validation": 6}
+    assert found.notes == (f"{below}/ is read as the data set: the only folder in it",)
+
+
+def test_a_split_in_a_folder_of_its_own_name_is_recognised_and_named(tmp_path: Path) -> None:
+    classes(tmp_path / "seg_train" / "seg_train", n=5)
+    classes(tmp_path / "seg_test" / "seg_test", n=2, first=50)
+    found = of(tmp_path)
+    assert sizes(found) == {"train": 12, "validation": 3, "test": 6}
+    assert "seg_train/seg_train/ is read as seg_train/: the only folder in it" in found.notes
+
+
+def test_what_no_split_claims_is_an_error_or_a_line(tmp_path: Path) -> None:
+    classes(tmp_path / "train")
+    classes(tmp_path / "val", n=2, first=50)
+    classes(tmp_path / "extra", n=1, first=80)
+    put(tmp_path / "loose.png", picture("grey", 1))
+    put(tmp_path / "train" / "loose.png", picture("grey", 2))
+    data = {"kind": "imagefolder", "path": str(tmp_path)}
+    with pytest.raises(ValueError, match="3 problems"):
+        audit(data, GREY)
+    skipped = audit(data | {"on_problem": "skip"}, GREY).skipped
+    assert [line.split(":")[0] for line in skipped] == ["1 image is in no split and no class (loose.png)", "extra", "train"]
+
+
+def test_the_same_split_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("train", "Training"):
+        classes(tmp_path / name)
+    with pytest.raises(ValueError, match="holds train twice, as Training and train"):
+        of(tmp_path)
+
+
+def test_a_class_named_like_a_split_among_classes_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    classes(tmp_path, ("boat", "bus", "train"))
+    with pytest.raises(ValueError, match="if all of these are classes, put them into a folder train"):
+        of(tmp_path)
+    classes(tmp_path / "all" / "train", ("boat", "bus", "train"))
+    assert of(tmp_path / "all").classes == ("boat", "bus", "train")
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    classes(tmp_path, ("red",))
+    with pytest.raises(ValueError, match="has one class, red; a study needs at least two"):
+        of(tmp_path)
+
+
+def test_a_folder_of_images_without_classes_is_refused(tmp_path: Path) -> None:
+    for i in range(3):
+        put(tmp_path / f"{i}.png", picture("red", i))
+    with pytest.raises(ValueError, match="3 images are in no folder of a class"):
+        of(tmp_path)
+
+
+def test_a_class_without_images_is_told(tmp_path: Path) -> None:
+    classes(tmp_path)
+    (tmp_path / "violet").mkdir()
+    assert of(tmp_path).problems == ("violet: holds no image; delete the folder, or add the images of its class",)
+
+
+def test_images_below_a_class_folder_belong_to_it_and_are_counted(tmp_path: Path) -> None:
+    classes(tmp_path)
+    put(tmp_path / "red" / "dark" / "x.png", picture("red", 70))
+    found = of(tmp_path)
+    assert sum(sizes(found).values()) == 13
+    assert found.notes == ("red/: 1 images in folders below it belong to its class",)
+
+
+def test_accents_written_in_two_ways_are_one_class_and_another_case_is_asked_about(tmp_path: Path) -> None:
+    classes(tmp_path / "train", ("caf\u00e9", "Tee"))
+    classes(tmp_path / "val", ("cafe\u0301", "tee"), n=2, first=50)
+    found = of(tmp_path)
+    assert found.classes == ("Tee", "caf\u00e9")
+    assert len(found.splits["validation"]) == 2
+    assert found.problems[0].endswith("'tee' is not among the classes (did you mean Tee?)")
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_pillow_can_read_is_an_image_whatever_its_ending(tmp_path: Path) -> None:
+    classes(tmp_path)
+    for n, (name, kind) in enumerate(
+        {"a.webp": "WEBP", "b.JFIF": "JPEG", "c.gif": "GIF", "d": "PNG", "e.jpg_large": "JPEG", "f.png": "JPEG"}.items()
+    ):
+        put(tmp_path / "red" / name, picture("red", 100 + n, kind))
+    data = {"kind": "imagefolder", "path": str(tmp_path)}
+    assert sum(audit(data, GREY).n_images.values()) == 18
+
+
+def test_what_is_named_an_image_and_is_none_is_a_problem(tmp_path: Path) -> None:
+    put(classes(tmp_path) / "red" / "page.jpg", b"<html>404</html>")
+    with pytest.raises(ValueError, match=r"red/page\.jpg: not an image that Pillow can read"):
+        audit({"kind": "imagefolder", "path": str(tmp_path)}, GREY)
+
+
+def test_links_to_nothing_are_problems_and_links_in_circles_end(tmp_path: Path) -> None:
+    classes(tmp_path / "set")
+    classes(tmp_path / "elsewhere", ("violet",))
+    os.symlink("/nowhere/x.png", tmp_path / "set" / "red" / "zz.png")
+    os.symlink("/nowhere", tmp_path / "set" / "green" / "lost")
+    os.symlink(tmp_path / "set", tmp_path / "set" / "blue" / "around")
+    os.symlink(tmp_path / "elsewhere" / "violet", tmp_path / "set" / "violet")
+    found = of(tmp_path / "set")
+    assert found.classes == ("blue", "green", "red", "violet")
+    assert sorted(found.problems) == [
+        "blue/around: a link to a folder around it",
+        "green/lost: a link to /nowhere, which does not exist",
+        "red/zz.png: a link to /nowhere/x.png, which does not exist",
+    ]
+
+
+def test_a_name_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
+    classes(tmp_path)
+    (Path(os.fsdecode(os.fsencode(tmp_path / "red") + b"/\xff.png"))).write_bytes(picture("red", 77))
+    assert of(tmp_path).problems == (r"b'red/\xff.png': its name is no UTF-8; rename it",)
+
+
+# -- a test split without labels -------------------------------------------------------------------------------------
+
+
+def flat(root: Path) -> tuple[str, Path]:
+    classes(root / "train")
+    for i in range(5):
+        put(root / "test" / f"{i}.png", picture("grey", i))
+    return "imagefolder", root
+
+
+def unknown(root: Path) -> tuple[str, Path]:
+    classes(root / "train")
+    classes(root / "test", ("unknown",), first=40)
+    return "imagefolder", root
+
+
+def negative(root: Path) -> tuple[str, Path]:
+    table(root / "data" / "train-00000-of-00001.parquet", [0, 1, 2] * 4)
+    table(root / "data" / "test-00000-of-00001.parquet", [-1] * 5)
+    return "parquet", root
+
+
+def listed(root: Path) -> tuple[str, Path]:
+    classes(root / "images")
+    train = {f"{name}/{name}{i:02}.png": n + 1 for n, name in enumerate(NAMES) for i in range(3)}
+    (root / "train.json").write_text(json.dumps(train))
+    (root / "test.json").write_text(json.dumps({f"{name}/{name}03.png": -1 for name in NAMES}))
+    return "fgvc", root
+
+
+@pytest.mark.parametrize("made", [flat, unknown, negative, listed])
+def test_a_test_split_without_labels_is_left_out_and_finalize_is_told(tmp_path: Path, made: Any) -> None:
+    kind, root = made(tmp_path)
+    data = {"kind": kind, "path": str(root), "val_fraction": 0.3}
+    found = listing(data)
+    assert set(found.splits) == {"train", "validation"}
+    assert found.problems == ()
+    assert len(found.notes) == 1
+    assert "have no label; the study has no test split" in found.notes[0]
+    audit(data, GREY)
+    with pytest.raises(ValueError, match=r"has no test split \(.*have no label; .*\); add one with labels"):
+        load_final(data, GREY)
+
+
+def test_a_test_split_with_some_labels_is_a_problem(tmp_path: Path) -> None:
+    table(tmp_path / "train.parquet", [0, 1, 2] * 4)
+    table(tmp_path / "test.parquet", [0, 1, -1])
+    assert of(tmp_path, "parquet").problems == ("test.parquet#2: the label -1 is none of the file's 3 classes",)
+
+
+# -- Parquet -----------------------------------------------------------------------------------------------------------
+
+
+def test_folders_name_the_splits_of_parquet_files_too(tmp_path: Path) -> None:
+    for split, n in (("train", 4), ("test", 2), ("validation", 3)):
+        table(tmp_path / "default" / split / "0000.parquet", [0, 1, 2] * n)
+    put(tmp_path / ".cache" / "huggingface" / "train.parquet", b"junk")
+    found = of(tmp_path, "parquet")
+    assert sizes(found) == {"train": 12, "validation": 9, "test": 6}
+    assert found.notes == (".cache/ is left out: a folder that is hidden",)
+
+
+def test_several_configurations_are_told_apart(tmp_path: Path) -> None:
+    for configuration in ("plain", "augmented"):
+        table(tmp_path / configuration / "train-00000-of-00001.parquet", [0, 1, 2] * 4)
+    with pytest.raises(ValueError, match=rf"\(augmented, plain\); name one, for example data\.path: {tmp_path}/augmented"):
+        of(tmp_path, "parquet")
+    assert of(tmp_path / "plain", "parquet").classes == NAMES
+
+
+def test_a_parquet_file_that_no_split_claims_is_a_problem(tmp_path: Path) -> None:
+    table(tmp_path / "train.parquet", [0, 1, 2] * 4)
+    table(tmp_path / "more.parquet", [0, 1, 2])
+    table(tmp_path / "train_test.parquet", [0, 1, 2])
+    found = of(tmp_path, "parquet")
+    assert sum(sizes(found).values()) == 12
+    assert [problem.split(":")[0] for problem in found.problems] == ["train_test.parquet", "more.parquet"]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.large_binary())])])
+def test_encoded_images_of_every_width_are_read(tmp_path: Path, kind: pa.DataType) -> None:
+    table(tmp_path / "all.parquet", [0, 1, 2] * 4, image=kind)
+    assert sum(audit({"kind": "parquet", "path": str(tmp_path / "all.parquet")}, GREY).n_images.values()) == 12
+
+
+@pytest.mark.parametrize("labels", [pa.array(["a", "b"] * 4, pa.large_string()), pa.array(["a", "b"] * 4).dictionary_encode()])
+def test_labels_of_every_type_of_text_are_read(tmp_path: Path, labels: pa.Array) -> None:
+    table(tmp_path / "all.parquet", labels, names=None)
+    assert class_names({"kind": "parquet", "path": str(tmp_path / "all.parquet")}) == ["a", "b"]
+
+
+def test_lists_of_labels_are_refused_with_the_reason(tmp_path: Path) -> None:
+    table(tmp_path / "all.parquet", [[0, 1], [2]], names=None)
+    with pytest.raises(ValueError, match="holds lists of labels; images with several labels are not supported"):
+        of(tmp_path / "all.parquet", "parquet")
+    (tmp_path / "train.json").write_text(json.dumps({"a.png": [1, 2]}))
+    with pytest.raises(ValueError, match="holds lists of labels"):
+        of(tmp_path, "fgvc")
+
+
+def test_paths_without_bytes_are_said_in_one_line(tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": None, "path": f"/data/{i}.png"} for i in range(30)], kind)
+    pq.write_table(pa.table({"image": images, "label": pa.array([0, 1, 2] * 10)}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"holds paths and no bytes \(the first is /data/0\.png\)") as refused:
+        of(tmp_path, "parquet")
+    assert "\n" not in str(refused.value)
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------------
+
+
+def test_orientation_and_transparency_are_counted_and_applied_on_request(tmp_path: Path) -> None:
+    classes(tmp_path)
+    lying = Image.new("RGB", (30, 20), (250, 250, 250))
+    lying.paste((0, 0, 0), (0, 0, 15, 20))  # its left half is black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    lying.save(tmp_path / "red" / "z1.jpg", exif=exif)
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    clear.save(tmp_path / "red" / "z2.png")
+    palette = Image.new("P", (16, 16))
+    palette.putpalette([200, 0, 0] * 256)
+    palette.save(tmp_path / "red" / "z3.png", transparency=bytes([0] * 256))
+    data = {"kind": "imagefolder", "path": str(tmp_path), "resize": "squash"}
+    found = audit(data, GREY)
+    assert (found.n_turned, found.n_transparent) == (1, 2)
+    stored = pixels_of(data, "z1.jpg")
+    assert (stored[:, :8].mean() < 50, stored[:, 8:].mean() > 200) == (True, True)
+    turned = pixels_of(data | {"exif": "apply"}, "z1.jpg")
+    assert (turned[:, :8].mean() > 200, turned[:, 8:].mean() < 50) == (True, True)
+    assert pixels_of(data | {"background": "white"}, "z2.png").min() == 255
+    assert pixels_of(data | {"background": "black"}, "z3.png").max() == 0
+    assert pixels_of(data, "z3.png").min() == 60  # the palette's colour, in grey
+
+
+def pixels_of(data: dict[str, Any], name: str) -> Any:
+    from trainables.data import _transform
+    from trainables.data.decoded import decoded
+
+    found = listing(data)
+    for split, images in found.splits.items():
+        for i, image in enumerate(images):
+            if image.path.endswith(name):
+                return decoded(found, split, _transform(data, GREY)).images[i, 0]
+    raise AssertionError(name)
+
+
+def test_more_than_eight_bits_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    classes(tmp_path)
+    Image.new("I;16", (20, 20), 4000).save(tmp_path / "red" / "deep.png")
+    with pytest.raises(ValueError, match=r"red/deep\.png: mode I;16: more than 8 bits per channel; convert it to 8 bits"):
+        audit({"kind": "imagefolder", "path": str(tmp_path)}, GREY)

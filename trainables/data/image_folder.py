@@ -1,0 +1,135 @@
+"""The layout `imagefolder`: PATH/SPLIT/CLASS/IMAGE, or PATH/CLASS/IMAGE. docs/data.md states its rules."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.data.folder_tree import Folder, scan
+from trainables.data.listing import Draft, Labelled, without_labels
+from trainables.data.naming import is_image, split_of
+
+
+def image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
+    """List images whose folder is their class, and the folder around it, if there is one, their split."""
+    if not root.is_dir():
+        raise ValueError(f"data.path: {root} is a file; the layout imagefolder is a folder (a Parquet file: data.kind: parquet)")
+    found = scan(root, is_image, "image")
+    draft = Draft(root, problems=found.problems, notes=found.notes)
+    top = _unwrapped(found.top, draft)
+    by_split: dict[str, list[Folder]] = {}
+    for folder in top.folders:
+        if (split := split_of(folder.name)) is not None:
+            by_split.setdefault(split, []).append(folder)
+    if by_split:
+        _declared_splits(top, by_split, draft)
+    else:
+        draft.declared = False
+        images = _of_classes(top, draft, split=None)
+        if images:
+            draft.splits["train"] = images
+    if not draft.splits.get("train"):
+        raise ValueError(f"data.path: {root} has no CLASS/IMAGE, nor train/CLASS/IMAGE" + _instead(top, draft))
+    return draft
+
+
+def _instead(top: Folder, draft: Draft) -> str:
+    """Say what there is in place of training images."""
+    if draft.problems:
+        return ": " + "; ".join(draft.problems[:5])
+    if top.files:
+        return f"; its {len(top.files):,} images are in no folder of a class ({top.files[0][0]})"
+    return "; " + "; ".join(draft.notes[:5]) if draft.notes else "; it holds no image"
+
+
+def _unwrapped(folder: Folder, draft: Draft) -> Folder:
+    """Return the folder inside of folders that hold nothing else: data sets are often packed with one level too many."""
+    inner = folder
+    while not inner.files and len(inner.folders) == 1 and split_of(inner.folders[0].name) is None and inner.folders[0].folders:
+        inner = inner.folders[0]
+    if inner is not folder:
+        draft.notes.append(f"{inner.path}/ is read as {folder.path or 'the data set'}: the only folder in it")
+    return inner
+
+
+def _declared_splits(top: Folder, by_split: Mapping[str, list[Folder]], draft: Draft) -> None:
+    for split, folders in by_split.items():
+        if len(folders) > 1:
+            names = " and ".join(folder.name for folder in folders)
+            raise ValueError(f"data.path: {draft.root} holds {split} twice, as {names}; keep one, or rename what is no split")
+    if top.files:
+        draft.problems.append(f"{_images(top)} in no split and no class ({top.files[0][0]})")
+    for other in top.folders:
+        if split_of(other.name) is None and other.holds_files():
+            splits = ", ".join(folders[0].name for folders in by_split.values())
+            draft.problems.append(
+                f"{other.path}: no split, but next to {splits}; name it train, val or test, move it away, or, if all of these are "
+                "classes, put them into a folder train"
+            )
+    for split, [folder] in by_split.items():
+        inner = _inside_of_split(folder, draft)
+        flat = not any(below.holds_files() for below in inner.folders)
+        if split == "test" and flat and inner.files:
+            draft.notes.append(without_labels(f"{inner.path}/", len(inner.files)))
+            continue
+        images = _of_classes(inner, draft, split=split)
+        if images or split == "train":
+            draft.splits[split] = images
+
+
+def _inside_of_split(folder: Folder, draft: Draft) -> Folder:
+    """Return the folder of the classes: `train/train/CLASS` is one level too many, `train/CLASS` of one class is not."""
+    inner = folder
+    while not inner.files and len(inner.folders) == 1 and not inner.folders[0].files and inner.folders[0].holds_files():
+        inner = inner.folders[0]
+    if inner is not folder:
+        draft.notes.append(f"{inner.path}/ is read as {folder.path}/: the only folder in it")
+    return inner
+
+
+def _of_classes(around: Folder, draft: Draft, *, split: str | None) -> list[Labelled]:
+    """Return the images of the class folders in `around`; what is no class folder is a problem."""
+    images: list[Labelled] = []
+    if around.files:
+        where = f"{around.path}: " if around.path else ""
+        draft.problems.append(f"{where}{_images(around)} in no folder of a class ({around.files[0][0]})")
+    for folder in around.folders:
+        below = [inner.name for inner in folder.folders if inner.holds_files()]
+        if not folder.files and not below:
+            if split in (None, "train"):
+                draft.problems.append(f"{folder.path}: holds no image; delete the folder, or add the images of its class")
+        elif not folder.files:
+            draft.problems.append(
+                f"{folder.path}: holds only folders ({_short(below)}), so it is no class; {_remedy(draft, folder, below)}"
+            )
+        elif any(split_of(name) is not None for name in below):
+            draft.problems.append(
+                f"{folder.path}: holds images and a folder of a split ({_short(below)}); {_remedy(draft, folder, below)}"
+            )
+        else:
+            label = unicodedata.normalize("NFC", folder.name)
+            own = folder.all_files()
+            images += [(path, label, stamp) for path, stamp in own]
+            if deeper := len(own) - len(folder.files):
+                draft.notes.append(f"{folder.path}/: {deeper:,} images in folders below it belong to its class")
+    return images
+
+
+def _remedy(draft: Draft, folder: Folder, below: list[str]) -> str:
+    if any(split_of(name) is not None for name in below):
+        return "the order is SPLIT/CLASS/IMAGE: train/CLASS, val/CLASS, test/CLASS"
+    return (
+        "name it train, val or test if it is a split; if the classes are one level deeper, set "
+        f"data.path: {draft.root / folder.path}; if they are its parts, put their images into it"
+    )
+
+
+def _images(folder: Folder) -> str:
+    n = len(folder.files)
+    return f"{n:,} image{'s are' if n > 1 else ' is'}"
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

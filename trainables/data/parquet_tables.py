@@ -1,0 +1,184 @@
+"""The layout `parquet`: tables with a column of encoded images and a column of labels. docs/data.md states its rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainables.data.folder_tree import scan
+from trainables.data.image_column import encoded, is_bytes
+from trainables.data.listing import SPLITS, Draft, Labelled, in_short, stamp_of
+from trainables.data.naming import is_parquet, splits_in
+
+
+def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
+    """List the rows of one file, or of all files below a folder, whose names or folders tell their split."""
+    image, label = data.get("image_column", "image"), data.get("label_column", "label")
+    if root.is_file():
+        draft = Draft(root.parent, column=image, declared=False)
+        files = {"train": [root.name]}
+    else:
+        found = scan(root, is_parquet, "Parquet file")
+        draft = Draft(root, problems=found.problems, notes=found.notes, column=image)
+        paths = [path for path, _ in found.top.all_files()]
+        if not paths:
+            raise ValueError(f"data.path: {root} has no .parquet file" + (f"; {in_short(draft.notes)}" if draft.notes else ""))
+        files = _by_split(root, paths, draft)
+    return list_rows(draft, files, image, label)
+
+
+def list_rows(draft: Draft, files: Mapping[str, Sequence[str]], image: str, label: str) -> Draft:
+    """Add the rows of the files of each split, with the classes that the files declare."""
+    names: list[str] | None = None
+    for split, paths in files.items():
+        images: list[Labelled] = []
+        problems: list[str] = []
+        for path in paths:
+            column = _labels(draft.root / path, image, label)
+            if names is None or column.names is None:
+                names = column.names
+            elif set(column.names) != set(names):
+                differ = sorted(set(column.names) ^ set(names))
+                raise ValueError(
+                    f"data.path: {draft.root / path} declares other classes than the files before it ({_few(differ)}); are these "
+                    "two data sets?"
+                )
+            stamp = stamp_of(draft.root / path)
+            for row, name in enumerate(column.labels):
+                if name is not None:
+                    images.append((f"{path}#{row}", name, stamp))
+                else:
+                    problems.append(f"{path}#{row}: the label {column.values[row]!r} is {column.lacks}")
+        draft.add_split(split, images, problems, source=paths[0] if len(paths) == 1 else f"{split} ({len(paths)} files)")
+    draft.classes = names
+    return draft
+
+
+def _by_split(root: Path, paths: Sequence[str], draft: Draft) -> dict[str, list[str]]:
+    """Return the files of each split; all are of `train`, still undivided, if none names a split."""
+    files: dict[str, list[str]] = {}
+    unclaimed: list[str] = []
+    configurations: dict[str, str] = {}
+    for path in paths:
+        split, configuration = _split_and_configuration(path, draft)
+        configurations.setdefault(configuration, path)
+        if split is not None:
+            files.setdefault(split, []).append(path)
+        elif not draft.problems or not draft.problems[-1].startswith(f"{path}: "):
+            unclaimed.append(path)
+    if len(configurations) > 1:
+        names = ", ".join(name or "the folder itself" for name in configurations)
+        example = next(name for name in configurations if name)
+        raise ValueError(
+            f"data.path: {root} holds several data sets or configurations ({names}); name one, "
+            f"for example data.path: {root / example}"
+        )
+    if not files:
+        draft.declared = False
+        return {"train": unclaimed}
+    draft.problems += [
+        f"{path}: no split, but {next(iter(files.values()))[0]} is of one; name it, or its folder, train, validation or test"
+        for path in unclaimed
+    ]
+    return {split: files[split] for split in SPLITS if split in files}
+
+
+def _split_and_configuration(path: str, draft: Draft) -> tuple[str | None, str]:
+    """Return the split that a file's name or the nearest folder names, and the folders above what names it."""
+    parts = PurePosixPath(path)
+    folders = list(parts.parts[:-1])
+    own = splits_in(parts.stem)
+    above = next(((n, found) for n in reversed(range(len(folders))) if (found := splits_in(folders[n]))), None)
+    configuration = "/".join(folders if above is None else folders[: above[0]])
+    named = own or (above[1] if above is not None else set())
+    if len(named) > 1 or (own and above is not None and own != above[1]):
+        told = sorted(own | (above[1] if above is not None else set()))
+        draft.problems.append(f"{path}: its name and folders tell several splits ({', '.join(told)}); rename it")
+        return None, configuration
+    return (next(iter(named)) if named else None), configuration
+
+
+@dataclass(frozen=True)
+class _LabelColumn:
+    """The label column of a file.
+
+    Attributes:
+        labels: Class names; None for a row without a usable label.
+        values: Values in the file.
+        names: Names of all classes, if the file declares them.
+        lacks: Description of a value that has no class name.
+    """
+
+    labels: Sequence[str | None]
+    values: Sequence[Any]
+    names: list[str] | None
+    lacks: str
+
+
+def _labels(path: Path, image: str, label: str) -> _LabelColumn:
+    """Read the labels of a file, and check that its images have bytes."""
+    try:
+        schema = pq.read_schema(path)
+        for column in (image, label):
+            if column not in schema.names:
+                raise ValueError(
+                    f"data.path: {path} has no column {column!r}; it has {', '.join(schema.names)}; "
+                    "set data.image_column, data.label_column"
+                )
+        _refuse_other_images(path, image, schema.field(image).type)
+        kind = schema.field(label).type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            raise ValueError(f"data.path: {path}: {several_labels(f'the column {label!r}')}")
+        values = pq.read_table(path, columns=[label]).column(label).to_pylist()
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise ValueError(f"data.path: {path} cannot be read as Parquet ({error})") from None
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
+    names = ((info.get("features") or {}).get(label) or {}).get("names")
+    if names is None:
+        return _LabelColumn([None if value is None else str(value) for value in values], values, None, "missing")
+    known = frozenset(names)
+    labels = [
+        names[v] if isinstance(v, int) and 0 <= v < len(names) else v if isinstance(v, str) and v in known else None for v in values
+    ]
+    return _LabelColumn(labels, values, list(names), f"none of the file's {len(names):,} classes")
+
+
+def several_labels(what: str) -> str:
+    """Return why labels that are lists are refused."""
+    return f"{what} holds lists of labels; images with several labels are not supported: give each image the one class to tell"
+
+
+def _refuse_other_images(path: Path, column: str, kind: pa.DataType) -> None:
+    """Refuse a column whose values are no encoded images: of another type, or paths without bytes."""
+    content = kind
+    if pa.types.is_struct(kind):
+        if kind.get_field_index("bytes") < 0:
+            raise ValueError(f"data.path: column {column!r} of {path} is {kind}, a struct without the field bytes")
+        content = kind.field("bytes").type
+    if not is_bytes(content):
+        raise ValueError(
+            f"data.path: column {column!r} of {path} is {kind}; a column of encoded images (binary, or a struct of bytes and path) "
+            "is needed; set data.image_column"
+        )
+    file = pq.ParquetFile(path)
+    first = next(file.iter_batches(8, columns=[column]), None)
+    if first is None or len(first) == 0 or encoded(first.column(0)).null_count < len(first):
+        return
+    if all(encoded(batch.column(0)).null_count == len(batch) for batch in file.iter_batches(1024, columns=[column])):
+        row = first.column(0)[0].as_py()
+        example = f" (the first is {row['path']})" if isinstance(row, dict) and row.get("path") else ""
+        raise ValueError(
+            f"data.path: column {column!r} of {path} holds paths and no bytes{example}; write the table with the images in it "
+            "(datasets: cast the column to Image and call `embed_table_storage`), or use the files themselves with "
+            "data.kind: imagefolder"
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
