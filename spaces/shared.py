@@ -17,6 +17,7 @@ SHARED = (
         unit="per step",
         source="NOAH and PETL-ViT scripts 1e-3; ARC 1e-2; HTA's printed grid 1e-4 to 2e-1",
         sizes=False,
+        bounds="(0, inf)",
     ),
     Knob(
         "optim.weight_decay",
@@ -26,6 +27,7 @@ SHARED = (
         unit="per step, times the learning rate",
         source="NOAH and PETL-ViT scripts 1e-4; ARC and HTA grids 0 to 5e-2",
         sizes=False,
+        bounds="[0, inf)",
     ),
     Knob(
         "optim.batch_size",
@@ -35,6 +37,7 @@ SHARED = (
         unit="images",
         source="PETL-ViT 64; ARC, SNELL and CLoRA 32; HTA grid 16, 32, 64",
         sizes=False,
+        bounds="[1, inf)",
     ),
     Knob(
         "recipe.drop_path",
@@ -44,6 +47,7 @@ SHARED = (
         unit="probability",
         source="PETL-ViT scripts 0.1; ARC 0",
         sizes=False,
+        bounds="[0, 1)",
     ),
 )
 
@@ -57,4 +61,5 @@ def layers(method: str) -> Knob:
         meaning="Which blocks are adapted: all, the first k or the last k.",
         unit="blocks",
         source="paper: all; first and last k are Paretune's",
+        pattern="(first|last)-[1-9][0-9]*",
     )

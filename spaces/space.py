@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ class Knob:
         unit: Unit of the value ("" for a choice between names).
         source: Source of range and default.
         sizes: True if the number of trainable parameters depends on the knob.
+        pattern: Regular expression of further words that are values; "" for none.
+        bounds: Interval of all possible values, as "[0, 1)"; "" if the method or the backbone decides.
     """
 
     key: str
@@ -62,6 +65,8 @@ class Knob:
     unit: str
     source: str
     sizes: bool = True
+    pattern: str = ""
+    bounds: str = ""
 
     @property
     def nearest_default(self) -> Value:
@@ -88,6 +93,89 @@ class Knob:
             return max(float(choice) for choice in values.choices if isinstance(choice, int | float))
         raise TypeError(f"{values!r} is not one of Optuna's three distributions")
 
+    def typed(self, value: Any) -> Any:
+        """Return an override of a study file with values of this knob's type: 0 becomes 0.0 where the knob is a real number.
+
+        Args:
+            value: Override, see `overridden`.
+
+        Raises:
+            ValueError: If the override is no range, or one of its values has another type or is none of the choices; the message
+                has the nearest value.
+        """
+        if isinstance(value, list | tuple):
+            _distribution(value)
+            return [self._typed(choice) for choice in value]
+        if not isinstance(value, Mapping):
+            return self._typed(value)
+        if (kind := self.kind) not in _NUMBERS:
+            raise ValueError(f"a range needs numbers, and this knob is {_IN_WORDS[kind]}: {in_words(self.distribution)}")
+        log = value.get("log", False)
+        if not isinstance(log, bool):
+            raise ValueError(f"log must be true or false, got {log!r}")
+        if isinstance(step := value.get("step"), int | float) and not isinstance(step, bool) and step <= 0:
+            raise ValueError(f"a step must be above 0, got {step!r}")
+        unbound = replace(self, bounds="")
+        found: dict[str, Any] = {}
+        for key, part in value.items():
+            plain = key == "log" or (key == "step" and part is None)
+            found[key] = part if plain else (unbound if key == "step" else self)._typed(part)
+        if found.get("step") is not None and {"low", "high"} <= found.keys():
+            n_steps = (found["high"] - found["low"]) / found["step"]
+            if abs(n_steps - round(n_steps)) > 1e-6:
+                last = found["low"] + math.floor(n_steps + 1e-9) * found["step"]
+                raise ValueError(
+                    f"steps of {found['step']:g} do not lead from {found['low']:g} to {found['high']:g}; nearest high: {last:g}"
+                )
+        _distribution(found)
+        return found
+
+    @property
+    def kind(self) -> Any:
+        """The type of the knob's values: bool, int, float or str."""
+        if isinstance(self.distribution, IntDistribution):
+            return int
+        if isinstance(self.distribution, FloatDistribution):
+            return float
+        assert isinstance(self.distribution, CategoricalDistribution)  # noqa: S101 - Optuna has three
+        kinds = {type(choice) for choice in self.distribution.choices} - {type(None)}
+        return next(kind for kind in (str, float, int, bool) if kind in kinds)
+
+    def _typed(self, value: Any) -> Any:
+        kind = self.kind
+        choices = self.distribution.choices if isinstance(self.distribution, CategoricalDistribution) else ()
+        if value is None and None in choices:
+            return None
+        if kind is float and type(value) in (int, float):
+            if not math.isfinite(value):
+                raise ValueError(f"a knob's value must be finite, got {value!r}")
+            return self._within(float(value))
+        if type(value) is kind and kind is int:
+            return self._within(value)
+        if type(value) is kind and (kind is not str or value in choices or (self.pattern and re.fullmatch(self.pattern, value))):
+            return value
+        if kind is int and isinstance(value, float) and math.isfinite(value):
+            raise ValueError(f"must be a whole number, got {value!r}; nearest: {round(value)}")
+        if kind in _NUMBERS and isinstance(value, str):
+            raise ValueError(f"must be {_IN_WORDS[kind]}, got the word {value!r}; write a number, without quotes")
+        near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1) if kind is str else []
+        listed = f" of {', '.join(str(choice) for choice in choices)}" if kind is str else ""
+        also = f" (or {self.pattern})" if self.pattern else ""
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"must be {_IN_WORDS[kind]}{listed}{also}, got {value!r}{meant}")
+
+    def _within(self, value: float) -> Value:
+        """Check a number against `bounds`."""
+        if not self.bounds:
+            return value
+        low, high = (float(bound) for bound in self.bounds[1:-1].split(","))
+        open_below, open_above = self.bounds[0] == "(", self.bounds[-1] == ")"
+        if value < low or (open_below and value == low):
+            raise ValueError(f"must be in {self.bounds}, got {value!r}" + ("" if open_below else f"; nearest: {low:g}"))
+        if value > high or (open_above and value == high):
+            raise ValueError(f"must be in {self.bounds}, got {value!r}" + ("" if open_above else f"; nearest: {high:g}"))
+        return value
+
     def overridden(self, value: Any) -> Knob:
         """Return this knob with the values that a study file assigns to it.
 
@@ -98,6 +186,10 @@ class Knob:
             ValueError: If the override is invalid (an empty list, low above high, an unknown key).
         """
         return replace(self, distribution=_distribution(value))
+
+
+_NUMBERS = (int, float)
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "one"}
 
 
 def _distribution(value: Any) -> BaseDistribution:
@@ -231,6 +323,20 @@ class JointSpace:
             except ValueError as error:
                 found[key] = str(error)
         return found
+
+    def typed(self, overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return a `space:` section with values of its knobs' types, and the problem of each key that has other values.
+
+        A knob of two methods has the same type in both.
+        """
+        knobs = {knob.key: knob for space in self.spaces for knob in space.knobs} | {knob.key: knob for knob in self.shared}
+        values, problems = dict[str, Any](), dict[str, str]()
+        for key, value in overrides.items():
+            try:
+                values[key] = knobs[key].typed(value) if key in knobs else value
+            except ValueError as error:
+                problems[key] = str(error)
+        return values, problems
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> JointSpace:
         """Return this space with the study file's `space:` section applied.

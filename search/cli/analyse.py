@@ -40,13 +40,13 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 @app.command()
 def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Show how much of the accuracy each knob of each method explains alone (first-order Sobol index of a surrogate)."""
-    from search.config.loading import check
+    from search.config.loading import check_stored
     from search.results.importance import N_LEAST
     from search.results.importance import importance as importance_of
     from search.results.saved_study import load
 
     saved = load(folder_of(study, storage))
-    found = importance_of(check(saved.row.file).joint_space(), saved.history, saved.epochs)
+    found = importance_of(check_stored(saved.row.file).joint_space(), saved.history, saved.epochs)
     if as_json:
         print_json(found)
         return

@@ -138,5 +138,5 @@ def resume(
         detail = {key: value for key, value in extension.detail().items() if key != "trial"}
         control.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
-    file = loading.check(saved.row.file).kept_in(saved.folder.parent, saved.row.facts.checkpoints)
+    file = loading.check_stored(saved.row.file).kept_in(saved.folder.parent, saved.row.facts.checkpoints)
     search(file, back_end, cpus, extension, slots=slots)

@@ -38,7 +38,7 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     """
     name = "digits" if source is None else str(source)
     try:
-        text = _find(name).read_text()
+        text = _find(name).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         known = ", ".join(packaged_names())
         raise StudyFileError(f"{name}: neither a file nor a packaged study of that name exists (packaged: {known})") from None
@@ -62,6 +62,11 @@ def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
     return _check(raw, name, {})
 
 
+def check_stored(raw: Mapping[str, Any]) -> StudyFile:
+    """Validate the study file that a ledger holds. Its space is unchanged, because the study continues as it began."""
+    return _check(raw, "study", {}, typed=False)
+
+
 def packaged_names() -> list[str]:
     """Return the names of the packaged studies."""
     return sorted(entry.name.removesuffix(".yaml") for entry in PACKAGED.iterdir() if entry.name.endswith(".yaml"))
@@ -83,16 +88,21 @@ def _find(name: str) -> Path | Traversable:
     return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
 
 
-def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str]) -> StudyFile:
+def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str], *, typed: bool = True) -> StudyFile:
     """Validate everything, and raise one error that lists every problem in the order of the file."""
     raw, shared, problems = _kept(raw)
+    if typed:
+        raw = _typed(raw, problems)
     file: StudyFile | None = None
     try:
         file = StudyFile.model_validate(raw)
         file = file.kept_in(file.storage, shared)
     except ValidationError as error:
         problems += [_explained(dict(e)) for e in error.errors()]
-    problems += _space_problems(raw.get("methods"), raw.get("space"))
+    overrides, told = raw.get("space"), {path for path, _ in problems}
+    if isinstance(overrides, Mapping):
+        overrides = {key: value for key, value in overrides.items() if ("space", key) not in told}
+    problems += _space_problems(raw.get("methods"), overrides)
     if problems or file is None:
         order = {path: n for n, path in enumerate(sources)}
         problems.sort(key=lambda problem: order.get(_nearest(problem[0], sources), len(order)))
@@ -107,6 +117,17 @@ def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str]) ->
     except ValueError as error:
         raise StudyFileError(f"{sources.get(_nearest(('search', 'points'), sources), name)}: {error}") from None
     return file
+
+
+def _typed(raw: Mapping[str, Any], problems: list[tuple[KeyPath, str]]) -> Mapping[str, Any]:
+    """Return the file with values in its space that have the types of their knobs; add to `problems` those that have others."""
+    methods, overrides = raw.get("methods"), raw.get("space")
+    if not isinstance(overrides, Mapping) or not isinstance(methods, list | tuple):
+        return raw
+    known = spaces.joint([*(m for m in methods if isinstance(m, str) and spaces.unknown_method(m) is None), ANCHOR])
+    values, found = known.typed(overrides)
+    problems += [(("space", key), problem) for key, problem in found.items()]
+    return {**raw, "space": {key: values.get(key, value) for key, value in overrides.items()}}
 
 
 def _kept(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str | None, list[tuple[KeyPath, str]]]:

@@ -17,12 +17,27 @@ MAX_NODES = 10_000  # values in a study file, with aliases expanded
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader of PyYAML, but with `1e-4` as a number, as in YAML 1.2 and as everyone writes a learning rate."""
+    """The safe loader of PyYAML with the numbers of YAML 1.2: `1e-4` is one, `1:30` (90 in YAML 1.1) and `010` (8) are words."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0o[0-7_]+|0x[0-9a-fA-F_]+)$",
+    "tag:yaml.org,2002:float": r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.)(?:[eE][-+]?[0-9]+)?$"
+    r"|^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
+
+
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(str(loader.construct_scalar(node)).replace("_", ""), 0)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 KeyPath = tuple[str, ...]  # ("budget", "n_trials"); the dotted knobs of a space are one part: ("space", "lora.rank")
 
@@ -41,6 +56,8 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
                 raise StudyFileError(
                     f"{name}: expands to more than {MAX_NODES:,} values; a study file must be smaller: write less, or drop aliases"
                 )
+            lines: dict[KeyPath, int] = {}
+            problems = [] if node is None else list(_walk(node, (), lines))
             raw = {} if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -48,14 +65,14 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         mark = getattr(error, "problem_mark", None)
         source = f"{name}:{mark.line + 1}" if mark is not None else name
         raise StudyFileError(f"{source}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise StudyFileError(f"{name}: holds a date or a number that is none ({error}); correct it, or quote it") from None
     except RecursionError:
         raise StudyFileError(
             f"{name}: is nested too deeply or contains itself; a study file must be a flat mapping of sections"
         ) from None
     if node is None or not isinstance(raw, dict):
         raise StudyFileError(f"{name}: a study file must be a mapping that begins with `study: NAME`")
-    lines: dict[KeyPath, int] = {}
-    problems = list(_walk(node, (), lines))
     if problems:
         raise StudyFileError("\n".join(f"{name}:{line}: {problem}" for line, problem in problems))
     return raw, lines
@@ -73,10 +90,17 @@ def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Iterator[tuple[int, str]]:
-    """Record every key's line; yield the keys that are duplicates or not words."""
+    """Record every key's line; yield the keys that are duplicates or not words. Merged keys (`<<`) yield to the mapping's own."""
     if not isinstance(node, yaml.MappingNode):
         return
+    merged: dict[KeyPath, int] = {}
     for key, value in node.value:
+        if key.tag == "tag:yaml.org,2002:merge":
+            for part in reversed(value.value) if isinstance(value, yaml.SequenceNode) else (value,):
+                layer: dict[KeyPath, int] = {}
+                yield from _walk(part, path, layer)
+                merged |= layer
+            continue
         here, line = (*path, str(key.value)), key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
             yield line, f"{'.'.join(path) or 'the file'}: a key must be a word, got {key.value!r}; quote it or correct it"
@@ -85,6 +109,8 @@ def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Iterator
             yield line, f"{'.'.join(here)}: given twice (first in line {lines[here]}); keep one"
         lines[here] = line
         yield from _walk(value, here, lines)
+    for here, line in merged.items():
+        lines.setdefault(here, line)
 
 
 def assign(raw: dict[str, Any], assignment: str) -> KeyPath:

@@ -64,11 +64,11 @@ def write_page(
 
 
 def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:
-    from search.config.loading import check
+    from search.config.loading import check_stored
     from search.results.importance import importance
 
     try:
-        space = check(study.row.file).joint_space()
+        space = check_stored(study.row.file).joint_space()
     except RequestError:  # written by a version with knobs that this version does not know
         return {}
     return importance(space, study.history, study.epochs)

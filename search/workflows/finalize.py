@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from search import pareto
 from search.backends.base import BackEnd, Order, Outcome
-from search.config.loading import check
+from search.config.loading import check_stored
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.seeds import seed_for
@@ -88,7 +88,7 @@ def finalize_and_record(
         RequestError: If there is no front or no test split, or a model could not be trained; finished models are kept.
         LedgerError: If another process is finalizing the study.
     """
-    file = check(study.row.file)
+    file = check_stored(study.row.file)
     members = finalize(
         study, n_seeds=n_seeds, retrain=lambda orders: back_end.retrain(file, study.row.facts, orders), on_done=on_done
     )
@@ -234,7 +234,7 @@ def _orders(
     ledger: SqlLedger, study: SavedStudy, wanted: Iterable[tuple[int, int]], started: dict[int, tuple[Trial, Order]]
 ) -> Iterator[Order]:
     """Yield the missing ones of the wanted (member, repeat); each becomes a RUNNING trial of the sibling ledger, in `started`."""
-    file = check(study.row.file)
+    file = check_stored(study.row.file)
     known = {(t.config[OF], t.config[REPEAT]): t for t in ledger.trials() if t.state is not State.FAILED}
     number = len(ledger.trials())
     for of, repeat in wanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.config.loading import check
+from search.config.loading import check_stored
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 
@@ -41,7 +41,7 @@ def rerun(study: SavedStudy, number: int) -> list[Epoch]:
     then = {report.epoch: dict(report.metrics) for report in study.epochs if report.trial == number}
     if not then:
         raise RequestError(f"trial {number} has no epoch to compare; it is {trial.state}")
-    file = check(study.row.file)
+    file = check_stored(study.row.file)
     try:
         trainable = make(**file.worker(study.row.facts))
         trainable.start(trial.config, seed=trial.seed, epochs=trial.planned_epochs or file.budget.epochs, folder=None)

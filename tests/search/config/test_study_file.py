@@ -1,5 +1,6 @@
 """A study file is checked whole, and every problem is told with its place and law."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,93 @@ def test_a_worker_elsewhere_is_given_absolute_paths(tmp_path: Path, monkeypatch:
     worker = file.worker()
     assert worker["data"]["path"] == str(tmp_path / "set")
     assert worker["backbone"]["weights"] == str(tmp_path / "w.safetensors")
+
+
+# -- YAML as people write it -----------------------------------------------------------------------------------------
+
+
+def loaded(tmp_path: Path, text: str | bytes) -> loading.StudyFile:
+    path = tmp_path / "s.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return loading.load(path)
+
+
+BASE = "study: s\ndata: {kind: digits}\nmethods: [lora]\nbudget: {n_trials: 3, epochs: 2}\n"
+
+
+def test_merge_keys_are_merged_and_a_key_beside_them_wins(tmp_path: Path) -> None:
+    text = BASE.replace("budget: {n_trials: 3, epochs: 2}", "budget:\n  <<: &base {n_trials: 3, epochs: 2}\n  epochs: 5")
+    assert loaded(tmp_path, text).budget.epochs == 5
+    two = BASE + "recipe: &r {clip_norm: 1.0}\nsearch:\n  <<: [{seed: 4}, {seed: 5, sampler: tpe}]\n"
+    assert (loaded(tmp_path, two).search.seed, loaded(tmp_path, two).search.sampler) == (4, "tpe")
+    with pytest.raises(StudyFileError, match=r"s\.yaml:5: budget.epoch: no such key"):
+        loaded(tmp_path, text.replace("epochs: 2}", "epoch: 2}"))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("1e-4", 1e-4), ("1E-3", 1e-3), (".001", 1e-3), ("0.001", 1e-3), ("1.e-3", 1e-3), ("+1e-2", 1e-2)]
+)
+def test_a_learning_rate_is_a_number_however_it_is_written(tmp_path: Path, written: str, read: float) -> None:
+    assert loaded(tmp_path, BASE + f"space: {{optim.lr: {written}}}\n").space["optim.lr"] == read
+
+
+@pytest.mark.parametrize(
+    ("written", "law"),
+    [
+        ("budget: {n_trials: 3, epochs: 2, max_hours: 1:30}", "budget.max_hours: Input should be a valid number"),
+        ("budget: {n_trials: 3, epochs: 2, until: 2026-13-45}", "holds a date or a number that is none"),
+    ],
+)
+def test_what_looks_like_a_number_or_a_date_and_is_none_is_refused(tmp_path: Path, written: str, law: str) -> None:
+    with pytest.raises(StudyFileError, match=law):
+        loaded(tmp_path, BASE.replace("budget: {n_trials: 3, epochs: 2}", written))
+
+
+def test_a_byte_order_mark_carriage_returns_and_yes_are_read(tmp_path: Path) -> None:
+    text = (BASE + "recipe: {compile: yes}\n").replace("\n", "\r\n")
+    assert loaded(tmp_path, b"\xef\xbb\xbf" + text.encode()).recipe.compile is True
+
+
+# -- values have the type of their knob ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "kept"),
+    [
+        ("optim.weight_decay", {"low": 0, "high": 1}, {"low": 0.0, "high": 1.0}),
+        ("recipe.drop_path", {"low": 0, "high": 0.2, "step": 0.1}, {"low": 0.0, "high": 0.2, "step": 0.1}),
+        ("lora.rank", {"low": 1, "high": 8}, {"low": 1, "high": 8}),
+        ("lora.layers", "last-3", "last-3"),
+        ("optim.lr", [1, 1e-3], [1.0, 1e-3]),
+    ],
+)
+def test_a_range_has_the_type_of_its_knob(key: str, written: object, kept: object) -> None:
+    space = loading.check(MINIMAL | {"space": {key: written}}).space[key]
+    assert repr(space) == repr(kept)
+    assert loading.check_stored(MINIMAL | {"space": {key: written}}).space[key] == written  # in a ledger it stays as it was
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "law"),
+    [
+        ("lora.rank", {"low": 1, "high": 9, "step": 1.5}, "must be a whole number, got 1.5; nearest: 2"),
+        ("lora.rank", 8.0, "must be a whole number, got 8.0; nearest: 8"),
+        ("lora.rank", True, "must be a whole number, got True"),
+        ("optim.lr", [1e-3, "1e-4"], "must be a number, got the word '1e-4'; write a number, without quotes"),
+        ("optim.lr", None, "must be a number, got None"),
+        ("optim.lr", {"low": 0, "high": 1e-2}, r"must be in (0, inf), got 0.0"),
+        ("recipe.drop_path", 1.5, r"must be in [0, 1), got 1.5"),
+        ("optim.batch_size", 0, r"must be in [1, inf), got 0; nearest: 1"),
+        ("lora.targets", ["qkv", "nope"], "must be one of qv, qkv, qkvo, qkvo_mlp, got 'nope'"),
+        ("lora.targets", {"low": 1, "high": 2}, "a range needs numbers"),
+        ("lora.layers", "middle", "(or (first|last)-[1-9][0-9]*), got 'middle'"),
+        ("optim.lr", {"low": 1e-4, "high": 1e-2, "log": "false"}, "log must be true or false, got 'false'"),
+        ("lora.rank", {"low": 1, "high": 10, "step": 4}, "steps of 4 do not lead from 1 to 10; nearest high: 9"),
+    ],
+)
+def test_a_value_that_is_none_of_its_knobs_is_refused_with_the_nearest(tmp_path: Path, key: str, written: object, law: str) -> None:
+    (tmp_path / "s.yaml").write_text(BASE + f"space:\n  {key}: {json.dumps(written)}\n")
+    with pytest.raises(StudyFileError) as refused:
+        loading.load(tmp_path / "s.yaml")
+    assert law in str(refused.value)
+    assert str(refused.value).startswith(f"{tmp_path}/s.yaml:6: space.{key}: ")
