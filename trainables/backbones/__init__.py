@@ -1,5 +1,33 @@
 """Pretrained Vision Transformers, built with timm, with weights from local files. Importing it registers `vit_glyphs`."""
 
-from trainables.backbones.factory import RANDOM, WEIGHTS, Preprocessing, create, fingerprint, preprocessing, remove_head, set_head
+from trainables.backbones.factory import (
+    RANDOM,
+    WEIGHTS,
+    Preprocessing,
+    create,
+    describe_normalisation,
+    digest,
+    digest_of,
+    fingerprint,
+    preprocessing,
+    refuse_changed,
+    remove_head,
+    set_head,
+)
+from trainables.backbones.statistics import hold_statistics
 
-__all__ = ["RANDOM", "WEIGHTS", "Preprocessing", "create", "fingerprint", "preprocessing", "remove_head", "set_head"]
+__all__ = [
+    "RANDOM",
+    "WEIGHTS",
+    "Preprocessing",
+    "create",
+    "describe_normalisation",
+    "digest",
+    "digest_of",
+    "fingerprint",
+    "hold_statistics",
+    "preprocessing",
+    "refuse_changed",
+    "remove_head",
+    "set_head",
+]

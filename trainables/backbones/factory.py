@@ -5,6 +5,7 @@ Importing this module registers `vit_glyphs` with timm: `timm.create_model("vit_
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from trainables.adapters import near
 from trainables.backbones.pretrained import load_weights
+from trainables.protocol import Changed
 
 WEIGHTS: Final = Path(__file__).parents[1] / "weights"
 RANDOM: Final = "random"
@@ -135,6 +137,49 @@ def preprocessing(model: nn.Module) -> Preprocessing:
         height, width = embed.img_size
     size = (int(height), int(width))
     return Preprocessing(int(chans), size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def digest(model: nn.Module) -> str:
+    """Return a digest of a backbone's weights: SHA-256 over names, shapes and bits (as sums) of all but head and positions.
+
+    Positions are excluded because a resampled embedding may differ in its last bit between machines. It is not cryptographic.
+    """
+    return digest_of(fingerprint(model))
+
+
+def digest_of(found: Mapping[str, tuple[tuple[int, ...], str, int]]) -> str:
+    """Return the digest of a model with this `fingerprint`."""
+    told = [(name, *found[name]) for name in sorted(found) if not name.startswith("head.") and "pos_embed" not in name]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def refuse_changed(backbone: Mapping[str, Any], now: str) -> None:
+    """Refuse weights with another digest than those with which the study began.
+
+    Args:
+        backbone: The `backbone` argument of `trainables.make`; nothing is refused if it has no `digest`.
+        now: Digest of the weights that were loaded.
+
+    Raises:
+        Changed: If they differ; the message has both digests.
+    """
+    if (then := backbone.get("digest")) is not None and then != now:
+        raise Changed(
+            f"backbone: the weights of {backbone['name']} ({backbone.get('weights') or 'its own'}) are not those with which the "
+            f"study began: their digest was {then[:12]} and is {now[:12]}; restore them, or begin a study of another name"
+        )
+
+
+def describe_normalisation(model: nn.Module, weights: str | None = None) -> str:
+    """Describe the normalisation of images for `model` and where it comes from; `weights` is the argument of `create`."""
+    wanted = preprocessing(model)
+    mean, std = (", ".join(f"{value:g}" for value in values[: wanted.channels]) for values in (wanted.mean, wanted.std))
+    config = getattr(model, "pretrained_cfg", {})
+    tagged = ".".join(part for part in (config.get("architecture"), config.get("tag")) if part)
+    source = f"from timm's configuration of {tagged}" if tagged else "from the model's configuration"
+    if weights not in (None, RANDOM):
+        source += f", not read from {weights}: if those were trained with other values, name their tag in backbone.name"
+    return f"(pixel - mean) / std with mean {mean}, std {std}, {source}"
 
 
 def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> None:

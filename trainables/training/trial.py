@@ -56,12 +56,14 @@ class AdapterWorker:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
         supported_blocks(self.model)
+        self._pristine = backbones.fingerprint(self.model)
+        backbones.refuse_changed(backbone, backbones.digest_of(self._pristine))
         wanted = backbones.preprocessing(self.model)
+        data.look_again()
         self.n_classes = data.n_classes(data_set)
         splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)
         self._splits = {name: split.to(self.device) for name, split in splits.items()}
         self._normalise = data.Normaliser(wanted, self.device)
-        self._pristine = backbones.fingerprint(self.model)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
         self._prefixes: dict[tuple[str, int, str], list[Tensor]] = {}
         self._gflops: dict[Any, float] = {}
@@ -147,6 +149,7 @@ class AdapterWorker:
         order = torch.randperm(len(train))[: n_steps * batch].to(self.device).view(n_steps, batch)
         losses: list[Tensor] = []
         model.train()
+        backbones.hold_statistics(model)
         for i, index in enumerate(order):
             raise_if_stopped(run.plan.folder)
             step = run.epoch * n_steps + i
