@@ -10,6 +10,8 @@ Importing this package does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.imports import large_imports
@@ -27,6 +29,9 @@ __all__ = [
     "measure_latency",
     "probed_epochs",
     "probed_memory",
+    "refuse_changed",
+    "rehearse",
+    "save_listing",
 ]
 
 
@@ -92,7 +97,13 @@ def measure_latency(
 
 
 def measure_epochs(
-    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], *, configs: Iterable[Mapping[str, Any]]
+    backbone: Mapping[str, Any],
+    data: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    *,
+    configs: Iterable[Mapping[str, Any]],
+    patience: float | None = None,
+    on_done: Callable[[int, int, str], None] = lambda done, of, method: None,
 ) -> Iterator[Probe]:
     """Estimate the cost of an epoch of each configuration on this machine from a few batches; see `trainables.training.probe`.
 
@@ -101,6 +112,8 @@ def measure_epochs(
         data: The `data` argument of `make`.
         recipe: The `recipe` argument of `make`.
         configs: Valid configurations.
+        patience: Seconds for all of them; None for whole batches, however long they take.
+        on_done: Callback that receives the number of measured configurations, of all, and the method of the last.
 
     Raises:
         ValueError: If the data are a synthetic surface, or the backbone or the data are unavailable.
@@ -109,12 +122,12 @@ def measure_epochs(
         raise ValueError("a synthetic surface computes nothing: there is no cost to plan")
     with large_imports():
         from trainables.training.probe import probe
-    return probe(backbone, data, recipe, configs)
+    return probe(backbone, data, recipe, configs, patience=patience, on_done=on_done)
 
 
-def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> list[Probe]:
+def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], patience: float | None = None) -> list[Probe]:
     """Return the results of `measure_epochs` as a list; a module-level function, so that Ray can run it remotely."""
-    return list(measure_epochs(**worker, configs=configs))
+    return list(measure_epochs(**worker, configs=configs, patience=patience))
 
 
 def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -178,4 +191,67 @@ def audit(
 
         model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
         wanted = backbones.preprocessing(model)
-        return images.audit(data, wanted, progress=progress)
+        found = images.audit(data, wanted, progress=progress)
+        digest = backbones.digest(model)
+        backbones.refuse_changed(backbone, digest)
+        normalisation = backbones.describe_normalisation(model, backbone.get("weights"))
+        return replace(found, weights_digest=digest, normalisation=normalisation)
+
+
+def rehearse(
+    backbone: Mapping[str, Any],
+    configs: Sequence[Mapping[str, Any]],
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> None:
+    """Pass one image through the backbone, plain and with each configuration's adapter; see `trainables.training.rehearsal`.
+
+    Args:
+        backbone: The `backbone` argument of `make`.
+        configs: Configurations to try.
+        progress: Callback that receives (tried models, all models).
+
+    Raises:
+        ValueError: If the backbone or one of the adapters cannot be computed with.
+    """
+    with large_imports():
+        from trainables.training.rehearsal import rehearse as run
+
+    run(backbone, configs, on_done=progress)
+
+
+def refuse_changed(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse a data set or weights other than those with which a study began.
+
+    Args:
+        backbone: The `backbone` argument of `make`; without a `digest` its weights are not loaded.
+        data: The `data` argument of `make`; without a `digest` its files are not listed.
+
+    Raises:
+        Changed: If one of them is another; a ValueError. The message names what has changed.
+        ValueError: If one of them is unavailable.
+    """
+    with large_imports():
+        from trainables import backbones
+        from trainables import data as images
+
+        if data.get("digest") is not None:
+            images.look_again()
+            images.n_classes(data)
+        if backbone.get("digest") is not None:
+            model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
+            backbones.refuse_changed(backbone, backbones.digest(model))
+
+
+def save_listing(data: Mapping[str, Any], path: Path) -> None:
+    """Write the names, sizes and labels of a data set's images to a Parquet file; does nothing for data without files.
+
+    Args:
+        data: The `data` argument of `make`.
+        path: The file.
+    """
+    if data.get("kind") in ("synthetic", "none"):
+        return
+    from trainables.data import save_listing
+
+    save_listing(data, path)

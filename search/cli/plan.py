@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 _FOR_WORKERS = 0.7  # fraction of a machine's memory for workers; Ray keeps the rest for its object store
+_ANSWER_WITHIN = 30.0  # seconds for all measurements; a slow machine gets fewer images
 _PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -53,6 +54,7 @@ def plan(
         words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
         raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
     worker = file.worker()
+    complain(f"counting the sizes of {len(file.methods)} methods")
     try:
         sizes = measure(worker["backbone"], worker["data"])
         max_params = file.budget.max_params or sizes.backbone_params
@@ -65,8 +67,9 @@ def plan(
     except ValueError as error:
         raise RequestError(str(error)) from error
     n_slots = measured.n_slots
+    starts = (took + measured.seconds) / 2
     found = planning.cost(
-        file, measured.probes, planning.epochs(file), n_slots=n_slots, start_seconds=(took + measured.seconds) / 2
+        file, measured.probes, planning.epochs(file), n_slots=n_slots, start_seconds=starts, computed_bytes=measured.needed
     )
     if as_json:
         facts: dict[str, Any] = {
@@ -98,6 +101,7 @@ class _Measured:
         memory: Bytes of memory of the machine, or of its GPUs if trials use them.
         sharing: Number of trials at once on that machine.
         where: Name of the machine.
+        needed: Computed memory of a trial.
     """
 
     probes: Sequence[Probe]
@@ -107,6 +111,22 @@ class _Measured:
     memory: float
     sharing: int
     where: str
+    needed: float
+
+
+class _Told:
+    """The progress of the measurements, on standard error: one line for each method, with the time that is left."""
+
+    def __init__(self) -> None:
+        self._begun, self._method = time.perf_counter(), ""
+
+    def __call__(self, done: int, of: int, method: str) -> None:
+        if done == 0:
+            complain(f"measuring {of} configurations on this machine")
+        elif method != self._method or done == of:
+            self._method = method
+            left = (time.perf_counter() - self._begun) / done * (of - done)
+            complain(f"measured {done} of {of} ({method}), about {left:.0f} s left")
 
 
 def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None) -> _Measured:
@@ -114,14 +134,14 @@ def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slo
     from cluster.health import gpu_memory
     from search.config import trial_resources
     from search.workflows import preflight
-    from trainables import probed_epochs
+    from trainables import measure_epochs
     from trainables.costs.memory import private_bytes
 
     resources, told = file.resources, gpu_memory()
     gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
     needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
     begun = time.perf_counter()
-    probes = probed_epochs(file.worker(), configs)
+    probes = list(measure_epochs(**file.worker(), configs=configs, patience=_ANSWER_WITHIN, on_done=_Told()))
     took = time.perf_counter() - begun
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
     if gpus > 0:
@@ -131,7 +151,7 @@ def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slo
     reserved = resources.of_a_trial(trial_resources.reserved_memory(needed, most=room))["memory_per_trial"]
     n_slots = min(n_slots, max(1, room // reserved)) if reserved else n_slots
     memory = _bytes_of(told) if gpus > 0 and told else memory
-    return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
+    return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine", needed)
 
 
 def _measured_there(
@@ -156,14 +176,14 @@ def _measured_there(
         takes = {**file.resources.of_a_trial(None), "gpus_per_trial": gpus}
         reserved = trial_resources.reserved_memory(needed, most=connect.largest_memory(**takes))
         takes["memory_per_trial"] = file.resources.of_a_trial(reserved)["memory_per_trial"]
-        found = capacity.in_a_slot(probed_epochs, file.worker(), configs, takes=takes, say=say, patience=_PATIENCE)
+        found = capacity.in_a_slot(probed_epochs, file.worker(), configs, _ANSWER_WITHIN, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or capacity.FreeSlots(takes).at_most
         sharing = connect.slots(**takes, node=found.node)
         name, memory = name_and_memory(found.node)
         told = on_each(gpu_memory, with_gpus=True).get(name, []) if gpus > 0 else []
     if told and not isinstance(told, str):
         memory = _bytes_of(told)
-    return _Measured(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}")
+    return _Measured(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}", needed)
 
 
 def _bytes_of(gpus: Sequence[str]) -> float:

@@ -153,7 +153,9 @@ def _share(file: StudyFile, family: str, instance: int) -> float:
     return sum(trial.epochs for trial in study.trials) / (len(study.trials) * file.budget.epochs)
 
 
-def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: int, start_seconds: float) -> Cost:
+def cost(
+    file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: int, start_seconds: float, computed_bytes: float = 0.0
+) -> Cost:
     """Combine the number of epochs with the cost of one.
 
     Args:
@@ -162,6 +164,7 @@ def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: i
         trained: Number of epochs from `epochs`.
         n_slots: Number of trials at once.
         start_seconds: Seconds before the first trial trains.
+        computed_bytes: Computed memory of a trial, for probes that were cut below a batch.
     """
     known = [probe for probe in probes if probe.config["method"] != ANCHOR] or list(probes)
     seconds_by_method: dict[str, list[float]] = {}
@@ -181,4 +184,6 @@ def cost(file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: i
     )
     wall = [hours / n_slots + start_seconds / 3600 for hours in (low, guess, high)]
     memory = max(probe.peak_memory_bytes for probe in known)
+    if any(probe.n_images is not None for probe in known):
+        memory = max(memory, computed_bytes)
     return Cost(trained, Range(low, guess, high), Range(*wall), memory)
