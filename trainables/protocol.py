@@ -10,7 +10,12 @@ from trainables import folder as folders
 from trainables.folder import Folder
 from trainables.imports import large_imports
 
+DATA_RULES = 2  # version of the rules of docs/data.md which say what is a split, a class, or neither
 STOP_FLAG = "stop"  # name of the file in a trial's folder that requests its worker to stop
+
+
+class Changed(ValueError):
+    """The error that the data set or the weights of a study are not those with which it began."""
 
 
 class Stopped(Exception):
@@ -92,6 +97,34 @@ class Audit(Protocol):
     @property
     def skipped(self) -> tuple[str, ...]:
         """The skipped files, one line each."""
+
+    @property
+    def classes(self) -> Mapping[str, Mapping[str, int]]:
+        """The number of images of each class by split, in the order of the labels."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The files and folders that the layout's rules left out, one line each with the reason."""
+
+    @property
+    def n_turned(self) -> int:
+        """The number of images with an EXIF orientation."""
+
+    @property
+    def n_transparent(self) -> int:
+        """The number of images with transparent pixels."""
+
+    @property
+    def data_digest(self) -> str | None:
+        """The digest of names, sizes and labels of all images; None for a packaged data set."""
+
+    @property
+    def weights_digest(self) -> str:
+        """The digest of the backbone's weights."""
+
+    @property
+    def normalisation(self) -> str:
+        """The normalisation of the images and where it comes from, in words."""
 
 
 class Sizes(Protocol):

@@ -293,6 +293,8 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         report = json.loads(result["report"])
         if trial.trial_id in self._ended:  # a last result that arrived before the kill
             return str(TrialScheduler.CONTINUE)
+        if "changed" in report:
+            raise RequestError(f"node {_node_of(trial)}: {report['changed']}")
         if "unseen" in report:
             raise RequestError(
                 f"storage: node {_node_of(trial)} has no {report['unseen']}; a node that joins must see the storage as the others "

@@ -57,6 +57,11 @@ class Progress:
             self._decoding.stop()
             self._decoding = None
 
+    def tried(self, n_done: int, n_models: int) -> None:
+        """Show the first image's way through the models of the methods."""
+        if n_done == 1:
+            self._console.print(f"one image through the backbone and {n_models - 1} adapters", highlight=False)
+
     @contextmanager
     def __call__(self, study: Study, at_a_time: str, waits: Callable[[], str | None]) -> Iterator[None]:
         """Show the study while the block runs.

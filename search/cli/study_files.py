@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.cli.options import (
     DEFAULT_STORAGE,
@@ -16,14 +18,15 @@ from search.cli.options import (
     MaybeStudyFile,
     Overrides,
     Storage,
-    complain,
     print_json,
 )
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
+    from trainables.protocol import Audit
 
 app = typer.Typer()
+_MOST_CLASSES = 20  # that `validate` prints with their counts
 
 
 @app.command("ls")
@@ -67,35 +70,54 @@ def validate(
     study: MaybeStudyFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Check a study file and its images without running it; print the resolved file with all defaults."""
+    """Check everything until the first training step, without running it; print the resolved file with all defaults."""
     import yaml
 
+    from search.cli.progress import Progress
     from search.config import loading
     from search.config.sections import Images
+    from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
-    if isinstance(file.data, Images):
-        _audit_images(file)
+    progress = Progress(Console(stderr=True))
+    found = check_start(file, on_decoded=progress.decoded, on_tried=progress.tried)
+    if found is not None and isinstance(file.data, Images):
+        _print_data(file, found)
     sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
 
 
-def _audit_images(file: StudyFile) -> None:
-    """Decode the images if this machine has not yet, and print their counts to standard error, apart from the resolved file."""
-    from search.cli.progress import Progress
-    from search.errors import RequestError
+def _print_data(file: StudyFile, found: Audit) -> None:
+    """Print what the data set holds, and what of it a search will not see."""
+    from search.config.sections import Images
     from search.workflows.preflight import describe_skipped
-    from trainables import audit
 
-    worker = file.worker()
-    try:
-        found = audit(worker["backbone"], worker["data"], progress=Progress(Console(stderr=True)).decoded)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    if found is not None:
-        if found.skipped:
-            complain(describe_skipped(found.skipped))
-        counts = ", ".join(f"{n:,} {split}" for split, n in found.n_images.items())
-        complain(f"data: {counts} images of {found.n_classes} classes")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    counts = ", ".join(f"{n:,} {split}" for split, n in found.n_images.items())
+    console.print(f"data: {counts} images of {found.n_classes} classes", markup=False)
+    table = Table("class", box=None)
+    for split in found.n_images:
+        table.add_column(split, justify="right")
+    for name, per_split in islice(found.classes.items(), _MOST_CLASSES):
+        table.add_row(Text(name), *(f"{n:,}" for n in per_split.values()))
+    console.print(table)
+    if len(found.classes) > _MOST_CLASSES:
+        others = [per_split["train"] for per_split in list(found.classes.values())[_MOST_CLASSES:]]
+        console.print(f"  and {len(others):,} more classes, with {min(others):,} to {max(others):,} training images each")
+    if found.skipped:
+        console.print(describe_skipped(found.skipped), markup=False)
+    for note in found.notes:
+        console.print(f"data: {note}", markup=False)
+    if isinstance(file.data, Images) and found.n_turned:
+        does = "are turned upright" if file.data.exif == "apply" else "stay as they are stored; data.exif: apply turns them upright"
+        console.print(f"data: {found.n_turned:,} images carry an EXIF orientation and {does}")
+    if isinstance(file.data, Images) and found.n_transparent:
+        does = (
+            f"are put on {file.data.background}"
+            if file.data.background
+            else "show the colours stored below these; data.background: white (or black) puts them on a colour"
+        )
+        console.print(f"data: {found.n_transparent:,} images have transparent pixels and {does}")
+    console.print(f"normalisation: {found.normalisation}", markup=False)
 
 
 @app.command("cp")

@@ -68,11 +68,13 @@ def register(
     from search.results.saved_study import load
     from search.tracking.mlflow_client import tracking_uri
     from search.tracking.sync import register as register_model
-    from search.workflows.export_adapter import export_adapter
+    from search.workflows.export_adapter import export_adapter, refuse_changed
 
     saved = load(folder_of(study, storage))
     adapter = saved.folder / "adapters" / f"{trial:04d}"
-    if not adapter.exists():
+    if adapter.exists():
+        refuse_changed(saved)
+    else:
         export_adapter(saved, trial, adapter)
     name = name or saved.name
     version = register_model(saved.folder, tracking_uri(saved.folder.parent), trial, name)

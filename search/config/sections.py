@@ -76,6 +76,8 @@ class Images(Section):
         augment: Augmentation of the training images, newly drawn in every epoch: `none`, `flip` (mirror half of them), or `crop` (a
             random crop of the input's size within the central square, and flip).
         min_images: Minimum number of training images of a class.
+        exif: `ignore` or `apply` the orientation that a camera wrote into a photograph; the papers' loaders ignore it.
+        background: Colour behind transparent pixels, `black` or `white`; null for the colour that the file stores below them.
     """
 
     path: Path
@@ -85,6 +87,8 @@ class Images(Section):
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     augment: Literal["none", "flip", "crop"] = "none"
     min_images: int = Field(default=1, ge=0)
+    exif: Literal["ignore", "apply"] = "ignore"
+    background: Literal["black", "white"] | None = None
 
     @model_validator(mode="after")
     def _crop_is_possible(self) -> Images:

@@ -126,12 +126,30 @@ class StudyFile(Section):
             backbone["weights"] = str(Path(backbone["weights"]).expanduser().absolute())
         if isinstance(self.data, Images):
             data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
+        if facts is not None:
+            data |= self._as_pinned(facts)
+            if facts.pinned is not None and facts.pinned.weights is not None:
+                backbone["digest"] = facts.pinned.weights
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}
         if recipe["precision"] == "auto":
             recipe["precision"] = "float32" if facts is None or facts.precision is None else facts.precision.chosen
         if any(key in costs.LATENCIES for key in (self.objectives[1], *self.budget.limits)):
             recipe["latency"] = True
         return {"backbone": backbone, "data": data, "recipe": recipe}
+
+    def _as_pinned(self, facts: Facts) -> dict[str, Any]:
+        """Return the keys of a data section that hold a study to the images with which it began."""
+        if not isinstance(self.data, Images):
+            return {}
+        if facts.pinned is None:  # it began before there were versions
+            return {"rules": 1}
+        digest = {} if facts.pinned.data is None else {"digest": facts.pinned.data, "listing": str(self.listing_path.absolute())}
+        return {"rules": facts.pinned.rules, **digest}
+
+    @property
+    def listing_path(self) -> Path:
+        """The file in which the driver keeps the listing of the data set, to name later what has changed."""
+        return self.folder / "data.parquet"
 
     def resolved(self) -> dict[str, Any]:
         """Return the file with all defaults as plain JSON values; its storage is not part of the question."""

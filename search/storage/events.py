@@ -36,6 +36,7 @@ class EventKind(enum.StrEnum):
     ENDED = "ended"
     EXTENDED = "extended"
     WIDENED = "widened"
+    PINNED = "pinned"
     MEASURED = "measured"
 
 
@@ -210,6 +211,14 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         "The space was widened.",
         replay="replaces the study file, before anything else is replayed",
         required={"file": "the new study file, resolved"},
+    ),
+    EventKind.PINNED: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}.pin",
+        "Data and weights of a study were recorded: it began before that was done at once, or its data have moved.",
+        replay="replaces the fact `pinned`, before anything else is replayed",
+        required={"rules": "version of the rules for data sets", "data": "digest of the listing of the data", "weights": "digest"},
+        optional={"path": "the new `data.path` of an equal data set that has moved"},
     ),
     EventKind.MEASURED: EventSpec(
         Subject.TRIAL,

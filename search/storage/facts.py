@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.errors import LedgerError
 
-__all__ = ["Facts", "LearnedTrial", "PrecisionFact", "TrialMemory", "read_facts"]
+__all__ = ["Facts", "LearnedTrial", "Pinned", "PrecisionFact", "TrialMemory", "read_facts"]
 
 
 class _Stored(BaseModel):
@@ -63,6 +63,20 @@ class TrialMemory(_Stored):
     shares: Mapping[str, float] = Field(default_factory=dict)
 
 
+class Pinned(_Stored):
+    """The data and weights of a study, which are compared whenever they are used again.
+
+    Attributes:
+        rules: Version of the rules that say what is a split, a class, or neither (docs/data.md).
+        data: Digest of names, sizes and labels of all images; None for data without files.
+        weights: Digest of the backbone's weights; None for a synthetic surface.
+    """
+
+    rules: int
+    data: str | None = None
+    weights: str | None = None
+
+
 class Facts(_Stored):
     """The values that were measured once, when a study was created.
 
@@ -76,6 +90,7 @@ class Facts(_Stored):
         precision: Answer to `recipe.precision: auto`; None if it was not configured (float32 then).
         memory: Memory that a trial takes; None if it was not measured or computed.
         checkpoints: Address or folder of the checkpoints; None for the study's own folder.
+        pinned: Data and weights of the study; None for a study that began before it was recorded and has had no driver since.
     """
 
     n_classes: int
@@ -87,6 +102,7 @@ class Facts(_Stored):
     precision: PrecisionFact | None = None
     memory: TrialMemory | None = None
     checkpoints: str | None = None
+    pinned: Pinned | None = None
 
     @property
     def gpu_shares(self) -> Mapping[str, float]:

@@ -45,10 +45,7 @@ class InMemoryLedger:
         """Read what was fixed when the study was made; see `Ledger.study`."""
         row = self._row
         for event in self.events():
-            if event.kind is EventKind.WIDENED:
-                row = replace(row, file=event.detail["file"], budget=dict(event.detail["file"]["budget"]))
-            elif event.kind is EventKind.EXTENDED:
-                row = replace(row, budget={**row.budget, **event.detail})
+            row = row.changed_by(event.kind, event.detail)
         return row
 
     def trials(self) -> list[Trial]:

@@ -37,18 +37,15 @@ class LedgerReader:
         events = schema.events.c
         changed = (
             sa.select(events.kind, events.detail)
-            .where(events.kind.in_((EventKind.EXTENDED.value, EventKind.WIDENED.value)))
+            .where(events.kind.in_((EventKind.EXTENDED.value, EventKind.WIDENED.value, EventKind.PINNED.value)))
             .order_by(events.number)
         )
         with self._read() as connection:
             row = connection.execute(sa.select(schema.study)).one()
-            file, budget = row.file, dict(row.file.get("budget", {}))
+            study = StudyRow(row.name, row.uid, row.created, row.file, row.facts, dict(row.file.get("budget", {})))
             for kind, detail in connection.execute(changed):
-                if kind == EventKind.WIDENED:
-                    file, budget = detail["file"], dict(detail["file"]["budget"])
-                else:
-                    budget |= detail
-        return StudyRow(row.name, row.uid, row.created, file, row.facts, budget)
+                study = study.changed_by(kind, detail)
+        return study
 
     def owner(self) -> str | None:
         """Return the driver of the study (`process 12 on host`), or None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,6 +96,20 @@ class StudyRow:
     file: Mapping[str, Any]
     stored_facts: Mapping[str, Any]
     budget: Mapping[str, Any]
+
+    def changed_by(self, kind: str, detail: Mapping[str, Any]) -> StudyRow:
+        """Return these properties after an event: `widened`, `extended` or `pinned`; others change nothing."""
+        if kind == EventKind.WIDENED:
+            return replace(self, file=detail["file"], budget=dict(detail["file"]["budget"]))
+        if kind == EventKind.EXTENDED:
+            return replace(self, budget={**self.budget, **detail})
+        if kind == EventKind.PINNED:
+            pinned = {key: value for key, value in detail.items() if key != "path"}
+            moved = replace(self, stored_facts={**self.stored_facts, "pinned": pinned})
+            if (path := detail.get("path")) is None:
+                return moved
+            return replace(moved, file={**self.file, "data": {**self.file["data"], "path": path}})
+        return self
 
     @cached_property
     def facts(self) -> Facts:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from search.config.loading import check
+from search.config.loading import check_stored
 from search.config.study_file import StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
 from search.samplers.base import SamplerContext
 from search.samplers.sampler import SeededSampler
-from search.storage.facts import Facts, PrecisionFact, TrialMemory
+from search.storage.facts import Facts, Pinned, PrecisionFact, TrialMemory
 from search.storage.rows import StudyRow
 from search.study.warm_start import learn
 from spaces import Config, JointSpace
@@ -19,7 +19,13 @@ from spaces import Config, JointSpace
 N_FEASIBILITY_DRAWS = 50
 
 
-def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None = None, memory: TrialMemory | None = None) -> Facts:
+def facts_of(
+    file: StudyFile,
+    sizes: Sizes,
+    precision: Mapping[str, Any] | None = None,
+    memory: TrialMemory | None = None,
+    pinned: Pinned | None = None,
+) -> Facts:
     """Return the facts that are measured once, when a study is created, and stored in its ledger.
 
     Args:
@@ -27,6 +33,7 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
         sizes: Sizes of its configurations.
         precision: Result of `trainables.recipe.precision`; None if it was not configured.
         memory: Memory that a trial takes; None if it was not measured or computed.
+        pinned: Data and weights; None if they were not looked at.
     """
     max_params = file.budget.max_params or sizes.backbone_params
     against = file.objectives[1]
@@ -40,7 +47,8 @@ def facts_of(file: StudyFile, sizes: Sizes, precision: Mapping[str, Any] | None 
         backbone_params=sizes.backbone_params,
         max_params=max_params,
         reference_point=(1.0 / sizes.n_classes, largest),  # chance level, largest allowed size
-        learned=tuple(learn(file)) if file.search.learn_from else (),
+        learned=tuple(learn(file, pinned)) if file.search.learn_from else (),
+        pinned=pinned,
         **known,
     )
 
@@ -78,14 +86,55 @@ def refuse_hopeless(file: StudyFile, sizes: Sizes, max_params: int) -> None:
         raise StudyFileError("\n".join(f"{problem} {tried}; widen the space or the limit" for problem in problems))
 
 
+def refuse_impossible_values(file: StudyFile, sizes: Sizes) -> None:
+    """Refuse values in the study file's space with which no configuration is possible.
+
+    Raises:
+        StudyFileError: If there are such values; the message names each with the reason of one configuration.
+    """
+    space = file.joint_space()
+    problems = []
+    for key, override in file.space.items():
+        for method in space.methods:
+            if key not in {knob.key for knob in space.knobs(method)}:
+                continue
+            for value in _extremes(override):
+                reason = _why_impossible(space, method, {key: value}, sizes)
+                if reason is not None:
+                    problems.append(f"space: {key}: {value!r}: {reason}")
+    if problems:
+        raise StudyFileError("\n".join(dict.fromkeys(problems)))
+
+
+def _extremes(override: Any) -> list[Any]:
+    if isinstance(override, Mapping):
+        return [override["low"], override["high"]]
+    return list(override) if isinstance(override, list | tuple) else [override]
+
+
+def _why_impossible(space: JointSpace, method: str, values: Config, sizes: Sizes) -> str | None:
+    """Return why no configuration of a method with these values can be counted; None if one can."""
+    reason: str | None = None
+    for config in (space.default(method), *_random_draws(space.only(method), 10)):
+        try:
+            sizes.count(config | values)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return None
+    return reason
+
+
 def refuse_changes(record: StudyRow, file: StudyFile) -> None:
     """Refuse a changed study file: it is fixed when the study is created.
 
     Raises:
         StudyFileError: If it has changed; the message shows every key whose value differs.
     """
-    then, now = _flat(check(record.file).resolved()), _flat(file.resolved())
+    then, now = _flat(check_stored(record.file).resolved()), _flat(file.resolved())
     changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
+    if record.facts.pinned is not None and record.facts.pinned.data is not None:
+        changed = [key for key in changed if key != "data.path"]  # a data set may move: it is compared file by file
     if changed:
         lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
         raise StudyFileError(
@@ -107,8 +156,8 @@ def refuse_other_place(record: StudyRow, file: StudyFile) -> None:
         )
 
 
-def _random_draws(space: JointSpace) -> Iterator[Config]:
-    return SeededSampler.make("random", SamplerContext(space)).draws(N_FEASIBILITY_DRAWS)
+def _random_draws(space: JointSpace, n: int = N_FEASIBILITY_DRAWS) -> Iterator[Config]:
+    return SeededSampler.make("random", SamplerContext(space)).draws(n)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.config.sections import Images
 from search.config.study_file import StudyFile
 from search.results.saved_study import SavedStudy, load
 from search.storage.location import LedgerLocation, locate_ledger
@@ -25,6 +26,12 @@ class Opening:
     saved: SavedStudy | None
 
     @property
+    def data_moved(self) -> bool:
+        """True if the study file names another folder for the data than the study."""
+        data = self.file.data
+        return self.saved is not None and isinstance(data, Images) and str(data.path) != self.saved.row.file["data"]["path"]
+
+    @property
     def is_new(self) -> bool:
         """True if the study has to be created."""
         return self.saved is None
@@ -43,4 +50,5 @@ def find_study(file: StudyFile) -> Opening:
     saved = load(file.folder)
     refuse_changes(saved.row, file)
     refuse_other_place(saved.row, file)
-    return Opening(file, location, saved)
+    as_it_began = {"space": dict(saved.row.file["space"])}  # a 0 in it may have been a whole number then
+    return Opening(file.model_copy(update=as_it_began), location, saved)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.loading import check
-from search.config.sections import Budget
+from search.config.loading import check_stored
+from search.config.sections import Budget, Images
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError, StudyFileError
@@ -22,7 +22,7 @@ from search.storage import checkpoints
 from search.storage import checkpoints as checkpoint_store
 from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
-from search.storage.facts import TrialMemory
+from search.storage.facts import Pinned, TrialMemory
 from search.storage.ledger import Ledger
 from search.storage.rows import Request, StudyRow
 from search.storage.sql_ledger import SqlLedger
@@ -101,6 +101,7 @@ class Study:
         *,
         precision: Mapping[str, Any] | None = None,
         memory: TrialMemory | None = None,
+        pinned: Pinned | None = None,
         now: Callable[[], float] | None = None,
         opening: Opening | None = None,
     ) -> Study:
@@ -111,6 +112,7 @@ class Study:
             sizes: Sizes of its configurations.
             precision: Answer to `recipe.precision: auto`; None if it was not configured.
             memory: Memory that a trial takes; None if it was not measured or computed.
+            pinned: Data and weights; None if they were not looked at.
             now: Clock of the ledger; None for the database's.
             opening: Result of `find_study`; None to call it here.
 
@@ -118,7 +120,7 @@ class Study:
             LedgerError: If the folder already has a study.
         """
         location = (opening or find_study(file)).location
-        facts = facts_of(file, sizes, precision, memory)
+        facts = facts_of(file, sizes, precision, memory, pinned)
         refuse_hopeless(file, sizes, facts.max_params)
         if (checkpoints := checkpoint_store.checkpoint_folder(file.folder, file.study, facts.checkpoints)) != file.folder:
             checkpoint_store.refuse_taken(checkpoints)
@@ -148,6 +150,14 @@ class Study:
                 ledger.close()
                 raise
         return cls(file, ledger, sizes)
+
+    def pin(self, pinned: Pinned) -> None:
+        """Record data and weights: of a study that began before this was done at once, or whose data have moved."""
+        path = str(self.file.data.path) if isinstance(self.file.data, Images) else None
+        moved: dict[str, Any] = {} if path is None or path == self.row.file["data"]["path"] else {"path": path}
+        with self._ledger.decision() as writer:
+            writer.event(EventKind.PINNED, rules=pinned.rules, data=pinned.data, weights=pinned.weights, **moved)
+        self.row = self._ledger.study()
 
     def heartbeat(self) -> Heartbeat:
         """Return the thread that renews the lease and polls the users' requests while the `with` block runs."""
@@ -396,7 +406,7 @@ class Study:
 
     def _current_file(self) -> StudyFile:
         """Return the study file with its current budget."""
-        file = check(dict(self.row.file) | {"budget": dict(self.row.budget)})
+        file = check_stored(dict(self.row.file) | {"budget": dict(self.row.budget)})
         return file.kept_like(self.file)
 
     # -- queries -------------------------------------------------------------------------------------------------------------------

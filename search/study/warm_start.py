@@ -15,12 +15,12 @@ from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
-from search.storage.facts import LearnedTrial
+from search.storage.facts import LearnedTrial, Pinned
 from search.trial import PARAMETERS, State, Trial
 from spaces import Config
 
 
-def learn(file: StudyFile) -> list[LearnedTrial]:
+def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
     """Read the complete trials of other studies that are points of this study's space.
 
     Raises:
@@ -30,6 +30,7 @@ def learn(file: StudyFile) -> list[LearnedTrial]:
     learned: list[LearnedTrial] = []
     for source in file.search.learn_from:
         complete = [trial for trial in _trials(source) if trial.state is State.COMPLETE and space.holds(trial.config)]
+        _refuse_changed(file, source, pinned)
         trials = [replace(t, against=against) for t in complete if against in PARAMETERS or against in t.metrics]
         if not trials:
             of_cost = "" if against in PARAMETERS else f" with a {against}"
@@ -39,6 +40,27 @@ def learn(file: StudyFile) -> list[LearnedTrial]:
         members = {trial.number for trial in front(trials)}
         learned += [LearnedTrial(dict(t.config), t.metrics["val/top1"], t.size, t.number in members) for t in trials]
     return learned
+
+
+def _refuse_changed(file: StudyFile, source: Path, pinned: Pinned | None) -> None:
+    """Refuse a study on the same path or weights as this one, if the files there were others then."""
+    if pinned is None or not source.is_dir():
+        return
+    row = load(source).row
+    then = row.facts.pinned
+    if then is None:
+        return
+    now = file.resolved()
+    for what, section, digest, new in (
+        ("data", "data", then.data, pinned.data),
+        ("weights", "backbone", then.weights, pinned.weights),
+    ):
+        same_place = row.file[section] == now[section]
+        if same_place and None not in (digest, new) and digest != new:
+            raise StudyFileError(
+                f"search.learn_from: {source} was measured on the same {section}, but its {what} have changed since: its "
+                "accuracies cannot be compared with this study's; leave it out"
+            )
 
 
 def _trials(source: Path) -> Sequence[Trial]:

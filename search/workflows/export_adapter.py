@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.config.loading import check
+from search.config.loading import check_stored
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage import checkpoints
@@ -27,7 +27,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
         RequestError: If the trial does not exist, has FAILED or has no checkpoint, `to` is not empty, or the method cannot be
             merged. Nothing is written.
     """
-    trial, worker = study.trial(number), check(study.row.file).worker()
+    trial, worker = study.trial(number), check_stored(study.row.file).worker(study.row.facts)
     if trial.state is State.FAILED:
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
     if worker["data"]["kind"] == "synthetic":
@@ -44,6 +44,21 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     known = {"config": trial.config, "seed": trial.seed, "backbone": worker["backbone"], "data_set": worker["data"]}
     try:
         return write(folder, to, **known, origin=origin, merged=merged)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def refuse_changed(study: SavedStudy) -> None:
+    """Refuse to go on with a data set or weights other than those with which the study began.
+
+    Raises:
+        RequestError: If one of them has changed; the message names what.
+    """
+    import trainables
+
+    worker = check_stored(study.row.file).worker(study.row.facts)
+    try:
+        trainables.refuse_changed(worker["backbone"], worker["data"])
     except ValueError as error:
         raise RequestError(str(error)) from error
 

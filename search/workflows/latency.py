@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.config.loading import check
+from search.config.loading import check_stored
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.sql_ledger import SqlLedger
 from search.trial import Trial
+from search.workflows.export_adapter import refuse_changed
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
     trials = [study.trial(number) for number in numbers] or list(study.members)
     if not trials:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete; name trials to measure")
-    worker, n_classes = check(study.row.file).worker(study.row.facts), study.row.facts.n_classes
+    worker, n_classes = check_stored(study.row.file).worker(study.row.facts), study.row.facts.n_classes
+    refuse_changed(study)
     ledger = SqlLedger.open(ledger_in(study.folder))
     ledger.claim()
     try:

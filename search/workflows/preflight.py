@@ -13,9 +13,11 @@ from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import checkpoints
-from search.storage.facts import TrialMemory
+from search.storage.facts import Pinned, TrialMemory
 from search.study.opening import Opening
+from search.workflows.validation import refuse_what_cannot_start
 from spaces import Config
+from trainables.protocol import DATA_RULES
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
@@ -33,11 +35,13 @@ class Preflight:
         sizes: Sizes of its configurations.
         precision: Answer to `recipe.precision: auto`; None if it is not configured or the study exists.
         computed_bytes: Computed memory of a worker; None if it is not needed, or has to be measured.
+        pinned: Data and weights on which the study stands.
     """
 
     sizes: Sizes
     precision: Mapping[str, Any] | None = None
     computed_bytes: int | None = None
+    pinned: Pinned | None = None
 
 
 def examine(
@@ -46,7 +50,7 @@ def examine(
     """Build the model on the meta device, decode and check every image, and import the back end.
 
     Raises:
-        RequestError: If backbone or data are unavailable.
+        RequestError: If backbone or data are unavailable, or not those with which the study began.
     """
     from trainables import audit, choose_precision, measure
     from trainables.imports import large_imports
@@ -54,13 +58,17 @@ def examine(
     file = opening.file
     with large_imports():
         back_end.prepare()
-        worker = file.worker()
+        worker = file.worker(None if opening.saved is None else opening.saved.row.facts)
         try:
             sizes = measure(worker["backbone"], worker["data"])
-            if (found := audit(worker["backbone"], worker["data"], progress=on_decoded)) is not None and found.skipped:
+            found = audit(worker["backbone"], worker["data"], progress=on_decoded)
+            if found is not None and found.skipped:
                 say(describe_skipped(found.skipped))
+            rules = worker["data"].get("rules", DATA_RULES)
+            pinned = None if found is None else Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest)
             if not opening.is_new:
-                return Preflight(sizes)
+                return Preflight(sizes, pinned=pinned)
+            refuse_what_cannot_start(file, sizes)
             precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
@@ -70,7 +78,7 @@ def examine(
                 from trainables.costs.memory import private_bytes
 
                 computed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-            return Preflight(sizes, precision, computed)
+            return Preflight(sizes, precision, computed, pinned)
         except ValueError as error:
             raise RequestError(str(error)) from error
 

@@ -17,12 +17,14 @@ import yaml
 
 from search.backends.base import BackEnd
 from search.backends.choose import make_back_end
+from search.config.sections import Images
 from search.config.study_file import StudyFile
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load
 from search.results.study_state import StudyState
 from search.results.views import write_views
 from search.storage.facts import TrialMemory
+from search.storage.whole_file import write_whole
 from search.study.extension import Extension
 from search.study.opening import Opening, find_study
 from search.study.study import Study
@@ -81,7 +83,8 @@ def run(
     opening = find_study(file) if opening is None else opening
     ledger, uri = opening.location.ledger_path, tracking_uri(file.storage)
     recorder = RecorderProcess(ledger, uri, head_start=driver.recorder_delay)
-    if opening.saved is not None and opening.saved.state is StudyState.FINISHED and not extension and not has_waiting(file.folder):
+    finished = opening.saved is not None and opening.saved.state is StudyState.FINISHED and not opening.data_moved
+    if finished and opening.saved is not None and not extension and not has_waiting(file.folder):
         if not is_behind(ledger, uri):
             return opening.saved
         recorder.start()
@@ -115,8 +118,13 @@ def _open(opening: Opening, known: Preflight, memory: TrialMemory | None) -> Stu
     file = opening.file
     try:
         if not opening.is_new:
-            return Study.open(file, known.sizes, opening=opening)
-        study = Study.create(file, known.sizes, precision=known.precision, memory=memory, opening=opening)
+            study = Study.open(file, known.sizes, opening=opening)
+            if known.pinned is not None and (opening.data_moved or study.row.facts.pinned is None):
+                study.pin(known.pinned)
+                _keep_listing(study)
+            return study
+        study = Study.create(file, known.sizes, precision=known.precision, memory=memory, pinned=known.pinned, opening=opening)
+        _keep_listing(study)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
     except OSError as error:
         raise RequestError(
@@ -124,6 +132,15 @@ def _open(opening: Opening, known: Preflight, memory: TrialMemory | None) -> Stu
             "another storage"
         ) from error
     return study
+
+
+def _keep_listing(study: Study) -> None:
+    """Keep the listing of the data set in the study's folder; it only serves to name what has changed."""
+    from trainables import save_listing
+
+    if isinstance(study.file.data, Images):
+        data = study.file.worker(study.row.facts)["data"]
+        write_whole(study.file.listing_path, lambda draft: save_listing(data, draft))
 
 
 def _extend(study: Study, extension: Extension) -> None:

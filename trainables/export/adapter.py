@@ -14,7 +14,6 @@ The merged form does not need Paretune: `timm.create_model(name, num_classes=C, 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -51,7 +50,7 @@ class Card:
         form: Form of the export, "adapter" or "merged".
         method: Name of the method.
         config: Configuration of the trial, flat and dotted.
-        backbone: Mapping with the study's `name`, `weights` and `img_size`, and the `digest` of the frozen weights, see `digest`.
+        backbone: Mapping with the study's `name`, `weights` and `img_size`, and the `digest` of the frozen weights.
         preprocessing: Mapping with `channels`, `size` (height, width, pixels), `mean`, `std` (for values in [0, 1]) and
             `interpolation`.
         n_classes: Number of outputs of the head.
@@ -134,16 +133,6 @@ def read_card(folder: str | Path) -> Card:
     return Card(**values)
 
 
-def digest(model: nn.Module) -> str:
-    """Return a digest of a backbone's weights: SHA-256 over names, shapes and bits (as sums) of all but head and positions.
-
-    Positions are excluded because a resampled embedding may differ in its last bit between machines. It is not cryptographic.
-    """
-    found = backbones.fingerprint(model)
-    told = [(name, *found[name]) for name in sorted(found) if not name.startswith("head.") and "pos_embed" not in name]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
 def export_adapter(
     trial: Path | Folder,
     to: Path,
@@ -182,8 +171,9 @@ def export_adapter(
             f"{trial} holds a checkpoint of {facts['config']}, seed {facts['seed']}; the trial is {dict(config)}, seed {seed}"
         )
     model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
+    backbones.refuse_changed(backbone, backbones.digest(model))
     wanted = dataclasses.asdict(backbones.preprocessing(model))
-    identity = {key: backbone.get(key) for key in ("name", "weights", "img_size")} | {"digest": digest(model)}
+    identity = {key: backbone.get(key) for key in ("name", "weights", "img_size")} | {"digest": backbones.digest(model)}
     n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(data_set)
     backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
     plain = model.state_dict().keys()
@@ -210,7 +200,7 @@ def export_adapter(
         preprocessing=wanted,
         n_classes=n_classes,
         class_names=data.class_names(data_set),
-        data=dict(data_set),
+        data={key: value for key, value in data_set.items() if key not in ("rules", "digest", "listing")},
         metrics=facts["metrics"],
         epochs={"done": facts["epoch"], "planned": facts["epochs"]},
         params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
@@ -258,7 +248,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     n_outputs = cast(int, model.num_classes)
     if n_outputs not in (0, card.n_classes):
         raise ValueError(f"the adapter in {folder} has {card.n_classes} classes, the model {n_outputs}; create it with as many")
-    if digest(model) != card.backbone["digest"]:
+    if backbones.digest(model) != card.backbone["digest"]:
         raise ValueError(
             f"the adapter in {folder} was trained on other weights of {name} than the model's; it needs the unchanged float32 "
             f"weights that this code loads:\n{card.lines(Path(folder))}"

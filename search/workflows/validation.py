@@ -1,0 +1,75 @@
+"""The promise of `paretune validate`: what it accepts starts.
+
+It does what a search does until its first training step, and leaves nothing behind: it looks at every image, counts, tries one
+image with each method, and lets a study in memory choose its first trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from search.config.study_file import StudyFile
+from search.costs import Sizes
+from search.errors import RequestError
+from search.storage.in_memory import InMemoryLedger
+from search.study.checks import facts_of, refuse_hopeless, refuse_impossible_values
+from search.study.study import Study
+
+if TYPE_CHECKING:
+    from trainables.protocol import Audit
+
+N_ASKED = 3  # trials of the sampler, after the first one of each method
+Progress = Callable[[int, int], None]
+
+
+def validate(
+    file: StudyFile,
+    *,
+    on_decoded: Progress | None = None,
+    on_tried: Progress = lambda done, of: None,
+) -> Audit | None:
+    """Check a study file until its first training step.
+
+    Args:
+        file: Study file.
+        on_decoded: Callback that receives (decoded images, images).
+        on_tried: Callback that receives (tried models, all models).
+
+    Returns:
+        The contents of the data set; None for a kind of data without images.
+
+    Raises:
+        RequestError: If the study could not start; the message names place, law and remedy.
+    """
+    from trainables import audit, measure
+
+    worker = file.worker()
+    try:
+        sizes = measure(worker["backbone"], worker["data"])
+        found = audit(worker["backbone"], worker["data"], progress=on_decoded)
+        refuse_what_cannot_start(file, sizes, on_tried=on_tried)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    facts = facts_of(file, sizes)
+    study = Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=lambda: 0.0), sizes)
+    for _ in range(len(file.methods) + N_ASKED):
+        if study.ask() is None:
+            break
+    return found
+
+
+def refuse_what_cannot_start(file: StudyFile, sizes: Sizes, *, on_tried: Progress = lambda done, of: None) -> None:
+    """Refuse values and methods that have no possible configuration, and a backbone that no image passes through.
+
+    Raises:
+        StudyFileError: If a value or a method is impossible.
+        ValueError: If the backbone cannot be computed with.
+    """
+    from trainables import rehearse
+
+    refuse_impossible_values(file, sizes)
+    refuse_hopeless(file, sizes, file.budget.max_params or sizes.backbone_params)
+    if file.data.kind != "synthetic":
+        space = file.joint_space()
+        rehearse(file.worker()["backbone"], [space.default(method) for method in space.methods], progress=on_tried)
