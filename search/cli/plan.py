@@ -54,7 +54,8 @@ def plan(
         words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
         raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
     worker = file.worker()
-    complain(f"counting the sizes of {len(file.methods)} methods")
+    if not as_json:  # a job's output is one stream
+        complain(f"counting the sizes of {len(file.methods)} methods")
     try:
         sizes = measure(worker["backbone"], worker["data"])
         max_params = file.budget.max_params or sizes.backbone_params
@@ -63,7 +64,7 @@ def plan(
         if "RAY_ADDRESS" in os.environ:
             measured = _measured_there(file, sizes, configs, slots, say=(lambda waiting: None) if as_json else complain)
         else:
-            measured = _measured_here(file, sizes, configs, slots)
+            measured = _measured_here(file, sizes, configs, slots, on_done=_Told(quiet=as_json))
     except ValueError as error:
         raise RequestError(str(error)) from error
     n_slots = measured.n_slots
@@ -117,10 +118,12 @@ class _Measured:
 class _Told:
     """The progress of the measurements, on standard error: one line for each method, with the time that is left."""
 
-    def __init__(self) -> None:
-        self._begun, self._method = time.perf_counter(), ""
+    def __init__(self, *, quiet: bool) -> None:
+        self._begun, self._method, self._quiet = time.perf_counter(), "", quiet
 
     def __call__(self, done: int, of: int, method: str) -> None:
+        if self._quiet:
+            return
         if done == 0:
             complain(f"measuring {of} configurations on this machine")
         elif method != self._method or done == of:
@@ -129,7 +132,9 @@ class _Told:
             complain(f"measured {done} of {of} ({method}), about {left:.0f} s left")
 
 
-def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None) -> _Measured:
+def _measured_here(
+    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, on_done: Callable[[int, int, str], None]
+) -> _Measured:
     """Measure on this machine, which would run as many trials at once as fit on its cores, memory and GPUs."""
     from cluster.health import gpu_memory
     from search.config import trial_resources
@@ -141,7 +146,7 @@ def _measured_here(file: StudyFile, sizes: Sizes, configs: Sequence[Config], slo
     gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
     needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
     begun = time.perf_counter()
-    probes = list(measure_epochs(**file.worker(), configs=configs, patience=_ANSWER_WITHIN, on_done=_Told()))
+    probes = list(measure_epochs(**file.worker(), configs=configs, patience=_ANSWER_WITHIN, on_done=on_done))
     took = time.perf_counter() - begun
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
     if gpus > 0:

@@ -26,6 +26,7 @@ from search.trial import State, Trial
 
 _PLAIN_PERIOD_SECONDS = 0.5
 _WAITING_IS_SAID_EVERY_SECONDS = 60.0
+_MOMENT = 1.0  # seconds after which something is said of the first image
 
 
 class Progress:
@@ -38,6 +39,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._decoding: RichProgress | None = None
+        self._said = 0.0  # time of the last line about the first image
 
     def announce(self, file: StudyFile, n_trials: int) -> None:
         """Print what is about to run; the libraries take some seconds to load."""
@@ -58,9 +60,13 @@ class Progress:
             self._decoding = None
 
     def tried(self, n_done: int, n_models: int) -> None:
-        """Show the first image's way through the models of the methods."""
+        """Show the first image's way through the models of the methods, if it takes more than a moment."""
+        now = time.monotonic()
         if n_done == 1:
-            self._console.print(f"one image through the backbone and {n_models - 1} adapters", highlight=False)
+            self._said = now
+        elif now - self._said > _MOMENT:
+            self._said = now
+            self._console.print(f"one image through each model: {n_done} of {n_models}", highlight=False)
 
     @contextmanager
     def __call__(self, study: Study, at_a_time: str, waits: Callable[[], str | None]) -> Iterator[None]:

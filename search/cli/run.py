@@ -88,6 +88,7 @@ def search_quietly(
             back_end=driver,
             watch=progress,
             on_decoded=progress.decoded,
+            on_tried=progress.tried,
             say=complain,
             extension=extension,
         )

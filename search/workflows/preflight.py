@@ -45,7 +45,11 @@ class Preflight:
 
 
 def examine(
-    opening: Opening, back_end: BackEnd, on_decoded: Callable[[int, int], None] | None, say: Callable[[str], None]
+    opening: Opening,
+    back_end: BackEnd,
+    on_decoded: Callable[[int, int], None] | None,
+    on_tried: Callable[[int, int], None],
+    say: Callable[[str], None],
 ) -> Preflight:
     """Build the model on the meta device, decode and check every image, and import the back end.
 
@@ -68,7 +72,7 @@ def examine(
             pinned = None if found is None else Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest)
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned)
-            refuse_what_cannot_start(file, sizes)
+            refuse_what_cannot_start(file, sizes, on_tried=on_tried)
             precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0

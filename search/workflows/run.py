@@ -54,6 +54,7 @@ def run(
     n_slots: int | None = None,
     watch: Watch | None = None,
     on_decoded: Callable[[int, int], None] | None = None,
+    on_tried: Callable[[int, int], None] = lambda done, of: None,
     say: Callable[[str], None] = _log.warning,
 ) -> SavedStudy:
     """Create a study or resume it, and drive it to its end. A finished study is left unchanged.
@@ -68,6 +69,7 @@ def run(
         n_slots: Maximum number of trials at once; None for as many as fit.
         watch: Function that returns the context in which progress is shown.
         on_decoded: Callback that receives (decoded images, images) while images are decoded for the first time on this machine.
+        on_tried: Callback that receives (tried models, all models) while a new study's first image passes through its methods.
         say: Callback for problems that the user should know although the search succeeded (MLflow is behind).
 
     Returns:
@@ -94,7 +96,7 @@ def run(
     try:
         connection = driver.connect(file)
         allowed = threads.submit(refuse_without_rights, uri, file.study)  # waits for MLflow's answer in the background
-        examined = threads.submit(preflight.examine, opening, driver, on_decoded, say)  # imports torch while Ray starts
+        examined = threads.submit(preflight.examine, opening, driver, on_decoded, on_tried, say)  # imports torch while Ray starts
         with connection:
             driver.check(file)
             known = examined.result()

@@ -56,7 +56,7 @@ def test_another_study_on_the_same_images_decodes_nothing_and_finds_the_same(tmp
     study(tmp_path, kind="vtab", path="set")
     found = []
     for name in ("one", "two"):
-        small = ["--set", f"study={name}", "--set", "budget.epochs=1"]
+        small = ["--set", f"study={name}", "--set", "budget.epochs=1", "--set", "recipe.precision=float32"]
         done = paretune("run", "own.yaml", "--back-end", "in-process", *small, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("decoding" in done.stdout) is (name == "one")
