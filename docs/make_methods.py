@@ -6,6 +6,7 @@ python docs/make_methods.py
 from __future__ import annotations
 
 import importlib
+import textwrap
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ import spaces
 from trainables import measure
 from trainables.adapters import METHODS, adapt, merge, method_of
 
+COLUMNS = 100
 PAGE = Path(__file__).parent / "methods.md"
 ANCHORS = {"head_only": "anchor of every study", "bitfit": "anchor, on request", "full": "anchor, on request"}
 SHARED = {  # tensors that a block does not have for itself
@@ -145,7 +147,16 @@ def page() -> str:
         )
         header = "\n| knob | default | searched | meaning | unit | source |\n|---|---|---|---|---|---|\n"
         sections.append(f"\n## {method}\n\n```text\n{doc}\n```\n" + (header + knobs if knobs else "\nNo knobs of its own.\n"))
-    return OPENING + "\n".join(rows) + "\n" + FIGURES + BACKBONES + "".join(sections)
+    return wrapped(OPENING + "\n".join(rows) + "\n" + FIGURES + BACKBONES + "".join(sections))
+
+
+def wrapped(text: str) -> str:
+    """Break long lines of prose, so that a diff of the page can be read; tables, headings and formulas stay as they are."""
+    lines = []
+    for line in text.split("\n"):
+        prose = len(line) > COLUMNS and not line.startswith(("|", "#", " "))
+        lines += textwrap.wrap(line, COLUMNS, break_long_words=False, break_on_hyphens=False) if prose else [line]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
