@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from . import quick
 from .recorder_here import RecorderHere
 from .s3 import Bucket, bucket
+from .shared import ByFileAndServer, check_that_all_are_known
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a test may import Ray before `cluster.connect.embedded` says so
@@ -60,8 +62,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in set(slow)]
+    check_that_all_are_known(items)
     n_tests = Counter(item.path for item in items)
     items.sort(key=lambda item: n_tests[item.path])  # a file of few tests holds long ones that wait, to begin with
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndServer:
+    return ByFileAndServer(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -1,4 +1,4 @@
-"""What a trial takes: a share of a (logical) GPU, on nodes with one kind of accelerator, beside nodes that have none."""
+"""What a trial takes: a share of a (logical) GPU, on nodes of one kind; and nodes that come, are drained and are killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,20 @@ import pytest
 import yaml
 
 from search.results.saved_study import load
+from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
+from ..s3 import Bucket
 from ..search.mlflow_database import with_mlflow_database
 from .test_nodes import most_at_once, spans_of
-from .watching import sleeping
+from .watching import assert_every_epoch_once, n_at_work, sleeping, wait_until
 
 STUDY = sleeping("shared", 5, 5, 0.8, gpus_per_trial=0.25, accelerator_type="H100")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A node with a GPU that is none but for what NVIDIA's tool would tell of it, and one without a GPU."""
+def cluster(store: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A node without a GPU, and one with a logical GPU; a program tells of its memory what NVIDIA's would. Both reach the store."""
     from ray.cluster_utils import Cluster
 
     tool = tmp_path_factory.mktemp("bin") / "nvidia-smi"
@@ -76,9 +79,9 @@ def test_a_trial_that_no_node_has_the_memory_for_is_refused_with_what_they_have(
 
 
 def test_a_kind_that_no_node_has_is_refused_with_those_that_there_are(cluster: Any, tmp_path: Path) -> None:
-    done = run(cluster, tmp_path, "--set", "resources.accelerator_type=L4")
+    done = run(cluster, tmp_path, "--set", "resources.accelerator_type=T4")
     assert done.returncode == 2
-    assert "no node has L4; they have H100" in done.stderr
+    assert "no node has T4; they have H100" in done.stderr
 
 
 def test_a_plan_is_measured_where_a_trial_would_run(cluster: Any, tmp_path: Path) -> None:
@@ -95,3 +98,73 @@ def test_a_plan_is_measured_where_a_trial_would_run(cluster: Any, tmp_path: Path
     refused = paretune(cluster, tmp_path, "plan", "s.yaml", "--set", "resources.cpus_per_trial=9")
     assert refused.returncode == 2
     assert "a trial asks for 9 CPUs" in refused.stderr
+
+
+# -- nodes come, are drained and are killed, the checkpoints in an object store ----------------------------------------------
+
+N_TRIALS, EPOCHS = 2, 14
+DRAINED = sleeping("nodes", N_TRIALS, EPOCHS, 0.7, gpus_per_trial=1, accelerator_type="L4")
+
+
+@pytest.fixture
+def nodes(cluster: Any, store: Bucket) -> Iterator[list[Any]]:
+    """Two nodes with a GPU each, which reach the store; a test may change the list."""
+    made = [add_node(cluster) for _ in range(2)]
+    yield made
+    for node in made:
+        cluster.remove_node(node, allow_graceful=False)
+
+
+def add_node(cluster: Any) -> Any:
+    return cluster.add_node(num_cpus=1, num_gpus=1, labels={"ray.io/accelerator-type": "L4"})
+
+
+def drain(cluster: Any, node: Any, seconds: int) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    words = ["drain-node", "--address", cluster.address, "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    subprocess.run(
+        [ray, *words, "--reason-message", "a spot machine", "--deadline-remaining-seconds", str(seconds)],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_a_drained_node_costs_nothing_a_killed_one_an_epoch_and_a_new_one_is_used(
+    cluster: Any, nodes: list[Any], store: Bucket, tmp_path: Path
+) -> None:
+    first, second = nodes
+    with_mlflow_database(tmp_path / "paretune-studies")
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump(DRAINED | {"storage": f"{store.address}/drained", "ledger": "paretune-studies"})
+    )
+    environment = os.environ | {"RAY_ADDRESS": cluster.address}
+    command = [sys.executable, "-m", "search.cli", "run", "s.yaml"]
+    folder = tmp_path / "paretune-studies" / "nodes"
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as driver:
+        try:
+            wait_until(lambda: driver.poll() is not None or ((folder / "ledger.db").exists() and n_at_work(load(folder)) == 2))
+            drain(cluster, first, 3600)
+            wait_until(lambda: driver.poll() is not None or "moved" in kinds(folder))
+            nodes.append(add_node(cluster))
+            wait_until(lambda: driver.poll() is not None or n_at_work(load(folder)) == 2)
+            cluster.remove_node(second, allow_graceful=False)
+            nodes.remove(second)
+            printed, _ = driver.communicate(timeout=200)
+        finally:
+            driver.kill()
+    assert driver.returncode == 0, printed
+    saved = load(folder)
+    assert_every_epoch_once(saved, N_TRIALS, EPOCHS)
+    happened = kinds(folder)  # a trial that moves has reported all that it trained: what goes on is the epoch after
+    assert happened.count("moved") == 1
+    assert happened.count("lost") == 1
+    assert not (folder / "trials").exists()  # what goes on was found in the store
+    assert sum(trial.n_attempts for trial in saved.history) == N_TRIALS + 2
+
+
+def kinds(folder: Path) -> list[str]:
+    with closing(SqlLedger.open(folder / "ledger.db")) as ledger:
+        return [event.kind for event in ledger.events()]

@@ -1,7 +1,6 @@
 """What goes wrong is told in one clear message: no traceback, exit code 1 or 2, nothing lost."""
 
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -19,7 +18,7 @@ from search.results.saved_study import load
 from search.storage.schema import VERSION
 from search.workflows import run
 
-from ..command_line import paretune, paretune_process
+from ..command_line import paretune
 from ..mlflow_database import with_mlflow_database
 
 SYNTHETIC = """
@@ -80,21 +79,6 @@ def test_a_storage_that_cannot_be_written_is_told_before_anything_runs(folder: P
     (folder / "file").write_text("in the way")
     done = paretune("run", "syn.yaml", "--back-end", "in-process", "--storage", "file", cwd=folder)
     refused(done, "storage: file/syn cannot be written (Not a directory)")
-
-
-def test_a_disk_that_fills_up_in_the_middle_loses_nothing_that_was_acknowledged(folder: Path) -> None:
-    def little_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # the ledger and its log end up larger than this
-
-    done = paretune_process("run", "syn.yaml", "--back-end", "in-process", cwd=folder, preexec_fn=little_room)
-    refused(done, "the same command resumes from here", code=1)
-    before = load(folder / "paretune-studies" / "syn")
-    again = paretune("run", "syn.yaml", "--back-end", "in-process", cwd=folder)
-    assert again.returncode == 0
-    after = load(folder / "paretune-studies" / "syn")
-    assert len(after.history) == 40
-    finished = [trial for trial in before.history if trial.state.finished]
-    assert [after.history[trial.number] for trial in finished] == finished
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(ran: Path, tmp_path: Path) -> None:

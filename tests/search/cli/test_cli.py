@@ -24,7 +24,7 @@ methods: [lora, arc, lily]
 budget: {n_trials: 14, epochs: 3, max_params: 20_000}
 """
 
-N_CUT = 100  # trials of a search that is interrupted after the first
+N_CUT = 60  # trials of a search that is interrupted after the first
 
 
 @pytest.fixture(scope="module")

@@ -69,8 +69,8 @@ def test_one_of_another_version_with_runs_is_left_alone(tmp_path: Path) -> None:
         assert version(tmp_path / "mlflow.db") == "of another MLflow"
 
 
-@pytest.mark.parametrize("name", ["a%25b", "what?", "50% #1"])
-def test_a_storage_may_have_any_name(tmp_path: Path, name: str) -> None:
+def test_a_storage_may_have_any_name(tmp_path: Path) -> None:
+    name = "a%25b%2F what? 50% #1&x=é"
     path = tmp_path / name / "mlflow.db"
     assert sqlite_path(sqlite_address(path)) == path
     (tmp_path / name).mkdir()

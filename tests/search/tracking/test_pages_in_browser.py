@@ -7,24 +7,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from ..browser import Browser, needs_chromium
-from ..mlflow_server import server_in
 from ..scripted_study import HISTORY, ScriptedStudy, recorded
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedStudy, str, dict[int | None, dict[str, Any]]]]:
-    """A finished study, the server that it is recorded by, and its runs there."""
-    folder = tmp_path_factory.mktemp("shown")
-    scripted = ScriptedStudy(folder, "shown")
+def study(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_server: str
+) -> tuple[ScriptedStudy, str, dict[int | None, dict[str, Any]]]:
+    """A finished study, the address of its pages, and its runs there."""
+    scripted = ScriptedStudy(tmp_path_factory.mktemp("shown"), "shown")
     scripted.finish(*HISTORY)
     scripted.ledger.close()
-    with server_in(folder) as server:
-        scripted.record(server).sync(final=True)
-        yield scripted, server, recorded(server, scripted)
+    scripted.record(mlflow_server).sync(final=True)
+    experiment = MlflowClient(tracking_uri=mlflow_server).get_experiment_by_name("shown")
+    assert experiment is not None
+    return scripted, f"{mlflow_server}/#/experiments/{experiment.experiment_id}", recorded(mlflow_server, scripted)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
-def page_of(server: str, runs: dict[int | None, dict[str, Any]], more: str = "") -> str:
-    return f"{server}/#/experiments/1/runs/{runs[None]['id']}{more}"
+def page_of(pages: str, runs: dict[int | None, dict[str, Any]], more: str = "") -> str:
+    return f"{pages}/runs/{runs[None]['id']}{more}"
 
 
 def place(browser: Browser, element: str, *, frame: str | None = None) -> tuple[float, float]:
@@ -49,20 +51,20 @@ def place(browser: Browser, element: str, *, frame: str | None = None) -> tuple[
 
 
 def test_the_page_of_a_study_opens_with_the_answer_and_leads_to_its_members(browser: Browser, study: Any) -> None:
-    _, server, runs = study
-    browser.open(page_of(server, runs))
+    _, pages, runs = study
+    browser.open(page_of(pages, runs))
     browser.wait("document.body.innerText.includes('ARC r=2 is the best, 90.00 % with 300 parameters.')")
     browser.wait("[...document.querySelectorAll('button')].find(b => b.innerText === 'Show more')?.click() === undefined")
     browser.wait("[...document.images].some(i => i.src.includes('front-small.png') && i.complete && i.naturalWidth > 700)")
     member = browser.wait("[...document.querySelectorAll('a')].find(a => a.innerText.trim() === '0004')?.href")
-    assert member == f"{server}/#/experiments/1/runs/{runs[4]['id']}"
+    assert member == f"{pages}/runs/{runs[4]['id']}"
     browser.open(member)
     browser.wait(f"location.href.includes({json.dumps(runs[4]['id'])}) && document.body.innerText.includes('0004-arc-r2')")
 
 
 def test_in_mlflow_the_front_tells_the_configuration_pointed_at_and_opens_the_run_clicked(browser: Browser, study: Any) -> None:
-    _, server, runs = study
-    browser.open(page_of(server, runs, "/artifacts/front.html"))
+    _, pages, runs = study
+    browser.open(page_of(pages, runs, "/artifacts/front.html"))
     member = "[...document.querySelectorAll('#figure-0 .trace')].flatMap(t => [...t.querySelectorAll('.point')]).at(-1)"
     x, y = place(browser, member, frame="iframe")
     browser.move(x, y)
@@ -70,25 +72,25 @@ def test_in_mlflow_the_front_tells_the_configuration_pointed_at_and_opens_the_ru
     assert all(words in told for words in ("0004-arc-r2", "90.00 %", "300 parameters", "arc.rank = 2", "optim.lr = 0.001"))
     browser.click(x, y)
     address = browser.wait("document.querySelector('#card a')?.href", frame="iframe")
-    assert address == f"{server}/#/experiments/1/runs/{runs[4]['id']}"
+    assert address == f"{pages}/runs/{runs[4]['id']}"
     browser.open(address)
     browser.wait("document.body.innerText.includes('0004-arc-r2')")
 
 
 def test_the_page_of_the_front_needs_no_network(browser: Browser, study: Any) -> None:
-    scripted, _, runs = study
+    scripted, pages, runs = study
     browser.open((scripted.path.parent / "front.html").as_uri())
     browser.wait("document.querySelectorAll('.main-svg').length > 4")
     headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
     assert headings[:3] == ["The front", "Every method's own front", "Hypervolume over trials"]
     assert browser.evaluate("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('file:')).length") == 0
     links = browser.evaluate("figures[0].data.flatMap(t => (t.customdata || []).map(d => d[2]))")
-    assert sorted(links) == sorted(f"#/experiments/1/runs/{runs[n]['id']}" for n in (0, 1, 2, 4))
+    assert sorted(links) == sorted(f"#{pages.partition('#')[2]}/runs/{runs[n]['id']}" for n in (0, 1, 2, 4))
 
 
 def test_outside_mlflow_a_click_on_a_member_of_the_front_opens_its_run(study: Any) -> None:
     """The page as a file, which knows the server that the study was recorded by."""
-    scripted, server, runs = study
+    scripted, pages, runs = study
     with Browser(1800, 1100) as browser:
         browser.open((scripted.path.parent / "front.html").as_uri())
         member = "[...document.querySelectorAll('#figure-0 .trace')].flatMap(t => [...t.querySelectorAll('.point')]).at(-1)"
@@ -97,20 +99,20 @@ def test_outside_mlflow_a_click_on_a_member_of_the_front_opens_its_run(study: An
         browser.wait("document.querySelector('.hoverlayer .hovertext')?.textContent.includes('0004-arc-r2')")
         browser.click(x, y)
         browser.follow()
-        browser.wait(f"location.href === {json.dumps(page_of(server, runs | {None: runs[4]}))}")
+        browser.wait(f"location.href === {json.dumps(page_of(pages, runs | {None: runs[4]}))}")
         browser.wait("document.body.innerText.includes('0004-arc-r2')")
 
 
 def test_the_table_of_runs_is_sorted_by_accuracy_and_filtered_by_the_notes_links(browser: Browser, study: Any) -> None:
-    _, server, runs = study
+    _, pages, runs = study
 
     rows = "[...document.querySelectorAll('a')].filter(a => /^\\d{4}-/.test(a.innerText))"
     by_height = "sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)"
     table = f"{rows}.{by_height}.map(a => a.innerText).filter(name => name !== '0003-lily-r2').join()"  # which has no accuracy
-    browser.open(f"{server}/#/experiments/1/runs?viewStateShareKey=paretune")
+    browser.open(f"{pages}/runs?viewStateShareKey=paretune")
     browser.wait(f"{table}.startsWith('0004-arc-r2,0001-lora-r2,')")  # 0.9, 0.85; the other two have 0.7 each
     assert "adapter_params" in browser.evaluate("document.body.innerText")
-    browser.open(page_of(server, runs))
+    browser.open(page_of(pages, runs))
     filtered = browser.wait("[...document.querySelectorAll('a')].find(a => a.innerText.trim() === 'the front')?.href")
     browser.open(filtered)
     browser.wait(f"{table} === '0004-arc-r2,0000-head_only'")

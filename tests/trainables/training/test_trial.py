@@ -74,8 +74,8 @@ def run(trial: AdapterWorker, config: Mapping[str, Any], epochs: int = 2, seed: 
 
 @pytest.fixture(scope="module")
 def first_results() -> list[list[dict[str, float]]]:
-    """Each configuration on a worker of its own."""
-    return [run(worker(), config) for config in CONFIGS]
+    """The first configurations, each on a worker of its own."""
+    return [run(worker(), config) for config in CONFIGS[:4]]
 
 
 def test_every_method_is_tried_here() -> None:
@@ -106,19 +106,19 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     warm: AdapterWorker, config: dict[str, Any], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    warm.start(config, seed=5, epochs=3, folder=whole)
-    expected = [without_costs(warm.step()) for _ in range(3)]
+    warm.start(config, seed=5, epochs=2, folder=whole)
+    expected = [without_costs(warm.step()) for _ in range(2)]
 
     other = worker()
-    assert other.start(config, seed=5, epochs=3, folder=parts) == 0
+    assert other.start(config, seed=5, epochs=2, folder=parts) == 0
     assert other.replay() is None
     first = without_costs(other.step())
     del other  # killed
 
     run(warm, CONFIGS[2], epochs=1)
-    assert warm.start(config, seed=5, epochs=3, folder=parts) == 1
+    assert warm.start(config, seed=5, epochs=2, folder=parts) == 1
     assert without_costs(warm.replay()) == first == expected[0]
-    assert [without_costs(warm.step()) for _ in range(2)] == expected[1:]
+    assert without_costs(warm.step()) == expected[1]
     assert tensors(whole) == tensors(parts)
 
 
