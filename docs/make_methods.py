@@ -151,11 +151,20 @@ def page() -> str:
 
 
 def wrapped(text: str) -> str:
-    """Break long lines of prose, so that a diff of the page can be read; tables, headings and formulas stay as they are."""
-    lines = []
+    """Break long lines of prose, so that a diff of the page can be read; tables, lists, headings and formulas stay as they are."""
+    paragraphs: list[list[str]] = [[]]
     for line in text.split("\n"):
-        prose = len(line) > COLUMNS and not line.startswith(("|", "#", " "))
-        lines += textwrap.wrap(line, COLUMNS, break_long_words=False, break_on_hyphens=False) if prose else [line]
+        as_it_is = line == "" or line.startswith(("|", "#", " ", "-", "```"))
+        if as_it_is or line.startswith("*"):
+            paragraphs.append([])
+        paragraphs[-1].append(line)
+        if as_it_is:
+            paragraphs.append([])
+    lines: list[str] = []
+    for paragraph in paragraphs:
+        is_long = any(len(line) > COLUMNS and not line.startswith(("|", "#", " ", "-")) for line in paragraph)
+        joined = " ".join(paragraph)
+        lines += textwrap.wrap(joined, COLUMNS, break_long_words=False, break_on_hyphens=False) if is_long else paragraph
     return "\n".join(lines)
 
 
