@@ -100,7 +100,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     EventKind.RESTARTED: EventSpec(
         Subject.TRIAL,
         f"{_STUDY}.ask",
-        "A resumed trial has lost its checkpoint and trains from its first epoch again; its reports stay.",
+        "A trial's checkpoint is gone, or does not fit the ledger: it trains from its first epoch again; its reports stay.",
         required=_WHY,
     ),
     EventKind.REPORTED: EventSpec(

@@ -77,6 +77,7 @@ class Study:
         self._pool = pool
         self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts.checkpoints)
         self._in_flight = InFlight(self.checkpoints)
+        self._dropped: set[int] = set()  # trials whose checkpoint was ahead of the ledger; they wait for a worker
         self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
         self._replay()
@@ -182,9 +183,11 @@ class Study:
         if (waits := self._in_flight.first_waiting) is not None:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self.state.trials[waits])
-                if trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number):
+                is_gone = trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number)
+                if is_gone and trial.number not in self._dropped:
                     reason = "its checkpoint is gone: its reports stay, and the same epochs are trained again"
                     writer.event(EventKind.RESTARTED, trial.number, reason=reason)
+            self._dropped.discard(trial.number)
             self.state.trials[trial.number] = trial
             return self._handed_out(trial)
         if self._stopping is not None or self.state.paused or self._budget_spent():
@@ -208,9 +211,14 @@ class Study:
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
             trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
+            if foreign := checkpoints.has_checkpoint(self.checkpoints, number):
+                checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, number))
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
                 trial = writer.start(trial)
+                if foreign:
+                    reason = "its folder held a checkpoint of which the ledger knows nothing; the ledger was restored from a copy"
+                    writer.event(EventKind.RESTARTED, number, reason=reason)
             self.state.start(trial, ticket)
             return self._handed_out(trial)
         self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
@@ -245,16 +253,20 @@ class Study:
         that is not finite fails it. Epochs that are already in the ledger (repeated after a resume) change nothing. Neither do
         those of a trial that has ended or is paused: its checkpoint holds them.
 
+        An epoch after a gap comes from a checkpoint that is newer than the ledger, which was restored from a copy. The checkpoint
+        is deleted, and the trial trains again from its first epoch in another worker.
+
         Raises:
-            ValueError: If the trial is not running, an epoch is left out, or an objective is missing.
+            ValueError: If an objective is missing.
         """
         trial = self.state.trials[number]
         if trial.state is not State.RUNNING:
             return Decision.STOP
         if epoch <= trial.epochs:
             return Decision.CONTINUE
-        if epoch != trial.epochs + 1:
-            raise ValueError(f"trial {number} reported epoch {epoch} after epoch {trial.epochs}; epochs must arrive one by one")
+        if epoch > trial.epochs + 1:
+            self._drop_checkpoint(trial, epoch)
+            return Decision.STOP
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable must report it in every epoch")
         last = epoch == self.planned_epochs(trial)
@@ -268,6 +280,17 @@ class Study:
         self.state.set_standing(trial, limit=judgement.why.get("limit"))
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
+
+    def _drop_checkpoint(self, trial: Trial, epoch: int) -> None:
+        """Delete a checkpoint that is ahead of the ledger; the same epochs are trained again."""
+        reason = (
+            f"its checkpoint has {epoch} epochs, the ledger {trial.epochs}: the ledger is older, as after a restore from a copy; "
+            "the same epochs are trained again"
+        )
+        with self._ledger.decision() as writer:
+            writer.event(EventKind.RESTARTED, trial.number, reason=reason)
+        checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, trial.number))
+        self._dropped.add(trial.number)
 
     def tell(self, number: int, state: State, reason: str) -> None:
         """End a trial before its last epoch: FAILED by itself or its worker, or PRUNED by a user."""

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def test_a_trial_is_complete_at_exactly_the_budgeted_epoch(tmp_path: Path) -> No
     assert study.trials[0].state is State.COMPLETE
 
 
-def test_an_epoch_may_not_be_left_out_but_may_be_repeated(tmp_path: Path) -> None:
+def test_an_epoch_that_is_repeated_changes_nothing_and_one_after_a_gap_restarts_the_trial(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     study.ask()
     study.report(0, 1, GOOD)
@@ -71,8 +73,8 @@ def test_an_epoch_may_not_be_left_out_but_may_be_repeated(tmp_path: Path) -> Non
     before = history(study)
     assert study.report(0, 1, GOOD | {"val/top1": 0.9}) is Decision.CONTINUE
     assert history(study) == before
-    with pytest.raises(ValueError, match="epoch 4 after epoch 2"):
-        study.report(0, 4, GOOD)
+    assert study.report(0, 4, GOOD) is Decision.STOP  # its checkpoint is ahead of the ledger
+    assert [kind for kind, _, _ in history(study)[len(before) :]] == ["restarted"]
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
@@ -180,6 +182,53 @@ def test_a_study_interrupted_anywhere_ends_as_if_it_had_not_been(
     in_process.run(study, SyntheticTrainable(noise=0.05))
     one, other = ([h for h in history(s) if h[0] not in ("resumed", "opened")] for s in (whole, study))
     assert one == other
+
+
+@pytest.mark.parametrize("sampler", ["auto", "random"])
+def test_a_ledger_given_back_from_a_copy_of_any_moment_goes_on_and_ends_as_if_nothing_had_happened(
+    tmp_path: Path, sampler: str
+) -> None:
+    """Its checkpoints are ahead of it: of trials that it knows, by some epochs, and of trials that it does not know."""
+
+    class Copies(SyntheticTrainable):
+        """Keeps a copy of the ledger from the moment before its n-th step ends; the driver dies some steps later."""
+
+        def __init__(self, study: Study, n: int) -> None:
+            super().__init__(noise=0.05)
+            self.ledger, self.n = study.file.folder / "ledger.db", n
+
+        def step(self) -> dict[str, float]:
+            metrics = super().step()
+            self.n -= 1
+            if self.n == 0:
+                with closing(sqlite3.connect(self.ledger)) as live, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+                    live.backup(copy)
+                    copy.execute("DELETE FROM owner")  # who has died by the time when the copy is used; here it is this process
+                    copy.commit()
+            if self.n < -7:
+                raise KeyboardInterrupt
+            return metrics
+
+    options: dict[str, object] = {"search": {"sampler": sampler}, "budget": {"n_trials": 8, "epochs": 5, "max_params": 20_000}}
+    whole = new_study(tmp_path, study="whole", **options)
+    in_process.run(whole, SyntheticTrainable(noise=0.05))
+    file = study_file(tmp_path, study="restored", **options)
+    study = Study.create(file, SyntheticSizes())
+    for n in (3, 9, 14, 1):
+        with pytest.raises(KeyboardInterrupt):
+            in_process.run(study, Copies(study, n))
+        study.close()
+        for leftover in study.file.folder.glob("ledger.db*"):
+            leftover.unlink()
+        shutil.copy(tmp_path / "copy.db", study.file.folder / "ledger.db")
+        study = Study.open(file, SyntheticSizes())
+    in_process.run(study, SyntheticTrainable(noise=0.05))
+    own = ("resumed", "opened", "restarted")
+    one, other = ([h for h in history(s) if h[0] not in own] for s in (whole, study))
+    assert one == other
+    reasons = [json.loads(detail)["reason"] for kind, _, detail in history(study) if kind == "restarted"]
+    assert any("the ledger is older" in reason for reason in reasons)
+    assert any("of which the ledger knows nothing" in reason for reason in reasons)
 
 
 def test_in_flight_trials_go_on_under_their_number_before_anything_new_starts(tmp_path: Path) -> None:
