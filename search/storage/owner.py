@@ -31,7 +31,8 @@ def signature() -> str:
 def is_here(row: Any) -> bool:
     """Return whether an owner's process would be visible from this one, so that its liveness is known exactly."""
     known = getattr(row, "machine", None)  # None: written by schema 1
-    return bool(row.process_start) and row.host == socket.gethostname() and known in (None, machine())
+    same = bool(row.process_start) and row.host == socket.gethostname() and known in (None, machine())
+    return same and not is_hidden(row.pid)
 
 
 def is_alive(row: Any, now: float) -> bool:
@@ -39,6 +40,17 @@ def is_alive(row: Any, now: float) -> bool:
     if is_here(row):
         return bool(process_start(row.pid) == row.process_start)
     return bool(now - row.heartbeat < LEASE_SECONDS)
+
+
+def is_hidden(pid: int) -> bool:
+    """Return whether a process of another user exists, but is not shown to this one (`hidepid`, usual on shared clusters)."""
+    try:
+        os.kill(pid, 0)  # asks only whether it exists
+    except PermissionError:
+        return process_start(pid) == ""
+    except OSError:
+        return False
+    return False
 
 
 @cache
