@@ -28,6 +28,10 @@ class RecorderHere(RecorderProcess):
     def close(self) -> None:
         """Nothing is waiting."""
 
+    def leave(self, patience: float) -> None:
+        """Make the last sync of an interrupted search."""
+        self.stop(patience)
+
     def stop(self, timeout: float = 60.0) -> str | None:
         """Make the last sync."""
         if not self._started:

@@ -78,6 +78,13 @@ class RecorderProcess:
                 self._process.stdin.close()
         self.blocked_seconds += time.monotonic() - began
 
+    def leave(self, patience: float) -> None:
+        """Start the last full sync, and wait some seconds for the end of the process, which may take longer: it ends by itself."""
+        self.close()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+
     def stop(self, timeout: float = 60.0) -> str | None:
         """Wait for the last full sync and for the end of the process.
 

@@ -41,7 +41,7 @@ from search.workflows.preflight import Preflight
 Watch = Callable[[Study, str, Callable[[], str | None]], AbstractContextManager[None]]  # like `search.cli.progress.Progress`
 _log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds that a finished search waits for MLflow (10,000 trials take 22 s); `paretune sync` catches up
-_RECORDED_WHEN_CUT = 5.0  # seconds that an interrupted search waits for MLflow; the next run catches up
+_RECORDED_WHEN_CUT = 5.0  # seconds that an interrupted search waits for the recorder, which then finishes alone
 
 
 def run(
@@ -108,7 +108,7 @@ def run(
             with logged_to(file.folder / "paretune.log"):
                 _drive(study, driver, watch, recorder)
     except BaseException:
-        recorder.stop(timeout=_RECORDED_WHEN_CUT)
+        recorder.leave(_RECORDED_WHEN_CUT)
         raise
     finally:
         threads.shutdown(wait=False)  # an interrupted command does not wait for imports
