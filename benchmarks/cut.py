@@ -137,30 +137,36 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
+RAY = str(Path(sys.executable).parent / "ray")
+USUAL = ["--block", "--num-cpus=1", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
+
+
 @contextlib.contextmanager
 def cluster(cable: Cable, environment: Mapping[str, str]) -> Iterator[str]:
     """A head with one core here, and a node with one behind the cable; yields the address."""
+    with head(environment) as address, node(cable, address, environment):
+        yield address
+
+
+@contextlib.contextmanager
+def head(environment: Mapping[str, str]) -> Iterator[str]:
+    """A head with one core here; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray, address = str(Path(sys.executable).parent / "ray"), f"{HOST}:{port}"
-    usual = ["--block", "--num-cpus=1", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True))
-        head = [
-            "start",
-            "--head",
-            f"--port={port}",
-            f"--node-ip-address={HOST}",
-            f"--temp-dir={folder}",
-            "--include-dashboard=false",
-        ]
-        stack.enter_context(_going([ray, *head, *usual], environment))
-        _until(lambda: _listens(HOST, port), 120)
-        stack.enter_context(
-            _going(cable.command(ray, "start", f"--address={address}", f"--node-ip-address={NODE}", *usual), environment)
-        )
-        yield address
+    with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        words = [RAY, "start", "--head", f"--port={port}", f"--node-ip-address={HOST}", f"--temp-dir={folder}"]
+        with _going([*words, "--include-dashboard=false", *USUAL], environment):
+            _until(lambda: _listens(HOST, port), 120)
+            yield f"{HOST}:{port}"
+
+
+@contextlib.contextmanager
+def node(cable: Cable, address: str, environment: Mapping[str, str]) -> Iterator[None]:
+    """A node with one core behind the cable, which joins."""
+    words = cable.command(RAY, "start", f"--address={address}", f"--node-ip-address={NODE}", *USUAL)
+    with _going(words, environment):
+        yield
 
 
 def two_nodes(address: str, environment: Mapping[str, str]) -> None:

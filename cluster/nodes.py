@@ -113,10 +113,23 @@ def refuse_open() -> None:
     """Refuse a cluster of several machines that accepts commands from anyone, unless `PARETUNE_UNPROTECTED` is set.
 
     Raises:
-        ValueError: If the cluster is open; the message has the remedy.
+        ValueError: If the cluster is open, or does not say within ten seconds whether it is; the message has the remedy.
     """
     if not os.environ.get("PARETUNE_UNPROTECTED") and (found := open_to_anyone()) is not None:
         raise ValueError(f"{found}; {MEND_OPEN}, or set PARETUNE_UNPROTECTED=1 if its network is private")
+
+
+class Gate:
+    """The check of every machine that joins the cluster while a study runs: a head that is alone at first may be open."""
+
+    def __init__(self) -> None:
+        self._known = _machines()
+
+    def refuse_open(self) -> None:
+        """Check the cluster again if a machine has joined; see `refuse_open`."""
+        if not (machines := _machines()) <= self._known:
+            refuse_open()
+            self._known |= machines
 
 
 def open_to_anyone() -> str | None:
@@ -124,13 +137,20 @@ def open_to_anyone() -> str | None:
     import grpc
     import ray
 
-    machines = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    if len(machines) < 2:
+    if (n_machines := len(_machines())) < 2:
         return None
     address = ray.get_runtime_context().gcs_address
     with grpc.insecure_channel(address) as channel:
         try:
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=10)  # as a client without a token
-        except grpc.RpcError:
-            return None
-    return f"the cluster at {address}, of {len(machines)} machines, accepts commands from anyone who can reach it"
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                return None
+            return f"the cluster at {address} does not say whether it asks for a token ({error.code().name})"
+    return f"the cluster at {address}, of {n_machines} machines, accepts commands from anyone who can reach it"
+
+
+def _machines() -> set[str]:
+    import ray
+
+    return {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}

@@ -184,6 +184,7 @@ class _RequestPoller(tune.Callback):  # type: ignore[misc]
 class _Drains:
     """The removal of trials from nodes that are about to leave. `Draining` decides, with Tune's names of trials.
 
+    Also checks the cluster's protection when a node joins.
     Also pings every worker every 20 s. After a network outage a reply can be lost and the connection half-open; only sending
     something reveals that, and Ray would otherwise wait forever.
     """
@@ -192,6 +193,7 @@ class _Drains:
         self._live: dict[str, Any] = {}
         self._since: dict[str, float] = {}  # time when each trial was first seen
         self._looked = self._spoke = -math.inf
+        self._gate = nodes.Gate()
         self._decided = Draining(nodes.draining, self._node_of, lambda name: study.request_stop(self._live[name].config["trial"]))
 
     def poll(self, trials: Iterable[Any]) -> None:
@@ -199,6 +201,10 @@ class _Drains:
         if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
             return
         self._looked = now
+        try:
+            self._gate.refuse_open()
+        except ValueError as error:
+            raise RequestError(str(error)) from error
         self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and tune_internals.actor_of(trial)}
         self._since = {name: self._since.get(name, now) for name in self._live}
         if now - self._spoke >= SPEAKS_EVERY_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -12,8 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+
+from search.results.saved_study import load
 
 from ..search.mlflow_database import with_mlflow_database
+from .watching import n_at_work, sleeping, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +48,27 @@ def cable(cut: ModuleType) -> Iterator[Any]:
     made.__exit__()
 
 
-def test_a_cut_off_node_costs_nothing_acknowledged_and_an_open_cluster_is_refused(
+def test_an_open_cluster_is_refused_when_a_machine_joins_and_a_cut_off_node_costs_nothing_acknowledged(
     cut: ModuleType, cable: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    with cut.cluster(cable, environment) as address:
-        cut.two_nodes(address, environment)
-        command = [sys.executable, "-m", "search.cli", "run", "--set", "study=open"]
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(cut.head(environment))
+        (tmp_path / "open.yaml").write_text(yaml.safe_dump(sleeping("open", 2, 200, 0.5)))
+        command = [sys.executable, "-m", "search.cli", "run", "open.yaml"]
         known = environment | {"RAY_ADDRESS": address}
-        refused = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120, check=False)
-        assert refused.returncode == 2
-        assert "of 2 machines, accepts commands from anyone who can reach it" in refused.stderr
-        assert "RAY_AUTH_MODE=token" in refused.stderr  # the remedy
-        assert not (tmp_path / "paretune-studies" / "open" / "ledger.db").exists()
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as driver:
+            try:
+                folder = tmp_path / "paretune-studies" / "open"
+                wait_until(lambda: driver.poll() is not None or ((folder / "ledger.db").exists() and n_at_work(load(folder)) == 1))
+                stack.enter_context(cut.node(cable, address, environment))  # until then the head was alone
+                _, complaint = driver.communicate(timeout=120)
+            finally:
+                driver.kill()
+        assert driver.returncode == 2, complaint
+        assert "of 2 machines, accepts commands from anyone who can reach it" in complaint
+        assert "RAY_AUTH_MODE=token" in complaint  # the remedy
 
         with_mlflow_database(tmp_path / "paretune-studies")
         private = environment | {"PARETUNE_UNPROTECTED": "1"}
