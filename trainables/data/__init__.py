@@ -156,6 +156,19 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
     Raises:
         ValueError: If `load` raises it, or the data set has no test split.
     """
+    refuse_untestable(data)
+    splits = load(data, preprocessing, SPLITS)
+    train, validation = splits["train"], splits["validation"]
+    images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
+    return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
+
+
+def refuse_untestable(data: Mapping[str, Any]) -> None:
+    """Refuse a data set without a test split.
+
+    Raises:
+        ValueError: If there is none, or `n_classes` raises it.
+    """
     n_classes(data)
     if data["kind"] in layouts.LAYOUTS and "test" not in _listing(data).splits:
         unlabelled = "; ".join(note for note in _listing(data).notes if "has no test split" in note)
@@ -164,10 +177,6 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
             + (f" ({unlabelled})" if unlabelled else "")
             + "; add one with labels (docs/data.md), or set data.test_fraction in a new study"
         )
-    splits = load(data, preprocessing, SPLITS)
-    train, validation = splits["train"], splits["validation"]
-    images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
-    return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
 
 
 @dataclass(frozen=True)
