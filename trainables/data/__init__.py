@@ -29,7 +29,7 @@ from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.decoded import Progress, Transform, decoded, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
-from trainables.data.listing import SPLITS, Listing, in_short
+from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.protocol import Changed
 
 SHARE_OF_DEVICE: Final = 0.25  # largest fraction of an accelerator's free memory for one split; a larger split stays on the host
@@ -233,7 +233,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
         {name: len(split) for name, split in splits.items()},
         count,
         tuple(skipped),
-        {name: {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
+        {printable(name): {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
         notes,
         n_turned,
         n_transparent,
@@ -304,6 +304,7 @@ def _from_files(
             augmented = augment if name == "train" else "none"
             kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented)
         taken.update(own)
+    problems = [printable(problem) for problem in problems]
     _refuse(data, problems)
     for name, split in kept.items():
         if len(split) == 0:

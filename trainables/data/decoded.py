@@ -239,12 +239,21 @@ def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterat
     def one(content: bytes | None) -> _Outcome:
         if content is None:
             return None, _NO_BYTES, "cannot be read, or has no bytes"
+        if not content:
+            return None, _NO_BYTES, "the file is empty"
         try:
             return transform(content), _digest(content), ""
         except UnidentifiedImageError:
-            return None, _NO_BYTES, "not an image that Pillow can read"
-        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-            return None, _NO_BYTES, str(error).replace("\n", " ")[:120] or type(error).__name__
+            return None, _NO_BYTES, "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"
+        except Pillow.DecompressionBombError:
+            return (
+                None,
+                _NO_BYTES,
+                f"more than {2 * (Pillow.MAX_IMAGE_PIXELS or 0):,} pixels, the most that Pillow reads; shrink it",
+            )
+        except (OSError, SyntaxError, ValueError) as error:
+            why = str(error).replace("\n", " ")[:120] or type(error).__name__
+            return None, _NO_BYTES, why if ";" in why else f"it cannot be decoded ({why})"
 
     source = iter(encoded)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "paretune-decode") as pool:
