@@ -54,6 +54,7 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     if storage is not None and object_store.is_address(str(storage)):
         raw, sources, storage = raw | {"storage": storage}, sources | {("storage",): "--storage"}, None
     file = _check(raw, name, sources)
+    file = file.with_lines({".".join(path): place for path, place in sources.items()})
     return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
