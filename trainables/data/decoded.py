@@ -12,7 +12,9 @@ The mapping is private: all processes of the machine share its pages in the page
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -194,6 +196,7 @@ def _made(path: Path) -> Iterator[Path | None]:
 
 
 def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:
+    _silence_libtiff()
     images, shape = listing.splits[split], (transform.channels, *transform.size)
     width = int(np.prod(shape))
     labels, found, broken, turned, transparent = [], [], [], 0, 0
@@ -228,6 +231,15 @@ def _decode(listing: Listing, split: str, transform: Transform, draft: Path, pro
         with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(pa.record_batch(columns, schema=schema))
     raw.unlink()
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, with which Pillow decodes, from printing to the terminal about broken files: Pillow raises errors for them."""
+    with contextlib.suppress(OSError, AttributeError):
+        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtiff" in line}
+        for path in loaded:
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)
 
 
 _Outcome = tuple[Pixels | None, bytes, str]

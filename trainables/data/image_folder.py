@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.data.folder_tree import Folder, scan
 from trainables.data.listing import Draft, Labelled, without_labels
-from trainables.data.naming import is_image, split_of
+from trainables.data.naming import is_image, says_only_images, split_of
 
 
 def image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
@@ -125,6 +125,8 @@ def _of_classes(around: Folder, draft: Draft, *, split: str | None) -> list[Labe
 def _remedy(draft: Draft, folder: Folder, below: list[str]) -> str:
     if any(split_of(name) is not None for name in below):
         return "the order is SPLIT/CLASS/IMAGE: train/CLASS, val/CLASS, test/CLASS"
+    if all(says_only_images(name) for name in below):
+        return f"put the images of its folder {_short(below)} directly into it"
     return (
         "name it train, val or test if it is a split; if the classes are one level deeper, set "
         f"data.path: {draft.root / folder.path}; if they are its parts, put their images into it"

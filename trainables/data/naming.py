@@ -37,6 +37,12 @@ def split_of(folder: str) -> str | None:
     return found.pop() if len(found) == 1 and all(word in _SPLIT or word in _AROUND for word in words) else None
 
 
+def says_only_images(folder: str) -> bool:
+    """Return whether a folder's name names neither a class nor a split: `images`, `img_folder`."""
+    words = _words(folder)
+    return bool(words) and all(word in _AROUND for word in words)
+
+
 def splits_in(name: str) -> dict[str, str]:
     """Return the splits whose words are anywhere in a name, with these: `flowers_train-00000` (as in Hugging Face's `datasets`)."""
     return {_SPLIT[word]: word for word in _words(name) if word in _SPLIT}

@@ -147,6 +147,13 @@ def test_a_class_folder_that_holds_only_folders_is_refused_with_what_was_probabl
         of(tmp_path)
 
 
+def test_classes_whose_images_are_in_a_folder_images_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    for name in NAMES:  # as in Tiny ImageNet
+        put(tmp_path / "train" / name / "images" / "0.png", picture(name))
+    with pytest.raises(ValueError, match=r"train/blue: .*; put the images of its folder images directly into it"):
+        of(tmp_path)
+
+
 def test_classes_around_splits_are_refused_with_the_right_order(tmp_path: Path) -> None:
     for name in NAMES:
         for split in ("train", "test"):
@@ -289,12 +296,15 @@ def damaged() -> bytes:
         ("a\nb\x1b[31m\u202e.png", b"?", "not an image"),
     ],
 )
-def test_what_is_named_an_image_and_is_none_is_a_problem(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+def test_what_is_named_an_image_and_is_none_is_a_problem(
+    tmp_path: Path, name: str, content: bytes, problem: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     put(classes(tmp_path) / "red" / name, content)
     with pytest.raises(ValueError, match="1 problem in ") as refused:
         audit({"kind": "imagefolder", "path": str(tmp_path)}, GREY)
     shown = name.replace("\n", r"\n").replace("\x1b", r"\x1b").replace("\u202e", r"\u202e")  # a terminal obeys no name
     assert f"red/{shown}: {problem}" in str(refused.value)
+    assert capfd.readouterr() == ("", "")  # libraries in C tell the terminal nothing
 
 
 def test_links_to_nothing_are_problems_and_links_in_circles_end(tmp_path: Path) -> None:
