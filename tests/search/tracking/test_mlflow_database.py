@@ -129,10 +129,11 @@ def test_one_of_another_version_with_runs_is_left_alone(tmp_path: Path) -> None:
         assert version(tmp_path / "mlflow.db") == "of another MLflow"
 
 
-@pytest.mark.parametrize("name", ["a%25b", "what?", "50% #1"])
-def test_a_storage_may_have_any_name(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name / "mlflow.db"
-    assert sqlite_path(sqlite_address(path)) == path
+def test_a_storage_may_have_any_name(tmp_path: Path) -> None:
+    for name in ("a%25b", "a%2Fb", "what?", "50% #1"):
+        path = tmp_path / name / "mlflow.db"
+        assert sqlite_path(sqlite_address(path)) == path
+    name = "a%25b a%2Fb what? 50% #1"
     (tmp_path / name).mkdir()
     study = "study: syn\ndata: {kind: synthetic}\nmethods: [lora]\nbudget: {n_trials: 2, epochs: 2}\n"
     (tmp_path / "syn.yaml").write_text(study)
