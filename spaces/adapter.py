@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Width r of the bottleneck.",
             unit="dimensions",
             source="VTAB-1k tables: Adapter-8 (0.16 M parameters on ViT-B/16) and Adapter-32; Houlsby et al. 8 to 256",
+            bounds="[1, inf)",
         ),
         Knob(
             "adapter.scale",
@@ -24,6 +25,7 @@ SPACE = Space(
             unit="factor",
             source="Houlsby et al. have none (1); 0.1 is AdaptFormer's",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "adapter.activation",
@@ -51,6 +53,7 @@ SPACE = Space(
             unit="probability",
             source="released code: none; 0.1 in AdaptFormer's",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

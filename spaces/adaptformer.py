@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Width r of the bottleneck beside the MLP.",
             unit="dimensions",
             source="released code 64; VTAB-1k tables 8 (0.16 M parameters on ViT-B/16)",
+            bounds="[1, inf)",
         ),
         Knob(
             "adaptformer.scale",
@@ -24,6 +25,7 @@ SPACE = Space(
             unit="factor",
             source="released code 0.1; 0.01 to 10 per data set in later VTAB-1k work",
             sizes=False,
+            bounds="(0, inf)",
         ),
         layers("adaptformer"),
         Knob(
@@ -34,6 +36,7 @@ SPACE = Space(
             unit="probability",
             source="released code 0.1",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

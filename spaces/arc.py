@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Width r of the bottleneck, whose basis U all layers share.",
             unit="dimensions",
             source="released code: 50 on every backbone",
+            bounds="[1, inf)",
         ),
         Knob(
             "arc.position",
@@ -33,6 +34,7 @@ SPACE = Space(
             unit="probability",
             source="released scripts 0.1; grid 0 to 0.5 in the same laboratory's HTA",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
     recipe={"optim.lr": 1e-2, "optim.weight_decay": 0.0, "recipe.drop_path": 0.0},

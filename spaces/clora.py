@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Rank r of every base space, and width of each module's own small matrices.",
             unit="dimensions",
             source="paper, second hand: 8 throughout",
+            bounds="[1, inf)",
         ),
         Knob(
             "clora.n_spaces",
@@ -23,6 +24,7 @@ SPACE = Space(
             meaning="Number p of pairs of base spaces that all modules share.",
             unit="spaces",
             source="paper, second hand: searched per task; 2 is the least at which SADE acts",
+            bounds="[1, inf)",
         ),
         Knob(
             "clora.sade_weight",
@@ -32,6 +34,7 @@ SPACE = Space(
             unit="nats per unit of SADE",
             source="paper, second hand: searched per task; grid and default are Paretune's",
             sizes=False,
+            bounds="[0, inf)",
         ),
         Knob(
             "clora.insertion",
@@ -50,6 +53,7 @@ SPACE = Space(
             unit="probability",
             source="inferred: as released for ARC, which CLoRA contains",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

@@ -23,6 +23,7 @@ SPACE = Space(
             meaning="Rank r of the two factors that the whole network shares.",
             unit="dimensions",
             source="released configurations: TK 32 (13 tasks) or 16 (6), TT 16, 8 or 4",
+            bounds="[1, inf)",
         ),
         Knob(
             "fact.scale",
@@ -32,6 +33,7 @@ SPACE = Space(
             unit="factor",
             source="released configurations: 0.01 to 100, chosen per data set; 1 is the code's default",
             sizes=False,
+            bounds="(0, inf)",
         ),
         layers("fact"),
         Knob(
@@ -42,6 +44,7 @@ SPACE = Space(
             unit="probability",
             source="released code 0.1",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

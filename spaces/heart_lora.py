@@ -18,6 +18,7 @@ SPACE = Space(
             meaning="Rank r of the updates of q and v.",
             unit="dimensions",
             source="LoRA baseline of the same tables: 8; grid inferred",
+            bounds="[1, inf)",
         ),
         Knob(
             "heart_lora.scale",
@@ -27,6 +28,7 @@ SPACE = Space(
             unit="factor",
             source="released configurations of its LoRA baseline: 0.01 to 10, chosen per data set",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "heart_lora.active_head_ratio",
@@ -35,6 +37,7 @@ SPACE = Space(
             meaning="Part of the update's heads that stays after the warm-up; the rest is dropped.",
             unit="fraction of heads",
             source="paper: number of heads off, swept per data set; as a ratio, range and default are Paretune's",
+            bounds="(0, 1]",
         ),
         Knob(
             "heart_lora.level",
@@ -62,6 +65,7 @@ SPACE = Space(
             unit="epochs",
             source="Paretune; 10 is the warm-up of the shared recipe of 100 epochs",
             sizes=False,
+            bounds="[1, inf)",
         ),
         layers("heart_lora"),
         Knob(
@@ -72,6 +76,7 @@ SPACE = Space(
             unit="probability",
             source="its LoRA baseline, PETL-ViT lora.py: 0.1",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

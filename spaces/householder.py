@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Rank D' of the low-rank map beside the diagonal between two Householder matrices.",
             unit="dimensions",
             source="paper: 1; 0, 1, 2 and 4 in its ablation",
+            bounds="[0, inf)",
         ),
         Knob(
             "householder.normalisation",
@@ -42,6 +43,7 @@ SPACE = Space(
             unit="probability",
             source="paper's grid 0 to 0.5, its place not stated; 0.1 as released for ARC, of the same laboratory",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
     recipe={"optim.lr": 1e-2},

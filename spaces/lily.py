@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Width r of the down-projections on keys and values; the MLP branch has 2r.",
             unit="dimensions",
             source="released ViT code: 32",
+            bounds="[1, inf)",
         ),
         Knob(
             "lily.n_experts",
@@ -23,6 +24,7 @@ SPACE = Space(
             meaning="How many up-projections all layers share, mixed by each layer's router.",
             unit="experts",
             source="released ViT code: 4",
+            bounds="[1, inf)",
         ),
         Knob(
             "lily.temperature",
@@ -32,6 +34,7 @@ SPACE = Space(
             unit="logits",
             source="Paretune; 1 is the released code",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "lily.scale",
@@ -41,6 +44,7 @@ SPACE = Space(
             unit="factor",
             source="the author's guidance: a logarithmic grid from 0.01 to 10",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "lily.targets",

@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Rank r of every update B·A.",
             unit="dimensions",
             source="NOAH r=8 (0.29 M parameters on ViT-B/16)",
+            bounds="[1, inf)",
         ),
         Knob(
             "lora.scale",
@@ -24,6 +25,7 @@ SPACE = Space(
             unit="factor",
             source="PETL-ViT scripts: 0.01 to 100, chosen per data set",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "lora.targets",
@@ -42,6 +44,7 @@ SPACE = Space(
             unit="probability",
             source="PETL-ViT lora.py 0.1",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

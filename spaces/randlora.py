@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Rank r of each random map; a higher rank needs fewer maps and so fewer parameters.",
             unit="dimensions",
             source="PEFT 32; the paper's CLIP scripts 6",
+            bounds="[1, inf)",
         ),
         Knob(
             "randlora.alpha",
@@ -24,6 +25,7 @@ SPACE = Space(
             unit="factor",
             source="authors' branch of PEFT: 64, rule of thumb 2 r",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "randlora.targets",

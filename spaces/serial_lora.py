@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Rank r of the map in front of queries, keys and values.",
             unit="dimensions",
             source="inferred: r=16 has LoRA's 0.29 M parameters on ViT-B/16; the paper's budgets fit r = 32 to 256",
+            bounds="[1, inf)",
         ),
         Knob(
             "serial_lora.scale",
@@ -24,6 +25,7 @@ SPACE = Space(
             unit="factor",
             source="the paper's figures show none, which is 1; the grid is LoRA's",
             sizes=False,
+            bounds="(0, inf)",
         ),
         Knob(
             "serial_lora.targets",
@@ -42,6 +44,7 @@ SPACE = Space(
             unit="probability",
             source="the paper's figures show none; PETL-ViT's LoRA 0.1",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

@@ -15,6 +15,7 @@ SPACE = Space(
             meaning="Length r of the vectors whose kernel is the update, one vector for each input and output.",
             unit="dimensions",
             source="paper: 8, 16 and 32; 4 is Paretune's",
+            bounds="[1, inf)",
         ),
         Knob(
             "snell.sparsity",
@@ -24,6 +25,7 @@ SPACE = Space(
             unit="fraction",
             source="released configurations 0 to 0.995, chosen per data set; 0 and 0.9 on large backbones",
             sizes=False,
+            bounds="[0, 1)",
         ),
         Knob(
             "snell.kernel",
@@ -60,6 +62,7 @@ SPACE = Space(
             unit="probability",
             source="released code: 0.1, none on the output projection",
             sizes=False,
+            bounds="[0, 1)",
         ),
     ),
 )

@@ -30,6 +30,7 @@ __all__ = [
     "probed_epochs",
     "probed_memory",
     "refuse_changed",
+    "refuse_untestable",
     "rehearse",
     "save_listing",
 ]
@@ -241,6 +242,23 @@ def refuse_changed(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> None
         if backbone.get("digest") is not None:
             model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
             backbones.refuse_changed(backbone, backbones.digest(model))
+
+
+def refuse_untestable(data: Mapping[str, Any]) -> None:
+    """Refuse data without a test split, where no final training can be tested.
+
+    Args:
+        data: The `data` argument of `make`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if data.get("kind") == "synthetic":
+        raise ValueError("a synthetic surface has no test split; there is nothing to retrain")
+    with large_imports():
+        from trainables.data import refuse_untestable as refuse
+
+        refuse(data)
 
 
 def save_listing(data: Mapping[str, Any], path: Path) -> None:

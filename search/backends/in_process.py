@@ -38,8 +38,9 @@ class InProcessBackEnd(LocalBackEnd):
             return
         from trainables.workers.retrainer import Retrainer
 
+        retrainer = Retrainer(**file.worker(facts))
         try:
-            retrainer = Retrainer(**file.worker(facts))
+            retrainer.load()
         except ValueError as error:
             raise RequestError(str(error)) from error
         for order in chain([first], waiting):

@@ -127,16 +127,20 @@ class RayBackEnd:
         waiting = iter(orders)
         if (first := next(waiting, None)) is None:
             return
+        import trainables
         from cluster.connect import connected
         from cluster.nodes import refuse_open
 
+        worker = file.worker(facts)
         try:
+            trainables.refuse_untestable(worker["data"])
+            trainables.refuse_changed(worker["backbone"], worker["data"])
             with connected(n_cpus=self._n_cpus):
                 from search.backends import ray_tune
 
                 refuse_open()
                 takes = file.resources.of_a_trial(facts.memory)
                 n_slots = FreeSlots(takes).at_most  # orders that wait for a node make an autoscaler start one
-                yield from ray_tune.retrain(file.worker(facts), chain([first], waiting), n_slots=n_slots, **takes)
+                yield from ray_tune.retrain(worker, chain([first], waiting), n_slots=n_slots, **takes)
         except ValueError as error:
             raise RequestError(str(error)) from error

@@ -35,6 +35,7 @@ from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State
 from trainables import probed_memory
+from trainables.protocol import Changed
 from trainables.workers.ray_tune import TuneTrial
 from trainables.workers.retrainer import Retrainer
 
@@ -141,6 +142,9 @@ def retrain(
         gpus_per_trial: Number of GPUs, or share of one, of a training.
         accelerator_type: Accelerator type of the nodes; None for any.
         memory_per_trial: Bytes of a node's memory reserved for a training; 0 for none.
+
+    Raises:
+        RequestError: If a node has other data or weights than those with which the study began.
     """
     takes = {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial, "label_selector": nodes.labels(accelerator_type)}
     takes |= {"memory": memory_per_trial} if memory_per_trial else {}
@@ -160,6 +164,8 @@ def retrain(
         idle.append(actor)
         try:
             final = ray.get(done)
+        except Changed as error:  # Ray's exceptions are also of the type of their cause
+            raise RequestError(f"node {_node_of(actor)}: {getattr(error, 'cause', error)}") from None
         except ray.exceptions.RayError as error:
             yield Outcome(order.number, {}, None, str(getattr(error, "cause", None) or error).strip().splitlines()[-1])
         else:
@@ -300,11 +306,11 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         if trial.trial_id in self._ended:  # a last result that arrived before the kill
             return str(TrialScheduler.CONTINUE)
         if "changed" in report:
-            raise RequestError(f"node {_node_of(trial)}: {report['changed']}")
+            raise RequestError(f"node {_node_of(tune_internals.actor_of(trial))}: {report['changed']}")
         if "unseen" in report:
             raise RequestError(
-                f"storage: node {_node_of(trial)} has no {report['unseen']}; a node that joins must see the storage as the others "
-                "do (docs/cluster.md). Nothing is lost: fix it, and run the study again"
+                f"storage: node {_node_of(tune_internals.actor_of(trial))} has no {report['unseen']}; a node that joins must see "
+                "the storage as the others do (docs/cluster.md). Nothing is lost: fix it, and run the study again"
             )
         if report.get("memory"):
             self._study.worker_lost(report["trial"], WorkerLoss.MEMORY, report["failure"])
@@ -333,9 +339,9 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         self._study.worker_lost(trial.config["trial"], WorkerLoss.MEMORY if memory else WorkerLoss.DEATH, why)
 
 
-def _node_of(trial: Any) -> str:
-    """Return the name of a trial's node, for messages."""
-    node = nodes.node_of(tune_internals.actor_id(trial))
+def _node_of(actor: Any) -> str:
+    """Return the name of an actor's node, for messages."""
+    node = nodes.node_of(tune_internals.id_of(actor))
     return "unknown" if node is None else nodes.name_and_memory(node)[0]
 
 

@@ -23,7 +23,12 @@ def actor_of(trial: Any) -> Any:
 
 def actor_id(trial: Any) -> str:
     """Return the id of a trial's actor, in hexadecimal."""
-    found: str = actor_of(trial)._actor_id.hex()
+    return id_of(actor_of(trial))
+
+
+def id_of(actor: Any) -> str:
+    """Return the id of an actor, in hexadecimal."""
+    found: str = actor._actor_id.hex()
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
@@ -30,6 +29,7 @@ from search.cli import (
     tracking,
 )
 from search.cli.options import complain
+from search.workflows.library_logs import held
 
 app = typer.Typer(
     name="paretune",
@@ -79,9 +79,8 @@ def everywhere(
 
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
-    logging.captureWarnings(True)
-    logging.getLogger("py.warnings").addHandler(logging.NullHandler())  # a study's log receives them, the terminal does not
-    code = exit_code()
+    with held():  # the libraries' warnings, for a study's log
+        code = exit_code()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # the reader has closed the stream
             stream.flush()

@@ -220,6 +220,14 @@ class Budget(Section):
             raise ValueError("; ".join(wrong))
         return limits
 
+    @field_validator("until", mode="before")
+    @classmethod
+    def _no_seconds(cls, until: Any) -> Any:
+        """Refuse a number, which pydantic reads as seconds since 1970: 20261224 is over."""
+        if isinstance(until, int | float):
+            raise ValueError("must be a moment as 2026-12-24T18:00, or null")
+        return until
+
     @field_validator("until")
     @classmethod
     def _in_a_time_zone(cls, until: datetime | None) -> datetime | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +27,7 @@ from search.config.sections import (
     Synthetic,
     Vtab,
 )
+from search.errors import RequestError, StudyFileError
 from search.storage.address import check_server
 from search.storage.facts import Facts
 
@@ -46,6 +50,7 @@ class StudyFile(Section):
     storage: Path = Path("paretune-studies")  # of the driver; see `search.config.loading._kept` for the file's storage and ledger
     ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
     _shared: str | None = PrivateAttr(None)
+    _lines: Mapping[str, str] = PrivateAttr(default_factory=dict)  # the place of each dotted key that was written: s.yaml:3
 
     @field_validator("objectives")
     @classmethod
@@ -69,6 +74,29 @@ class StudyFile(Section):
         file = self.model_copy(update={"storage": storage})
         file._shared = shared
         return file
+
+    def with_lines(self, lines: Mapping[str, str]) -> StudyFile:
+        """Return the same question, whose errors name the place of a dotted key: `{"budget.epochs": "s.yaml:3"}`."""
+        file = self.model_copy()
+        file._lines = lines
+        return file
+
+    @contextmanager
+    def naming_lines(self) -> Iterator[None]:
+        """Put the place in the file before each line of an error that begins with a key."""
+        try:
+            yield
+        except RequestError as error:
+            if type(error) not in (RequestError, StudyFileError):
+                raise
+            raise type(error)("\n".join(map(self._with_its_line, str(error).splitlines()))) from error
+
+    def _with_its_line(self, message: str) -> str:
+        found = re.match(r"[a-z_]+(\.[a-z_][\w.]*\w|(?=:))", message)
+        key = found.group() if found else ""
+        while key and key not in self._lines:
+            key = key.rpartition(".")[0]
+        return f"{self._lines[key]}: {message}" if key else message
 
     def kept_like(self, other: StudyFile) -> StudyFile:
         """Return the same question with the storage and ledger of another study."""

@@ -101,7 +101,7 @@ def refuse_impossible_values(file: StudyFile, sizes: Sizes) -> None:
             for value in _extremes(override):
                 reason = _why_impossible(space, method, {key: value}, sizes)
                 if reason is not None:
-                    problems.append(f"space: {key}: {value!r}: {reason}")
+                    problems.append(f"space.{key}: {value!r}: {reason}")
     if problems:
         raise StudyFileError("\n".join(dict.fromkeys(problems)))
 

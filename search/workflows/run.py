@@ -99,10 +99,11 @@ def run(
         examined = threads.submit(preflight.examine, opening, driver, on_decoded, on_tried, say)  # imports torch while Ray starts
         with connection:
             driver.check(file)
-            known = examined.result()
-            memory = preflight.measure_memory(opening, driver, known, say)
-            allowed.result()
-            study = _open(opening, known, memory)
+            with file.naming_lines():
+                known = examined.result()
+                memory = preflight.measure_memory(opening, driver, known, say)
+                allowed.result()
+                study = _open(opening, known, memory)
             if extension:
                 _extend(study, extension)
             with logged_to(file.folder / "paretune.log"):

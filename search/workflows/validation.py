@@ -44,18 +44,19 @@ def validate(
     """
     from trainables import audit, measure
 
-    worker = file.worker()
-    try:
-        sizes = measure(worker["backbone"], worker["data"])
-        found = audit(worker["backbone"], worker["data"], progress=on_decoded)
-        refuse_what_cannot_start(file, sizes, on_tried=on_tried)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-    facts = facts_of(file, sizes)
-    study = Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=lambda: 0.0), sizes)
-    for _ in range(len(file.methods) + N_ASKED):
-        if study.ask() is None:
-            break
+    with file.naming_lines():
+        worker = file.worker()
+        try:
+            sizes = measure(worker["backbone"], worker["data"])
+            found = audit(worker["backbone"], worker["data"], progress=on_decoded)
+            refuse_what_cannot_start(file, sizes, on_tried=on_tried)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        facts = facts_of(file, sizes)
+        study = Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=lambda: 0.0), sizes)
+        for _ in range(len(file.methods) + N_ASKED):
+            if study.ask() is None:
+                break
     return found
 
 

@@ -260,7 +260,7 @@ def test_every_cost_can_be_a_limit_and_all_but_the_heads_an_objective(tmp_path: 
             r"cost/gflops needs a limit, which is .*; write budget.limits: \{cost/gfl",
         ),
         ({"limits": {"cost/images_per_second": 9}}, "cost/images_per_second is a speed, not a cost: use cost/step_seconds"),
-        ({"limits": {"cost/gflops": 0}}, "budget.limits.cost/gflops: Input should be greater than 0"),
+        ({"limits": {"cost/gflops": 0}}, "budget.limits.cost/gflops: must be above 0"),
         ({"budget": {"n_trials": 3, "epochs": 1, "max_params": 5, "limits": {"adapter_params": 5}}}, "are the same limit"),
     ],
 )

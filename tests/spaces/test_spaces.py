@@ -1,6 +1,8 @@
 """Laws of the packaged spaces and of joining and overriding them."""
 
 import dataclasses
+import math
+import re
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -24,6 +26,29 @@ def test_every_method_has_an_adapter_whose_fields_and_defaults_are_the_spaces(me
     defaults = {f"{method}.{f.name}": f.default for f in dataclasses.fields(METHODS[method])}
     for knob in spaces.SPACES[method].knobs:
         assert knob.default == defaults[knob.key], knob.key
+
+
+@pytest.mark.parametrize("method", spaces.SPACES)
+def test_the_bounds_of_a_knob_are_those_of_its_adapter(method: str) -> None:
+    from trainables.adapters import method_of
+
+    for knob in spaces.SPACES[method].knobs:
+        assert bool(knob.bounds) is (knob.kind in (int, float))
+        if not knob.bounds:
+            continue
+        for bracket, text, away in zip(knob.bounds[:: len(knob.bounds) - 1], knob.bounds[1:-1].split(","), (-1, 1), strict=True):
+            if math.isinf(end := float(text)):
+                continue
+            outside = end + away if knob.kind is int else math.nextafter(end, away * math.inf)
+            closed = bracket in "[]"
+            inside = knob.kind(end if closed else math.nextafter(end, -away * math.inf))
+            if knob.key != "snell.rank":  # which depends on the kernel as well
+                method_of({"method": method, knob.key: knob.typed(inside)})
+            refused = knob.kind(outside if closed else end)
+            with pytest.raises(ValueError, match=f"{knob.key} must be"):
+                method_of({"method": method, knob.key: refused})
+            with pytest.raises(ValueError, match=f"must be in {re.escape(knob.bounds)}, got"):
+                knob.typed(refused)
 
 
 def test_every_adapter_has_a_space() -> None:

@@ -29,7 +29,7 @@ from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.decoded import Progress, Transform, decoded, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
-from trainables.data.listing import SPLITS, Listing, in_short
+from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.protocol import Changed
 
 SHARE_OF_DEVICE: Final = 0.25  # largest fraction of an accelerator's free memory for one split; a larger split stays on the host
@@ -156,6 +156,19 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
     Raises:
         ValueError: If `load` raises it, or the data set has no test split.
     """
+    refuse_untestable(data)
+    splits = load(data, preprocessing, SPLITS)
+    train, validation = splits["train"], splits["validation"]
+    images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
+    return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
+
+
+def refuse_untestable(data: Mapping[str, Any]) -> None:
+    """Refuse a data set without a test split.
+
+    Raises:
+        ValueError: If there is none, or `n_classes` raises it.
+    """
     n_classes(data)
     if data["kind"] in layouts.LAYOUTS and "test" not in _listing(data).splits:
         unlabelled = "; ".join(note for note in _listing(data).notes if "has no test split" in note)
@@ -164,10 +177,6 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
             + (f" ({unlabelled})" if unlabelled else "")
             + "; add one with labels (docs/data.md), or set data.test_fraction in a new study"
         )
-    splits = load(data, preprocessing, SPLITS)
-    train, validation = splits["train"], splits["validation"]
-    images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
-    return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
         {name: len(split) for name, split in splits.items()},
         count,
         tuple(skipped),
-        {name: {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
+        {printable(name): {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
         notes,
         n_turned,
         n_transparent,
@@ -295,6 +304,7 @@ def _from_files(
             augmented = augment if name == "train" else "none"
             kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented)
         taken.update(own)
+    problems = [printable(problem) for problem in problems]
     _refuse(data, problems)
     for name, split in kept.items():
         if len(split) == 0:

@@ -12,7 +12,9 @@ The mapping is private: all processes of the machine share its pages in the page
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -194,6 +196,7 @@ def _made(path: Path) -> Iterator[Path | None]:
 
 
 def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:
+    _silence_libtiff()
     images, shape = listing.splits[split], (transform.channels, *transform.size)
     width = int(np.prod(shape))
     labels, found, broken, turned, transparent = [], [], [], 0, 0
@@ -230,6 +233,15 @@ def _decode(listing: Listing, split: str, transform: Transform, draft: Path, pro
     raw.unlink()
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, with which Pillow decodes, from printing to the terminal about broken files: Pillow raises errors for them."""
+    with contextlib.suppress(OSError, AttributeError):
+        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtiff" in line}
+        for path in loaded:
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)
+
+
 _Outcome = tuple[Pixels | None, bytes, str]
 
 
@@ -239,12 +251,21 @@ def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterat
     def one(content: bytes | None) -> _Outcome:
         if content is None:
             return None, _NO_BYTES, "cannot be read, or has no bytes"
+        if not content:
+            return None, _NO_BYTES, "the file is empty"
         try:
             return transform(content), _digest(content), ""
         except UnidentifiedImageError:
-            return None, _NO_BYTES, "not an image that Pillow can read"
-        except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-            return None, _NO_BYTES, str(error).replace("\n", " ")[:120] or type(error).__name__
+            return None, _NO_BYTES, "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"
+        except Pillow.DecompressionBombError:
+            return (
+                None,
+                _NO_BYTES,
+                f"more than {2 * (Pillow.MAX_IMAGE_PIXELS or 0):,} pixels, the most that Pillow reads; shrink it",
+            )
+        except (OSError, SyntaxError, ValueError) as error:
+            why = str(error).replace("\n", " ")[:120] or type(error).__name__
+            return None, _NO_BYTES, why if ";" in why else f"it cannot be decoded ({why})"
 
     source = iter(encoded)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "paretune-decode") as pool:

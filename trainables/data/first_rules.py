@@ -41,7 +41,7 @@ def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
     """List the rows of one file, or of the files whose names begin with a split's; if none does, all are training rows."""
     image, label = data.get("image_column", "image"), data.get("label_column", "label")
     if root.is_file():
-        return list_rows(Draft(root.parent, column=image, declared=False), {"train": [root.name]}, image, label)
+        return list_rows(Draft(root.parent, column=image, declared=False), {"train": [root.name]}, image, label, _as_written)
     draft = Draft(root, column=image)
     found = [str(path.relative_to(root)) for path in sorted(root.rglob("*.parquet"))]
     if not found:
@@ -52,4 +52,8 @@ def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
         files, draft.declared = {"train": found}, False
-    return list_rows(draft, files, image, label)
+    return list_rows(draft, files, image, label, _as_written)
+
+
+def _as_written(value: Any) -> str | None:
+    return None if value is None else str(value)

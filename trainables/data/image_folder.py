@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.data.folder_tree import Folder, scan
 from trainables.data.listing import Draft, Labelled, without_labels
-from trainables.data.naming import is_image, split_of
+from trainables.data.naming import is_image, says_only_images, split_of
 
 
 def image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
@@ -31,12 +31,16 @@ def image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
         if images:
             draft.splits["train"] = images
     if not draft.splits.get("train"):
-        raise ValueError(f"data.path: {root} has no CLASS/IMAGE, nor train/CLASS/IMAGE" + _instead(top, draft))
+        raise ValueError(f"data.path: {root} has no CLASS/IMAGE, nor train/CLASS/IMAGE" + _instead(top, by_split, draft))
     return draft
 
 
-def _instead(top: Folder, draft: Draft) -> str:
+def _instead(top: Folder, by_split: Mapping[str, list[Folder]], draft: Draft) -> str:
     """Say what there is in place of training images."""
+    if by_split and "train" not in by_split and not draft.problems:
+        return (
+            f"; it holds {', '.join(f'{folders[0].name}/' for folders in by_split.values())} alone: the training images are missing"
+        )
     if draft.problems:
         return ": " + "; ".join(draft.problems[:5])
     if top.files:
@@ -94,7 +98,8 @@ def _of_classes(around: Folder, draft: Draft, *, split: str | None) -> list[Labe
     images: list[Labelled] = []
     if around.files:
         where = f"{around.path}: " if around.path else ""
-        draft.problems.append(f"{where}{_images(around)} in no folder of a class ({around.files[0][0]})")
+        sort = "" if around.folders else "; sort them into folders, one for each class"
+        draft.problems.append(f"{where}{_images(around)} in no folder of a class ({around.files[0][0]}){sort}")
     for folder in around.folders:
         below = [inner.name for inner in folder.folders if inner.holds_files()]
         if not folder.files and not below:
@@ -120,6 +125,8 @@ def _of_classes(around: Folder, draft: Draft, *, split: str | None) -> list[Labe
 def _remedy(draft: Draft, folder: Folder, below: list[str]) -> str:
     if any(split_of(name) is not None for name in below):
         return "the order is SPLIT/CLASS/IMAGE: train/CLASS, val/CLASS, test/CLASS"
+    if all(says_only_images(name) for name in below):
+        return f"put the images of its folder {_short(below)} directly into it"
     return (
         "name it train, val or test if it is a split; if the classes are one level deeper, set "
         f"data.path: {draft.root / folder.path}; if they are its parts, put their images into it"

@@ -182,7 +182,8 @@ def _numbered(draft: Draft, least: int) -> Listing:
     problems += [f"class {name}: {counts[name]} training images, data.min_images is {least}" for name in classes if name in few]
     classes = [name for name in classes if name not in few]
     if len(classes) == 1:
-        raise ValueError(f"data.path: {draft.root} has one class, {classes[0]}; a study needs at least two to tell apart")
+        others = f" ({in_short(notes)})" if notes else ""
+        raise ValueError(f"data.path: {draft.root} has one class, {classes[0]}{others}; a study needs at least two to tell apart")
     number = {name: n for n, name in enumerate(classes)}
     splits: dict[str, tuple[Image, ...]] = {}
     for split in (name for name in SPLITS if name in draft.splits):
@@ -200,7 +201,8 @@ def _numbered(draft: Draft, least: int) -> Listing:
         splits[split] = tuple(kept)
         if not kept:
             raise ValueError(f"data.path: {draft.root} has no usable {split} image; {in_short(problems) or 'its files are empty'}")
-    return Listing(draft.root, splits, tuple(classes), tuple(problems), draft.column, tuple(notes))
+    told = (tuple(map(printable, lines)) for lines in (problems, notes))
+    return Listing(draft.root, splits, tuple(classes), next(told), draft.column, next(told))
 
 
 def _meant(label: str, classes: Sequence[str]) -> str:
@@ -223,7 +225,12 @@ def apportion(total: int, weights: Sequence[int]) -> list[int]:
     return shares
 
 
+def printable(text: str) -> str:
+    """Return a message in one line: what a terminal would obey or not show, in names that people give to files, is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def in_short(problems: Iterable[str], most: int = 20) -> str:
     """Join the first problems, and count the others."""
-    listed = list(problems)
+    listed = [printable(problem) for problem in problems]
     return "; ".join(listed[:most]) + (f"; and {len(listed) - most} more" if len(listed) > most else "")

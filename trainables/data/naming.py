@@ -24,6 +24,9 @@ _SYSTEM: Final = frozenset(
     | {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 )
 _NO_PIXELS: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})  # Pillow cannot decode these by itself
+_FOREIGN: Final = frozenset(  # of photographs that Pillow cannot decode, at least not everywhere: to be converted, not left out
+    {".heic", ".heif", ".hif", ".jxl", ".avif", ".webp", ".jp2", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
+)
 _BY_CONTENT: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")  # told apart by their first bytes
 
 
@@ -34,9 +37,15 @@ def split_of(folder: str) -> str | None:
     return found.pop() if len(found) == 1 and all(word in _SPLIT or word in _AROUND for word in words) else None
 
 
-def splits_in(name: str) -> set[str]:
-    """Return the splits whose words are anywhere in a name: `flowers_train-00000-of-00002` (as in Hugging Face's `datasets`)."""
-    return {_SPLIT[word] for word in _words(name) if word in _SPLIT}
+def says_only_images(folder: str) -> bool:
+    """Return whether a folder's name names neither a class nor a split: `images`, `img_folder`."""
+    words = _words(folder)
+    return bool(words) and all(word in _AROUND for word in words)
+
+
+def splits_in(name: str) -> dict[str, str]:
+    """Return the splits whose words are anywhere in a name, with these: `flowers_train-00000` (as in Hugging Face's `datasets`)."""
+    return {_SPLIT[word]: word for word in _words(name) if word in _SPLIT}
 
 
 def _words(name: str) -> list[str]:
@@ -54,9 +63,9 @@ def why_left_out(name: str) -> str | None:
 
 @functools.cache
 def endings() -> frozenset[str]:
-    """Return the endings, in lower case, of the formats that this machine's Pillow can decode."""
+    """Return the endings, in lower case, of images: those that this machine's Pillow can decode, and of other photographs."""
     known = Pillow.registered_extensions()
-    return frozenset(ending for ending, kind in known.items() if kind in Pillow.OPEN and kind not in _NO_PIXELS)
+    return _FOREIGN | {ending for ending, kind in known.items() if kind in Pillow.OPEN and kind not in _NO_PIXELS}
 
 
 def is_image(path: Path) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,14 +35,29 @@ def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
     return list_rows(draft, files, image, label)
 
 
-def list_rows(draft: Draft, files: Mapping[str, Sequence[str]], image: str, label: str) -> Draft:
+def class_name(value: Any) -> str | None:
+    """Return the class that a label names; None for a missing one. Whole numbers are the same as 2, 2.0 or Decimal 2.00."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace") or None
+    if isinstance(value, float | Decimal):
+        return None if math.isnan(value) else str(int(value)) if value == int(value) else str(value)
+    return None if value is None or value == "" else str(value)
+
+
+def list_rows(
+    draft: Draft,
+    files: Mapping[str, Sequence[str]],
+    image: str,
+    label: str,
+    class_name: Callable[[Any], str | None] = class_name,
+) -> Draft:
     """Add the rows of the files of each split, with the classes that the files declare."""
     names: list[str] | None = None
     for split, paths in files.items():
         images: list[Labelled] = []
         problems: list[str] = []
         for path in paths:
-            column = _labels(draft.root / path, image, label)
+            column = _labels(draft.root / path, image, label, class_name)
             if names is None or column.names is None:
                 names = column.names
             elif set(column.names) != set(names):
@@ -54,7 +71,10 @@ def list_rows(draft: Draft, files: Mapping[str, Sequence[str]], image: str, labe
                 if name is not None:
                     images.append((f"{path}#{row}", name, stamp))
                 else:
-                    problems.append(f"{path}#{row}: the label {column.values[row]!r} is {column.lacks}")
+                    missing = column.values[row] is None or column.names is None
+                    problems.append(
+                        f"{path}#{row}: the label " + ("is missing" if missing else f"{column.values[row]!r} {column.lacks}")
+                    )
         draft.add_split(split, images, problems, source=paths[0] if len(paths) == 1 else f"{split} ({len(paths)} files)")
     draft.classes = names
     return draft
@@ -65,11 +85,13 @@ def _by_split(root: Path, paths: Sequence[str], draft: Draft) -> dict[str, list[
     files: dict[str, list[str]] = {}
     unclaimed: list[str] = []
     configurations: dict[str, str] = {}
+    words: dict[str, dict[str, str]] = {}
     for path in paths:
-        split, configuration = _split_and_configuration(path, draft)
+        split, word, configuration = _split_and_configuration(path, draft)
         configurations.setdefault(configuration, path)
         if split is not None:
             files.setdefault(split, []).append(path)
+            words.setdefault(split, {}).setdefault(word, path)
         elif not draft.problems or not draft.problems[-1].startswith(f"{path}: "):
             unclaimed.append(path)
     if len(configurations) > 1:
@@ -79,6 +101,9 @@ def _by_split(root: Path, paths: Sequence[str], draft: Draft) -> dict[str, list[
             f"data.path: {root} holds several data sets or configurations ({names}); name one, "
             f"for example data.path: {root / example}"
         )
+    for split, named in words.items():
+        if len(named) > 1:
+            raise ValueError(f"data.path: {root} holds {split} twice, as {' and '.join(named.values())}; keep one")
     if not files:
         draft.declared = False
         return {"train": unclaimed}
@@ -89,19 +114,19 @@ def _by_split(root: Path, paths: Sequence[str], draft: Draft) -> dict[str, list[
     return {split: files[split] for split in SPLITS if split in files}
 
 
-def _split_and_configuration(path: str, draft: Draft) -> tuple[str | None, str]:
-    """Return the split that a file's name or the nearest folder names, and the folders above what names it."""
+def _split_and_configuration(path: str, draft: Draft) -> tuple[str | None, str, str]:
+    """Return the split that a file's name or the nearest folder names, the word for it, and the folders above what names it."""
     parts = PurePosixPath(path)
     folders = list(parts.parts[:-1])
     own = splits_in(parts.stem)
     above = next(((n, found) for n in reversed(range(len(folders))) if (found := splits_in(folders[n]))), None)
     configuration = "/".join(folders if above is None else folders[: above[0]])
-    named = own or (above[1] if above is not None else set())
-    if len(named) > 1 or (own and above is not None and own != above[1]):
-        told = sorted(own | (above[1] if above is not None else set()))
+    named = above[1] if above is not None else own
+    if len(named) > 1 or (own and own.keys() != named.keys()):
+        told = sorted(own.keys() | named.keys())
         draft.problems.append(f"{path}: its name and folders tell several splits ({', '.join(told)}); rename it")
-        return None, configuration
-    return (next(iter(named)) if named else None), configuration
+        return None, "", configuration
+    return *next(iter(named.items()), (None, "")), configuration
 
 
 @dataclass(frozen=True)
@@ -112,7 +137,7 @@ class _LabelColumn:
         labels: Class names; None for a row without a usable label.
         values: Values in the file.
         names: Names of all classes, if the file declares them.
-        lacks: Description of a value that has no class name.
+        lacks: Reason why a value has no class name.
     """
 
     labels: Sequence[str | None]
@@ -121,7 +146,7 @@ class _LabelColumn:
     lacks: str
 
 
-def _labels(path: Path, image: str, label: str) -> _LabelColumn:
+def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str | None]) -> _LabelColumn:
     """Read the labels of a file, and check that its images have bytes."""
     try:
         schema = pq.read_schema(path)
@@ -131,22 +156,53 @@ def _labels(path: Path, image: str, label: str) -> _LabelColumn:
                     f"data.path: {path} has no column {column!r}; it has {', '.join(schema.names)}; "
                     "set data.image_column, data.label_column"
                 )
+            if schema.names.count(column) > 1:
+                raise ValueError(f"data.path: {path} has {schema.names.count(column)} columns {column!r}; rename all but one")
         _refuse_other_images(path, image, schema.field(image).type)
         kind = schema.field(label).type
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
             raise ValueError(f"data.path: {path}: {several_labels(f'the column {label!r}')}")
+        if pa.types.is_nested(kind):
+            raise ValueError(
+                f"data.path: column {label!r} of {path} is {kind}; a column with one name or number for each image is needed; "
+                "set data.label_column"
+            )
         values = pq.read_table(path, columns=[label]).column(label).to_pylist()
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ValueError(f"data.path: {path} cannot be read as Parquet ({error})") from None
-    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info") or {}
-    names = ((info.get("features") or {}).get(label) or {}).get("names")
+    names = _declared(path, schema, label)
     if names is None:
-        return _LabelColumn([None if value is None else str(value) for value in values], values, None, "missing")
+        fraction = next((value for value in values if isinstance(value, float | Decimal) and value % 1 > 0), None)
+        if fraction is not None:
+            raise ValueError(
+                f"data.path: column {label!r} of {path} holds {fraction}, which is no whole number and no name of a class; "
+                "set data.label_column"
+            )
+        return _LabelColumn([class_name(value) for value in values], values, None, "")
     known = frozenset(names)
-    labels = [
-        names[v] if isinstance(v, int) and 0 <= v < len(names) else v if isinstance(v, str) and v in known else None for v in values
-    ]
-    return _LabelColumn(labels, values, list(names), f"none of the file's {len(names):,} classes")
+
+    def named(value: Any) -> str | None:
+        if isinstance(value, float | Decimal) and value == value // 1:
+            value = int(value)  # pandas makes real numbers of whole ones when it sees a missing one
+        if isinstance(value, int):
+            return names[value] if 0 <= value < len(names) else None
+        return value if isinstance(value, str) and value in known else None
+
+    return _LabelColumn([named(value) for value in values], values, names, f"is none of the file's {len(names):,} classes")
+
+
+def _declared(path: Path, schema: pa.Schema, label: str) -> list[str] | None:
+    """Return the names of the classes that Hugging Face's `datasets` wrote into a file; None if there are none."""
+    if (written := (schema.metadata or {}).get(b"huggingface")) is None:
+        return None
+    try:
+        info = json.loads(written).get("info") or {}
+        names = ((info.get("features") or {}).get(label) or {}).get("names")
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"data.path: {path} has metadata `huggingface` that are not those of the library datasets; write the file without them"
+        ) from None
+    return None if names is None else list(names)
 
 
 def several_labels(what: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.data.listing import SPLITS, Listing
+from trainables.data.listing import SPLITS, Listing, printable
 
 _Row = tuple[str, str, int]  # split, class, size in bytes
 
@@ -61,7 +61,7 @@ def _rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
 
 
 def _few(paths: set[str]) -> str:
-    return ", ".join(sorted(paths)[:3]) + (", ..." if len(paths) > 3 else "")
+    return ", ".join(map(printable, sorted(paths)[:3])) + (", ..." if len(paths) > 3 else "")
 
 
 def refusal(data: Mapping[str, object], listing: Listing) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables import refuse_untestable
 from trainables.folder import Folder
 from trainables.imports import large_imports
+
+if TYPE_CHECKING:
+    from trainables.training.trial import AdapterWorker
 
 
 @dataclass(frozen=True)
@@ -28,32 +32,41 @@ class Final:
 
 
 class Retrainer:
-    """The retraining of one worker: frozen backbone and decoded data, loaded once.
+    """The retraining of one worker: frozen backbone and decoded data, loaded once, by `load` or the first call.
 
     Args:
         backbone: The `backbone` argument of `trainables.make`.
         data: The `data` argument of `trainables.make`, with a test split.
         recipe: The `recipe` argument of `trainables.make`.
-
-    Raises:
-        ValueError: If `trainables.make` raises it, or the data set has no test split.
     """
 
     def __init__(self, backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-        if data.get("kind") == "synthetic":
-            raise ValueError("a synthetic surface has no test split; there is nothing to retrain")
-        with large_imports():
-            from trainables.training.trial import AdapterWorker
+        self._arguments = backbone, data, recipe
+        self._trial: AdapterWorker | None = None
 
-            self._trial = AdapterWorker(backbone, data, recipe, final=True)
+    def load(self) -> AdapterWorker:
+        """Load backbone and data. It is no part of the constructor, because Ray hides the type of what a constructor raises.
+
+        Raises:
+            Changed: If one of them is not what it was when the study began; a ValueError.
+            ValueError: If `trainables.make` raises it, or the data set has no test split.
+        """
+        if self._trial is None:
+            refuse_untestable(self._arguments[1])
+            with large_imports():
+                from trainables.training.trial import AdapterWorker
+
+                self._trial = AdapterWorker(*self._arguments, final=True)
+        return self._trial
 
     def __call__(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder) -> Final:
         """Train a configuration to its last epoch, resuming from the checkpoint in `folder` if there is one, and test it.
 
         Raises:
             FloatingPointError: If the loss is not finite.
+            ValueError: If `load` raises it.
         """
-        trial = self._trial
+        trial = self.load()
         done = trial.start(config, seed=seed, epochs=epochs, folder=folder)
         metrics = trial.replay() or {}
         for _ in range(done, epochs):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -9,16 +10,23 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from search.backends import in_process, ray_tune
+from search.backends.base import Order
+from search.backends.ray_back_end import RayBackEnd
 from search.config.loading import check
+from search.errors import RequestError
+from search.storage.facts import Pinned
 from search.storage.sql_ledger import SqlLedger
 from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import State
-from trainables import make, measure
+from trainables import audit, make, measure, save_listing
+from trainables.protocol import DATA_RULES
 
-from ..studies import new_study, next_trial
+from ...trainables.data import pictures
+from ..studies import new_study, next_trial, study_file
 
 SYNTHETIC = {
     "data": {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.015},
@@ -144,6 +152,33 @@ def check_memory(study: Study) -> None:
     assert all(trial.state is State.COMPLETE for trial in study.trials if trial not in large)
     with closing(SqlLedger.open(study.folder / "ledger.db")) as ledger:
         assert [event.trial for event in ledger.events() if event.kind == "lost"] == [trial.number for trial in large]
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_node_with_other_files_or_weights_ends_the_search_and_the_final_training_and_is_named(tmp_path: Path) -> None:
+    """The files change after the driver has looked, as those of a node that joins are others from the beginning."""
+    data = {"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set", 3, splits=("train", "val", "test")))}
+    file = study_file(tmp_path, data=data, backbone={"name": "vit_glyphs"}, budget={"n_trials": 1, "epochs": 1})
+    worker = file.worker()
+    found = audit(worker["backbone"], worker["data"])
+    assert found is not None
+    pinned = Pinned(rules=DATA_RULES, data=found.data_digest, weights=found.weights_digest)
+    study = Study.create(file, measure(worker["backbone"], worker["data"]), pinned=pinned)
+    save_listing(worker["data"], file.listing_path)
+    (tmp_path / "set" / "train" / "down" / "new.png").write_bytes(pictures.picture(1, 777))
+    name = re.escape(ray.util.get_node_ip_address()) + "/[0-9a-f]{6}"
+    with pytest.raises(RequestError, match=rf"^node {name}: data: .*: 1 image is new \(train/down/new\.png\)"):
+        ray_tune.run(study, n_slots=1)
+    assert [trial.state for trial in study.trials] == [State.RUNNING]  # nothing is lost: it goes on when the files are restored
+    then = study.row.facts
+    order = Order(0, dict(study.trials[0].config), seed=1, epochs=1, folder=tmp_path / "final")
+    other = file.worker(then)
+    other["backbone"]["digest"] = "f" * 64
+    del other["data"]["digest"]
+    with pytest.raises(RequestError, match=rf"^node {name}: backbone: the weights .*: their digest was f{{12}} and is "):
+        list(ray_tune.retrain(other, [order], n_slots=1, cpus_per_trial=1, gpus_per_trial=0))
+    with pytest.raises(RequestError, match=r"^data: .*: 1 image is new"):  # the driver's own files, before Ray is started
+        list(RayBackEnd().retrain(file, then, [order]))
 
 
 def test_after_running_out_of_memory_a_trial_gets_twice_the_share_of_a_gpu(tmp_path: Path) -> None:

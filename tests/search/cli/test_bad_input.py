@@ -57,7 +57,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("backbone.name=vit_bse_patch16_224", "vit_base_patch16_224"),
         ("space.lora.rank=[1000]", "lora.rank must be at most"),
-        ("space.lily.n_experts=[0]", "n_experts"),
         ("budget.max_params=1", "budget.max_params is 1"),
     ],
 )

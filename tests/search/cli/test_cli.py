@@ -126,7 +126,7 @@ def test_count_gives_the_papers_figures_apart_from_the_head(tmp_path: Path) -> N
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: neither a file nor a packaged study"),
         (["run", "--set", "methods=[loar]"], "did you mean lora?"),
-        (["run", "--set", "budget.n_trials=0"], "budget.n_trials: Input should be greater than 0"),
+        (["run", "--set", "budget.n_trials=0"], "budget.n_trials: must be above 0"),
         (["front", "nothing"], "does not exist"),
         (["count", "--method", "loar"], "did you mean lora?"),
         (["count", "--method", "lora", "--set", "rank=100000"], "rank"),

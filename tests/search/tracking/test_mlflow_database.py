@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import json
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
+from mlflow.store import db_migrations as migrations
 
 from search.storage.sqlite_address import sqlite_address, sqlite_path
 from search.tracking.mlflow_client import tracking_uri
@@ -24,7 +26,53 @@ from ..command_line import paretune
 from ..mlflow_database import with_mlflow_database
 from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger
 
-MAKE = "import sys; from search.tracking.mlflow_database import whole_database\nwith whole_database(sys.argv[1]): pass"
+# Makes a database. At each migration it forks twice: one child dies of kill -9, the other of Ctrl-C. Files are then restored.
+MAKE = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from search.storage.sqlite_address import sqlite_address
+from search.tracking.mlflow_database import whole_database
+
+here, kept, killed = map(Path, sys.argv[1:])
+outcomes, ends = [], []
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def die(number):
+    before = {path: path.read_bytes() for path in here.iterdir()}
+    for path in before:
+        os.link(path, kept / path.name)
+    if (child := os.fork()) == 0:
+        ends.append(child)
+        signal.raise_signal(number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    outcomes.append([number, code, sorted(path.name for path in here.iterdir())])
+    if number == signal.SIGKILL:
+        shutil.rmtree(killed, ignore_errors=True)
+        shutil.copytree(here, killed)
+    for path, content in before.items():  # the same file with the same content: the parent has it open
+        path.unlink(missing_ok=True)  # as it is, or SQLite's that was left: a rename onto the same file does nothing
+        (kept / path.name).replace(path)
+        with path.open("r+b") as file:
+            file.truncate(file.write(content))
+
+@event.listens_for(Engine, "after_cursor_execute")
+def after(connection, cursor, statement, *others):
+    if not ends and statement.startswith(("UPDATE alembic_version", "INSERT INTO alembic_version")):
+        die(signal.SIGKILL)
+        die(signal.SIGINT)
+
+try:
+    with whole_database(sqlite_address(here / "mlflow.db")):
+        pass
+except KeyboardInterrupt:
+    os._exit(130)
+print(json.dumps(outcomes))
+"""
+
+
+def n_migrations() -> int:
+    return sum(1 for _ in ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions())
 
 
 def version(path: Path) -> str:
@@ -32,16 +80,28 @@ def version(path: Path) -> str:
         return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
-@pytest.mark.parametrize("seconds", [1.5, 2.6])
-def test_killed_while_it_is_made_it_is_absent_or_whole_and_made_by_the_next(tmp_path: Path, seconds: float) -> None:
-    database = tmp_path / "mlflow.db"
-    with subprocess.Popen([sys.executable, "-c", MAKE, sqlite_address(database)]) as process:
-        threading.Event().wait(seconds)
-        os.kill(process.pid, signal.SIGKILL)
-    assert not database.exists() or version(database) == newest_version()
-    with whole_database(sqlite_address(database)):
-        assert version(database) == newest_version()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+@pytest.mark.slow
+def test_killed_at_any_migration_it_is_absent_and_made_by_the_next(tmp_path: Path) -> None:
+    here, kept, killed = (tmp_path / name for name in ("here", "kept", "killed"))
+    here.mkdir()
+    kept.mkdir()
+    made = subprocess.run(
+        [sys.executable, "-c", MAKE, *map(str, (here, kept, killed))], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    outcomes = json.loads(made.stdout)
+    assert len(outcomes) == 2 * n_migrations()
+    for number, code, names in outcomes:
+        assert code == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        drafts = [name for name in names if name != ".mlflow.db.lock"]
+        assert all(re.match(r"\.mlflow\.db\.\w+\.new", name) for name in drafts)
+        assert bool(drafts) is (number == signal.SIGKILL)  # Ctrl-C leaves time to remove them
+    assert any(path.name.startswith(".mlflow.db.") and path.stat().st_size > 0 for path in killed.iterdir())
+    with whole_database(sqlite_address(killed / "mlflow.db")):
+        pass
+    for folder in (here, killed):
+        assert version(folder / "mlflow.db") == newest_version()
+        assert sorted(path.name for path in folder.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
 @pytest.mark.parametrize("half", ["CREATE TABLE experiments (experiment_id INTEGER)", "no version"])
@@ -70,9 +130,10 @@ def test_one_of_another_version_with_runs_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_storage_may_have_any_name(tmp_path: Path) -> None:
-    name = "a%25b%2F what? 50% #1&x=é"
-    path = tmp_path / name / "mlflow.db"
-    assert sqlite_path(sqlite_address(path)) == path
+    for name in ("a%25b", "a%2Fb", "what?", "50% #1"):
+        path = tmp_path / name / "mlflow.db"
+        assert sqlite_path(sqlite_address(path)) == path
+    name = "a%25b a%2Fb what? 50% #1"
     (tmp_path / name).mkdir()
     study = "study: syn\ndata: {kind: synthetic}\nmethods: [lora]\nbudget: {n_trials: 2, epochs: 2}\n"
     (tmp_path / "syn.yaml").write_text(study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainables.backbones import WEIGHTS
 
 from ...trainables.data import pictures
 from ..command_line import paretune
+from ..mlflow_database import with_mlflow_database
 
 ENTRIES = (
     ("resume", "s", "--back-end", "in-process", "--more-trials", "1"),
@@ -47,6 +49,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "s.yaml").write_text(yaml.safe_dump(study))
     other = study | {"study": "other", "search": {"learn_from": ["paretune-studies/s"]}}
     (folder / "other.yaml").write_text(yaml.safe_dump(other))
+    with_mlflow_database(folder / "paretune-studies")
     done = paretune("run", "s.yaml", "--back-end", "in-process", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -108,8 +111,6 @@ def test_what_is_gone_changed_or_relabelled_is_named(own: Path) -> None:
 
 def test_a_study_of_before_gets_its_facts_from_its_next_driver(own: Path) -> None:
     ledger_path = own / "paretune-studies" / "s" / "ledger.db"
-    import sqlite3
-
     with closing(sqlite3.connect(ledger_path)) as connection, connection:
         connection.execute("UPDATE study SET facts = json_remove(facts, '$.pinned')")
     assert load(ledger_path.parent).row.facts.pinned is None

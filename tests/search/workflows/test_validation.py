@@ -134,10 +134,11 @@ def test_a_backbone_that_takes_no_image_is_refused_before_anything_starts(
 
 def test_a_value_that_no_method_takes_is_refused(tmp_path: Path) -> None:
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw | {"space": {"lora.rank": [4, 0]}}))
-    done = paretune("validate", "s.yaml", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "space: lora.rank: 0: " in done.stderr
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw | {"space": {"lora.rank": [4, 5000]}}, sort_keys=False))
+    for words in (("validate", "s.yaml"), ("run", "s.yaml", "--back-end", "in-process")):
+        done = paretune(*words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "s.yaml:10: space.lora.rank: 5000: lora.rank must be at most 64" in done.stderr
 
 
 def first_step(file: Any) -> Mapping[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from trainables.data import audit, class_names, load_final
 from trainables.data.layouts import listing
@@ -87,10 +88,10 @@ def test_a_folder_is_a_split_by_its_whole_name(folder: str, split: str | None) -
 
 
 def test_a_parquet_file_is_of_the_split_whose_word_is_in_its_name() -> None:
-    assert splits_in("flowers_train-00000-of-00002") == {"train"}
-    assert splits_in("partial-train") == {"train"}
-    assert splits_in("0000") == set()
-    assert splits_in("train_test_split") == {"train", "test"}
+    assert splits_in("flowers_train-00000-of-00002") == {"train": "train"}
+    assert splits_in("partial-train") == {"train": "train"}
+    assert splits_in("0000") == {}
+    assert splits_in("testing_trn_split") == {"train": "trn", "test": "testing"}
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -143,6 +144,13 @@ def test_a_class_folder_that_holds_only_folders_is_refused_with_what_was_probabl
     with pytest.raises(
         ValueError, match=r"Entrenamiento: holds only folders \(blue, green, red\), so it is no class; name it train"
     ):
+        of(tmp_path)
+
+
+def test_classes_whose_images_are_in_a_folder_images_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    for name in NAMES:  # as in Tiny ImageNet
+        put(tmp_path / "train" / name / "images" / "0.png", picture(name))
+    with pytest.raises(ValueError, match=r"train/blue: .*; put the images of its folder images directly into it"):
         of(tmp_path)
 
 
@@ -199,6 +207,18 @@ def test_a_class_named_like_a_split_among_classes_is_refused_with_the_remedy(tmp
     assert of(tmp_path / "all").classes == ("boat", "bus", "train")
 
 
+def test_splits_without_training_images_are_said(tmp_path: Path) -> None:
+    classes(tmp_path / "val")
+    with pytest.raises(ValueError, match="it holds val/ alone: the training images are missing"):
+        of(tmp_path)
+
+
+def test_a_table_of_labels_next_to_one_folder_of_images_is_said(tmp_path: Path) -> None:
+    put(classes(tmp_path, ("images",)) / "labels.csv", b"image,label")
+    with pytest.raises(ValueError, match=r"has one class, images \(1 file is left out: no image \(\.csv 1; labels\.csv\)\)"):
+        of(tmp_path)
+
+
 def test_one_class_is_refused(tmp_path: Path) -> None:
     classes(tmp_path, ("red",))
     with pytest.raises(ValueError, match="has one class, red; a study needs at least two"):
@@ -240,18 +260,51 @@ def test_accents_written_in_two_ways_are_one_class_and_another_case_is_asked_abo
 
 def test_what_pillow_can_read_is_an_image_whatever_its_ending(tmp_path: Path) -> None:
     classes(tmp_path)
-    for n, (name, kind) in enumerate(
-        {"a.webp": "WEBP", "b.JFIF": "JPEG", "c.gif": "GIF", "d": "PNG", "e.jpg_large": "JPEG", "f.png": "JPEG"}.items()
-    ):
+    kinds = {"a.webp": "WEBP", "b.JFIF": "JPEG", "c.gif": "GIF", "d": "PNG", "e.jpg_large": "JPEG", "f.png": "JPEG", "g.ICO": "ICO"}
+    for n, (name, kind) in enumerate(kinds.items()):
         put(tmp_path / "red" / name, picture("red", 100 + n, kind))
+    frames = [Image.new("RGB", (16, 16), (i, i, i)) for i in (40, 200)]
+    for n, (name, kind) in enumerate({"z1.gif": "GIF", "z2.webp": "WEBP", "z3.mpo": "MPO"}.items()):
+        frames[0].putpixel((0, 0), (n, 0, 0))
+        frames[0].save(tmp_path / "red" / name, kind, save_all=True, append_images=frames[1:])
+    frames[0].convert("CMYK").save(tmp_path / "red" / "z4.jpg")
     data = {"kind": "imagefolder", "path": str(tmp_path)}
-    assert sum(audit(data, GREY).n_images.values()) == 18
+    assert sum(audit(data, GREY).n_images.values()) == 12 + len(kinds) + 4
+    for name in ("z1.gif", "z2.webp", "z3.mpo", "z4.jpg"):
+        assert abs(int(pixels_of(data, name)[8, 8]) - 40) <= 4  # the first frame
 
 
-def test_what_is_named_an_image_and_is_none_is_a_problem(tmp_path: Path) -> None:
-    put(classes(tmp_path) / "red" / "page.jpg", b"<html>404</html>")
-    with pytest.raises(ValueError, match=r"red/page\.jpg: not an image that Pillow can read"):
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read_where_pillow_has_it(tmp_path: Path) -> None:
+    put(classes(tmp_path) / "red" / "a.avif", picture("red", 100, "AVIF"))
+    assert sum(audit({"kind": "imagefolder", "path": str(tmp_path)}, GREY).n_images.values()) == 13
+
+
+def damaged() -> bytes:
+    Image.effect_noise((64, 64), 50).save(encoded := io.BytesIO(), "TIFF", compression="tiff_adobe_deflate")
+    return encoded.getvalue()[:500] + b"\xff" * 300 + encoded.getvalue()[800:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("page.jpg", b"<html>404</html>", "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"),
+        ("phone.HEIC", b"\0\0\0\x18ftypheic" + bytes(40), "not an image that Pillow can read; if other programs can, convert it"),
+        ("empty.png", b"", "the file is empty"),
+        ("damaged.tif", damaged(), "it cannot be decoded (decoder error"),
+        ("cut.jpg", picture("red", 5, "JPEG")[:-40], "it cannot be decoded (Truncated File Read"),
+        ("a\nb\x1b[31m\u202e.png", b"?", "not an image"),
+    ],
+)
+def test_what_is_named_an_image_and_is_none_is_a_problem(
+    tmp_path: Path, name: str, content: bytes, problem: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(classes(tmp_path) / "red" / name, content)
+    with pytest.raises(ValueError, match="1 problem in ") as refused:
         audit({"kind": "imagefolder", "path": str(tmp_path)}, GREY)
+    shown = name.replace("\n", r"\n").replace("\x1b", r"\x1b").replace("\u202e", r"\u202e")  # a terminal obeys no name
+    assert f"red/{shown}: {problem}" in str(refused.value)
+    assert capfd.readouterr() == ("", "")  # libraries in C tell the terminal nothing
 
 
 def test_links_to_nothing_are_problems_and_links_in_circles_end(tmp_path: Path) -> None:
@@ -355,16 +408,83 @@ def test_a_parquet_file_that_no_split_claims_is_a_problem(tmp_path: Path) -> Non
     assert [problem.split(":")[0] for problem in found.problems] == ["train_test.parquet", "more.parquet"]
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.large_binary())])])
+def test_two_words_for_one_split_of_parquet_files_are_refused(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1", "val", "validation"):
+        table(tmp_path / f"{name}.parquet", [0, 1, 2] * 4)
+    with pytest.raises(ValueError, match=r"holds validation twice, as val\.parquet and validation\.parquet; keep one"):
+        of(tmp_path, "parquet")
+    (tmp_path / "val.parquet").unlink()
+    assert sizes(of(tmp_path, "parquet")) == {"train": 24, "validation": 12}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(), pa.large_binary(), pa.binary_view(), pa.struct([("bytes", pa.large_binary())]),
+        pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())]),  # as Polars writes it
+    ],
+)  # fmt: skip
 def test_encoded_images_of_every_width_are_read(tmp_path: Path, kind: pa.DataType) -> None:
     table(tmp_path / "all.parquet", [0, 1, 2] * 4, image=kind)
     assert sum(audit({"kind": "parquet", "path": str(tmp_path / "all.parquet")}, GREY).n_images.values()) == 12
 
 
-@pytest.mark.parametrize("labels", [pa.array(["a", "b"] * 4, pa.large_string()), pa.array(["a", "b"] * 4).dictionary_encode()])
-def test_labels_of_every_type_of_text_are_read(tmp_path: Path, labels: pa.Array) -> None:
+WORDS = pa.array(["a", "b"] * 4)
+WHOLE = pa.array([10, 9] * 4)  # numbers in their order, not that of their digits
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (WORDS.cast(pa.large_string()), ["a", "b"]),
+        (WORDS.cast(pa.string_view()), ["a", "b"]),
+        (WORDS.dictionary_encode(), ["a", "b"]),
+        (WORDS.cast(pa.binary()), ["a", "b"]),
+        (WHOLE.cast(pa.int8()), ["9", "10"]),
+        (WHOLE.dictionary_encode(), ["9", "10"]),
+        (WHOLE.cast(pa.float64()), ["9", "10"]),
+        (WHOLE.cast(pa.decimal128(21, 2)), ["9", "10"]),
+        (pa.array([True, False] * 4), ["False", "True"]),
+    ],
+)
+def test_labels_of_every_type_are_names_of_classes(tmp_path: Path, labels: pa.Array, names: list[str]) -> None:
     table(tmp_path / "all.parquet", labels, names=None)
-    assert class_names({"kind": "parquet", "path": str(tmp_path / "all.parquet")}) == ["a", "b"]
+    data = {"kind": "parquet", "path": str(tmp_path / "all.parquet")}
+    assert class_names(data) == names
+    if pa.types.is_floating(labels.type):
+        assert class_names(data | {"rules": 1}) == ["10.0", "9.0"]  # a study of before goes on with its classes
+
+
+def test_whole_numbers_that_pandas_made_real_number_the_declared_classes(tmp_path: Path) -> None:
+    table(tmp_path / "all.parquet", [0.0, 1.0, 2.0, None] * 4)
+    found = of(tmp_path / "all.parquet", "parquet")
+    assert (found.classes, sum(sizes(found).values()), len(found.problems)) == (NAMES, 12, 4)
+
+
+@pytest.mark.parametrize("nothing", [None, "", float("nan")])
+def test_a_row_without_a_label_is_a_problem(tmp_path: Path, nothing: object) -> None:
+    labels = [1.0, 2.0] if isinstance(nothing, float) else ["a", "b"]
+    table(tmp_path / "all.parquet", [*labels * 4, nothing], names=None)
+    assert of(tmp_path / "all.parquet", "parquet").problems == ("all.parquet#8: the label is missing",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "metadata", "law"),
+    [
+        ({"label": [0.5, 1.0]}, None, "holds 0.5, which is no whole number and no name of a class"),
+        ({"label": [{"id": 1}, {"id": 2}]}, None, "a column with one name or number for each image is needed"),
+        ({"label": [0, 1], "more": [0, 1]}, None, "has 2 columns 'label'; rename all but one"),
+        ({"label": [0, 1]}, "no JSON", "has metadata `huggingface` that are not those of the library datasets"),
+        ({"label": [0, 1]}, "[1]", "has metadata `huggingface` that are not those of the library datasets"),
+    ],
+)
+def test_labels_that_are_none_are_refused_in_one_line(
+    tmp_path: Path, columns: dict[str, list[Any]], metadata: str | None, law: str
+) -> None:
+    made = pa.table({"image": [picture("red"), picture("blue")], **columns}).rename_columns(["image", *["label"] * len(columns)])
+    pq.write_table(made.replace_schema_metadata(metadata and {"huggingface": metadata}), tmp_path / "all.parquet")
+    with pytest.raises(ValueError, match=re.escape(law)):
+        of(tmp_path / "all.parquet", "parquet")
 
 
 def test_lists_of_labels_are_refused_with_the_reason(tmp_path: Path) -> None:
