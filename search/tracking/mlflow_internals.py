@@ -1,6 +1,7 @@
 """The private parts of MLflow that we use, all of them, as read in MLflow 3.17.
 
-A database is made by opening it, and then has the version of the last of MLflow's migrations.
+A database is made by opening it, and then has the version of the last of MLflow's migrations. `mlflow server` runs a FastAPI
+application, which an application of our own may wrap (an entry point `mlflow.app`, which is documented).
 
 Its client reads the history of one metric of one run per call. Its database store and its server read many runs at once; both ways
 are those of MLflow's own pages.
@@ -31,6 +32,13 @@ def create_database(uri: str) -> None:
     client: Any = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)
     client._tracking_client.store.engine.dispose()
+
+
+def pages_app() -> Any:
+    """Return the ASGI application that `mlflow server` runs by default."""
+    from mlflow.server.fastapi_app import app
+
+    return app
 
 
 def metric_history(client: Any, run_ids: Sequence[str], key: str, at_most: int) -> list[Point]:

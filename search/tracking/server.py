@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,14 +15,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from search.storage.sqlite_address import sqlite_path
+from search.tracking.locked_pages import APP, TOKEN
 from search.tracking.mlflow_client import tracking_uri, without_secret
 from search.tracking.sync import RecordingError, receipt_of
 
+Ask = Callable[..., tuple[int, bytes]]  # path, and body of a POST -> status and body of the answer
 _TRAINING = "?workflowType=machine_learning"  # selects MLflow's pages for training; by default it opens those for language models
 
 
@@ -34,6 +38,8 @@ def serve(
     start_timeout: float = 60.0,
 ) -> None:
     """Show a storage folder's record in MLflow's pages, on this machine only, until interrupted (SIGINT, SIGTERM).
+
+    The pages are shown to those who open the printed address, which holds a token of this call (`search.tracking.locked_pages`).
 
     If a server is already running (`MLFLOW_TRACKING_URI`), only print the address of the study's page there.
 
@@ -55,17 +61,20 @@ def serve(
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         raise RecordingError(f"{database} does not exist: nothing is recorded in {storage} yet; run a study first")
-    port = free_port(port)
+    port, token = free_port(port), secrets.token_urlsafe(24)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--app-name", APP]
     command += ["--backend-store-uri", uri, "--artifacts-destination", str(storage.resolve() / "mlflow-artifacts")]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment[TOKEN] = token
     with _interruptible(), tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
         try:
-            _await_answer(process, port, start_timeout, output)
-            page = _study_page(port, study)
-            say(f"MLflow shows {study or 'the studies'} at http://127.0.0.1:{port}/{page}")
-            say("Ctrl-C ends it.")
+            ask = partial(_ask, port, token)
+            _await_answer(process, ask, start_timeout, output)
+            page = _study_page(ask, study)
+            say(f"MLflow shows {study or 'the studies'} at http://127.0.0.1:{port}/?token={token}{page}")
+            say("Other users of this machine need this address too. Ctrl-C ends it.")
             if (status := process.wait()) != 0:
                 raise RecordingError(f"MLflow's server ended with status {status}: {_tail(output)}")
         except KeyboardInterrupt:
@@ -108,13 +117,13 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _await_answer(process: subprocess.Popen[bytes], port: int, timeout: float, output: Any) -> None:
+def _await_answer(process: subprocess.Popen[bytes], ask: Ask, timeout: float, output: Any) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RecordingError(f"MLflow's server did not start: {_tail(output)}")
         with contextlib.suppress(OSError, http.client.HTTPException):
-            if _get(port, "/health")[0] == http.client.OK:
+            if ask("/health")[0] == http.client.OK:
                 return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
@@ -131,23 +140,25 @@ def _recorded_page(storage: Path, study: str | None, uri: str) -> str:
     return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}{_TRAINING}"
 
 
-def _study_page(port: int, study: str | None) -> str:
+def _study_page(ask: Ask, study: str | None) -> str:
     if study is None:
         return "#/experiments"
-    status, body = _get(port, f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}")
+    status, body = ask(f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={quote(study)}")
     if status != http.client.OK:
         raise RecordingError(f"{study}: MLflow has no such experiment yet; run the study first")
     experiment = json.loads(body)["experiment"]["experiment_id"]
     wanted = {"experiment_ids": [experiment], "filter": "tags.`paretune.n_ended` != ''", "max_results": 1}
-    _, body = _get(port, "/api/2.0/mlflow/runs/search", json.dumps(wanted))
+    _, body = ask("/api/2.0/mlflow/runs/search", json.dumps(wanted))
     runs = json.loads(body).get("runs", [])
     return f"#/experiments/{experiment}/runs" + (f"/{runs[0]['info']['run_id']}" if runs else "") + _TRAINING
 
 
-def _get(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
+def _ask(port: int, token: str, path: str, body: str | None = None) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
+        connection.request(
+            "GET" if body is None else "POST", path, body, {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        )
         response = connection.getresponse()
         return response.status, response.read()
     finally:
