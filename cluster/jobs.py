@@ -7,6 +7,8 @@ events, pruning a trial) is a short job of its own, which runs near the ledger w
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import logging
 import shlex
 import time
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 _FIRST_WORD = "---- paretune ----"  # printed by a short job before its answer, to separate it from Ray's own output
 _POLL_SECONDS = 0.25
+_ANSWERS_SECONDS = 10
 COMMAND = ("python", "-m", "search.cli")  # `paretune` on a node, where nothing is installed: the packages travel with the job
 
 
@@ -97,10 +100,10 @@ class Jobs:
     def __init__(self, address: str, *, unprotected: bool = False) -> None:
         if not urlsplit(address).scheme.startswith("http"):
             raise ClusterError(f"{address}: give the address of the cluster's dashboard, like http://head:8265")
-        if not unprotected and not _is_loopback(address) and is_open(address):
+        if not unprotected and (found := open_to_anyone(address)) is not None:
             raise ClusterError(
-                f"{address} accepts jobs from anyone who can reach it, and a job may do anything there; start the cluster with "
-                "RAY_AUTH_MODE=token and a token that you share (docs/cluster.md), or add --unprotected if its network is private"
+                f"{found}, and a job may do anything there; start the cluster with RAY_AUTH_MODE=token and a token that you share "
+                "(docs/cluster.md), or add --unprotected if its network is private"
             )
         self.address = address
         self._client = _client(address)
@@ -196,13 +199,35 @@ class Jobs:
         return now
 
 
-def is_open(address: str) -> bool:
-    """Return whether the cluster answers requests without a token; False if it cannot be reached."""
+def open_to_anyone(address: str) -> str | None:
+    """Return the flaw in a cluster's protection; None if it has a token, is on this machine alone, or cannot be reached.
+
+    A loopback address may be a tunnel, so the addresses of the nodes are asked for.
+    """
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=10) as answer:  # noqa: S310 - http only, see Jobs
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
+        _get(address, "/api/jobs/")
+        machines = [node["ip"] for node in json.loads(_get(address, "/nodes?view=summary"))["data"]["summary"]]
+    except urllib.error.HTTPError as error:
+        if error.code in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+            return None
+        return f"{address} does not say whether it asks for a token (HTTP status {error.code})"
+    except TimeoutError:
+        return f"{address} does not say within {_ANSWERS_SECONDS} s whether it asks for a token"
+    except (OSError, http.client.HTTPException) as error:
+        slow = isinstance(getattr(error, "reason", None), TimeoutError)
+        return f"{address} does not say within {_ANSWERS_SECONDS} s whether it asks for a token" if slow else None
+    except (ValueError, KeyError, TypeError):
+        machines = ["of an unknown address"]
+    if machines and all(_is_loopback(f"//{machine}") for machine in (*machines, urlsplit(address).hostname)):
+        return None
+    return f"{address} accepts jobs from anyone who can reach it"
+
+
+def _get(address: str, path: str) -> bytes:
+    """Ask as a client without a token."""
+    with urllib.request.urlopen(f"{address.rstrip('/')}{path}", timeout=_ANSWERS_SECONDS) as answer:  # noqa: S310 - http only
+        content: bytes = answer.read()
+    return content
 
 
 def _is_loopback(address: str) -> bool:
