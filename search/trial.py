@@ -123,5 +123,10 @@ def find_trial(trials: Sequence[Trial], number: int, study: str = "this study") 
     """
     if 0 <= number < len(trials):
         return trials[number]
-    known = f"trials 0 to {len(trials) - 1}" if len(trials) > 1 else "only trial 0" if trials else "no trials yet"
-    raise ValueError(f"no trial {number}: {study} has {known}")
+    raise ValueError(no_trial(number, len(trials), study))
+
+
+def no_trial(number: int, n_trials: int, study: str = "this study") -> str:
+    """Say that a trial does not exist, and which trials do."""
+    known = f"trials 0 to {n_trials - 1}" if n_trials > 1 else "only trial 0" if n_trials else "no trials yet"
+    return f"no trial {number}: {study} has {known}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -15,7 +15,7 @@ from search.errors import LedgerError
 from search.storage.events import EventKind
 from search.storage.rows import Event, Report, Request, StudyRow
 from search.storage.writer import LedgerWriter
-from search.trial import Metrics, Trial
+from search.trial import Metrics, State, Trial
 
 WHO = "simulated"
 
@@ -55,6 +55,10 @@ class InMemoryLedger:
             other = None if row.extends is None or row.epochs else read[row.extends]  # it continues where the other one ended
             read.append(row if other is None else replace(row, epochs=other.epochs, metrics=other.metrics))
         return read
+
+    def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
+        """Read the states of trials; see `Ledger.states`."""
+        return {row.number: row.state for row in self._rows.trials if numbers is None or row.number in numbers}
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
         """Read epochs; see `Ledger.reports`."""
@@ -113,10 +117,10 @@ class InMemoryLedger:
             raise
 
     def ask_for(
-        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[list[Trial]], None]
+        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[Mapping[int, State], int], None]
     ) -> list[int]:
         """Ask the owner for something; see `Ledger.ask_for`."""
-        check(self.trials())
+        check(self.states([number for number in trials if number is not None]), len(self.trials()))
         first = len(self._rows.requests) + 1
         for number, trial in enumerate(trials, first):
             self._rows.requests.append(Request(number, self._now(), WHO, verb, trial, dict(detail)))

@@ -20,13 +20,13 @@ requests, and answers each in a decision of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from search.storage.rows import Event, Report, Request, StudyRow
 from search.storage.writer import LedgerWriter
-from search.trial import Trial
+from search.trial import State, Trial
 
 
 class Ledger(Protocol):
@@ -39,6 +39,13 @@ class Ledger(Protocol):
 
     def trials(self) -> list[Trial]:
         """Read all trials in the order of their numbers, each with its last epoch's metrics."""
+
+    def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
+        """Read the states of trials, and nothing else of them.
+
+        Args:
+            numbers: Trials to read, which may not exist; None for all.
+        """
 
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
         """Read epochs in the order of arrival.
@@ -96,7 +103,7 @@ class Ledger(Protocol):
         """
 
     def ask_for(
-        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[list[Trial]], None]
+        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[Mapping[int, State], int], None]
     ) -> list[int]:
         """Send a request to the owner: one per trial, all of them or none.
 
@@ -104,7 +111,8 @@ class Ledger(Protocol):
             verb: Requested action: `prune`, `pause`, `unpause`, `stop` or `extend`.
             trials: Numbers of trials; None for the whole study.
             detail: Parameters of the verb, and the reason; JSON values.
-            check: Function that receives all trials, and raises an error if the request is invalid; nothing is written then.
+            check: Function that receives the states of these trials, as far as they exist, and the number of all trials. It raises
+                an error if the request is invalid; nothing is written then.
 
         Returns:
             The numbers of the requests.

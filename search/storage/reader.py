@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -58,6 +58,11 @@ class LedgerReader:
         with self._read() as connection:
             return read_trials(connection)
 
+    def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
+        """Read the states of trials, and nothing else of them; None for all."""
+        with self._read() as connection:
+            return read_states(connection, numbers)
+
     def reports(self, *, trial: int | None = None, after: int = -1) -> list[Report]:
         """Read epochs in the order of arrival.
 
@@ -98,6 +103,14 @@ class LedgerReader:
                 raise
             kind = LedgerError if self._token is None else OutOfReach
             raise kind(f"{self._database} cannot be read ({self._database.describe_error(error)})") from error
+
+
+def read_states(connection: sa.Connection, numbers: Collection[int] | None = None) -> dict[int, State]:
+    """Read the states of trials, as far as they exist; None for all."""
+    query = sa.select(schema.trials.c.number, schema.trials.c.state).order_by(schema.trials.c.number)
+    if numbers is not None:
+        query = query.where(schema.trials.c.number.in_(numbers))
+    return {number: State(state) for number, state in connection.execute(query)}
 
 
 def read_trials(connection: sa.Connection) -> list[Trial]:

@@ -20,9 +20,9 @@ from search.storage import location, owner, schema
 from search.storage.address import Address
 from search.storage.events import EventKind
 from search.storage.owner import HEARTBEAT_SECONDS, LEASE_SECONDS
-from search.storage.reader import LedgerReader, read_trials
+from search.storage.reader import LedgerReader, read_states
 from search.storage.writer import LedgerWriter, finite_or_none
-from search.trial import Metrics, Trial
+from search.trial import Metrics, State, Trial
 
 PATIENCE_SECONDS = 60.0  # wait of a driver for a server that is restarted
 
@@ -228,7 +228,7 @@ class SqlLedger(LedgerReader):
         self._n_events = writer.n_events
 
     def ask_for(
-        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[list[Trial]], None]
+        self, verb: str, trials: Sequence[int | None], detail: Mapping[str, Any], check: Callable[[Mapping[int, State], int], None]
     ) -> list[int]:
         """Send a request to the study's driver, without owning the study: one per trial, all or none.
 
@@ -236,8 +236,8 @@ class SqlLedger(LedgerReader):
             verb: Requested action.
             trials: Numbers of trials; None for the whole study.
             detail: Parameters of the verb, and the reason; JSON values.
-            check: Function that receives all trials inside the transaction, and raises an error if the request is invalid;
-                nothing is written then.
+            check: Function that receives the states of these trials and the number of all trials, inside the transaction. It raises
+                an error if the request is invalid; nothing is written then.
 
         Returns:
             The numbers of the requests.
@@ -247,7 +247,8 @@ class SqlLedger(LedgerReader):
         row = {"time": self._now(), "who": owner.signature(), "verb": verb, "detail": dict(detail)}
         insert = schema.requests.insert().returning(schema.requests.c.number)
         with self._write() as connection:
-            check(read_trials(connection))
+            n_trials = connection.execute(sa.select(sa.func.count()).select_from(schema.trials)).scalar_one()
+            check(read_states(connection, [number for number in trials if number is not None]), n_trials)
             return [connection.execute(insert.values(**row, trial=number)).scalar_one() for number in trials]
 
     @contextmanager

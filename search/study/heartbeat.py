@@ -73,7 +73,7 @@ class Heartbeat:
             if request.verb in ("prune", "pause") and request.trial is not None:
                 self._set_stop_flags([request.trial])
             elif request.verb == "stop" and request.detail.get("now"):
-                running = [trial.number for trial in self._ledger.trials() if trial.state is State.RUNNING]
+                running = [number for number, state in self._ledger.states().items() if state is State.RUNNING]
                 self._set_stop_flags(running)
 
     def _set_stop_flags(self, numbers: list[int]) -> None:

@@ -355,15 +355,15 @@ class Study:
             if request.verb == "extend":
                 self._extend_for(request)
                 continue
+            number, trials = request.trial, self.state.trials
+            asked = None if number is None or number >= len(trials) else trials[number]
             with self._ledger.decision() as writer:
                 try:
-                    user_requests.check_request(request.verb, self.state.trials, request.trial)
+                    user_requests.check_request(request.verb, number, None if asked is None else asked.state, len(trials))
                 except user_requests.Refused as refusal:
                     writer.answer(request, str(refusal))
                     continue
-                trial = user_requests.carry_out(
-                    writer, request, None if request.trial is None else self.state.trials[request.trial]
-                )
+                trial = user_requests.carry_out(writer, request, asked)
             if trial is not None:
                 self.state.set_standing(trial)
                 if trial.state is State.RUNNING:

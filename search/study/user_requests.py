@@ -16,7 +16,7 @@ from search.storage.events import EventKind
 from search.storage.rows import Request
 from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.storage.writer import LedgerWriter
-from search.trial import State, Trial, find_trial
+from search.trial import State, Trial, no_trial
 
 _FROM = {
     "prune": (State.RUNNING, State.PAUSED),
@@ -37,18 +37,22 @@ class Refused(RequestError):
     """The error that a study cannot fulfil a request; nothing was changed."""
 
 
-def check_request(verb: str, trials: Sequence[Trial], number: int | None) -> None:
+def check_request(verb: str, number: int | None, state: State | None, n_trials: int) -> None:
     """Check that a trial is in a state in which the verb is possible.
+
+    Args:
+        verb: Requested action.
+        number: Number of the trial; None for the whole study.
+        state: State of the trial; None if it does not exist.
+        n_trials: Number of trials that exist.
 
     Raises:
         Refused: If it is not, or the trial does not exist; the message names its state.
     """
     if number is None:
         return
-    try:
-        state = find_trial(trials, number).state
-    except ValueError as error:
-        raise Refused(str(error)) from None
+    if state is None:
+        raise Refused(no_trial(number, n_trials))
     if state not in _FROM[verb]:
         may = " or ".join(one.value for one in _FROM[verb])
         raise Refused(f"cannot {verb} trial {number}: it is {state.value} (only {may} trials can be {DONE[verb].value})")
@@ -84,9 +88,9 @@ def write_requests(folder: Path, verb: str, numbers: Sequence[int], detail: Mapp
         if ledger.owner() is None:
             _alone(verb, numbers[0] if numbers else None)
 
-        def check(trials: list[Trial]) -> None:
+        def check(states: Mapping[int, State], n_trials: int) -> None:
             for number in numbers:
-                check_request(verb, trials, number)
+                check_request(verb, number, states.get(number), n_trials)
 
         return ledger.ask_for(verb, list(dict.fromkeys(numbers)) or [None], detail, check)
 
@@ -107,24 +111,30 @@ def has_waiting(folder: Path) -> bool:
 
 
 def _serve_alone(ledger: SqlLedger) -> None:
+    if not _servable(ledger):
+        return
     try:
         ledger.claim()
     except OwnedElsewhere:  # a driver has started in the meantime and will answer
         return
-    trials = ledger.trials()
-    for request in ledger.requests(waiting=True):
-        if request.verb == "extend":  # only a driver can continue the study
-            continue
+    trials = {trial.number: trial for trial in ledger.trials()}
+    for request in _servable(ledger):
         with ledger.decision() as writer:
             try:
                 _alone(request.verb, request.trial)
-                check_request(request.verb, trials, request.trial)
+                asked = None if request.trial is None else trials.get(request.trial)
+                check_request(request.verb, request.trial, None if asked is None else asked.state, len(trials))
             except Refused as refusal:
                 writer.answer(request, str(refusal))
                 continue
-            trial = carry_out(writer, request, None if request.trial is None else trials[request.trial])
+            trial = carry_out(writer, request, asked)
         if trial is not None:
             trials[trial.number] = trial
+
+
+def _servable(ledger: SqlLedger) -> list[Request]:
+    """Return the waiting requests, except those that only a driver can carry out, because they continue the study."""
+    return [request for request in ledger.requests(waiting=True) if request.verb != "extend"]
 
 
 def _alone(verb: str, number: int | None) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -296,7 +296,7 @@ def test_a_driver_that_was_taken_over_cannot_write(ledger: SqlLedger, clock: Clo
     start(ledger)
     moved_elsewhere(ledger)
     with closing(SqlLedger.open(ledger.path, now=clock)) as second:
-        second.claim(wait=lambda _: None)
+        second.claim(wait=lambda *_: None)
         with pytest.raises(OwnedElsewhere, match="taken the study over"):
             start(ledger, 1)
         assert len(second.trials()) == 1
@@ -315,7 +315,7 @@ def test_a_driver_that_was_frozen_and_wakes_up_cannot_write(ledger: SqlLedger) -
         with pytest.raises(OwnedElsewhere):  # on this machine it is known to live, only frozen
             second.claim()
         moved_elsewhere(ledger)
-        second.claim(wait=lambda _: None)
+        second.claim(wait=lambda *_: None)
         n_events = len(second.events())
         first.send_signal(signal.SIGCONT)
         _, complaint = first.communicate("write\n", timeout=30)
@@ -338,7 +338,7 @@ def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: Sq
     start(ledger)
     start(ledger, 1)
     with closing(SqlLedger.open(ledger.path, now=clock)) as other:
-        numbers = other.ask_for("prune", [0, 1], {"reason": "too slow"}, lambda trials: None)
+        numbers = other.ask_for("prune", [0, 1], {"reason": "too slow"}, lambda *_: None)
         requests = ledger.requests(waiting=True)
         assert [(r.number, r.verb, r.trial, r.detail, r.time) for r in requests] == [
             (numbers[0], "prune", 0, {"reason": "too slow"}, clock.time),
@@ -354,11 +354,11 @@ def test_a_request_is_durable_at_once_and_answered_by_the_owner_alone(ledger: Sq
 def test_a_request_that_is_not_allowed_leaves_nothing(ledger: SqlLedger) -> None:
     start(ledger)
 
-    def forbid(trials: list[Trial]) -> None:
-        raise LedgerError(f"{len(trials)} trials, and none of them may")
+    def forbid(states: Mapping[int, State], n_trials: int) -> None:
+        raise LedgerError(f"{dict(states)} of {n_trials} trials")
 
-    with pytest.raises(LedgerError, match="1 trials"):
-        ledger.ask_for("prune", [0], {}, forbid)
+    with pytest.raises(LedgerError, match=r"\{0: <State.RUNNING: 'RUNNING'>\} of 1 trials"):
+        ledger.ask_for("prune", [0, 7], {}, forbid)
     assert ledger.requests() == []
 
 
@@ -425,7 +425,7 @@ def test_an_older_ledger_is_read_as_it_would_be_migrated_and_left_as_it_is(ledge
         assert reader.study().budget == {"n_trials": 3, "epochs": 2}
         assert reader.requests() == []
         with pytest.raises(LedgerError, match="paretune resume"):
-            reader.ask_for("prune", [1], {}, lambda trials: None)
+            reader.ask_for("prune", [1], {}, lambda *_: None)
     assert dump_database(ledger_of_schema_1) == before
 
 
@@ -434,11 +434,11 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(
 ) -> None:
     with closing(SqlLedger.open(ledger_of_schema_1, now=clock)) as ledger:
         read = (ledger.study(), ledger.trials(), ledger.reports(), ledger.events())
-        ledger.claim(wait=lambda _: None)
+        ledger.claim(wait=lambda *_: None)
         assert (ledger.study(), ledger.trials(), ledger.reports(), ledger.events()) == read
         with ledger.decision() as writer:
             assert writer.event(EventKind.OPENED) == 4
-        ledger.ask_for("prune", [1], {}, lambda trials: None)
+        ledger.ask_for("prune", [1], {}, lambda *_: None)
         assert len(ledger.requests(waiting=True)) == 1
     with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.below("new")))) as new:
         assert columns(ledger_of_schema_1) == columns(new.path)
@@ -452,7 +452,7 @@ def test_an_older_ledger_that_is_migrated_while_it_is_opened_is_read_as_it_is_th
 
     def migrate_first(read: database.Database) -> sa.Engine:
         with closing(SqlLedger(ledger_of_schema_1)) as driver:
-            driver.claim(wait=lambda _: None)
+            driver.claim(wait=lambda *_: None)
         return copy(read)
 
     monkeypatch.setattr(kind, "copy_in_memory", migrate_first)
@@ -468,7 +468,7 @@ def test_a_migration_that_is_cut_off_leaves_the_old_ledger(ledger_of_schema_1: P
     with pytest.raises(LedgerError, match=r"older ledger that cannot be migrated \(table requests already exists\)"):
         SqlLedger.open(ledger_of_schema_1)
     with closing(SqlLedger(ledger_of_schema_1)) as ledger, pytest.raises(Exception, match="already exists"):
-        ledger.claim(wait=lambda _: None)
+        ledger.claim(wait=lambda *_: None)
     assert "extends" not in columns(ledger_of_schema_1)["trials"]
     assert dump_database(ledger_of_schema_1)["study"][1][0][2] == 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ def move(ledger: Ledger) -> None:
         writer.start(trial(2, extends=0, planned_epochs=4))
         writer.event(EventKind.ENDED, reason="patience")
         writer.event(EventKind.EXTENDED, n_trials=5)
-    ledger.ask_for("stop", [None], {"now": False}, lambda _: None)
-    ledger.ask_for("prune", [0, 2], {"reason": "slow"}, lambda _: None)
+    ledger.ask_for("stop", [None], {"now": False}, lambda *_: None)
+    ledger.ask_for("prune", [0, 2], {"reason": "slow"}, lambda *_: None)
     with ledger.decision() as writer:
         stop, refused, waiting = ledger.requests(waiting=True)
         writer.act_for(stop.who)
@@ -151,6 +151,8 @@ def test_a_trial_is_read_back_as_its_decision_returned_it(ledger: Ledger) -> Non
         written = writer.report(written, 1, {"val/top1": 0.5, "cost/gflops": 1.5})
         assert ledger.trials() == [] or isinstance(ledger, InMemoryLedger)  # nobody sees half a decision, but for its own process
     assert ledger.trials() == [written]
+    assert ledger.states() == ledger.states([0, 5]) == {0: written.state}
+    assert ledger.states([]) == {}
     assert written.size == 1.5
     with ledger.decision() as writer:
         written = writer.finish(written, State.PRUNED, reason="below the bar", rung=1)
@@ -206,13 +208,13 @@ def test_a_wider_space_replaces_the_file_and_an_extension_overlays_its_budget(le
 
 
 def test_a_request_that_is_refused_at_once_is_not_written(ledger: Ledger) -> None:
-    def refuse(trials: list[Trial]) -> None:
-        raise ValueError(f"{len(trials)} trials")
+    def refuse(states: Mapping[int, State], n_trials: int) -> None:
+        raise ValueError(f"{len(states)} of {n_trials} trials")
 
-    with pytest.raises(ValueError, match="0 trials"):
+    with pytest.raises(ValueError, match="0 of 0 trials"):
         ledger.ask_for("prune", [0], {}, refuse)
     assert ledger.requests() == []
-    assert ledger.ask_for("pause", [None], {"reason": "x"}, lambda _: None) == [1]
+    assert ledger.ask_for("pause", [None], {"reason": "x"}, lambda *_: None) == [1]
 
 
 def test_only_the_owner_decides_and_closing_gives_the_study_back(ledger: Ledger) -> None:
