@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.ray_internals import without_servers
+from cluster.ray_internals import log_notices, without_servers
 
 # environment variables that Ray reads on import:
 _EMBEDDED = {
@@ -69,6 +69,7 @@ def joined(address: str) -> Iterator[None]:
 
     with _own_sigterm():
         try:
+            log_notices()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -137,6 +138,7 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     }
     os.environ.update(early)
     with _own_sigterm(), without_servers():
+        log_notices()
         ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     died = threading.Event()
     ended = _watched(died)

@@ -7,12 +7,28 @@ Neither the draining mark of a node, nor the node of an actor, nor the autoscale
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+_log = logging.getLogger(__name__)
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 _SERVERS = ("start_monitor", "start_log_monitor", "start_api_server")
+
+
+def log_notices() -> None:
+    """Send Ray's notices (a node has died) to the log instead of standard output, where a command may print JSON.
+
+    If Ray renames the patched function, they are printed as usual.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = _log_notice
+
+
+def _log_notice(notice: Mapping[str, Any], **_: Any) -> None:
+    _log.info("Ray: %s", " ".join(notice["lines"]))
 
 
 def draining_nodes() -> Mapping[str, int]:

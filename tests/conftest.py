@@ -28,8 +28,9 @@ os.environ.pop("PARETUNE_STORAGE", None)
 os.environ["PARETUNE_CACHE"] = tempfile.mkdtemp(prefix="paretune-tests-")  # decoded images; not the user's own
 atexit.register(shutil.rmtree, os.environ["PARETUNE_CACHE"], ignore_errors=True)
 
-# A runner in the background may have been started with Ctrl-C ignored, and its children inherit that; some tests press it.
+# A runner in the background may have been started with signals ignored, and its children inherit that; some tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes says something about the machine and its other users, nothing about a law.
 settings.register_profile("paretune", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -84,7 +84,8 @@ def create(file: StudyFile, sizes: Sizes, clock: VirtualClock, *, pool: Sequence
     facts = facts_of(file, sizes)
     if pool is None:
         refuse_hopeless(file, sizes, facts.max_params)
-    return Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=clock), sizes, pool=pool)
+    ledger = InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=clock)
+    return Study(file, ledger, sizes, pool=pool, simulated=True)
 
 
 def run(

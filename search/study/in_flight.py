@@ -14,10 +14,10 @@ class InFlight:
     """The trials in flight, kept only in the driver's memory.
 
     Args:
-        folder: Folder of the study's checkpoints.
+        folder: Folder of the study's checkpoints, for the stop flags; None for a simulation, which has none.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder | None) -> None:
         self._folder = folder
         self._at_work: set[int] = set()  # trials that were given to a worker that has not left them yet
         self._waiting: deque[int] = deque()
@@ -31,7 +31,7 @@ class InFlight:
         """Record that a worker gets the trial."""
         if number in self._waiting:
             self._waiting.remove(number)
-        checkpoints.clear_stop_flag(self._folder, number)
+        self._clear_stop_flag(number)
         self._at_work.add(number)
 
     def queue(self, trials: Iterable[Trial]) -> None:
@@ -43,7 +43,7 @@ class InFlight:
     def leave(self, trial: Trial) -> None:
         """Record that the worker has left the trial."""
         self._at_work.discard(trial.number)
-        checkpoints.clear_stop_flag(self._folder, trial.number)
+        self._clear_stop_flag(trial.number)
         self.queue([trial])
 
     def request_stop(self, number: int) -> None:
@@ -51,13 +51,21 @@ class InFlight:
         if number in self._waiting:
             self._waiting.remove(number)
         if number in self._at_work:
-            checkpoints.set_stop_flag(self._folder, [number])
+            self._set_stop_flags([number])
 
     def clear_stop(self, trial: Trial) -> None:
         """Undo a stop request, because the trial runs again; if its worker has not left yet, it simply continues."""
-        checkpoints.clear_stop_flag(self._folder, trial.number)
+        self._clear_stop_flag(trial.number)
         self.queue([trial])
 
     def request_stop_of_all(self) -> None:
         """Ask every worker to leave its trial at the next batch."""
-        checkpoints.set_stop_flag(self._folder, self._at_work)
+        self._set_stop_flags(self._at_work)
+
+    def _set_stop_flags(self, numbers: Iterable[int]) -> None:
+        if self._folder is not None:
+            checkpoints.set_stop_flag(self._folder, numbers)
+
+    def _clear_stop_flag(self, number: int) -> None:
+        if self._folder is not None:
+            checkpoints.clear_stop_flag(self._folder, number)

@@ -59,6 +59,7 @@ class Study:
         ledger: Ledger that this process has claimed.
         sizes: Sizes of configurations, known before training.
         pool: The only configurations that exist (the rows of a recorded table); None for the whole space.
+        simulated: True if no worker trains, so that checkpoints and stop flags are neither read nor written.
 
     Attributes:
         file: Resolved study file, with its current budget.
@@ -68,7 +69,9 @@ class Study:
         state: State of the search; read-only for others.
     """
 
-    def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None) -> None:
+    def __init__(
+        self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None, simulated: bool = False
+    ) -> None:
         self.row: StudyRow = ledger.study()
         self.file = file.model_copy(update={"budget": Budget.model_validate(self.row.budget)})
         self.folder = file.folder
@@ -76,12 +79,13 @@ class Study:
         self._sizes = sizes
         self._pool = pool
         self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts.checkpoints)
-        self._in_flight = InFlight(self.checkpoints)
+        self._simulated = simulated
+        self._in_flight = InFlight(None if simulated else self.checkpoints)
         self._dropped: set[int] = set()  # trials whose checkpoint was ahead of the ledger; they wait for a worker
         self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
         self._replay()
-        if self.checkpoints != self.folder:
+        if self.checkpoints != self.folder and not simulated:
             checkpoint_store.claim_folder(self.checkpoints, self.row.uid)
         with ledger.decision() as writer:
             writer.event(EventKind.OPENED)
@@ -183,7 +187,7 @@ class Study:
         if (waits := self._in_flight.first_waiting) is not None:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self.state.trials[waits])
-                is_gone = trial.epochs and not checkpoints.has_checkpoint(self.checkpoints, trial.number)
+                is_gone = trial.epochs and not self._has_checkpoint(trial.number)
                 if is_gone and trial.number not in self._dropped:
                     reason = "its checkpoint is gone: its reports stay, and the same epochs are trained again"
                     writer.event(EventKind.RESTARTED, trial.number, reason=reason)
@@ -211,7 +215,7 @@ class Study:
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
             trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
-            if foreign := checkpoints.has_checkpoint(self.checkpoints, number):
+            if foreign := not self._simulated and self._has_checkpoint(number):
                 checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, number))
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
@@ -280,6 +284,9 @@ class Study:
         self.state.set_standing(trial, limit=judgement.why.get("limit"))
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
+
+    def _has_checkpoint(self, number: int) -> bool:
+        return checkpoints.has_checkpoint(self.checkpoints, number)
 
     def _drop_checkpoint(self, trial: Trial, epoch: int) -> None:
         """Delete a checkpoint that is ahead of the ledger; the same epochs are trained again."""

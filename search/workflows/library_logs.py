@@ -31,7 +31,8 @@ def logged_to(path: Path) -> Iterator[None]:
             waiting.flush()
             waiting.setTarget(None)
     with _redirected(_LOGGERS, handler), path.open("a", buffering=1) as printed, redirect_stdout(printed), redirect_stderr(printed):
-        logging.getLogger("search").setLevel(logging.INFO)
+        for ours in ("search", "cluster"):
+            logging.getLogger(ours).setLevel(logging.INFO)
         yield
 
 

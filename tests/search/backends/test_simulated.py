@@ -41,12 +41,15 @@ def test_one_imaginary_worker_and_in_process_write_the_same_history(tmp_path: Pa
     worker = file.worker()
     here = Study.create(file, measure(worker["backbone"], worker["data"]))
     in_process.run(here, make(**worker))
+    written = {path: path.read_bytes() for path in here.folder.glob("trials/*/*")}
     there = create(file, measure(worker["backbone"], worker["data"]), clock := VirtualClock())
     simulated.run(there, lambda: make(**worker), clock, n_workers=1)
     assert history(SqlLedger.open(here.folder / "ledger.db")) == history(there._ledger)
     assert here.hypervolume() == there.hypervolume()
     assert there.finished
     assert any(trial.state is State.PRUNED for trial in there.trials)
+    assert written
+    assert written == {path: path.read_bytes() for path in here.folder.glob("trials/*/*")}  # the real study is not touched
 
 
 @pytest.mark.parametrize("n_workers", [1, 3, 7, 50])
