@@ -18,6 +18,7 @@ from search.cli.options import (
     MaybeStudyFile,
     Overrides,
     Storage,
+    complain,
     print_json,
 )
 
@@ -40,11 +41,13 @@ def list_studies(
     """List the studies in the storage folder, or in a database."""
     from search.config.loading import packaged_names
     from search.errors import LedgerError
+    from search.names import LAW, shortened
     from search.results.saved_study import load
     from search.storage.location import list_locations
 
+    listing = list_locations(storage, server)
     found, problems = [], []
-    for listed in list_locations(storage, server):
+    for listed in listing.studies:
         name, state, where = listed.folder.name, "unreadable", str(listed.address or listed.folder)
         try:
             saved = load(listed.folder, listed.address)
@@ -61,6 +64,9 @@ def list_studies(
         console = Console(highlight=False)
         console.print(table if found else f"No study in {server or storage}.")
         console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)
+    if listing.foreign:
+        names = ", ".join(shortened(repr(name)) for name in listing.foreign)
+        complain(f"left out, because their names are no study's ({LAW}): {names}")
     if problems:
         raise LedgerError("\n".join(problems))
 

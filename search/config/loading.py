@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 import spaces
-from search import costs
+from search import costs, names
 from search.config.sections import (
     DATA_KINDS,
 )
@@ -205,7 +205,7 @@ def _explained(error: dict[str, Any]) -> tuple[KeyPath, str]:
     if error["type"] == "missing":
         return path, "is missing, but required"
     if error["type"] == "string_pattern_mismatch" and path == ("study",):
-        message = "a study's name must have 1 to 64 letters, digits, - and _, and begin with a letter or digit"
+        message = names.LAW
     if path == ("ledger",):
         return path, message  # the value may contain a password
     return path, f"{message} (got {_shortened(error['input'])})"

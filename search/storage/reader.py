@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import LedgerError, OutOfReach
+from search.names import LAW, is_study_name, shortened
 from search.storage import owner, schema
 from search.storage.database import Database
 from search.storage.events import EventKind
@@ -42,6 +43,8 @@ class LedgerReader:
         )
         with self._read() as connection:
             row = connection.execute(sa.select(schema.study)).one()
+            if not is_study_name(row.name.removesuffix("-final")) or not row.uid.isalnum():
+                raise LedgerError(f"{self._database} is the ledger of no study: {LAW}, got {shortened(row.name)}")
             study = StudyRow(row.name, row.uid, row.created, row.file, row.facts, dict(row.file.get("budget", {})))
             for kind, detail in connection.execute(changed):
                 study = study.changed_by(kind, detail)

@@ -147,7 +147,7 @@ class RunStore:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            yield list(page)
+            yield [run for run in page if run.data.tags.get("paretune.trial", "0").isdecimal()]  # others may edit tags
             if not (token := page.token):
                 return
 

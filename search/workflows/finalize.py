@@ -149,7 +149,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     Raises:
         LedgerError: If nothing has been finalized.
     """
-    sibling = location.location_below(study.folder, "final")
+    sibling = location.final_location(study.folder)
     ledger = SqlLedger.open(sibling.find() or sibling.path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
@@ -218,7 +218,7 @@ def row(member: Member) -> dict[str, Any]:
 
 
 def _ledger(study: SavedStudy) -> SqlLedger:
-    sibling = location.location_below(study.folder, "final")
+    sibling = location.final_location(study.folder)
     if (path := sibling.find()) is None:
         facts, file = {"of": study.row.uid}, dict(study.row.file)
         return SqlLedger.create(sibling.path, address=sibling.address, name=f"{study.name}-final", file=file, facts=facts)

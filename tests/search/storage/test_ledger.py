@@ -440,7 +440,7 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(
             assert writer.event(EventKind.OPENED) == 4
         ledger.ask_for("prune", [1], {}, lambda trials: None)
         assert len(ledger.requests(waiting=True)) == 1
-    with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.below("new")))) as new:
+    with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.final()))) as new:
         assert columns(ledger_of_schema_1) == columns(new.path)
 
 
