@@ -82,6 +82,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         f"{_STUDY}.__init__",
         "A driver has opened the study.",
         replay="starts the clock of a driver: the time since the previous event is not counted",
+        optional={"mark": "the token in `study.json`, next to checkpoints that are outside the study's folder"},
     ),
     EventKind.STARTED: EventSpec(
         Subject.TRIAL,

@@ -113,10 +113,11 @@ def finalize(
 
     Raises:
         RequestError: If the front is empty, or a model could not be trained; finished models are kept.
-        LedgerError: If another process is finalizing the study.
+        LedgerError: If another process is finalizing the study, or its checkpoints are another study's.
     """
     if not study.members:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete")
+    study.own_checkpoints()
     ledger = _ledger(study)
     try:
         wanted = [(member.number, repeat) for repeat in range(n_seeds) for member in study.members]
