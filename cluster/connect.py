@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import select
 import signal
 import socket
+import sys
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -114,9 +117,32 @@ def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abstr
     """
     for name, value in _EMBEDDED.items():
         os.environ.setdefault(name, value)
+    if "ray" not in sys.modules:  # it reads the mode on import; imported before, it switches tokens on by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    make_token()
     import ray  # noqa: F401
 
     return _embedded(n_cpus, preload)
+
+
+def make_token() -> None:
+    """Make Ray's token in `~/.ray/auth_token` if it is needed and missing, readable by its user only; Ray's own all may read."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what it cannot read or make
+        token.parent.mkdir(mode=0o700, exist_ok=True)
+        token.parent.chmod(0o700)
+        draft = token.with_name(f".{uuid.uuid4().hex}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+            with suppress(FileExistsError):  # made before, or by another driver just now
+                os.link(draft, token)
+        finally:
+            draft.unlink()
+        token.chmod(0o600)
 
 
 @contextmanager
