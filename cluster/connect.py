@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import select
 import signal
@@ -28,6 +29,8 @@ _EMBEDDED = {
 
 _ANSWERS_WITHIN_SECONDS = 5.0
 _LAST_PORT = 65_535
+_PLAIN = re.compile(r"([a-z]+://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)?(:[0-9]*)?(/[A-Za-z0-9._~/-]*)?")
+NO_SECRET = "may hold a secret, which is not repeated here; Ray takes its token from a file (docs/cluster.md): name host and port"  # noqa: S105
 _LONGEST_FOLDER = 40  # characters; Ray adds 64 for its session and the names of its sockets
 
 
@@ -53,6 +56,8 @@ def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abst
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         return embedded(n_cpus=n_cpus, preload=preload)
+    if may_hold_secret(address):
+        raise Unreachable(f"RAY_ADDRESS {NO_SECRET}, like head:6379")
     if n_cpus is not None:
         raise ValueError(f"the number of cores is for an embedded Ray; RAY_ADDRESS={address} names a cluster that has its own")
     import ray  # noqa: F401
@@ -80,6 +85,11 @@ def joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def may_hold_secret(address: str) -> bool:
+    """Return whether an address has more than a scheme, a host, a port and a path: Ray itself needs no more."""
+    return _PLAIN.fullmatch(address) is None
 
 
 def _refuse_unreachable(address: str) -> None:

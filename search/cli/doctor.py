@@ -36,14 +36,14 @@ def doctor(
     """Check versions, packages, storage, MLflow and GPUs, here or on a cluster; print remedies (exit code 1 on a problem)."""
     from cluster import health
     from search.storage import checkpoints, object_store
-    from search.tracking.mlflow_client import tracking_uri, without_secret
+    from search.tracking.mlflow_client import tracking_uri
 
     if address is not None:
         raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
     named = _checked(storage)
     storage_folder = checkpoints.impatient(checkpoints.open_folder(named))
     home = DEFAULT_STORAGE if object_store.is_address(named) else Path(named)
-    findings = [*health.machine(health.here()), health.storage(storage_folder), health.tracking(without_secret(tracking_uri(home)))]
+    findings = [*health.machine(health.here()), health.storage(storage_folder), health.tracking(tracking_uri(home))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
         from cluster.connect import connected
         from cluster.nodes import MEND_OPEN, autoscales, open_to_anyone

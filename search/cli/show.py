@@ -38,10 +38,10 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """Print everything that happened in a study, in order: when, who, what, why."""
     from datetime import datetime
 
-    from search.storage.location import ledger_in
-    from search.storage.sql_ledger import SqlLedger
+    from search.storage.sql_ledger import open_ledger
 
-    history = SqlLedger.open(ledger_in(folder_of(study, storage))).events()
+    with open_ledger(folder_of(study, storage)) as ledger:
+        history = ledger.events()
     if as_json:
         print_json([vars(event) for event in history])
         return

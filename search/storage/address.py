@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from search.errors import LedgerError
 from search.names import LAW, is_study_name
+from search.secret import LIBPQ_KEYS, userinfo_of
 from search.storage.whole_file import write_whole
 
 FORM = "postgresql://[user@]host[:port]/database"
 SCHEMES = ("postgresql", "postgres")
-_SECRETS = ("password", "sslpassword")
 _LONGEST = 48  # letters of a study's name; with our prefix and suffix it fits into PostgreSQL's 63
 _BELOW = "final"  # the one ledger that belongs to a study's
 
@@ -83,9 +83,14 @@ def parse_address(text: str) -> Address:
 def _database_and_more(text: str) -> list[str]:
     if not is_address(text):
         raise ValueError(f"the address of a ledger on a server must have the form {FORM}")
-    parts = urlsplit(text)
-    if parts.password is not None or any(key in _SECRETS for key, _ in parse_qsl(parts.query)):
+    parts, user = urlsplit(text), userinfo_of(text)
+    if any(one in user for one in ":/?#") or parts.fragment:
         raise ValueError("the address contains a password; remove it, and set PGPASSWORD or use ~/.pgpass")
+    if unknown := [key for key, _ in parse_qsl(parts.query, keep_blank_values=True) if key not in LIBPQ_KEYS]:
+        raise ValueError(
+            f"the address may contain a password, as {len(unknown)} keys after the question mark are none of PostgreSQL's other "
+            "ones; remove them, and set PGPASSWORD or use ~/.pgpass"
+        )
     names = parts.path.removeprefix("/").split("/")
     if not all(names):
         raise ValueError(f"the address of a database must have the form {FORM}")

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from search.secret import SecretAddress, hide_secrets
 from search.storage.sqlite_address import sqlite_path
-from search.tracking.mlflow_client import tracking_uri, without_secret
+from search.tracking.mlflow_client import tracking_uri
 from search.tracking.sync import RecordingError, receipt_of
 
 _TRAINING = "?workflowType=machine_learning"  # selects MLflow's pages for training; by default it opens those for language models
@@ -49,7 +50,7 @@ def serve(
     """
     uri = tracking_uri(storage)
     if uri.startswith(("http://", "https://")):
-        at = f"{without_secret(uri).rstrip('/')}/{_recorded_page(storage, study, uri)}"
+        at = f"{uri.rstrip('/')}/{_recorded_page(storage, study, uri)}"
         say(f"MLFLOW_TRACKING_URI names a running server; it shows {study or 'the studies'} at {at}")
         return
     database = sqlite_path(uri)
@@ -57,8 +58,12 @@ def serve(
         raise RecordingError(f"{database} does not exist: nothing is recorded in {storage} yet; run a study first")
     port = free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", str(storage.resolve() / "mlflow-artifacts")]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command += ["--artifacts-destination", str(storage.resolve() / "mlflow-artifacts")]
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": uri.reveal(),  # others on the machine may read arguments, but not an environment
+    }
     with _interruptible(), tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
         try:
@@ -121,13 +126,13 @@ def _await_answer(process: subprocess.Popen[bytes], port: int, timeout: float, o
     raise RecordingError(f"MLflow's server did not answer within {timeout:g} s: {_tail(output)}")
 
 
-def _recorded_page(storage: Path, study: str | None, uri: str) -> str:
+def _recorded_page(storage: Path, study: str | None, uri: SecretAddress) -> str:
     """Return the page of a study on the server that records it, from the receipt next to its ledger."""
     if study is None:
         return "#/experiments"
     receipt = receipt_of(storage / study)
-    if receipt.get("tracking_uri") != without_secret(uri):
-        raise RecordingError(f"{study} is not recorded at {without_secret(uri)} yet; record it: paretune sync {study}")
+    if receipt.get("tracking_uri") != str(uri):
+        raise RecordingError(f"{study} is not recorded at {uri} yet; record it: paretune sync {study}")
     return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}{_TRAINING}"
 
 
@@ -157,7 +162,7 @@ def _get(port: int, path: str, body: str | None = None) -> tuple[int, bytes]:
 def _tail(output: Any) -> str:
     output.seek(0)
     lines = output.read().decode(errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:]) or "it printed nothing"
+    return hide_secrets(" / ".join(lines[-3:])) or "it printed nothing"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
