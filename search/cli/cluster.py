@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 
 from search.cli.options import MaybeSlots, MaybeStorage, Overrides, complain
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from cluster.jobs import Cargo, Jobs
@@ -175,7 +175,7 @@ def connected(address: str, *, unprotected: bool = False) -> Jobs:
 
 def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: Cargo) -> None:
     attempt = _asked(lambda name: jobs.submit(name, command, storage=storage, cargo=cargo), study)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{attempt.id} submitted to {jobs.address}")
     console.print(f"  paretune logs {study} -f --address {jobs.address}")
     console.print(f"  paretune --address {jobs.address} front {study}", style="dim")

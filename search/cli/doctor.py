@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.cli.options import DEFAULT_STORAGE, Json, MaybeStorage, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from cluster.health import Finding
@@ -102,7 +103,8 @@ def _show(findings: Iterable[Finding], *, as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
-        mark = "[green]good[/]" if finding.good else "[red]bad[/]"
-        remedy = "" if finding.good else f"\n[bold]{finding.remedy}[/]"
-        table.add_row(mark, finding.what, f"{finding.found}{remedy}")
-    Console(highlight=False).print(table)
+        mark = Text("good", style="green") if finding.good else Text("bad", style="red")
+        table.add_row(mark, finding.what, finding.found)
+        if not finding.good:
+            table.add_row("", "", finding.remedy, style="bold")
+    Terminal().print(table)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from search.cli.terminal import Terminal
 
 DEFAULT_STORAGE = Path("paretune-studies")
 
@@ -62,8 +63,8 @@ def complain(message: str) -> None:
     """Print a problem to standard error."""
     from search.secret import hide_secrets
 
-    console = Console(stderr=True)
-    console.print(f"paretune: {hide_secrets(message)}", style="red", highlight=False, markup=False, soft_wrap=True)
+    console = Terminal(stderr=True)
+    console.print(f"paretune: {hide_secrets(message)}", style="red", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -6,9 +6,9 @@ import fcntl
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli.options import DEFAULT_STORAGE, Storage, StudyName, TrialNumber, complain, folder_of
+from search.cli.terminal import Terminal
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def sync(
     folder = folder_of(study, storage)
     ledger, uri = ledger_in(folder), tracking_uri(folder.parent)
     SqlLedger.open(ledger).close()  # raises an error if there is no ledger
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Terminal(soft_wrap=True)
     try:
         if not check:
             with (folder / ".recorder.lock").open("w") as lock:
@@ -76,7 +76,7 @@ def register(
         export_adapter(saved, trial, adapter)
     name = name or saved.name
     version = register_model(saved.folder, tracking_uri(saved.folder.parent), trial, name)
-    Console(highlight=False, soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
+    Terminal(soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
 
 
 @app.command()
