@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
+import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,31 @@ from sqlalchemy import event
 from search.errors import LedgerError
 from search.storage.database import Database, in_memory
 
-# File systems whose locks and shared memory do not reach other machines, so that SQLite's write-ahead log is corrupted on them.
-NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "9p", "afs", "ncpfs"})
-NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.juicefs")
+# File systems whose locks and shared memory are those of this machine, as SQLite's write-ahead log needs them. Linux refuses to
+# put the writable layer of an overlay on a network file system. What is not listed may reach other machines, and is refused.
+LOCAL = frozenset(
+    {
+        *(
+            "ext2",
+            "ext3",
+            "ext4",
+            "xfs",
+            "btrfs",
+            "zfs",
+            "f2fs",
+            "bcachefs",
+            "jfs",
+            "nilfs2",
+            "reiserfs",
+            "tmpfs",
+            "ramfs",
+            "rootfs",
+        ),
+        *("overlay", "ecryptfs", "ntfs", "ntfs3", "fuseblk", "vfat", "exfat", "msdos"),
+        *("apfs", "hfs", "ufs"),  # macOS, BSD
+    }
+)
+WORD = "PARETUNE_LOCAL_FILE_SYSTEMS"  # environment variable: further kinds, separated by commas, that are local on this machine
 
 
 class SQLite(Database):
@@ -57,11 +81,12 @@ class SQLite(Database):
                 draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
     def refuse_unsafe(self) -> None:
-        """Refuse a network file system: SQLite's write-ahead log needs the memory and the locks of one machine."""
-        if (kind := network_file_system(self._path)) is not None:
+        """Refuse a file system that is not known to be local: SQLite's log needs the memory and the locks of one machine."""
+        if not is_local(kind := file_system(self._path)):
             raise LedgerError(
-                f"{self._path} is on a network file system ({kind}), where SQLite loses data; "
-                "keep it on a local disk of the driver (`ledger: FOLDER` in the study file), or on a PostgreSQL server (`ledger: postgresql://...`)"
+                f"{self._path} is on a file system that is not known to be local ({kind}); on a network file system SQLite loses "
+                "data. Keep it on a local disk of the driver (`ledger: FOLDER` in the study file), or on a PostgreSQL server "
+                f"(`ledger: postgresql://...`); or, if {kind} is a local disk here, set {WORD}={kind}"
             )
 
     def copy_in_memory(self) -> sa.Engine:
@@ -76,20 +101,20 @@ class SQLite(Database):
         return isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError
 
 
-def network_file_system(path: Path, mounts: str | None = None) -> str | None:
-    """Return the kind of network file system that a file is (or would be) on, None for a local one.
+def is_local(kind: str) -> bool:
+    """Return whether a kind of file system is known to be local, or declared to be on this machine."""
+    return kind in LOCAL or kind in os.environ.get(WORD, "").split(",")
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """Return the kind of file system that a file is (or would be) on, `unknown` if the system does not tell.
 
     Args:
         path: Path of the file, which need not exist.
-        mounts: Mounts table in the format of `/proc/mounts`; None to read that file.
+        mounts: Mounts table in the format of `/proc/mounts`; None to read the system's.
     """
-    if mounts is None:
-        try:
-            mounts = Path("/proc/mounts").read_text()
-        except OSError:  # not Linux: the file system is unknown
-            return None
-    target, kind, longest = os.path.realpath(path), "", -1
-    for line in mounts.splitlines():
+    target, kind, longest = os.path.realpath(path), "unknown", -1
+    for line in (_mounts() if mounts is None else mounts).splitlines():
         fields = line.split()
         if len(fields) < 3:
             continue
@@ -97,7 +122,22 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= longest:  # the last mount of a path hides earlier ones
             kind, longest = fields[2], len(point)
-    return kind if kind in NETWORK or kind.startswith(NETWORK_FUSE) else None
+    return kind
+
+
+def _mounts() -> str:
+    """Return the system's mounts table."""
+    try:
+        return Path("/proc/mounts").read_text()
+    except OSError:  # not Linux
+        done = subprocess.run(["/sbin/mount"], capture_output=True, text=True, check=False)
+        return from_mount(done.stdout)
+
+
+def from_mount(printed: str) -> str:
+    """Return the output of `mount` on macOS and BSD, `DEVICE on POINT (KIND, ...)`, in the format of `/proc/mounts`."""
+    lines = re.findall(r"^.* on (/.*) \((\w+)", printed, re.MULTILINE)
+    return "\n".join(f"- {point.replace(' ', chr(92) + '040')} {kind}" for point, kind in lines)
 
 
 def _configure(connection: Any, _: Any) -> None:

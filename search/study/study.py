@@ -10,6 +10,7 @@ import enum
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,12 @@ class Study:
         self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
         self._replay()
-        mark: dict[str, Any] = {}
+        opening: dict[str, Any] = {"version": metadata.version("paretune")}
         if self.checkpoints != self.folder:
-            mark = {"mark": uuid.uuid4().hex}
-            checkpoint_store.claim_folder(self.checkpoints, self.row.uid, mark["mark"])
+            opening["mark"] = uuid.uuid4().hex
+            checkpoint_store.claim_folder(self.checkpoints, self.row.uid, opening["mark"])
         with ledger.decision() as writer:
-            writer.event(EventKind.OPENED, **mark)
+            writer.event(EventKind.OPENED, **opening)
         self._clock = BudgetClock(ledger.now, self.state.seconds)
 
     def _replay(self) -> None:

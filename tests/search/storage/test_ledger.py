@@ -517,6 +517,19 @@ def test_a_ledger_of_a_newer_paretune_is_refused(ledger: SqlLedger) -> None:
         SqlLedger.open(ledger.path)
 
 
+@pytest.mark.parametrize(("version", "needed"), [("9.1.0", "Paretune 9.1.0 or a later one"), (None, "a newer Paretune")])
+def test_an_event_that_is_not_known_stops_a_replay_with_the_version_that_is_needed(
+    ledger: SqlLedger, version: str | None, needed: str
+) -> None:
+    with ledger.decision() as writer:
+        writer.event(EventKind.OPENED, **({} if version is None else {"version": version}))
+        number = writer.event(EventKind.OPENED)
+    ledger.close()
+    altered(ledger.path, f"UPDATE events SET kind = 'teleported' WHERE number = {number}")  # noqa: S608 - a number
+    with closing(SqlLedger.open(ledger.path)) as reader, pytest.raises(LedgerError, match=f"'teleported'.*use {needed}"):
+        reader.events()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a database, and long enough to have a header" * 100, json.dumps(FILE).encode()])
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ledger.db"
