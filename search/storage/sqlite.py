@@ -10,7 +10,6 @@ import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -42,16 +41,17 @@ LOCAL = frozenset(
         *("apfs", "hfs", "ufs"),  # macOS, BSD
     }
 )
+_PATIENCE = 30.0  # seconds that a connection waits for another one's lock
+_DENIED = (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 WORD = "PARETUNE_LOCAL_FILE_SYSTEMS"  # environment variable: further kinds, separated by commas, that are local on this machine
 
 
 class SQLite(Database):
-    """An SQLite file with write-ahead log and full synchronisation, on a local disk."""
+    """An SQLite file with write-ahead log and full synchronisation, on a local disk. Who may only read it, reads it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": 30.0})
-        event.listen(self.engine, "connect", _configure)
+        self.engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), creator=self._connect)
         event.listen(self.engine, "begin", _begin)
 
     def __str__(self) -> str:
@@ -92,13 +92,50 @@ class SQLite(Database):
     def copy_in_memory(self) -> sa.Engine:
         """Copy the ledger; see `Database.copy_in_memory`."""
         made = in_memory()
-        with contextlib.closing(sqlite3.connect(self._path, timeout=30.0)) as source, made.connect() as connection:
+        with contextlib.closing(self._connect()) as source, made.connect() as connection:
             source.backup(connection.connection.driver_connection)  # type: ignore[arg-type]
         return made
 
     def is_outage(self, error: sa.exc.DBAPIError) -> bool:
         """Return whether the error is a full disk, a long-held lock or a damaged file."""
         return isinstance(error, sa.exc.OperationalError) or type(error) is sa.exc.DatabaseError
+
+    def is_denied(self, error: sa.exc.DBAPIError) -> bool:
+        """Return whether permissions are missing."""
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DENIED and self._permission() != "read and write"
+
+    def describe_error(self, error: sa.exc.DBAPIError) -> str:
+        """Return SQLite's message, and the permission that is missing."""
+        if not self.is_denied(error):
+            return str(error.orig)
+        return f"{error.orig}; you may {self._permission()}: its owner can give access to the file, its folder and those next to it"
+
+    def _permission(self) -> str:
+        """Return what this process may do with the file: a writer also makes files next to it."""
+        if not _may(self._path, os.R_OK):
+            return "not read it"
+        return "read and write" if _may(self._path, os.W_OK) and _may(self._path.parent, os.W_OK) else "only read it"
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._path.exists() and self._permission() == "only read it":
+            journals = [self._path.with_name(self._path.name + end) for end in ("-wal", "-shm")]
+            how = "?mode=ro" if any(journal.exists() for journal in journals) else "?mode=ro&immutable=1"  # no driver writes now
+            made = sqlite3.connect(self._path.absolute().as_uri() + how, uri=True, timeout=_PATIENCE, check_same_thread=False)
+            made.isolation_level = None
+            return made
+        made = sqlite3.connect(self._path, timeout=_PATIENCE, check_same_thread=False)
+        made.isolation_level = None  # SQLAlchemy's own BEGIN, below, decides when a transaction starts
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            try:
+                made.execute(f"PRAGMA {setting}")
+            except BaseException:
+                made.close()
+                raise
+        return made
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def is_local(kind: str) -> bool:
@@ -138,15 +175,6 @@ def from_mount(printed: str) -> str:
     """Return the output of `mount` on macOS and BSD, `DEVICE on POINT (KIND, ...)`, in the format of `/proc/mounts`."""
     lines = re.findall(r"^.* on (/.*) \((\w+)", printed, re.MULTILINE)
     return "\n".join(f"- {point.replace(' ', chr(92) + '040')} {kind}" for point, kind in lines)
-
-
-def _configure(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy's own BEGIN, below, decides when a transaction starts
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
 
 
 def _begin(connection: sa.Connection) -> None:
