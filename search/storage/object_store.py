@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
@@ -90,13 +91,13 @@ class ObjectStoreFolder:
         return self._patiently(get)
 
     def write(self, name: str, blob: bytes) -> None:
-        """Create or replace a file atomically: readers see the old one or the new one."""
+        """Create or replace a file atomically: readers see the old one or the new one, also if a signal ends this process."""
 
         def put() -> None:
             with self._files.open_output_stream(self._path(name)) as stream:
                 stream.write(blob)
 
-        self._patiently(put)
+        self._patiently(lambda: _to_its_end(put))
 
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
@@ -149,6 +150,15 @@ class ObjectStoreFolder:
     def _path(self, name: str = "") -> str:
         path = self._base.partition("://")[2]
         return f"{path}/{name}" if name else path
+
+
+def _to_its_end(put: Callable[[], None]) -> None:
+    """Write in a thread of its own, where no signal raises its exception.
+
+    pyarrow has no abort: an output stream that is left between its opening and its write replaces the file by an empty one.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="paretune-put") as thread:  # which is left when the write has ended
+        thread.submit(put).result()
 
 
 @cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import pickle
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -66,6 +68,44 @@ def test_a_file_is_what_was_written_last_and_nothing_is_left_beside_it(folder: F
     checkpoints.remove_folder(folder / "0002")
     checkpoints.remove_folder(folder / "0003")  # is not there
     assert {name: size for name, size in checkpoints.folder_sizes(folder).items() if size} == {"0001": 8}
+
+
+class Ended(BaseException):
+    """What a signal raises: SIGTERM in a Ray worker, Ctrl-C in a driver."""
+
+
+def test_a_write_that_a_signal_ends_leaves_the_old_object_or_the_new_one(store: Bucket) -> None:
+    folder = ObjectStoreFolder(f"{store.address}/ended")
+    writing: list[bool] = []
+
+    def end(*_: object) -> None:
+        if writing:  # a signal may arrive after its timer was stopped
+            raise Ended
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        old = bytes(100_000)
+        began = time.monotonic()
+        checkpoints.write_file(folder, "checkpoint", old)
+        took, n_ended = time.monotonic() - began, 0
+        for n in range(40):
+            new = bytes([n]) * 100_000
+            try:
+                writing.append(True)
+                signal.setitimer(signal.ITIMER_REAL, took * (n + 0.5) / 40)
+                try:
+                    checkpoints.write_file(folder, "checkpoint", new)
+                finally:
+                    writing.clear()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Ended:
+                n_ended += 1
+            found = checkpoints.read_file(folder, "checkpoint")
+            assert found in (old, new)
+            old = found
+        assert n_ended
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -> None:
