@@ -100,7 +100,7 @@ def _database_and_more(text: str) -> list[str]:
 def write_pointer(pointer: Path, address: Address) -> None:
     """Write the pointer file to a ledger, atomically."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(pointer, lambda draft: draft.write_text(json.dumps({"ledger": str(address)}) + "\n"))
+    write_whole(pointer, lambda draft: draft.write_text(json.dumps({"ledger": str(address)}) + "\n"), durable=True)
 
 
 def read_pointer(pointer: Path) -> Address:

@@ -131,7 +131,7 @@ def write_file(folder: Folder, name: str, blob: bytes) -> None:
         folder.write(name, blob)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / name, lambda draft: draft.write_bytes(blob))
+    write_whole(folder / name, lambda draft: draft.write_bytes(blob), durable=True)
 
 
 def folder_sizes(folder: Folder) -> dict[str, int]:
@@ -191,10 +191,10 @@ def trial_folder(study: Folder, number: int) -> Folder:
 
 
 def has_checkpoint(study: Folder, number: int) -> bool:
-    """Return whether a trial's folder contains anything but its stop flag."""
+    """Return whether a trial's folder contains anything but its stop flag and drafts of a worker that was killed."""
     folder = trial_folder(study, number)
     names = folder.sizes() if isinstance(folder, ObjectStoreFolder) else [file.name for file in folder.glob("*")]
-    return any(name != FLAG for name in names)
+    return any(name != FLAG and not name.startswith(".") for name in names)
 
 
 def set_stop_flag(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import event
 
 from search.errors import LedgerError
 from search.storage.database import Database, in_memory
+from search.storage.whole_file import synchronise
 
 # File systems whose locks and shared memory are those of this machine, as SQLite's write-ahead log needs them. Linux refuses to
 # put the writable layer of an overlay on a network file system. What is not listed may reach other machines, and is refused.
@@ -74,6 +75,7 @@ class SQLite(Database):
         maker.dispose()
         try:
             os.link(draft, path)
+            synchronise(path.parent)
         except FileExistsError:
             raise LedgerError(f"{path} has just been created by another driver; open it instead") from None
         finally:

@@ -268,5 +268,11 @@ def _as_bytes(correct: NDArray[np.bool_]) -> bytes:
 def _read(folder: Folder) -> NDArray[np.bool_]:
     if (blob := checkpoints.read_file(folder, _CORRECT)) is None:
         raise RequestError(f"{folder} has no {_CORRECT}: the test results of a finished retraining were deleted; restore the file")
-    found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
+    try:
+        found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
+    except (ValueError, EOFError, OSError):
+        raise RequestError(
+            f"{folder}/{_CORRECT} is not whole (a power cut leaves such files); restore it, or move the study's folder `final` "
+            "away and finalize again"
+        ) from None
     return found

@@ -33,6 +33,7 @@ from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as Pillow
 
 from trainables.data.listing import Listing
+from trainables.folder import synchronise
 
 FORMAT: Final = 3  # version of the files, part of their names
 _AT_ONCE: Final = 64  # images decoded at a time by all threads together
@@ -138,10 +139,17 @@ def decoded(listing: Listing, split: str, transform: Transform, *, progress: Pro
         ValueError: If the cache cannot be written.
     """
     path = cache() / f"{split}-{_fingerprint(listing, split, asdict(transform))}.arrow"
-    with _made(path) as draft:
-        if draft is not None:
-            _decode(listing, split, transform, draft, progress)
-    return _map(path, (transform.channels, *transform.size))
+    for again in (True, False):
+        with _made(path) as draft:
+            if draft is not None:
+                _decode(listing, split, transform, draft, progress)
+        try:
+            return _map(path, (transform.channels, *transform.size))
+        except (ValueError, KeyError) as error:  # empty or half: an earlier Paretune's, after a power cut, or a full disk
+            if not again:
+                raise ValueError(f"data: {path} is not a whole file of decoded images ({error}); delete it") from error
+            path.unlink(missing_ok=True)
+    raise AssertionError
 
 
 def digests(listing: Listing, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -185,6 +193,7 @@ def _made(path: Path) -> Iterator[Path | None]:
                 return
             with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:
                 yield (draft := Path(folder) / path.name)
+                synchronise(draft)
                 draft.replace(path)
     except OSError as error:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import shutil
 import signal
@@ -24,6 +25,7 @@ from search.errors import LedgerError, StudyFileError
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints, object_store
+from search.storage.address import Address, write_pointer
 from search.storage.checkpoints import Folder
 from search.storage.object_store import ObjectStoreFolder
 from search.storage.sql_ledger import SqlLedger
@@ -68,6 +70,27 @@ def test_a_file_is_what_was_written_last_and_nothing_is_left_beside_it(folder: F
     checkpoints.remove_folder(folder / "0002")
     checkpoints.remove_folder(folder / "0003")  # is not there
     assert {name: size for name, size in checkpoints.folder_sizes(folder).items() if size} == {"0001": 8}
+
+
+def test_what_a_law_promises_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronised: list[Path] = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        synchronised.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    checkpoints.write_file(tmp_path / "a", "study.json", b"{}")
+    write_pointer(tmp_path / "b" / "ledger.json", Address("postgresql://host/team", "s"))
+    SqlLedger.create(tmp_path / "c" / "ledger.db", name="s", file={}, facts={}).close()
+    assert [one.name.rpartition(".")[2] for one in synchronised if one.is_file() or "." in one.name] == ["json", "json"]
+    assert [one for one in synchronised if one.is_dir()] == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+
+
+def test_a_draft_of_a_worker_that_was_killed_is_no_checkpoint(folder: Folder) -> None:
+    checkpoints.write_file(checkpoints.trial_folder(folder, 3), ".checkpoint.safetensors.17", b"half")
+    assert not checkpoints.has_checkpoint(folder, 3)
 
 
 class Ended(BaseException):
