@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import secrets
 import select
 import signal
 import socket
+import sys
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -25,6 +29,8 @@ _EMBEDDED = {
 
 _ANSWERS_WITHIN_SECONDS = 5.0
 _LAST_PORT = 65_535
+_PLAIN = re.compile(r"([a-z]+://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)?(:[0-9]*)?(/[A-Za-z0-9._~/-]*)?")
+NO_SECRET = "may hold a secret, which is not repeated here; Ray takes its token from a file (docs/cluster.md): name host and port"  # noqa: S105
 _LONGEST_FOLDER = 40  # characters; Ray adds 64 for its session and the names of its sockets
 
 
@@ -50,6 +56,8 @@ def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abst
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
         return embedded(n_cpus=n_cpus, preload=preload)
+    if may_hold_secret(address):
+        raise Unreachable(f"RAY_ADDRESS {NO_SECRET}, like head:6379")
     if n_cpus is not None:
         raise ValueError(f"the number of cores is for an embedded Ray; RAY_ADDRESS={address} names a cluster that has its own")
     import ray  # noqa: F401
@@ -78,6 +86,11 @@ def joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def may_hold_secret(address: str) -> bool:
+    """Return whether an address has more than a scheme, a host, a port and a path: Ray itself needs no more."""
+    return _PLAIN.fullmatch(address) is None
 
 
 def _refuse_unreachable(address: str) -> None:
@@ -115,9 +128,32 @@ def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abstr
     """
     for name, value in _EMBEDDED.items():
         os.environ.setdefault(name, value)
+    if "ray" not in sys.modules:  # it reads the mode on import; imported before, it switches tokens on by itself
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    make_token()
     import ray  # noqa: F401
 
     return _embedded(n_cpus, preload)
+
+
+def make_token() -> None:
+    """Make Ray's token in `~/.ray/auth_token` if it is needed and missing, readable by its user only; Ray's own all may read."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what it cannot read or make
+        token.parent.mkdir(mode=0o700, exist_ok=True)
+        token.parent.chmod(0o700)
+        draft = token.with_name(f".{uuid.uuid4().hex}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32))
+            with suppress(FileExistsError):  # made before, or by another driver just now
+                os.link(draft, token)
+        finally:
+            draft.unlink()
+        token.chmod(0o600)
 
 
 @contextmanager

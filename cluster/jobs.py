@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cluster.connect import NO_SECRET, may_hold_secret
 from cluster.ray_internals import LOGGERS
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Jobs:
     """
 
     def __init__(self, address: str, *, unprotected: bool = False) -> None:
+        if may_hold_secret(address):
+            raise ClusterError(f"the address of the cluster's dashboard {NO_SECRET}, like http://head:8265")
         if not urlsplit(address).scheme.startswith("http"):
             raise ClusterError(f"{address}: give the address of the cluster's dashboard, like http://head:8265")
         if not unprotected and (found := open_to_anyone(address)) is not None:

@@ -14,9 +14,18 @@ PACKAGES = ("search", "trainables", "spaces", "cluster")
 MAX_MIB = 50  # data and weights stay on a path that the cluster can read
 # patterns that no uploaded file may contain, because Ray's dashboard shows the files:
 _SECRETS = {
-    "a password in an address": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
+    "a password in an address": re.compile(r"://[^\s:@'\"]+:[^\s@'\"]*@"),
+    "a token in an address": re.compile(r"https?://[^\s/@'\"]+@"),
+    "a secret in the query of an address": re.compile(
+        r"://\S*[?&;]([\w.-]*(token|sig|signature|password|passwd|secret|credential)|[\w.-]*(access|api|secret)[_-]?key|x-amz-\w+)=",
+        re.IGNORECASE,
+    ),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an access key": re.compile(r"\b(AKIA[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,})\b"),
+    "an access key": re.compile(
+        r"\b(A[KS]IA[0-9A-Z]{16}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,}|xox[a-z]-[\w-]{10,}|"
+        r"sk-[\w-]{20,}|dapi[0-9a-f]{32})\b"
+    ),
+    "a secret key": re.compile(r"(?i)(aws_)?secret(_access)?_key\W{1,4}[\w/+=]{16,}"),
 }
 
 

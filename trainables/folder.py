@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import uuid
 from pathlib import Path
 from typing import Protocol
 
@@ -40,14 +42,34 @@ def write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool =
     if not isinstance(folder, Path):
         folder.write(name, blob)
         return
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{name}.{os.getpid()}"
-    with open(unfinished, "wb") as file:
-        file.write(blob)
-        if synchronised:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(unfinished, folder / name)
+    draft = folder / f".{name}.{uuid.uuid4().hex}"  # process numbers repeat in containers, and a worker that was lost may live
+    try:
+        with open(draft, "wb") as file:
+            file.write(blob)
+            if synchronised:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(draft, folder / name)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    if synchronised:
+        for place in [folder, *([folder.parent] if is_new else [])]:
+            synchronise(place)
+
+
+def synchronise(folder: Path) -> None:
+    """Write a folder's list of names to the disk, so that a renamed file keeps its new name in a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+    finally:
+        os.close(handle)
 
 
 def exists(folder: Path | Folder, name: str) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of, print_json
+from search.cli.terminal import Terminal
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
         best = format_percent(share.front[-1].metrics["val/top1"]) if share.front else "-"
         numbers = (share.n_trials, share.n_complete, share.n_epochs, len(share.front))
         table.add_row(share.method, *map(str, numbers), best, f"{share.hypervolume:.4f}", f"{share.contribution:.4f}")
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(table)
     console.print(
         f"Joint hypervolume {saved.hypervolume:.4f}; a contribution is what it would lose without the method.", style="dim"
@@ -50,7 +50,7 @@ def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Js
     if as_json:
         print_json(found)
         return
-    console = Console(highlight=False)
+    console = Terminal()
     if not found:
         console.print(f"No method has {N_LEAST} trials yet.")
     for method, knobs in found.items():
@@ -76,7 +76,7 @@ def rerun(
     if as_json:
         print_json({"trial": trial, "same": same == len(epochs), "epochs": [vars(epoch) for epoch in epochs]})
     else:
-        console = Console(highlight=False)
+        console = Terminal()
         for epoch in epochs:
             for key in epoch.then.keys() | epoch.now.keys():
                 if epoch.then.get(key) != epoch.now.get(key):
@@ -105,4 +105,4 @@ def compare(
         shown = Table(*table.column_names, box=None)
         for row in table.to_pylist():
             shown.add_row(*(f"{value:,.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
-        Console(highlight=False).print(shown)
+        Terminal().print(shown)

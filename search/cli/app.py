@@ -90,6 +90,7 @@ def main() -> None:
 def exit_code() -> int:
     """Run the command in `sys.argv`, and return the exit code of the process."""
     from search.errors import RequestError
+    from search.secret import hide_secrets
 
     try:
         app()
@@ -110,7 +111,7 @@ def exit_code() -> int:
         complain(f"{error}; nothing that was acknowledged is lost: fix this, and the same command resumes from here")
         return 1
     except Exception:
-        traceback.print_exc()
+        sys.stderr.write(hide_secrets(traceback.format_exc()))
         return 1
     return 0
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 
 from search.cli.options import MaybeSlots, MaybeStorage, Overrides, complain
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from cluster.jobs import Cargo, Jobs
@@ -71,10 +71,11 @@ def submit(
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
     sent = file.resolved() | file.places()  # a server's password must be known to the cluster only
+    environment = _environment()
     jobs = connected(address, unprotected=unprotected)
     with _staged(sent) as folder:
         command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
-        environment = _environment() | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
+        environment |= {"PARETUNE_UNPROTECTED": "1"} if unprotected else {}
         cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)
     if follow:
@@ -89,6 +90,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job ends.")] = False,
 ) -> None:
     """Print the output of a study's newest job."""
+    study = _named(study)
     jobs = connected(address)
     _print_logs(jobs, study, follow=follow)
 
@@ -108,8 +110,9 @@ def ask(address: str, command: Sequence[str]) -> int:
     words = [word for word in command[1:] if not word.startswith("-")]
     if not words:
         raise RequestError(f"{command[0]}: name a study: paretune --address {address} {command[0]} STUDY")
+    name = _named(words[0])
     jobs = connected(address)
-    attempt = _asked(jobs.newest, words[0])
+    attempt = _asked(jobs.newest, name)
     if command[0] in _DETACHED:
         _start(jobs, attempt.study, command, attempt.storage, attempt.cargo)
         return 0
@@ -172,7 +175,7 @@ def connected(address: str, *, unprotected: bool = False) -> Jobs:
 
 def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: Cargo) -> None:
     attempt = _asked(lambda name: jobs.submit(name, command, storage=storage, cargo=cargo), study)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{attempt.id} submitted to {jobs.address}")
     console.print(f"  paretune logs {study} -f --address {jobs.address}")
     console.print(f"  paretune --address {jobs.address} front {study}", style="dim")
@@ -191,16 +194,31 @@ def _print_logs(jobs: Jobs, study: str, *, follow: bool) -> None:
         raise typer.Exit(1)
 
 
+def _named(study: str) -> str:
+    """Return the name of a study on a cluster.
+
+    Raises:
+        RequestError: If it is no study's name. A word that may be an address is not repeated: Ray's dashboard shows commands.
+    """
+    from search.errors import RequestError
+    from search.names import LAW, is_study_name
+
+    if not is_study_name(study):
+        raise RequestError(f"STUDY: on a cluster a study is given by its name: {LAW}")
+    return study
+
+
 def _environment() -> dict[str, str]:
     """Return the job's environment: the address of MLflow. It never contains a secret; secrets belong to the cluster."""
     from search.errors import RequestError
+    from search.secret import SecretAddress
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri or urlsplit(uri).scheme not in ("http", "https"):
         return {}
-    if urlsplit(uri).password:
+    if SecretAddress(uri).is_secret:
         raise RequestError(
-            "MLFLOW_TRACKING_URI contains a password, which Ray's dashboard would show; "
+            "MLFLOW_TRACKING_URI contains a password or a token, which Ray's dashboard would show; "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment of the cluster's machines"
         )
     return {"MLFLOW_TRACKING_URI": uri}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
+from search.cli.terminal import Terminal
 
 PATIENCE_SECONDS = 10.0  # wait for a driver that answers slowly; the request stays in the ledger
 app = typer.Typer()
@@ -68,7 +68,7 @@ def gc(
         return
     what = f"{len(found.trials)} checkpoints, {collect_checkpoints.mebibytes(found.freed_bytes)}"
     words = "would be deleted" if dry_run else "deleted"
-    Console(highlight=False, soft_wrap=True).print(f"{what} {words}; {collect_checkpoints.mebibytes(found.kept_bytes)} kept")
+    Terminal(soft_wrap=True).print(f"{what} {words}; {collect_checkpoints.mebibytes(found.kept_bytes)} kept")
 
 
 def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:
@@ -81,7 +81,7 @@ def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) 
 
     folder = folder_of(study, storage)
     numbers = user_requests.write_requests(folder, verb, trials, {key: value for key, value in detail.items() if value is not None})
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (answers := user_requests.read_answers(folder, numbers)) is None:
         if time.monotonic() > deadline:

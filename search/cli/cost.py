@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def cost(
     if as_json:
         print_json([one.json() for one in found])
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(table(found))
     how, repeats = found[0].found, min(one.found["repeats"] for one in found)
     console.print(

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.cli.options import DEFAULT_STORAGE, Json, MaybeStorage, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from cluster.health import Finding
@@ -36,14 +37,14 @@ def doctor(
     """Check versions, packages, storage, MLflow and GPUs, here or on a cluster; print remedies (exit code 1 on a problem)."""
     from cluster import health
     from search.storage import checkpoints, object_store
-    from search.tracking.mlflow_client import tracking_uri, without_secret
+    from search.tracking.mlflow_client import tracking_uri
 
     if address is not None:
         raise typer.Exit(_on_cluster(address, _checked(storage), pip=pip, unprotected=unprotected, as_json=as_json))
     named = _checked(storage)
     storage_folder = checkpoints.impatient(checkpoints.open_folder(named))
     home = DEFAULT_STORAGE if object_store.is_address(named) else Path(named)
-    findings = [*health.machine(health.here()), health.storage(storage_folder), health.tracking(without_secret(tracking_uri(home)))]
+    findings = [*health.machine(health.here()), health.storage(storage_folder), health.tracking(tracking_uri(home))]
     if os.environ.get("RAY_ADDRESS") and findings[-2].good:
         from cluster.connect import connected
         from cluster.nodes import MEND_OPEN, autoscales, open_to_anyone
@@ -102,7 +103,8 @@ def _show(findings: Iterable[Finding], *, as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
-        mark = "[green]good[/]" if finding.good else "[red]bad[/]"
-        remedy = "" if finding.good else f"\n[bold]{finding.remedy}[/]"
-        table.add_row(mark, finding.what, f"{finding.found}{remedy}")
-    Console(highlight=False).print(table)
+        mark = Text("good", style="green") if finding.good else Text("bad", style="red")
+        table.add_row(mark, finding.what, finding.found)
+        if not finding.good:
+            table.add_row("", "", finding.remedy, style="bold")
+    Terminal().print(table)

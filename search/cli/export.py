@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of, print_json
 from search.cli.show import _load
+from search.cli.terminal import Terminal
 
 app = typer.Typer()
 
@@ -38,7 +38,7 @@ def export_adapter(
     if as_json:
         print_json({"path": str(to), "file": card.file, "card": asdict(card), "load": card.lines(to)})
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True)
     console.print(f"{to / card.file} and {to / 'card.json'} written; to load the adapter:\n\n{card.lines(to)}")
 
 
@@ -57,4 +57,4 @@ def export(
         raise typer.BadParameter(f"{form!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
     saved = load(folder_of(study, storage))
     for path in export_study(saved, to or saved.folder, form):
-        Console(highlight=False, soft_wrap=True).print(str(path))
+        Terminal(soft_wrap=True).print(str(path))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, complain, folder_of, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from search.workflows.finalize import Member
@@ -40,7 +40,7 @@ def finalize(
     if as_json:
         print_json([workflow.row(member) for member in members])
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(table(members))
     console.print(
         f"n = {seeds} seeds each, trained on train and validation, tested once. P(front): probability that no other member "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from search.cli.options import Json, print_json
+from search.cli.terminal import Terminal
 
 app = typer.Typer()
 
@@ -33,16 +33,20 @@ def methods(as_json: Json = False) -> None:
         ]
         print_json({"methods": rows})
         return
-    console = Console()
+    console = Terminal()
     for name, space in [*every.items(), ("every method", spaces.Space("", spaces.SHARED))]:
         key = Column("knob", min_width=max((len(knob.key) for knob in space.knobs), default=0))
         table = Table(key, "default", "values", "meaning", title=name, title_justify="left", title_style="bold", box=None)
         for knob in space.knobs:
             table.add_row(knob.key, str(knob.default), spaces.in_words(knob.distribution), knob.meaning)
-        console.print(table if space.knobs else f"[bold]{name}[/]\nno knobs of its own", highlight=False)
+        if space.knobs:
+            console.print(table)
+        else:
+            console.print(name, style="bold")
+            console.print("no knobs of its own")
         console.print()
     if not spaces.peft.installed():
-        console.print(f"The tuners of Hugging Face PEFT are methods too, as peft.<tuner>; {spaces.peft.REMEDY}", markup=False)
+        console.print(f"The tuners of Hugging Face PEFT are methods too, as peft.<tuner>; {spaces.peft.REMEDY}")
 
 
 @app.command()
@@ -79,8 +83,8 @@ def count(
         print_json({"method": method, "backbone": backbone, "config": own} | counted)
         return
     knobs = " ".join(f"{key}={value}" for key, value in own.items())
-    console = Console()
-    console.print(f"{method} on {backbone}  {knobs}", highlight=False, soft_wrap=True)
+    console = Terminal()
+    console.print(f"{method} on {backbone}  {knobs}", soft_wrap=True)
     share = adapter_params / sizes.backbone_params
-    console.print(f"adapter {adapter_params:>12,}  ({share:.3%} of the backbone's {sizes.backbone_params:,})", highlight=False)
-    console.print(f"head    {head_params:>12,}  ({classes} classes)", highlight=False)
+    console.print(f"adapter {adapter_params:>12,}  ({share:.3%} of the backbone's {sizes.backbone_params:,})")
+    console.print(f"head    {head_params:>12,}  ({classes} classes)")

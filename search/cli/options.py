@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from search.cli.terminal import Terminal
 
 DEFAULT_STORAGE = Path("paretune-studies")
 
@@ -48,17 +49,22 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", h
 
 def folder_of(study: str, storage: Path) -> Path:
     """Return the folder of a study that is given by its name, its folder, or its address on a PostgreSQL server."""
-    from search.storage import address, location
+    from search.errors import RequestError
+    from search.storage import address, location, object_store
 
     if address.is_address(study):
         return location.attach_study(study, storage)
+    if object_store.is_address(study):
+        raise RequestError("STUDY: name a study, its folder, or its address, postgresql://[user@]host[:port]/database/study")
     return Path(study) if location.ledger_in(Path(study)).exists() else storage / study
 
 
 def complain(message: str) -> None:
     """Print a problem to standard error."""
-    console = Console(stderr=True)
-    console.print(f"paretune: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+    from search.secret import hide_secrets
+
+    console = Terminal(stderr=True)
+    console.print(f"paretune: {hide_secrets(message)}", style="red", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.cli.cluster import ask_about
 from search.cli.options import Json, MaybeStudyFile, Overrides, complain, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
@@ -84,7 +85,7 @@ def plan(
         }
         print_json(facts)
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(_space_table(held))
     console.print(_legend(file, max_params), style="dim")
     console.print(_cost_table(file, found, measured))
@@ -252,7 +253,7 @@ def _cost_table(file: StudyFile, found: Cost, measured: _Measured) -> Table:
     if file.budget.max_hours is not None:
         rows["limit"] = f"budget.max_hours = {file.budget.max_hours:g}"
     for name, value in rows.items():
-        table.add_row(f"[dim]{name}[/]", value)
+        table.add_row(Text(name, style="dim"), value)
     return table
 
 

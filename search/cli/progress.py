@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.cli.terminal import Terminal
 from search.config.study_file import StudyFile
 from search.results import tables, words
 from search.results.saved_study import SavedStudy
@@ -36,7 +37,7 @@ class Progress:
         console: Target console, bound to its own stream, because the libraries' output is kept off the terminal.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._decoding: RichProgress | None = None
         self._said = 0.0  # time of the last line about the first image
@@ -45,12 +46,12 @@ class Progress:
         """Print what is about to run; the libraries take some seconds to load."""
         what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
         budget = f"{n_trials} trials of {file.budget.epochs} epochs"
-        self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True, highlight=False)
+        self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True)
 
     def decoded(self, n_done: int, n_images: int) -> None:
         """Show the decoding of a split's images, which happens once per machine."""
         if self._decoding is None:
-            self._console.print("decoding images, once for this machine", highlight=False)
+            self._console.print("decoding images, once for this machine")
             self._decoding = RichProgress(console=self._console, transient=True, disable=not self._console.is_terminal)
             self._decoding.start()
             self._split = self._decoding.add_task("images", total=n_images)
@@ -66,7 +67,7 @@ class Progress:
             self._said = now
         elif now - self._said > _MOMENT:
             self._said = now
-            self._console.print(f"one image through each model: {n_done} of {n_models}", highlight=False)
+            self._console.print(f"one image through each model: {n_done} of {n_models}")
 
     @contextmanager
     def __call__(self, study: Study, at_a_time: str, waits: Callable[[], str | None]) -> Iterator[None]:
@@ -81,7 +82,7 @@ class Progress:
         known = f"; {len(study.trials)} trials already known" if study.trials else ""
         reserved = study.file.resources.of_a_trial(study.row.facts.memory)["memory_per_trial"]
         room = f", {reserved / 2**30:.1f} GiB of memory for each" if reserved else ""
-        self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True, highlight=False)
+        self._console.print(f"{at_a_time}{room}{known}", soft_wrap=True)
         if self._console.is_terminal:
             with Live(
                 get_renderable=lambda: _picture(study, clock, waits()),
@@ -132,8 +133,8 @@ class _Clock:
 @contextmanager
 def retraining(study: SavedStudy, n_seeds: int) -> Iterator[Callable[[int, int], None]]:
     """Show how many models of a front are retrained, on standard error; yield a callback for (finished models, all models)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Terminal(stderr=True)
     with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(f"Finalizing {study.name}", total=len(study.members) * n_seeds)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -158,26 +159,26 @@ def _picture(study: Study, clock: _Clock, waiting: str | None) -> RenderableType
         f"{_span(clock.elapsed())} gone" + (f", {_span(left)} left" if left is not None else ""),
     )
     front = study.front()
-    status = numbers if waiting is None else Group(numbers, Text(waiting))
+    status = numbers if waiting is None else Group(numbers, waiting)
     if not front:
         return Group(status, Text("No trial is complete yet.", style="dim"))
     table = Constrain(tables.front_table(front), tables.TABLE_WIDTH)
     return Group(status, Text(f"Hypervolume {study.hypervolume():.4f}", style="dim"), table)
 
 
-def _print_lines(console: Console, study: Study, clock: _Clock, waits: Callable[[], str | None], ended: threading.Event) -> None:
+def _print_lines(console: Terminal, study: Study, clock: _Clock, waits: Callable[[], str | None], ended: threading.Event) -> None:
     shown = {trial.number for trial in study.trials if trial.state.finished}
     said = -math.inf
     while True:
         last_look = ended.wait(_PLAIN_PERIOD_SECONDS)
         if (waiting := waits()) is not None and time.monotonic() - said >= _WAITING_IS_SAID_EVERY_SECONDS:
             said = time.monotonic()
-            console.print(waiting, soft_wrap=True, highlight=False, markup=False)
+            console.print(waiting, soft_wrap=True)
         for trial in study.trials:
             if trial.state.finished and trial.number not in shown:
                 shown.add(trial.number)
                 left = clock.left()
-                console.print(_line(study, trial, len(shown), left), soft_wrap=True, highlight=False, markup=False)
+                console.print(_line(study, trial, len(shown), left), soft_wrap=True)
         if last_look:
             return
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli.options import (
     DEFAULT_STORAGE,
@@ -21,6 +20,7 @@ from search.cli.options import (
     folder_of,
 )
 from search.cli.show import _show_places, show_front
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
@@ -67,7 +67,7 @@ def search_quietly(
     extension: Extension | None = None,
     *,
     slots: int | None = None,
-    progress_on: Console | None = None,
+    progress_on: Terminal | None = None,
 ) -> SavedStudy:
     """Search, and show only progress, on standard output or on the given console."""
     from search.backends.choose import make_back_end
@@ -77,7 +77,7 @@ def search_quietly(
     from search.workflows import run as workflow
 
     driver = make_back_end(back_end, n_cpus=cpus, n_slots=slots)
-    progress = Progress(progress_on or Console(file=sys.stdout))
+    progress = Progress(progress_on or Terminal(file=sys.stdout))
     opening = find_study(file)
     n_trials = file.budget.n_trials if opening.saved is None else opening.saved.row.budget["n_trials"]
     progress.announce(file, n_trials + (0 if extension is None else extension.more_trials))

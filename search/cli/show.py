@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.constrain import Constrain
 from rich.table import Table
+from rich.text import Text
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from search.results.saved_study import SavedStudy
@@ -38,14 +39,14 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """Print everything that happened in a study, in order: when, who, what, why."""
     from datetime import datetime
 
-    from search.storage.location import ledger_in
-    from search.storage.sql_ledger import SqlLedger
+    from search.storage.sql_ledger import open_ledger
 
-    history = SqlLedger.open(ledger_in(folder_of(study, storage))).events()
+    with open_ledger(folder_of(study, storage)) as ledger:
+        history = ledger.events()
     if as_json:
         print_json([vars(event) for event in history])
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True)
     for event in history:
         when = datetime.fromtimestamp(event.time).isoformat(" ", "seconds")
         trial = "" if event.trial is None else f"{event.trial:04d}"
@@ -72,11 +73,11 @@ def trials(
         table = Table("configuration", "reason", box=None)
         for config, reason in saved.rejections:
             table.add_row(" ".join(f"{key}={value}" for key, value in config.items()), reason)
-        Console().print(table)
+        Terminal().print(table)
     elif as_json:
         print_json([trial_json(trial) for trial in saved.history])
     else:
-        Console().print(Constrain(tables.trials_table(saved.history), tables.TABLE_WIDTH))
+        Terminal().print(Constrain(tables.trials_table(saved.history), tables.TABLE_WIDTH))
 
 
 @app.command()
@@ -97,8 +98,8 @@ def show(
         history = [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in reports]
         print_json(trial_json(one) | {"reports": history})
         return
-    console = Console()
-    console.print(f"[bold]{one.label}[/]  {one.state}" + (f": {one.reason}" if one.reason else ""), highlight=False)
+    console = Terminal()
+    console.print(Text(one.label, style="bold"), f" {one.state}" + (f": {one.reason}" if one.reason else ""))
     facts = Table(box=None, show_header=False)
     for key, value in one.config.items():
         facts.add_row(key, str(value))
@@ -124,16 +125,16 @@ def show_front(study: SavedStudy) -> None:
     """Print the front as a table, and the extended trials."""
     from search.results import tables
 
-    console = Console()
+    console = Terminal()
     if not study.members:
         console.print("No trial is complete: the front is empty.")
         return
     console.print(Constrain(tables.front_table(study.members), tables.TABLE_WIDTH))
     if any(trial.planned_epochs is not None for trial in study.history):
         console.print(Constrain(tables.extended_table(study.history), tables.TABLE_WIDTH))
-    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim", highlight=False)
+    console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim")
     if study.ended:
-        console.print(f"Ended before its {study.row.budget['n_trials']} trials: {study.ended}", highlight=False, soft_wrap=True)
+        console.print(f"Ended before its {study.row.budget['n_trials']} trials: {study.ended}", soft_wrap=True)
 
 
 def _show_places(study: SavedStudy) -> None:
@@ -154,4 +155,4 @@ def _show_places(study: SavedStudy) -> None:
     spare = f"; `paretune gc` frees {collect_checkpoints.mebibytes(checkpoints.freed_bytes)}" if checkpoints.trials else ""
     where.add_row("checkpoints", f"{collect_checkpoints.mebibytes(checkpoints.freed_bytes + checkpoints.kept_bytes)}{spare}")
     where.add_row("MLflow", f"paretune ui {study.name} --storage {study.folder.parent}")
-    Console(soft_wrap=True, highlight=False).print(where)
+    Terminal(soft_wrap=True).print(where)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli.options import Json, MaybeStudyFile, Overrides, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +41,6 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Search without training: the same study, rungs and sampler on a virtual clock; nothing is written."""
-    from rich.console import Console
     from rich.constrain import Constrain
 
     from search.backends import simulated
@@ -76,7 +76,7 @@ def simulate(
     if as_json:
         print_json(front_json(searched.row, trials) | facts)
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(Constrain(tables.front_table(searched.front()), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {searched.hypervolume():.4f}", style="dim")
     states = Counter(trial.state.lower() for trial in trials)
@@ -110,7 +110,6 @@ def _refuse(file: StudyFile, against: list[str], picture: Path | None) -> None:
 
 def _show_courses(found: Mapping[str, Sequence[HypervolumeCurve]], *, as_json: bool) -> None:
     """Print how many epochs each sampler trained until its front reached given shares of the best one."""
-    from rich.console import Console
     from rich.table import Table
 
     from search.workflows import compare_samplers
@@ -132,7 +131,7 @@ def _show_courses(found: Mapping[str, Sequence[HypervolumeCurve]], *, as_json: b
         shown.add_column(f"epochs to {share:.0%}", justify="right")
     for name, row in medians.items():
         shown.add_row(name, *("never" if math.isinf(n) else f"{n:,.0f}" for n in row))
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(shown)
     console.print(
         f"Medians of {n_seeds} seeds; shares of the way from head-only to the best hypervolume of all, {best:.4f}", style="dim"

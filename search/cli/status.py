@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from search.results.saved_study import SavedStudy
@@ -36,7 +37,7 @@ def status(
     """Show what a study is doing: trials by state, busy slots, epochs and steps per second, the front so far."""
     from search.results.study_state import StudyState
 
-    folder, console = folder_of(study, storage), Console(highlight=False)
+    folder, console = folder_of(study, storage), Terminal()
     facts = show_status(folder)
     with _gpus() as gpus:
         facts |= {"gpu_memory": gpus()}
@@ -116,5 +117,5 @@ def _shown(facts: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         if value:
-            table.add_row(f"[dim]{name}[/]", value)
+            table.add_row(Text(name, style="dim"), value)
     return table

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from search.cli.options import (
     DEFAULT_STORAGE,
@@ -18,8 +16,10 @@ from search.cli.options import (
     MaybeStudyFile,
     Overrides,
     Storage,
+    complain,
     print_json,
 )
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from search.config.study_file import StudyFile
@@ -40,11 +40,13 @@ def list_studies(
     """List the studies in the storage folder, or in a database."""
     from search.config.loading import packaged_names
     from search.errors import LedgerError
+    from search.names import LAW, shortened
     from search.results.saved_study import load
     from search.storage.location import list_locations
 
+    listing = list_locations(storage, server)
     found, problems = [], []
-    for listed in list_locations(storage, server):
+    for listed in listing.studies:
         name, state, where = listed.folder.name, "unreadable", str(listed.address or listed.folder)
         try:
             saved = load(listed.folder, listed.address)
@@ -58,9 +60,12 @@ def list_studies(
         table = Table("study", "state", "folder", box=None)
         for one in found:
             table.add_row(one["name"], one["state"], one["path"])
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(table if found else f"No study in {server or storage}.")
         console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)
+    if listing.foreign:
+        names = ", ".join(shortened(repr(name)) for name in listing.foreign)
+        complain(f"left out, because their names are no study's ({LAW}): {names}")
     if problems:
         raise LedgerError("\n".join(problems))
 
@@ -79,7 +84,7 @@ def validate(
     from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
-    progress = Progress(Console(stderr=True))
+    progress = Progress(Terminal(stderr=True))
     found = check_start(file, on_decoded=progress.decoded, on_tried=progress.tried)
     if found is not None and isinstance(file.data, Images):
         _print_data(file, found)
@@ -91,22 +96,22 @@ def _print_data(file: StudyFile, found: Audit) -> None:
     from search.config.sections import Images
     from search.workflows.preflight import describe_skipped
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Terminal(stderr=True, soft_wrap=True)
     counts = ", ".join(f"{n:,} {split}" for split, n in found.n_images.items())
-    console.print(f"data: {counts} images of {found.n_classes} classes", markup=False)
+    console.print(f"data: {counts} images of {found.n_classes} classes")
     table = Table("class", box=None)
     for split in found.n_images:
         table.add_column(split, justify="right")
     for name, per_split in islice(found.classes.items(), _MOST_CLASSES):
-        table.add_row(Text(name), *(f"{n:,}" for n in per_split.values()))
+        table.add_row(name, *(f"{n:,}" for n in per_split.values()))
     console.print(table)
     if len(found.classes) > _MOST_CLASSES:
         others = [per_split["train"] for per_split in list(found.classes.values())[_MOST_CLASSES:]]
         console.print(f"  and {len(others):,} more classes, with {min(others):,} to {max(others):,} training images each")
     if found.skipped:
-        console.print(describe_skipped(found.skipped), markup=False)
+        console.print(describe_skipped(found.skipped))
     for note in found.notes:
-        console.print(f"data: {note}", markup=False)
+        console.print(f"data: {note}")
     if isinstance(file.data, Images) and found.n_turned:
         does = "are turned upright" if file.data.exif == "apply" else "stay as they are stored; data.exif: apply turns them upright"
         console.print(f"data: {found.n_turned:,} images carry an EXIF orientation and {does}")
@@ -117,7 +122,7 @@ def _print_data(file: StudyFile, found: Audit) -> None:
             else "show the colours stored below these; data.background: white (or black) puts them on a colour"
         )
         console.print(f"data: {found.n_transparent:,} images have transparent pixels and {does}")
-    console.print(f"normalisation: {found.normalisation}", markup=False)
+    console.print(f"normalisation: {found.normalisation}")
 
 
 @app.command("cp")
@@ -140,4 +145,4 @@ def copy(
         raise RequestError(f"{target} exists; choose another path: paretune cp {name} OTHER.yaml") from None
     except OSError as error:
         raise RequestError(f"{target} cannot be written ({error.strerror})") from None
-    Console().print(f"{target} written; edit it, then run: paretune run {target}", highlight=False, soft_wrap=True)
+    Terminal().print(f"{target} written; edit it, then run: paretune run {target}", soft_wrap=True)

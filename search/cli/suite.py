@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import Json, Overrides, complain, print_json
+from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def suite(
     name, tasks = suites.load(source, root=root, storage=storage, overrides=overrides or (), only=only or ())
     best: dict[str, dict[str, float]] = {}
     for task in tasks:
-        study = search_quietly(task.file, back_end, cpus, progress_on=Console(stderr=True) if as_json else None)
+        study = search_quietly(task.file, back_end, cpus, progress_on=Terminal(stderr=True) if as_json else None)
         best[task.name] = suites.best_of_search(study)
         if finalize:
             found: dict[str, float] = {}
@@ -61,7 +61,7 @@ def suite(
     if as_json:
         print_json({"measure": measure, "standings": [asdict(row) for row in rows]})
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(table(tasks, rows))
     console.print(f"In %: {measure}. Also in {path}.", style="dim", soft_wrap=True)
 

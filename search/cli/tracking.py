@@ -6,9 +6,9 @@ import fcntl
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from search.cli.options import DEFAULT_STORAGE, Storage, StudyName, TrialNumber, complain, folder_of
+from search.cli.terminal import Terminal
 
 app = typer.Typer()
 
@@ -23,14 +23,14 @@ def sync(
     from search.errors import RequestError
     from search.storage.location import ledger_in
     from search.storage.sql_ledger import SqlLedger
-    from search.tracking.mlflow_client import describe_error, tracking_uri, without_secret
+    from search.tracking.mlflow_client import describe_error, tracking_uri
     from search.tracking.sync import MlflowSync
     from search.tracking.verify import differences
 
     folder = folder_of(study, storage)
     ledger, uri = ledger_in(folder), tracking_uri(folder.parent)
     SqlLedger.open(ledger).close()  # raises an error if there is no ledger
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Terminal(soft_wrap=True)
     try:
         if not check:
             with (folder / ".recorder.lock").open("w") as lock:
@@ -39,22 +39,20 @@ def sync(
                 except BlockingIOError:
                     raise RequestError(f"the driver of study {folder.name} is recording it right now; nothing to do") from None
                 MlflowSync(ledger, uri).sync(final=True)
-            console.print(f"MLflow at {without_secret(uri)} is up to date with study {folder.name}")
+            console.print(f"MLflow at {uri} is up to date with study {folder.name}")
             return
         found = differences(ledger, uri)
     except RequestError:
         raise
     except Exception as error:
-        complain(
-            f"MLflow at {without_secret(uri)} cannot be used ({describe_error(error, uri)}); run the same command again to continue"
-        )
+        complain(f"MLflow at {uri} cannot be used ({describe_error(error, uri)}); run the same command again to continue")
         raise typer.Exit(1) from None
     for line in found:
         console.print(line)
     if found:
         complain(f"{len(found)} differences; update MLflow: paretune sync {study}")
         raise typer.Exit(1)
-    console.print(f"MLflow at {without_secret(uri)} matches the ledger of study {folder.name} exactly")
+    console.print(f"MLflow at {uri} matches the ledger of study {folder.name} exactly")
 
 
 @app.command()
@@ -78,7 +76,7 @@ def register(
         export_adapter(saved, trial, adapter)
     name = name or saved.name
     version = register_model(saved.folder, tracking_uri(saved.folder.parent), trial, name)
-    Console(highlight=False, soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
+    Terminal(soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 import spaces
-from search import costs
+from search import costs, names
 from search.config.sections import (
     Backbone,
     Budget,
@@ -37,7 +37,7 @@ ANCHOR = "head_only"  # always runs first, for any choice of methods
 class StudyFile(Section):
     """One question: one backbone, one data set, one joint space, one budget. See docs/study-file.md."""
 
-    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    study: str = Field(pattern=names.PATTERN)
     backbone: Backbone = Backbone()
     data: Annotated[Digits | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
     methods: tuple[str, ...] = Field(min_length=1)

@@ -41,6 +41,7 @@ class SavedStudy:
         epochs: All reports in the order of arrival.
         rejections: Configurations rejected before training, with the reasons.
         ended: Reason why no more trials start although the budget has some left, or None.
+        openings: Tokens of the drivers that have opened it, if its checkpoints are not in its folder.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class SavedStudy:
     epochs: tuple[Report, ...]
     rejections: tuple[tuple[Config, str], ...]
     ended: str | None
+    openings: tuple[str, ...] = ()
 
     def trial(self, number: int) -> Trial:
         """Return one trial.
@@ -71,6 +73,16 @@ class SavedStudy:
     def checkpoints(self) -> Folder:
         """The folder of the trials' checkpoints, `trials/NNNN`; the study's own folder unless its file names another location."""
         return checkpoint_store.checkpoint_folder(self.folder, self.name, self.row.facts.checkpoints)
+
+    def own_checkpoints(self) -> Folder:
+        """Return the folder of the trials' checkpoints, to change it.
+
+        Raises:
+            LedgerError: If they are another study's, or in use by another copy of its ledger.
+        """
+        if self.checkpoints != self.folder:
+            checkpoint_store.refuse_foreign(self.checkpoints, self.row.uid, self.openings)
+        return self.checkpoints
 
     @property
     def members(self) -> tuple[Trial, ...]:
@@ -179,7 +191,8 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind is EventKind.REJECTED)
         state = find_state(record, trials, ended=ended is not None, owner=ledger.owner())
         history = tuple(with_measured(trials, events))
-        return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended)
+        openings = tuple(event.detail["mark"] for event in events if event.kind is EventKind.OPENED and "mark" in event.detail)
+        return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended, openings)
     finally:
         ledger.close()
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from search.errors import LedgerError
+from search.names import LAW, is_study_name
+from search.secret import LIBPQ_KEYS, userinfo_of
 from search.storage.whole_file import write_whole
 
 FORM = "postgresql://[user@]host[:port]/database"
 SCHEMES = ("postgresql", "postgres")
-_SECRETS = ("password", "sslpassword")
 _LONGEST = 48  # letters of a study's name; with our prefix and suffix it fits into PostgreSQL's 63
+_BELOW = "final"  # the one ledger that belongs to a study's
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,28 @@ class Address:
     Attributes:
         server: Address for libpq: server and database, with its parameters after a question mark.
         study: Name of the study; `study/final` holds the results of finalizing it.
+
+    Raises:
+        ValueError: If the server's address is invalid (see `check_server`), or the name is no study's or too long for PostgreSQL.
     """
 
     server: str
     study: str
 
+    def __post_init__(self) -> None:
+        check_server(self.server)
+        if not is_study_name(name := self.study.removesuffix(f"/{_BELOW}")):
+            raise ValueError(f"the address does not end with a study: {LAW}")
+        if len(name) > _LONGEST:
+            raise ValueError(f"on PostgreSQL a study's name may have at most {_LONGEST} letters; {name} has {len(name)}")
+
     def __str__(self) -> str:
         where, question, parameters = self.server.partition("?")
         return f"{where}/{self.study}{question}{parameters}"
 
-    def below(self, name: str) -> Address:
-        """Return the address of a ledger that belongs to this one."""
-        return Address(self.server, f"{self.study}/{name}")
+    def final(self) -> Address:
+        """Return the address of the ledger that holds the results of finalizing this study."""
+        return Address(self.server, f"{self.study}/{_BELOW}")
 
 
 def is_address(text: object) -> bool:
@@ -65,26 +77,20 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"the address of a study must have the form {FORM}/study; this one ends with the database")
     where, question, parameters = text.partition("?")
     study = "/".join(names)
-    return study_address(where.removesuffix(f"/{study}") + question + parameters, study)
-
-
-def study_address(server: str, study: str) -> Address:
-    """Return a study's address on a server whose address has been checked.
-
-    Raises:
-        ValueError: If the study's name is too long for PostgreSQL.
-    """
-    if len(study.partition("/")[0]) > _LONGEST:
-        raise ValueError(f"on PostgreSQL a study's name may have at most {_LONGEST} letters; {study} has {len(study)}")
-    return Address(server, study)
+    return Address(where.removesuffix(f"/{study}") + question + parameters, study)
 
 
 def _database_and_more(text: str) -> list[str]:
     if not is_address(text):
         raise ValueError(f"the address of a ledger on a server must have the form {FORM}")
-    parts = urlsplit(text)
-    if parts.password is not None or any(key in _SECRETS for key, _ in parse_qsl(parts.query)):
+    parts, user = urlsplit(text), userinfo_of(text)
+    if any(one in user for one in ":/?#") or parts.fragment:
         raise ValueError("the address contains a password; remove it, and set PGPASSWORD or use ~/.pgpass")
+    if unknown := [key for key, _ in parse_qsl(parts.query, keep_blank_values=True) if key not in LIBPQ_KEYS]:
+        raise ValueError(
+            f"the address may contain a password, as {len(unknown)} keys after the question mark are none of PostgreSQL's other "
+            "ones; remove them, and set PGPASSWORD or use ~/.pgpass"
+        )
     names = parts.path.removeprefix("/").split("/")
     if not all(names):
         raise ValueError(f"the address of a database must have the form {FORM}")
@@ -94,7 +100,7 @@ def _database_and_more(text: str) -> list[str]:
 def write_pointer(pointer: Path, address: Address) -> None:
     """Write the pointer file to a ledger, atomically."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(pointer, lambda draft: draft.write_text(json.dumps({"ledger": str(address)}) + "\n"))
+    write_whole(pointer, lambda draft: draft.write_text(json.dumps({"ledger": str(address)}) + "\n"), durable=True)
 
 
 def read_pointer(pointer: Path) -> Address:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,16 +55,63 @@ def refuse_taken(folder: Folder) -> None:
         raise LedgerError(f"{folder} holds the checkpoints of another study of this name; choose another name, or delete them")
 
 
-def claim_folder(folder: Folder, uid: str) -> None:
-    """Mark the folder as the study's; this also repairs the missing mark of a driver that died early.
+def claim_folder(folder: Folder, uid: str, opening: str) -> None:
+    """Mark the folder as the study's, by a driver that opens it; this also repairs the missing mark of a driver that died early.
+
+    Args:
+        folder: Folder of the study's checkpoints.
+        uid: Unique id of the study.
+        opening: Token of the driver's event `opened`; a copy of the ledger that was made before does not have it.
 
     Raises:
         LedgerError: If the folder belongs to another study.
     """
-    if (mark := read_file(folder, _MARK)) is None:
-        write_file(folder, _MARK, json.dumps({"uid": uid}).encode())
-    elif json.loads(mark)["uid"] != uid:
+    if (mark := _read_mark(folder)) is not None and mark["uid"] != uid:
         raise LedgerError(f"{folder} holds the checkpoints of another study of this name; give this study's ledger its own again")
+    write_file(folder, _MARK, json.dumps({"uid": uid, "opened": opening}).encode())
+
+
+def refuse_foreign(folder: Folder, uid: str, openings: Collection[str]) -> None:
+    """Refuse to change checkpoints that are not those of a ledger: another study's, or those that another copy of it drives.
+
+    Args:
+        folder: Folder of the checkpoints.
+        uid: Unique id of the ledger's study.
+        openings: Tokens of the ledger's events `opened`.
+
+    Raises:
+        LedgerError: If the folder belongs to another study, to a ledger that has gone further than this one, or to no known one.
+    """
+    if (mark := _read_mark(folder)) is None:
+        raise LedgerError(
+            f"{folder} has no {_MARK}, so that its checkpoints may be another study's; nothing was changed. If they are this "
+            f"study's, write it again: {json.dumps({'uid': uid})}"
+        )
+    if mark["uid"] != uid:
+        raise LedgerError(f"{folder} holds the checkpoints of another study of this name; nothing was changed")
+    if mark.get("opened", None) not in (None, *openings):  # an earlier Paretune wrote none
+        raise LedgerError(
+            f"{folder} is in use by another copy of this ledger, which has been opened since this one was copied; nothing was "
+            "changed: run the command on that ledger, or resume the study with this one"
+        )
+
+
+def _read_mark(folder: Folder) -> dict[str, str] | None:
+    """Return the mark that a study's driver has left in its folder of checkpoints; None if there is none.
+
+    Raises:
+        LedgerError: If the file is not whole.
+    """
+    if (blob := read_file(folder, _MARK)) is None:
+        return None
+    try:
+        mark = json.loads(blob)
+        return {"uid": str(mark["uid"]), **({"opened": str(mark["opened"])} if "opened" in mark else {})}
+    except (ValueError, TypeError, KeyError):
+        raise LedgerError(
+            f"{folder}/{_MARK} is not whole (a power cut leaves such files); delete it if the checkpoints there are this study's, "
+            "and run the study: it writes the file again"
+        ) from None
 
 
 # -- folders of either kind --------------------------------------------------------------------------------------------------------
@@ -84,7 +131,7 @@ def write_file(folder: Folder, name: str, blob: bytes) -> None:
         folder.write(name, blob)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / name, lambda draft: draft.write_bytes(blob))
+    write_whole(folder / name, lambda draft: draft.write_bytes(blob), durable=True)
 
 
 def folder_sizes(folder: Folder) -> dict[str, int]:
@@ -144,10 +191,10 @@ def trial_folder(study: Folder, number: int) -> Folder:
 
 
 def has_checkpoint(study: Folder, number: int) -> bool:
-    """Return whether a trial's folder contains anything but its stop flag."""
+    """Return whether a trial's folder contains anything but its stop flag and drafts of a worker that was killed."""
     folder = trial_folder(study, number)
     names = folder.sizes() if isinstance(folder, ObjectStoreFolder) else [file.name for file in folder.glob("*")]
-    return any(name != FLAG for name in names)
+    return any(name != FLAG and not name.startswith(".") for name in names)
 
 
 def set_stop_flag(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> None:

@@ -82,6 +82,10 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         f"{_STUDY}.__init__",
         "A driver has opened the study.",
         replay="starts the clock of a driver: the time since the previous event is not counted",
+        optional={
+            "version": "the driver's version of Paretune, which knows every kind in the ledger at that moment",
+            "mark": "the token in `study.json`, next to checkpoints that are outside the study's folder",
+        },
     ),
     EventKind.STARTED: EventSpec(
         Subject.TRIAL,

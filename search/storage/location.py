@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import LedgerError
+from search.names import StudyName
 from search.storage import address
-from search.storage.address import Address, read_pointer
+from search.storage.address import Address, read_pointer, write_pointer
 from search.storage.database import Database
 from search.storage.sqlite import SQLite
 
@@ -51,8 +53,6 @@ class LedgerLocation:
             with closing(open_database(self.path, self.address)) as there:
                 if not there.exists():
                     return None
-            from search.storage.address import write_pointer
-
             write_pointer(self.path, self.address)
         elif self.address is not None and str(open_database(here)) != str(self.address):
             raise LedgerError(
@@ -82,19 +82,15 @@ def locate_ledger(folder: Path, study: str, server: str | None) -> LedgerLocatio
     if server is None:
         return LedgerLocation(folder)
     try:
-        return LedgerLocation(folder, address.study_address(server, study))
+        return LedgerLocation(folder, Address(server, study))
     except ValueError as error:
         raise LedgerError(f"study: {error}") from None
 
 
-def location_below(folder: Path, name: str) -> LedgerLocation:
-    """Return the location of a ledger that belongs to the study in a folder, on the same database."""
+def final_location(folder: Path) -> LedgerLocation:
+    """Return the location of the ledger with the results of finalizing the study in a folder, on the same database."""
     here = ledger_in(folder)
-    if here.name == FILE:
-        return LedgerLocation(folder / name)
-    from search.storage.address import read_pointer
-
-    return LedgerLocation(folder / name, read_pointer(here).below(name))
+    return LedgerLocation(folder / "final", None if here.name == FILE else read_pointer(here).final())
 
 
 def attach_study(where: str, storage: Path) -> Path:
@@ -113,23 +109,45 @@ def attach_study(where: str, storage: Path) -> Path:
     return attached.folder
 
 
-def list_locations(storage: Path, server: str | None = None) -> list[LedgerLocation]:
-    """Return the locations of the studies in a storage folder or a database, in the order of their names.
+@dataclass(frozen=True)
+class Listing:
+    """The content of a storage folder or a database.
+
+    Attributes:
+        studies: Locations of the studies, in the order of their names.
+        foreign: Other folders with a ledger, or schemas of ours, whose names are no study's.
+    """
+
+    studies: list[LedgerLocation]
+    foreign: list[str]
+
+
+def list_locations(storage: Path, server: str | None = None) -> Listing:
+    """List the studies in a storage folder or a database, and what has a name that no study has.
 
     Raises:
         LedgerError: If the address is invalid, or the database cannot be queried.
     """
     if server is None:
-        return [
-            LedgerLocation(folder)
-            for folder in sorted({path.parent for name in (FILE, POINTER) for path in storage.glob(f"*/{name}")})
-        ]
-    from search.storage.postgresql import list_studies
+        names = {path.parent.name for name in (FILE, POINTER) for path in storage.glob(f"*/{name}")}
+        return _listed(names, lambda name: LedgerLocation(storage / StudyName(name)))
+    from search.storage.postgresql import list_names
 
     try:
-        return [LedgerLocation(storage / one.study, one) for one in list_studies(address.check_server(server))]
+        names = set(list_names(address.check_server(server)))
     except ValueError as error:
         raise LedgerError(str(error)) from None
+    return _listed(names, lambda name: LedgerLocation(storage / StudyName(name), Address(server, name)))
+
+
+def _listed(names: Iterable[str], locate: Callable[[str], LedgerLocation]) -> Listing:
+    studies, foreign = [], []
+    for name in sorted(names):
+        try:
+            studies.append(locate(name))
+        except ValueError:
+            foreign.append(name)
+    return Listing(studies, foreign)
 
 
 POINTER_SUFFIX = ".json"  # of a pointer file; every other file is SQLite's

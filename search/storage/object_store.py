@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from search.secret import STORE_KEYS, userinfo_of
+
 _T = TypeVar("_T")
 _PAUSES = (0.5, 1, 2, 4, 8, 15, 30)  # seconds between retries; an unreachable store is retried for a minute
 _LOOKS_EVERY_SECONDS = 1.0  # minimum time between two polls for a flag, because each is a request
-_SAFE_QUERY_KEYS = ("region", "scheme", "endpoint_override")  # any other query parameter might be a secret
 
 
 def is_address(text: object) -> bool:
@@ -30,11 +32,13 @@ def check_address(text: str) -> str:
     if not is_address(text):
         return text
     parts = urlsplit(text)
-    if "@" in parts.netloc or any(key not in _SAFE_QUERY_KEYS for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
+    user = userinfo_of(text)
+    secret = "@" in parts.netloc or ":" in user or parts.fragment or any(one in user for one in "?#")
+    if secret or any(key not in STORE_KEYS for key, _ in parse_qsl(parts.query, keep_blank_values=True)):
         raise ValueError(
             "the address may contain a secret; remove it, and provide credentials by the environment (AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY), ~/.aws, or the machine's own role. Only these keys are allowed after the question mark: "
-            + ", ".join(_SAFE_QUERY_KEYS)
+            + ", ".join(STORE_KEYS)
         )
     if parts.scheme == "file":
         if parts.netloc or not parts.path.startswith("/"):
@@ -87,13 +91,13 @@ class ObjectStoreFolder:
         return self._patiently(get)
 
     def write(self, name: str, blob: bytes) -> None:
-        """Create or replace a file atomically: readers see the old one or the new one."""
+        """Create or replace a file atomically: readers see the old one or the new one, also if a signal ends this process."""
 
         def put() -> None:
             with self._files.open_output_stream(self._path(name)) as stream:
                 stream.write(blob)
 
-        self._patiently(put)
+        self._patiently(lambda: _to_its_end(put))
 
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
@@ -146,6 +150,15 @@ class ObjectStoreFolder:
     def _path(self, name: str = "") -> str:
         path = self._base.partition("://")[2]
         return f"{path}/{name}" if name else path
+
+
+def _to_its_end(put: Callable[[], None]) -> None:
+    """Write in a thread of its own, where no signal raises its exception.
+
+    pyarrow has no abort: an output stream that is left between its opening and its write replaces the file by an empty one.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="paretune-put") as thread:  # which is left when the write has ended
+        thread.submit(put).result()
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import LedgerError, OutOfReach
+from search.names import LAW, is_study_name, shortened
 from search.storage import owner, schema
 from search.storage.database import Database
 from search.storage.events import EventKind
@@ -42,6 +43,8 @@ class LedgerReader:
         )
         with self._read() as connection:
             row = connection.execute(sa.select(schema.study)).one()
+            if not is_study_name(row.name.removesuffix("-final")) or not row.uid.isalnum():
+                raise LedgerError(f"{self._database} is the ledger of no study: {LAW}, got {shortened(row.name)}")
             study = StudyRow(row.name, row.uid, row.created, row.file, row.facts, dict(row.file.get("budget", {})))
             for kind, detail in connection.execute(changed):
                 study = study.changed_by(kind, detail)
@@ -82,7 +85,13 @@ class LedgerReader:
         """Read all events in order; `after` as in `reports`."""
         query = sa.select(schema.events).where(schema.events.c.number > after).order_by(schema.events.c.number)
         with self._read() as connection:
-            return [Event(r.number, r.time, _kind(r.kind), r.trial, r.who, r.detail) for r in connection.execute(query)]
+            rows = connection.execute(query).all()
+            if unknown := next((row.kind for row in rows if row.kind not in _KINDS), None):
+                raise LedgerError(
+                    f"{self._database} holds an event {shortened(unknown)!r}, which this Paretune does not know and must not pass "
+                    f"over; use {_version_needed(connection)}"
+                )
+        return [Event(row.number, row.time, EventKind(row.kind), row.trial, row.who, row.detail) for row in rows]
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """Read the requests of users, in order; only unanswered ones if `waiting`."""
@@ -138,8 +147,13 @@ def _trial_of(row: Any, against: str) -> Trial:
     return Trial(**columns, state=State(row.state), epochs=row.epoch or 0, metrics=none_to_nan(row.metrics), against=against)
 
 
-def _kind(stored: str) -> EventKind:
-    try:
-        return EventKind(stored)
-    except ValueError:
-        raise LedgerError(f"the ledger holds an event {stored!r} that this Paretune does not know; use a newer Paretune") from None
+_KINDS = frozenset(kind.value for kind in EventKind)
+
+
+def _version_needed(connection: sa.Connection) -> str:
+    """Return which Paretune knows all events of a ledger: the version of the last driver."""
+    opened = sa.select(schema.events.c.detail).where(schema.events.c.kind == EventKind.OPENED.value)
+    versions = [
+        row.detail["version"] for row in connection.execute(opened.order_by(schema.events.c.number)) if "version" in row.detail
+    ]
+    return f"Paretune {shortened(str(versions[-1]))} or a later one, which wrote it" if versions else "a newer Paretune"

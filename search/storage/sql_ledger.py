@@ -97,6 +97,8 @@ class SqlLedger(LedgerReader):
                     ledger._reading = ledger._database.copy_in_memory()
             except sa.exc.SQLAlchemyError as error:
                 why = ledger._database.describe_error(error) if isinstance(error, sa.exc.DBAPIError) else type(error).__name__
+                if isinstance(error, sa.exc.DBAPIError) and ledger._database.is_denied(error):
+                    raise LedgerError(f"{ledger._database} cannot be read ({why})") from error
                 raise LedgerError(f"{ledger._database} is not a readable ledger ({why}); restore it from a copy") from error
             if version < schema.VERSION:
                 ledger._migrate_copy()

@@ -7,7 +7,10 @@ trial, config, epoch, metrics) on any back end.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from search.config.loading import check_stored
 from search.config.sections import Budget, Images
 from search.config.study_file import StudyFile
 from search.costs import Sizes
-from search.errors import RequestError, StudyFileError
+from search.errors import RequestError
 from search.samplers.base import Done, NewConfig, Promote, Result, Wait
 from search.seeds import seed_for
 from search.storage import checkpoints
@@ -85,10 +88,12 @@ class Study:
         self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
         self._replay()
+        opening: dict[str, Any] = {"version": metadata.version("paretune")}
         if self.checkpoints != self.folder and not simulated:
-            checkpoint_store.claim_folder(self.checkpoints, self.row.uid)
+            opening["mark"] = uuid.uuid4().hex
+            checkpoint_store.claim_folder(self.checkpoints, self.row.uid, opening["mark"])
         with ledger.decision() as writer:
-            writer.event(EventKind.OPENED)
+            writer.event(EventKind.OPENED, **opening)
         self._clock = BudgetClock(ledger.now, self.state.seconds)
 
     def _replay(self) -> None:
@@ -132,7 +137,8 @@ class Study:
         ledger = SqlLedger.create(
             location.path, address=location.address, name=file.study, file=file.resolved(), facts=facts.as_json(), now=now
         )
-        return cls(file, ledger, sizes)
+        with _closed_by_errors(ledger):
+            return cls(file, ledger, sizes)
 
     @classmethod
     def open(
@@ -146,15 +152,12 @@ class Study:
         """
         opening = opening or find_study(file)
         ledger = SqlLedger.open(opening.location.ledger_path, now=now)
-        ledger.claim()
-        row = ledger.study()
-        if opening.saved is not None and row.file != opening.saved.row.file:  # another driver has widened it since
-            try:
+        with _closed_by_errors(ledger):
+            ledger.claim()
+            row = ledger.study()
+            if opening.saved is not None and row.file != opening.saved.row.file:  # another driver has widened it since
                 refuse_changes(row, file)
-            except StudyFileError:
-                ledger.close()
-                raise
-        return cls(file, ledger, sizes)
+            return cls(file, ledger, sizes)
 
     def pin(self, pinned: Pinned) -> None:
         """Record data and weights: of a study that began before this was done at once, or whose data have moved."""
@@ -518,3 +521,13 @@ class Study:
             writer.reject(rejections)
             writer.event(EventKind.ENDED, reason=reason)
         self.state.ended = reason
+
+
+@contextmanager
+def _closed_by_errors(ledger: Ledger) -> Iterator[None]:
+    """Release the ledger if the block fails, so that the study is free at once."""
+    try:
+        yield
+    except BaseException:
+        ledger.close()
+        raise

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from search.secret import SecretAddress, hide_secrets
 from search.storage.sqlite_address import sqlite_address, sqlite_path
 from search.tracking.mlflow_database import whole_database
 from search.tracking.mlflow_internals import metric_history
@@ -96,7 +96,7 @@ class FullRun:
 class RunStore:
     """The runs of one experiment. Every method passes on the exceptions of MLflow."""
 
-    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
+    def __init__(self, client: MlflowClient, uri: SecretAddress, experiment_id: str) -> None:
         self._client = client
         self.uri = uri
         self.experiment_id = experiment_id
@@ -111,6 +111,7 @@ class RunStore:
             storage: Folder of the studies; artifacts are stored in it unless a server has its own location for them.
             against: Second objective, see `experiment_tags`.
         """
+        uri = SecretAddress(uri)
         with whole_database(uri):
             client = _client(uri)
             return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(against)))
@@ -118,6 +119,7 @@ class RunStore:
     @classmethod
     def find(cls, uri: str, name: str) -> RunStore | None:
         """Return the experiment of that name, None if it does not exist."""
+        uri = SecretAddress(uri)
         with whole_database(uri):
             client = _client(uri)
             found = client.get_experiment_by_name(name)
@@ -147,7 +149,7 @@ class RunStore:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            yield list(page)
+            yield [run for run in page if run.data.tags.get("paretune.trial", "0").isdecimal()]  # others may edit tags
             if not (token := page.token):
                 return
 
@@ -281,25 +283,18 @@ class RunStore:
         run.status = status
 
 
-def tracking_uri(storage: Path) -> str:
+def tracking_uri(storage: Path) -> SecretAddress:
     """Return the MLflow address for the studies of a storage folder: `MLFLOW_TRACKING_URI`, or an SQLite file in the folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage.resolve() / "mlflow.db")
-
-
-def without_secret(uri: str, text: str | None = None) -> str:
-    """Return an address, or a text that contains it, without user name and password."""
-    secret, at, _ = urlsplit(uri).netloc.rpartition("@")
-    text = uri if text is None else text
-    return text.replace(secret + at, "") if at else text
+    return SecretAddress(os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(storage.resolve() / "mlflow.db"))
 
 
 def describe_error(error: BaseException, uri: str) -> str:
     """Return the first line of an error, without the secret of the address."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return without_secret(uri, line)[:300]
+    return hide_secrets(SecretAddress(uri).hide(line))[:300]
 
 
-def _client(uri: str) -> MlflowClient:
+def _client(uri: SecretAddress) -> MlflowClient:
     """Create a client without output or telemetry, that leaves retries to the recorder."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -311,7 +306,7 @@ def _client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.WARNING))
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=uri.reveal())
 
 
 def _experiment(client: MlflowClient, uri: str, name: str, storage: Path, tags: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ import os
 from urllib.parse import unquote, urlsplit
 
 from search.errors import RequestError
+from search.secret import SecretAddress
 from search.storage.sqlite_address import sqlite_path
 
 _PATIENCE = 3.0  # seconds
@@ -33,17 +34,18 @@ def refuse_without_rights(uri: str, study: str) -> None:
         if not os.access(first, os.W_OK) or (first == database and not os.access(database.parent, os.W_OK)):
             raise RequestError(f"MLflow: {database} cannot be written; get write access, or set MLFLOW_TRACKING_URI")
     elif uri.startswith(("http://", "https://")):
-        status = _answer(uri, study)
+        status = _answer(SecretAddress(uri), study)
         if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
             raise RequestError(
-                f"MLflow: {urlsplit(uri).hostname} denies write access (HTTP {status}); set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of a user with access, or unset MLFLOW_TRACKING_URI"
+                f"MLflow: {urlsplit(SecretAddress(uri)).hostname} denies write access (HTTP {status}); set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) of a user with access, or unset "
+                "MLFLOW_TRACKING_URI"
             )
 
 
-def _answer(uri: str, study: str) -> int | None:
+def _answer(uri: SecretAddress, study: str) -> int | None:
     """Return the HTTP status of the server's answer to creating the experiment; None if it does not answer."""
-    at = urlsplit(uri)
+    at = urlsplit(uri.reveal())
     kind = http.client.HTTPSConnection if at.scheme == "https" else http.client.HTTPConnection
     connection = kind(at.hostname or "", at.port, timeout=_PATIENCE)
     headers = {"Content-Type": "application/json"}

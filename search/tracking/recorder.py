@@ -19,9 +19,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO, cast
 
-from search.tracking.mlflow_client import describe_error, without_secret
+from search.secret import HidingStream, SecretAddress
+from search.tracking.mlflow_client import describe_error
 from search.tracking.sync import MlflowSync
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,9 @@ class RecorderProcess:
         self, ledger_path: Path, tracking_uri: str, *, period: float = 2.0, longest_period: float = 10.0, head_start: float = 0.0
     ) -> None:
         when = {"period": period, "longest_period": longest_period, "head_start": head_start}
-        self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": tracking_uri, **when}
+        self._where = SecretAddress(tracking_uri)
+        self._order = {"ledger": str(ledger_path.absolute()), "tracking_uri": self._where.reveal(), **when}
         self._log_file = ledger_path.parent / "paretune.log"
-        self._where = without_secret(tracking_uri)
         self._study = ledger_path.parent.name
         self._process: subprocess.Popen[str] | None = None
         self._answer = ""
@@ -149,7 +150,7 @@ def follow(record: MlflowSync, driver: IO[Any], *, period: float, longest_period
         The error of the last sync, None if it succeeded.
     """
     problem: str | None = None
-    where = without_secret(record.tracking_uri)
+    where = record.tracking_uri
 
     def sync(*, final: bool) -> None:
         nonlocal problem
@@ -184,19 +185,20 @@ def main() -> None:
     """Run the process that `RecorderProcess.start` starts."""
     os.nice(19)  # relative to the driver's session; any lower, and a busy machine would starve the last sync
     gc.set_threshold(100_000, 20, 100)  # MLflow's import makes a million permanent objects: scanning them would double the time
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger(__name__).setLevel(logging.INFO)
-    logging.captureWarnings(True)
     if not (line := sys.stdin.readline()):
         return  # the driver died at once
     order = json.loads(line)
-    ledger = Path(order["ledger"])
+    ledger, uri = Path(order["ledger"]), SecretAddress(order["tracking_uri"])
+    sys.stderr = cast(TextIO, HidingStream(sys.stderr, uri))  # the study's log, also for what MLflow prints
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger(__name__).setLevel(logging.INFO)
+    logging.captureWarnings(True)
     with ledger.with_name(".recorder.lock").open("w") as lock, contextlib.redirect_stdout(sys.stderr):  # MLflow prints into the log
         fcntl.flock(lock, fcntl.LOCK_EX)  # the recorder of a killed driver may still be in its last sync
         select.select(
             [sys.stdin], [], [], order["head_start"]
         )  # workers import torch first, then we import MLflow; earlier if the driver is gone
-        record, periods = MlflowSync(ledger, order["tracking_uri"]), {key: order[key] for key in ("period", "longest_period")}
+        record, periods = MlflowSync(ledger, uri), {key: order[key] for key in ("period", "longest_period")}
         problem = follow(record, sys.stdin, **periods)
     with contextlib.suppress(BrokenPipeError):  # the driver may be gone
         print(json.dumps({"problem": problem}), flush=True)

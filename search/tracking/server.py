@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from search.secret import SecretAddress, hide_secrets
 from search.storage.sqlite_address import sqlite_path
 from search.tracking.locked_pages import APP, TOKEN
-from search.tracking.mlflow_client import tracking_uri, without_secret
+from search.tracking.mlflow_client import tracking_uri
 from search.tracking.sync import RecordingError, receipt_of
 
 Ask = Callable[..., tuple[int, bytes]]  # path, and body of a POST -> status and body of the answer
@@ -55,7 +56,7 @@ def serve(
     """
     uri = tracking_uri(storage)
     if uri.startswith(("http://", "https://")):
-        at = f"{without_secret(uri).rstrip('/')}/{_recorded_page(storage, study, uri)}"
+        at = f"{uri.rstrip('/')}/{_recorded_page(storage, study, uri)}"
         say(f"MLFLOW_TRACKING_URI names a running server; it shows {study or 'the studies'} at {at}")
         return
     database = sqlite_path(uri)
@@ -63,10 +64,13 @@ def serve(
         raise RecordingError(f"{database} does not exist: nothing is recorded in {storage} yet; run a study first")
     port, token = free_port(port), secrets.token_urlsafe(24)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--app-name", APP]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", str(storage.resolve() / "mlflow-artifacts")]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment[TOKEN] = token
+    command += ["--app-name", APP, "--artifacts-destination", str(storage.resolve() / "mlflow-artifacts")]
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": uri.reveal(),  # others on the machine may read arguments, but not an environment
+        TOKEN: token,
+    }
     with _interruptible(), tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
         try:
@@ -130,13 +134,13 @@ def _await_answer(process: subprocess.Popen[bytes], ask: Ask, timeout: float, ou
     raise RecordingError(f"MLflow's server did not answer within {timeout:g} s: {_tail(output)}")
 
 
-def _recorded_page(storage: Path, study: str | None, uri: str) -> str:
+def _recorded_page(storage: Path, study: str | None, uri: SecretAddress) -> str:
     """Return the page of a study on the server that records it, from the receipt next to its ledger."""
     if study is None:
         return "#/experiments"
     receipt = receipt_of(storage / study)
-    if receipt.get("tracking_uri") != without_secret(uri):
-        raise RecordingError(f"{study} is not recorded at {without_secret(uri)} yet; record it: paretune sync {study}")
+    if receipt.get("tracking_uri") != str(uri):
+        raise RecordingError(f"{study} is not recorded at {uri} yet; record it: paretune sync {study}")
     return f"#/experiments/{receipt['experiment_id']}/runs/{receipt['run_id']}{_TRAINING}"
 
 
@@ -168,7 +172,7 @@ def _ask(port: int, token: str, path: str, body: str | None = None) -> tuple[int
 def _tail(output: Any) -> str:
     output.seek(0)
     lines = output.read().decode(errors="replace").strip().splitlines()
-    return " / ".join(lines[-3:]) or "it printed nothing"
+    return hide_secrets(" / ".join(lines[-3:])) or "it printed nothing"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

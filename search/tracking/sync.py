@@ -26,13 +26,14 @@ from search.front import ranks
 from search.results.saved_study import load
 from search.results.study_state import StudyState, ended_by, find_state, measured_by
 from search.results.views import PICTURES, write_page, write_views
+from search.secret import SecretAddress
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.rows import Event, Report, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.storage.whole_file import write_whole
 from search.tracking import run_content
-from search.tracking.mlflow_client import RunIndex, RunStore, without_secret
+from search.tracking.mlflow_client import RunIndex, RunStore
 from search.tracking.study_note import write_note
 
 N_MANY = 500  # number of runs from which MLflow's own SQLite needs ANALYZE
@@ -62,7 +63,7 @@ def receipt_of(folder: Path) -> Mapping[str, Any]:
 def is_behind(ledger_path: Path, tracking_uri: str) -> bool:
     """Return whether MLflow may lack a part of the study, judged by the receipt of the last full sync, without asking MLflow."""
     receipt = receipt_of(ledger_path.parent)
-    if receipt.get("tracking_uri") != without_secret(tracking_uri):
+    if receipt.get("tracking_uri") != str(SecretAddress(tracking_uri)):
         return True
     with _reading(ledger_path) as ledger:
         return bool(ledger.events(after=receipt.get("last_event", -1)))
@@ -78,7 +79,7 @@ class MlflowSync:
     """
 
     def __init__(self, ledger_path: Path, tracking_uri: str, *, artifact_period: float = 30.0) -> None:
-        self.tracking_uri = tracking_uri
+        self.tracking_uri = SecretAddress(tracking_uri)
         self._ledger_path = ledger_path
         self._artifact_period = artifact_period
         self._view: _View | None = None  # None: the content of MLflow has to be read
@@ -232,7 +233,7 @@ class _View:
     def write_receipt(self, uri: str) -> None:
         """Write the address of the record and its last event to a file next to the ledger."""
         receipt = {
-            "tracking_uri": without_secret(uri),
+            "tracking_uri": str(SecretAddress(uri)),
             "experiment_id": self._store.experiment_id,
             "run_id": self._parent.id if self._parent else None,
             "last_event": self._last_event,

@@ -49,6 +49,9 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     Args:
         study: Folder of the study.
         dry_run: True to only report what would be deleted.
+
+    Raises:
+        LedgerError: If the checkpoints are another study's, or in use by another copy of its ledger; nothing was deleted.
     """
     saved = load(study)
     trials = saved.history
@@ -56,9 +59,10 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     taken = checkpoints.folder_sizes(saved.checkpoints / "trials")
     sizes = {trial.number: taken.get(f"{trial.number:04d}", 0) for trial in trials}
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
-    if not dry_run:
+    if gone and not dry_run:
+        folder = saved.own_checkpoints()
         for number in gone:
-            checkpoints.remove_folder(checkpoints.trial_folder(saved.checkpoints, number))
+            checkpoints.remove_folder(checkpoints.trial_folder(folder, number))
     return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
 
 

@@ -113,10 +113,11 @@ def finalize(
 
     Raises:
         RequestError: If the front is empty, or a model could not be trained; finished models are kept.
-        LedgerError: If another process is finalizing the study.
+        LedgerError: If another process is finalizing the study, or its checkpoints are another study's.
     """
     if not study.members:
         raise RequestError(f"study {study.name} has no front yet: no trial is complete")
+    study.own_checkpoints()
     ledger = _ledger(study)
     try:
         wanted = [(member.number, repeat) for repeat in range(n_seeds) for member in study.members]
@@ -149,7 +150,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     Raises:
         LedgerError: If nothing has been finalized.
     """
-    sibling = location.location_below(study.folder, "final")
+    sibling = location.final_location(study.folder)
     ledger = SqlLedger.open(sibling.find() or sibling.path)
     try:
         done = [trial for trial in ledger.trials() if trial.state is State.COMPLETE]
@@ -218,7 +219,7 @@ def row(member: Member) -> dict[str, Any]:
 
 
 def _ledger(study: SavedStudy) -> SqlLedger:
-    sibling = location.location_below(study.folder, "final")
+    sibling = location.final_location(study.folder)
     if (path := sibling.find()) is None:
         facts, file = {"of": study.row.uid}, dict(study.row.file)
         return SqlLedger.create(sibling.path, address=sibling.address, name=f"{study.name}-final", file=file, facts=facts)
@@ -267,5 +268,11 @@ def _as_bytes(correct: NDArray[np.bool_]) -> bytes:
 def _read(folder: Folder) -> NDArray[np.bool_]:
     if (blob := checkpoints.read_file(folder, _CORRECT)) is None:
         raise RequestError(f"{folder} has no {_CORRECT}: the test results of a finished retraining were deleted; restore the file")
-    found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
+    try:
+        found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
+    except (ValueError, EOFError, OSError):
+        raise RequestError(
+            f"{folder}/{_CORRECT} is not whole (a power cut leaves such files); restore it, or move the study's folder `final` "
+            "away and finalize again"
+        ) from None
     return found

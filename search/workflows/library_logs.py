@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import IO, cast
+
+from search.secret import HidingFormatter, HidingStream
 
 _LIBRARIES = ("optuna", "mlflow", "alembic", "timm", "torch", "PIL", "matplotlib", "py.warnings")
 _LOGGERS = (*_LIBRARIES, "ray", "search", "trainables", "cluster")
@@ -24,16 +27,18 @@ def held() -> Iterator[None]:
 def logged_to(path: Path) -> Iterator[None]:
     """Redirect the libraries' logs and output to a file. Progress still reaches the terminal: its console has the old stream."""
     handler = logging.handlers.WatchedFileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(HidingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for waiting in logging.getLogger("py.warnings").handlers:
         if isinstance(waiting, logging.handlers.MemoryHandler):
             waiting.setTarget(handler)
             waiting.flush()
             waiting.setTarget(None)
-    with _redirected(_LOGGERS, handler), path.open("a", buffering=1) as printed, redirect_stdout(printed), redirect_stderr(printed):
-        for ours in ("search", "cluster"):
-            logging.getLogger(ours).setLevel(logging.INFO)
-        yield
+    with _redirected(_LOGGERS, handler), path.open("a", buffering=1) as file:
+        printed = cast(IO[str], HidingStream(file))
+        with redirect_stdout(printed), redirect_stderr(printed):
+            for ours in ("search", "cluster"):
+                logging.getLogger(ours).setLevel(logging.INFO)
+            yield
 
 
 @contextmanager

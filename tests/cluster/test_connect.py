@@ -1,4 +1,9 @@
-"""The embedded cluster: loopback, as many slots as fit, and a clear word when none does."""
+"""The embedded cluster: loopback, as many slots as fit, a token of its user's only, and a clear word when none does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +51,36 @@ def test_an_embedded_cluster_starts_no_server_that_one_machine_has_no_use_for() 
     started = [" ".join(child.cmdline()) for child in psutil.Process().children() if "start" not in child.cmdline()]
     assert any("raylet" in command for command in started)
     assert not [command for command in started if "monitor.py" in command or "dashboard.py" in command]
+
+
+def test_the_token_of_an_embedded_cluster_is_readable_by_its_user_only(tmp_path: Path) -> None:
+    program = (
+        "from cluster.connect import embedded\nwith embedded(n_cpus=1): import os; print('mode', os.environ.get('RAY_AUTH_MODE'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, umask=0o022)
+    assert done.stdout.split() == ["mode", "token"], done.stderr
+    token = tmp_path / ".ray" / "auth_token"
+    assert len(token.read_text()) >= 32
+    assert [token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777] == [0o600, 0o700]
+    assert list(token.parent.iterdir()) == [token]
+
+
+def test_a_token_that_others_could_read_becomes_private_and_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster.connect import make_token
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir(mode=0o755)
+    token.write_text("as it was")
+    token.chmod(0o644)
+    make_token()
+    assert token.read_text() == "as it was"
+    assert [token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777] == [0o600, 0o700]
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    token.unlink()
+    make_token()
+    assert not token.exists()

@@ -25,6 +25,12 @@ def test_the_staged_packages_run_without_an_installed_paretune_and_know_their_ve
     ("text", "law"),
     [
         ("a: 1\nb: https://ann:secret@example.org\n", "study.yaml, line 2: a password in an address"),
+        ("b: s3://AKIA:a/b+secret@bucket\n", "study.yaml, line 1: a password in an address"),
+        ("b: https://secret@example.org/x\n", "study.yaml, line 1: a token in an address"),
+        ("b: https://example.org/x?a=1&sig=secret@\n", "study.yaml, line 1: a secret in the query"),
+        ("b: https://example.org/x?X-Amz-Signature=secret@\n", "study.yaml, line 1: a secret in the query"),
+        ("AWS_SECRET_ACCESS_KEY: wJalrXUtnFEMI/K7MDENGsecret@\n", "study.yaml, line 1: a secret key"),
+        ("key: sk-abcdefghijklmnopqrstuvwx\n", "study.yaml, line 1: an access key"),
         ("key: AKIAABCDEFGHIJKLMNOP\n", "study.yaml, line 1: an access key"),
         ("-----BEGIN RSA PRIVATE KEY-----\n", "study.yaml, line 1: a private key"),
     ],
@@ -35,6 +41,14 @@ def test_a_secret_is_not_sent_and_not_repeated(tmp_path: Path, text: str, law: s
     assert "secret@" not in str(refused.value)
     assert "AKIAABC" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", ["ledger: postgresql://team@db:5432/team?sslmode=require&sslkey=/k\n", "storage: s3://b/f?region=eu\n"]
+)
+def test_an_address_without_a_secret_is_sent(tmp_path: Path, text: str) -> None:
+    upload.stage(tmp_path, {"study.yaml": text})
+    assert (tmp_path / "study.yaml").read_text() == text
 
 
 def test_what_is_too_large_is_not_sent(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from search.cli.app import app
 from search.config.loading import check
+from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load
 from search.results.study_state import StudyState
 from search.storage.events import EVENTS, EventKind, check_detail
@@ -117,6 +118,15 @@ def test_it_resumes_at_its_checkpoints_and_finishes(study: Path) -> None:
 def test_what_its_front_did_on_the_test_split_is_read_back(study: Path) -> None:
     members = finalized(load(study))
     assert [(member.trial.number, round(100 * member.mean, 2)) for member in members] == [(0, 97.24), (6, 97.74), (3, 97.74)]
+
+
+@pytest.mark.parametrize("n_bytes", [0, 50])
+def test_test_results_that_a_power_cut_has_halved_are_named(tmp_path: Path, n_bytes: int) -> None:
+    folder = Path(shutil.copytree(OLD / "sqlite" / "half", tmp_path / "half"))
+    path = folder / "final" / "trials" / "0001" / "correct.npy"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(RequestError, match=r"0001/correct\.npy is not whole"):
+        finalized(load(folder))
 
 
 def test_an_exported_adapter_loads_on_its_backbone() -> None:

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ def export_adapter(
 
 def _write(to: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
     to = to.resolve()
-    unfinished = to.with_name(f".{to.name}.{os.getpid()}")
+    unfinished = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
     unfinished.mkdir(parents=True)
     try:
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

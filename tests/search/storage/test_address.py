@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.storage.address import Address, check_server, parse_address, study_address
+from search.storage.address import Address, check_server, parse_address
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,10 @@ from search.storage.address import Address, check_server, parse_address, study_a
 )
 def test_a_study_adds_its_name_to_the_database_and_an_address_reads_back(server: str) -> None:
     assert check_server(server) == server
-    address = study_address(server, "flowers")
+    address = Address(server, "flowers")
     assert parse_address(str(address)) == address
-    assert parse_address(str(address.below("final"))) == Address(server, "flowers/final")
-    assert str(study_address("postgresql://host/team?sslmode=require", "s")) == "postgresql://host/team/s?sslmode=require"
+    assert parse_address(str(address.final())) == Address(server, "flowers/final")
+    assert str(Address("postgresql://host/team?sslmode=require", "s")) == "postgresql://host/team/s?sslmode=require"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,14 @@ def test_one_database_is_no_study_and_a_study_no_database() -> None:
 
 
 def test_a_name_that_postgresql_would_cut_is_refused() -> None:
-    assert study_address("postgresql://host/team", "s" * 48).study == "s" * 48
+    assert Address("postgresql://host/team", "s" * 48).study == "s" * 48
     with pytest.raises(ValueError, match="at most 48"):
-        study_address("postgresql://host/team", "s" * 49)
+        Address("postgresql://host/team", "s" * 49)
+
+
+@pytest.mark.parametrize("study", ["", "..", "../../evil", "a/b", "final/../x", 'x";--', "x\n", "\x1b[2J", "a/final/final"])
+def test_an_address_holds_a_studys_name_however_it_is_made(study: str) -> None:
+    with pytest.raises(ValueError, match="a study's name must have"):
+        Address("postgresql://host/team", study)
+    with pytest.raises(ValueError, match=r"postgresql://|a study's name"):
+        parse_address(f"postgresql://host/team/{study}")

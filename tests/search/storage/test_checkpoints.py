@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
-from collections.abc import Callable
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +18,22 @@ import yaml
 
 import search
 from search.backends import in_process
+from search.backends.base import Order, Outcome
 from search.config.loading import check
 from search.config.study_file import StudyFile
 from search.errors import LedgerError, StudyFileError
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints, object_store
+from search.storage.address import Address, write_pointer
 from search.storage.checkpoints import Folder
 from search.storage.object_store import ObjectStoreFolder
 from search.storage.sql_ledger import SqlLedger
+from search.study.extension import Extension
 from search.study.study import Study
 from search.workflows import collect_checkpoints
 from search.workflows.export_adapter import export_adapter
+from search.workflows.finalize import finalize
 from trainables import make
 from trainables.export.adapter import read_card
 from trainables.protocol import Stopped, raise_if_stopped
@@ -62,6 +70,65 @@ def test_a_file_is_what_was_written_last_and_nothing_is_left_beside_it(folder: F
     checkpoints.remove_folder(folder / "0002")
     checkpoints.remove_folder(folder / "0003")  # is not there
     assert {name: size for name, size in checkpoints.folder_sizes(folder).items() if size} == {"0001": 8}
+
+
+def test_what_a_law_promises_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synchronised: list[Path] = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        synchronised.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    checkpoints.write_file(tmp_path / "a", "study.json", b"{}")
+    write_pointer(tmp_path / "b" / "ledger.json", Address("postgresql://host/team", "s"))
+    SqlLedger.create(tmp_path / "c" / "ledger.db", name="s", file={}, facts={}).close()
+    assert [one.name.rpartition(".")[2] for one in synchronised if one.is_file() or "." in one.name] == ["json", "json"]
+    assert [one for one in synchronised if one.is_dir()] == [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
+
+
+def test_a_draft_of_a_worker_that_was_killed_is_no_checkpoint(folder: Folder) -> None:
+    checkpoints.write_file(checkpoints.trial_folder(folder, 3), ".checkpoint.safetensors.17", b"half")
+    assert not checkpoints.has_checkpoint(folder, 3)
+
+
+class Ended(BaseException):
+    """What a signal raises: SIGTERM in a Ray worker, Ctrl-C in a driver."""
+
+
+def test_a_write_that_a_signal_ends_leaves_the_old_object_or_the_new_one(store: Bucket) -> None:
+    folder = ObjectStoreFolder(f"{store.address}/ended")
+    writing: list[bool] = []
+
+    def end(*_: object) -> None:
+        if writing:  # a signal may arrive after its timer was stopped
+            raise Ended
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        old = bytes(100_000)
+        began = time.monotonic()
+        checkpoints.write_file(folder, "checkpoint", old)
+        took, n_ended = time.monotonic() - began, 0
+        for n in range(40):
+            new = bytes([n]) * 100_000
+            try:
+                writing.append(True)
+                signal.setitimer(signal.ITIMER_REAL, took * (n + 0.5) / 40)
+                try:
+                    checkpoints.write_file(folder, "checkpoint", new)
+                finally:
+                    writing.clear()
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Ended:
+                n_ended += 1
+            found = checkpoints.read_file(folder, "checkpoint")
+            assert found in (old, new)
+            old = found
+        assert n_ended
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_checkpoint_comes_back_whole_and_a_torn_one_is_named(folder: Folder) -> None:
@@ -241,6 +308,69 @@ def test_two_studies_of_one_name_do_not_share_a_place_and_one_keeps_its_own(stor
     with pytest.raises(StudyFileError, match="they stay where they were created"):
         Study.open(check(RAW | {"storage": str(tmp_path / "one")}), SyntheticSizes())
     Study.open(file("one"), SyntheticSizes()).close()
+
+
+def searched(folder: Path, disk: str, **budget: int) -> Path:
+    """The folder of a finished study whose checkpoints are in a place that other studies of the name may have."""
+    raw = RAW | {"storage": str(folder / "shared"), "ledger": str(folder / disk)}
+    with closing(Study.create(check(raw | {"budget": RAW["budget"] | budget}), SyntheticSizes())) as study:
+        in_process.run(study, make(**study.file.worker()))
+        return study.folder
+
+
+def nothing_retrained(orders: Iterable[Order]) -> Iterator[Outcome]:
+    for _ in orders:
+        raise AssertionError("a model is retrained")
+    yield from ()
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_old_ledger_changes_nothing_where_another_study_of_its_name_is_now(tmp_path: Path) -> None:
+    first = searched(tmp_path, "one")
+    shutil.rmtree(tmp_path / "shared" / "far")
+    searched(tmp_path, "two")
+    before = files_below(tmp_path / "shared")
+    with pytest.raises(LedgerError, match="checkpoints of another study of this name; nothing was changed"):
+        collect_checkpoints.collect(first)
+    with pytest.raises(LedgerError, match="checkpoints of another study of this name; nothing was changed"):
+        finalize(load(first), n_seeds=1, retrain=nothing_retrained)
+    assert files_below(tmp_path / "shared") == before
+
+
+def test_a_copy_of_a_ledger_changes_nothing_once_the_study_goes_on_elsewhere(tmp_path: Path) -> None:
+    home = searched(tmp_path, "one")
+    copy = Path(shutil.copytree(home, tmp_path / "two" / "far"))
+    raw = RAW | {"storage": str(tmp_path / "shared"), "ledger": str(tmp_path / "one")}
+    with closing(Study.open(check(raw), SyntheticSizes())) as study:
+        study.extend(Extension(more_trials=4))
+        in_process.run(study, make(**study.file.worker()))
+    before = files_below(tmp_path / "shared")
+    with pytest.raises(LedgerError, match="another copy of this ledger"):
+        collect_checkpoints.collect(copy)
+    with pytest.raises(LedgerError, match="another copy of this ledger"):
+        finalize(load(copy), n_seeds=1, retrain=nothing_retrained)
+    assert files_below(tmp_path / "shared") == before
+    assert collect_checkpoints.collect(home).trials
+    assert load(home).own_checkpoints() == tmp_path / "shared" / "far"
+
+
+@pytest.mark.parametrize("mark", [b"", b'{"uid"', b"[]"])
+def test_a_mark_that_a_power_cut_has_halved_is_named_and_never_a_traceback(tmp_path: Path, mark: bytes) -> None:
+    home = searched(tmp_path, "one", n_trials=3)
+    (tmp_path / "shared" / "far" / "study.json").write_bytes(mark)
+    file = check(
+        RAW | {"storage": str(tmp_path / "shared"), "ledger": str(tmp_path / "one"), "budget": RAW["budget"] | {"n_trials": 3}}
+    )
+    with pytest.raises(LedgerError, match=r"study.json is not whole .* delete it"):
+        Study.open(file, SyntheticSizes())
+    (tmp_path / "shared" / "far" / "study.json").unlink()
+    with pytest.raises(LedgerError, match=load(home).row.uid):
+        load(home).own_checkpoints()
+    Study.open(file, SyntheticSizes()).close()
+    assert load(home).own_checkpoints()
 
 
 def test_gc_leaves_in_the_store_what_is_needed_and_says_what_it_takes(store: Bucket, tmp_path: Path) -> None:

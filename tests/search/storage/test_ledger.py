@@ -440,7 +440,7 @@ def test_an_older_ledger_is_migrated_when_it_is_claimed_and_nothing_is_lost(
             assert writer.event(EventKind.OPENED) == 4
         ledger.ask_for("prune", [1], {}, lambda *_: None)
         assert len(ledger.requests(waiting=True)) == 1
-    with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.below("new")))) as new:
+    with closing(create(LedgerLocation(place.folder / "new", place.address and place.address.final()))) as new:
         assert columns(ledger_of_schema_1) == columns(new.path)
 
 
@@ -515,6 +515,19 @@ def test_a_ledger_of_a_newer_paretune_is_refused(ledger: SqlLedger) -> None:
     altered(ledger.path, f"UPDATE study SET schema_version = {schema.VERSION + 1}")  # noqa: S608 - a number
     with pytest.raises(LedgerError, match="use a newer Paretune"):
         SqlLedger.open(ledger.path)
+
+
+@pytest.mark.parametrize(("version", "needed"), [("9.1.0", "Paretune 9.1.0 or a later one"), (None, "a newer Paretune")])
+def test_an_event_that_is_not_known_stops_a_replay_with_the_version_that_is_needed(
+    ledger: SqlLedger, version: str | None, needed: str
+) -> None:
+    with ledger.decision() as writer:
+        writer.event(EventKind.OPENED, **({} if version is None else {"version": version}))
+        number = writer.event(EventKind.OPENED)
+    ledger.close()
+    altered(ledger.path, f"UPDATE events SET kind = 'teleported' WHERE number = {number}")  # noqa: S608 - a number
+    with closing(SqlLedger.open(ledger.path)) as reader, pytest.raises(LedgerError, match=f"'teleported'.*use {needed}"):
+        reader.events()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database, and long enough to have a header" * 100, json.dumps(FILE).encode()])

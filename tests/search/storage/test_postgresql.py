@@ -22,7 +22,7 @@ from search.storage import location, sql_ledger
 from search.storage.address import Address
 from search.storage.events import EventKind
 from search.storage.location import LedgerLocation
-from search.storage.postgresql import list_studies
+from search.storage.postgresql import list_names
 from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.trial import State, Trial
 from search.workflows.finalize import finalize, finalized
@@ -85,7 +85,7 @@ def test_finalizing_keeps_its_ledger_beside_the_studys(searched: Path, postgresq
     pointer.unlink()  # as on another machine
     assert finalize(study, n_seeds=1, retrain=retrain) == members
     assert len(met) == len(members)
-    names = [address.study for address in list_studies(postgresql.address())]
+    names = list_names(postgresql.address())
     assert "both" in names
     assert "both/final" not in names
 

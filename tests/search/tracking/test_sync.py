@@ -51,6 +51,17 @@ def test_a_record_that_follows_a_running_study_equals_one_made_afterwards(script
     assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
+def test_a_tag_that_others_have_changed_to_no_number_stops_no_sync(scripted: ScriptedStudy) -> None:
+    uri = tracking_uri(scripted.storage)
+    scripted.finish(0)
+    scripted.record().sync()
+    lost = recorded(uri, scripted)[0]["id"]
+    MlflowClient(tracking_uri=uri).set_tag(lost, "paretune.trial", "x' OR '1'='1")
+    scripted.record().sync()
+    MlflowClient(tracking_uri=uri).delete_run(lost)
+    assert_equal_to_the_ledger(uri, scripted)
+
+
 def test_a_second_sync_sends_nothing(scripted: ScriptedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted.finish(*HISTORY)
     record = scripted.record()

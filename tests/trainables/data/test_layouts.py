@@ -314,6 +314,31 @@ def test_a_changed_file_another_transform_and_another_split_are_decoded_anew(tmp
     assert len(list(cache().glob("train-*.arrow"))) == 3
 
 
+def test_a_decoded_file_whose_pages_never_reached_the_disk_is_made_again(tmp_path: Path) -> None:
+    found = listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))})
+    transform = Transform(1, (15, 15), None, "bicubic")  # no multiple of eight bytes
+    before = decoded(found, "train", transform).images.copy()
+    path = max(cache().glob("train-*.arrow"), key=lambda path: path.stat().st_mtime_ns)
+    content = path.read_bytes()
+    at = content.index(before[3].tobytes())
+    path.write_bytes(content[:at] + bytes(before[3].nbytes) + content[at + before[3].nbytes :])
+    assert np.array_equal(decoded(found, "train", transform).images, before)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 2_000, -1_000])
+def test_a_decoded_file_that_a_power_cut_has_halved_is_made_again(tmp_path: Path, n_bytes: int) -> None:
+    found, transform = (
+        listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))}),
+        Transform(1, (16, 16), None, "bicubic"),
+    )
+    before = decoded(found, "train", transform).images.copy()
+    [path] = [
+        path for path in cache().glob("train-*.arrow") if path.stat().st_mtime == max(p.stat().st_mtime for p in cache().iterdir())
+    ]
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    assert np.array_equal(decoded(found, "train", transform).images, before)
+
+
 def test_writing_to_the_mapped_pixels_changes_no_file(tmp_path: Path) -> None:
     found = listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))})
     transform = Transform(1, (16, 16), None, "bicubic")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,37 @@ def test_only_the_checkpoint_is_left_in_the_folder(tmp_path: Path) -> None:
     saved = read(tmp_path)
     assert saved is not None
     assert saved.facts == {"epoch": 2}
+
+
+def test_two_workers_of_one_trial_with_one_process_number_do_not_share_a_draft(tmp_path: Path) -> None:
+    def worker(epoch: int) -> None:
+        for _ in range(100):
+            write(tmp_path, Checkpoint({"a": torch.full((500,), epoch)}, {"epoch": epoch}))
+            saved = read(tmp_path)
+            assert saved is not None
+            assert (saved.tensors["a"] == saved.facts["epoch"]).all()
+
+    with ThreadPoolExecutor(2) as both:  # two threads have one process number, as two containers may
+        list(both.map(worker, [1, 2]))
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_checkpoint_is_on_the_disk_with_its_name_before_it_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synchronised: list[str] = []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        synchronised.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    trial = tmp_path / "trials" / "0001"
+    trial.parent.mkdir()
+    write(trial, Checkpoint({"a": torch.zeros(1)}, {"epoch": 1}))
+    assert [Path(synchronised[0]).parent, *map(Path, synchronised[1:])] == [trial, trial, trial.parent]
+    assert NAME in synchronised[0]
 
 
 @pytest.mark.parametrize("n_bytes", [0, 7, 100, -1])
