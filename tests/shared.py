@@ -19,6 +19,7 @@ FILES_OF_SERVER = {
         "tests/search/workflows/test_finalize.py",
     ),
     "mlflow_server": (
+        "tests/search/cli/test_secrets.py",
         "tests/search/tracking/test_bad_mlflow.py",
         "tests/search/tracking/test_pages_in_browser.py",
         "tests/search/tracking/test_permissions.py",

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 import spaces
-from search import costs, names
+from search import costs
 from search.config.sections import (
     DATA_KINDS,
 )
@@ -219,8 +219,6 @@ def _explained(error: dict[str, Any]) -> tuple[KeyPath, str]:
     else:
         told = {"keys": ", ".join(_keys(path)), **error.get("ctx", {})}
         message = _TYPES[kind].format_map(told) if kind in _TYPES else str(error["msg"])
-    if kind == "string_pattern_mismatch" and path == ("study",):
-        message = names.LAW
     if path == ("ledger",):
         return path, message  # the value may contain a password
     return path, f"{message} (got {_shortened(error['input'])})"
