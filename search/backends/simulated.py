@@ -85,7 +85,7 @@ def create(file: StudyFile, sizes: Sizes, clock: VirtualClock, *, pool: Sequence
     if pool is None:
         refuse_hopeless(file, sizes, facts.max_params)
     ledger = InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=clock)
-    return Study(file, ledger, sizes, pool=pool, simulated=True)
+    return Study(file, ledger, sizes, pool=pool)
 
 
 def run(

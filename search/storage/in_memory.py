@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from search.errors import LedgerError
 from search.storage.events import EventKind
@@ -29,6 +29,8 @@ class InMemoryLedger:
         facts: Facts that were measured when the study was created, as JSON values.
         now: Clock, in seconds.
     """
+
+    is_durable: ClassVar[bool] = False
 
     def __init__(self, *, name: str, file: Mapping[str, Any], facts: Mapping[str, Any], now: Callable[[], float]) -> None:
         self._now = now

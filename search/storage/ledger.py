@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from search.storage.rows import Event, Report, Request, StudyRow
 from search.storage.writer import LedgerWriter
@@ -30,7 +30,14 @@ from search.trial import State, Trial
 
 
 class Ledger(Protocol):
-    """The ledger of one study."""
+    """The ledger of one study.
+
+    Attributes:
+        is_durable: True if the history outlives the process. A study in memory neither reads nor changes checkpoints and stop
+            flags, which are those of the real study of its name.
+    """
+
+    is_durable: ClassVar[bool]
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
@@ -35,6 +35,8 @@ class SqlLedger(LedgerReader):
         address: Address on a server; None for the one in the pointer file.
         now: Clock, in Unix seconds; tests pass their own.
     """
+
+    is_durable: ClassVar[bool] = True
 
     def __init__(self, path: Path, *, address: Address | None = None, now: Callable[[], float] | None = None) -> None:
         super().__init__(location.open_database(path, address), now)

@@ -14,7 +14,7 @@ class InFlight:
     """The trials in flight, kept only in the driver's memory.
 
     Args:
-        folder: Folder of the study's checkpoints, for the stop flags; None for a simulation, which has none.
+        folder: Folder of the study's checkpoints, for the stop flags; None for a study in memory, which has none.
     """
 
     def __init__(self, folder: Folder | None) -> None:

@@ -62,7 +62,6 @@ class Study:
         ledger: Ledger that this process has claimed.
         sizes: Sizes of configurations, known before training.
         pool: The only configurations that exist (the rows of a recorded table); None for the whole space.
-        simulated: True if no worker trains, so that checkpoints and stop flags are neither read nor written.
 
     Attributes:
         file: Resolved study file, with its current budget.
@@ -72,9 +71,7 @@ class Study:
         state: State of the search; read-only for others.
     """
 
-    def __init__(
-        self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None, simulated: bool = False
-    ) -> None:
+    def __init__(self, file: StudyFile, ledger: Ledger, sizes: Sizes, *, pool: Sequence[Config] | None = None) -> None:
         self.row: StudyRow = ledger.study()
         self.file = file.model_copy(update={"budget": Budget.model_validate(self.row.budget)})
         self.folder = file.folder
@@ -82,14 +79,13 @@ class Study:
         self._sizes = sizes
         self._pool = pool
         self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts.checkpoints)
-        self._simulated = simulated
-        self._in_flight = InFlight(None if simulated else self.checkpoints)
+        self._in_flight = InFlight(self.checkpoints if ledger.is_durable else None)
         self._dropped: set[int] = set()  # trials whose checkpoint was ahead of the ledger; they wait for a worker
         self._heartbeat: Heartbeat | None = None
         self._stopping: Stopping | None = None
         self._replay()
         opening: dict[str, Any] = {"version": metadata.version("paretune")}
-        if self.checkpoints != self.folder and not simulated:
+        if self.checkpoints != self.folder and ledger.is_durable:
             opening["mark"] = uuid.uuid4().hex
             checkpoint_store.claim_folder(self.checkpoints, self.row.uid, opening["mark"])
         with ledger.decision() as writer:
@@ -218,7 +214,7 @@ class Study:
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
             trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
-            if foreign := not self._simulated and self._has_checkpoint(number):
+            if foreign := self._ledger.is_durable and self._has_checkpoint(number):
                 checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, number))
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
