@@ -97,6 +97,7 @@ class Ended(BaseException):
     """What a signal raises: SIGTERM in a Ray worker, Ctrl-C in a driver."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a signal in a weak reference's callback is lost
 def test_a_write_that_a_signal_ends_leaves_the_old_object_or_the_new_one(store: Bucket) -> None:
     folder = ObjectStoreFolder(f"{store.address}/ended")
     writing: list[bool] = []

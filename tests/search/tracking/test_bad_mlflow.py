@@ -29,7 +29,7 @@ def bad(server: str, how: str) -> Iterator[str]:
         return
     with SlowProxy(server, delay=2.0 if how == "slow" else 0.0, dies_after=9 if how == "dies" else None) as proxy:
         yield proxy.address
-        assert proxy.n_calls > 1
+        assert proxy.n_calls  # how many depends on how long the recorder took to import MLflow
 
 
 @pytest.mark.parametrize("how", ["slow", "down", "dies"])
