@@ -14,6 +14,8 @@ from ...trainables.data import pictures
 from .. import command_line
 from ..mlflow_database import with_mlflow_database
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "imagefolder": pictures.image_folder,
     "vtab": pictures.vtab,

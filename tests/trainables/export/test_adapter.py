@@ -21,6 +21,8 @@ from trainables.export.adapter import Card, export_adapter, load_adapter, read_c
 from trainables.training import checkpoint
 from trainables.training.trial import AdapterWorker
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = {"name": "vit_glyphs"}
 DIGITS = {"kind": "digits"}
 OPTIM = {"optim.lr": 1e-2}

@@ -21,6 +21,8 @@ from trainables.training.trial import AdapterWorker
 
 from ..training.test_trial import BACKBONE, CONFIGS, LORA, SHARED, run, worker
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

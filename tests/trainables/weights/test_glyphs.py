@@ -12,6 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from trainables.weights import glyphs, pretrain
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = Path(glyphs.__file__).parent
 FACES = ("DejaVuSans", "cmr10", "DejaVuSerif-Italic")  # the last one is held out
 
