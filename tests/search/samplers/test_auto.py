@@ -20,6 +20,8 @@ from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 from .drawing import draw, make_sampler
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("lora", "arc", "lily", "fact", "adapter")
 
 

@@ -15,6 +15,8 @@ from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 from ..studies import new_study, next_trial
 
+pytestmark = pytest.mark.slow
+
 RAW = {
     "data": {"kind": "synthetic"},
     "methods": ["lora", "arc"],

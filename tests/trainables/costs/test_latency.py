@@ -18,6 +18,8 @@ from trainables.adapters.families import Blocks
 from trainables.costs.counting import forward_gflops
 from trainables.costs.latency import MIN_REPEATS, latency
 
+pytestmark = pytest.mark.slow
+
 SLOW_MS = 1.0
 GLYPHS = {"name": "vit_glyphs"}
 
