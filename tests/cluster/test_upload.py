@@ -51,6 +51,7 @@ def test_an_address_without_a_secret_is_sent(tmp_path: Path, text: str) -> None:
     assert (tmp_path / "study.yaml").read_text() == text
 
 
+@pytest.mark.slow
 def test_what_is_too_large_is_not_sent(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"5\d MiB, at most 50 are allowed"):
         upload.stage(tmp_path, {"large": " " * (50 * 2**20)})

@@ -99,6 +99,7 @@ def test_a_trial_repeats_to_the_last_bit_and_a_changed_record_is_noticed(studied
     assert "no trial 9: study" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_commands_say_what_the_functions_say(studied: Path) -> None:
     saved = load(studied / "tiny")
     found = json.loads(paretune("shares", "tiny", "--json", cwd=studied).stdout)
