@@ -92,6 +92,7 @@ def test_validating_tells_what_the_data_set_holds(tmp_path: Path) -> None:
     done = paretune("validate", "own.yaml", cwd=tmp_path)
     assert done.returncode == 0
     assert "data: 19 train, 5 validation images of 3 classes" in done.stderr
+    assert "normalisation: (pixel - mean) / std with mean" in done.stderr
     assert yaml.safe_load(done.stdout)["data"]["kind"] == "imagefolder"
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
-from trainables.backbones import create, fingerprint
+from trainables.backbones import create, describe_normalisation, fingerprint
 
 
 def source(name: str = "test_vit") -> VisionTransformer:
@@ -146,3 +146,21 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:1000])
         with pytest.raises(ValueError, match=path.name):
             create("test_vit", str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "told"),
+    [
+        ("vit_base_patch16_224", "mae.safetensors", "mean 0.5, 0.5, 0.5, std 0.5, 0.5, 0.5, from timm's configuration of"),
+        ("vit_base_patch16_224.mae", "mae.safetensors", "mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225, from timm's"),
+        (
+            "vit_base_patch16_224",
+            "mae.safetensors",
+            "not read from mae.safetensors: if those were trained with other values, name their",
+        ),
+        ("vit_base_patch16_224.dino", None, "of vit_base_patch16_224.dino"),
+    ],
+)
+def test_the_normalisation_is_told_with_its_source(name: str, weights: str | None, told: str) -> None:
+    with torch.device("meta"):
+        assert told in describe_normalisation(timm.create_model(name), weights)
