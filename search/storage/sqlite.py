@@ -20,28 +20,9 @@ from search.storage.whole_file import synchronise
 
 # File systems whose locks and shared memory are those of this machine, as SQLite's write-ahead log needs them. Linux refuses to
 # put the writable layer of an overlay on a network file system. What is not listed may reach other machines, and is refused.
-LOCAL = frozenset(
-    {
-        *(
-            "ext2",
-            "ext3",
-            "ext4",
-            "xfs",
-            "btrfs",
-            "zfs",
-            "f2fs",
-            "bcachefs",
-            "jfs",
-            "nilfs2",
-            "reiserfs",
-            "tmpfs",
-            "ramfs",
-            "rootfs",
-        ),
-        *("overlay", "ecryptfs", "ntfs", "ntfs3", "fuseblk", "vfat", "exfat", "msdos"),
-        *("apfs", "hfs", "ufs"),  # macOS, BSD
-    }
-)
+_LINUX = "ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs jfs nilfs2 reiserfs tmpfs ramfs rootfs overlay ecryptfs"
+_FOREIGN = "ntfs ntfs3 fuseblk vfat exfat msdos apfs hfs ufs"
+LOCAL = frozenset(f"{_LINUX} {_FOREIGN}".split())
 _PATIENCE = 30.0  # seconds that a connection waits for another one's lock
 _DENIED = (sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 WORD = "PARETUNE_LOCAL_FILE_SYSTEMS"  # environment variable: further kinds, separated by commas, that are local on this machine
