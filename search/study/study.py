@@ -22,7 +22,6 @@ from search.errors import RequestError
 from search.samplers.base import Done, NewConfig, Promote, Result, Wait
 from search.seeds import seed_for
 from search.storage import checkpoints
-from search.storage import checkpoints as checkpoint_store
 from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
 from search.storage.facts import Pinned, TrialMemory
@@ -78,7 +77,7 @@ class Study:
         self._ledger = ledger
         self._sizes = sizes
         self._pool = pool
-        self.checkpoints = checkpoint_store.checkpoint_folder(self.folder, self.row.name, self.row.facts.checkpoints)
+        self.checkpoints = checkpoints.checkpoint_folder(self.folder, self.row.name, self.row.facts.checkpoints)
         self._in_flight = InFlight(self.checkpoints if ledger.is_durable else None)
         self._dropped: set[int] = set()  # trials whose checkpoint was ahead of the ledger; they wait for a worker
         self._heartbeat: Heartbeat | None = None
@@ -87,7 +86,7 @@ class Study:
         opening: dict[str, Any] = {"version": metadata.version("paretune")}
         if self.checkpoints != self.folder and ledger.is_durable:
             opening["mark"] = uuid.uuid4().hex
-            checkpoint_store.claim_folder(self.checkpoints, self.row.uid, opening["mark"])
+            checkpoints.claim_folder(self.checkpoints, self.row.uid, opening["mark"])
         with ledger.decision() as writer:
             writer.event(EventKind.OPENED, **opening)
         self._clock = BudgetClock(ledger.now, self.state.seconds)
@@ -128,8 +127,8 @@ class Study:
         location = (opening or find_study(file)).location
         facts = facts_of(file, sizes, precision, memory, pinned)
         refuse_hopeless(file, sizes, facts.max_params)
-        if (checkpoints := checkpoint_store.checkpoint_folder(file.folder, file.study, facts.checkpoints)) != file.folder:
-            checkpoint_store.refuse_taken(checkpoints)
+        if (folder := checkpoints.checkpoint_folder(file.folder, file.study, facts.checkpoints)) != file.folder:
+            checkpoints.refuse_taken(folder)
         ledger = SqlLedger.create(
             location.path, address=location.address, name=file.study, file=file.resolved(), facts=facts.as_json(), now=now
         )

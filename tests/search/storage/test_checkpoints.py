@@ -330,15 +330,20 @@ def files_below(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+def refused(study: Path, law: str) -> None:
+    """What changes checkpoints refuses to."""
+    with pytest.raises(LedgerError, match=law):
+        collect_checkpoints.collect(study)
+    with pytest.raises(LedgerError, match=law):
+        finalize(load(study), n_seeds=1, retrain=nothing_retrained)
+
+
 def test_an_old_ledger_changes_nothing_where_another_study_of_its_name_is_now(tmp_path: Path) -> None:
     first = searched(tmp_path, "one")
     shutil.rmtree(tmp_path / "shared" / "far")
     searched(tmp_path, "two")
     before = files_below(tmp_path / "shared")
-    with pytest.raises(LedgerError, match="checkpoints of another study of this name; nothing was changed"):
-        collect_checkpoints.collect(first)
-    with pytest.raises(LedgerError, match="checkpoints of another study of this name; nothing was changed"):
-        finalize(load(first), n_seeds=1, retrain=nothing_retrained)
+    refused(first, "checkpoints of another study of this name; nothing was changed")
     assert files_below(tmp_path / "shared") == before
 
 
@@ -350,10 +355,7 @@ def test_a_copy_of_a_ledger_changes_nothing_once_the_study_goes_on_elsewhere(tmp
         study.extend(Extension(more_trials=4))
         in_process.run(study, make(**study.file.worker()))
     before = files_below(tmp_path / "shared")
-    with pytest.raises(LedgerError, match="another copy of this ledger"):
-        collect_checkpoints.collect(copy)
-    with pytest.raises(LedgerError, match="another copy of this ledger"):
-        finalize(load(copy), n_seeds=1, retrain=nothing_retrained)
+    refused(copy, "another copy of this ledger")
     assert files_below(tmp_path / "shared") == before
     assert collect_checkpoints.collect(home).trials
     assert load(home).own_checkpoints() == tmp_path / "shared" / "far"
