@@ -39,7 +39,7 @@ with=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --
 
 "${on[@]}" --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" \
     ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false "${with[@]}" &
-until ray status --address "$address:$port" >/dev/null 2>&1; do
+until (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do # it listens
     kill -0 $! || { echo "Ray's head did not start on ${nodes[0]}" >&2 && exit 1; }
     sleep 1
 done

@@ -75,14 +75,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndSer
 
 def pytest_collection_finish() -> None:
     """Look through what a test has made for garbage, not each time through all libraries and tests, which stay."""
-    gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries would complain at the end that their objects were never freed
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or libraries would complain at the end that their objects were never freed
 
 
 @pytest.fixture(scope="module")

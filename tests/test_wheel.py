@@ -41,7 +41,7 @@ def test_the_installed_wheel_runs_the_packaged_study_outside_the_clone(wheel: Pa
     )
     printed = subprocess.run([sys.executable, "-c", where], cwd=work, env=environment, check=True, capture_output=True, text=True)
     assert all(path.startswith(str(site)) for path in printed.stdout.split())
-    small = ["--set", "budget.n_trials=3", "--set", "budget.epochs=2"]
+    small = ["--set", "budget.n_trials=2", "--set", "budget.epochs=2", "--back-end", "in-process"]
     run = [sys.executable, str(site / "bin" / "paretune"), "run", *small]
     done = subprocess.run(run, cwd=work, env=environment, check=False, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr

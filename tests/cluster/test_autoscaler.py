@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from search.results.overview import overview
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 
@@ -78,12 +79,12 @@ def test_a_study_that_no_node_has_room_for_is_given_nodes_and_gives_them_back(cl
     assert looking.result().returncode == 0, looking.result().stdout
     assert "starts nodes when trials wait for room" in looking.result().stdout
     folder = cluster.storage / "grows"
-    wait_until(lambda: (folder / "ledger.db").exists() and n_at_work(load(folder)) == 2)
+    wait_until(lambda: n_at_work(folder) == 2)
     assert n_nodes(cluster) == 2
 
     wait_until(lambda: n_nodes(cluster) < 2)  # the third trial trains alone
-    assert load(folder).state is StudyState.RUNNING
-    wait_until(lambda: load(folder).state is StudyState.FINISHED)
+    assert overview(folder).state is StudyState.RUNNING
+    wait_until(lambda: overview(folder).state is StudyState.FINISHED)
     assert_every_epoch_once(load(folder), N_TRIALS, EPOCHS)
     printed = cluster.paretune("logs", "grows").stdout
     assert "up to 8 trials at a time (room for 0 now, more is requested from the cluster)" in printed

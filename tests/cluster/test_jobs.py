@@ -18,7 +18,7 @@ from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 from .conftest import Head
-from .watching import sleeping, wait_until
+from .watching import n_at_work, sleeping, wait_until
 
 
 def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
     assert again.returncode == 2
     assert "flowers-1 is still running flowers" in again.stderr
 
-    wait_until(lambda: (folder / "ledger.db").exists() and any(t.state is State.RUNNING and t.epochs for t in load(folder).history))
+    wait_until(lambda: n_at_work(folder) > 0)
     for worker in trial_workers(head):
         worker.suspend()  # or a small search would be over before we have looked at it
     seen = json.loads(asked(head, "status", "flowers", "--json"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from search.results.overview import overview
 from search.results.saved_study import SavedStudy
 from search.trial import State
 
@@ -27,12 +29,12 @@ def wait_until(met: Callable[[], bool], seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < end, "it has not come to that in time"
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
-def n_at_work(saved: SavedStudy) -> int:
-    """Trials that run and have reported."""
-    return sum(trial.state is State.RUNNING and trial.epochs > 0 for trial in saved.history)
+def n_at_work(folder: Path) -> int:
+    """Trials of a study that run and have reported; 0 before it is made."""
+    return sum(trial.epochs > 0 for trial in overview(folder).running) if (folder / "ledger.db").exists() else 0
 
 
 def assert_every_epoch_once(saved: SavedStudy, n_trials: int, epochs: int) -> None:

@@ -36,8 +36,8 @@ SYNTHETIC = {
 }
 DIGITS = {
     "data": {"kind": "digits"},
-    "methods": ["lora", "arc", "lily"],
-    "budget": {"n_trials": 5, "epochs": 2, "max_params": 50_000},
+    "methods": ["lora"],
+    "budget": {"n_trials": 3, "epochs": 2, "max_params": 50_000},
 }
 
 
@@ -87,8 +87,9 @@ def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path
 
 @pytest.mark.usefixtures("embedded_ray")
 def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one(tmp_path: Path) -> None:
-    study = new_study(tmp_path, study="killed", **DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
-    with killing(lambda: any(2 <= trial.epochs < 5 for trial in study.trials)) as killed:
+    of_two = DIGITS | {"budget": {"n_trials": 2, "epochs": 5, "max_params": 50_000}}
+    study = new_study(tmp_path, study="killed", **of_two)
+    with killing(lambda: any(1 <= trial.epochs < 4 for trial in study.trials)) as killed:
         ray_tune.run(study, n_slots=2)
     assert killed.is_set()
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
@@ -97,8 +98,8 @@ def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one
         lost = [event for event in ledger.events() if event.kind == "lost"]
         assert [event.detail["loss"] for event in lost] == ["DEATH"]
         epochs = [report.epoch for report in ledger.reports(trial=lost[0].trial)]
-    assert epochs == list(range(1, 7))
-    whole = new_study(tmp_path, study="whole", **DIGITS | {"budget": {"n_trials": 2, "epochs": 6, "max_params": 50_000}})
+    assert epochs == list(range(1, 6))
+    whole = new_study(tmp_path, study="whole", **of_two)
     in_process.run(whole, make(**whole.file.worker()))
     accuracies = [[trial.metrics["val/top1"] for trial in one.trials if trial.number == lost[0].trial] for one in (study, whole)]
     assert accuracies[0] == accuracies[1]  # one epoch was trained twice, from the same state

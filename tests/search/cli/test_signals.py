@@ -79,7 +79,7 @@ def test_the_recorder_is_recognised_by_its_module() -> None:
 
 @pytest.mark.parametrize(
     ("back_end", "number"),
-    [("in-process", signal.SIGINT), ("in-process", signal.SIGHUP), ("ray", signal.SIGTERM)],
+    [("in-process", signal.SIGHUP), ("ray", signal.SIGTERM)],
 )
 def test_a_signal_leaves_no_process_and_loses_nothing(tmp_path: Path, back_end: str, number: signal.Signals) -> None:
     with driver(tmp_path, back_end) as process:

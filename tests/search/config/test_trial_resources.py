@@ -75,13 +75,17 @@ def test_without_a_card_auto_is_none() -> None:
 
 
 def test_ray_measures_each_method_and_places_as_many_as_a_nodes_memory_allows(embedded_ray: None) -> None:
+    """And what arithmetic reserves holds what a worker takes, and not much more."""
     from cluster.connect import _fit
     from search.backends import ray_tune
+    from trainables import measure
 
     raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    backbone = {"name": "vit_tiny_patch16_224", "weights": "random", "img_size": 64}  # its step is larger than the libraries
+    raw |= {"backbone": backbone, "space": {"optim.batch_size": 64}}
     file = check(raw | {"resources": {"gpus_per_trial": "auto"}})
-    space = file.joint_space()
-    measured = ray_tune.memory(file.worker(), [space.default("lora")], file.resources)
+    worker = file.worker()
+    measured = ray_tune.memory(worker, [file.joint_space().default("lora")], file.resources)
     assert measured["card_bytes"] == 0
     assert measured["peak_bytes"].keys() == {"lora"}
     assert GIB / 8 < measured["host_bytes"] < measured["peak_bytes"]["lora"] < 8 * GIB  # which holds the files it maps, too
@@ -97,21 +101,11 @@ def test_ray_measures_each_method_and_places_as_many_as_a_nodes_memory_allows(em
     assert _fit(node, 1, 0.0, takes["memory_per_trial"]) == 3
     assert _fit(node, 1, 0.0, 0) == 64
 
-
-def test_what_arithmetic_reserves_holds_what_a_worker_of_ray_takes_and_not_much_more(embedded_ray: None) -> None:
-    from search.backends import ray_tune
-    from trainables import measure
-
-    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
-    backbone = {"name": "vit_tiny_patch16_224", "weights": "random", "img_size": 64}
-    file = check(raw | {"backbone": backbone, "space": {"optim.batch_size": 64}})
-    config = file.joint_space().default("lora")
-    worker = file.worker()
-    takes = ray_tune.memory(worker, [config], file.resources)["host_bytes"]
+    taken = measured["host_bytes"]
     idle = ray_tune.memory(worker, [], file.resources)["host_bytes"]  # libraries only
     needed = bytes_needed(file, measure(worker["backbone"], worker["data"]), process_bytes=idle, gpus=0)
-    assert takes - idle > GIB / 8  # the step is what is large here
-    assert takes <= needed <= idle + 2.5 * (takes - idle)
+    assert taken - idle > GIB / 8  # the step is what is large here
+    assert taken <= needed <= idle + 2.5 * (taken - idle)
 
 
 class Sizes(SyntheticSizes):
