@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, complain, folder_of, print_json
-from search.cli.show import _load
 from search.cli.terminal import Terminal
 
 app = typer.Typer()
@@ -27,10 +26,11 @@ def export_adapter(
     """Export a trial's adapter as safetensors with a descriptive card; print the Python code that loads it."""
     from dataclasses import asdict
 
+    from search.results.saved_study import load
     from search.trial import State
     from search.workflows.export_adapter import export_adapter
 
-    saved = _load(study, storage)
+    saved = load(folder_of(study, storage))
     card = export_adapter(saved, trial, to, merged=merge)
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)

@@ -123,12 +123,12 @@ def resume(
     from search.cli import control
     from search.config import loading
     from search.errors import RequestError
-    from search.results.saved_study import load
+    from search.results.overview import overview
     from search.results.study_state import StudyState
     from search.study.extension import Extension, moment
 
     folder = folder_of(study, storage)
-    saved = load(folder)
+    saved = overview(folder)
     try:
         date = None if until is None else moment(until).isoformat()
     except ValueError as error:

@@ -14,10 +14,10 @@ from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialN
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from search.results.overview import Overview
     from search.results.saved_study import SavedStudy
-
-if TYPE_CHECKING:
-    from search.results.saved_study import SavedStudy
+    from search.storage.rows import Report
+    from search.trial import Trial
 
 app = typer.Typer()
 
@@ -26,12 +26,13 @@ app = typer.Typer()
 def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
     """Print the Pareto front of a study."""
     from search.results.as_json import front_json
+    from search.results.overview import overview
 
-    saved = _load(study, storage)
+    found = overview(folder_of(study, storage))
     if as_json:
-        print_json(front_json(saved.row, saved.history))
+        print_json(front_json(found.row, [*found.members, *found.extended]))
     else:
-        show_front(saved)
+        show_front(found)
 
 
 @app.command()
@@ -58,6 +59,8 @@ def events(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
 def trials(
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
+    *,
+    top: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N most accurate complete trials.")] = None,
     rejected: Annotated[bool, typer.Option("--rejected", help="List configurations rejected before training, and why.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -65,19 +68,24 @@ def trials(
     from search.results import tables
     from search.results.as_json import trial_json
 
-    saved = _load(study, storage)
     if rejected:
-        if as_json:
-            print_json([{"config": config, "reason": reason} for config, reason in saved.rejections])
-            return
-        table = Table("configuration", "reason", box=None)
-        for config, reason in saved.rejections:
-            table.add_row(" ".join(f"{key}={value}" for key, value in config.items()), reason)
-        Terminal().print(table)
-    elif as_json:
-        print_json([trial_json(trial) for trial in saved.history])
+        _show_rejections(folder_of(study, storage), as_json=as_json)
+        return
+    if top is None:
+        from search.results.saved_study import load
+
+        saved = load(folder_of(study, storage))
+        history, members = list(saved.history), {trial.number for trial in saved.members}
     else:
-        Terminal().print(Constrain(tables.trials_table(saved.history), tables.TABLE_WIDTH))
+        from search.results.overview import best
+        from search.storage.sql_ledger import open_ledger
+
+        with open_ledger(folder_of(study, storage)) as ledger:
+            history, members = best(ledger, top)
+    if as_json:
+        print_json([trial_json(trial) for trial in history])
+    else:
+        Terminal().print(Constrain(tables.trials_table(history, members), tables.TABLE_WIDTH))
 
 
 @app.command()
@@ -91,9 +99,7 @@ def show(
     from search.results import tables
     from search.results.as_json import trial_json
 
-    saved = _load(study, storage)
-    one = saved.trial(trial)
-    reports = [r for r in saved.epochs if r.trial == trial]
+    one, reports = _read_trial(folder_of(study, storage), trial)
     if as_json:
         history = [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in reports]
         print_json(trial_json(one) | {"reports": history})
@@ -115,13 +121,41 @@ def show(
     console.print(curve)
 
 
-def _load(study: str, storage: Path) -> SavedStudy:
-    from search.results.saved_study import load
+def _read_trial(folder: Path, number: int) -> tuple[Trial, list[Report]]:
+    """Read one trial, with costs measured after its end, and its epochs.
 
-    return load(folder_of(study, storage))
+    Raises:
+        RequestError: If the study has no such trial.
+    """
+    from search.errors import RequestError
+    from search.results.study_state import with_measured
+    from search.storage.events import EventKind
+    from search.storage.sql_ledger import open_ledger
+    from search.trial import no_trial
+
+    with open_ledger(folder) as ledger:
+        if not (found := ledger.trials([number])):
+            raise RequestError(no_trial(number, ledger.counts().n_trials, f"study {ledger.study().name}"))
+        [one] = with_measured(found, ledger.events(kinds=[EventKind.MEASURED]))
+        return one, ledger.reports(trial=number)
 
 
-def show_front(study: SavedStudy) -> None:
+def _show_rejections(folder: Path, *, as_json: bool) -> None:
+    from search.storage.events import EventKind
+    from search.storage.sql_ledger import open_ledger
+
+    with open_ledger(folder) as ledger:
+        rejections = [event.detail for event in ledger.events(kinds=[EventKind.REJECTED])]
+    if as_json:
+        print_json([{"config": detail["config"], "reason": detail["reason"]} for detail in rejections])
+        return
+    table = Table("configuration", "reason", box=None)
+    for detail in rejections:
+        table.add_row(" ".join(f"{key}={value}" for key, value in detail["config"].items()), detail["reason"])
+    Terminal().print(table)
+
+
+def show_front(study: Overview | SavedStudy) -> None:
     """Print the front as a table, and the extended trials."""
     from search.results import tables
 
@@ -130,8 +164,8 @@ def show_front(study: SavedStudy) -> None:
         console.print("No trial is complete: the front is empty.")
         return
     console.print(Constrain(tables.front_table(study.members), tables.TABLE_WIDTH))
-    if any(trial.planned_epochs is not None for trial in study.history):
-        console.print(Constrain(tables.extended_table(study.history), tables.TABLE_WIDTH))
+    if study.extended:
+        console.print(Constrain(tables.extended_table(study.extended), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim")
     if study.ended:
         console.print(f"Ended before its {study.row.budget['n_trials']} trials: {study.ended}", soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, folder
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from search.results.saved_study import SavedStudy
+    from search.results.overview import Overview
 
 app = typer.Typer()
 _WINDOW_SECONDS = 120.0  # over which the pace is averaged
@@ -55,9 +54,12 @@ def status(
 
 def show_status(folder: Path) -> dict[str, Any]:
     """Return the facts from the study's ledger."""
-    from search.results.saved_study import load
+    from search.results.overview import overview_of
+    from search.storage.sql_ledger import open_ledger
 
-    return facts_of(load(folder), now=time.time())
+    with open_ledger(folder) as ledger:
+        found, now = overview_of(ledger, folder), ledger.now()
+        return facts_of(found, n_recent=ledger.n_reports(since=now - _WINDOW_SECONDS), now=now)
 
 
 @contextmanager
@@ -76,31 +78,29 @@ def _gpus() -> Iterator[Callable[[], list[str]]]:
         yield ask
 
 
-def facts_of(saved: SavedStudy, *, now: float) -> dict[str, Any]:
-    """Return what a study was doing when it was loaded.
+def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
+    """Return what a study was doing when it was read.
 
     Args:
-        saved: The study.
-        now: Unix time; the pace is averaged over the two minutes before.
+        study: The study.
+        n_recent: Number of epochs reported in the two minutes before, over which the pace is averaged.
+        now: Unix time, by the ledger's clock.
     """
     from search.results.study_state import StudyState
-    from search.trial import State
 
-    running = [trial for trial in saved.history if trial.state is State.RUNNING]
-    at_work = saved.state is StudyState.RUNNING
-    recent = [report for report in saved.epochs if now - report.time <= _WINDOW_SECONDS] if at_work else []
-    span = min(_WINDOW_SECONDS, now - min((trial.started for trial in saved.history), default=now)) or _WINDOW_SECONDS
-    steps = [1.0 / seconds for trial in running if (seconds := trial.metrics.get("cost/step_seconds"))]
+    at_work = study.state is StudyState.RUNNING
+    span = min(_WINDOW_SECONDS, now - study.row.created) or _WINDOW_SECONDS
+    steps = [1.0 / seconds for trial in study.running if (seconds := trial.metrics.get("cost/step_seconds"))]
     return {
-        "study": saved.name,
-        "state": saved.state.value,
-        "trials": dict(Counter(trial.state.value for trial in saved.history)),
-        "n_trials": int(saved.row.budget["n_trials"]),
-        "slots_busy": len(running) if at_work else 0,
-        "epochs_per_minute": 60.0 * len(recent) / span,
+        "study": study.row.name,
+        "state": study.state.value,
+        "trials": {state.value: n for state, n in study.counts.of_state.items()},
+        "n_trials": int(study.row.budget["n_trials"]),
+        "slots_busy": len(study.running) if at_work else 0,
+        "epochs_per_minute": 60.0 * n_recent / span if at_work else 0.0,
         "steps_per_second": sum(steps) if at_work else 0.0,
-        "front": len(saved.members),
-        "hypervolume": saved.hypervolume,
+        "front": len(study.members),
+        "hypervolume": study.hypervolume,
     }
 
 

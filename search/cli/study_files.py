@@ -41,7 +41,7 @@ def list_studies(
     from search.config.loading import packaged_names
     from search.errors import LedgerError
     from search.names import LAW, shortened
-    from search.results.saved_study import load
+    from search.results.overview import overview
     from search.storage.location import list_locations
 
     listing = list_locations(storage, server)
@@ -49,8 +49,8 @@ def list_studies(
     for listed in listing.studies:
         name, state, where = listed.folder.name, "unreadable", str(listed.address or listed.folder)
         try:
-            saved = load(listed.folder, listed.address)
-            name, state = saved.name, saved.state.lower()
+            study = overview(listed.folder, listed.address)
+            name, state = study.row.name, study.state.lower()
         except LedgerError as error:
             problems.append(str(error))
         found.append({"name": name, "state": state, "path": where})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.errors import RequestError
-from search.front import front, hypervolume
+from search.front import beside, front, hypervolume
 from search.results import arrow_tables, front_plot, tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState, ended_by, find_state, with_measured
@@ -17,7 +17,7 @@ from search.storage.address import Address
 from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
-from search.storage.rows import Report, StudyRow
+from search.storage.rows import Counts, Report, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.trial import Trial, find_trial
 
@@ -88,6 +88,11 @@ class SavedStudy:
     def members(self) -> tuple[Trial, ...]:
         """The front: the non-dominated COMPLETE trials, smallest first."""
         return tuple(front(self.history))
+
+    @property
+    def extended(self) -> tuple[Trial, ...]:
+        """The COMPLETE trials with more epochs than the budget's, smallest first; they are not compared with the front."""
+        return tuple(beside(self.history))
 
     @property
     def reference_point(self) -> tuple[float, float]:
@@ -189,7 +194,7 @@ def load(folder: str | Path, address: Address | None = None) -> SavedStudy:
         events = ledger.events()
         ended = ended_by(events)
         rejections = tuple((event.detail["config"], event.detail["reason"]) for event in events if event.kind is EventKind.REJECTED)
-        state = find_state(record, trials, ended=ended is not None, owner=ledger.owner())
+        state = find_state(record, Counts.of(trials), ended=ended is not None, owner=ledger.owner())
         history = tuple(with_measured(trials, events))
         openings = tuple(event.detail["mark"] for event in events if event.kind is EventKind.OPENED and "mark" in event.detail)
         return SavedStudy(Path(folder), record, state, history, tuple(ledger.reports()), rejections, ended, openings)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from search.storage.events import EventKind
-from search.storage.rows import Event, StudyRow
+from search.storage.rows import Counts, Event, StudyRow
 from search.trial import Trial
 
 
@@ -19,17 +19,17 @@ class StudyState(enum.StrEnum):
     INTERRUPTED = "INTERRUPTED"  # its driver ended early; running it again resumes it
 
 
-def find_state(record: StudyRow, trials: Sequence[Trial], *, ended: bool, owner: str | None) -> StudyState:
+def find_state(record: StudyRow, counts: Counts, *, ended: bool, owner: str | None) -> StudyState:
     """Return the state of a study, from the content of its ledger.
 
     Args:
         record: Row of the study.
-        trials: All of its trials.
+        counts: Numbers of its trials.
         ended: True if the budget ended before all trials were started (hours, a front without progress, an exhausted space).
         owner: Driver that is running it, or None.
     """
-    all_started = ended or sum(trial.extends is None for trial in trials) >= int(record.budget["n_trials"])
-    if all_started and all(trial.state.finished for trial in trials):
+    all_started = ended or counts.n_searched >= int(record.budget["n_trials"])
+    if all_started and counts.all_finished:
         return StudyState.FINISHED
     return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED
 

@@ -7,7 +7,7 @@ functions that print import rich.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.front import beside, front
@@ -67,10 +67,9 @@ def extended_table(trials: Iterable[Trial]) -> Table:
     return table
 
 
-def trials_table(trials: Sequence[Trial], *, title: str | None = None) -> Table:
-    """Return all trials in the order of their numbers, with members of the front marked by a star."""
-    members = {trial.number for trial in front(trials)}
-    table = _table(title)
+def trials_table(trials: Sequence[Trial], members: Collection[int]) -> Table:
+    """Return trials in the given order; those whose numbers are among `members` of the front are marked by a star."""
+    table = _table(None)
     for heading, options in (("trial", _LEFT), ("state", _LEFT), ("method", _LEFT), ("knobs", _CUT), ("epoch", _RIGHT)):
         table.add_column(heading, **options)
     table.add_column("adapter", **_RIGHT)

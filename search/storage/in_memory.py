@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from search.errors import LedgerError
 from search.storage.events import EventKind
-from search.storage.rows import Event, Report, Request, StudyRow
+from search.storage.rows import Counts, Event, Report, Request, StudyRow
 from search.storage.writer import LedgerWriter
-from search.trial import Metrics, State, Trial
+from search.trial import PARAMETERS, Metrics, State, Trial
 
 WHO = "simulated"
 
@@ -50,13 +50,28 @@ class InMemoryLedger:
             row = row.changed_by(event.kind, event.detail)
         return row
 
-    def trials(self) -> list[Trial]:
-        """Read all trials; see `Ledger.trials`."""
+    def trials(self, numbers: Collection[int] | None = None) -> list[Trial]:
+        """Read trials; see `Ledger.trials`."""
         read: list[Trial] = []
         for row in self._rows.trials:
             other = None if row.extends is None or row.epochs else read[row.extends]  # it continues where the other one ended
             read.append(row if other is None else replace(row, epochs=other.epochs, metrics=other.metrics))
-        return read
+        return [trial for trial in read if numbers is None or trial.number in numbers]
+
+    def counts(self) -> Counts:
+        """Count the trials; see `Ledger.counts`."""
+        return Counts.of(self._rows.trials)
+
+    def numbers(self, state: State, *, extended: bool = False) -> list[int]:
+        """Read the numbers of the trials in a state; see `Ledger.numbers`."""
+        of_state = [trial for trial in self._rows.trials if trial.state is state]
+        return [trial.number for trial in of_state if not extended or trial.planned_epochs is not None]
+
+    def objectives(self) -> list[tuple[int, float, float]]:
+        """Read the objectives of the trials on the front; see `Ledger.objectives`."""
+        complete = [trial for trial in self._rows.trials if trial.state is State.COMPLETE and trial.planned_epochs is None]
+        found = [(trial.number, *trial.objectives) for trial in complete if trial.against in (*PARAMETERS, *trial.metrics)]
+        return [one for one in found if math.isfinite(one[1]) and math.isfinite(one[2])]
 
     def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
         """Read the states of trials; see `Ledger.states`."""
@@ -71,12 +86,17 @@ class InMemoryLedger:
             if event.epoch is not None and event.trial is not None and trial in (None, event.trial)
         ]
 
-    def events(self, *, after: int = -1) -> list[Event]:
+    def events(self, *, after: int = -1, kinds: Collection[EventKind] | None = None) -> list[Event]:
         """Read the history; see `Ledger.events`."""
         return [
             Event(number, event.time, event.kind, event.trial, event.who, event.detail)
             for number, event in enumerate(self._rows.events[after + 1 :], after + 1)
+            if kinds is None or event.kind in kinds
         ]
+
+    def n_reports(self, *, since: float) -> int:
+        """Count epochs; see `Ledger.n_reports`."""
+        return sum(event.kind is EventKind.REPORTED and event.time >= since for event in self._rows.events)
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """Read what users asked for; see `Ledger.requests`."""

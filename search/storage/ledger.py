@@ -24,7 +24,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
-from search.storage.rows import Event, Report, Request, StudyRow
+from search.storage.events import EventKind
+from search.storage.rows import Counts, Event, Report, Request, StudyRow
 from search.storage.writer import LedgerWriter
 from search.trial import State, Trial
 
@@ -44,8 +45,29 @@ class Ledger(Protocol):
     def study(self) -> StudyRow:
         """Read the fixed properties of the study, with its current space and budget."""
 
-    def trials(self) -> list[Trial]:
-        """Read all trials in the order of their numbers, each with its last epoch's metrics."""
+    def trials(self, numbers: Collection[int] | None = None) -> list[Trial]:
+        """Read trials in the order of their numbers, each with its last epoch's metrics.
+
+        Args:
+            numbers: Trials to read, which may not exist; None for all.
+        """
+
+    def counts(self) -> Counts:
+        """Count the trials by their states."""
+
+    def numbers(self, state: State, *, extended: bool = False) -> list[int]:
+        """Read the numbers of the trials in a state, in their order.
+
+        Args:
+            state: State of the trials.
+            extended: True for only those with more epochs than the budget's.
+        """
+
+    def objectives(self) -> list[tuple[int, float, float]]:
+        """Read (number, val/top1, size) of the COMPLETE trials that are compared on the front, in the order of their numbers.
+
+        The size is the second objective. A trial that has not reported it is left out.
+        """
 
     def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
         """Read the states of trials, and nothing else of them.
@@ -62,12 +84,19 @@ class Ledger(Protocol):
             after: Number of an event; only epochs reported after it are read.
         """
 
-    def events(self, *, after: int = -1) -> list[Event]:
+    def events(self, *, after: int = -1, kinds: Collection[EventKind] | None = None) -> list[Event]:
         """Read the history in its order.
 
         Args:
             after: Number of an event; only later events are read.
+            kinds: Kinds of events to read; None for all.
+
+        Raises:
+            LedgerError: If `kinds` is None and the history has an event of a kind that this Paretune does not know.
         """
+
+    def n_reports(self, *, since: float) -> int:
+        """Count the epochs that were reported at a time or later, in Unix seconds of the ledger's clock."""
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """Read the requests of users, in order.

@@ -14,7 +14,7 @@ from search.names import LAW, is_study_name, shortened
 from search.storage import owner, schema
 from search.storage.database import Database
 from search.storage.events import EventKind
-from search.storage.rows import Event, Report, Request, StudyRow
+from search.storage.rows import Counts, Event, Report, Request, StudyRow
 from search.storage.writer import none_to_nan
 from search.trial import State, Trial
 
@@ -56,10 +56,55 @@ class LedgerReader:
             row = connection.execute(sa.select(schema.owner)).first()
         return f"process {row.pid} on {row.host}" if row is not None and owner.is_alive(row, self._now()) else None
 
-    def trials(self) -> list[Trial]:
-        """Read all trials in the order of their numbers, each with its last epoch's metrics."""
+    def trials(self, numbers: Collection[int] | None = None) -> list[Trial]:
+        """Read trials in the order of their numbers, each with its last epoch's metrics; None for all."""
         with self._read() as connection:
-            return read_trials(connection)
+            return read_trials(connection, numbers)
+
+    def counts(self) -> Counts:
+        """Count the trials by their states."""
+        state, extends = schema.trials.c.state, schema.trials.c.extends
+        query = sa.select(state, sa.func.count(), sa.func.count(extends)).group_by(state)
+        with self._read() as connection:
+            found = {State(row[0]): (row[1], row[2]) for row in connection.execute(query)}
+        return Counts(
+            {state: found[state][0] for state in State if state in found}, sum(n - n_extend for n, n_extend in found.values())
+        )
+
+    def numbers(self, state: State, *, extended: bool = False) -> list[int]:
+        """Read the numbers of the trials in a state; see `Ledger.numbers`."""
+        trials = schema.trials.c
+        query = sa.select(trials.number).where(trials.state == state.value).order_by(trials.number)
+        if extended:
+            query = query.where(trials.planned_epochs.is_not(None))
+        with self._read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def objectives(self) -> list[tuple[int, float, float]]:
+        """Read (number, val/top1, size) of the COMPLETE trials that are compared on the front; see `Ledger.objectives`."""
+        trials, reports = schema.trials.c, schema.reports.c
+        is_last = reports.epoch == (
+            sa.select(sa.func.max(reports.epoch)).where(reports.trial == trials.number).correlate(schema.trials).scalar_subquery()
+        )
+        with self._read() as connection:
+            against = _against(connection)
+            counted = {
+                "adapter_params": trials.adapter_params,
+                "head_params": trials.head_params,
+                "trainable_params": trials.adapter_params + trials.head_params,
+            }
+            size = counted.get(against, reports.metrics[against].as_float())
+            query = (
+                sa.select(trials.number, reports.metrics["val/top1"].as_float(), size)
+                .join_from(schema.trials, schema.reports, (reports.trial == trials.number) & is_last)
+                .where(trials.state == State.COMPLETE.value, trials.planned_epochs.is_(None))
+                .order_by(trials.number)
+            )
+            return [
+                (number, float(top1), float(size))
+                for number, top1, size in connection.execute(query)
+                if top1 is not None and size is not None
+            ]
 
     def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
         """Read the states of trials, and nothing else of them; None for all."""
@@ -81,9 +126,11 @@ class LedgerReader:
         with self._read() as connection:
             return [Report(r.trial, r.epoch, r.time, r.event, none_to_nan(r.metrics)) for r in connection.execute(query)]
 
-    def events(self, *, after: int = -1) -> list[Event]:
-        """Read all events in order; `after` as in `reports`."""
+    def events(self, *, after: int = -1, kinds: Collection[EventKind] | None = None) -> list[Event]:
+        """Read events in order: all, or those of some kinds; `after` as in `reports`."""
         query = sa.select(schema.events).where(schema.events.c.number > after).order_by(schema.events.c.number)
+        if kinds is not None:
+            query = query.where(schema.events.c.kind.in_([kind.value for kind in kinds]))
         with self._read() as connection:
             rows = connection.execute(query).all()
             if unknown := next((row.kind for row in rows if row.kind not in _KINDS), None):
@@ -92,6 +139,13 @@ class LedgerReader:
                     f"over; use {_version_needed(connection)}"
                 )
         return [Event(row.number, row.time, EventKind(row.kind), row.trial, row.who, row.detail) for row in rows]
+
+    def n_reports(self, *, since: float) -> int:
+        """Count the epochs that were reported at a time or later."""
+        events = schema.events.c
+        query = sa.select(sa.func.count()).where(events.kind == EventKind.REPORTED.value, events.time >= since)
+        with self._read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """Read the requests of users, in order; only unanswered ones if `waiting`."""
@@ -122,23 +176,38 @@ def read_states(connection: sa.Connection, numbers: Collection[int] | None = Non
     return {number: State(state) for number, state in connection.execute(query)}
 
 
-def read_trials(connection: sa.Connection) -> list[Trial]:
-    """Read all trials in the order of their numbers, each with its last epoch's metrics and its study's second objective."""
+def read_trials(connection: sa.Connection, numbers: Collection[int] | None = None) -> list[Trial]:
+    """Read trials in the order of their numbers, each with its last epoch's metrics and its study's second objective.
+
+    Args:
+        connection: Connection to the ledger.
+        numbers: Trials to read, as far as they exist; None for all.
+    """
     trials, reports = schema.trials, schema.reports
-    file = connection.execute(sa.select(schema.study.c.file)).scalar_one()
-    against = file.get("objectives", (..., Trial.against))[1]
-    last = sa.select(reports.c.trial, sa.func.max(reports.c.epoch).label("epoch")).group_by(reports.c.trial).subquery()
-    joined = trials.outerjoin(last, last.c.trial == trials.c.number).outerjoin(
-        reports, (reports.c.trial == trials.c.number) & (reports.c.epoch == last.c.epoch)
+    against = _against(connection)
+    last = sa.select(reports.c.trial, sa.func.max(reports.c.epoch).label("epoch")).group_by(reports.c.trial)
+    if numbers is not None:
+        last = last.where(reports.c.trial.in_(numbers))
+    known = last.subquery()
+    joined = trials.outerjoin(known, known.c.trial == trials.c.number).outerjoin(
+        reports, (reports.c.trial == trials.c.number) & (reports.c.epoch == known.c.epoch)
     )
     query = sa.select(trials, reports.c.epoch, reports.c.metrics).select_from(joined).order_by(trials.c.number)
-    read: list[Trial] = []
-    for row in connection.execute(query):
-        trial = _trial_of(row, against)
-        if trial.extends is not None and not trial.epochs:  # it continues where the other one ended
-            trial = replace(trial, epochs=read[trial.extends].epochs, metrics=read[trial.extends].metrics)
-        read.append(trial)
-    return read
+    if numbers is not None:
+        query = query.where(trials.c.number.in_(numbers))
+    read = {row.number: _trial_of(row, against) for row in connection.execute(query)}
+    begun = {n: t.extends for n, t in read.items() if t.extends is not None and not t.epochs}  # they continue where others ended
+    others = read if numbers is None or not begun else {t.number: t for t in read_trials(connection, set(begun.values()))}
+    for number, extends in begun.items():
+        read[number] = replace(read[number], epochs=others[extends].epochs, metrics=others[extends].metrics)
+    return list(read.values())
+
+
+def _against(connection: sa.Connection) -> str:
+    """Return the second objective of the study."""
+    file = connection.execute(sa.select(schema.study.c.file)).scalar_one()
+    against: str = file.get("objectives", (..., Trial.against))[1]
+    return against
 
 
 def _trial_of(row: Any, against: str) -> Trial:

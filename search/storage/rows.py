@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from search.storage.events import EventKind
 from search.storage.facts import Facts, read_facts
-from search.trial import Metrics, Trial
+from search.trial import Metrics, State, Trial
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,36 @@ class Report:
     time: float
     event: int
     metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of a study's trials.
+
+    Attributes:
+        of_state: Number of trials in each state that some trial has, in the order of `State`.
+        n_searched: Number of trials that count against `budget.n_trials`: all but those that extend another one.
+    """
+
+    of_state: Mapping[State, int]
+    n_searched: int
+
+    @classmethod
+    def of(cls, trials: Iterable[Trial]) -> Counts:
+        """Count trials."""
+        trials = list(trials)
+        found = Counter(trial.state for trial in trials)
+        return cls({state: found[state] for state in State if found[state]}, sum(trial.extends is None for trial in trials))
+
+    @property
+    def n_trials(self) -> int:
+        """The number of all trials."""
+        return sum(self.of_state.values())
+
+    @property
+    def all_finished(self) -> bool:
+        """True if nothing more will happen to any trial by itself."""
+        return all(state.finished for state in self.of_state)
 
 
 @dataclass(frozen=True)

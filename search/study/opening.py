@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from search.config.sections import Images
 from search.config.study_file import StudyFile
-from search.results.saved_study import SavedStudy, load
+from search.results.overview import Overview, overview
 from search.storage.location import LedgerLocation, locate_ledger
 from search.study.checks import refuse_changes, refuse_other_place
 
@@ -18,12 +18,12 @@ class Opening:
     Attributes:
         file: Study file.
         location: Location of the ledger, existing or not.
-        saved: Study at the time of the lookup; None if it has to be created.
+        saved: Overview of the study at the time of the lookup; None if it has to be created.
     """
 
     file: StudyFile
     location: LedgerLocation
-    saved: SavedStudy | None
+    saved: Overview | None
 
     @property
     def data_moved(self) -> bool:
@@ -47,7 +47,7 @@ def find_study(file: StudyFile) -> Opening:
     location = locate_ledger(file.folder, file.study, file.ledger)
     if location.find() is None:
         return Opening(file, location, None)
-    saved = load(file.folder)
+    saved = overview(file.folder)
     refuse_changes(saved.row, file)
     refuse_other_place(saved.row, file)
     as_it_began = {"space": dict(saved.row.file["space"])}  # a 0 in it may have been a whole number then

@@ -117,13 +117,14 @@ def _serve_alone(ledger: SqlLedger) -> None:
         ledger.claim()
     except OwnedElsewhere:  # a driver has started in the meantime and will answer
         return
-    trials = {trial.number: trial for trial in ledger.trials()}
-    for request in _servable(ledger):
+    waiting, n_trials = _servable(ledger), ledger.counts().n_trials
+    trials = {trial.number: trial for trial in ledger.trials([one.trial for one in waiting if one.trial is not None])}
+    for request in waiting:
         with ledger.decision() as writer:
             try:
                 _alone(request.verb, request.trial)
                 asked = None if request.trial is None else trials.get(request.trial)
-                check_request(request.verb, request.trial, None if asked is None else asked.state, len(trials))
+                check_request(request.verb, request.trial, None if asked is None else asked.state, n_trials)
             except Refused as refusal:
                 writer.answer(request, str(refusal))
                 continue

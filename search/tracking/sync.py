@@ -29,7 +29,7 @@ from search.results.views import PICTURES, write_page, write_views
 from search.secret import SecretAddress
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
-from search.storage.rows import Event, Report, StudyRow
+from search.storage.rows import Counts, Event, Report, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.storage.whole_file import write_whole
 from search.tracking import run_content
@@ -183,7 +183,7 @@ class _View:
             owner = ledger.owner()
             self._study = ledger.study()  # the budget may have been extended
         self._ended = ended_by(events, self._ended)
-        state = find_state(self._study, trials, ended=self._ended is not None, owner=owner)
+        state = find_state(self._study, Counts.of(trials), ended=self._ended is not None, owner=owner)
         parent = self._parent
         if parent is None:  # children need its id, and its description needs theirs
             parent = self._parent = self._store.send(

@@ -16,6 +16,7 @@ from typing import Any
 from search.front import ranks
 from search.results.study_state import ended_by, find_state, measured_by
 from search.storage.events import EventKind
+from search.storage.rows import Counts
 from search.storage.sql_ledger import SqlLedger
 from search.tracking import run_content
 from search.tracking.mlflow_client import FullRun, RunStore
@@ -63,7 +64,7 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     text = write_note(
         study,
         trials,
-        state := find_state(study, trials, ended=ended_by(events) is not None, owner=owner),
+        state := find_state(study, Counts.of(trials), ended=ended_by(events) is not None, owner=owner),
         links={number: f"{table}/{runs[0].id}" for number, runs in found.items() if number is not None},
         table=table,
         picture=picture if parents and "paretune.drawn_at_event" in parents[0].tags else None,

@@ -88,7 +88,7 @@ def run(
     finished = opening.saved is not None and opening.saved.state is StudyState.FINISHED and not opening.data_moved
     if finished and opening.saved is not None and not extension and not has_waiting(file.folder):
         if not is_behind(ledger, uri):
-            return opening.saved
+            return load(file.folder)
         recorder.start()
         return _recorded(recorder, file.folder, say)
     preflight.refuse_unwritable(file)

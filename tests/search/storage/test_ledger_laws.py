@@ -16,7 +16,7 @@ from search.storage.events import EventKind
 from search.storage.in_memory import InMemoryLedger
 from search.storage.ledger import Ledger
 from search.storage.location import LedgerLocation
-from search.storage.rows import Event, Report, Request
+from search.storage.rows import Counts, Event, Report, Request
 from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
 
@@ -135,6 +135,36 @@ def test_a_reader_follows_from_the_last_number_that_it_has_seen(ledger: Ledger) 
         assert ledger.events(after=last) == [event for event in events if event.number > last]
         assert [r.event for r in ledger.reports(after=last)] == [r.event for r in reports if r.event > last]
     assert [report.epoch for report in ledger.reports(trial=0)] == [1, 2]
+
+
+def test_what_is_counted_and_picked_is_what_the_whole_history_holds(ledger: Ledger) -> None:
+    assert (ledger.counts(), ledger.objectives(), ledger.trials([0])) == (Counts({}, 0), [], [])
+    move(ledger)
+    with ledger.decision() as writer:
+        for number, size in ((3, 2.5), (4, None)):  # the second lacks the objective that is weighed
+            metrics = {"val/top1": 0.25 * number} | ({} if size is None else {"cost/gflops": size})
+            writer.finish(writer.report(writer.start(trial(number)), 1, metrics), State.COMPLETE)
+        extended = writer.report(ledger.trials()[2], 4, {"val/top1": 0.8, "cost/gflops": 1.5})
+        writer.finish(extended, State.COMPLETE)
+        writer.start(trial(5))
+    trials, events, reports = ledger.trials(), ledger.events(), ledger.reports()
+    assert ledger.counts() == Counts.of(trials) == Counts({State.RUNNING: 1, State.COMPLETE: 4, State.FAILED: 1}, 5)
+    assert (ledger.counts().n_trials, ledger.counts().all_finished) == (6, False)
+    assert ledger.objectives() == [(0, 0.75, 1.5), (3, 0.75, 2.5)]  # an extended trial is not compared
+    assert (ledger.numbers(State.RUNNING), ledger.numbers(State.COMPLETE, extended=True)) == ([5], [2])
+    for numbers in ([], [2], [3, 0, 9], range(6)):
+        assert repr(ledger.trials(numbers)) == repr([one for one in trials if one.number in numbers])  # NaN is not equal to itself
+    for kinds in ([], [EventKind.MEASURED], [EventKind.REPORTED, EventKind.ENDED]):
+        assert ledger.events(kinds=kinds) == [event for event in events if event.kind in kinds]
+        assert ledger.events(after=5, kinds=kinds) == [event for event in events if event.kind in kinds and event.number > 5]
+    for report in reports:
+        assert ledger.n_reports(since=report.time) == sum(other.time >= report.time for other in reports)
+
+
+def test_an_extended_trial_is_picked_with_the_epochs_of_the_other_one(ledger: Ledger) -> None:
+    move(ledger)
+    assert ledger.trials([2]) == [ledger.trials()[2]]
+    assert ledger.trials([2])[0].epochs == 2
 
 
 def test_a_number_that_is_not_finite_is_read_back_as_nan(ledger: Ledger) -> None:
