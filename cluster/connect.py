@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cluster import scratch
 from cluster.ray_internals import log_notices, without_servers
 
 # environment variables that Ray reads on import:
@@ -175,24 +176,26 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     os.environ.update(early)
     with _own_sigterm(), without_servers():
         log_notices()
-        ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        scratch.remove_leftovers(Path(base) / "ray", "session_*")
+        context = ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     died = threading.Event()
     ended = _watched(died)
-    try:
-        address = ray.nodes()[0]["NodeManagerAddress"]
-        if address not in ("127.0.0.1", "::1"):
-            raise RuntimeError(
-                f"the embedded Ray listens on {address}: Ray was imported before Paretune could keep it on loopback; "
-                f"start Python with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or run the study before importing ray"
-            )
-        yield
-    except KeyboardInterrupt:
-        if died.is_set():
-            raise RayDied("Ray's process on this machine (raylet) has died, and with it all workers") from None
-        raise
-    finally:
-        ended.set()
-        ray.shutdown()
+    with scratch.kept_while_alive(Path(context.address_info["session_dir"])):  # Ray itself leaves them for ever
+        try:
+            address = ray.nodes()[0]["NodeManagerAddress"]
+            if address not in ("127.0.0.1", "::1"):
+                raise RuntimeError(
+                    f"the embedded Ray listens on {address}: Ray was imported before Paretune could keep it on loopback; "
+                    f"start Python with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or run the study before importing ray"
+                )
+            yield
+        except KeyboardInterrupt:
+            if died.is_set():
+                raise RayDied("Ray's process on this machine (raylet) has died, and with it all workers") from None
+            raise
+        finally:
+            ended.set()
+            ray.shutdown()
 
 
 def _watched(died: threading.Event) -> threading.Event:

@@ -11,8 +11,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from ray.tune.error import TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster import nodes
+from cluster import nodes, scratch
 from cluster.capacity import FreeSlots, bundle_of, gpus_of, in_a_slot
 from search.backends import tune_internals
 from search.backends.base import Order, Outcome
@@ -71,32 +69,30 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
 
     drains = _Drains(study) if isinstance(n_slots, FreeSlots) else None
     searcher = _StudySearcher(study, n_slots)
-    scratch = tempfile.mkdtemp(prefix="paretune-tune-")
     try:
-        tuner = tune.Tuner(
-            tune.with_resources(TuneTrial, bundle),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=_StudyScheduler(study, drains, searcher),
-                num_samples=-1,  # the study decides when it is over
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                callbacks=[_RequestPoller(study, drains)],
-                name=study.file.study,
-                storage_path=scratch,
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own after every epoch
-            ),
-        )
-        tuner.fit()
+        with scratch.temporary_folder("paretune-tune-") as folder:
+            tuner = tune.Tuner(
+                tune.with_resources(TuneTrial, bundle),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=_StudyScheduler(study, drains, searcher),
+                    num_samples=-1,  # the study decides when it is over
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    callbacks=[_RequestPoller(study, drains)],
+                    name=study.file.study,
+                    storage_path=str(folder),
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials write their own after every epoch
+                ),
+            )
+            tuner.fit()
     except TuneError as error:
         own: BaseException | None = error  # Tune wraps exceptions of our shells in this one, with a traceback as its message
         while own is not None and not isinstance(own, RequestError | OutOfReach):
             own = own.__cause__ or own.__context__
         raise own or error from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def memory(

@@ -57,7 +57,10 @@ def gc(
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Delete checkpoints that are not needed: all except those of unfinished trials, of the front and of extended trials."""
+    """Delete checkpoints that are not needed: all except those of unfinished trials, of the front and of extended trials.
+
+    Half-written files of killed workers are deleted as well.
+    """
     from dataclasses import asdict
 
     from search.workflows import collect_checkpoints
@@ -66,7 +69,8 @@ def gc(
     if as_json:
         print_json(asdict(found))
         return
-    what = f"{len(found.trials)} checkpoints, {collect_checkpoints.mebibytes(found.freed_bytes)}"
+    drafts = f" and {found.drafts} half-written files" if found.drafts else ""
+    what = f"{len(found.trials)} checkpoints{drafts}, {collect_checkpoints.mebibytes(found.freed_bytes)}"
     words = "would be deleted" if dry_run else "deleted"
     Terminal(soft_wrap=True).print(f"{what} {words}; {collect_checkpoints.mebibytes(found.kept_bytes)} kept")
 

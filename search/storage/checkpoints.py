@@ -154,6 +154,14 @@ def _files_below(folder: Path) -> dict[str, int]:
     return found
 
 
+def find_drafts(study: Folder) -> dict[Path, int]:
+    """Return the half-written files in the folders of trials, with their sizes; an object store has none."""
+    if isinstance(study, ObjectStoreFolder):
+        return {}
+    files = [file for file in (study / "trials").glob("[0-9]*/.*") if file.is_file()]
+    return {file: file.stat().st_size for file in files}
+
+
 def remove_folder(folder: Folder) -> None:
     """Delete a folder with its content; it may be missing."""
     if isinstance(folder, ObjectStoreFolder):

@@ -21,11 +21,13 @@ class Collection:
         trials: Numbers of the trials whose checkpoints are deleted.
         freed_bytes: Size of the deleted checkpoints.
         kept_bytes: Size of the remaining checkpoints.
+        drafts: Number of half-written files, of workers that were killed, which are deleted as well.
     """
 
     trials: tuple[int, ...]
     freed_bytes: int
     kept_bytes: int
+    drafts: int = 0
 
 
 def needed(trials: Iterable[Trial], *, finished: bool) -> set[int]:
@@ -59,11 +61,16 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     taken = checkpoints.folder_sizes(saved.checkpoints / "trials")
     sizes = {trial.number: taken.get(f"{trial.number:04d}", 0) for trial in trials}
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
-    if gone and not dry_run:
+    found = {} if saved.state is StudyState.RUNNING else checkpoints.find_drafts(saved.checkpoints)
+    drafts = {path: size for path, size in found.items() if int(path.parent.name) not in gone}
+    if (gone or drafts) and not dry_run:
         folder = saved.own_checkpoints()
         for number in gone:
             checkpoints.remove_folder(checkpoints.trial_folder(folder, number))
-    return Collection(gone, sum(sizes[n] for n in gone), sum(size for n, size in sizes.items() if n not in gone))
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+    freed = sum(sizes[number] for number in gone) + sum(drafts.values())
+    return Collection(gone, freed, sum(sizes.values()) - freed, len(drafts))
 
 
 def mebibytes(n_bytes: int) -> str:

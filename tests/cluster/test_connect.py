@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,17 @@ def test_an_embedded_cluster_starts_no_server_that_one_machine_has_no_use_for() 
     assert not [command for command in started if "monitor.py" in command or "dashboard.py" in command]
 
 
-def test_the_token_of_an_embedded_cluster_is_readable_by_its_user_only(tmp_path: Path) -> None:
+def test_an_embedded_cluster_leaves_a_private_token_and_nothing_else(tmp_path: Path) -> None:
     program = (
         "from cluster.connect import embedded\nwith embedded(n_cpus=1): import os; print('mode', os.environ.get('RAY_AUTH_MODE'))"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, umask=0o022)
-    assert done.stdout.split() == ["mode", "token"], done.stderr
+    with tempfile.TemporaryDirectory(prefix="pr", dir="/tmp") as temporary:  # a short path, for Ray's sockets
+        known = environment | {"RAY_TMPDIR": temporary}
+        done = subprocess.run(command, env=known, capture_output=True, text=True, check=False, umask=0o022)
+        assert done.stdout.split() == ["mode", "token"], done.stderr
+        assert not list(Path(temporary).glob("ray/session_2*"))  # Ray's own folder is gone with it
     token = tmp_path / ".ray" / "auth_token"
     assert len(token.read_text()) >= 32
     assert [token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777] == [0o600, 0o700]

@@ -20,6 +20,7 @@ import io
 import json
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -189,12 +190,16 @@ def _made(path: Path) -> Iterator[Path | None]:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        handle = os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(handle, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even if the process is killed
             if path.exists():
                 yield None
                 return
-            with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:
+            drafts = f".draft-{path.name}-"
+            for left in path.parent.glob(f"{drafts}*"):  # by a process that was killed: we hold the lock
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=drafts, dir=path.parent) as folder:
                 yield (draft := Path(folder) / path.name)
                 synchronise(draft)
                 draft.replace(path)

@@ -29,15 +29,20 @@ def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_colle
     SyntheticTrainable().start(going_on.config, seed=0, epochs=2, folder=study.checkpoint_folder(going_on.number))
     study.checkpoint_folder(going_on.number).mkdir()
     (study.checkpoint_folder(going_on.number) / "epoch.json").write_text(json.dumps({"epoch": 1}))
-    study.close()
+    draft = study.checkpoint_folder(min(members)) / ".epoch.json.half"  # of a worker that was killed
+    draft.write_text("{")
     kept = members | {going_on.number}
     gone = tuple(trial.number for trial in study.trials if trial.number not in kept)
     assert gone
     size = len('{"epoch": 2}')
-    expected = collect_checkpoints.Collection(gone, len(gone) * size, len(kept) * size)
+    expected = collect_checkpoints.Collection(gone, len(gone) * size + 1, len(kept) * size, drafts=1)
+    running = collect_checkpoints.collect(study.folder, dry_run=True)  # a live worker may be writing it
+    assert (running.drafts, running.freed_bytes) == (0, len(gone) * size)
+    study.close()
     assert collect_checkpoints.collect(study.folder, dry_run=True) == expected
     assert all(study.checkpoint_folder(number).exists() for number in gone)
     assert collect_checkpoints.collect(study.folder) == expected
+    assert not draft.exists()
     left = {int(folder.name) for folder in (study.folder / "trials").iterdir()}
     assert left == kept
     assert collect_checkpoints.collect(study.folder) == collect_checkpoints.Collection((), 0, len(kept) * size)

@@ -339,6 +339,18 @@ def test_a_decoded_file_that_a_power_cut_has_halved_is_made_again(tmp_path: Path
     assert np.array_equal(decoded(found, "train", transform).images, before)
 
 
+def test_what_a_killed_process_left_of_a_decoded_file_is_removed_when_it_is_made_again(tmp_path: Path) -> None:
+    found = listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))})
+    transform = Transform(1, (17, 17), None, "bicubic")
+    before = decoded(found, "train", transform).images.copy()
+    path = max(cache().glob("train-*.arrow"), key=lambda path: path.stat().st_mtime_ns)
+    (left := cache() / f".draft-{path.name}-killed").mkdir()
+    (left / "pixels.raw").write_bytes(b"half")
+    path.unlink()
+    assert np.array_equal(decoded(found, "train", transform).images, before)
+    assert not left.exists()
+
+
 def test_writing_to_the_mapped_pixels_changes_no_file(tmp_path: Path) -> None:
     found = listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))})
     transform = Transform(1, (16, 16), None, "bicubic")
