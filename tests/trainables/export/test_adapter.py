@@ -19,7 +19,8 @@ from trainables.backbones import create, fingerprint, set_head
 from trainables.costs.counting import MetaSizes
 from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
 from trainables.training import checkpoint
-from trainables.training.trial import AdapterWorker
+
+from ..short import shortened
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +67,8 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def trained(images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """Every method, trained for one epoch on the digits."""
-    worker = make(BACKBONE, DIGITS, {"device": "cpu"})
-    assert isinstance(worker, AdapterWorker)
+    """Every method, trained for one epoch on some digits."""
+    worker = shortened(make(BACKBONE, DIGITS, {"device": "cpu"}))
     found = {}
     for name, config in CONFIGS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -167,8 +167,7 @@ def test_the_card_says_everything_and_is_read_back_as_it_was_written(trained: di
 
 def test_a_backbone_of_other_weights_and_size_is_created_as_the_card_says(tmp_path: Path) -> None:
     backbone, config = {"name": "test_vit", "weights": "random", "img_size": 32}, {"method": "lora", "lora.rank": 2, **OPTIM}
-    worker = make(backbone, DIGITS, {"device": "cpu"})
-    assert isinstance(worker, AdapterWorker)
+    worker = shortened(make(backbone, DIGITS, {"device": "cpu"}))
     worker.start(config, seed=SEED, epochs=1, folder=tmp_path / "trial")
     worker.step()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
