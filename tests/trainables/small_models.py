@@ -33,6 +33,13 @@ def small_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
 
 
 @register_model
+def small_vit_without_qkv_bias(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """The mean of the patches in front of the head, as in vit_medium_patch16_gap_240."""
+    args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg"}
+    return cast(VisionTransformer, _small(VisionTransformer, "small_vit_without_qkv_bias", **args | {"qkv_bias": False} | kwargs))
+
+
+@register_model
 def small_beit(pretrained: bool = False, **kwargs: Any) -> Beit:
     """Relative positions instead of absolute ones, and the mean of the patches in front of the head."""
     args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2, "use_abs_pos_emb": False, "use_rel_pos_bias": True}

@@ -21,6 +21,7 @@ from trainables.export.adapter import Card, export_adapter, load_adapter, read_c
 from trainables.training import checkpoint
 
 from ..short import shortened
+from ..small_models import small_vit_without_qkv_bias
 
 pytestmark = pytest.mark.slow
 
@@ -137,15 +138,16 @@ def test_what_cannot_be_merged_says_why_and_writes_nothing(
 
 
 def test_a_merged_weight_that_plain_timm_has_no_place_for_is_refused(tmp_path: Path) -> None:
-    backbone, config = {"name": "vit_medium_patch16_gap_240", "weights": "random", "img_size": 32}, {"method": "arc", "arc.rank": 2}
-    model = create("vit_medium_patch16_gap_240", "random", 32)  # its qkv has no bias, and ARC adds one
+    name = small_vit_without_qkv_bias.__name__  # and ARC adds one
+    backbone, config = {"name": name, "weights": "random"}, {"method": "arc", "arc.rank": 2}
+    model = create(name, "random")
     set_head(model, 10, torch.Generator().manual_seed(0))
     adapt(model, method_of(config))
     tensors = {f"trainable/{name}": tensor for name, tensor in trainable_state(model).items()}
     facts = {"config": config, "seed": SEED, "epoch": 1, "epochs": 1, "metrics": {}}
     checkpoint.write(tmp_path / "trial", checkpoint.Checkpoint(tensors, facts))
     own = Trained(config, tmp_path / "trial", torch.empty(0))
-    with pytest.raises(ValueError, match=r"arc cannot be merged on vit_medium.* no place.*blocks\.0\.attn\.qkv\.bias"):
+    with pytest.raises(ValueError, match=r"arc cannot be merged on small_vit.* no place.*blocks\.0\.attn\.qkv\.bias"):
         own.export(tmp_path / "out", merged=True, backbone=backbone)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trial"]
 
