@@ -23,7 +23,8 @@ from trainables.adapters import adapt, method_of, regulariser, trainable_paramet
 pytestmark = pytest.mark.slow
 
 KNOBS = [knob for space in spaces.SPACES.values() for knob in space.knobs]
-N_EPOCHS = {"clora.sade_weight": 6}  # of one step, where 3 are few: the term is zero at the start
+# Epochs of one step, where 3 are few: SADE is zero at the start, and SNELL moves slowly.
+N_EPOCHS = {"clora.sade_weight": 6, "snell.dropout": 6}
 # Where a knob needs another one to be felt. While all heads still lessen the loss, their scores have one sign and both criteria
 # keep the same; so the update is made to overshoot, each block ranks its own, and one head of four stays.
 OVERSHOT: Config = {"heart_lora.level": "layer", "heart_lora.active_head_ratio": 0.25, "heart_lora.scale": 50.0}
