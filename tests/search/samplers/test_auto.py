@@ -44,8 +44,8 @@ def searched(seed: int, n_trials: int, methods: tuple[str, ...] = METHODS, *, wo
 @settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=5, unique=True),
-    more=st.integers(0, 10),
+    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=4, unique=True),
+    more=st.integers(0, 3),
     workers=st.sampled_from([1, 4]),
     rungs=st.sampled_from([None, {"grace": 1, "factor": 3}]),
 )
