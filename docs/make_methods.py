@@ -95,8 +95,8 @@ and the printed ones:
 BACKBONES = """
 ## Backbones
 
-Every method passes the laws of `tests/trainables/adapters/adapter_laws.py` on a small random model
-of every family:
+Every method meets every family in the laws of `tests/trainables/adapters/adapter_laws.py`, on a
+small random model of each:
 
 | family | in timm | while adapted | after a merge |
 |---|---|---|---|

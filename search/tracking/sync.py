@@ -11,6 +11,7 @@ A study is one experiment with one parent run for the study and one child run pe
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -290,13 +291,19 @@ def sync_fully(last_event: int) -> str:
 
 def environment() -> dict[str, Any]:
     """Describe the environment of a run: interpreter, machine, and the version of every installed distribution."""
-    packages = {found.name: found.version for found in importlib.metadata.distributions()}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "n_cpus": os.cpu_count(),
-        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        "packages": dict(_packages()),
     }
+
+
+@functools.cache
+def _packages() -> Mapping[str, str]:
+    """Return the versions by name, sorted; hundreds of files are read for them, and a process keeps what it has imported."""
+    packages = {found.name: found.version for found in importlib.metadata.distributions()}
+    return dict(sorted(packages.items(), key=lambda item: item[0].lower()))
 
 
 @contextlib.contextmanager

@@ -168,11 +168,9 @@ def test_the_front_and_its_hypervolume_are_those_of_accuracy_against_the_cost(tm
 @pytest.mark.parametrize(
     ("against", "sampler"),
     [
-        ("cost/gflops", "auto"),
         ("cost/gflops", "tpe"),
         ("cost/latency_ms", "nsga2"),
         ("trainable_params", "auto"),
-        ("cost/latency_ms", "auto"),
         ("cost/step_seconds", "auto"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A search on a user's own images, in every layout, through the real command; and what a user is told when images are wrong."""
+"""A search on a user's own images, in every layout; and what a user is told when images are wrong."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
+from search.backends import in_process
+from search.config.loading import load
+from search.study.study import Study
+from trainables import make, measure
+
 from ...trainables.data import pictures
 from .. import command_line
-from ..mlflow_database import with_mlflow_database
 
 pytestmark = pytest.mark.slow
 
@@ -38,18 +42,20 @@ def study(folder: Path, **data: object) -> None:
         "search": {"sampler": "random"},
     }
     (folder / "own.yaml").write_text(yaml.safe_dump(file))
-    with_mlflow_database(folder / "paretune-studies")
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_a_search_runs_on_images_of_every_layout_and_learns(kind: str, tmp_path: Path) -> None:
+def test_a_search_runs_on_images_of_every_layout_and_learns(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     LAYOUTS[kind](tmp_path / "set")
     study(tmp_path, kind=kind, path="set")
-    done = paretune("run", "own.yaml", "--back-end", "in-process", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "decoding images, once for this machine" in done.stdout
-    front = json.loads(paretune("front", "own", "--json", cwd=tmp_path).stdout)
-    best = max(member["metrics"]["val/top1"] for member in front["members"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    file = load("own.yaml")
+    worker = file.worker()
+    made = Study.create(file, measure(worker["backbone"], worker["data"]))
+    in_process.run(made, make(**worker))
+    best = max(member.metrics["val/top1"] for member in made.front())
+    made.close()
     assert best > 1 / 3 + 0.2  # chance is one in three
 
 
@@ -61,7 +67,7 @@ def test_another_study_on_the_same_images_decodes_nothing_and_finds_the_same(tmp
         small = ["--set", f"study={name}", "--set", "budget.epochs=1", "--set", "recipe.precision=float32"]
         done = paretune("run", "own.yaml", "--back-end", "in-process", *small, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert ("decoding" in done.stdout) is (name == "one")
+        assert ("decoding images, once for this machine" in done.stdout) is (name == "one")
         trials = json.loads(paretune("trials", name, "--json", cwd=tmp_path).stdout)
         found.append([{key: value for key, value in t["metrics"].items() if not key.startswith("cost/")} for t in trials])
     assert found[0] == found[1]

@@ -41,7 +41,8 @@ from trainables.adapters import (
 from trainables.adapters.lora import LoRALayer
 from trainables.backbones import create
 
-from .adapter_laws import AVERAGE, METHOD_ALONE, TOKEN, AdapterLaws, Backbone, Case, Frozen, Tensors, adapted, images
+from ..small_models import small_post_norm_eva
+from .adapter_laws import AVERAGE, HOLDING, METHOD_ALONE, TOKEN, AdapterLaws, Backbone, Case, Frozen, Tensors, adapted, images
 
 
 def lora(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
@@ -376,15 +377,27 @@ CASES = [
 ]
 
 
+def ends() -> list[Case]:
+    """Of each method the first row and the last, and every row in which an image depends on its batch-mates."""
+    ends = {id(case) for rows in (CASES, CASES[::-1]) for case in {type(case.method): case for case in rows}.values()}
+    return [case for case in CASES if id(case) in ends or case.per_batch]
+
+
+def rows(law: str) -> list[Any]:
+    """Every row with a class token; the ends of each method on the other backbone too, if that has a part in the law."""
+    found = [pytest.param(TOKEN, case) for case in (ends() if law in HOLDING else CASES) if case.concerns(law)]
+    if law not in METHOD_ALONE:
+        found += [pytest.param(AVERAGE, case, marks=pytest.mark.slow) for case in ends()]
+    return found
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if {"backbone", "case"} <= set(metafunc.fixturenames):
-        more = [] if metafunc.function.__name__ in METHOD_ALONE else [pytest.param(AVERAGE, marks=pytest.mark.slow)]
-        metafunc.parametrize("backbone", [TOKEN, *more], ids=lambda backbone: backbone.name)
-        metafunc.parametrize("case", CASES, ids=str)
+        metafunc.parametrize(("backbone", "case"), rows(metafunc.function.__name__), ids=lambda one: getattr(one, "name", str(one)))
 
 
 class TestEveryMethod(AdapterLaws):
-    """Every row of the table above on both backbones, or on one where the backbone has no part in the law."""
+    """Every row of the table above, as far as its knobs and the backbone have a part in the law."""
 
 
 def test_every_registered_method_has_a_row_in_the_laws() -> None:
@@ -610,7 +623,7 @@ def test_plain_vision_transformers_of_other_recipes_are_adapted(name: str) -> No
             "the block of a supported VisionTransformer must be timm's plain Block; blocks.0 has ResPostBlock",
         ),
         (
-            "eva02_enormous_patch14_clip_224",
+            small_post_norm_eva.__name__,
             "the block of a supported Eva must be timm's plain EvaBlock; blocks.0 has EvaBlockPostNorm",
         ),
         (

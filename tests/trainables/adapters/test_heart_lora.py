@@ -16,6 +16,7 @@ from trainables import make, measure
 from trainables.adapters import HeartLoRA, adapt, trainable_parameters
 from trainables.training.trial import AdapterWorker
 
+from ..short import shortened
 from .adapter_laws import TOKEN, Case, images, oracle
 from .test_adapters import heart_lora
 
@@ -102,7 +103,7 @@ def test_a_trial_shorter_than_the_warm_up_drops_heads_after_its_last_epoch() -> 
 
 def worker() -> AdapterWorker:
     backbone = {"name": "test_vit", "weights": "random", "img_size": 32}
-    return cast(AdapterWorker, make(backbone, {"kind": "digits"}, {"device": "cpu"}))
+    return shortened(make(backbone, {"kind": "digits"}, {"device": "cpu"}))
 
 
 def saved(folder: Path) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from trainables.backbones import create, describe_normalisation, fingerprint
 
+from ..small_models import small_swin
+
 
 def source(name: str = "test_vit") -> VisionTransformer:
     """A model whose weights all differ, with a classifier."""
@@ -77,18 +79,18 @@ def test_names_of_data_parallel_training_are_understood(tmp_path: Path) -> None:
 
 
 def test_the_npz_of_the_original_releases_is_read(tmp_path: Path) -> None:
-    model = source("vit_tiny_patch16_224")
+    model = source("test_vit")
     write_jax(model, tmp_path / "ViT-Ti_16.npz")
-    assert same("vit_tiny_patch16_224", tmp_path / "ViT-Ti_16.npz", model)
+    assert same("test_vit", tmp_path / "ViT-Ti_16.npz", model)
 
 
 def test_position_embeddings_are_resampled_to_the_input_size(tmp_path: Path) -> None:
-    model, path = source("vit_tiny_patch16_224"), tmp_path / "weights.safetensors"
+    model, path = source("test_vit"), tmp_path / "weights.safetensors"
     save_file(model.state_dict(), path)
     write_jax(model, tmp_path / "weights.npz")
     expected = resample_abs_pos_embed(model.pos_embed.detach(), [6, 6], num_prefix_tokens=1)
     for file in (path, tmp_path / "weights.npz"):
-        small = create("vit_tiny_patch16_224", str(file), img_size=96)
+        small = create("test_vit", str(file), img_size=96)
         torch.testing.assert_close(small.pos_embed, expected, rtol=0, atol=1e-5)
 
 
@@ -110,11 +112,11 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
             create("test_vit", str(path))
     np.savez(tmp_path / "weights.npz", **{"embedding/kernel": np.array([Trap(tmp_path / "sprung")], dtype=object)})
     with pytest.raises(ValueError, match=r"weights\.npz"):
-        create("vit_tiny_patch16_224", str(tmp_path / "weights.npz"))
+        create("test_vit", str(tmp_path / "weights.npz"))
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "other.npz").write_bytes(b"not found")
     with pytest.raises(ValueError, match=r"other\.npz is not a \.npz file \(a zip archive of arrays\)"):
-        create("vit_tiny_patch16_224", str(tmp_path / "other.npz"))
+        create("test_vit", str(tmp_path / "other.npz"))
 
 
 def test_missing_and_unexpected_keys_are_named(tmp_path: Path) -> None:
@@ -127,14 +129,14 @@ def test_missing_and_unexpected_keys_are_named(tmp_path: Path) -> None:
 
 
 def test_an_npz_of_another_depth_or_kind_is_refused(tmp_path: Path) -> None:
-    write_jax(source("vit_tiny_patch16_224"), tmp_path / "deep.npz", n_blocks=14)
-    with pytest.raises(ValueError, match=r"deep\.npz does not .*: it has 14 blocks, the model 12"):
-        create("vit_tiny_patch16_224", str(tmp_path / "deep.npz"))
+    write_jax(source("test_vit"), tmp_path / "deep.npz", n_blocks=8)
+    with pytest.raises(ValueError, match=r"deep\.npz does not .*: it has 8 blocks, the model 6"):
+        create("test_vit", str(tmp_path / "deep.npz"))
     with pytest.raises(ValueError, match="hold plain Vision Transformers; SwinTransformer is not one"):
-        create("swin_tiny_patch4_window7_224", str(tmp_path / "deep.npz"))
+        create(small_swin.__name__, str(tmp_path / "deep.npz"))
     np.savez(tmp_path / "other.npz", something=np.zeros(3))
-    with pytest.raises(ValueError, match=r"other\.npz does not hold weights of vit_tiny_patch16_224"):
-        create("vit_tiny_patch16_224", str(tmp_path / "other.npz"))
+    with pytest.raises(ValueError, match=r"other\.npz does not hold weights of test_vit"):
+        create("test_vit", str(tmp_path / "other.npz"))
 
 
 def test_files_that_are_cut_off_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from trainables.adapters.families import Blocks
 from trainables.costs.counting import forward_gflops
 from trainables.costs.latency import MIN_REPEATS, latency
 
+from ..short import shortened
+
 pytestmark = pytest.mark.slow
 
 SLOW_MS = 1.0
@@ -105,7 +107,7 @@ CONFIG: dict[str, Any] = {"method": "lora", "lora.rank": 1, "lora.layers": "last
 
 
 def test_a_trial_measures_it_once_after_its_first_epoch_and_keeps_it_over_a_restart(tmp_path: Path) -> None:
-    trainable = make(GLYPHS, {"kind": "digits"}, {"latency": True})
+    trainable = shortened(make(GLYPHS, {"kind": "digits"}, {"latency": True}))
     trainable.start(CONFIG, seed=0, epochs=3, folder=tmp_path)
     first, second = trainable.step(), trainable.step()
     assert first["cost/latency_ms"] == second["cost/latency_ms"]
@@ -117,20 +119,24 @@ def test_a_trial_measures_it_once_after_its_first_epoch_and_keeps_it_over_a_rest
 
 
 def test_a_trial_measures_no_latency_unless_it_is_asked_for() -> None:
-    trainable = make(GLYPHS, {"kind": "digits"}, {})
+    trainable = shortened(make(GLYPHS, {"kind": "digits"}, {}))
     trainable.start(CONFIG, seed=0, epochs=1, folder=None)
     assert not [key for key in trainable.step() if "latency" in key]
     trainable.finish()
 
 
+@pytest.fixture(scope="module")
+def sizes() -> Any:
+    return measure({"name": "test_vit", "img_size": 32}, {"kind": "none", "n_classes": 3})
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_operations_known_before_training_are_those_of_the_real_model(method: str) -> None:
+def test_operations_known_before_training_are_those_of_the_real_model(sizes: Any, method: str) -> None:
     config = {"method": method}
     model = tiny()
     of_method = method_of(config)
     adapt(model, of_method)
     of_method.shrink_to_final_size(model)
-    sizes = measure({"name": "test_vit", "img_size": 32}, {"kind": "none", "n_classes": 3})
     assert sizes.gflops(config) == forward_gflops(model) > 0.0
 
 

@@ -19,7 +19,9 @@ from trainables.backbones import create, fingerprint, set_head
 from trainables.costs.counting import MetaSizes
 from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
 from trainables.training import checkpoint
-from trainables.training.trial import AdapterWorker
+
+from ..short import shortened
+from ..small_models import small_vit_without_qkv_bias
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +68,8 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def trained(images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
-    """Every method, trained for one epoch on the digits."""
-    worker = make(BACKBONE, DIGITS, {"device": "cpu"})
-    assert isinstance(worker, AdapterWorker)
+    """Every method, trained for one epoch on some digits."""
+    worker = shortened(make(BACKBONE, DIGITS, {"device": "cpu"}))
     found = {}
     for name, config in CONFIGS.items():
         folder = tmp_path_factory.mktemp(name)
@@ -137,15 +138,16 @@ def test_what_cannot_be_merged_says_why_and_writes_nothing(
 
 
 def test_a_merged_weight_that_plain_timm_has_no_place_for_is_refused(tmp_path: Path) -> None:
-    backbone, config = {"name": "vit_medium_patch16_gap_240", "weights": "random", "img_size": 32}, {"method": "arc", "arc.rank": 2}
-    model = create("vit_medium_patch16_gap_240", "random", 32)  # its qkv has no bias, and ARC adds one
+    name = small_vit_without_qkv_bias.__name__  # and ARC adds one
+    backbone, config = {"name": name, "weights": "random"}, {"method": "arc", "arc.rank": 2}
+    model = create(name, "random")
     set_head(model, 10, torch.Generator().manual_seed(0))
     adapt(model, method_of(config))
     tensors = {f"trainable/{name}": tensor for name, tensor in trainable_state(model).items()}
     facts = {"config": config, "seed": SEED, "epoch": 1, "epochs": 1, "metrics": {}}
     checkpoint.write(tmp_path / "trial", checkpoint.Checkpoint(tensors, facts))
     own = Trained(config, tmp_path / "trial", torch.empty(0))
-    with pytest.raises(ValueError, match=r"arc cannot be merged on vit_medium.* no place.*blocks\.0\.attn\.qkv\.bias"):
+    with pytest.raises(ValueError, match=r"arc cannot be merged on small_vit.* no place.*blocks\.0\.attn\.qkv\.bias"):
         own.export(tmp_path / "out", merged=True, backbone=backbone)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trial"]
 
@@ -167,8 +169,7 @@ def test_the_card_says_everything_and_is_read_back_as_it_was_written(trained: di
 
 def test_a_backbone_of_other_weights_and_size_is_created_as_the_card_says(tmp_path: Path) -> None:
     backbone, config = {"name": "test_vit", "weights": "random", "img_size": 32}, {"method": "lora", "lora.rank": 2, **OPTIM}
-    worker = make(backbone, DIGITS, {"device": "cpu"})
-    assert isinstance(worker, AdapterWorker)
+    worker = shortened(make(backbone, DIGITS, {"device": "cpu"}))
     worker.start(config, seed=SEED, epochs=1, folder=tmp_path / "trial")
     worker.step()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

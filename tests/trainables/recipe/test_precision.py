@@ -19,17 +19,31 @@ from trainables.recipe.recipe import Recipe
 from trainables.recipe.step import backward, logits
 from trainables.training.trial import AdapterWorker
 
-from ..training.test_trial import BACKBONE, CONFIGS, LORA, SHARED, run, worker
+from .. import small_models
+from ..short import shortened
+from ..training.test_trial import BACKBONE, CONFIGS, LORA, SHARED, TWO_BATCHES, run, worker
 
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def full() -> AdapterWorker:
+    return worker()
+
+
+@pytest.fixture(scope="module")
+def half() -> AdapterWorker:
+    return worker(precision="bfloat16")
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["method"])
-def test_every_method_learns_the_same_in_bfloat16_and_repeats_bit_for_bit(config: dict[str, Any]) -> None:
+def test_every_method_learns_the_same_in_bfloat16_and_repeats_bit_for_bit(
+    config: dict[str, Any], full: AdapterWorker, half: AdapterWorker
+) -> None:
     calm = {key: 0.0 if key.endswith(("dropout", "drop_path")) else value for key, value in config.items()}
-    [expected], [found] = run(worker(), calm, epochs=1), run(half := worker(precision="bfloat16"), calm, epochs=1)
+    [expected], [found] = run(full, calm, epochs=1), run(half, calm, epochs=1)
     assert found["train/loss"] == pytest.approx(expected["train/loss"], rel=0.01)
     assert found["val/loss"] == pytest.approx(expected["val/loss"], rel=0.01)
     assert found != expected
@@ -80,8 +94,7 @@ def test_explicit_attention_changes_only_what_was_fused_and_is_taken_back() -> N
 def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch, layers: str
 ) -> None:
-    trial = make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "precision": "bfloat16"})
-    assert isinstance(trial, AdapterWorker)
+    trial = shortened(make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "precision": "bfloat16"}), n_validation=TWO_BATCHES)
     trial.start({**LORA, "lora.layers": layers}, seed=0, epochs=1, folder=None)
     kept = trial.evaluate("validation")
     monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)
@@ -174,7 +187,10 @@ def test_a_trial_with_batches_in_parts_learns_what_one_with_whole_batches_does()
 @pytest.mark.slow
 def test_a_compiled_trial_learns_what_a_plain_one_does_and_leaves_a_plain_model() -> None:
     calm = {"method": "head_only", **SHARED, "recipe.drop_path": 0.0}
-    trial = worker(compile=True)
-    [expected], [found] = run(worker(), calm, epochs=1), run(trial, calm, epochs=1)
+    backbone = {"name": small_models.small_vit.__name__, "weights": "random"}  # of few blocks, which take long to compile
+    plain, trial = (
+        shortened(make(backbone, {"kind": "digits"}, {"device": "cpu", "compile": compiled})) for compiled in (False, True)
+    )
+    [expected], [found] = run(plain, calm, epochs=1), run(trial, calm, epochs=1)
     assert found == pytest.approx(expected, rel=1e-4)
     assert "forward_features" not in vars(trial.model)

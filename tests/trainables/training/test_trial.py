@@ -15,13 +15,17 @@ from safetensors import safe_open
 from trainables import make
 from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
+from trainables.costs.memory import EVAL_BATCH
 from trainables.protocol import STOP_FLAG, Stopped
 from trainables.training.trial import AdapterWorker
+
+from ..short import shortened
 
 pytestmark = pytest.mark.slow
 
 BACKBONE = {"name": "test_vit", "weights": "random", "img_size": 32}
-SHARED = {"optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.batch_size": 64, "recipe.drop_path": 0.2}
+SHARED = {"optim.lr": 3e-3, "optim.weight_decay": 1e-2, "optim.batch_size": 32, "recipe.drop_path": 0.2}
+TWO_BATCHES = EVAL_BATCH + 20  # images of a split that is evaluated in two batches, of unequal sizes
 CONFIGS: list[dict[str, Any]] = [
     {"method": "head_only", **SHARED},
     {"method": "lora", "lora.rank": 2, "lora.dropout": 0.2, **SHARED},
@@ -43,13 +47,18 @@ LORA = CONFIGS[1]
 
 
 def worker(**recipe: Any) -> AdapterWorker:
-    trial = make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "clip_norm": 1.0, **recipe})
-    assert isinstance(trial, AdapterWorker)
-    return trial
+    """One that trains on 96 images, three batches, and evaluates 32."""
+    return shortened(make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "clip_norm": 1.0, **recipe}))
 
 
 @pytest.fixture(scope="module")
 def shared_worker() -> AdapterWorker:
+    return worker()
+
+
+@pytest.fixture(scope="module")
+def second_worker() -> AdapterWorker:
+    """Another process, which never ends a trial."""
     return worker()
 
 
@@ -103,17 +112,15 @@ def test_another_seed_is_another_trial(warm: AdapterWorker, first_results: list[
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["method"])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
-    warm: AdapterWorker, config: dict[str, Any], tmp_path: Path
+    warm: AdapterWorker, second_worker: AdapterWorker, config: dict[str, Any], tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     warm.start(config, seed=5, epochs=2, folder=whole)
     expected = [without_costs(warm.step()) for _ in range(2)]
 
-    other = worker()
-    assert other.start(config, seed=5, epochs=2, folder=parts) == 0
-    assert other.replay() is None
-    first = without_costs(other.step())
-    del other  # killed
+    assert second_worker.start(config, seed=5, epochs=2, folder=parts) == 0
+    assert second_worker.replay() is None
+    first = without_costs(second_worker.step())  # and is killed
 
     run(warm, CONFIGS[2], epochs=1)
     assert warm.start(config, seed=5, epochs=2, folder=parts) == 1
@@ -279,8 +286,8 @@ def test_metrics_are_fractions_losses_and_costs(warm: AdapterWorker) -> None:
         "val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds", "cost/images_per_second",
         "cost/step_seconds", "cost/peak_memory_bytes", "cost/gflops"
     }  # fmt: skip
-    assert (metrics["val/top1"] * 800) == pytest.approx(round(metrics["val/top1"] * 800))
-    assert metrics["cost/images_per_second"] == pytest.approx(192 / metrics["cost/train_seconds"])  # 3 batches of 64
+    assert (metrics["val/top1"] * 32) == pytest.approx(round(metrics["val/top1"] * 32))
+    assert metrics["cost/images_per_second"] == pytest.approx(96 / metrics["cost/train_seconds"])  # 3 batches of 32
     assert metrics["cost/step_seconds"] == pytest.approx(metrics["cost/train_seconds"] / 3)
     assert 2**26 < metrics["cost/peak_memory_bytes"] < 2**36
 
@@ -288,9 +295,9 @@ def test_metrics_are_fractions_losses_and_costs(warm: AdapterWorker) -> None:
 def test_a_regulariser_enters_the_training_loss_with_its_weight(warm: AdapterWorker) -> None:
     losses, after_one_step = {}, {}
     for weight in (0.0, 1e3):
-        config = {"method": "clora", "clora.sade_weight": weight, **SHARED, "optim.lr": 0.1, "optim.batch_size": 200}
+        config = {"method": "clora", "clora.sade_weight": weight, **SHARED, "optim.lr": 0.1, "optim.batch_size": 96}
         warm.start(config, seed=0, epochs=2, folder=None)
-        first = warm.step()["train/loss"]  # the only step of an epoch of 200 images, taken where SADE and its gradient are zero
+        first = warm.step()["train/loss"]  # the only step of an epoch of 96 images, taken where SADE and its gradient are zero
         after_one_step[weight] = regulariser(warm.model)
         losses[weight] = (first, warm.step()["train/loss"])
     assert losses[0.0][0] == losses[1e3][0]
@@ -300,26 +307,28 @@ def test_a_regulariser_enters_the_training_loss_with_its_weight(warm: AdapterWor
 
 
 def test_evaluation_is_the_mean_over_the_split() -> None:
-    trial = worker()
+    trial = shortened(make(BACKBONE, {"kind": "digits"}, {"device": "cpu"}), n_validation=TWO_BATCHES)
     trial.start(CONFIGS[0], seed=0, epochs=1, folder=None)
     images, labels = trial._splits["validation"].images, trial._splits["validation"].labels
     with torch.inference_mode():
         logits = torch.cat([trial.model(trial._normalise(image[None])) for image in images]).double()
     correct = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))
-    loss = -sum(float(row.log_softmax(0)[label]) for row, label in zip(logits, labels, strict=True)) / 800
-    assert trial.evaluate("validation") == (pytest.approx(correct / 800), pytest.approx(loss, rel=1e-5))
+    loss = -sum(float(row.log_softmax(0)[label]) for row, label in zip(logits, labels, strict=True)) / TWO_BATCHES
+    assert trial.evaluate("validation") == (pytest.approx(correct / TWO_BATCHES), pytest.approx(loss, rel=1e-5))
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_glyphs", "test_vit", "test_vit2", "test_vit3"]
-)  # none, class token, registers; attention pooling
-@pytest.mark.parametrize("layers", ["last-1", "last-3", "none"])
+    ("name", "layers"),
+    [  # in front of the patches none, a class token, registers; attention pooling
+        *(("vit_glyphs", layers) for layers in ("last-1", "last-3", "none")),
+        *((name, "last-3") for name in ("test_vit", "test_vit2", "test_vit3")),
+    ],
+)
 def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit(
     monkeypatch: pytest.MonkeyPatch, name: str, layers: str
 ) -> None:
     config = CONFIGS[0] if layers == "none" else {**LORA, "lora.layers": layers}
-    trial = make({**BACKBONE, "name": name}, {"kind": "digits"}, {"device": "cpu"})
-    assert isinstance(trial, AdapterWorker)
+    trial = shortened(make({**BACKBONE, "name": name}, {"kind": "digits"}, {"device": "cpu"}), n_validation=TWO_BATCHES)
     trial.start(config, seed=0, epochs=1, folder=None)
     kept = [trial.evaluate("validation") for _ in range(2)]
     monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)
@@ -327,7 +336,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit(
 
 
 def test_the_packaged_backbone_learns_digits_that_it_has_never_seen() -> None:
-    trial = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"device": "cpu"})
+    trial = shortened(make({"name": "vit_glyphs"}, {"kind": "digits"}, {"device": "cpu"}), n_train=200, n_validation=200)
     trial.start({"method": "lora", "lora.rank": 4, "optim.lr": 5e-3, "optim.batch_size": 16}, seed=0, epochs=6, folder=None)
     for _ in range(6):
         metrics = trial.step()
