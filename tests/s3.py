@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from search.storage.object_store import _connected
+
 STARTS_SECONDS = 60.0
 BUCKET = "studies"
 
@@ -52,6 +54,7 @@ def bucket() -> Iterator[Bucket]:
     try:
         _make(f"{endpoint}/{BUCKET}", process)
         os.environ.update(environment)
+        _connected.cache_clear()  # this process may know a server of before
         yield Bucket(f"s3://{BUCKET}", endpoint, environment)
     finally:
         for name, value in before.items():

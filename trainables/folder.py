@@ -22,6 +22,53 @@ class Folder(Protocol):
         """Return whether a file exists. The call must be fast, since workers make it between batches; it may lag behind."""
 
 
+class Superseded(Exception):
+    """The signal that another worker has been given the trial; this one was thought lost, and may write nothing more."""
+
+
+class FencedFolder:
+    """A trial's folder in the hands of one worker, which may write in it until another worker fences it off.
+
+    A worker whose node was cut off may return after its trial was given to another one. The newest worker's token is in the folder,
+    and each write is preceded by a look at it.
+
+    Args:
+        folder: Folder of the trial, local or in an object store; the token of this worker is written into it.
+    """
+
+    def __init__(self, folder: Path | Folder) -> None:
+        self.folder = folder
+        self._token = uuid.uuid4().hex.encode()
+        write(folder, FENCE, self._token, synchronised=False)
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file; see `Folder.read`."""
+        return read(self.folder, name)
+
+    def write(self, name: str, blob: bytes) -> None:
+        """Create or replace a file; see `Folder.write`.
+
+        Raises:
+            Superseded: If another worker has the trial, or the folder was removed.
+        """
+        write(self, name, blob)
+
+    def exists(self, name: str) -> bool:
+        """Return whether a file exists; see `Folder.exists`."""
+        return exists(self.folder, name)
+
+    def check(self) -> None:
+        """Raise Superseded if the folder is no longer this worker's."""
+        if read(self.folder, FENCE) != self._token:
+            raise Superseded
+
+
+FENCE = ".worker"  # file in a trial's folder: the token of its newest worker
+
+
 def read(folder: Path | Folder, name: str) -> bytes | None:
     """Return the content of a file, None if it does not exist."""
     if not isinstance(folder, Path):
@@ -38,7 +85,13 @@ def write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool =
         name: Name of the file.
         blob: New content of the file.
         synchronised: True if the file must survive a power cut.
+
+    Raises:
+        Superseded: If the folder is a `FencedFolder`, and another worker has the trial.
     """
+    if isinstance(folder, FencedFolder):
+        folder.check()
+        folder = folder.folder
     if not isinstance(folder, Path):
         folder.write(name, blob)
         return

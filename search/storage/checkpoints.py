@@ -158,7 +158,7 @@ def find_drafts(study: Folder) -> dict[Path, int]:
     """Return the half-written files in the folders of trials, with their sizes; an object store has none."""
     if isinstance(study, ObjectStoreFolder):
         return {}
-    files = [file for file in (study / "trials").glob("[0-9]*/.*") if file.is_file()]
+    files = [file for file in (study / "trials").glob("[0-9]*/.*") if file.is_file() and file.name != FENCE]
     return {file: file.stat().st_size for file in files}
 
 
@@ -191,6 +191,7 @@ def copy_folder(origin: Folder, target: Folder, *, leave: str) -> None:
 
 
 FLAG = "stop"  # equal to `trainables.protocol.STOP_FLAG`
+FENCE = ".worker"  # equal to `trainables.folder.FENCE`
 
 
 def trial_folder(study: Folder, number: int) -> Folder:

@@ -43,7 +43,8 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     origin = {"study": study.name, "trial": number, "state": str(trial.state)}
     known = {"config": trial.config, "seed": trial.seed, "backbone": worker["backbone"], "data_set": worker["data"]}
     try:
-        return write(folder, to, **known, origin=origin, merged=merged)
+        at_least = trial.epochs if trial.state.finished else 0
+        return write(folder, to, **known, origin=origin, at_least=at_least, merged=merged)
     except ValueError as error:
         raise RequestError(str(error)) from error
 

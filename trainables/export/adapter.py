@@ -143,6 +143,7 @@ def export_adapter(
     backbone: Mapping[str, Any],
     data_set: Mapping[str, Any],
     origin: Mapping[str, Any],
+    at_least: int = 0,
     merged: bool = False,
 ) -> Card:
     """Write a trial's newest checkpoint to the folder `to`, atomically.
@@ -155,6 +156,7 @@ def export_adapter(
         backbone: Mapping with `name`, `weights` and `img_size`, as for `trainables.make`.
         data_set: Mapping with `kind` and the keys that this kind needs.
         origin: Origin of the adapter, stored in the card.
+        at_least: Number of epochs that the checkpoint must hold.
         merged: True to merge the adapter into the weights and write a complete state instead of the trained tensors.
 
     Raises:
@@ -170,6 +172,11 @@ def export_adapter(
     if (facts["config"], facts["seed"]) != (dict(config), seed):
         raise ValueError(
             f"{trial} holds a checkpoint of {facts['config']}, seed {facts['seed']}; the trial is {dict(config)}, seed {seed}"
+        )
+    if facts["epoch"] < at_least:
+        raise ValueError(
+            f"{trial} holds a checkpoint of {facts['epoch']} epochs, and the study records {at_least}: an older copy has taken its "
+            "place; restore the newer one"
         )
     model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
     backbones.refuse_changed(backbone, backbones.digest(model))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables import make
-from trainables.folder import Folder
+from trainables.folder import FencedFolder, Folder, Superseded
 from trainables.imports import large_imports
 from trainables.protocol import Changed, Stopped, Trainable, is_out_of_memory, limit_gpu_memory
 
@@ -18,7 +18,8 @@ with large_imports():
 class TuneTrial(tune.Trainable):  # type: ignore[misc]
     """A Ray Tune trainable whose step is one epoch; `reset_config` lets the next trial reuse frozen backbone and decoded data.
 
-    A step returns one JSON string under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (by its stop flag),
+    A step returns one JSON string under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (by its stop flag, or
+    because another worker has the trial),
     `{"trial", "unseen"}` (the study's folder, which this node cannot see), `{"trial", "changed"}` (the data or weights here are not
     those with which the study began) or `{"trial", "failure", "memory"}` (`memory` is true if it ran out of memory). Failures are
     reported as results because Tune would hide an exception's text from the searcher. A failed trial drops its worker, and the next
@@ -50,7 +51,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
         if self._failure is None:
             try:
                 return self._report(**self._epoch())
-            except Stopped:
+            except (Stopped, Superseded):
                 return self._report(stopped=True)
             except Exception as error:
                 self._fail(error)
@@ -77,7 +78,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
                 limit_gpu_memory(config.get("gpus", 0.0))
                 self._trainable = make(**config["make"])
             self._done = self._trainable.start(
-                config["config"], seed=config["seed"], epochs=config["epochs"], folder=config["folder"]
+                config["config"], seed=config["seed"], epochs=config["epochs"], folder=FencedFolder(config["folder"])
             )
             if self._done > config["reported"]:
                 self._pending = self._trainable.replay()

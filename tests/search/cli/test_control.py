@@ -22,6 +22,7 @@ from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.study import Stopping, Study
 from search.trial import Decision, State
+from trainables import folder
 from trainables.protocol import STOP_FLAG
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
@@ -61,6 +62,7 @@ def flagged(study: Study, number: int) -> bool:
 
 def test_the_flag_that_a_driver_raises_is_the_one_that_a_worker_looks_for() -> None:
     assert checkpoints.FLAG == STOP_FLAG
+    assert checkpoints.FENCE == folder.FENCE
 
 
 def test_a_trial_pruned_by_hand_is_pruned_with_the_reason_in_the_name_of_who_asked(study: Study) -> None:

@@ -36,6 +36,7 @@ from search.workflows.export_adapter import export_adapter
 from search.workflows.finalize import finalize
 from trainables import make
 from trainables.export.adapter import read_card
+from trainables.folder import FencedFolder, Superseded, read, write
 from trainables.protocol import Stopped, raise_if_stopped
 from trainables.simulated.plain import SyntheticSizes
 from trainables.training import checkpoint
@@ -162,6 +163,23 @@ def test_a_flag_stops_a_worker_that_knows_only_the_place_and_is_no_checkpoint(fo
     checkpoints.clear_stop_flag(folder, 7)  # twice is once
     checkpoints.write_file(checkpoints.trial_folder(folder, 7), "epoch.json", b"{}")
     assert checkpoints.has_checkpoint(folder, 7)
+
+
+def test_only_the_newest_worker_of_a_trial_writes_in_its_folder(folder: Folder) -> None:
+    place = checkpoints.trial_folder(folder, 7)
+    first = FencedFolder(place)
+    assert not checkpoints.has_checkpoint(folder, 7)  # a token is none
+    write(first, "epoch.json", b"of the first")
+    second = FencedFolder(place)
+    with pytest.raises(Superseded):
+        write(first, "epoch.json", b"late")
+    assert read(second, "epoch.json") == b"of the first"
+    write(second, "epoch.json", b"of the second")
+    assert read(place, "epoch.json") == b"of the second"
+    checkpoints.remove_folder(place)  # as when its checkpoint was ahead of a restored ledger
+    with pytest.raises(Superseded):
+        write(second, "epoch.json", b"late")
+    assert not checkpoints.has_checkpoint(folder, 7)
 
 
 def test_a_store_is_looked_at_for_a_flag_once_a_second_however_short_the_batches(store: Bucket) -> None:
