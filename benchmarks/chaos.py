@@ -1,6 +1,8 @@
 """Killing real searches: what is lost when driver, worker or raylet die by SIGKILL at random moments, several times per search.
 
 Each search is a real `paretune run` on the synthetic surface, in a process of its own, killed and started again until it has ended.
+Two more accidents: `interrupt` sends the driver one or two signals of those that end it properly; `restore` kills it, and puts a
+copy of the ledger from an earlier death in the ledger's place, which forgets what was decided since then.
 After every death and at the end the ledger and MLflow are held against the laws of docs/reliability.md:
 
     lost        events that the ledger held before a death and does not hold after it
@@ -111,7 +113,8 @@ def search(
         folder: An empty folder for it.
         number: Of the search, for its seed.
         back_end: `ray` or `in-process`.
-        victims: `driver`, `worker` (with Ray) or `raylet` (with Ray), in the order of their deaths.
+        victims: `driver`, `interrupt`, `restore` (of an SQLite file), `worker` (with Ray) or `raylet` (with Ray), in the order of
+            their deaths.
         n_trials: The budget.
         epoch_seconds: How long an epoch takes.
         seed: Of the series.
@@ -121,7 +124,7 @@ def search(
     outcome, kills, begun = Outcome(number, back_end), Counter[str](), time.monotonic()
     study = STUDY.format(n_trials=n_trials, epoch_seconds=epoch_seconds, seed=seed + number)
     (folder / "s.yaml").write_text(study if server is None else study.replace("study: s", f"study: s{number}\nledger: {server}"))
-    left, process, n_known = list(victims), None, 0
+    left, process, n_known, copies = list(victims), None, 0, list[bytes]()
     try:
         while True:
             if process is None:
@@ -137,7 +140,7 @@ def search(
                 continue
             threading.Event().wait(chance.uniform(0.0, 5 * epoch_seconds))
             before = _events(folder)
-            if not kill(process, left[0]):
+            if not (interrupt(process, chance) if left[0] == "interrupt" else kill(process, left[0])):
                 continue
             victim = left.pop(0)
             kills[victim] += 1
@@ -147,8 +150,13 @@ def search(
             outcome.behind += _behind(folder)
             if process.poll() is not None:
                 outcome.gave_up += victim == "worker" and process.returncode != 0
+                outcome.gave_up += victim == "interrupt" and process.returncode not in (0, 1)
                 process = None
             outcome.lost += _lost(before, _events(folder))
+            if victim == "restore" and copies:
+                n_known = _restore(_ledger(folder), chance.choice(copies))
+            if server is None and victim != "worker":
+                copies.append(_copy(_ledger(folder)))
     finally:
         if process is not None:
             process.kill()
@@ -206,9 +214,34 @@ def _await_progress(folder: Path, process: subprocess.Popen[bytes], n_known: int
     raise RuntimeError(f"no progress within {PATIENCE_SECONDS:g} s; see {folder}/driver-*.txt")
 
 
+def interrupt(process: subprocess.Popen[bytes], chance: random.Random) -> bool:
+    """One or two of the signals that end a driver properly."""
+    for number in chance.choices([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], k=chance.choice([1, 1, 2])):
+        process.send_signal(number)
+        threading.Event().wait(chance.uniform(0.0, 0.5))
+    return True
+
+
+def _copy(ledger: Path) -> bytes:
+    """A copy of an SQLite ledger, as a careful person makes one."""
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(":memory:")) as target:
+        source.backup(target)
+        return target.serialize()
+
+
+def _restore(ledger: Path, copy: bytes) -> int:
+    """Put a copy in the place of the ledger; return the number of its events."""
+    (draft := ledger.with_name("restored.db")).write_bytes(copy)
+    for end in ("-wal", "-shm"):
+        ledger.with_name(ledger.name + end).unlink(missing_ok=True)
+    draft.replace(ledger)
+    with closing(SqlLedger.open(ledger)) as restored:
+        return len(restored.events())
+
+
 def kill(process: subprocess.Popen[bytes], victim: str) -> bool:
     """SIGKILL; False if there is none to be killed just now."""
-    if victim == "driver":
+    if victim in ("driver", "restore"):
         process.kill()
         return True
     names = {"raylet": ("raylet",), "worker": ("ray::ResourceTrainable", "ray::TuneTrial", "ray::ImplicitFunc")}[victim]
@@ -280,12 +313,14 @@ def _essence(trial: Trial) -> tuple[Any, ...]:
 # -- the long form -------------------------------------------------------------------------------------------------------
 
 
-def plan(number: int, seed: int) -> dict[str, Any]:
-    """What search `number` of a series is: every second one with Ray."""
+def plan(number: int, seed: int, *, accidents: bool = False) -> dict[str, Any]:
+    """What search `number` of a series is: every second one with Ray; `accidents` for restored ledgers and signals, too."""
     chance = random.Random(f"plan {seed}/{number}")  # noqa: S311 - not cryptography
     if number % 2:
-        return {"back_end": "in-process", "victims": ["driver"] * 10, "n_trials": 40, "epoch_seconds": 0.05}
-    victims = [chance.choice(["driver", "worker", "worker", "raylet"]) for _ in range(8)]
+        victims = ["driver"] * 10 if not accidents else chance.choices(["driver", "restore", "restore", "interrupt"], k=10)
+        return {"back_end": "in-process", "victims": victims, "n_trials": 40, "epoch_seconds": 0.05}
+    kinds = ["driver", "worker", "worker", "raylet"] + ["restore", "interrupt"] * accidents
+    victims = [chance.choice(kinds) for _ in range(8)]
     return {"back_end": "ray", "victims": victims, "n_trials": 60, "epoch_seconds": 0.2}
 
 
@@ -313,6 +348,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "chaos.jsonl")
     parser.add_argument("--ledger", metavar="ADDRESS", help="of a PostgreSQL database")
+    parser.add_argument("--accidents", action="store_true", help="restored ledgers and signals, too; wants results of its own")
     parser.add_argument("--table", action="store_true", help="only print what is known")
     arguments = parser.parse_args()
     known = (
@@ -321,7 +357,8 @@ def main() -> None:
     number = max((outcome.number for outcome in known), default=-1) + 1
     while not arguments.table and sum(sum(outcome.kills.values()) for outcome in known) < arguments.kills:
         folder = Path(tempfile.mkdtemp(prefix="paretune-chaos-"))
-        outcome = search(folder, number, seed=arguments.seed, server=arguments.ledger, **plan(number, arguments.seed))
+        planned = plan(number, arguments.seed, accidents=arguments.accidents)
+        outcome = search(folder, number, seed=arguments.seed, server=arguments.ledger, **planned)
         if outcome.flaws:
             print(f"look into {folder}", flush=True)
         else:
