@@ -251,7 +251,7 @@ def test_the_description_shows_the_front_with_links_to_its_members(scripted: Scr
 def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -> None:
     """Two processes, forked from one that has imported MLflow."""
     program = (
-        "import os, pathlib, sys, mlflow\n"
+        "import os, pathlib, sys, mlflow.store.tracking.sqlalchemy_store\n"
         "from search.tracking.sync import MlflowSync\n"
         "first = os.fork() != 0\n"
         "MlflowSync(pathlib.Path(sys.argv[1 if first else 2]), sys.argv[3]).sync()\n"
