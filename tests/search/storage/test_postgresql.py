@@ -27,13 +27,13 @@ from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.trial import State, Trial
 from search.workflows.finalize import finalize, finalized
 
-from ..machines import driver, essence, n_reported, said, searched_here, write_study_file
+from ..machines import driver, essence, n_reported, said, searched_here, until, write_study_file
 from ..postgresql_server import PASSWORD, Server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mortal() -> Iterator[Server]:
-    """A server that a test may stop."""
+    """A server that a test may stop, and leaves running as it was."""
     server = Server()
     yield server
     server.remove()
@@ -170,23 +170,26 @@ def test_a_server_that_dies_twice_and_comes_back_within_a_search_changes_nothing
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     write_study_file(tmp_path, "dies", mortal.address(), epoch_seconds=0.1)
     folder = tmp_path / "paretune-studies" / "dies"
-    codes, dies_at = [], [6, 16]  # reports
+    codes, died = [], []
+
+    def die_twice() -> None:
+        for n in (6, 16):
+            until(lambda n=n: n_reported(folder) >= n)  # type: ignore[misc]
+            with open_ledger(folder) as reader:
+                before = reader.events()
+            mortal.stop()
+            mortal.start()
+            with open_ledger(folder) as reader:
+                died.append(reader.events()[: len(before)] == before)
+
+    dying = threading.Thread(target=die_twice)
+    dying.start()
     while 0 not in codes:
-        with driver(tmp_path, "dies") as process:
-            while process.poll() is None:
-                if dies_at and n_reported(folder) >= dies_at[0]:
-                    dies_at.pop(0)
-                    with open_ledger(folder) as reader:
-                        before = reader.events()
-                    mortal.stop()
-                    mortal.start()
-                    with open_ledger(folder) as reader:
-                        assert reader.events()[: len(before)] == before
-                threading.Event().wait(0.02)
-            codes.append(process.wait())
-            assert process.stderr is not None
-            assert codes[-1] == 0 or "nothing that was acknowledged is lost" in process.stderr.read()
-    assert not dies_at
+        code, _, complaint = said("run", "dies.yaml", "--back-end", "in-process", cwd=tmp_path)
+        codes.append(code)
+        assert code == 0 or "nothing that was acknowledged is lost" in complaint
+    dying.join(60)
+    assert died == [True, True]
     assert len(codes) <= 3  # 1 where it died in the middle of a transaction, and the same command goes on
     assert essence(load(folder).history) == essence(tuple(searched_here(tmp_path / "twin", "dies").trials))
     assert load(folder).state is StudyState.FINISHED
@@ -196,8 +199,8 @@ def test_a_decision_waits_for_a_server_that_is_being_started(
     tmp_path: Path, mortal: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "waits"))
+    with closing(SqlLedger.create(place.path, address=place.address, name="waits", file={}, facts={})) as mine:
         mortal.stop()
         starting = threading.Thread(target=mortal.start)
         starting.start()
@@ -212,8 +215,8 @@ def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lo
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     monkeypatch.setattr(sql_ledger, "PATIENCE_SECONDS", 0.2)
-    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "away"))
+    with closing(SqlLedger.create(place.path, address=place.address, name="away", file={}, facts={})) as mine:
         with mine.decision() as writer:
             trial = writer.start(Trial(0, State.RUNNING, {"method": "lora"}, 7, 300, 10))
         known = mine.events()
@@ -348,9 +351,14 @@ def test_a_server_that_does_not_wait_for_its_disk_is_refused(
     mortal.execute("ALTER SYSTEM SET fsync = off", database="postgres")
     mortal.stop()
     mortal.start()
-    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with pytest.raises(LedgerError, match="fsync off"):
-        SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "fsync"))
+    try:
+        with pytest.raises(LedgerError, match="fsync off"):
+            SqlLedger.create(place.path, address=place.address, name="fsync", file={}, facts={})
+    finally:
+        mortal.execute("ALTER SYSTEM RESET ALL", database="postgres")
+        mortal.stop()
+        mortal.start()
 
 
 def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
@@ -359,7 +367,7 @@ def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     mortal.execute("ALTER SYSTEM SET synchronous_commit = off", "SELECT pg_reload_conf()", database="postgres")
     with (
-        closing(location.open_database(tmp_path / "ledger.json", Address(mortal.address(), "s"))) as there,
+        closing(location.open_database(tmp_path / "ledger.json", Address(mortal.address(), "commits"))) as there,
         there.engine.connect() as connection,
     ):
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
