@@ -27,7 +27,7 @@ from search.storage.sql_ledger import SqlLedger, open_ledger
 from search.trial import State, Trial
 from search.workflows.finalize import finalize, finalized
 
-from ..machines import driver, essence, n_reported, said, searched_here, until, write_study_file
+from ..machines import driver, essence, n_reported, said, searched_here, write_study_file
 from ..postgresql_server import PASSWORD, Server
 
 
@@ -170,26 +170,23 @@ def test_a_server_that_dies_twice_and_comes_back_within_a_search_changes_nothing
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     write_study_file(tmp_path, "dies", mortal.address(), epoch_seconds=0.1)
     folder = tmp_path / "paretune-studies" / "dies"
-    codes, died = [], []
-
-    def die_twice() -> None:
-        for n in (6, 16):
-            until(lambda n=n: n_reported(folder) >= n)  # type: ignore[misc]
-            with open_ledger(folder) as reader:
-                before = reader.events()
-            mortal.stop()
-            mortal.start()
-            with open_ledger(folder) as reader:
-                died.append(reader.events()[: len(before)] == before)
-
-    dying = threading.Thread(target=die_twice)
-    dying.start()
+    codes, dies_at = [], [6, 16]  # reports
     while 0 not in codes:
-        code, _, complaint = said("run", "dies.yaml", "--back-end", "in-process", cwd=tmp_path)
-        codes.append(code)
-        assert code == 0 or "nothing that was acknowledged is lost" in complaint
-    dying.join(60)
-    assert died == [True, True]
+        with driver(tmp_path, "dies") as process:
+            while process.poll() is None:
+                if dies_at and n_reported(folder) >= dies_at[0]:
+                    dies_at.pop(0)
+                    with open_ledger(folder) as reader:
+                        before = reader.events()
+                    mortal.stop()
+                    mortal.start()
+                    with open_ledger(folder) as reader:
+                        assert reader.events()[: len(before)] == before
+                threading.Event().wait(0.02)
+            codes.append(process.wait())
+            assert process.stderr is not None
+            assert codes[-1] == 0 or "nothing that was acknowledged is lost" in process.stderr.read()
+    assert not dies_at
     assert len(codes) <= 3  # 1 where it died in the middle of a transaction, and the same command goes on
     assert essence(load(folder).history) == essence(tuple(searched_here(tmp_path / "twin", "dies").trials))
     assert load(folder).state is StudyState.FINISHED
