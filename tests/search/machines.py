@@ -1,4 +1,4 @@
-"""Searches on several machines, as far as one machine goes: processes, or single commands, that take themselves for one of another machine."""
+"""Searches on several machines, as far as one machine goes: processes or commands that take themselves for another machine's."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def start(*arguments: object, cwd: Path, elsewhere: bool = False, **environment:
 
 
 def said(*arguments: object, cwd: Path, elsewhere: bool = False, **environment: str) -> tuple[int, str, str]:
-    """What a command answers; it runs in this process, which may take itself for one of another machine meanwhile."""
+    """What a command answers; it runs in this process, which may take itself for another machine's until it ends."""
     with pytest.MonkeyPatch.context() as patch:
         if elsewhere:
             patch.setattr(socket, "gethostname", lambda: "elsewhere")
