@@ -1,8 +1,9 @@
-"""Searches on several machines, as far as one machine goes: processes that take themselves for one of another machine."""
+"""Searches on several machines, as far as one machine goes: processes or commands that take themselves for another machine's."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from search.backends import in_process
@@ -22,6 +24,8 @@ from search.study.study import Study
 from search.trial import Trial
 from trainables import make
 from trainables.simulated.plain import SyntheticSizes
+
+from .command_line import paretune
 
 STUDY = """
 study: {name}
@@ -49,12 +53,12 @@ def start(*arguments: object, cwd: Path, elsewhere: bool = False, **environment:
 
 
 def said(*arguments: object, cwd: Path, elsewhere: bool = False, **environment: str) -> tuple[int, str, str]:
-    with start(*arguments, cwd=cwd, elsewhere=elsewhere, **environment) as process:
-        try:
-            printed, complaint = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    return process.returncode, printed, complaint
+    """What a command answers; it runs in this process, which may take itself for another machine's until it ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        if elsewhere:
+            patch.setattr(socket, "gethostname", lambda: "elsewhere")
+        done = paretune(*map(str, arguments), cwd=cwd, columns=100, **environment)
+    return done.returncode, done.stdout, done.stderr
 
 
 def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:

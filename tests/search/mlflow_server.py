@@ -19,19 +19,38 @@ from .mlflow_database import with_mlflow_database
 
 
 class MLflowServer:
-    """A server on a free port that keeps everything in a folder; it can be killed, and started again at the same address."""
+    """A server on a free port that keeps everything in a folder; it can be killed, and started again at the same address.
 
-    def __init__(self, folder: Path, *options: str, environment: Sequence[tuple[str, str]] = ()) -> None:
+    Without options it is the process that `mlflow server` starts: the command itself imports MLflow once more, in vain.
+
+    Args:
+        folder: Where its database is.
+        options: Of `mlflow server`, which is run if there are any.
+        artifacts: Address of its artifacts; None for a folder next to the database.
+        environment: What it finds in its environment.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, artifacts: str | None = None, environment: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._port, self._folder = free_port(None), folder
         if not (folder / "mlflow.db").exists():
             with_mlflow_database(folder)
         self.address = f"http://127.0.0.1:{self._port}"
-        self._command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1", *options]
-        self._command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-        if "--default-artifact-root" not in options and "--artifacts-destination" not in options:
-            self._command += ["--artifacts-destination", str(folder / "files")]
+        database, artifacts = f"sqlite:///{folder}/mlflow.db", artifacts or str(folder / "files")
+        if options:
+            self._command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1", *options]
+            self._command += ["--backend-store-uri", database, "--artifacts-destination", artifacts]
+        else:
+            self._command = [sys.executable, "-m", "uvicorn", "--port", str(self._port), "mlflow.server.fastapi_app:app"]
+        told = {  # by the command to the process
+            "_MLFLOW_SERVER_FILE_STORE": database,
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts,
+        }
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self._environment = os.environ | quiet | dict(environment)
+        self._environment = os.environ | ({} if options else told) | quiet | dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -56,9 +75,11 @@ class MLflowServer:
 
 
 @contextlib.contextmanager
-def server_in(folder: Path, *options: str, environment: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
+def server_in(
+    folder: Path, *options: str, artifacts: str | None = None, environment: Sequence[tuple[str, str]] = ()
+) -> Iterator[str]:
     """The address of a server that is there as long as the block."""
-    server = MLflowServer(folder, *options, environment=environment)
+    server = MLflowServer(folder, *options, artifacts=artifacts, environment=environment)
     try:
         server.start()
         yield server.address

@@ -22,6 +22,8 @@ from search.tracking.verify import differences
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from ..mlflow_database import with_mlflow_database
+
 pytestmark = pytest.mark.slow
 
 COSTS = {"cost/gflops": 1.4, "trainable_params": 20_000.0, "cost/latency_ms": 11.5}
@@ -38,7 +40,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "objectives": ["val/top1", against],
         "budget": {"n_trials": 12, "epochs": 3, "limits": {against: COSTS[against]}},
         "search": {"sampler": "random"},
-        "storage": str(tmp_path_factory.mktemp("storage")),
+        "storage": str(with_mlflow_database(tmp_path_factory.mktemp("storage"))),
     }
     made = Study.create(check(file), SyntheticSizes())
     in_process.run(made, SyntheticTrainable())

@@ -31,9 +31,9 @@ from ..machines import driver, essence, n_reported, said, searched_here, write_s
 from ..postgresql_server import PASSWORD, Server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mortal() -> Iterator[Server]:
-    """A server that a test may stop."""
+    """A server that a test may stop, and leaves running as it was."""
     server = Server()
     yield server
     server.remove()
@@ -196,8 +196,8 @@ def test_a_decision_waits_for_a_server_that_is_being_started(
     tmp_path: Path, mortal: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "waits"))
+    with closing(SqlLedger.create(place.path, address=place.address, name="waits", file={}, facts={})) as mine:
         mortal.stop()
         starting = threading.Thread(target=mortal.start)
         starting.start()
@@ -212,8 +212,8 @@ def test_a_server_that_stays_away_ends_the_driver_and_nothing_acknowledged_is_lo
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     monkeypatch.setattr(sql_ledger, "PATIENCE_SECONDS", 0.2)
-    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with closing(SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})) as mine:
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "away"))
+    with closing(SqlLedger.create(place.path, address=place.address, name="away", file={}, facts={})) as mine:
         with mine.decision() as writer:
             trial = writer.start(Trial(0, State.RUNNING, {"method": "lora"}, 7, 300, 10))
         known = mine.events()
@@ -348,9 +348,14 @@ def test_a_server_that_does_not_wait_for_its_disk_is_refused(
     mortal.execute("ALTER SYSTEM SET fsync = off", database="postgres")
     mortal.stop()
     mortal.start()
-    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "s"))
-    with pytest.raises(LedgerError, match="fsync off"):
-        SqlLedger.create(place.path, address=place.address, name="s", file={}, facts={})
+    place = LedgerLocation(tmp_path / "s", Address(mortal.address(), "fsync"))
+    try:
+        with pytest.raises(LedgerError, match="fsync off"):
+            SqlLedger.create(place.path, address=place.address, name="fsync", file={}, facts={})
+    finally:
+        mortal.execute("ALTER SYSTEM RESET ALL", database="postgres")
+        mortal.stop()
+        mortal.start()
 
 
 def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
@@ -359,7 +364,7 @@ def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     mortal.execute("ALTER SYSTEM SET synchronous_commit = off", "SELECT pg_reload_conf()", database="postgres")
     with (
-        closing(location.open_database(tmp_path / "ledger.json", Address(mortal.address(), "s"))) as there,
+        closing(location.open_database(tmp_path / "ledger.json", Address(mortal.address(), "commits"))) as there,
         there.engine.connect() as connection,
     ):
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"

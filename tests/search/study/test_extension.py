@@ -246,7 +246,7 @@ def test_a_running_study_is_made_larger_where_it_runs(tmp_path: Path) -> None:
 
 def test_the_command_extends_a_finished_study_and_one_that_runs(tmp_path: Path) -> None:
     slow = "study: s\ndata: {kind: synthetic, epoch_seconds: 0.2}\nmethods: [lora, arc]\nbudget: {n_trials: %d, epochs: 2}\n"
-    (tmp_path / "s.yaml").write_text(slow % 12)
+    (tmp_path / "s.yaml").write_text(slow % 8)
     storage = with_mlflow_database(tmp_path / "paretune-studies") / "s"
     run = [sys.executable, "-m", "search.cli", "run", "s.yaml", "--back-end", "in-process"]
     with subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -258,17 +258,17 @@ def test_the_command_extends_a_finished_study_and_one_that_runs(tmp_path: Path) 
         assert (said.returncode, said.stdout) == (0, "s: extended\n"), said.stderr
         out, err = process.communicate(timeout=150)
         assert process.returncode == 0, err
-        assert "[14/14]" in out
+        assert "[10/10]" in out
     longer = paretune("resume", "s", "--trial", "1", "--epochs", "4", "--back-end", "in-process", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
     assert "Extended trials (not compared with the front)" in longer.stdout
     shown = json.loads(paretune("front", "s", "--json", cwd=tmp_path).stdout)
-    assert [(trial["trial"], trial["extends"], trial["epochs"]) for trial in shown["extended"]] == [(14, 1, 4)]
+    assert [(trial["trial"], trial["extends"], trial["epochs"]) for trial in shown["extended"]] == [(10, 1, 4)]
     for wrong in (["--trial", "99", "--epochs", "9"], ["--until", "soon"], ["--until", "2001-01-01"], ["--file", "nowhere.yaml"]):
         refused = paretune("resume", "s", *wrong, "--back-end", "in-process", cwd=tmp_path)
         assert refused.returncode == 2
         assert "Traceback" not in refused.stderr
-    (tmp_path / "wide.yaml").write_text((slow % 16).replace("[lora, arc]", "[lora, arc, lily]"))
+    (tmp_path / "wide.yaml").write_text((slow % 12).replace("[lora, arc]", "[lora, arc, lily]"))
     wide = paretune("resume", "s", "--file", "wide.yaml", "--back-end", "in-process", cwd=tmp_path)
     assert wide.returncode == 0, wide.stderr
     assert [trial.method for trial in load(storage).history][-2:].count("lily") >= 1

@@ -79,9 +79,20 @@ class Killed(BaseException):
     """The driver ends here."""
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The history of a study with promotions."""
+    whole = Study.create(study_file(tmp_path_factory.mktemp("whole")), SURFACE)
+    in_process.run(whole, SurfaceTrainable(SURFACE))
+    assert history(whole.folder).count("promoted") >= 2
+    return history(whole.folder)
+
+
 @pytest.mark.parametrize("stops", [[150], [40, 60, 60], [100, 3, 90]])
 @pytest.mark.slow
-def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(tmp_path: Path, stops: list[int]) -> None:
+def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(
+    tmp_path: Path, uninterrupted: str, stops: list[int]
+) -> None:
     class Stops(SurfaceTrainable):
         """Ends its driver at the n-th epoch."""
 
@@ -93,9 +104,6 @@ def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(tmp_pa
             self.n -= 1
             return super().step()
 
-    whole = Study.create(study_file(tmp_path / "whole"), SURFACE)
-    in_process.run(whole, SurfaceTrainable(SURFACE))
-    assert history(whole.folder).count("promoted") >= 2
     file = study_file(tmp_path / "parts")
     study = Study.create(file, SURFACE)
     for stop in stops:
@@ -106,7 +114,7 @@ def test_a_study_with_promotions_goes_on_exactly_after_it_was_interrupted(tmp_pa
         study.close()
         study = Study.open(file, SURFACE)
     in_process.run(study, SurfaceTrainable(SURFACE))
-    assert history(study.folder) == history(whole.folder)
+    assert history(study.folder) == uninterrupted
 
 
 def history(folder: Path) -> str:

@@ -7,8 +7,8 @@ import pytest
 
 from search.backends import in_process
 from search.errors import StudyFileError
+from search.results import arrow_tables
 from search.results.saved_study import load
-from search.results.views import write_views
 from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
@@ -49,14 +49,13 @@ def test_a_point_outside_the_space_is_refused(tmp_path: Path, point: dict[str, o
         made(tmp_path, "s", points=[point])
 
 
-@pytest.mark.parametrize("source", ["", "trials.parquet"])
-@pytest.mark.parametrize("sampler", ["auto", "tpe"])
-def test_a_study_tries_the_front_of_another_and_repeats_none_of_its_other_trials(tmp_path: Path, source: str, sampler: str) -> None:
+@pytest.mark.parametrize(("sampler", "source"), [("auto", ""), ("tpe", "trials.parquet")])
+def test_a_study_tries_the_front_of_another_and_repeats_none_of_its_other_trials(tmp_path: Path, sampler: str, source: str) -> None:
     teacher = made(tmp_path, "teacher", sampler="auto")
     in_process.run(teacher, SyntheticTrainable())
     teacher.close()
     saved = load(tmp_path / "teacher")
-    write_views(saved)
+    arrow_tables.write_parquet(arrow_tables.trials_arrow(saved.history, study=saved.row), saved.folder / "trials.parquet")
     front = [trial.config for trial in saved.members if trial.config["method"] != "head_only"]
     pupil = made(tmp_path, "pupil", sampler=sampler, learn_from=[str(tmp_path / "teacher" / source)])
     n_first = 3 + len(

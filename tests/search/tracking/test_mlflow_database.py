@@ -22,9 +22,10 @@ from search.tracking.mlflow_database import whole_database
 from search.tracking.mlflow_internals import newest_version
 from search.tracking.sync import MlflowSync
 
+from ...recorder_here import RecorderHere
 from ..command_line import paretune
 from ..mlflow_database import with_mlflow_database
-from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger
+from ..scripted_study import ScriptedStudy, assert_equal_to_the_ledger
 
 # Makes a database. At each migration it forks twice: one child dies of kill -9, the other of Ctrl-C. Files are then restored.
 MAKE = """
@@ -113,8 +114,8 @@ def test_one_that_was_left_half_made_is_made_anew(tmp_path: Path, half: str) -> 
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(half)
     scripted = ScriptedStudy(tmp_path, "s")
-    scripted.finish(*HISTORY)
-    MlflowSync(scripted.path, tracking_uri(tmp_path)).sync(final=True)
+    scripted.finish(0)
+    MlflowSync(scripted.path, tracking_uri(tmp_path)).sync()
     assert_equal_to_the_ledger(tracking_uri(tmp_path), scripted)
     scripted.ledger.close()
 
@@ -129,7 +130,9 @@ def test_one_of_another_version_with_runs_is_left_alone(tmp_path: Path) -> None:
         assert version(tmp_path / "mlflow.db") == "of another MLflow"
 
 
-def test_a_storage_may_have_any_name(tmp_path: Path) -> None:
+def test_a_storage_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose recorder makes the database: test_recorder.py."""
+    monkeypatch.setattr("search.workflows.run.RecorderProcess", RecorderHere)
     for name in ("a%25b", "a%2Fb", "what?", "50% #1"):
         path = tmp_path / name / "mlflow.db"
         assert sqlite_path(sqlite_address(path)) == path

@@ -15,7 +15,7 @@ from search.tracking.server import free_port
 from search.tracking.sync import MlflowSync
 
 from ..mlflow_server import server_in
-from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger
+from ..scripted_study import ScriptedStudy, assert_equal_to_the_ledger
 
 
 def test_a_database_in_a_folder_that_nobody_may_write_is_refused(tmp_path: Path) -> None:
@@ -34,8 +34,8 @@ def test_an_open_server_lets_a_search_begin_and_an_experiment_be_made_once(mlflo
     name = scripted.ledger.study().name
     for _ in range(2):
         refuse_without_rights(mlflow_server, name)
-    scripted.finish(*HISTORY)
-    MlflowSync(scripted.path, mlflow_server).sync(final=True)
+    scripted.finish(0)
+    MlflowSync(scripted.path, mlflow_server).sync()
     assert_equal_to_the_ledger(mlflow_server, scripted)
     assert MlflowClient(tracking_uri=mlflow_server).get_experiment_by_name(name).tags["mlflow.experimentKind"]  # type: ignore[union-attr]
 
@@ -58,7 +58,7 @@ def test_a_server_with_passwords_refuses_strangers_and_records_who_may(
         refuse_without_rights(server, scripted.ledger.study().name)
         scripted.finish(0)  # such a server takes its time for every request
         MlflowSync(scripted.path, server).sync(final=True)
-        assert_equal_to_the_ledger(server, scripted)
+        assert_equal_to_the_ledger(f"sqlite:///{tmp_path}/mlflow.db", scripted)
 
 
 def test_the_storage_of_a_study_is_allowed(tmp_path: Path) -> None:

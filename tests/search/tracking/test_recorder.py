@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.recorder import RecorderProcess
-from search.tracking.server import free_port
 
 from ..scripted_study import HISTORY, ScriptedStudy, assert_equal_to_the_ledger, recorded
 
@@ -23,12 +23,14 @@ def recorder(scripted: ScriptedStudy, uri: str | None = None) -> RecorderProcess
     return RecorderProcess(scripted.path, uri or tracking_uri(scripted.storage), period=0.01)
 
 
-def test_the_study_is_recorded_by_the_time_the_recorder_is_stopped(scripted: ScriptedStudy) -> None:
+def test_the_study_is_recorded_by_the_time_the_recorder_is_stopped_in_a_storage_of_any_name(tmp_path: Path) -> None:
+    scripted = ScriptedStudy(tmp_path / "a%25b a%2Fb what? 50% #1", "s")
     recording = recorder(scripted)
     recording.start()
     scripted.finish(*HISTORY)
     scripted.ledger.close()
     assert recording.stop() is None
+    assert (scripted.storage / "mlflow.db").exists()
     assert_equal_to_the_ledger(tracking_uri(scripted.storage), scripted)
 
 
@@ -72,29 +74,6 @@ def _gone(pid: int) -> None:
         return
 
 
-def test_a_server_that_is_down_is_warned_about_once_and_stops_nothing(scripted: ScriptedStudy) -> None:
-    scripted.finish(0)
-    recording = recorder(scripted, f"http://127.0.0.1:{free_port()}")
-    recording.start()
-    problem = recording.stop()
-    assert problem is not None
-    assert "behind" in problem
-    log = (scripted.path.parent / "paretune.log").read_text()
-    assert log.count("cannot be written") == 1
-    assert log.count("the record follows later") == 1
-
-
-def test_a_password_in_the_address_is_neither_shown_nor_logged_nor_among_the_arguments(scripted: ScriptedStudy) -> None:
-    recording = recorder(scripted, f"http://somebody:secret@127.0.0.1:{free_port()}")
-    recording.start()
-    assert recording._process is not None
-    arguments = psutil.Process(recording._process.pid).cmdline()
-    problem = recording.stop()
-    assert problem is not None
-    assert "127.0.0.1" in problem
-    assert "secret" not in problem + " ".join(arguments) + (scripted.path.parent / "paretune.log").read_text()
-
-
 def test_a_server_that_never_answers_does_not_hold_the_driver(scripted: ScriptedStudy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         recording = recorder(scripted, f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -112,13 +91,12 @@ def test_a_server_that_never_answers_does_not_hold_the_driver(scripted: Scripted
     assert not psutil.pid_exists(recording._process.pid)
 
 
-@pytest.mark.parametrize("when", ["while the study runs", "at its last sync"])
-def test_a_recorder_that_is_killed_is_followed_by_another(scripted: ScriptedStudy, when: str) -> None:
+def test_a_recorder_that_is_killed_at_its_last_sync_is_followed_by_another(scripted: ScriptedStudy) -> None:
+    """While the study runs: test_killed_mlflow.py."""
     recording = recorder(scripted)
     recording.start()
     scripted.finish(0, 1)
-    if when == "at its last sync":
-        recording.close()
+    recording.close()
     assert recording._process is not None
     _kill(recording._process.pid)
     assert recording.stop() is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -10,6 +13,7 @@ from mlflow import MlflowClient
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.verify import differences
 
+from ..mlflow_database import with_mlflow_database
 from ..scripted_study import HISTORY, ScriptedStudy, recorded
 
 pytestmark = pytest.mark.slow
@@ -56,15 +60,37 @@ SPOILT: list[tuple[str, Callable[[MlflowClient, str], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "line"), [(spoil, line) for _, spoil, line in SPOILT], ids=[what for what, _, _ in SPOILT])
-def test_every_kind_of_difference_is_found(
-    scripted: ScriptedStudy, spoil: Callable[[MlflowClient, str], object], line: str
-) -> None:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ScriptedStudy:
+    """A finished study that is recorded in full, and a copy of its record."""
+    scripted = ScriptedStudy(with_mlflow_database(tmp_path_factory.mktemp("whole")), "whole")
     scripted.finish(*HISTORY)
     scripted.record().sync(final=True)
-    uri = tracking_uri(scripted.storage)
-    spoil(MlflowClient(tracking_uri=uri), recorded(uri, scripted)[4]["id"])
-    found = compared(scripted)
+    assert compared(scripted) == []
+    copied(scripted.storage / "mlflow.db", scripted.storage / "copy.db")
+    return scripted
+
+
+@pytest.fixture
+def recorded_in_full(whole: ScriptedStudy) -> Iterator[ScriptedStudy]:
+    """The same one, whose record is given back afterwards."""
+    yield whole
+    copied(whole.storage / "copy.db", whole.storage / "mlflow.db")
+
+
+def copied(one: Path, other: Path) -> None:
+    """Copy a database into another one, which may be open elsewhere."""
+    with closing(sqlite3.connect(one)) as source, closing(sqlite3.connect(other)) as target:
+        source.backup(target)
+
+
+@pytest.mark.parametrize(("spoil", "line"), [(spoil, line) for _, spoil, line in SPOILT], ids=[what for what, _, _ in SPOILT])
+def test_every_kind_of_difference_is_found(
+    recorded_in_full: ScriptedStudy, spoil: Callable[[MlflowClient, str], object], line: str
+) -> None:
+    uri = tracking_uri(recorded_in_full.storage)
+    spoil(MlflowClient(tracking_uri=uri), recorded(uri, recorded_in_full)[4]["id"])
+    found = compared(recorded_in_full)
     assert any(line in one for one in found), found
     assert all(one.startswith(("trial 4:", "the study: tag mlflow.note.content")) for one in found)  # which links to the run
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,12 +22,18 @@ from search.study.study import Study
 from search.trial import State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from ..command_line import paretune, paretune_process
+from ..mlflow_database import with_mlflow_database
+
 # -- the last write cut at every byte ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_write_that_is_cut_at_any_byte_is_whole_or_absent_and_all_before_it_stands(tmp_path: Path) -> None:
-    """As after a power cut: the ledger's file and the first bytes of its write-ahead log are all that is left."""
+    """As after a power cut: the ledger's file and the first bytes of its write-ahead log are all that is left.
+
+    The log is cut at each byte of a frame's header and next to it, and at every 41st byte of its page.
+    """
     whole = tmp_path / "s" / "ledger.db"
     log = whole.with_name("ledger.db-wal")
     with closing(SqlLedger.create(whole, name="s", file={}, facts={})) as ledger:
@@ -44,7 +49,10 @@ def test_a_write_that_is_cut_at_any_byte_is_whole_or_absent_and_all_before_it_st
     torn.parent.mkdir()
     torn.write_bytes(kept)
     torn.with_name("ledger.db-wal").write_bytes(written)
+    page = int.from_bytes(written[8:12])  # the log has a header of 32 bytes, and a frame one of 24
     for n_bytes in range(len(written), n_before - 1, -1):
+        if (n_bytes - 32) % (24 + page) > 48 and n_bytes % 41:
+            continue
         os.truncate(torn.with_name("ledger.db-wal"), n_bytes)
         torn.with_name("ledger.db-shm").unlink(missing_ok=True)
         assert rows(torn) == (rows_of(after) if n_bytes == len(written) else rows_of(before)), n_bytes
@@ -101,16 +109,14 @@ budget: {n_trials: 60, epochs: 3, max_params: 20_000}
 
 def test_a_disk_that_fills_up_ends_the_search_and_with_room_it_goes_on(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    run = [sys.executable, "-m", "search.cli", "run", "s.yaml", "--back-end", "in-process", "--storage", "disk"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    record = f"sqlite:///{with_mlflow_database(tmp_path)}/mlflow.db"
 
-    def outcome() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    command = ("run", "s.yaml", "--back-end", "in-process", "--storage", "disk")
 
     (tmp_path / "s.yaml").write_text(STUDY)
     with small_disk(disk, 1):
         (disk / "ballast").write_bytes(bytes(600_000))
-        full = outcome()
+        full = paretune_process(*command, cwd=tmp_path, MLFLOW_TRACKING_URI=record)  # which could not note that it has ended
         assert full.returncode == 1, full.stderr
         assert "nothing that was acknowledged is lost" in full.stderr
         assert "Traceback" not in full.stderr
@@ -120,7 +126,7 @@ def test_a_disk_that_fills_up_ends_the_search_and_with_room_it_goes_on(tmp_path:
         assert 0 < len(cut.history) < 60
         printed = [line for line in full.stdout.splitlines() if line.startswith("[")]  # acknowledged to a person
         assert len(printed) <= sum(trial.state.finished for trial in cut.history)
-        again = outcome()
+        again = paretune(*command, cwd=tmp_path, MLFLOW_TRACKING_URI=record)
         assert again.returncode == 0, again.stderr
         whole = load(disk / "s")
         assert whole.state is StudyState.FINISHED

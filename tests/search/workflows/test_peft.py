@@ -20,7 +20,7 @@ study: bridged
 data: {kind: digits}
 methods: [lora, peft.vera]
 space: {peft.vera.r: [16, 64], peft.vera.targets: qkvo, lora.rank: [1, 2], optim.lr: {low: 1e-3, high: 1e-2, log: true}}
-budget: {n_trials: 4, epochs: 1}
+budget: {n_trials: 3, epochs: 1}
 """
 WITHOUT_PEFT = "import sys; sys.modules['peft'] = None; from search.cli import main; sys.argv[0] = 'paretune'; main()"
 
