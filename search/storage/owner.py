@@ -11,6 +11,7 @@ from typing import Any
 
 LEASE_SECONDS = 10.0  # an owner on another machine without a heartbeat for this time is considered dead
 HEARTBEAT_SECONDS = 2.0
+claims: set[str] = set()  # tokens of the ledgers that this process owns; one that it could not give back is not among them
 
 
 def this_process() -> dict[str, Any]:
@@ -38,6 +39,8 @@ def is_here(row: Any) -> bool:
 def is_alive(row: Any, now: float) -> bool:
     """Return whether an owner is alive: exactly on this machine, by the heartbeat's age elsewhere (up to clock differences)."""
     if is_here(row):
+        if row.pid == os.getpid():
+            return row.token in claims
         return bool(process_start(row.pid) == row.process_start)
     return bool(now - row.heartbeat < LEASE_SECONDS)
 

@@ -63,13 +63,11 @@ class LedgerReader:
 
     def counts(self) -> Counts:
         """Count the trials by their states."""
-        state, extends = schema.trials.c.state, schema.trials.c.extends
-        query = sa.select(state, sa.func.count(), sa.func.count(extends)).group_by(state)
+        state, extends, number = schema.trials.c.state, schema.trials.c.extends, schema.trials.c.number
+        counted = sa.select(state, sa.func.count(), sa.func.count(extends)).group_by(state).order_by(sa.func.min(number))
         with self._read() as connection:
-            found = {State(row[0]): (row[1], row[2]) for row in connection.execute(query)}
-        return Counts(
-            {state: found[state][0] for state in State if state in found}, sum(n - n_extend for n, n_extend in found.values())
-        )
+            found = connection.execute(counted).all()
+        return Counts({State(name): n for name, n, _ in found}, sum(n - n_extend for _, n, n_extend in found))
 
     def numbers(self, state: State, *, extended: bool = False) -> list[int]:
         """Read the numbers of the trials in a state; see `Ledger.numbers`."""

@@ -58,7 +58,7 @@ class Counts:
     """The numbers of a study's trials.
 
     Attributes:
-        of_state: Number of trials in each state that some trial has, in the order of `State`.
+        of_state: Number of trials in each state that some trial has, in the order of their first trials.
         n_searched: Number of trials that count against `budget.n_trials`: all but those that extend another one.
     """
 
@@ -69,8 +69,7 @@ class Counts:
     def of(cls, trials: Iterable[Trial]) -> Counts:
         """Count trials."""
         trials = list(trials)
-        found = Counter(trial.state for trial in trials)
-        return cls({state: found[state] for state in State if found[state]}, sum(trial.extends is None for trial in trials))
+        return cls(Counter(trial.state for trial in trials), sum(trial.extends is None for trial in trials))
 
     @property
     def n_trials(self) -> int:

@@ -132,6 +132,7 @@ class SqlLedger(LedgerReader):
             wait(HEARTBEAT_SECONDS / 4)
             waited += HEARTBEAT_SECONDS / 4
         self._token = token
+        owner.claims.add(token)
         self._reading = self._database.engine
         self._database.patience = PATIENCE_SECONDS
 
@@ -189,6 +190,7 @@ class SqlLedger(LedgerReader):
         """Release the study (if it is ours) and close the connections."""
         self._database.patience = 0.0
         if self._token is not None:
+            owner.claims.discard(self._token)
             with suppress(OutOfReach), self._write() as connection:  # on a full disk: the lease expires by itself
                 connection.execute(schema.owner.delete().where(schema.owner.c.token == self._token))
             self._token = None

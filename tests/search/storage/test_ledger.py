@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from search.errors import LedgerError, OwnedElsewhere
+from search.errors import LedgerError, OutOfReach, OwnedElsewhere
 from search.storage import database, location, schema
 from search.storage.events import EventKind
 from search.storage.location import LedgerLocation
@@ -255,6 +255,24 @@ def test_every_acknowledged_decision_survives_the_killing_of_the_driver(ledger: 
         numbers = [event.number for event in reader.events()]
     assert numbers == list(range(len(numbers)))
     assert numbers[-1] >= max(acknowledged, default=20)
+
+
+def test_a_driver_that_could_not_give_the_study_back_leaves_it_free_to_its_own_process(
+    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def full() -> Iterator[None]:
+        raise OutOfReach("no space is left on the disk")
+        yield
+
+    with closing(SqlLedger.open(ledger.path)) as second:
+        with pytest.raises(OwnedElsewhere, match=f"process {os.getpid()} on"):
+            second.claim()
+        monkeypatch.setattr(ledger, "_write", full)
+        ledger.close()
+        assert second.owner() is None
+        second.claim()
+        start(second)
 
 
 def test_a_driver_that_gives_the_study_back_leaves_it_free(ledger: SqlLedger) -> None:

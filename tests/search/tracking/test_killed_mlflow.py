@@ -74,6 +74,11 @@ class Meanwhile:
         log = self._folder / "paretune.log"
         until(lambda: "the search continues, the record follows later" in log.read_text(), "a warning in the log")
 
+    def is_caught_up_with(self) -> None:
+        """The recorder has told in the log that MLflow answers again."""
+        log = self._folder / "paretune.log"
+        until(lambda: "is up to date again" in log.read_text(), "the end of the warning in the log")
+
     def search_goes_on(self) -> None:
         """Lift the pause."""
         assert self._n_ended() < N_TRIALS
@@ -164,11 +169,11 @@ def test_a_server_and_then_the_recorder_are_killed_and_the_server_holds_the_whol
         meanwhile.is_missed()
         server.start()
         meanwhile.is_recorded()
+        meanwhile.is_caught_up_with()
         (recorder,) = [child for child in psutil.Process().children() if "search.tracking.recorder" in child.cmdline()]
         os.kill(recorder.pid, signal.SIGKILL)
         meanwhile.search_goes_on()
 
     saved, said = search_with(both_killed, server, tmp_path, monkeypatch)
     assert said == []
-    assert "is up to date again" in (saved.folder / "paretune.log").read_text()
     assert_exactly_once(saved, server)
