@@ -96,7 +96,7 @@ class Ledger(Protocol):
         """
 
     def n_reports(self, *, since: float) -> int:
-        """Count the epochs that were reported at a time or later, in Unix seconds of the ledger's clock."""
+        """Count the epochs that were reported at a time or later, in Unix seconds of the ledger's clock, among the last events."""
 
     def requests(self, *, waiting: bool = False) -> list[Request]:
         """Read the requests of users, in order.

@@ -141,7 +141,10 @@ class LedgerReader:
     def n_reports(self, *, since: float) -> int:
         """Count the epochs that were reported at a time or later."""
         events = schema.events.c
-        query = sa.select(sa.func.count()).where(events.kind == EventKind.REPORTED.value, events.time >= since)
+        last = sa.select(sa.func.max(events.number)).scalar_subquery()
+        query = sa.select(sa.func.count()).where(
+            events.kind == EventKind.REPORTED.value, events.time >= since, events.number > last - _MOST_RECENT
+        )
         with self._read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -214,6 +217,7 @@ def _trial_of(row: Any, against: str) -> Trial:
     return Trial(**columns, state=State(row.state), epochs=row.epoch or 0, metrics=none_to_nan(row.metrics), against=against)
 
 
+_MOST_RECENT = 100_000  # events among which recent epochs are counted; the whole history would be read for a few minutes
 _KINDS = frozenset(kind.value for kind in EventKind)
 
 
