@@ -279,7 +279,8 @@ def rerun(events: list[Event]) -> int:
 def _behind(folder: Path) -> int:
     """Running trials whose checkpoint holds fewer epochs than are reported. It is read last: it may be newer, never older."""
     with closing(SqlLedger.open(_ledger(folder))) as ledger:
-        running = [trial for trial in ledger.trials() if trial.state is State.RUNNING and trial.epochs]
+        again = {event.trial for event in ledger.events() if event.kind == "restarted"}  # from the first epoch, their reports stay
+        running = [t for t in ledger.trials() if t.state is State.RUNNING and t.epochs and t.number not in again]
     return sum(_checkpoint(folder, trial) < trial.epochs for trial in running)
 
 

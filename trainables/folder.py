@@ -22,6 +22,10 @@ class Folder(Protocol):
         """Return whether a file exists. The call must be fast, since workers make it between batches; it may lag behind."""
 
 
+class Unwritable(OSError):
+    """The error that a trial's folder cannot be written: a full disk, a store out of reach. The trial is not at fault."""
+
+
 class Superseded(Exception):
     """The signal that another worker has been given the trial; this one was thought lost, and may write nothing more."""
 
@@ -88,10 +92,18 @@ def write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool =
 
     Raises:
         Superseded: If the folder is a `FencedFolder`, and another worker has the trial.
+        Unwritable: If the file cannot be written.
     """
-    if isinstance(folder, FencedFolder):
-        folder.check()
-        folder = folder.folder
+    try:
+        if isinstance(folder, FencedFolder):
+            folder.check()
+            folder = folder.folder
+        _write(folder, name, blob, synchronised=synchronised)
+    except OSError as error:
+        raise Unwritable(f"checkpoints: {folder}/{name} cannot be written ({error.strerror or error})") from error
+
+
+def _write(folder: Path | Folder, name: str, blob: bytes, *, synchronised: bool) -> None:
     if not isinstance(folder, Path):
         folder.write(name, blob)
         return

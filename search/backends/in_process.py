@@ -15,6 +15,7 @@ from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State, Trial
 from trainables import make
+from trainables.folder import Unwritable
 from trainables.protocol import Stopped, Trainable, is_out_of_memory
 
 PAUSE_SECONDS = 0.25  # between two polls of a paused study
@@ -46,6 +47,8 @@ class InProcessBackEnd(LocalBackEnd):
         for order in chain([first], waiting):
             try:
                 done = retrainer(order.config, seed=order.seed, epochs=order.epochs, folder=order.folder)
+            except Unwritable as error:
+                raise OutOfReach(str(error)) from error
             except Exception as error:
                 yield Outcome(order.number, {}, None, f"{type(error).__name__}: {error}")
             else:
@@ -72,6 +75,8 @@ def _attempt(study: Study, trainable: Trainable, trial: Trial) -> None:
         study.handle_requests()  # the request that set the flag
     except OutOfReach:
         raise  # a problem of the study, not of the trial
+    except Unwritable as error:
+        raise OutOfReach(str(error)) from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         if is_out_of_memory(error):

@@ -33,6 +33,7 @@ from search.study.lost_workers import WorkerLoss
 from search.study.study import Study
 from search.trial import Decision, State
 from trainables import probed_memory
+from trainables.folder import Unwritable
 from trainables.protocol import Changed
 from trainables.workers.ray_tune import TuneTrial
 from trainables.workers.retrainer import Retrainer
@@ -141,6 +142,7 @@ def retrain(
 
     Raises:
         RequestError: If a node has other data or weights than those with which the study began.
+        OutOfReach: If a checkpoint cannot be written.
     """
     takes = {"num_cpus": cpus_per_trial, "num_gpus": gpus_per_trial, "label_selector": nodes.labels(accelerator_type)}
     takes |= {"memory": memory_per_trial} if memory_per_trial else {}
@@ -162,6 +164,8 @@ def retrain(
             final = ray.get(done)
         except Changed as error:  # Ray's exceptions are also of the type of their cause
             raise RequestError(f"node {_node_of(actor)}: {getattr(error, 'cause', error)}") from None
+        except Unwritable as error:
+            raise OutOfReach(f"node {_node_of(actor)}: {getattr(error, 'cause', error)}") from None
         except ray.exceptions.RayError as error:
             yield Outcome(order.number, {}, None, str(getattr(error, "cause", None) or error).strip().splitlines()[-1])
         else:
@@ -303,6 +307,8 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             return str(TrialScheduler.CONTINUE)
         if "changed" in report:
             raise RequestError(f"node {_node_of(tune_internals.actor_of(trial))}: {report['changed']}")
+        if "unwritable" in report:
+            raise OutOfReach(f"node {_node_of(tune_internals.actor_of(trial))}: {report['unwritable']}")
         if "unseen" in report:
             raise RequestError(
                 f"storage: node {_node_of(tune_internals.actor_of(trial))} has no {report['unseen']}; a node that joins must see "

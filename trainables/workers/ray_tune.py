@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables import make
-from trainables.folder import FencedFolder, Folder, Superseded
+from trainables.folder import FencedFolder, Folder, Superseded, Unwritable
 from trainables.imports import large_imports
 from trainables.protocol import Changed, Stopped, Trainable, is_out_of_memory, limit_gpu_memory
 
@@ -19,11 +19,11 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
     """A Ray Tune trainable whose step is one epoch; `reset_config` lets the next trial reuse frozen backbone and decoded data.
 
     A step returns one JSON string under `report`: `{"trial", "epoch", "metrics"}`, `{"trial", "stopped"}` (by its stop flag, or
-    because another worker has the trial),
-    `{"trial", "unseen"}` (the study's folder, which this node cannot see), `{"trial", "changed"}` (the data or weights here are not
-    those with which the study began) or `{"trial", "failure", "memory"}` (`memory` is true if it ran out of memory). Failures are
-    reported as results because Tune would hide an exception's text from the searcher. A failed trial drops its worker, and the next
-    trial builds a new one. The trial never reports that it is done: the study decides.
+    because another worker has the trial), `{"trial", "unseen"}` (the study's folder, which this node cannot see), `{"trial",
+    "changed"}` (the data or weights here are not those with which the study began), `{"trial", "unwritable"}` (the folder cannot be
+    written) or `{"trial", "failure", "memory"}` (`memory` is true if it ran out of memory). Failures are reported as results
+    because Tune would hide an exception's text from the searcher. A failed trial drops its worker, and the next trial builds a new
+    one. The trial never reports that it is done: the study decides.
 
     The configuration of a Tune trial has the keys `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`,
     `reported` (epochs that the ledger holds) and `folder` (of the checkpoint).
@@ -44,15 +44,15 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Train one epoch, or report the epoch that is in the checkpoint but not in the ledger."""
-        if self._unseen is not None:
-            return self._report(unseen=self._unseen)
-        if self._changed is not None:
-            return self._report(changed=self._changed)
+        if self._refusal:
+            return self._report(**self._refusal)
         if self._failure is None:
             try:
                 return self._report(**self._epoch())
             except (Stopped, Superseded):
                 return self._report(stopped=True)
+            except Unwritable as error:
+                return self._report(unwritable=str(error))
             except Exception as error:
                 self._fail(error)
         return self._report(failure=self._failure, memory=self._short_of_memory)
@@ -68,10 +68,10 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._trial: int = config["trial"]
         self._failure = None
-        self._changed: str | None = None
+        self._refusal: dict[str, str] = {}  # why no trial can run here, and the search ends
         self._pending: dict[str, float] | None = None
-        self._unseen = _unseen(config["folder"])
-        if self._unseen is not None:
+        if (unseen := _unseen(config["folder"])) is not None:
+            self._refusal = {"unseen": unseen}
             return
         try:
             if self._trainable is None:
@@ -83,7 +83,9 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
             if self._done > config["reported"]:
                 self._pending = self._trainable.replay()
         except Changed as error:
-            self._changed = str(error)
+            self._refusal = {"changed": str(error)}
+        except Unwritable as error:
+            self._refusal = {"unwritable": str(error)}
         except Exception as error:
             self._fail(error)
 

@@ -16,7 +16,7 @@ from search.backends import in_process, ray_tune
 from search.backends.base import Order
 from search.backends.ray_back_end import RayBackEnd
 from search.config.loading import check
-from search.errors import RequestError
+from search.errors import OutOfReach, RequestError
 from search.storage.facts import Pinned
 from search.storage.sql_ledger import SqlLedger
 from search.study.lost_workers import WorkerLoss
@@ -73,6 +73,17 @@ def test_two_slots_finish_every_trial_once(tmp_path: Path) -> None:
     assert [trial.number for trial in study.trials] == list(range(20))
     assert all(trial.state.finished for trial in study.trials)
     assert {trial.state for trial in study.trials} == {State.COMPLETE, State.PRUNED, State.FAILED}
+
+
+@pytest.mark.usefixtures("embedded_ray")
+def test_a_folder_that_cannot_be_written_ends_the_search_and_fails_no_trial(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        study = new_study(tmp_path, study=name, **SYNTHETIC)
+        (study.folder / "trials").symlink_to("/proc/sys")  # where nobody makes a folder
+        with pytest.raises(OutOfReach, match=r"checkpoints: .*/trials/0000/.* cannot be written"):
+            in_process.run(study, make(**study.file.worker())) if name == "here" else ray_tune.run(study, n_slots=1)
+        assert [trial.state for trial in study.trials] == [State.RUNNING]
+        study.close()
 
 
 @pytest.mark.usefixtures("embedded_ray")

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+import search
 from search.backends import in_process
 from search.config.loading import check
+from search.errors import OutOfReach
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage.rows import Event
@@ -105,6 +107,27 @@ data: {kind: synthetic, noise: 0.01, diverges_above_lr: 0.015}
 methods: [lora, arc, lily]
 budget: {n_trials: 60, epochs: 3, max_params: 20_000}
 """
+
+
+def test_a_full_disk_of_the_checkpoints_fails_no_trial_and_with_room_the_search_goes_on(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    budget = {"n_trials": 16, "epochs": 2, "max_params": 20_000}
+    raw = {
+        "study": "s",
+        "data": {"kind": "synthetic"},
+        "methods": ["lora", "arc"],
+        "budget": budget,
+        "ledger": str(tmp_path / "ledgers"),
+    }
+    with small_disk(disk, 1):
+        (disk / "ballast").write_bytes(bytes(1_000_000))
+        with pytest.raises(OutOfReach, match=r"checkpoints: .*/s/trials/\d{4}/epoch\.json cannot be written \(No space left"):
+            search.run(raw | {"storage": str(disk)}, back_end="in-process")
+        cut = load(tmp_path / "ledgers" / "s")
+        assert {trial.state for trial in cut.history} == {State.COMPLETE, State.RUNNING}
+        (disk / "ballast").unlink()
+        whole = search.run(raw | {"storage": str(disk)}, back_end="in-process")
+        assert [trial.state for trial in whole.history] == [State.COMPLETE] * 16
 
 
 def test_a_disk_that_fills_up_ends_the_search_and_with_room_it_goes_on(tmp_path: Path) -> None:
