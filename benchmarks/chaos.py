@@ -10,7 +10,8 @@ After every death and at the end the ledger and MLflow are held against the laws
     behind      running trials whose checkpoint was older than what was reported of them: more than the epoch in flight is repeated
     zombies     trials RUNNING in a ledger whose study has ended, and runs RUNNING in MLflow
     different   trials of a one-worker search (state, configuration, epochs, metrics) that differ from an uninterrupted twin's
-    gave_up     drivers that nobody had killed, nor their raylet, and that ended with an exit code other than 0
+    gave_up     drivers that nobody had killed, nor their raylet, and that ended with an exit code other than 0; and drivers whose
+                raylet was killed, and that did not end within ten seconds, with exit code 1 and the reason
 
 A search with a flaw leaves its folder for inspection: what each of its drivers printed is in driver-NN.txt, one file a driver.
 
@@ -61,6 +62,7 @@ budget: {{n_trials: {n_trials}, epochs: 5, max_params: 20_000}}
 search: {{seed: {seed}, rungs: {{grace: 2, factor: 3}}}}
 """
 PATIENCE_SECONDS = 120.0
+_MOST_AFTER_RAYLET = 10.0  # seconds until its driver has ended
 MOST_GIVEN_UP = 5  # drivers of one search; then there is no more to be learnt from it
 _ENDS = ("completed", "pruned", "failed")
 
@@ -146,7 +148,12 @@ def search(
             kills[victim] += 1
             n_known = len(before)
             if victim != "worker":  # its death is not the driver's
+                died = time.monotonic()
                 process.wait(PATIENCE_SECONDS)
+                told = "Ray's process on this machine (raylet) has died" in _printed(folder)
+                outcome.gave_up += victim == "raylet" and not (
+                    time.monotonic() - died < _MOST_AFTER_RAYLET and process.returncode == 1 and told
+                )
             outcome.behind += _behind(folder)
             if process.poll() is not None:
                 outcome.gave_up += victim == "worker" and process.returncode != 0
