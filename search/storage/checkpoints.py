@@ -7,6 +7,7 @@ A shared location has a folder for each study: `study.json`, which identifies th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from search.errors import LedgerError
 from search.storage.object_store import ObjectStoreFolder, is_address
-from search.storage.whole_file import write_whole
+from search.storage.whole_file import synchronise, write_whole
 
 _MARK = "study.json"
 Folder = Path | ObjectStoreFolder
@@ -66,9 +67,16 @@ def claim_folder(folder: Folder, uid: str, opening: str) -> None:
     Raises:
         LedgerError: If the folder belongs to another study.
     """
-    if (mark := _read_mark(folder)) is not None and mark["uid"] != uid:
+    own = {"uid": uid, "opened": opening}
+    blob = json.dumps(own).encode()
+    mark = _read_mark(folder)
+    if mark is None:
+        _create_file(folder, _MARK, blob)  # another study may have looked at the same moment
+        mark = _read_mark(folder)
+    if mark is not None and mark["uid"] != uid:
         raise LedgerError(f"{folder} holds the checkpoints of another study of this name; give this study's ledger its own again")
-    write_file(folder, _MARK, json.dumps({"uid": uid, "opened": opening}).encode())
+    if mark != own:
+        write_file(folder, _MARK, blob)
 
 
 def refuse_foreign(folder: Folder, uid: str, openings: Collection[str]) -> None:
@@ -168,6 +176,25 @@ def remove_folder(folder: Folder) -> None:
         folder.remove()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create_file(folder: Folder, name: str, blob: bytes) -> None:
+    """Create a file unless another process has just created it; an object store keeps the last one."""
+    if isinstance(folder, ObjectStoreFolder):
+        folder.write(name, blob)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{uuid.uuid4().hex[:8]}.{name}"
+    write_file(folder, draft.name, blob)
+    try:
+        os.link(draft, folder / name)
+        synchronise(folder)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        write_file(folder, name, blob)
+    finally:
+        draft.unlink()
 
 
 def copy_folder(origin: Folder, target: Folder, *, leave: str) -> None:

@@ -186,14 +186,16 @@ def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str
 def _made(path: Path) -> Iterator[Path | None]:
     """Yield the path to write the content of `path` to, or None if it exists. One process at a time writes, others wait."""
     if path.exists():
+        _refuse_others(path)
         yield None
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with os.fdopen(handle, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even if the process is killed
             if path.exists():
+                _refuse_others(path)
                 yield None
                 return
             drafts = f".draft-{path.name}-"
@@ -208,6 +210,22 @@ def _made(path: Path) -> Iterator[Path | None]:
             f"data: decoded images cannot be written to {path.parent} ({error.strerror}); free space or grant access, or set "
             "PARETUNE_CACHE to another folder"
         ) from error
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse a file that another user has put into the cache: nothing tells whether its pixels are those of the images.
+
+    Raises:
+        ValueError: If it is neither ours nor the administrator's.
+    """
+    if (owner := path.stat().st_uid) not in (os.geteuid(), 0, _NOBODY):
+        raise ValueError(
+            f"data: {path} belongs to another user (number {owner}), who may have put any pixels into it; set PARETUNE_CACHE to a "
+            "folder of your own"
+        )
+
+
+_NOBODY = 65534  # the owner of everything where user numbers are not those of the file server; no one logs in with it
 
 
 def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:

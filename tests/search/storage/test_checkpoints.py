@@ -9,8 +9,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import pytest
@@ -354,6 +356,25 @@ def refused(study: Path, law: str) -> None:
         collect_checkpoints.collect(study)
     with pytest.raises(LedgerError, match=law):
         finalize(load(study), n_seeds=1, retrain=nothing_retrained)
+
+
+def test_of_two_studies_that_claim_a_folder_at_once_one_has_it(tmp_path: Path) -> None:
+    for number in range(20):
+        place, start = tmp_path / str(number), Barrier(2)
+
+        def claim(uid: str, place: Path = place, start: Barrier = start) -> str | None:
+            start.wait()
+            try:
+                checkpoints.claim_folder(place, uid, "opening")
+            except LedgerError:
+                return None
+            return uid
+
+        with ThreadPoolExecutor(2) as threads:
+            won = [uid for uid in threads.map(claim, ["one", "two"]) if uid is not None]
+        assert len(won) == 1
+        checkpoints.refuse_foreign(place, won[0], ["opening"])
+        assert [file.name for file in place.iterdir()] == ["study.json"]
 
 
 def test_an_old_ledger_changes_nothing_where_another_study_of_its_name_is_now(tmp_path: Path) -> None:

@@ -351,6 +351,22 @@ def test_what_a_killed_process_left_of_a_decoded_file_is_removed_when_it_is_made
     assert not left.exists()
 
 
+def test_decoded_images_that_another_user_has_made_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make a file another user's")
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    found = listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))})
+    transform = Transform(1, (16, 16), None, "bicubic")
+    before = decoded(found, "train", transform).images.copy()
+    assert cache().stat().st_mode & 0o777 == 0o700
+    [path] = cache().glob("train-*.arrow")
+    os.chown(path, 4711, -1)
+    with pytest.raises(ValueError, match=r"belongs to another user \(number 4711\).*set PARETUNE_CACHE to a folder of your own"):
+        decoded(found, "train", transform)
+    os.chown(path, 0, -1)
+    assert np.array_equal(decoded(found, "train", transform).images, before)
+
+
 def test_writing_to_the_mapped_pixels_changes_no_file(tmp_path: Path) -> None:
     found = listing({"kind": "imagefolder", "path": str(pictures.image_folder(tmp_path / "set"))})
     transform = Transform(1, (16, 16), None, "bicubic")
