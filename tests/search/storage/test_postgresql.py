@@ -368,6 +368,11 @@ def test_every_commit_waits_for_the_disk_whatever_the_servers_default(
         there.engine.connect() as connection,
     ):
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar_one() == "30s"
+        assert connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one() == "10s"
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        assert driver.info.get_parameters()["tcp_user_timeout"] == "20000"  # Linux gives a silent connection up after that
 
 
 @pytest.mark.parametrize(
