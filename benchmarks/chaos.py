@@ -1,8 +1,10 @@
 """Killing real searches: what is lost when driver, worker or raylet die by SIGKILL at random moments, several times per search.
 
 Each search is a real `paretune run` on the synthetic surface, in a process of its own, killed and started again until it has ended.
-Two more accidents: `interrupt` sends the driver one or two signals of those that end it properly; `restore` kills it, and puts a
-copy of the ledger from an earlier death in the ledger's place, which forgets what was decided since then.
+Three more accidents: `interrupt` sends the driver one or two signals of those that end it properly. `restore` kills it, and puts a
+copy of the ledger from an earlier death in the ledger's place, which forgets what was decided since then. `power` cuts the power of
+a disk: the study is on a file system in a file, and what that file holds at a moment is what a disk would hold, without what the
+kernel has not yet written to it. It needs root, and a kernel with ext4 and loop devices.
 After every death and at the end the ledger and MLflow are held against the laws of docs/reliability.md:
 
     lost        events that the ledger held before a death and does not hold after it
@@ -37,7 +39,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,13 +118,42 @@ def search(
         folder: An empty folder for it.
         number: Of the search, for its seed.
         back_end: `ray` or `in-process`.
-        victims: `driver`, `interrupt`, `restore` (of an SQLite file), `worker` (with Ray) or `raylet` (with Ray), in the order of
-            their deaths.
+        victims: `driver`, `interrupt`, `restore` (of an SQLite file), `power`, `worker` (with Ray) or `raylet` (with Ray), in the
+            order of their deaths.
         n_trials: The budget.
         epoch_seconds: How long an epoch takes.
         seed: Of the series.
         server: Where the ledger lies; None for a file.
+
+    Raises:
+        NotPermitted: If the power is to be cut, and this process may not mount a disk.
     """
+    with Disk(folder, "paretune-studies") if "power" in victims else nullcontext() as disk:
+        return _search(
+            folder,
+            number,
+            disk,
+            back_end=back_end,
+            victims=victims,
+            n_trials=n_trials,
+            epoch_seconds=epoch_seconds,
+            seed=seed,
+            server=server,
+        )
+
+
+def _search(
+    folder: Path,
+    number: int,
+    disk: Disk | None,
+    *,
+    back_end: str,
+    victims: list[str],
+    n_trials: int,
+    epoch_seconds: float,
+    seed: int,
+    server: str | None,
+) -> Outcome:
     chance = random.Random(f"{seed}/{number}")  # noqa: S311 - not cryptography
     outcome, kills, begun = Outcome(number, back_end), Counter[str](), time.monotonic()
     study = STUDY.format(n_trials=n_trials, epoch_seconds=epoch_seconds, seed=seed + number)
@@ -142,7 +174,9 @@ def search(
                 continue
             threading.Event().wait(chance.uniform(0.0, 5 * epoch_seconds))
             before = _events(folder)
-            if not (interrupt(process, chance) if left[0] == "interrupt" else kill(process, left[0])):
+            if left[0] == "power" and disk is not None:
+                before = disk.cut(process, lambda: _events(folder))
+            elif not (interrupt(process, chance) if left[0] == "interrupt" else kill(process, left[0])):
                 continue
             victim = left.pop(0)
             kills[victim] += 1
@@ -178,6 +212,75 @@ def search(
         outcome.different = _different(folder, study)
     outcome.seconds = round(time.monotonic() - begun, 1)
     return outcome
+
+
+class Disk:
+    """A file system in a file, which is mounted in a folder; as a context manager, it is gone at the end of the block.
+
+    Args:
+        folder: Folder of the file.
+        name: Name of the folder in it where the disk is mounted.
+        megabytes: Size of the disk.
+
+    Raises:
+        NotPermitted: If this process may not mount it.
+    """
+
+    def __init__(self, folder: Path, name: str, *, megabytes: int = 64) -> None:
+        self._image, self._place = folder / f"{name}.ext4", folder / name
+        with self._image.open("wb") as file:
+            file.truncate(megabytes * 2**20)
+        self._place.mkdir()
+        self._do("mkfs.ext4", "-q", str(self._image))
+        self._mount()
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._unmount()
+
+    def cut(self, process: subprocess.Popen[bytes], read: Callable[[], list[Event]]) -> list[Event]:
+        """Stop the driver and all its processes, keep what the disk holds, kill them, and start with that disk.
+
+        Returns:
+            The events that another process could read just before.
+        """
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.suspend()
+        readable = read()
+        held = self._image.read_bytes()
+        while (now := self._image.read_bytes()) != held:  # the kernel has written in the meantime
+            held = now
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self._unmount()
+        self._image.unlink()  # the kernel still writes what it has to the old one
+        self._image.write_bytes(held)
+        self._mount()
+        return readable
+
+    def _mount(self) -> None:
+        self._do("mount", "-o", "loop", str(self._image), str(self._place))
+
+    def _unmount(self) -> None:
+        self._do("umount", "--lazy", str(self._place))
+
+    @staticmethod
+    def _do(*command: str) -> None:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise NotPermitted(str(error)) from error
+        if done.returncode:
+            raise NotPermitted(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+class NotPermitted(Exception):
+    """This machine lets us mount no file system."""
 
 
 def _start(folder: Path, file: str, back_end: str) -> subprocess.Popen[bytes]:
@@ -325,7 +428,9 @@ def plan(number: int, seed: int, *, accidents: bool = False) -> dict[str, Any]:
     """What search `number` of a series is: every second one with Ray; `accidents` for restored ledgers and signals, too."""
     chance = random.Random(f"plan {seed}/{number}")  # noqa: S311 - not cryptography
     if number % 2:
-        victims = ["driver"] * 10 if not accidents else chance.choices(["driver", "restore", "restore", "interrupt"], k=10)
+        victims = ["driver"] * 10
+        if accidents:
+            victims = chance.choices([*(["driver", "restore", "interrupt"] if number % 4 == 1 else ["power"])], k=10)
         return {"back_end": "in-process", "victims": victims, "n_trials": 40, "epoch_seconds": 0.05}
     kinds = ["driver", "worker", "worker", "raylet"] + ["restore", "interrupt"] * accidents
     victims = [chance.choice(kinds) for _ in range(8)]

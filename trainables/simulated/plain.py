@@ -132,7 +132,7 @@ class SyntheticTrainable:
             raise MemoryError(f"{self._adapter_params:,} adapter parameters do not fit")
         self._epoch += 1
         if self._folder is not None:
-            folders.write(self._folder, "epoch.json", json.dumps({"epoch": self._epoch}).encode(), synchronised=False)
+            folders.write(self._folder, "epoch.json", json.dumps({"epoch": self._epoch}).encode())
         return self._metrics()
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""Three kills of a real search. The same killing goes on for long in `benchmarks/chaos.py`; docs/reliability.md has its counts."""
+"""Accidents of real searches. The same ones happen for long in `benchmarks/chaos.py`; docs/reliability.md has the counts."""
 
 import importlib.util
 import sys
@@ -28,6 +28,20 @@ def test_worker_driver_and_raylet_of_a_search_on_ray_are_killed_and_nothing_is_l
     outcome = chaos.search(tmp_path, 0, back_end="ray", victims=victims, n_trials=16, epoch_seconds=0.25, seed=0)
     assert outcome.kills == {"worker": 1, "driver": 1, "raylet": 1}
     assert outcome.n_trials == 16
+    assert outcome.flaws == 0, outcome
+
+
+@pytest.mark.slow
+def test_power_cuts_a_restored_ledger_and_signals_leave_a_study_that_ends_as_if_nothing_had_happened(
+    chaos: ModuleType, tmp_path: Path
+) -> None:
+    accidents = ["power", "restore", "interrupt", "power"]
+    try:
+        outcome = chaos.search(tmp_path, 0, back_end="in-process", victims=accidents, n_trials=12, epoch_seconds=0.05, seed=0)
+    except chaos.NotPermitted as error:  # no root, or a container without loop devices: nothing that we could install
+        pytest.skip(f"needs a disk whose power can be cut: {error}")
+    assert outcome.kills == {"power": 2, "restore": 1, "interrupt": 1}
+    assert outcome.n_trials == 12
     assert outcome.flaws == 0, outcome
 
 
