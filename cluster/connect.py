@@ -178,9 +178,11 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
         log_notices()
         scratch.remove_leftovers(Path(base) / "ray", "session_*")
         context = ray.init("local", num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    session = Path(context.address_info["session_dir"])
+    session.chmod(0o700)  # Ray lets everybody write in it
     died = threading.Event()
     ended = _watched(died)
-    with scratch.kept_while_alive(Path(context.address_info["session_dir"])):  # Ray itself leaves them for ever
+    with scratch.kept_while_alive(session):  # Ray itself leaves them for ever
         try:
             address = ray.nodes()[0]["NodeManagerAddress"]
             if address not in ("127.0.0.1", "::1"):

@@ -59,7 +59,7 @@ def gc(
 ) -> None:
     """Delete checkpoints that are not needed: all except those of unfinished trials, of the front and of extended trials.
 
-    Half-written files of killed workers are deleted as well.
+    Half-written files of killed processes are deleted as well.
     """
     from dataclasses import asdict
 

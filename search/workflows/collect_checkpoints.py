@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +15,10 @@ from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints
 from search.trial import State, Trial
+
+# Names before a file is whole: `.1a2b3c4d.front.parquet`, `.ledger.db.1a2b3c4d-wal`, `.0003.1a2b3c4d`, `.mlflow.db.1a2b3c4d.new`.
+_DRAFT = re.compile(r"\.(?:[0-9a-f]{8}\..+|.+\.[0-9a-f]{8}(?:\.new)?(?:-wal|-shm|-journal)?)")
+_ABANDONED_SECONDS = 3600.0  # without a change, after which a draft is one of a process that was killed
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class Collection:
         trials: Numbers of the trials whose checkpoints are deleted.
         freed_bytes: Size of the deleted checkpoints.
         kept_bytes: Size of the remaining checkpoints.
-        drafts: Number of half-written files, of workers that were killed, which are deleted as well.
+        drafts: Number of half-written files, of processes that were killed, which are deleted as well.
     """
 
     trials: tuple[int, ...]
@@ -63,14 +71,31 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     gone = tuple(number for number, size in sizes.items() if number not in keep and size)
     found = {} if saved.state is StudyState.RUNNING else checkpoints.find_drafts(saved.checkpoints)
     drafts = {path: size for path, size in found.items() if int(path.parent.name) not in gone}
-    if (gone or drafts) and not dry_run:
-        folder = saved.own_checkpoints()
-        for number in gone:
-            checkpoints.remove_folder(checkpoints.trial_folder(folder, number))
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
+    others = _abandoned(study, time.time() - _ABANDONED_SECONDS)
+    if not dry_run:
+        if gone or drafts:
+            folder = saved.own_checkpoints()
+            for number in gone:
+                checkpoints.remove_folder(checkpoints.trial_folder(folder, number))
+        for draft in (*drafts, *others):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
     freed = sum(sizes[number] for number in gone) + sum(drafts.values())
-    return Collection(gone, freed, sum(sizes.values()) - freed, len(drafts))
+    return Collection(gone, freed + sum(others.values()), sum(sizes.values()) - freed, len(drafts) + len(others))
+
+
+def _abandoned(study: Path, before: float) -> dict[Path, int]:
+    """Return drafts next to a study's ledger, among its adapters and of MLflow's database, that nothing has changed for long."""
+    found = {}
+    places = [*study.glob(".*"), *study.glob("adapters/.*"), *study.parent.glob(".mlflow.db.*")]
+    for path in places:
+        with suppress(OSError):  # finished or removed at this moment
+            if _DRAFT.fullmatch(path.name) and path.lstat().st_mtime < before:
+                files = [path] if not path.is_dir() else [file for file in path.rglob("*") if file.is_file()]
+                found[path] = sum(file.lstat().st_size for file in files)
+    return found
 
 
 def mebibytes(n_bytes: int) -> str:

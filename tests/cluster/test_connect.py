@@ -46,6 +46,13 @@ def test_an_embedded_cluster_lives_on_loopback_without_a_dashboard() -> None:
     assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
+def test_the_folder_of_an_embedded_cluster_is_private() -> None:
+    import ray
+
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    assert session.stat().st_mode & 0o777 == 0o700
+
+
 def test_an_embedded_cluster_starts_no_server_that_one_machine_has_no_use_for() -> None:
     import psutil
 

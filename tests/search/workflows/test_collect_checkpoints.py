@@ -1,6 +1,7 @@
 """Which checkpoints are kept."""
 
 import json
+import os
 from pathlib import Path
 
 from search.backends import in_process
@@ -46,3 +47,28 @@ def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_colle
     left = {int(folder.name) for folder in (study.folder / "trials").iterdir()}
     assert left == kept
     assert collect_checkpoints.collect(study.folder) == collect_checkpoints.Collection((), 0, len(kept) * size)
+
+
+def test_drafts_that_killed_processes_left_are_removed_once_nothing_has_changed_them_for_an_hour(tmp_path: Path) -> None:
+    study = run_study(tmp_path)
+    study.close()
+    left = [
+        study.folder / ".1a2b3c4d.front.parquet",
+        study.folder / ".ledger.db.1a2b3c4d-wal",
+        tmp_path / ".mlflow.db.1a2b3c4d.new",
+    ]
+    for draft in left:
+        draft.write_text("half")
+    (adapter := study.folder / "adapters" / ".0003.1a2b3c4d").mkdir(parents=True)
+    (adapter / "card.json").write_text("half")
+    kept = [study.folder / ".recorder.lock", study.folder / ".5e6f7a8b.front.parquet"]  # no draft, and one that is being written
+    for file in kept:
+        file.write_text("")
+    for draft in (*left, adapter, kept[0]):
+        os.utime(draft, (1.0, 1.0))
+    found = collect_checkpoints.collect(study.folder, dry_run=True)
+    assert found.drafts == 4
+    assert collect_checkpoints.collect(study.folder) == found
+    assert [path for path in (*left, adapter) if path.exists()] == []
+    assert all(file.exists() for file in kept)
+    assert collect_checkpoints.collect(study.folder).drafts == 0
