@@ -101,8 +101,8 @@ class Ended(BaseException):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a signal in a weak reference's callback is lost
-def test_a_write_that_a_signal_ends_leaves_a_whole_object(store: Bucket) -> None:
-    folder = ObjectStoreFolder(f"{store.address}/ended")
+@pytest.mark.parametrize("write_file", [checkpoints.write_file, write], ids=["driver", "worker"])
+def test_a_write_that_a_signal_ends_leaves_a_whole_file(folder: Folder, write_file: Callable[[Folder, str, bytes], None]) -> None:
     writing: list[bool] = []
 
     def end(*_: object) -> None:
@@ -113,7 +113,7 @@ def test_a_write_that_a_signal_ends_leaves_a_whole_object(store: Bucket) -> None
     try:
         whole = {bytes(100_000)}
         began = time.monotonic()
-        checkpoints.write_file(folder, "checkpoint", *whole)
+        write_file(folder, "checkpoint", *whole)
         took, n_ended = time.monotonic() - began, 0
         for n in range(1, 41):
             new = bytes([n]) * 100_000
@@ -122,7 +122,7 @@ def test_a_write_that_a_signal_ends_leaves_a_whole_object(store: Bucket) -> None
                 writing.append(True)
                 signal.setitimer(signal.ITIMER_REAL, took * (n - 0.5) / 40)
                 try:
-                    checkpoints.write_file(folder, "checkpoint", new)
+                    write_file(folder, "checkpoint", new)
                 finally:
                     writing.clear()
                     signal.setitimer(signal.ITIMER_REAL, 0)
