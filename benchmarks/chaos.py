@@ -464,6 +464,7 @@ def main() -> None:
     parser.add_argument("--accidents", action="store_true", help="restored ledgers and signals, too; wants results of its own")
     parser.add_argument("--table", action="store_true", help="only print what is known")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` would have the drivers ignore
     known = (
         [Outcome(**json.loads(line)) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
     )
