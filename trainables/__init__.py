@@ -191,11 +191,12 @@ def audit(
         from trainables import data as images
 
         model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
-        wanted = backbones.preprocessing(model)
+        normalize = data.get("normalize", "backbone")
+        wanted = backbones.preprocessing(model, normalize)
         found = images.audit(data, wanted, progress=progress)
         digest = backbones.digest(model)
         backbones.refuse_changed(backbone, digest)
-        normalisation = backbones.describe_normalisation(model, backbone.get("weights"))
+        normalisation = backbones.describe_normalisation(model, backbone.get("weights"), normalize)
         return replace(found, weights_digest=digest, normalisation=normalisation)
 
 

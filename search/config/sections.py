@@ -62,6 +62,24 @@ class Synthetic(Section):
     memory_params: int | None = Field(default=None, ge=0)
 
 
+class Normalization(Section):
+    """The mean and the standard deviation of pixels in [0, 1], per channel.
+
+    Attributes:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    mean: Annotated[list[float], Field(min_length=1, max_length=4)]
+    std: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1, max_length=4)]
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Normalization:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"a mean and a std for each channel: got {len(self.mean)} and {len(self.std)}")
+        return self
+
+
 class Images(Section):
     """Images on a disk; see `trainables.data.layouts` for the supported layouts.
 
@@ -78,6 +96,8 @@ class Images(Section):
         min_images: Minimum number of training images of a class.
         exif: `ignore` or `apply` the orientation that a camera wrote into a photograph; the papers' loaders ignore it.
         background: Colour behind transparent pixels, `black` or `white`; null for the colour that the file stores below them.
+        normalize: Normalisation (pixel - mean) / std of pixels in [0, 1]: `backbone` (the values of its weights), `imagenet`,
+            `none` (mean 0, std 1), or `{mean: [...], std: [...]}` with a value per channel.
     """
 
     path: Path
@@ -89,6 +109,7 @@ class Images(Section):
     min_images: int = Field(default=1, ge=0)
     exif: Literal["ignore", "apply"] = "ignore"
     background: Literal["black", "white"] | None = None
+    normalize: Literal["backbone", "imagenet", "none"] | Normalization = "backbone"
 
     @model_validator(mode="after")
     def _crop_is_possible(self) -> Images:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
 from timm.layers import ClassifierHead
 from timm.models import build_model_with_cfg, get_arch_pretrained_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -45,8 +45,8 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         "interpolation": card.get("interpolation", "bilinear"),
         "mean": tuple(card["mean"]),
         "std": tuple(card["std"]),
-    }
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+    } | (kwargs.pop("pretrained_cfg_overlay", None) or {})
+    for key in ("pretrained_cfg", "cache_dir"):
         kwargs.pop(key, None)
     model = build_model_with_cfg(
         VisionTransformer,
@@ -60,6 +60,9 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
 
 
 register_model(vit_glyphs)
+
+
+Normalization = str | Mapping[str, Sequence[float]]  # `data.normalize`; see `preprocessing`
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,46 @@ def _create(name: str, **kwargs: Any) -> nn.Module:
         raise ValueError(f"backbone {name!r} cannot be built with {kwargs}: {error}") from error
 
 
-def preprocessing(model: nn.Module) -> Preprocessing:
-    """Return the image format that `model` expects, from its timm configuration and its actual input size."""
+def preprocessing(model: nn.Module, normalize: Normalization = "backbone") -> Preprocessing:
+    """Return the image format that `model` expects, from its timm configuration and its actual input size.
+
+    Args:
+        model: A backbone.
+        normalize: `backbone` for the mean and standard deviation of its configuration, `imagenet` for those of ImageNet, `none`
+            for pixels in [0, 1], or a mapping with `mean` and `std`, one value per channel each.
+
+    Raises:
+        ValueError: If these are not as many values as the model has channels.
+    """
     config = resolve_model_data_config(model)
     chans, height, width = config["input_size"]
     embed = getattr(model, "patch_embed", None)
     if embed is not None and getattr(embed, "img_size", None) is not None:
         height, width = embed.img_size
     size = (int(height), int(width))
-    return Preprocessing(int(chans), size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+    mean, std = _normalization(config, int(chans), normalize)
+    return Preprocessing(int(chans), size, mean, std, config["interpolation"])
+
+
+def _normalization(
+    config: Mapping[str, Any], channels: int, normalize: Normalization
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel."""
+    if normalize == "backbone":
+        return tuple(config["mean"]), tuple(config["std"])
+    if normalize == "none":
+        return (0.0,) * channels, (1.0,) * channels
+    if normalize == "imagenet":
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    elif isinstance(normalize, str):
+        raise ValueError(f"data.normalize must be backbone, imagenet, none, or mean and std; got {normalize!r}")
+    else:
+        mean, std = (tuple(map(float, normalize[key])) for key in ("mean", "std"))
+    if not len(mean) == len(std) == channels:
+        raise ValueError(
+            f"data.normalize: the backbone has {channels} channels, and there are {len(mean)} means and {len(std)} stds"
+        )
+    return mean, std
 
 
 def digest(model: nn.Module) -> str:
@@ -170,16 +204,28 @@ def refuse_changed(backbone: Mapping[str, Any], now: str) -> None:
         )
 
 
-def describe_normalisation(model: nn.Module, weights: str | None = None) -> str:
-    """Describe the normalisation of images for `model` and where it comes from; `weights` is the argument of `create`."""
-    wanted = preprocessing(model)
-    mean, std = (", ".join(f"{value:g}" for value in values[: wanted.channels]) for values in (wanted.mean, wanted.std))
+def describe_normalisation(model: nn.Module, weights: str | None = None, normalize: Normalization = "backbone") -> str:
+    """Describe the normalisation of images for `model` and where it comes from.
+
+    Args:
+        model: A backbone.
+        weights: The argument of `create`.
+        normalize: The argument of `preprocessing`.
+    """
+    values = _in_words(preprocessing(model, normalize))
+    if normalize != "backbone":
+        return f"(pixel - mean) / std with {values}, from data.normalize; the backbone's own: {_in_words(preprocessing(model))}"
     config = getattr(model, "pretrained_cfg", {})
     tagged = ".".join(part for part in (config.get("architecture"), config.get("tag")) if part)
     source = f"from timm's configuration of {tagged}" if tagged else "from the model's configuration"
     if weights not in (None, RANDOM):
         source += f", not read from {weights}: if those were trained with other values, name their tag in backbone.name"
-    return f"(pixel - mean) / std with mean {mean}, std {std}, {source}"
+    return f"(pixel - mean) / std with {values}, {source}"
+
+
+def _in_words(wanted: Preprocessing) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values[: wanted.channels]) for values in (wanted.mean, wanted.std))
+    return f"mean {mean}, std {std}"
 
 
 def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> None:

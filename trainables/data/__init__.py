@@ -7,8 +7,8 @@ A study's `data` is one of:
     {"kind": "none", "n_classes": C}     no images: for counting parameters
 
 Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
-`interpolation`, `augment` ("none", "flip", "crop"), `exif` ("ignore", "apply"), `background` (null, "black", "white"), and the keys
-of their layout.
+`interpolation`, `augment` ("none", "flip", "crop"), `exif` ("ignore", "apply"), `background` (null, "black", "white"), `normalize`
+("backbone", "imagenet", "none", or `mean` and `std`), and the keys of their layout.
 """
 
 from __future__ import annotations

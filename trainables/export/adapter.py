@@ -90,7 +90,9 @@ class Card:
         """Return the Python code that loads the export from `folder`."""
         name, weights, size = (self.backbone[key] for key in ("name", "weights", "img_size"))
         sized = "" if size is None else f", img_size={size}"
-        timm_name = f"{name!r}, num_classes={self.n_classes}{sized}"
+        own = {key: tuple(self.preprocessing[key]) for key in ("mean", "std")}  # which timm's transforms then use
+        normalised = "" if self.data.get("normalize", "backbone") == "backbone" else f", pretrained_cfg_overlay={own}"
+        timm_name = f"{name!r}, num_classes={self.n_classes}{sized}{normalised}"
         if self.form == "merged":
             ours = "import trainables.backbones  # registers vit_glyphs\n" if name == "vit_glyphs" else ""
             path = str(folder / self.file)
@@ -180,7 +182,7 @@ def export_adapter(
         )
     model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
     backbones.refuse_changed(backbone, backbones.digest(model))
-    wanted = dataclasses.asdict(backbones.preprocessing(model))
+    wanted = dataclasses.asdict(backbones.preprocessing(model, data_set.get("normalize", "backbone")))
     identity = {key: backbone.get(key) for key in ("name", "weights", "img_size")} | {"digest": backbones.digest(model)}
     n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(data_set)
     backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))

@@ -58,7 +58,7 @@ class AdapterWorker:
         supported_blocks(self.model)
         self._pristine = backbones.fingerprint(self.model)
         backbones.refuse_changed(backbone, backbones.digest_of(self._pristine))
-        wanted = backbones.preprocessing(self.model)
+        wanted = backbones.preprocessing(self.model, data_set.get("normalize", "backbone"))
         data.look_again()
         self.n_classes = data.n_classes(data_set)
         splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)

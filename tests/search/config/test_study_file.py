@@ -208,6 +208,32 @@ def test_a_byte_order_mark_carriage_returns_and_yes_are_read(tmp_path: Path) -> 
     assert loaded(tmp_path, b"\xef\xbb\xbf" + text.encode()).recipe.compile is True
 
 
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("none", "none"),
+        ("imagenet", "imagenet"),
+        ("{mean: [0.5, 0, 1], std: [1, 1, 2]}", {"mean": [0.5, 0.0, 1.0], "std": [1.0, 1.0, 2.0]}),
+    ],
+)
+def test_the_normalisation_of_images_is_a_word_or_a_mean_and_a_std_of_each_channel(
+    tmp_path: Path, written: str, kept: object
+) -> None:
+    text = BASE.replace("{kind: digits}", f"{{kind: vtab, path: /images, normalize: {written}}}")
+    file = loaded(tmp_path, text)
+    assert file.worker()["data"]["normalize"] == file.resolved()["data"]["normalize"] == kept
+    assert loading.check(file.resolved()).resolved() == file.resolved()
+    older = file.resolved()
+    del older["data"]["normalize"]  # as a study of before has it
+    assert loading.check_stored(older).resolved()["data"]["normalize"] == "backbone"
+
+
+@pytest.mark.parametrize("written", ["caffe", "{mean: [0.5], std: [0]}", "{mean: [0.5, 0.5], std: [1]}", "{mean: [0.5]}", "1"])
+def test_a_normalisation_that_is_none_is_refused_with_its_place(tmp_path: Path, written: str) -> None:
+    with pytest.raises(StudyFileError, match=r"s\.yaml:2: data\.normalize"):
+        loaded(tmp_path, BASE.replace("{kind: digits}", f"{{kind: vtab, path: /images, normalize: {written}}}"))
+
+
 # -- values have the type of their knob ------------------------------------------------------------------------------
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainables.backbones import WEIGHTS, create, fingerprint, preprocessing, remove_head, set_head
+from trainables.backbones import (
+    RANDOM,
+    WEIGHTS,
+    create,
+    describe_normalisation,
+    fingerprint,
+    preprocessing,
+    remove_head,
+    set_head,
+)
 
 
 def test_the_packaged_backbone_is_a_timm_model_with_its_weights_and_statistics() -> None:
@@ -115,3 +126,28 @@ def test_one_flipped_bit_anywhere_changes_the_fingerprint(dtype: torch.dtype) ->
             assert fingerprint(module) != original, (name, bit)
             bits[-1] ^= 1 << bit
     assert fingerprint(module) == original
+
+
+@pytest.mark.parametrize(
+    ("normalize", "mean", "std"),
+    [
+        ("backbone", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        ({"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+    ],
+)
+def test_images_are_normalised_as_the_data_set_says(normalize: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    model = create("vit_base_patch16_224", RANDOM, device="meta")
+    wanted = preprocessing(model, normalize)
+    assert (wanted.mean, wanted.std) == (mean, std)
+    assert replace(wanted, mean=(), std=()) == replace(preprocessing(model), mean=(), std=())
+    told = describe_normalisation(model, None, normalize)
+    assert f"mean {', '.join(f'{value:g}' for value in mean)}, std" in told
+    assert ("from data.normalize; the backbone's own: mean 0.5, 0.5, 0.5" in told) is (normalize != "backbone")
+
+
+@pytest.mark.parametrize("normalize", ["imagenet", {"mean": [0.5, 0.5], "std": [1.0, 1.0]}])
+def test_as_many_means_as_channels_are_needed(normalize: Any) -> None:
+    with pytest.raises(ValueError, match=r"data\.normalize: the backbone has 1 channels, and there are [23] means"):
+        preprocessing(create("vit_glyphs"), normalize)

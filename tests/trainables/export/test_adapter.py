@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from trainables import make
@@ -126,6 +127,28 @@ def test_a_merged_model_is_plain_timm_and_computes_the_same(
     assert adaptation(model) is None
     assert model.state_dict().keys() == plain().state_dict().keys()
     torch.testing.assert_close(logits(model, images), trained[name].logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_normalisation_of_a_study_travels_with_what_it_exports(tmp_path: Path) -> None:
+    losses = {}
+    for name, normalize in (("own", "backbone"), ("given", {"mean": [0.3], "std": [0.2]})):
+        data = DIGITS | {"normalize": normalize}
+        worker = shortened(make(BACKBONE, data, {"device": "cpu"}))
+        worker.start(CONFIGS["lora"], seed=SEED, epochs=1, folder=tmp_path / name)
+        losses[name] = worker.step()["val/loss"]
+    assert losses["own"] != losses["given"]
+    pixels = torch.randint(256, (8, 1, *worker._splits["validation"].images.shape[-2:]), dtype=torch.uint8)
+    torch.testing.assert_close(worker._normalise(pixels), (pixels / 255 - 0.3) / 0.2)
+    wanted = logits(worker.model, worker._normalise(pixels))
+    own = Trained(CONFIGS["lora"], tmp_path / "given", wanted)
+    for form in ("adapter", "merged"):
+        card = own.export(tmp_path / form, merged=form == "merged", data_set=data)
+        model = run_lines(card, tmp_path / form)
+        timms = resolve_model_data_config(model)  # which timm's own transforms follow
+        assert (tuple(timms["mean"]), tuple(timms["std"])) == ((0.3,), (0.2,))
+        assert (tuple(card.preprocessing["mean"]), tuple(card.preprocessing["std"])) == ((0.3,), (0.2,))
+        mean, std = (torch.tensor(timms[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+        torch.testing.assert_close(logits(model, (pixels / 255 - mean) / std), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "reason"), UNMERGEABLE.items())
