@@ -183,7 +183,10 @@ class Recipe(Section):
     """The training settings that are fixed for all trials of a study.
 
     Attributes:
+        schedule: Schedule of the learning rate: set at each `step`, or once per `epoch`, as the released scripts of NOAH, FacT,
+            Lily and SNELL do.
         warmup_fraction: Fraction of the epochs with a linearly rising learning rate.
+        final_lr_fraction: Last learning rate, divided by the largest.
         label_smoothing: Probability mass moved from the true class to all.
         clip_norm: Largest gradient norm, or null for no clipping.
         precision: Precision: `float32`; `bfloat16` in the forward pass except for head and loss; or `auto`: the result of a probe,
@@ -192,7 +195,9 @@ class Recipe(Section):
         compile: True to compile the training pass (torch.compile); it takes a minute per trial, so only for long trials.
     """
 
+    schedule: Literal["step", "epoch"] = "step"
     warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    final_lr_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     clip_norm: float | None = Field(default=None, gt=0.0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,6 +1,7 @@
 """The training recipe of a trial: optimiser, schedule, regularisation. The defaults are the recipe the VTAB-1K papers share.
 
 AdamW. The learning rate is set at each step: linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak.
+With `schedule: epoch` it is set once per epoch, as the released scripts of NOAH, FacT, Lily and SNELL step timm's scheduler.
 Weight decay acts on matrices only: biases, norms and every other 1-D tensor are excluded, as in timm's optimiser factory, and so
 is every parameter that a method exempts. Each epoch draws batches from a fresh permutation and drops a last incomplete batch.
 """
@@ -19,6 +20,8 @@ from torch import nn
 from trainables.adapters import near
 
 PRECISIONS: Final = ("float32", "bfloat16")
+SCHEDULES: Final = ("step", "epoch")
+_WARMUP_FROM: Final = 1e-6  # learning rate of the first two epochs of a schedule by epochs, as the released scripts have it
 _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
 
@@ -31,6 +34,7 @@ class Recipe:
         weight_decay: Weight decay of AdamW, at least 0.
         batch_size: Images per step, at least 1.
         drop_path: Stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
+        schedule: "step", or "epoch" for a learning rate that is constant within an epoch (see `learning_rate_of_epoch`).
         warmup_fraction: Fraction of all steps used for the warm-up, in [0, 1].
         final_lr_fraction: Last learning rate divided by the peak, in [0, 1].
         label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
@@ -48,6 +52,7 @@ class Recipe:
     weight_decay: float = 1e-4
     batch_size: int = 32
     drop_path: float = 0.1
+    schedule: str = "step"
     warmup_fraction: float = 0.1
     final_lr_fraction: float = 0.01
     label_smoothing: float = 0.0
@@ -64,6 +69,7 @@ class Recipe:
         self._require(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(0 <= self.drop_path < 1, "drop_path", "in [0, 1)")
+        self._require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         self._require(0 <= self.warmup_fraction <= 1, "warmup_fraction", "in [0, 1]")
         self._require(0 <= self.final_lr_fraction <= 1, "final_lr_fraction", "in [0, 1]")
         self._require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)")
@@ -106,6 +112,18 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
         return recipe.lr * (step + 1) / n_warmup
     progress = (step + 1 - n_warmup) / (n_steps - n_warmup)
     return recipe.lr * (recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def learning_rate_of_epoch(epoch: int, n_epochs: int, recipe: Recipe) -> float:
+    """Return the learning rate of epoch 0, ..., n_epochs - 1, as released scripts step timm's CosineLRScheduler.
+
+    They call `scheduler.step(epoch)` after each epoch, so that an epoch has the rate of the one before, and the first two have
+    1e-6. The cosine has begun at epoch 0, so that the peak is not reached: with 10 of 100 epochs for the warm-up it is 0.976 lr.
+    """
+    before, n_warmup, final = max(0, epoch - 1), round(recipe.warmup_fraction * n_epochs), recipe.final_lr_fraction * recipe.lr
+    if before < n_warmup:
+        return _WARMUP_FROM + before * (recipe.lr - _WARMUP_FROM) / n_warmup
+    return final + 0.5 * (recipe.lr - final) * (1 + math.cos(math.pi * before / n_epochs))
 
 
 def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:

@@ -29,7 +29,7 @@ from trainables.costs.counting import forward_gflops, structure
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
-from trainables.recipe.recipe import learning_rate, recipe_of
+from trainables.recipe.recipe import learning_rate, learning_rate_of_epoch, recipe_of
 from trainables.recipe.step import autocast, backward, logits
 from trainables.training import checkpoint
 from trainables.training.run import Plan, Run
@@ -158,8 +158,12 @@ class AdapterWorker:
             loss = backward(model, looked_at, batch, recipe, run.features)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
+            if recipe.schedule == "epoch":
+                rate = learning_rate_of_epoch(run.epoch, run.plan.epochs, recipe)
+            else:
+                rate = learning_rate(step, run.plan.epochs * n_steps, recipe)
             for group in run.optimiser.param_groups:
-                group["lr"] = learning_rate(step, run.plan.epochs * n_steps, recipe)
+                group["lr"] = rate
             run.optimiser.step()
             run.optimiser.zero_grad()
             losses.append(loss)

@@ -9,10 +9,19 @@ import pytest
 import timm
 import torch
 from timm.layers import DropPath
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from trainables.adapters import Householder, adapt, trainable_parameters, undecayed_parameters
-from trainables.recipe.recipe import Recipe, learning_rate, optimiser, recipe_of, restore, set_drop_path
+from trainables.recipe.recipe import (
+    Recipe,
+    learning_rate,
+    learning_rate_of_epoch,
+    optimiser,
+    recipe_of,
+    restore,
+    set_drop_path,
+)
 
 
 def test_the_learning_rate_rises_linearly_then_follows_a_half_cosine() -> None:
@@ -28,6 +37,23 @@ def test_the_learning_rate_rises_linearly_then_follows_a_half_cosine() -> None:
 def test_the_learning_rate_is_positive_and_at_most_its_peak_whatever_the_length(fraction: float, n_steps: int) -> None:
     recipe = Recipe(lr=0.5, warmup_fraction=fraction)
     assert all(0 < learning_rate(step, n_steps, recipe) <= 0.5 for step in range(n_steps))
+
+
+@pytest.mark.parametrize(("lr", "n_epochs", "n_warmup"), [(1e-3, 100, 10), (5e-4, 50, 0), (2e-3, 7, 3)])
+def test_by_epochs_the_learning_rate_is_that_of_timms_scheduler_as_released_scripts_step_it(
+    lr: float, n_epochs: int, n_warmup: int
+) -> None:
+    adamw = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=lr)
+    timms = CosineLRScheduler(adamw, t_initial=n_epochs, warmup_t=n_warmup, lr_min=0.01 * lr, warmup_lr_init=1e-6)
+    rates = []
+    for epoch in range(n_epochs):
+        rates.append(adamw.param_groups[0]["lr"])
+        timms.step(epoch)
+    recipe = Recipe(lr=lr, schedule="epoch", warmup_fraction=n_warmup / n_epochs)
+    assert [learning_rate_of_epoch(epoch, n_epochs, recipe) for epoch in range(n_epochs)] == pytest.approx(rates, rel=1e-14)
+    if n_epochs == 100:
+        assert rates[:2] == [1e-6, 1e-6]
+        assert max(rates) == pytest.approx(9.76e-4, rel=1e-3)
 
 
 def test_weight_decay_pulls_matrices_and_leaves_vectors_alone() -> None:

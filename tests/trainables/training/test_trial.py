@@ -17,6 +17,7 @@ from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
 from trainables.costs.memory import EVAL_BATCH
 from trainables.protocol import STOP_FLAG, Stopped
+from trainables.recipe.recipe import learning_rate_of_epoch
 from trainables.training.trial import AdapterWorker
 
 from ..short import shortened
@@ -158,6 +159,16 @@ def test_a_trial_stops_at_its_next_batch_when_told_and_goes_on_from_its_checkpoi
     (tmp_path / STOP_FLAG).unlink()
     assert warm.start(LORA, seed=0, epochs=3, folder=tmp_path) == 1
     assert [without_costs(warm.step()) for _ in range(2)] == expected[1:]
+
+
+def test_by_epochs_all_steps_of_an_epoch_have_its_learning_rate(warm: AdapterWorker) -> None:
+    warm.start(LORA | {"recipe.schedule": "epoch", "recipe.warmup_fraction": 0.5}, seed=0, epochs=4, folder=None)
+    run = warm._running()
+    for epoch in range(3):
+        warm.step()
+        rate = learning_rate_of_epoch(epoch, 4, run.plan.recipe)
+        assert {group["lr"] for group in run.optimiser.param_groups} == {rate}
+        assert (rate == 1e-6) is (epoch < 2)
 
 
 def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterWorker, tmp_path: Path) -> None:
