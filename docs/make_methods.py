@@ -92,6 +92,58 @@ and the printed ones:
 | CLoRA | see its table below | | not found | |
 """
 
+RECIPES = """
+## Recipes of the released scripts
+
+The defaults of `optim` and `recipe` are shared by all methods. The released scripts differ from
+them, and from each other, in what a study file cannot set and in what a comparison with a printed
+number must set. Read in the scripts for images:
+
+| scripts | decayed by AdamW | head starts | precision | otherwise |
+|---|---|---|---|---|
+| ours | matrices; no bias, no vector | truncated normal 0.02, bias zero | `precision: auto`; the head in float32 | batch 32 |
+| PETL-ViT (FacT, LoRA and AdaptFormer with 1-bit weights), Lily | every trained tensor, biases too | as PyTorch's linear | float32 | batch 64 |
+| NOAH (Adapter-8, LoRA-8) | matrices; no bias, no vector | as ours | float32 | batch 64 |
+| SNELL | matrices; no bias, no vector | as ours | float32 | batch 8 to 64 |
+| ARC | every trained tensor; the default is 0 | zero on a ViT | float32 | lr 0.01, batch 32, gradient clipped at 1 |
+| AdaptFormer | nothing | truncated normal 0.01, behind a batch norm without scale and shift | float16 by autocast | SGD, momentum 0.9, lr 0.1 per 256 images |
+| RandLoRA, CLIP | every trained tensor, 0.1 | CLIP's text encoder | bfloat16 by autocast | batch 128, gradient clipped at 1 |
+
+`precision: auto` chooses bfloat16 where a probe finds it faster ([cost.md](cost.md)). For a
+comparison with a number of a float32 script set `recipe: {precision: float32}`. A decay of 1e-4
+at a learning rate of 1e-3 shrinks a bias by at most 1e-7 of its size per step.
+"""
+
+BEYOND = {  # knob -> (values that a paper used and the packaged range lacks, where)
+    "lora.scale": ((0.01, 100.0), "PETL-ViT's LoRA with 1-bit weights: 11 of its 38 configurations"),
+    "adaptformer.rank": ((1,), "PETL-ViT's AdaptFormer with 1-bit weights: 19 of its 38 configurations"),
+    "adaptformer.scale": ((100.0,), "PETL-ViT's AdaptFormer with 1-bit weights: 2 of its 38 configurations"),
+    "lily.scale": ((0.01,), "the author's guidance"),
+    "heart_lora.scale": ((0.01,), "its LoRA baseline"),
+    "arc.dropout": ((0.5,), "every task on Swin"),
+    "snell.sparsity": ((0.08, 0.15, 0.37, 0.4, 0.74, 0.88, 0.995), "released scripts of SNELL-32, one task each"),
+    "randlora.alpha": ((12.0,), "2 r at r = 6; sqrt(n) = 11.3 is the CLIP scripts' scale"),
+    "optim.lr": ((0.05, 0.1, 0.2), "HTA's printed grid"),
+    "optim.weight_decay": (
+        (5e-5, 4e-4, 5e-3, 5e-2, 1e-1),
+        "ARC on Swin 5e-5, 5e-3, 5e-2; SNELL-32 4e-4, 5e-2; RandLoRA's CLIP scripts 0.1",
+    ),
+    "optim.batch_size": ((8,), "SNELL-32: 3 of its 19 scripts"),
+}
+
+OUTSIDE = """
+## Values of the papers outside the searched ranges
+
+The file of a study holds the values that its `space` names. Every other range is that of the code, read
+again whenever the study resumes. So a range here is not widened: it would change what an existing
+study searches. `space` in a study file reaches every value below, for example
+`space: {lora.scale: [0.01, 0.1, 1.0, 10.0, 100.0]}`, and `budget.epochs: 200` the epochs of 8 of
+the 19 scripts of SNELL-32.
+
+| knob | searched | a paper also used | where |
+|---|---|---|---|
+"""
+
 BACKBONES = """
 ## Backbones
 
@@ -147,7 +199,16 @@ def page() -> str:
         )
         header = "\n| knob | default | searched | meaning | unit | source |\n|---|---|---|---|---|---|\n"
         sections.append(f"\n## {method}\n\n```text\n{doc}\n```\n" + (header + knobs if knobs else "\nNo knobs of its own.\n"))
-    return wrapped(OPENING + "\n".join(rows) + "\n" + FIGURES + BACKBONES + "".join(sections))
+    return wrapped(OPENING + "\n".join(rows) + "\n" + FIGURES + RECIPES + OUTSIDE + outside() + BACKBONES + "".join(sections))
+
+
+def outside() -> str:
+    """Return the rows of `BEYOND`."""
+    knobs = {knob.key: knob for space in spaces.SPACES.values() for knob in (*space.knobs, *spaces.SHARED)}
+    return "".join(
+        f"| `{key}` | {spaces.in_words(knobs[key].distribution)} | {', '.join(map(str, values))} | {where} |\n"
+        for key, (values, where) in BEYOND.items()
+    )
 
 
 def wrapped(text: str) -> str:

@@ -33,7 +33,7 @@ SPACE = Space(
             default="gelu",
             meaning="Activation inside the bottleneck.",
             unit="",
-            source="released code GELU; ReLU in later vision papers",
+            source="Houlsby et al. GELU; NOAH QuickGELU, which is not offered; ReLU in later vision papers",
             sizes=False,
         ),
         Knob(
@@ -51,7 +51,7 @@ SPACE = Space(
             default=0.0,
             meaning="Dropout on the code inside the bottleneck.",
             unit="probability",
-            source="released code: none; 0.1 in AdaptFormer's",
+            source="Houlsby et al. none; 0.1 in NOAH's Adapter-8 and in AdaptFormer's",
             sizes=False,
             bounds="[0, 1)",
         ),

@@ -23,7 +23,7 @@ SPACE = Space(
             default=0.1,
             meaning="Plain factor s of the update.",
             unit="factor",
-            source="released code 0.1; 0.01 to 10 per data set in later VTAB-1k work",
+            source="released code 0.1; PETL-ViT's form with 1-bit weights: 0.01 to 100, chosen per data set",
             sizes=False,
             bounds="(0, inf)",
         ),

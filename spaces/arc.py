@@ -32,7 +32,7 @@ SPACE = Space(
             default=0.1,
             meaning="Dropout on the bottleneck, after the re-scaling.",
             unit="probability",
-            source="released scripts 0.1; grid 0 to 0.5 in the same laboratory's HTA",
+            source="released scripts 0.1 on ViT, 0.5 on Swin; grid 0 to 0.5 in the same laboratory's HTA",
             sizes=False,
             bounds="[0, 1)",
         ),

@@ -23,7 +23,7 @@ SPACE = Space(
             default=1.0,
             meaning="Plain factor s of the update (not alpha/r).",
             unit="factor",
-            source="PETL-ViT scripts: 0.01 to 100, chosen per data set",
+            source="PETL-ViT's LoRA with 1-bit weights: 0.01 to 100, chosen per data set",
             sizes=False,
             bounds="(0, inf)",
         ),

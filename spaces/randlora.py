@@ -1,4 +1,4 @@
-"""RandLoRA. Albert et al., ICLR 2025, arXiv 2502.00987; ranges from the paper's vision scripts and Hugging Face PEFT's defaults."""
+"""RandLoRA. Albert et al., ICLR 2025, arXiv 2502.00987; ranges from its PEFT branch and CLIP scripts."""
 
 from optuna.distributions import CategoricalDistribution
 
@@ -23,7 +23,7 @@ SPACE = Space(
             default=64.0,
             meaning="Numerator of the scale alpha / (r sqrt(n)) of the update.",
             unit="factor",
-            source="authors' branch of PEFT: 64, rule of thumb 2 r",
+            source="authors' branch of PEFT: 64, rule of thumb 2 r; the paper's CLIP scripts: scale 1 / r, so alpha = sqrt(n)",
             sizes=False,
             bounds="(0, inf)",
         ),
@@ -33,7 +33,7 @@ SPACE = Space(
             default="fused_mlp",
             meaning="Which weights of a block are adapted.",
             unit="",
-            source="the paper's CLIP scripts: fused qkv, output projection and MLP",
+            source="the paper's CLIP scripts: fused qkv and MLP; PEFT: the linears that a user names",
         ),
         layers("randlora"),
     ),

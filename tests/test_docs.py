@@ -4,6 +4,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from pydantic.fields import FieldInfo
 from search.config import sections
 from search.config.loading import check
 from search.config.study_file import StudyFile
+from trainables.adapters import method_of
+from trainables.recipe.recipe import recipe_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,13 +29,32 @@ TREE = (*PACKAGES, "tests", "benchmarks", "docs")
 every_page = pytest.mark.parametrize("name", PAGES)
 
 
-def test_the_page_of_methods_is_current() -> None:
+@pytest.fixture(scope="module")
+def make_methods() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_methods", DOCS / "make_methods.py")
     assert spec is not None
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
-    assert (DOCS / "methods.md").read_text() == made.page(), "run: python docs/make_methods.py"
+    return made
+
+
+def test_the_page_of_methods_is_current(make_methods: ModuleType) -> None:
+    assert (DOCS / "methods.md").read_text() == make_methods.page(), "run: python docs/make_methods.py"
+
+
+def test_a_study_file_reaches_every_value_that_a_paper_used_outside_the_searched_ranges(make_methods: ModuleType) -> None:
+    for key, (values, _) in make_methods.BEYOND.items():
+        method = "lora" if key.startswith("optim.") else key.split(".")[0]
+        raw = {"study": "outside", "methods": [method], "budget": {"n_trials": 2, "epochs": 2}, "data": {"kind": "digits"}}
+        packaged = check(raw).joint_space()
+        widened = check({**raw, "space": {key: list(values)}}).joint_space()
+        for value in values:
+            config = {**packaged.default(method), key: value}
+            assert not packaged.holds(config), f"{key}: {value} is searched by default"
+            assert widened.holds(config), f"{key}: {value}"
+            method_of(config)
+            recipe_of({}, config)
 
 
 # -- every page ------------------------------------------------------------------------------------------------------------------

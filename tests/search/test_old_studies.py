@@ -78,7 +78,11 @@ def test_methods_and_counts_are_printed_as_they_were(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     methods = json.loads(printed("methods"))
     methods["methods"] = [row for row in methods["methods"] if not row["method"].startswith("peft.")]
-    assert methods == json.loads(expected(Path("half"), "methods"))
+    then = json.loads(expected(Path("half"), "methods"))
+    for row in (*methods["methods"], *then["methods"]):
+        for knob in row["knobs"]:
+            del knob["source"]  # a citation, which may be corrected
+    assert methods == then
     count = ["count", "--method", "lora", "--backbone", "vit_base_patch16_224", "--set", "rank=8"]
     assert printed(*count) == expected(Path("half"), "count")
 

@@ -128,3 +128,13 @@ def test_the_largest_value_of_a_knob_is_that_of_its_choices_or_the_end_of_its_ra
     assert batch.overridden([8, 24, 16]).largest == 24
     assert batch.overridden({"low": 8, "high": 100}).largest == 100
     assert batch.overridden(5).largest == 5
+
+
+def test_the_shared_ranges_are_those_with_which_studies_began() -> None:
+    """A study reads them again when it resumes, unless its file names others; the methods' own are in tests/search/old."""
+    assert {knob.key: knob.distribution for knob in spaces.SHARED} == {
+        "optim.lr": FloatDistribution(1e-4, 2e-2, log=True),
+        "optim.weight_decay": CategoricalDistribution((0.0, 1e-4, 1e-3, 1e-2)),
+        "optim.batch_size": CategoricalDistribution((16, 32, 64)),
+        "recipe.drop_path": CategoricalDistribution((0.0, 0.1)),
+    }

@@ -2,17 +2,31 @@
 
     y = base(x)        y' = y + s Drop(act(h D^T + b_D)) P^T + s b_P        D in R^{r x d}, P in R^{d x r}
 
-    position        base and h                                                                   count on L blocks
-    ffn             after the MLP, h = y (Adapter-8 of the VTAB-1K tables; the default)          L (2 d r + r + d)
-    attn_ffn        after the attention's projection and after the MLP, h = y (Houlsby et al.)   twice that
-    ffn_parallel    parallel to the MLP, h = x, the output of the layer norm                     L (2 d r + r + d)
+    position        base and h                                                                       count on L blocks
+    ffn             after the MLP, h = y (place of Adapter-8 in the VTAB-1K tables; the default)     L (2 d r + r + d)
+    attn_ffn        after the attention's projection and after the MLP, h = y (Houlsby et al.)       twice that
+    ffn_parallel    parallel to the MLP, h = x, the output of the layer norm                         L (2 d r + r + d)
 
 always before the residual is added. The count on ViT-B/16 with r = 8 is 156,768.
 
 Initial values: D as PyTorch's linear, P and both biases zero, so the adapted model starts as the pretrained one.
 
-*Deviation:* the released code draws D and P from a normal distribution of standard deviation 0.001; here P = 0.
-*Deviation:* s and the dropout are knobs; s = 1 and no dropout is the released code.
+The default is no published row exactly. It has the place and the count of Adapter-8 of the VTAB-1K tables, a row that the code of
+NOAH computed (`model/module/adapter_super.py`), and differs from that code in four points:
+
+                       here, by default                         NOAH
+    act                GELU                                     QuickGELU, x sigmoid(1.702 x)
+    dropout            0                                        0.1
+    initial values     D as PyTorch's linear, P = 0             D and P truncated normal, standard deviation 0.02
+    stochastic depth   after the adapter: Path(y')              before it: Path(base(x)) is y and h
+
+NOAH's adapter therefore does not start at the pretrained model, and adds P act(b_D) + b_P where an image's path is dropped. Its own
+initialiser (Xavier, biases of standard deviation 1e-6) has no effect: the model's initialiser runs after it, on every linear. With
+`dropout: 0.1` the default is nearest to that row, and still another adapter. `attn_ffn` has the places of Houlsby et al., not the
+layer norms that their code trains, too. AdaptFormer and Adapter+ are other rows.
+
+*Deviation:* the code of Houlsby et al. draws D and P from a normal distribution of standard deviation 0.001; here P = 0.
+*Deviation:* s and the dropout are knobs; s = 1 and no dropout is the code of Houlsby et al.
 """
 
 from __future__ import annotations

@@ -14,7 +14,12 @@ Initial values: U is Xavier-uniform and b is zero. `c_init` chooses c. With `rel
 attention and Xavier-uniform on a (1, r) tensor in the MLP, so the MLP does not start as pretrained (at r = 50 and d = 768 its
 input moves by about 9 %). With `zeros`, c is zero in both, an exact start.
 
-*Deviation:* the classification head is initialised as for every method here; the released code starts it at zero.
+*Deviation:* the classification head is initialised as for every method here; the released code starts it at zero on a ViT.
+*Deviation:* on a Swin the released code (`Model/ARC_swin_b.py`) has another place for the MLP's adapter: the residual stream in
+front of the second norm, x <- x (I + U diag(c) U^T) + b, so that the stream itself is replaced and the update cannot be merged
+into `fc1`. Here a Swin is adapted as a ViT is, after the norm, and merges. The attention's adapters, the initial values, one U
+for each stage and position, and the count are the code's. Its dropout is 0.5 on every task (`a_drop` of the script reaches no
+layer) and its stochastic depth 0.1. A published number of ARC on a Swin is the code's form.
 """
 
 from __future__ import annotations

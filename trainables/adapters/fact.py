@@ -17,6 +17,13 @@ Initial values: U and S as PyTorch's linears, C and P Xavier-uniform, V zero, so
 columns of U; the code is written for 4 d.
 *Deviation:* each slice of the MLP has its own row of P, as in the paper; the code of tk reshapes (r, r, 4) to (r, 4 r) and so
 interleaves the four slices.
+*Deviation:* the first index of C belongs to the input, the side of U, in every slice, as in the equation above; the code of tk
+transposes the core for the four slices of the MLP's second linear, and for no other (`fc2_FacTc.t()`). C is shared by all
+linears, so the two are different models, equal only if C is symmetric in its first two indices. The reason: a Tucker core has one
+orientation, and a change would give existing studies another function.
+
+A published number of FacT-TK is that of the code, with the interleaved slices and the transposed core. On q, k, v and the output
+projection tk is the code's equation, and tt is so everywhere.
 """
 
 from __future__ import annotations

@@ -15,15 +15,23 @@ Initial values: l zero, g = 1 / max(n, min(out, in)), so the adapted model start
 divided by their standard deviation. They are neither trained nor part of the state: they are regenerated from `seed`, a
 hyperparameter of the method, so that method, state and frozen backbone restore the function for any training seed.
 
-Certainty: read in the authors' code. Where it has several values, r = 32 and alpha = 2 r are those of their branch of PEFT (r =
-6 in the CLIP scripts), and `fused_mlp` adapts the same linears as those scripts; q, k and v with diagonals of their own, which
-a model with separate linears has, are `qkvo_mlp`. A dropout of the input, 0 by default, is not offered.
+Certainty: read in the authors' code, which has two forms. Ours is that of their branch of PEFT, where r = 32 and alpha = 2 r; q, k
+and v with diagonals of their own, which a model with separate linears has, are `qkvo_mlp`. A dropout of the input, 0 by default, is
+not offered. Their CLIP scripts (`vision_language/src/rand_lora.py`) differ:
+
+    maps               n = floor(min(out, in) / r) + 1, one more than here where r divides the side; r = 6
+    scale              1 / r: alpha is 1 and nothing sets it. Here this is alpha = sqrt(n), 11.3 at r = 6 and d = 768
+    initial values     g zero and l = 1 / max(n, r); the other side than here
+    adapted            the fused qkv and both linears of the MLP, not the output projection, which `fused_mlp` adds
+    trained            of a CLIP model, the diagonals of the MLP alone: the attention assigns its adapted weight to `.data`, so
+                       that those of qkv get no gradient and the update stays zero; of a timm model, both
+    recipe             AdamW, weight decay 0.1, gradient clipped at 1, bfloat16
 
 *Deviation:* the sparse bases, with entries in {-1, 0, 1}, are not offered; nor is the code's own backward, which recomputes the
 scaled basis instead of keeping it: the gradients are the same.
 *Deviation:* the bases depend on the seed through PyTorch's CPU generator, and a future PyTorch may draw others; merge an
 adapter that must last.
-*Deviation:* alpha / (r sqrt(n)) is the scale of the authors' branch; PEFT's release has alpha / r, their CLIP scripts 10 alpha / r.
+*Deviation:* alpha / (r sqrt(n)) is the scale of the authors' branch; PEFT's release has alpha / r, their CLIP scripts 1 / r.
 """
 
 from __future__ import annotations
