@@ -100,7 +100,7 @@ class Bench:
 
     def ours(self, method: Method) -> Step:
         """A method of ours; one that trains the backbone itself has a copy."""
-        model = self.frozen() if type(method).trains is Method.trains else copy.deepcopy(self.backbone)
+        model = copy.deepcopy(self.backbone) if method.own_parameters(self.backbone) else self.frozen()
         adapt(model, method)
         return self.training(model.train())
 

@@ -16,6 +16,7 @@ from spaces import (
     head_only,
     heart_lora,
     householder,
+    layer_norm,
     lily,
     lora,
     peft,
@@ -56,6 +57,7 @@ _METHODS = (
     adaptformer,
     randlora,
     heart_lora,
+    layer_norm,
     bitfit,
     full,
 )

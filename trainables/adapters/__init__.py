@@ -42,6 +42,7 @@ from trainables.adapters.full import Full
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.heart_lora import HeartLoRA
 from trainables.adapters.householder import Householder
+from trainables.adapters.layer_norm import LayerNormTuning
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
 from trainables.adapters.peft_bridge import PREFIX, PeftMethod, peft_method
@@ -64,6 +65,7 @@ __all__ = [
     "HeartLoRA",
     "Householder",
     "Layer",
+    "LayerNormTuning",
     "Lily",
     "LoRA",
     "Method",
@@ -102,6 +104,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     AdaptFormer,
     RandLoRA,
     HeartLoRA,
+    LayerNormTuning,
     BitFit,
     Full,
 )

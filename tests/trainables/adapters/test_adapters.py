@@ -26,6 +26,7 @@ from trainables.adapters import (
     HeadOnly,
     HeartLoRA,
     Householder,
+    LayerNormTuning,
     Lily,
     LoRA,
     Method,
@@ -372,6 +373,7 @@ CASES = [
     Case(RandLoRA(rank=2, alpha=4.0, targets="qv", seed=7), lambda b: b.depth * b.d * (2 + b.d), randlora),
     heart_lora_case(lambda b, n: 2 * b.depth * 3 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=3, active_head_ratio=0.5),
     heart_lora_case(lambda b, n: 2 * 2 * 2 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=2, scale=2.0, layers="last-2"),
+    Case(LayerNormTuning(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if "norm" in name)),
     Case(BitFit(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if name.endswith("bias"))),
     Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
 ]
