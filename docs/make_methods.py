@@ -38,6 +38,7 @@ SHARED = {  # tensors that a block does not have for itself
     "adaptformer": "nothing",
     "randlora": "the frozen random bases, by all weights",
     "heart_lora": "which heads are active, by all blocks (global)",
+    "ssf": "nothing",
     "layer_norm": "nothing is added",
     "bitfit": "nothing is added",
     "full": "nothing is added",
@@ -55,6 +56,7 @@ SOURCE = {  # how sure each is
     "adaptformer": "high: released code",
     "randlora": "high: released code",
     "heart_lora": "weak: abstract and appendix; no code",
+    "ssf": "high: released code",
 }
 
 OPENING = """# The methods, side by side
@@ -92,6 +94,7 @@ and the printed ones:
 | HTA on q, v and the MLP | 294,912 | | 0.28 M | does not; 0.276 M if the MLP had no diagonals |
 | Adapter r=8 | 156,768 | | 0.16 M | agrees, without head |
 | FacT-TK, r=32 | 86,528 | | 0.07 M | the printed figure is the mean over released ranks: 68,985 |
+| SSF, ViT-B/16 | 205,824 | 0.244 M | 0.24 M (VTAB-1k), 0.39 M (FGVC) | agrees, with head |
 | LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |

@@ -23,6 +23,7 @@ from spaces import (
     randlora,
     serial_lora,
     snell,
+    ssf,
 )
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words, key_of
@@ -57,6 +58,7 @@ _METHODS = (
     adaptformer,
     randlora,
     heart_lora,
+    ssf,
     layer_norm,
     bitfit,
     full,

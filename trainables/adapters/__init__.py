@@ -49,11 +49,13 @@ from trainables.adapters.peft_bridge import PREFIX, PeftMethod, peft_method
 from trainables.adapters.randlora import RandLoRA
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
+from trainables.adapters.ssf import SSF
 
 __all__ = [
     "ARC",
     "METHODS",
     "SNELL",
+    "SSF",
     "AdaptFormer",
     "Adaptation",
     "Adapter",
@@ -104,6 +106,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     AdaptFormer,
     RandLoRA,
     HeartLoRA,
+    SSF,
     LayerNormTuning,
     BitFit,
     Full,

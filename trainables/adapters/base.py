@@ -56,6 +56,10 @@ class Method:
         """
         return {}
 
+    def build_outside(self, model: nn.Module, rng: torch.Generator) -> dict[str, Layer]:
+        """Build the layers on submodules outside of the blocks, keyed by path, after those of the blocks; by default none."""
+        return {}
+
     def trains(self, name: str) -> bool:
         """Return whether the backbone's own parameter of this name is trained."""
         return False
@@ -167,6 +171,7 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     try:
         for stage in stages(blocks):
             layers |= method.build(stage, rng)
+        layers |= method.build_outside(model, rng)
         trained = method.own_parameters(model)
     except BaseException:
         split(joined)
@@ -342,6 +347,13 @@ def uniform(*shape: int, bound: float, rng: torch.Generator, like: Tensor) -> nn
     if like.is_meta:
         return nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=rng).to(like))
+
+
+def normal(n: int, mean: float, std: float, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:
+    """Return n trainable values drawn from N(mean, std^2) in the way of `uniform`."""
+    if like.is_meta:
+        return nn.Parameter(torch.empty(n, device=like.device, dtype=like.dtype))
+    return nn.Parameter(torch.empty(n).normal_(mean, std, generator=rng).to(like))
 
 
 def directions(n: int, d: int, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:

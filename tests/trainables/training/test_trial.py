@@ -40,6 +40,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "adaptformer", "adaptformer.rank": 4, "adaptformer.dropout": 0.2, **SHARED},
     {"method": "randlora", "randlora.rank": 16, **SHARED},
     {"method": "heart_lora", "heart_lora.rank": 2, "heart_lora.active_head_ratio": 0.5, "heart_lora.warmup_epochs": 1, **SHARED},
+    {"method": "ssf", **SHARED},
     {"method": "layer_norm", **SHARED},
     {"method": "bitfit", **SHARED},
     {"method": "full", **SHARED},
