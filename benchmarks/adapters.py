@@ -44,8 +44,9 @@ AIMS = {"cpu": 1.25, "cuda": 1.15}  # of the time over the floor's, for these me
 LEFT = """\
 What is left beyond the operations, by the profiler and the code: SNELL makes distances, square roots, threshold and gate of every
 entry of every adapted weight, and again in the backward pass instead of keeping them; Householder passes over inputs and outputs
-once more for dropout and diagonal; FacT and Lily add a term as wide as the output of each linear or MLP that they adapt; full
-fine-tuning steps AdamW over every weight.
+once more for dropout and diagonal; FacT and Lily add a term as wide as the output of each linear or MLP that they adapt; SSF
+passes over the output of each linear and norm once more, and twice in the backward pass; full fine-tuning steps AdamW over every
+weight.
 """
 Step = Callable[[], None]
 
@@ -100,7 +101,7 @@ class Bench:
 
     def ours(self, method: Method) -> Step:
         """A method of ours; one that trains the backbone itself has a copy."""
-        model = self.frozen() if type(method).trains is Method.trains else copy.deepcopy(self.backbone)
+        model = copy.deepcopy(self.backbone) if method.own_parameters(self.backbone) else self.frozen()
         adapt(model, method)
         return self.training(model.train())
 

@@ -37,7 +37,7 @@ from search.samplers.sampler import SeededSampler
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = [method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full")]
+METHODS = [method for method in spaces.SPACES if method not in ("head_only", "layer_norm", "bitfit", "full")]
 N_TIMED = 30
 LIMITS_MS = {1_000: 20, 10_000: 50}
 STUDIES = {"random": (100_000, 1_000), "auto": (10_000, 100)}  # sampler: trials, workers

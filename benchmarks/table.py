@@ -4,9 +4,9 @@ Configurations of every method's packaged space are trained on the packaged digi
 ways to search can be compared by anyone in seconds (`paretune simulate`, benchmarks/search.py) on what training really does.
 
 Which configurations: for each adapter its paper's default and seeded random draws, the same number for each; for the anchors
-without knobs of their own (head_only, bitfit) fewer. A draw that repeats one, is impossible or has more than MAX_PARAMS adapter
-parameters is drawn again. `full` has more than that. All are trained with seed 0; the first few of each adapter with seeds 1 and 2
-too.
+without knobs of their own (head_only, layer_norm, bitfit) fewer. A draw that repeats one, is impossible or has more than MAX_PARAMS
+adapter parameters is drawn again. `full` has more than that. All are trained with seed 0; the first few of each adapter with seeds
+1 and 2 too.
 
 `record` works in slices: every finished run is one line in a file of its worker, a second call goes on with what is missing, and
 several workers share the runs (`--worker 0 --workers 2`). The order takes all methods in turn, so that a part is a fair sample.
@@ -37,8 +37,8 @@ RESULTS = Path(__file__).parent / "results"
 MAKE: dict[str, Any] = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}
 EPOCHS = 30  # as in the packaged study
 MAX_PARAMS = 100_000  # of the adapter; the backbone has 252,608
-ADAPTERS = tuple(method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full"))
-ANCHORS = ("head_only", "bitfit")
+ADAPTERS = tuple(method for method in spaces.SPACES if method not in ("head_only", "layer_norm", "bitfit", "full"))
+ANCHORS = ("head_only", "layer_norm", "bitfit")
 N_PER_ADAPTER, N_PER_ANCHOR = 50, 8
 LAYERS = ("all", "last-2", "last-4")  # values of the knob `layers`; the packaged spaces had no others when the table was begun
 N_REPEATED = 5  # configurations of each adapter that are trained with three seeds

@@ -18,7 +18,12 @@ from trainables.adapters import METHODS, adapt, merge, method_of
 
 COLUMNS = 100
 PAGE = Path(__file__).parent / "methods.md"
-ANCHORS = {"head_only": "anchor of every study", "bitfit": "anchor, on request", "full": "anchor, on request"}
+ANCHORS = {
+    "head_only": "anchor of every study",
+    "layer_norm": "anchor, on request; high: released code and counts",
+    "bitfit": "anchor, on request",
+    "full": "anchor, on request",
+}
 SHARED = {  # tensors that a block does not have for itself
     "head_only": "nothing is adapted",
     "lora": "nothing",
@@ -33,6 +38,8 @@ SHARED = {  # tensors that a block does not have for itself
     "adaptformer": "nothing",
     "randlora": "the frozen random bases, by all weights",
     "heart_lora": "which heads are active, by all blocks (global)",
+    "ssf": "nothing",
+    "layer_norm": "nothing is added",
     "bitfit": "nothing is added",
     "full": "nothing is added",
 }
@@ -49,6 +56,7 @@ SOURCE = {  # how sure each is
     "adaptformer": "high: released code",
     "randlora": "high: released code",
     "heart_lora": "weak: abstract and appendix; no code",
+    "ssf": "high: released code",
 }
 
 OPENING = """# The methods, side by side
@@ -86,6 +94,9 @@ and the printed ones:
 | HTA on q, v and the MLP | 294,912 | | 0.28 M | does not; 0.276 M if the MLP had no diagonals |
 | Adapter r=8 | 156,768 | | 0.16 M | agrees, without head |
 | FacT-TK, r=32 | 86,528 | | 0.07 M | the printed figure is the mean over released ranks: 68,985 |
+| SSF, ViT-B/16 | 205,824 | 0.244 M | 0.24 M (VTAB-1k), 0.39 M (FGVC) | agrees, with head |
+| LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
+| LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
 | Lily, VTAB-1k | 6,192 r n | | not found | r and n per task were not released |
 | Heart-LoRA | 294,912 - 12,288 n | | not found | n of 12 heads off, r=8 |
@@ -161,9 +172,10 @@ small random model of each:
 A bias on k comes from ARC and serial CLoRA only. It is left out where it cannot change a softmax
 (no rotary embedding, no norm on k). In a Swin a method shares tensors per stage (ARC's U, Lily's
 experts, FacT's factors, CLoRA's spaces, the active heads of Heart-LoRA), and `layers` counts blocks
-over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, full
-fine-tuning and head-only train timm's own parameters and join nothing. BitFit trains q_bias and
-v_bias, not tables of relative positions.
+over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, LayerNorm
+tuning, full fine-tuning and head-only train timm's own parameters and join nothing. BitFit trains
+q_bias and v_bias, not tables of relative positions. LayerNorm tuning refuses a backbone that has
+RMS norms only.
 
 Refused by name: Swin v2 (attention reads `qkv.weight` itself), distilled DeiT (two heads), EVA
 blocks with norms behind, with `AttentionRope` or a gate, and every model that is not in the table:

@@ -16,12 +16,14 @@ from spaces import (
     head_only,
     heart_lora,
     householder,
+    layer_norm,
     lily,
     lora,
     peft,
     randlora,
     serial_lora,
     snell,
+    ssf,
 )
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words, key_of
@@ -56,6 +58,8 @@ _METHODS = (
     adaptformer,
     randlora,
     heart_lora,
+    ssf,
+    layer_norm,
     bitfit,
     full,
 )

@@ -31,7 +31,7 @@ REFUSED = {
     "adaption_prompt": _PROMPT,
     "cartridge": _PROMPT,
     "cpt": _PROMPT,
-    "ln_tuning": "it trains layer norms, and the bridge adapts linears; bitfit trains biases and norms",
+    "ln_tuning": "it trains layer norms, and the bridge adapts linears; layer_norm trains them",
     "multitask_prompt_tuning": _PROMPT,
     "p_tuning": _PROMPT,
     "poly": "it needs the number of a task for each image",

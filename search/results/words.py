@@ -18,6 +18,8 @@ METHOD_NAMES = {
     "randlora": "RandLoRA",
     "adapter": "adapter",
     "adaptformer": "AdaptFormer",
+    "ssf": "SSF",
+    "layer_norm": "LayerNorm tuning",
     "bitfit": "BitFit",
     "full": "full fine-tuning",
 }

@@ -42,17 +42,20 @@ from trainables.adapters.full import Full
 from trainables.adapters.head_only import HeadOnly
 from trainables.adapters.heart_lora import HeartLoRA
 from trainables.adapters.householder import Householder
+from trainables.adapters.layer_norm import LayerNormTuning
 from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
 from trainables.adapters.peft_bridge import PREFIX, PeftMethod, peft_method
 from trainables.adapters.randlora import RandLoRA
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
+from trainables.adapters.ssf import SSF
 
 __all__ = [
     "ARC",
     "METHODS",
     "SNELL",
+    "SSF",
     "AdaptFormer",
     "Adaptation",
     "Adapter",
@@ -64,6 +67,7 @@ __all__ = [
     "HeartLoRA",
     "Householder",
     "Layer",
+    "LayerNormTuning",
     "Lily",
     "LoRA",
     "Method",
@@ -102,6 +106,8 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     AdaptFormer,
     RandLoRA,
     HeartLoRA,
+    SSF,
+    LayerNormTuning,
     BitFit,
     Full,
 )

@@ -56,9 +56,23 @@ class Method:
         """
         return {}
 
+    def build_outside(self, model: nn.Module, rng: torch.Generator) -> dict[str, Layer]:
+        """Build the layers on submodules outside of the blocks, keyed by path, after those of the blocks; by default none."""
+        return {}
+
     def trains(self, name: str) -> bool:
         """Return whether the backbone's own parameter of this name is trained."""
         return False
+
+    def own_parameters(self, model: nn.Module) -> set[str]:
+        """Return the names of the backbone's own parameters that are trained; by default those that `trains` accepts.
+
+        A method that decides by the type of a module overrides this; a head in the set does no harm.
+
+        Raises:
+            ValueError: If the backbone has no parameter that the method needs.
+        """
+        return {name for name, _ in model.named_parameters() if self.trains(name)}
 
     def regulariser(self, model: nn.Module) -> Tensor | None:
         """Return the weighted loss term that the method adds for a model that it adapts; None for no term."""
@@ -157,13 +171,15 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     try:
         for stage in stages(blocks):
             layers |= method.build(stage, rng)
+        layers |= method.build_outside(model, rng)
+        trained = method.own_parameters(model)
     except BaseException:
         split(joined)
         restore_flags(model, requires_grad)
         raise
     head = cast(VisionTransformer, model).get_classifier()
     in_head = {id(p) for p in head.parameters()}
-    own = {name: p for name, p in model.named_parameters() if method.trains(name) and id(p) not in in_head}
+    own = {name: p for name, p in model.named_parameters() if name in trained and id(p) not in in_head}
     pristine = {name: p.detach().clone() for name, p in own.items()}
     vars(model)["adaptation"] = Adaptation(method, requires_grad, pristine, joined)
     model.requires_grad_(False)
@@ -331,6 +347,13 @@ def uniform(*shape: int, bound: float, rng: torch.Generator, like: Tensor) -> nn
     if like.is_meta:
         return nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=rng).to(like))
+
+
+def normal(n: int, mean: float, std: float, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:
+    """Return n trainable values drawn from N(mean, std^2) in the way of `uniform`."""
+    if like.is_meta:
+        return nn.Parameter(torch.empty(n, device=like.device, dtype=like.dtype))
+    return nn.Parameter(torch.empty(n).normal_(mean, std, generator=rng).to(like))
 
 
 def directions(n: int, d: int, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:

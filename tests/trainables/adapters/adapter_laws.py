@@ -178,6 +178,14 @@ class Family(Backbone):
         untouched = self.build()
         for path, block in supported_blocks(untouched).items():
             _hook(cast(Any, block), path, plain, p, case)
+        for path, module in untouched.named_modules():
+            if isinstance(module, nn.LayerNorm | nn.Conv2d):
+                axis = 1 if isinstance(module, nn.Conv2d) else -1
+
+                def followed(_: nn.Module, __: Any, y: Tensor, path: str = path, axis: int = axis) -> Tensor:
+                    return case.after(case.method, p, path, y.movedim(axis, -1)).movedim(-1, axis)
+
+                module.register_forward_hook(followed)
         return cast(Tensor, torch.func.functional_call(untouched, plain, (images,)))
 
 
@@ -262,6 +270,10 @@ def plain_block(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> 
     return y
 
 
+def plain_after(method: Method, p: Tensors, path: str, y: Tensor) -> Tensor:
+    return y
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the laws.
@@ -272,6 +284,7 @@ class Case:
         linear: Oracle of a linear: its output for the tokens x of one image (or of the batch, where `per_batch`).
         mlp: Oracle of an MLP, given its input and its frozen output.
         block: Oracle of a block, given the residual stream between attention and MLP and the block's frozen output.
+        after: Oracle of what follows a norm or the patch embedding, given its path and its frozen output (..., width).
         exact_start: Starts as the pretrained model.
         unmergeable: Part of the reason why it cannot be merged, None if it can.
         per_batch: Predictions depend on their batch-mates.
@@ -285,6 +298,7 @@ class Case:
     linear: Callable[[Method, Tensors, Frozen, Tensor], Tensor] = plain_linear
     mlp: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_mlp
     block: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_block
+    after: Callable[[Method, Tensors, str, Tensor], Tensor] = plain_after
     exact_start: bool = True
     unmergeable: str | None = None
     per_batch: bool = False
@@ -312,7 +326,8 @@ def oracle(model: VisionTransformer, plain: Tensors, case: Case, images: Tensor)
 def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images: Tensor) -> Tensor:
     def norm(x: Tensor, path: str) -> Tensor:
         x = x - x.mean(-1, keepdim=True)
-        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{path}.weight"] + w[f"{path}.bias"]
+        y = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{path}.weight"] + w[f"{path}.bias"]
+        return case.after(case.method, p, path, y)
 
     def linear(x: Tensor, path: str) -> Tensor:
         bias = w.get(f"{path}.bias", torch.zeros(1, dtype=x.dtype))
@@ -320,6 +335,7 @@ def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images
 
     patches = [images[:, :, i : i + 4, j : j + 4].flatten(1) for i in (0, 4) for j in (0, 4)]
     x = torch.stack(patches, 1) @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
+    x = case.after(case.method, p, "patch_embed.proj", x)
     for token in ("reg_token", "cls_token"):
         if token in w:
             x = torch.cat([w[token].expand(len(x), -1, -1), x], 1)
@@ -444,7 +460,9 @@ class AdapterLaws:
         assert not any(isinstance(module, Layer) for module in model.modules())
         assert all(parameter.requires_grad for parameter in model.parameters())
         new, gone = (model.state_dict().keys() - plain.state_dict().keys(), plain.state_dict().keys() - model.state_dict().keys())
-        assert all(name.endswith(("attn.qkv.bias", "attn.k_proj.bias")) for name in new)  # ARC's b, where there was no bias
+        assert all(
+            name.endswith(("attn.qkv.bias", "attn.k_proj.bias", "patch_embed.proj.bias")) for name in new
+        )  # where there was none
         assert all(name.endswith(("attn.q_bias", "attn.v_bias")) and name[:-6] + "qkv.bias" in new for name in gone)
 
     def test_removing_gives_the_pretrained_model_back_bit_for_bit(self, case: Case, backbone: Backbone) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from typing import Any, cast
@@ -17,6 +18,7 @@ from trainables.adapters import (
     ARC,
     METHODS,
     SNELL,
+    SSF,
     Adapter,
     AdaptFormer,
     BitFit,
@@ -26,12 +28,14 @@ from trainables.adapters import (
     HeadOnly,
     HeartLoRA,
     Householder,
+    LayerNormTuning,
     Lily,
     LoRA,
     Method,
     RandLoRA,
     SerialLoRA,
     adapt,
+    adapted_layers,
     merge,
     method_of,
     regulariser,
@@ -262,6 +266,24 @@ def snell(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
     return y
 
 
+def ssf_linear(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """Behind a linear: y = gamma * (x W^T + b) + beta."""
+    return ssf_after(method, p, frozen.path, frozen(x))
+
+
+def ssf_after(method: Method, p: Tensors, path: str, y: Tensor) -> Tensor:
+    """Behind norms and patch embedding: gamma * y + beta."""
+    return y * p[f"{path}.gamma"] + p[f"{path}.beta"] if f"{path}.gamma" in p else y
+
+
+def ssf_params(backbone: Backbone) -> int:
+    """Two values for each output of each norm, linear of a block and patch embedding; a Swin is counted as a whole."""
+    if backbone.name == "second stage":
+        return 0
+    adapted = re.compile(r"(?!attn_pool).*(norm\w*|qkv|[qkv]_proj|proj|fc1|fc1_g|fc1_x|fc2)\.weight")
+    return sum(2 * len(p) for name, p in backbone_parameters(backbone) if adapted.fullmatch(name))
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -372,6 +394,9 @@ CASES = [
     Case(RandLoRA(rank=2, alpha=4.0, targets="qv", seed=7), lambda b: b.depth * b.d * (2 + b.d), randlora),
     heart_lora_case(lambda b, n: 2 * b.depth * 3 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=3, active_head_ratio=0.5),
     heart_lora_case(lambda b, n: 2 * 2 * 2 * (b.d + n * b.d // b.kwargs["num_heads"]), rank=2, scale=2.0, layers="last-2"),
+    Case(SSF(), ssf_params, ssf_linear, after=ssf_after, exact_start=False),
+    Case(SSF(layers="last-2"), lambda b: 2 * 2 * (7 * b.d + b.m), ssf_linear, after=ssf_after, exact_start=False),
+    Case(LayerNormTuning(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if "norm" in name)),
     Case(BitFit(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if name.endswith("bias"))),
     Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
 ]
@@ -497,6 +522,17 @@ def test_randloras_bases_are_a_function_of_its_seed_shared_and_not_in_the_state(
     assert torch.equal(again.blocks[1].mlp.fc1.bases.b, bases.b)
     assert not torch.equal(other.blocks[0].attn.qkv.bases.a, bases.a)
     assert bases.a.std().item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_ssf_starts_near_the_pretrained_function_with_a_fiftieth_of_noise() -> None:
+    model = timm.create_model("vit_base_patch16_224", depth=1, num_classes=0)
+    adapt(model, SSF())
+    layers = [layer for _, layer in adapted_layers(model)]
+    assert len(layers) == 2 + 6
+    for values, mean in (("gamma", 1.0), ("beta", 0.0)):
+        drawn = torch.cat([layer.get_parameter(values).detach() for layer in layers])
+        assert drawn.mean().item() == pytest.approx(mean, abs=1e-3)
+        assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_stochastic_depth_drops_the_mlp_and_never_adaptformers_branch() -> None:

@@ -17,7 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from trainables import measure
-from trainables.adapters import METHODS, Lily, LoRA, adapt, remove
+from trainables.adapters import METHODS, LayerNormTuning, Lily, LoRA, adapt, remove
 from trainables.adapters.base import adapted_layers
 from trainables.backbones import create, fingerprint, remove_head, set_head
 
@@ -85,26 +85,50 @@ class TestEveryMethodOnEveryFamily(AdapterLaws):
 
 
 @pytest.mark.parametrize(
-    ("name", "lora", "bitfit"),
-    [  # r = 8 on q and v; the biases of a plain block with its norms: 7 d + m
-        ("deit_base_patch16_224", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768),
-        ("vit_base_patch14_dinov2", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768),
-        ("vit_base_patch16_clip_224", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768),  # no patch bias, a norm before the blocks
+    ("name", "lora", "bitfit", "layer_norm"),
+    [  # r = 8 on q and v; the biases of a plain block with its norms: 7 d + m; weight and bias of 2 norms a block and the last one
+        ("deit_base_patch16_224", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768, 2 * 768 * 25),
+        ("vit_base_patch14_dinov2", 12 * 4 * 768 * 8, 12 * (7 * 768 + 3072) + 2 * 768, 2 * 768 * 25),
+        (
+            "vit_base_patch16_clip_224",
+            12 * 4 * 768 * 8,
+            12 * (7 * 768 + 3072) + 2 * 768,
+            39_936,
+        ),  # no patch bias, a norm before the blocks; the last count is the one that Mai et al. print
         (
             "vit_base_patch16_siglip_224",
             12 * 4 * 768 * 8,
             13 * (7 * 768 + 3072) + 2 * 768 - 768,
+            2 * 768 * 26,
         ),  # a pool like a block, one norm less
-        ("beitv2_base_patch16_224", 12 * 4 * 768 * 8, 12 * (6 * 768 + 3072) + 2 * 768),
-        ("eva02_base_patch14_224", 12 * 4 * 768 * 8, 12 * (6 * 768 + 3 * 2048) + 2 * 768),
-        ("swin_tiny_patch4_window7_224", 4 * 8 * (2 * 96 + 2 * 192 + 6 * 384 + 2 * 768), None),
+        ("beitv2_base_patch16_224", 12 * 4 * 768 * 8, 12 * (6 * 768 + 3072) + 2 * 768, 2 * 768 * 25),
+        ("eva02_base_patch14_224", 12 * 4 * 768 * 8, 12 * (6 * 768 + 3 * 2048) + 2 * 768, 2 * (768 * 25 + 12 * 2048)),
+        (
+            "swin_tiny_patch4_window7_224",
+            4 * 8 * (2 * 96 + 2 * 192 + 6 * 384 + 2 * 768),
+            None,
+            2 * (2 * (2 * 96 + 2 * 192 + 6 * 384 + 2 * 768) + 96 + 4 * (96 + 192 + 384) + 768),
+        ),  # norms of the blocks, the patch embedding, three patch mergings of four patches each, and the end
+        ("vit_base_r50_s16_224", 12 * 4 * 768 * 8, None, 2 * 768 * 25),  # the group norms of the stem are no layer norms
     ],
 )
-def test_counts_on_real_architectures_are_closed_forms(name: str, lora: int, bitfit: int | None) -> None:
+def test_counts_on_real_architectures_are_closed_forms(name: str, lora: int, bitfit: int | None, layer_norm: int) -> None:
     sizes = measure({"name": name}, {"kind": "none", "n_classes": 2})
     assert sizes.count({"method": "lora"})[0] == lora
     assert bitfit is None or sizes.count({"method": "bitfit"})[0] == bitfit
+    assert sizes.count({"method": "layer_norm"})[0] == layer_norm
     assert sizes.count({"method": "full"})[0] == sizes.backbone_params
+
+
+def test_layer_norm_tuning_refuses_a_backbone_of_rms_norms_and_leaves_it_as_it_was() -> None:
+    model = create("test_vit4", device="meta")
+    flags = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(
+        ValueError, match=r"layer_norm trains layer norms, and this VisionTransformer has none \(its norms: RmsNorm\);"
+    ):
+        adapt(model, LayerNormTuning())
+    assert [p.requires_grad for p in model.parameters()] == flags
+    adapt(model, LoRA(rank=2))
 
 
 def test_what_does_not_fit_a_stage_of_a_swin_is_refused_with_the_stage() -> None:

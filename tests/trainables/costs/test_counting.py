@@ -113,6 +113,9 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
             pytest.param({"method": "heart_lora", "heart_lora.active_head_ratio": (12 - n) / 12}, adapter_params)
             for n, adapter_params in HEART_LORA.items()
         ),
+        pytest.param({"method": "ssf"}, 12 * 2 * (7 * 768 + 3072) + 2 * 2 * 768),
+        pytest.param({"method": "ssf", "ssf.layers": "last-2"}, 2 * 2 * (7 * 768 + 3072)),
+        pytest.param({"method": "layer_norm"}, 38_400),
         pytest.param({"method": "bitfit"}, 12 * (7 * 768 + 3072) + 2 * 768),
         pytest.param({"method": "full"}, 85_798_656),
         # in the last k of 12 blocks

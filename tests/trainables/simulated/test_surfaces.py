@@ -10,7 +10,7 @@ from search.samplers.random_sampler import draw_uniformly
 from spaces import Config
 from trainables.simulated.surfaces import CHANCE, FAMILIES, Surface, SurfaceTrainable, moves_size
 
-METHODS = [method for method in spaces.SPACES if method not in ("head_only", "bitfit", "full")]
+METHODS = [method for method in spaces.SPACES if method not in ("head_only", "layer_norm", "bitfit", "full")]
 SPACE = spaces.joint(METHODS)
 
 

@@ -41,6 +41,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "adaptformer", "adaptformer.rank": 4, "adaptformer.dropout": 0.2, **SHARED},
     {"method": "randlora", "randlora.rank": 16, **SHARED},
     {"method": "heart_lora", "heart_lora.rank": 2, "heart_lora.active_head_ratio": 0.5, "heart_lora.warmup_epochs": 1, **SHARED},
+    {"method": "ssf", **SHARED},
+    {"method": "layer_norm", **SHARED},
     {"method": "bitfit", **SHARED},
     {"method": "full", **SHARED},
 ]
@@ -229,7 +231,10 @@ def test_finish_gives_the_backbone_back_as_it_was_loaded() -> None:
     assert fingerprint(trial.model) == before
 
 
-@pytest.mark.parametrize(("method", "name"), [("full", "pos_embed"), ("full", "blocks.2.mlp.fc1.weight"), ("bitfit", "norm.bias")])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("full", "pos_embed"), ("full", "blocks.2.mlp.fc1.weight"), ("bitfit", "norm.bias"), ("layer_norm", "blocks.2.norm1.weight")],
+)
 def test_what_was_trained_of_the_backbone_itself_is_given_back(
     warm: AdapterWorker, first_results: list[list[dict[str, float]]], method: str, name: str
 ) -> None:
