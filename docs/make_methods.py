@@ -94,7 +94,7 @@ and the printed ones:
 | HTA on q, v and the MLP | 294,912 | | 0.28 M | does not; 0.276 M if the MLP had no diagonals |
 | Adapter r=8 | 156,768 | | 0.16 M | agrees, without head |
 | FacT-TK, r=32 | 86,528 | | 0.07 M | the printed figure is the mean over released ranks: 68,985 |
-| SSF, ViT-B/16 | 205,824 | 0.244 M | 0.24 M (VTAB-1k), 0.39 M (FGVC) | agrees, with head |
+| SSF, ViT-B/16 | 205,824 | 0.244 M | 0.24 M (VTAB-1k) | agrees, with head |
 | LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
