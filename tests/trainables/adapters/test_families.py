@@ -57,10 +57,13 @@ def chosen_cases() -> list[tuple[Case, list[Case]]]:
     return chosen
 
 
+EQUATION = "test_values_and_gradients_are_those_of_the_dense_equation"
+
+
 def rows(law: str) -> list[Any]:
     """Every method on every third family, and the next law on the next: every two meet, and every family has many methods.
 
-    So too on Swin, whose stages differ, for the cases on some blocks only.
+    The law of the equation itself, on every family. So too on Swin, whose stages differ, for the cases on some blocks only.
     Of a law in which the backbone has no part: each family with one method, and the next law with the next ones.
     """
     turn = LAWS.index(law)
@@ -68,7 +71,12 @@ def rows(law: str) -> list[Any]:
     if law in METHOD_ALONE:
         found = [(family, most[(turn + i) % len(most)]) for i, family in enumerate(FAMILIES)]
     else:
-        found = [(family, case) for i, case in enumerate(most) for j, family in enumerate(FAMILIES) if (i + j + turn) % 3 == 0]
+        found = [
+            (family, case)
+            for i, case in enumerate(most)
+            for j, family in enumerate(FAMILIES)
+            if law == EQUATION or (i + j + turn) % 3 == 0
+        ]
         some = [(family, case) for _, some in chosen_cases() for case in some for family in FAMILIES if family.name == "Swin"]
         found += some[turn % 3 :: 3]
     return [pytest.param(*row, id=f"{row[0].name}-{row[1]}") for row in found]
