@@ -42,11 +42,12 @@ FLOOR, AGAIN, OURS, THEIRS = "floor", "floor, again", "ours: ", "PEFT: "
 AIMED = ("lora", "serial_lora", "arc", "clora")
 AIMS = {"cpu": 1.25, "cuda": 1.15}  # of the time over the floor's, for these methods
 LEFT = """\
-What is left beyond the operations, by the profiler and the code: SNELL makes distances, square roots, threshold and gate of every
-entry of every adapted weight, and again in the backward pass instead of keeping them; Householder passes over inputs and outputs
-once more for dropout and diagonal; FacT and Lily add a term as wide as the output of each linear or MLP that they adapt; SSF
-passes over the output of each linear and norm once more, and twice in the backward pass; full fine-tuning steps AdamW over every
-weight.
+What is left beyond the operations, by the profiler and the code: SNELL makes distances, square
+roots, threshold and gate of every entry of every adapted weight, and again in the backward pass
+instead of keeping them; Householder passes over inputs and outputs once more for dropout and
+diagonal; FacT and Lily add a term as wide as the output of each linear or MLP that they adapt;
+SSF passes over the output of each linear and norm once more, and twice in the backward pass; full
+fine-tuning steps AdamW over every weight.
 """
 Step = Callable[[], None]
 

@@ -1,7 +1,7 @@
 """An overview of a study, read without its history: the front, what runs, and counts. `status`, `front` and `ls` show it.
 
-The time hardly depends on the number of trials: the ledger counts, and only trials that are shown are read. For everything else
-there is `search.results.saved_study`.
+Two numbers are read of each complete trial, which takes some microseconds; whole trials only if they are shown, and no epochs. For
+everything else there is `search.results.saved_study`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
     """Read the overview of the study in an open ledger."""
     row, counts = ledger.study(), ledger.counts()
     objectives = ledger.objectives()
-    points = [(top1, size) for _, top1, size in objectives]
     on_front = _on_front(objectives)
+    points = [(top1, size) for number, top1, size in objectives if number in on_front]
     changes = ledger.events(kinds=(EventKind.ENDED, EventKind.EXTENDED, EventKind.MEASURED))
     others = ledger.numbers(State.RUNNING) + ledger.numbers(State.COMPLETE, extended=True)
     shown = with_measured(ledger.trials([*on_front, *others]), changes)
