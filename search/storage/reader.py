@@ -217,7 +217,7 @@ def _trial_of(row: Any, against: str) -> Trial:
     return Trial(**columns, state=State(row.state), epochs=row.epoch or 0, metrics=none_to_nan(row.metrics), against=against)
 
 
-_MOST_RECENT = 100_000  # events among which recent epochs are counted; the whole history would be read for a few minutes
+_MOST_RECENT = 100_000  # events among which recent epochs are counted, so that the whole history is not read for them
 _KINDS = frozenset(kind.value for kind in EventKind)
 
 
