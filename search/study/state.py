@@ -83,6 +83,7 @@ class SearchState:
         self.paused = False
         self.ended: str | None = None
         self.n_ended = 0
+        self.n_rejected = 0
         self.last_front_change = 0
         self.seconds = 0.0
         self._objective = file.objectives[0]
@@ -126,6 +127,12 @@ class SearchState:
         return self.trials[self._trial_of[ticket]]
 
     # -- updates after decisions ---------------------------------------------------------------------------------------------------
+
+    def reject(self, ticket: int | None) -> None:
+        """Count a configuration that was rejected before training, and tell the sampler, if it knows the configuration."""
+        self.n_rejected += 1
+        if ticket is not None:
+            self.sampler.tell(ticket, Result.REJECTED)
 
     def start(self, trial: Trial, ticket: int | None) -> None:
         """Add a new trial; `ticket` is the sampler's, None for a trial that the sampler does not record."""
@@ -198,8 +205,7 @@ class SearchState:
 
     def _replay_of_study(self, event: Event) -> None:
         if event.kind is EventKind.REJECTED:
-            if (ticket := self._taken_up(event.detail["config"])) is not None:
-                self.sampler.tell(ticket, Result.REJECTED)
+            self.reject(self._taken_up(event.detail["config"]))
         elif event.kind is EventKind.ENDED:
             self.ended = str(event.detail["reason"])
         elif event.kind is EventKind.EXTENDED:

@@ -19,7 +19,7 @@ from search.config.sections import Budget, Images
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
-from search.samplers.base import Done, NewConfig, Promote, Result, Wait
+from search.samplers.base import Done, NewConfig, Promote, Wait
 from search.seeds import seed_for
 from search.storage import checkpoints
 from search.storage.checkpoints import Folder
@@ -42,6 +42,11 @@ from search.trial import Decision, Metrics, State, Trial
 from spaces import Config
 
 MAX_REJECTIONS_IN_A_ROW = 1000
+
+
+def max_rejections(n_trials: int) -> int:
+    """Return the number of rejected configurations with which a study of so many trials ends: the ledger keeps each of them."""
+    return max(100_000, 10 * n_trials)
 
 
 class Stopping(enum.Enum):
@@ -195,7 +200,8 @@ class Study:
         if self._stopping is not None or self.state.paused or self._budget_spent():
             return None
         rejections: list[tuple[Config, str]] = []
-        while len(rejections) < MAX_REJECTIONS_IN_A_ROW:
+        in_all = max_rejections(self.file.budget.n_trials)
+        while len(rejections) < MAX_REJECTIONS_IN_A_ROW and self.state.n_rejected < in_all:
             answer = self.state.next_answer()
             if isinstance(answer, Promote):
                 return self._promoted(self.state.trial_of(answer.ticket), rejections)
@@ -207,8 +213,7 @@ class Study:
                 adapter_params, head_params = self.state.check(config)
             except ValueError as error:
                 rejections.append((config, str(error)))
-                if ticket is not None:
-                    self.state.sampler.tell(ticket, Result.REJECTED)
+                self.state.reject(ticket)
                 continue
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
@@ -223,7 +228,12 @@ class Study:
                     writer.event(EventKind.RESTARTED, number, reason=reason)
             self.state.start(trial, ticket)
             return self._handed_out(trial)
-        self._end(f"the space is exhausted: {MAX_REJECTIONS_IN_A_ROW:,} configurations in a row were rejected", rejections)
+        how_many = (
+            f"{in_all:,} configurations"
+            if self.state.n_rejected >= in_all
+            else f"{MAX_REJECTIONS_IN_A_ROW:,} configurations in a row"
+        )
+        self._end(f"the space is exhausted: {how_many} were rejected", rejections)
         return None
 
     def _rest(self, answer: Wait | Done, rejections: Sequence[tuple[Config, str]]) -> None:

@@ -16,7 +16,7 @@ from search.errors import OwnedElsewhere, StudyFileError
 from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
 from search.study.extension import Extension
-from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study
+from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study, max_rejections
 from search.trial import Decision, State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, best
 
@@ -128,6 +128,21 @@ def test_no_configuration_is_trained_twice_and_an_exhausted_space_is_told(tmp_pa
     assert study.ended == "the space is exhausted: 1,000 configurations in a row were rejected"
     assert study.finished
     assert sum(kind == "rejected" for kind, _, _ in history(study)) >= MAX_REJECTIONS_IN_A_ROW
+
+
+def test_the_rejections_of_a_study_are_bounded_over_all_of_its_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.study.study.max_rejections", lambda n_trials: n_trials)
+    study = new_study(tmp_path, budget={"n_trials": 60, "epochs": 1, "max_params": 3_000}, search={"sampler": "random"})
+    while study.state.n_rejected < 30:
+        assert study.ask() is not None
+    rejected = study.state.n_rejected
+    study.close()
+    study = Study.open(study.file, SyntheticSizes())
+    assert study.state.n_rejected == rejected
+    in_process.run(study, SyntheticTrainable())
+    assert study.ended == "the space is exhausted: 60 configurations were rejected"
+    assert sum(kind == "rejected" for kind, _, _ in history(study)) == 60
+    assert (max_rejections(10), max_rejections(100_000)) == (100_000, 1_000_000)
 
 
 def test_the_same_seed_gives_the_same_history_and_another_seed_another(tmp_path: Path) -> None:
