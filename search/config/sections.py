@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
+import spaces
 from search.config.trial_resources import smallest_gpu_share
 from search.costs import unknown
 from search.storage.facts import TrialMemory
@@ -183,26 +184,43 @@ class Recipe(Section):
     """The training settings that are fixed for all trials of a study.
 
     Attributes:
-        schedule: Schedule of the learning rate: set at each `step`, or once per `epoch`, as the released scripts of NOAH, FacT,
-            Lily and SNELL do.
+        optimizer: Optimiser: `adamw`, or `sgd` with momentum 0.9, whose weight decay is part of the gradient.
+        decay: Parameters that are decayed: `matrices`, or `all` of them, with biases and norms.
+        head_init: Initial weights of the classifier: `trunc_normal` (standard deviation 0.02), `linear` (PyTorch's default),
+            `kaiming` (normal, by the number of classes) or `zeros`.
+        schedule: Schedule of the learning rate: set at each `step`; or once per epoch as in released scripts: `epoch` (timm's, of
+            NOAH, FacT, Lily and SNELL), `epoch_lightning` (of Adapter+) or `epoch_transformers` (of VPT).
         warmup_fraction: Fraction of the epochs with a linearly rising learning rate.
         final_lr_fraction: Last learning rate, divided by the largest.
+        final_lr: Last learning rate itself; null for `final_lr_fraction` of the largest.
         label_smoothing: Probability mass moved from the true class to all.
-        clip_norm: Largest gradient norm, or null for no clipping.
+        clip_norm: Largest gradient norm, null for no clipping, or one for some of the methods: `{arc: 1.0}`.
         precision: Precision: `float32`; `bfloat16` in the forward pass except for head and loss; or `auto`: the result of a probe,
             once per study.
         accumulate: Number of parts into which a batch is split and processed one after the other: the same step in less memory.
         compile: True to compile the training pass (torch.compile); it takes a minute per trial, so only for long trials.
     """
 
-    schedule: Literal["step", "epoch"] = "step"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    decay: Literal["matrices", "all"] = "matrices"
+    head_init: Literal["trunc_normal", "linear", "kaiming", "zeros"] = "trunc_normal"
+    schedule: Literal["step", "epoch", "epoch_lightning", "epoch_transformers"] = "step"
     warmup_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     final_lr_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
+    final_lr: float | None = Field(default=None, ge=0.0)
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
-    clip_norm: float | None = Field(default=None, gt=0.0)
+    clip_norm: Annotated[float, Field(gt=0.0)] | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: int = Field(default=1, ge=1)
     compile: bool = False
+
+    @field_validator("clip_norm")
+    @classmethod
+    def _of_methods(cls, clip_norm: Any) -> Any:
+        names = clip_norm if isinstance(clip_norm, dict) else {}
+        if wrong := [problem for name in names if (problem := spaces.unknown_method(name)) is not None]:
+            raise ValueError("; ".join(wrong))
+        return clip_norm
 
 
 class Budget(Section):

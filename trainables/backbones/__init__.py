@@ -1,6 +1,7 @@
 """Pretrained Vision Transformers, built with timm, with weights from local files. Importing it registers `vit_glyphs`."""
 
 from trainables.backbones.factory import (
+    HEAD_INITS,
     RANDOM,
     WEIGHTS,
     Preprocessing,
@@ -17,6 +18,7 @@ from trainables.backbones.factory import (
 from trainables.backbones.statistics import hold_statistics
 
 __all__ = [
+    "HEAD_INITS",
     "RANDOM",
     "WEIGHTS",
     "Preprocessing",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from trainables.protocol import Changed
 
 WEIGHTS: Final = Path(__file__).parents[1] / "weights"
 RANDOM: Final = "random"
+HEAD_INITS: Final = ("trunc_normal", "linear", "kaiming", "zeros")  # see `set_head`
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -228,16 +230,34 @@ def _in_words(wanted: Preprocessing) -> str:
     return f"mean {mean}, std {std}"
 
 
-def set_head(model: nn.Module, n_classes: int, generator: torch.Generator) -> None:
-    """Add a new classifier to a model that has none: weights truncated normal with standard deviation 0.02, biases zero."""
+def set_head(model: nn.Module, n_classes: int, generator: torch.Generator, init: str = "trunc_normal") -> None:
+    """Add a new classifier to a model that has none.
+
+    Args:
+        model: Backbone.
+        n_classes: Number of classes.
+        generator: CPU generator of the initial values.
+        init: Initial weights: "trunc_normal" (standard deviation 0.02, as timm and Adapter+), "linear" (PyTorch's default, as
+            PETL-ViT and Lily), "kaiming" (normal, by the number of classes, as VPT) or "zeros" (as ARC). Biases are zero, except
+            for "linear".
+    """
     like = next(model.parameters())
     head = nn.Linear(cast(int, model.num_features), n_classes, device="meta").to(like.dtype)
     if not like.is_meta:
         head.to_empty(device=like.device)
-        values = nn.init.trunc_normal_(torch.empty(head.weight.shape), std=0.02, generator=generator)
+        weight, bias = torch.empty(head.weight.shape), torch.zeros(n_classes)
+        if init == "linear":
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+            nn.init.uniform_(bias, -(bound := weight.shape[1] ** -0.5), bound, generator=generator)
+        elif init == "kaiming":
+            nn.init.kaiming_normal_(weight, mode="fan_out", generator=generator)
+        elif init == "zeros":
+            nn.init.zeros_(weight)
+        else:
+            nn.init.trunc_normal_(weight, std=0.02, generator=generator)
         with torch.no_grad():
-            head.weight.copy_(values)
-            head.bias.zero_()
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
     model.num_classes = n_classes  # type: ignore[assignment]
     model.set_submodule(_classifier(model), head)
 

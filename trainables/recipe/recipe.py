@@ -1,9 +1,10 @@
-"""The training recipe of a trial: optimiser, schedule, regularisation. The defaults are the recipe the VTAB-1K papers share.
+"""The training recipe of a trial: optimiser, schedule, regularisation. The defaults are near what the VTAB-1K papers share.
 
-AdamW. The learning rate is set at each step: linear from zero over the warm-up, then cosine to `final_lr_fraction` of its peak.
-With `schedule: epoch` it is set once per epoch, as the released scripts of NOAH, FacT, Lily and SNELL step timm's scheduler.
-Weight decay acts on matrices only: biases, norms and every other 1-D tensor are excluded, as in timm's optimiser factory, and so
-is every parameter that a method exempts. Each epoch draws batches from a fresh permutation and drops a last incomplete batch.
+AdamW, or SGD with momentum. The learning rate is set at each step: linear from zero over the warm-up, then cosine to its last
+value. With the other schedules it is set once per epoch, as released scripts do; see `learning_rate_of_epoch`. Weight decay acts on
+matrices only: biases, norms and every other 1-D tensor are excluded, as in timm's optimiser factory, and so is every parameter that
+a method exempts; with `decay: all` nothing is excluded. Each epoch draws batches from a fresh permutation and drops a last
+incomplete batch.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from timm.layers import DropPath
 from torch import nn
 
 from trainables.adapters import near
+from trainables.backbones import HEAD_INITS
 
 PRECISIONS: Final = ("float32", "bfloat16")
-SCHEDULES: Final = ("step", "epoch")
-_WARMUP_FROM: Final = 1e-6  # learning rate of the first two epochs of a schedule by epochs, as the released scripts have it
+SCHEDULES: Final = ("step", "epoch", "epoch_lightning", "epoch_transformers")
+OPTIMISERS: Final = ("adamw", "sgd")
+DECAYS: Final = ("matrices", "all")
+MOMENTUM: Final = 0.9  # of SGD
 _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
 
@@ -31,12 +35,16 @@ class Recipe:
 
     Attributes:
         lr: Peak learning rate, positive.
-        weight_decay: Weight decay of AdamW, at least 0.
+        weight_decay: Weight decay, at least 0: decoupled in AdamW, part of the gradient in SGD.
         batch_size: Images per step, at least 1.
         drop_path: Stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
-        schedule: "step", or "epoch" for a learning rate that is constant within an epoch (see `learning_rate_of_epoch`).
+        optimizer: "adamw", or "sgd" with momentum 0.9.
+        decay: Parameters that are decayed: "matrices" or "all".
+        head_init: Initial values of the classifier, see `trainables.backbones.set_head`.
+        schedule: "step", or a schedule whose learning rate is constant within an epoch (see `learning_rate_of_epoch`).
         warmup_fraction: Fraction of all steps used for the warm-up, in [0, 1].
         final_lr_fraction: Last learning rate divided by the peak, in [0, 1].
+        final_lr: Last learning rate; None for `final_lr_fraction` of the peak.
         label_smoothing: Label smoothing of the cross-entropy, in [0, 1).
         clip_norm: Largest norm of the joint gradient of all trainable parameters; None for no limit.
         accumulate: Number of parts into which a batch is split and processed one after the other; the step is that of the
@@ -52,9 +60,13 @@ class Recipe:
     weight_decay: float = 1e-4
     batch_size: int = 32
     drop_path: float = 0.1
+    optimizer: str = "adamw"
+    decay: str = "matrices"
+    head_init: str = "trunc_normal"
     schedule: str = "step"
     warmup_fraction: float = 0.1
     final_lr_fraction: float = 0.01
+    final_lr: float | None = None
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     accumulate: int = 1
@@ -69,14 +81,23 @@ class Recipe:
         self._require(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(0 <= self.drop_path < 1, "drop_path", "in [0, 1)")
+        self._require(self.optimizer in OPTIMISERS, "optimizer", f"one of {', '.join(OPTIMISERS)}")
+        self._require(self.decay in DECAYS, "decay", f"one of {', '.join(DECAYS)}")
+        self._require(self.head_init in HEAD_INITS, "head_init", f"one of {', '.join(HEAD_INITS)}")
         self._require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
         self._require(0 <= self.warmup_fraction <= 1, "warmup_fraction", "in [0, 1]")
         self._require(0 <= self.final_lr_fraction <= 1, "final_lr_fraction", "in [0, 1]")
+        self._require(self.final_lr is None or 0 <= self.final_lr < math.inf, "final_lr", "at least 0, or null")
         self._require(0 <= self.label_smoothing < 1, "label_smoothing", "in [0, 1)")
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or null for none")
         self._require(self.accumulate >= 1, "accumulate", "at least 1")
         self._require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
         self._require(self.n_threads >= 1, "n_threads", "at least 1")
+
+    @property
+    def last_lr(self) -> float:
+        """The last learning rate."""
+        return self.final_lr_fraction * self.lr if self.final_lr is None else self.final_lr
 
     def _require(self, holds: bool, field: str, law: str) -> None:
         if not holds:
@@ -87,11 +108,17 @@ class Recipe:
 def recipe_of(fixed: Mapping[str, Any], config: Mapping[str, Any]) -> Recipe:
     """Return the recipe of a configuration: its `optim.` and `recipe.` knobs override the study's fixed values.
 
+    Args:
+        fixed: Fixed values; `clip_norm` may be a mapping from methods to theirs, and the others have none.
+        config: Configuration.
+
     Raises:
         ValueError: If a key is unknown or `Recipe` rejects a value.
     """
     names = [field.name for field in fields(Recipe)]
     values = dict(fixed)
+    if isinstance(of_methods := values.get("clip_norm"), Mapping):
+        values["clip_norm"] = of_methods.get(config.get("method"))
     for key, value in config.items():
         family, _, knob = key.partition(".")
         if family in ("optim", "recipe"):
@@ -110,29 +137,47 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
     n_warmup = round(recipe.warmup_fraction * n_steps)
     if step < n_warmup:
         return recipe.lr * (step + 1) / n_warmup
+    last = recipe.final_lr_fraction if recipe.final_lr is None else recipe.final_lr / recipe.lr
     progress = (step + 1 - n_warmup) / (n_steps - n_warmup)
-    return recipe.lr * (recipe.final_lr_fraction + (1 - recipe.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return recipe.lr * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def learning_rate_of_epoch(epoch: int, n_epochs: int, recipe: Recipe) -> float:
-    """Return the learning rate of epoch 0, ..., n_epochs - 1, as released scripts step timm's CosineLRScheduler.
+    """Return the learning rate of epoch 0, ..., n_epochs - 1 in the way of a released scheduler.
 
-    They call `scheduler.step(epoch)` after each epoch, so that an epoch has the rate of the one before, and the first two have
-    1e-6. The cosine has begun at epoch 0, so that the peak is not reached: with 10 of 100 epochs for the warm-up it is 0.976 lr.
+    `epoch`: timm's CosineLRScheduler as NOAH, FacT, Lily and SNELL step it, with `scheduler.step(epoch)` after each epoch: an
+    epoch has the rate of the one before, and the first two have 1e-6. The cosine has begun at epoch 0, so that the peak is not
+    reached: with 10 of 100 epochs for the warm-up it is 0.976 lr.
+
+    `epoch_lightning`: LinearWarmupCosineAnnealingLR of Lightning Bolts as Adapter+ steps it, late in the same way. It begins at
+    lr / 100, and its cosine at the end of the warm-up.
+
+    `epoch_transformers`: WarmupCosineSchedule of pytorch-transformers as VPT steps it. The first epoch has 0, and the cosine
+    begins at the end of the warm-up.
     """
-    before, n_warmup, final = max(0, epoch - 1), round(recipe.warmup_fraction * n_epochs), recipe.final_lr_fraction * recipe.lr
-    if before < n_warmup:
-        return _WARMUP_FROM + before * (recipe.lr - _WARMUP_FROM) / n_warmup
-    return final + 0.5 * (recipe.lr - final) * (1 + math.cos(math.pi * before / n_epochs))
+    n_warmup = round(recipe.warmup_fraction * n_epochs)
+    at = epoch if recipe.schedule == "epoch_transformers" else max(0, epoch - 1)
+    if at < n_warmup:
+        lowest, n_rising = {
+            "epoch": (1e-6, n_warmup),
+            "epoch_lightning": (recipe.lr / 100, max(1, n_warmup - 1)),
+            "epoch_transformers": (0.0, n_warmup),
+        }[recipe.schedule]
+        return lowest + at * (recipe.lr - lowest) / n_rising
+    begins = 0 if recipe.schedule == "epoch" else n_warmup
+    return recipe.last_lr + 0.5 * (recipe.lr - recipe.last_lr) * (1 + math.cos(math.pi * (at - begins) / (n_epochs - begins)))
 
 
-def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
-    """Build a fused AdamW with weight decay on matrices; vectors and `undecayed` parameters get none."""
+def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Build the recipe's optimiser, fused; with `decay: matrices`, vectors and `undecayed` parameters get no weight decay."""
     spared = {id(p) for p in undecayed}
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
-        groups[parameter.ndim <= 1 or id(parameter) in spared]["params"].append(parameter)
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr, fused=True)
+        groups[recipe.decay == "matrices" and (parameter.ndim <= 1 or id(parameter) in spared)]["params"].append(parameter)
+    filled = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(filled, lr=recipe.lr, momentum=MOMENTUM, fused=True)
+    return torch.optim.AdamW(filled, lr=recipe.lr, fused=True)
 
 
 def set_drop_path(blocks: Iterable[nn.Module], rate: float) -> list[tuple[nn.Module, str, nn.Module]]:

@@ -86,7 +86,7 @@ class AdapterWorker:
         torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(seed)
-        backbones.set_head(self.model, self.n_classes, generator)
+        backbones.set_head(self.model, self.n_classes, generator, recipe.head_init)
         adapt(self.model, method, generator=generator)
         self._run = Run(self.model, plan, generator, self.device)
         if saved is not None:
@@ -158,10 +158,10 @@ class AdapterWorker:
             loss = backward(model, looked_at, batch, recipe, run.features)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
-            if recipe.schedule == "epoch":
-                rate = learning_rate_of_epoch(run.epoch, run.plan.epochs, recipe)
-            else:
+            if recipe.schedule == "step":
                 rate = learning_rate(step, run.plan.epochs * n_steps, recipe)
+            else:
+                rate = learning_rate_of_epoch(run.epoch, run.plan.epochs, recipe)
             for group in run.optimiser.param_groups:
                 group["lr"] = rate
             run.optimiser.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -151,3 +151,15 @@ def test_images_are_normalised_as_the_data_set_says(normalize: Any, mean: tuple[
 def test_as_many_means_as_channels_are_needed(normalize: Any) -> None:
     with pytest.raises(ValueError, match=r"data\.normalize: the backbone has 1 channels, and there are [23] means"):
         preprocessing(create("vit_glyphs"), normalize)
+
+
+@pytest.mark.parametrize(
+    ("init", "std"), [("trunc_normal", 0.02), ("linear", (3 * 192) ** -0.5), ("kaiming", (2 / 1000) ** 0.5), ("zeros", 0.0)]
+)
+def test_a_head_begins_as_the_recipe_says(init: str, std: float) -> None:
+    model = create("vit_tiny_patch16_224", RANDOM, 32)
+    set_head(model, 1000, torch.Generator().manual_seed(0), init)
+    head = cast(nn.Linear, model.head)
+    assert head.weight.std().item() == pytest.approx(std, rel=0.01)
+    assert (head.bias.abs().max().item() > 0) is (init == "linear")
+    assert head.bias.abs().max().item() <= 192**-0.5

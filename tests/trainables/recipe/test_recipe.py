@@ -56,6 +56,62 @@ def test_by_epochs_the_learning_rate_is_that_of_timms_scheduler_as_released_scri
         assert max(rates) == pytest.approx(9.76e-4, rel=1e-3)
 
 
+@pytest.mark.parametrize(("n_epochs", "n_warmup"), [(100, 10), (5, 0), (7, 3)])
+def test_by_epochs_the_learning_rate_is_that_of_vpts_scheduler(n_epochs: int, n_warmup: int) -> None:
+    sgd = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.5)
+
+    def factor(step: int) -> float:
+        if step < n_warmup:
+            return step / n_warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / (n_epochs - n_warmup)))
+
+    theirs = torch.optim.lr_scheduler.LambdaLR(sgd, factor)
+    rates = []
+    for _ in range(n_epochs):
+        rates.append(sgd.param_groups[0]["lr"])
+        sgd.step()
+        theirs.step()
+    recipe = Recipe(lr=0.5, schedule="epoch_transformers", warmup_fraction=n_warmup / n_epochs, final_lr=0.0)
+    assert [learning_rate_of_epoch(epoch, n_epochs, recipe) for epoch in range(n_epochs)] == pytest.approx(rates, rel=1e-14)
+
+
+def test_by_epochs_the_learning_rate_is_that_of_adapter_plus() -> None:
+    """Lightning steps it with the number of the epoch that has ended; between, it is linear, then a half cosine."""
+    recipe = Recipe(lr=1e-3, schedule="epoch_lightning", final_lr_fraction=1e-3)
+    rates = [learning_rate_of_epoch(epoch, 100, recipe) for epoch in range(100)]
+    assert rates[:2] == [1e-5, 1e-5]
+    assert rates[2] == pytest.approx(1e-5 + 0.99e-3 / 9)
+    assert rates[10] == rates[11] == pytest.approx(1e-3)  # epoch 9 of the scheduler, and epoch 10
+    assert rates[56] == pytest.approx((1e-3 + 1e-6) / 2)
+    assert rates[99] == pytest.approx(1e-6 + 0.5 * (1e-3 - 1e-6) * (1 + math.cos(math.pi * 88 / 90)))
+
+
+def test_a_last_learning_rate_of_its_own_ends_every_schedule() -> None:
+    assert learning_rate(49, 50, Recipe(lr=2.0, final_lr=1e-8)) == pytest.approx(1e-8)
+    assert learning_rate_of_epoch(99, 100, Recipe(lr=1.0, schedule="epoch", final_lr=0.5)) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_sgd_decays_all_parameters_where_the_recipe_says_so() -> None:
+    matrix, vector = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
+    sgd = optimiser([matrix, vector], Recipe(lr=0.1, weight_decay=0.5, optimizer="sgd", decay="all"), undecayed=[matrix])
+    for _ in range(2):
+        (matrix.sum() * 0 + vector.sum() * 0).backward()
+        sgd.step()
+    expected, momentum = 1.0, 0.0
+    for _ in range(2):
+        momentum = 0.9 * momentum + 0.5 * expected
+        expected -= 0.1 * momentum
+    assert torch.allclose(matrix, torch.full((2, 3), expected))
+    assert torch.allclose(vector, torch.full((3,), expected))
+
+
+def test_the_gradient_is_clipped_for_the_methods_that_say_so() -> None:
+    fixed = {"clip_norm": {"arc": 1.0}}
+    assert recipe_of(fixed, {"method": "arc"}).clip_norm == 1.0
+    assert recipe_of(fixed, {"method": "lora"}).clip_norm is None
+    assert recipe_of(fixed, {}).clip_norm is None
+
+
 def test_weight_decay_pulls_matrices_and_leaves_vectors_alone() -> None:
     matrix, vector = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
     adamw = optimiser([matrix, vector], Recipe(lr=0.1, weight_decay=0.5))

@@ -173,6 +173,17 @@ def test_by_epochs_all_steps_of_an_epoch_have_its_learning_rate(warm: AdapterWor
         assert (rate == 1e-6) is (epoch < 2)
 
 
+def test_sgd_resumes_from_its_checkpoint_with_its_momentum(warm: AdapterWorker, tmp_path: Path) -> None:
+    sgd = LORA | {"recipe.optimizer": "sgd", "recipe.decay": "all", "recipe.head_init": "kaiming", "optim.lr": 0.05}
+    warm.start(sgd, seed=0, epochs=2, folder=None)
+    whole = [without_costs(warm.step()) for _ in range(2)]
+    warm.start(sgd, seed=0, epochs=2, folder=tmp_path)
+    assert without_costs(warm.step()) == whole[0]
+    warm.finish()
+    assert warm.start(sgd, seed=0, epochs=2, folder=tmp_path) == 1
+    assert without_costs(warm.step()) == whole[1]
+
+
 def test_a_finished_trial_is_replayed_and_can_be_given_more_epochs(warm: AdapterWorker, tmp_path: Path) -> None:
     warm.start(LORA, seed=0, epochs=1, folder=tmp_path)
     done = warm.step()
