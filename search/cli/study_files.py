@@ -88,6 +88,8 @@ def validate(
     found = check_start(file, on_decoded=progress.decoded, on_tried=progress.tried)
     if found is not None and isinstance(file.data, Images):
         _print_data(file, found)
+    if file.protocol is not None:
+        _print_protocol(file)
     sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
 
 
@@ -123,6 +125,24 @@ def _print_data(file: StudyFile, found: Audit) -> None:
         )
         console.print(f"data: {found.n_transparent:,} images have transparent pixels and {does}")
     console.print(f"normalisation: {found.normalisation}")
+
+
+def _print_protocol(file: StudyFile) -> None:
+    """Print how the study differs from the protocol that it names."""
+    from search.config.protocols import differences, protocol
+    from search.results.words import format_value
+
+    console = Terminal(stderr=True, soft_wrap=True)
+    followed = protocol(name := str(file.protocol))
+    console.print(f"protocol: {name}, {followed.source}")
+    table = Table("other than in the protocol", "there", "here", box=None)
+    for difference in differences(file.resolved()):
+        table.add_row(difference.key, format_value(difference.protocol), format_value(difference.study))
+    console.print(table if table.row_count else "  every key is as in the protocol")
+    console.print(f"  published: {followed.selection}")
+    console.print("  here: the last epoch; validation images choose, and only `finalize` sees test images")
+    for sentence in followed.differs:
+        console.print(f"  also: {sentence}")
 
 
 @app.command("cp")

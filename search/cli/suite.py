@@ -43,6 +43,8 @@ def suite(
     from search.workflows.finalize import finalize_and_record
 
     name, tasks = suites.load(source, root=root, storage=storage, overrides=overrides or (), only=only or ())
+    if tasks[0].earlier:
+        complain(f"{name} goes on as it began, with an earlier version of {source} (other weights and limits)")
     best: dict[str, dict[str, float]] = {}
     for task in tasks:
         study = search_quietly(task.file, back_end, cpus, progress_on=Terminal(stderr=True) if as_json else None)

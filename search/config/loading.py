@@ -13,9 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 import spaces
 from search import costs
-from search.config.sections import (
-    DATA_KINDS,
-)
+from search.config.protocols import followed
+from search.config.sections import DATA_KINDS
 from search.config.study_file import ANCHOR, StudyFile
 from search.config.yaml_text import KeyPath, assign, parse
 from search.errors import StudyFileError
@@ -53,14 +52,29 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
         sources |= {path[: n + 1]: label for n in range(len(path)) if path[: n + 1] not in sources} | {path: label}
     if storage is not None and object_store.is_address(str(storage)):
         raw, sources, storage = raw | {"storage": storage}, sources | {("storage",): "--storage"}, None
+    told = sources.get(("protocol",), name)
+    raw, added = followed(raw, told)
+    sources |= dict.fromkeys(added, f"{told}: protocol {raw.get('protocol')}")
     file = _check(raw, name, sources)
-    file = file.with_lines({".".join(path): place for path, place in sources.items()})
+    file = file.with_lines({".".join(path): place for path, place in sources.items()}).with_protocols_keys(added)
     return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
-def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
-    """Validate a study given as a mapping; `name` is the prefix of each line of the error."""
-    return _check(raw, name, {})
+def check(raw: Mapping[str, Any], name: str = "study", *, resolved: bool = False) -> StudyFile:
+    """Validate a study given as a mapping.
+
+    Args:
+        raw: Study file.
+        name: Prefix of each line of the error.
+        resolved: True for a file that already contains what its protocol sets.
+
+    Raises:
+        StudyFileError: If anything is wrong; the message lists every problem.
+    """
+    if resolved:
+        return _check(raw, name, {})
+    completed, added = followed(raw, name)
+    return _check(completed, name, {}).with_protocols_keys(added)
 
 
 def check_stored(raw: Mapping[str, Any]) -> StudyFile:

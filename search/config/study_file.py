@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +38,7 @@ class StudyFile(Section):
     """One question: one backbone, one data set, one joint space, one budget. See docs/study-file.md."""
 
     study: str = Field(pattern=names.PATTERN)
+    protocol: str | None = None  # for information: the other keys contain what it sets, see `search.config.protocols`
     backbone: Backbone = Backbone()
     data: Annotated[Digits | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
     methods: tuple[str, ...] = Field(min_length=1)
@@ -50,6 +51,7 @@ class StudyFile(Section):
     storage: Path = Path("paretune-studies")  # of the driver; see `search.config.loading._kept` for the file's storage and ledger
     ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
     _shared: str | None = PrivateAttr(None)
+    _protocols_keys: Sequence[tuple[str, str]] = PrivateAttr(())
     _lines: Mapping[str, str] = PrivateAttr(default_factory=dict)  # the place of each dotted key that was written: s.yaml:3
 
     @field_validator("objectives")
@@ -80,6 +82,31 @@ class StudyFile(Section):
         file = self.model_copy()
         file._lines = lines
         return file
+
+    def with_protocols_keys(self, keys: Sequence[tuple[str, str]]) -> StudyFile:
+        """Return the same question, which knows which (section, key) came from its protocol."""
+        file = self.model_copy()
+        file._protocols_keys = tuple(keys)
+        return file
+
+    def with_protocol_of(self, stored: StudyFile) -> StudyFile:
+        """Return the same question with the values that its protocol had when a study began with it.
+
+        Args:
+            stored: Study file that the study's ledger holds.
+        """
+        if stored.protocol != self.protocol:
+            return self
+        sections: dict[str, Any] = {"space": dict(self.space)}
+        for section, key in self._protocols_keys:
+            if section != "space":
+                own = sections.get(section, getattr(self, section))
+                sections[section] = own.model_copy(update={key: getattr(getattr(stored, section), key)})
+            elif key in stored.space:
+                sections["space"][key] = stored.space[key]
+            else:
+                del sections["space"][key]
+        return self.model_copy(update=sections)
 
     @contextmanager
     def naming_lines(self) -> Iterator[None]:

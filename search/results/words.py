@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from search.trial import Trial
 
 METHOD_NAMES = {
@@ -49,6 +51,17 @@ def describe_knobs(trial: Trial) -> str:
 def format_percent(top1: float) -> str:
     """Format a fraction as percent with two decimals: one validation image of 800 is 0.125."""
     return f"{100 * top1:.2f}"
+
+
+def format_value(value: object) -> str:
+    """Format a value of a study file: `1e-3`, `null`, `16, 32, 64` or `1e-4 to 2e-2 (log)`."""
+    if isinstance(value, Mapping):
+        if {"low", "high"} <= value.keys():
+            return f"{_number(value['low'])} to {_number(value['high'])}" + (" (log)" if value.get("log") else "")
+        return ", ".join(f"{key}: {format_value(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(format_value(part) for part in value)
+    return "null" if value is None else _number(value)
 
 
 def _number(value: object) -> str:

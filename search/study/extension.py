@@ -141,7 +141,7 @@ def widened_file(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
     Raises:
         StudyFileError: If something is narrower, or is another question; the message lists every such key.
     """
-    file = check(new).kept_like(old)
+    file = check(new, resolved=True).kept_like(old)
     problems = [*_other(old, file), *_narrower(old, file)]
     if problems:
         raise StudyFileError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.config.loading import check_stored
 from search.config.sections import Images
 from search.config.study_file import StudyFile
 from search.results.overview import Overview, overview
@@ -48,6 +49,7 @@ def find_study(file: StudyFile) -> Opening:
     if location.find() is None:
         return Opening(file, location, None)
     saved = overview(file.folder)
+    file = file.with_protocol_of(check_stored(saved.row.file))
     refuse_changes(saved.row, file)
     refuse_other_place(saved.row, file)
     as_it_began = {"space": dict(saved.row.file["space"])}  # a 0 in it may have been a whole number then

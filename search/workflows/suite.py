@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,34 +20,53 @@ from search.config.yaml_text import assign, parse
 from search.errors import StudyFileError
 from search.results.saved_study import SavedStudy
 from search.storage.whole_file import write_whole
+from search.study.opening import find_study
 from search.trial import State
 
 PACKAGED = resources.files("search") / "suites"
 
 
-class SuiteFile(Section):
+class Version(Section):
+    """The content of a suite file that all of its studies share.
+
+    Attributes:
+        study: Sections of a study file except `study` and `data`.
+        data: Common part of the `data` sections of all tasks.
+    """
+
+    study: dict[str, Any]
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class SuiteFile(Version):
     """The content of a suite file.
 
     Attributes:
         suite: Name of the suite; its studies are called `<suite>-<task>`.
-        study: Common part of all studies: the sections of a study file except `study` and `data`.
-        data: Common part of the `data` sections of all tasks.
         tasks: Tasks by group, then by name, each with its own part of `data`.
+        earlier: Earlier versions, the latest first, with which studies of the suite may have begun.
     """
 
     suite: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")
-    study: dict[str, Any]
-    data: dict[str, Any] = Field(default_factory=dict)
     tasks: dict[str, dict[str, dict[str, Any]]] = Field(min_length=1)
+    earlier: list[Version] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One study of a suite."""
+    """One study of a suite.
+
+    Attributes:
+        name: Name.
+        group: Group of tasks to which it belongs.
+        file: Study file.
+        earlier: True if the suite began with an earlier version of its file, and goes on with that.
+    """
 
     name: str
     group: str
     file: StudyFile
+    earlier: bool = False
 
 
 def packaged_names() -> list[str]:
@@ -63,7 +82,7 @@ def load(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> tuple[str, list[Task]]:
-    """Read a suite, and check all of its studies.
+    """Read a suite, and check all of its studies. A suite that began with an earlier version of its file goes on with that.
 
     Args:
         source: Path, or name of a packaged suite.
@@ -94,29 +113,42 @@ def load(
         raise StudyFileError(f"--only: the suite has no task {', '.join(unknown)}; it has {', '.join(names)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise StudyFileError(f"{source}: tasks: {', '.join(twice)} occurs twice; task names must be unique")
+    versions = [_tasks(suite, version, only, root, overrides) for version in (suite, *suite.earlier)]
+    if storage is not None:
+        versions = [[replace(t, file=t.file.model_copy(update={"storage": storage})) for t in tasks] for tasks in versions]
+    began = next((tasks for tasks in versions if all(map(_goes_on, tasks))), versions[0]) if suite.earlier else versions[0]
+    return suite.suite, began
+
+
+def _tasks(suite: SuiteFile, version: Version, only: Sequence[str], root: Path | None, overrides: Sequence[str]) -> list[Task]:
+    """Return the tasks of a version of a suite."""
     found, problems = [], []
     for group, tasks in suite.tasks.items():
         for name, own in tasks.items():
             if only and name not in only:
                 continue
+            data = {**version.data, **own}
+            if root is not None and "path" in data:
+                data["path"] = str(root / data["path"])
+            raw = {**version.study, "study": f"{suite.suite}-{name}", "data": data}
             try:
-                file = _study(suite, name, own, root, overrides)
-                found.append(Task(name, group, file if storage is None else file.model_copy(update={"storage": storage})))
+                for assignment in overrides:
+                    assign(raw := _copied(raw), assignment)
+                found.append(Task(name, group, check(raw, f"{suite.suite}: {name}"), earlier=version is not suite))
             except StudyFileError as error:
                 problems.append(str(error))
     if problems:
         raise StudyFileError("\n".join(problems))
-    return suite.suite, found
+    return found
 
 
-def _study(suite: SuiteFile, name: str, own: Mapping[str, Any], root: Path | None, overrides: Sequence[str]) -> StudyFile:
-    data = {**suite.data, **own}
-    if root is not None and "path" in data:
-        data["path"] = str(root / data["path"])
-    raw = {**suite.study, "study": f"{suite.suite}-{name}", "data": data}
-    for assignment in overrides:
-        assign(raw := _copied(raw), assignment)
-    return check(raw, f"{suite.suite}: {name}")
+def _goes_on(task: Task) -> bool:
+    """Return whether the task's study began with this file, or has not begun."""
+    try:
+        find_study(task.file)
+    except StudyFileError:
+        return False
+    return True
 
 
 def _copied(raw: dict[str, Any]) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
             model = _create(name, pretrained=True, **kwargs)
         except (OSError, RuntimeError) as error:
             raise ValueError(
-                f"the weights of backbone {name!r} could not be read or downloaded ({type(error).__name__}: {error}); without a "
-                'network, set backbone.weights to a local file (or to "random" for an untrained backbone)'
+                f"backbone.name: the weights of {name!r} could not be read or downloaded ({type(error).__name__}: {error}); "
+                'without a network, set backbone.weights to a local file (or to "random" for an untrained backbone)'
             ) from error
         return model.to(device).eval()
     model = create(name, RANDOM, img_size)
