@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from search.config.loading import check_stored
 from search.errors import StudyFileError
 from search.results.saved_study import load as load_study
 from search.workflows.suite import Task, load, packaged_names, standings
+from trainables.backbones import RANDOM, create, preprocessing
+from trainables.data import Normaliser
+from trainables.data import load as load_data
 
 from ...trainables.data import pictures
 from ..command_line import paretune
@@ -115,6 +121,61 @@ def test_the_command_runs_every_task_and_again_only_shows_them(small: str, tmp_p
     assert "chosen by this accuracy" in found["measure"]
     kept = pq.read_table(tmp_path / "paretune-studies" / "suite-small.parquet").to_pylist()
     assert {row["method"]: row["a"] for row in kept} == {row["method"]: row["top1"]["a"] for row in found["standings"]}
+
+
+def test_a_suite_that_began_with_an_earlier_version_of_its_file_goes_on_with_it(small: str, tmp_path: Path) -> None:
+    command = ["suite", small, "--back-end", "in-process", "--json"]
+    before = paretune(*command, cwd=tmp_path)
+    assert before.returncode == 0, before.stderr
+    kept = SMALL.replace("suite: small\n", "").partition("data:")[0].replace("\n", "\n    ")
+    newer = SMALL.replace("n_trials: 6", "n_trials: 7") + f"earlier:\n  -{kept.rstrip()[4:]}\n    data: {{kind: synthetic}}\n"
+    Path(small).write_text(newer)
+    after = paretune(*command, cwd=tmp_path)
+    assert after.returncode == 0, after.stderr
+    assert "small goes on as it began, with an earlier version" in after.stderr
+    assert json.loads(after.stdout) == json.loads(before.stdout)
+    assert {task.file.budget.n_trials for task in load(small, storage=tmp_path / "paretune-studies")[1]} == {6}
+    assert {task.file.budget.n_trials for task in load(small, storage=tmp_path / "new")[1]} == {7}
+
+
+def test_two_protocols_that_differ_in_normalisation_give_other_pixels_and_other_results(tmp_path: Path) -> None:
+    with_mlflow_database(tmp_path / "paretune-studies")
+    for task in ("one", "two"):
+        pictures.vtab(tmp_path / "data" / task)
+    suite = {
+        "suite": "tiny",
+        "study": {
+            "backbone": {"name": "test_vit", "weights": "random", "img_size": 32},
+            "methods": ["lora"],
+            "space": {"lora.rank": 2, "optim.batch_size": 8},
+            "recipe": {"precision": "float32"},
+            "budget": {"n_trials": 2, "epochs": 1},
+            "search": {"sampler": "random"},
+        },
+        "data": {"kind": "vtab"},
+        "tasks": {"stripes": {"one": {"path": "one"}, "two": {"path": "two"}}},
+    }
+    losses, pixels = {}, {}
+    for name in ("petl_vit", "lily"):
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(suite | {"suite": name.replace("_", "-")}))
+        overrides = ["--set", f"protocol={name}", "--root", str(tmp_path / "data"), "--back-end", "in-process", "--json"]
+        done = paretune("suite", "tiny.yaml", *overrides, cwd=tmp_path, PARETUNE_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        for task in ("one", "two"):
+            study = load_study(tmp_path / "paretune-studies" / f"{name.replace('_', '-')}-{task}")
+            losses[name, task] = [trial.metrics["val/loss"] for trial in study.history]
+            worker = check_stored(study.row.file).worker()
+            model = create("test_vit", RANDOM, 32)
+            wanted = preprocessing(model, worker["data"]["normalize"])
+            images = load_data(worker["data"], wanted)["train"].take(torch.arange(8))
+            pixels[name, task] = Normaliser(wanted, torch.device("cpu"))(images)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    for task in ("one", "two"):
+        raw, normalised = pixels["lily", task], pixels["petl_vit", task]
+        assert (raw.min() >= 0, raw.max() <= 1) == (True, True)
+        assert torch.allclose(normalised, (raw - mean) / std, atol=1e-5)
+        assert len(losses["lily", task]) == len(losses["petl_vit", task]) == 2
+        assert all(a != b for a, b in zip(losses["lily", task], losses["petl_vit", task], strict=True))
 
 
 def test_a_finalized_suite_shows_retrained_models_on_images_that_no_search_saw(tmp_path: Path) -> None:
