@@ -15,7 +15,8 @@ from search.cli.terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from search.workflows.suite import Standing, Task
+    from search.workflows.suite import Task
+    from search.workflows.suite_tables import Standing
 
 app = typer.Typer()
 VALIDATION = "validation accuracy of each method's best trial, which was chosen by this accuracy"
@@ -40,6 +41,7 @@ def suite(
     from search.cli.progress import retraining
     from search.cli.run import search_quietly
     from search.workflows import suite as suites
+    from search.workflows import suite_tables
     from search.workflows.finalize import finalize_and_record
 
     name, tasks = suites.load(source, root=root, storage=storage, overrides=overrides or (), only=only or ())
@@ -48,7 +50,7 @@ def suite(
     best: dict[str, dict[str, float]] = {}
     for task in tasks:
         study = search_quietly(task.file, back_end, cpus, progress_on=Terminal(stderr=True) if as_json else None)
-        best[task.name] = suites.best_of_search(study)
+        best[task.name] = suite_tables.best_of_search(study)
         if finalize:
             found: dict[str, float] = {}
             with retraining(study, finalize) as on_done:
@@ -57,15 +59,19 @@ def suite(
             for member in members:
                 found[member.trial.method] = max(found.get(member.trial.method, 0.0), member.mean)
             best[task.name] = found
-    rows, measure = suites.standings(tasks, best), TEST if finalize else VALIDATION
+            suite_tables.write_peft_comparison(task, study, members, task.file.storage / f"suite-{name}-peft")
+    rows, measure = suite_tables.standings(tasks, best), TEST if finalize else VALIDATION
     path = tasks[0].file.storage / f"suite-{name}.parquet"
-    suites.write_parquet(rows, path, measure=measure)
+    suite_tables.write_parquet(rows, path, measure=measure)
+    suite_tables.write_markdown(tasks, rows, path.with_suffix(".md"), measure=measure)
     if as_json:
         print_json({"measure": measure, "standings": [asdict(row) for row in rows]})
         return
     console = Terminal()
     console.print(table(tasks, rows))
-    console.print(f"In %: {measure}. Also in {path}.", style="dim", soft_wrap=True)
+    console.print(
+        f"In %: {measure}. Also in {path} and, with its recipe, in {path.with_suffix('.md').name}.", style="dim", soft_wrap=True
+    )
 
 
 def table(tasks: Sequence[Task], rows: Sequence[Standing]) -> Table:

@@ -49,6 +49,7 @@ class Protocol(Section):
         source: Paper and code.
         settings: Sections of a study file: `backbone`, `data`, `recipe`, `space` and `budget`.
         selection: Choice of the epoch and configuration whose accuracy was published.
+        selected_by: The same in two or three words.
         differs: Known differences that no key of a study file removes.
         published: Numbers that were published under it.
     """
@@ -57,6 +58,7 @@ class Protocol(Section):
     source: str
     settings: dict[str, dict[str, Any]]
     selection: str
+    selected_by: str
     differs: list[str]
     published: list[Row] = Field(default_factory=list)
 

@@ -48,13 +48,18 @@ class Member:
 
     Attributes:
         trial: Trial of the search.
-        top1: Test accuracy (fraction) of each retrained model.
+        models: Trials of the sibling ledger, one for each retrained model, with its metrics.
         p_front: Probability, over seeds and test images, that no other member beats it in both accuracy and size.
     """
 
     trial: Trial
-    top1: tuple[float, ...]
+    models: tuple[Trial, ...]
     p_front: float
+
+    @property
+    def top1(self) -> tuple[float, ...]:
+        """The test accuracy (fraction) of each retrained model."""
+        return tuple(model.metrics["test/top1"] for model in self.models)
 
     @property
     def mean(self) -> float:
@@ -162,10 +167,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     members = [member for member in study.members if member.number in by_member]
     correct = [np.stack([_read(_folder(study, t.number)) for t in by_member[m.number]]) for m in members]
     odds = p_front([member.size for member in members], correct, seed=study.row.file["search"]["seed"])
-    return [
-        Member(member, tuple(t.metrics["test/top1"] for t in by_member[member.number]), p)
-        for member, p in zip(members, odds, strict=True)
-    ]
+    return [Member(member, tuple(by_member[member.number]), p) for member, p in zip(members, odds, strict=True)]
 
 
 def p_front(sizes: Sequence[float], correct: Sequence[NDArray[np.bool_]], *, seed: int, n: int = N_BOOTSTRAP) -> list[float]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from search.config.loading import check
@@ -18,10 +15,7 @@ from search.config.sections import Section
 from search.config.study_file import StudyFile
 from search.config.yaml_text import assign, parse
 from search.errors import StudyFileError
-from search.results.saved_study import SavedStudy
-from search.storage.whole_file import write_whole
 from search.study.opening import find_study
-from search.trial import State
 
 PACKAGED = resources.files("search") / "suites"
 
@@ -154,78 +148,3 @@ def _goes_on(task: Task) -> bool:
 def _copied(raw: dict[str, Any]) -> dict[str, Any]:
     """Copy a mapping and its sections, so that changes do not affect the suite's."""
     return {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
-
-
-# -- the table ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The results of one method over all tasks.
-
-    Attributes:
-        method: Name of the method.
-        top1: Accuracy (fraction) of its best trial by task; tasks without a complete trial are missing.
-        group_means: Mean over the tasks of each group; missing unless all tasks have a result.
-        mean_of_tasks: Mean over all tasks, as FacT and Lily count; None unless all tasks have a result.
-        mean_of_groups: Mean of the groups' means, as NOAH and SNELL count; None unless all tasks have a result.
-    """
-
-    method: str
-    top1: Mapping[str, float]
-    group_means: Mapping[str, float]
-    mean_of_tasks: float | None
-    mean_of_groups: float | None
-
-
-def standings(tasks: Sequence[Task], best: Mapping[str, Mapping[str, float]]) -> list[Standing]:
-    """Return the rows of the table, in the order of the methods' first appearance.
-
-    Args:
-        tasks: Tasks of the suite.
-        best: Accuracy (fraction) by task, then by method.
-    """
-    methods = list(dict.fromkeys(method for task in tasks for method in best.get(task.name, {})))
-    groups: dict[str, list[str]] = {}
-    for task in tasks:
-        groups.setdefault(task.group, []).append(task.name)
-    rows = []
-    for method in methods:
-        top1 = {task.name: best[task.name][method] for task in tasks if method in best.get(task.name, {})}
-        means = {group: statistics.fmean(top1[n] for n in names) for group, names in groups.items() if set(names) <= top1.keys()}
-        whole = len(top1) == len(tasks)
-        rows.append(
-            Standing(
-                method,
-                top1,
-                means,
-                statistics.fmean(top1.values()) if whole else None,
-                statistics.fmean(means.values()) if whole else None,
-            )
-        )
-    return rows
-
-
-def best_of_search(study: SavedStudy) -> dict[str, float]:
-    """Return the validation accuracy of each method's best complete trial, biased upwards because the trial was chosen by it."""
-    best: dict[str, float] = {}
-    for trial in study.history:
-        if trial.state is State.COMPLETE:
-            best[trial.method] = max(best.get(trial.method, 0.0), trial.metrics["val/top1"])
-    return best
-
-
-def write_parquet(rows: Sequence[Standing], path: Path, *, measure: str) -> None:
-    """Write one row per method, one column per task and mean; accuracies are fractions of what `measure` names."""
-    table: list[dict[str, Any]] = [
-        {"method": row.method}
-        | dict(row.top1)
-        | {f"mean of {group}": mean for group, mean in row.group_means.items()}
-        | {"mean of tasks": row.mean_of_tasks, "mean of groups": row.mean_of_groups}
-        for row in rows
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for line in table for key in line))
-    whole = [{key: line.get(key) for key in columns} for line in table]
-    arrow = pa.Table.from_pylist(whole, metadata={"paretune.schema_version": "1", "paretune.measure": measure})
-    write_whole(path, lambda draft: pq.write_table(arrow, draft))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from search.config.loading import check_stored
 from search.errors import StudyFileError
 from search.results.saved_study import load as load_study
-from search.workflows.suite import Task, load, packaged_names, standings
+from search.workflows.suite import Task, load, packaged_names
+from search.workflows.suite_tables import standings
 from trainables.backbones import RANDOM, create, preprocessing
 from trainables.data import Normaliser
 from trainables.data import load as load_data
@@ -186,6 +188,9 @@ def test_a_finalized_suite_shows_retrained_models_on_images_that_no_search_saw(t
         "suite": "tiny",
         "study": {
             "methods": ["lora"],
+            "protocol": "adapter_plus",
+            "backbone": {"name": "vit_glyphs"},
+            "recipe": {"precision": "float32"},
             "space": {"lora.rank": 2, "lora.layers": "last-2", "optim.lr": 5e-3, "optim.batch_size": 8},
             "budget": {"n_trials": 2, "epochs": 2},
             "search": {"sampler": "random"},
@@ -209,3 +214,46 @@ def test_a_finalized_suite_shows_retrained_models_on_images_that_no_search_saw(t
         assert {row["method"]: row["test/top1_mean"] for row in rows} == {
             row["method"]: row["top1"][task] for row in found["standings"] if task in row["top1"]
         }
+    lines = (tmp_path / "paretune-studies" / "suite-tiny.md").read_text().splitlines()
+    assert lines[0].startswith("Protocol `adapter_plus` (Steitz and Roth, CVPR 2024, arXiv 2406.06820; visinf/adapter_plus), ")
+    assert "space.optim.lr 5e-3 instead of 1e-3" in lines[0]
+    assert lines[4] == "| method | one | two | mean of tasks | mean of groups |"
+    assert {line.split(" | ")[0] for line in lines[6:]} <= {"| head only", "| LoRA"}
+    files = sorted((tmp_path / "paretune-studies" / "suite-tiny-peft").glob("*.json"))
+    retrained = {task: [row for row in rows_of(tmp_path, task) if row["method"] == "lora"] for task in ("one", "two")}
+    assert len(files) == 2 * sum(map(len, retrained.values()))
+    for path in files:
+        summary = as_peft_reads_it(json.loads(path.read_text()))
+        assert (summary["peft_type"], summary["model_id"]) == ("LORA", "vit_glyphs")
+        assert summary["train_samples"] == 2 * 32  # drop_last: 36 images, batches of 8
+        [row] = [row for task, rows in retrained.items() for row in rows if f"-{task}-" in summary["experiment_name"]]
+        assert summary["num_trainable_params"] == row["adapter_params"] + row["head_params"]
+
+
+def rows_of(tmp_path: Path, task: str) -> list[dict[str, Any]]:
+    """Read what `finalize` wrote for a task."""
+    return pq.read_table(tmp_path / "paretune-studies" / f"tiny-{task}" / "final.parquet").to_pylist()
+
+
+def as_peft_reads_it(row: dict[str, Any]) -> dict[str, Any]:
+    """Summarise a result with the keys that PEFT's method_comparison/processing.py reads."""
+    run, train, meta = row["run_info"], row["train_info"], row["meta_info"]
+    assert train["status"] == "success"
+    assert meta["package_info"].keys() >= {"peft-version", "transformers-version", "datasets-version", "torch-version"}
+    assert {"accelerator_memory_reserved_avg", "accelerator_memory_max", "accelerator_memory_reserved_99th"} <= train.keys()
+    last = train["metrics"][-1]
+    return {
+        "experiment_name": run["experiment_name"],
+        "model_id": run["train_config"]["model_id"],
+        "peft_type": run["peft_config"]["peft_type"] if run["peft_config"] else "full-finetuning",
+        "total_time": run["total_time"],
+        "train_time": train["train_time"],
+        "file_size": train["file_size"],
+        "num_trainable_params": train["num_trainable_params"],
+        "train_loss": last["train loss"],
+        "train_samples": last["train samples"],
+        "test_accuracy": last["test accuracy"],
+        "system_info": json.dumps(meta["system_info"]),
+        "created_at": run["created_at"],
+        "peft_branch": run["peft_branch"],
+    }
