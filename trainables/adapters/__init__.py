@@ -36,6 +36,7 @@ from trainables.adapters.base import (
 )
 from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
+from trainables.adapters.difffit import DiffFit
 from trainables.adapters.fact import FacT
 from trainables.adapters.families import supported_blocks
 from trainables.adapters.full import Full
@@ -61,6 +62,7 @@ __all__ = [
     "Adapter",
     "BitFit",
     "CLoRA",
+    "DiffFit",
     "FacT",
     "Full",
     "HeadOnly",
@@ -110,6 +112,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     LayerNormTuning,
     BitFit,
     Full,
+    DiffFit,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

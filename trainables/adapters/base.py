@@ -41,6 +41,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    joins: ClassVar[bool] = True  # False keeps timm's own modules and names in the adapted blocks, for a method that trains these
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """Build the layers that adapt `blocks`, keyed by the path of the replaced submodule; the model is not changed.
@@ -166,7 +167,7 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     blocks = chosen_blocks(method, supported_blocks(model))
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     rng = generator or torch.Generator().manual_seed(0)
-    joined = join(model, blocks)
+    joined = join(model, blocks) if method.joins else []
     layers: dict[str, Layer] = {}
     try:
         for stage in stages(blocks):

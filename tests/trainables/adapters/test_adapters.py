@@ -23,6 +23,7 @@ from trainables.adapters import (
     AdaptFormer,
     BitFit,
     CLoRA,
+    DiffFit,
     FacT,
     Full,
     HeadOnly,
@@ -284,6 +285,23 @@ def ssf_params(backbone: Backbone) -> int:
     return sum(2 * len(p) for name, p in backbone_parameters(backbone) if adapted.fullmatch(name))
 
 
+def difffit(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """Behind the last linear of attention and MLP: y = gamma * (x W^T + b), b trained."""
+    path = frozen.path
+    if f"{path}.gamma" not in p:
+        return frozen(x)
+    return Frozen(path, frozen.weight, p.get(f"{path}.base.bias", frozen.bias))(x) * p[f"{path}.gamma"]
+
+
+def difffit_params(backbone: Backbone) -> int:
+    """Every bias, every weight of a norm, and a scale for each output of a branch; a Swin is counted as a whole."""
+    if backbone.name == "second stage":
+        return 0
+    named, scaled = backbone_parameters(backbone), re.compile(r".*blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight")
+    trained = sum(p.numel() for name, p in named if name.endswith("bias") or ("norm" in name and name.endswith("weight")))
+    return trained + sum(len(p) for name, p in named if scaled.fullmatch(name))
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -399,6 +417,8 @@ CASES = [
     Case(LayerNormTuning(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if "norm" in name)),
     Case(BitFit(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if name.endswith("bias"))),
     Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
+    Case(DiffFit(), difffit_params, difffit),
+    Case(DiffFit(layers="last-2"), lambda b: 2 * ((11 if b.kwargs.get("qkv_bias", True) else 8) * b.d + b.m), difffit),
 ]
 
 

@@ -1,18 +1,19 @@
-"""The declared differences from released code, each shown against a short transcription of the released equation."""
+"""Ours against short transcriptions of released equations: the same where the form is another, else as declared."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import pytest
 import timm
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from trainables.adapters import ARC, Adapter, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
+from trainables.adapters import ARC, Adapter, DiffFit, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
 from trainables.adapters.fact import FacTLayer
@@ -186,3 +187,25 @@ def test_the_diagonals_of_qkv_are_trained_here_and_not_by_an_adapted_weight_that
     for diagonal in (layer.diag_b, layer.diag_a):
         assert diagonal.grad is not None
         assert diagonal.grad.norm() > 0
+
+
+# DiffFit (`model/block.py` of the study of Mai et al.): gamma stands behind LayerScale and stochastic depth
+
+
+class Kept(nn.Module):
+    """Stochastic depth that keeps every path."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0.9
+
+
+def test_difffits_scales_on_the_last_linears_are_the_released_ones_behind_layer_scale_and_stochastic_depth() -> None:
+    block: Any = random_model(DiffFit()).blocks[1]
+    for i in (1, 2):
+        setattr(block, f"ls{i}", LayerScale(D, 0.5).double())
+        setattr(block, f"drop_path{i}", Kept())
+    plain, x = copy.deepcopy(block), tokens(2, 5, D)
+    plain.attn.proj, plain.mlp.fc2 = plain.attn.proj.base, plain.mlp.fc2.base
+    released = x + block.attn.proj.gamma * plain.drop_path1(plain.ls1(plain.attn(plain.norm1(x))))
+    released = released + block.mlp.fc2.gamma * plain.drop_path2(plain.ls2(plain.mlp(plain.norm2(released))))
+    assert_close(block(x), released)

@@ -45,6 +45,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "layer_norm", **SHARED},
     {"method": "bitfit", **SHARED},
     {"method": "full", **SHARED},
+    {"method": "difffit", **SHARED},
 ]
 LORA = CONFIGS[1]
 
