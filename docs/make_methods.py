@@ -43,6 +43,7 @@ SHARED = {  # tensors that a block does not have for itself
     "bitfit": "nothing is added",
     "full": "nothing is added",
     "difffit": "nothing",
+    "rep_adapter": "one adapter serves q, k and v of a block",
 }
 SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
@@ -59,6 +60,7 @@ SOURCE = {  # how sure each is
     "heart_lora": "weak: abstract and appendix; no code",
     "ssf": "high: released code",
     "difffit": "high: released code and counts of the study that it follows",
+    "rep_adapter": "high: released code",
 }
 
 OPENING = """# The methods, side by side
@@ -100,6 +102,7 @@ and the printed ones:
 | LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
 | DiffFit, ViT-B/16 | 140,544 | | 140,544 | agrees with the released results, without head |
+| RepAdapter r=8 | 239,808 | | 0.22 M | the printed figure has no biases: 221,184 |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
 | Lily, VTAB-1k | 6,192 r n | | not found | r and n per task were not released |
 | Heart-LoRA | 294,912 - 12,288 n | | not found | n of 12 heads off, r=8 |
@@ -172,7 +175,7 @@ small random model of each:
 | EVA-02 | `Eva` | q, k, v joined in `qkv`, fc1_g and fc1_x in `fc1` | split again; a bias on k becomes `k_proj.bias` |
 | Swin | `SwinTransformer` | as it is | plain |
 
-A bias on k comes from ARC and serial CLoRA only. It is left out where it cannot change a softmax
+A bias on k comes from ARC, RepAdapter and serial CLoRA only. It is left out where it cannot change a softmax
 (no rotary embedding, no norm on k). In a Swin a method shares tensors per stage (ARC's U, Lily's
 experts, FacT's factors, CLoRA's spaces, the active heads of Heart-LoRA), and `layers` counts blocks
 over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, LayerNorm

@@ -22,6 +22,7 @@ from spaces import (
     lora,
     peft,
     randlora,
+    rep_adapter,
     serial_lora,
     snell,
     ssf,
@@ -64,6 +65,7 @@ _METHODS = (
     bitfit,
     full,
     difffit,
+    rep_adapter,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

@@ -48,6 +48,7 @@ from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
 from trainables.adapters.peft_bridge import PREFIX, PeftMethod, peft_method
 from trainables.adapters.randlora import RandLoRA
+from trainables.adapters.rep_adapter import RepAdapter
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
 from trainables.adapters.ssf import SSF
@@ -75,6 +76,7 @@ __all__ = [
     "Method",
     "PeftMethod",
     "RandLoRA",
+    "RepAdapter",
     "SerialLoRA",
     "adapt",
     "adaptation",
@@ -113,6 +115,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     BitFit,
     Full,
     DiffFit,
+    RepAdapter,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

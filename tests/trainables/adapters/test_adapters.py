@@ -34,6 +34,7 @@ from trainables.adapters import (
     LoRA,
     Method,
     RandLoRA,
+    RepAdapter,
     SerialLoRA,
     adapt,
     adapted_layers,
@@ -302,6 +303,16 @@ def difffit_params(backbone: Backbone) -> int:
     return trained + sum(len(p) for name, p in named if scaled.fullmatch(name))
 
 
+def rep_adapter(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """In front of the linear x' = x + s (B (A x + a) + b): each half of B reads its half of the code."""
+    path = frozen.path
+    if f"{path}.up" not in p:
+        return frozen(x)
+    code = x @ p[f"{path}.down"].T + p[f"{path}.down_bias"]
+    halves = [half @ up.T for half, up in zip(code.chunk(2, -1), p[f"{path}.up"], strict=True)]
+    return frozen(x + cast(RepAdapter, method).scale * (torch.cat(halves, -1) + p[f"{path}.up_bias"]))
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -358,6 +369,10 @@ def adapter_case(n_params: Any, **knobs: Any) -> Case:
 def adaptformer_case(n_params: Any, **knobs: Any) -> Case:
     reason, dropout = "cannot be merged: its activation", AdaptFormer(dropout=0.3, **knobs)
     return Case(AdaptFormer(dropout=0.0, **knobs), n_params, block=adaptformer, unmergeable=reason, dropout=dropout)
+
+
+def rep_adapter_case(n_params: Any, **knobs: Any) -> Case:
+    return Case(RepAdapter(dropout=0.0, **knobs), n_params, rep_adapter, dropout=RepAdapter(dropout=0.3, **knobs))
 
 
 CASES = [
@@ -419,6 +434,8 @@ CASES = [
     Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
     Case(DiffFit(), difffit_params, difffit),
     Case(DiffFit(layers="last-2"), lambda b: 2 * ((11 if b.kwargs.get("qkv_bias", True) else 8) * b.d + b.m), difffit),
+    rep_adapter_case(lambda b: 2 * b.depth * (6 * b.d + 4 + b.d), rank=4, scale=2.0),
+    rep_adapter_case(lambda b: 2 * (3 * b.d + 2 + b.d), rank=2, position="att", layers="last-2"),
 ]
 
 
@@ -625,6 +642,9 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "heart_lora", "heart_lora.warmup_epochs": 0}, r"heart_lora\.warmup_epochs must be at least 1; got 0"),
         ({"method": "heart_lora", "heart_lora.level": "head"}, r"heart_lora\.level must be one of global, layer; got 'head'"),
         ({"method": "heart_lora", "heart_lora.criterion": "square"}, r"heart_lora\.criterion must be one of abs, signed; got"),
+        ({"method": "rep_adapter", "rep_adapter.rank": 3}, r"rep_adapter\.rank must be a positive multiple of 2; got 3"),
+        ({"method": "rep_adapter", "rep_adapter.rank": 14}, r"rep_adapter\.rank must be at most 12, .*; got 14"),
+        ({"method": "rep_adapter", "rep_adapter.position": "mlp"}, r"rep_adapter\.position must be one of att, att_mlp; got"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
         (

@@ -11,13 +11,15 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
-from trainables.adapters import ARC, Adapter, DiffFit, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
+from trainables.adapters import ARC, Adapter, DiffFit, FacT, Layer, Method, RandLoRA, RepAdapter, adapt, trainable_parameters
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
 from trainables.adapters.fact import FacTLayer
 from trainables.adapters.randlora import RandLoRALayer
+from trainables.adapters.rep_adapter import RepAdapterLayer
 
 from .. import small_models
 
@@ -209,3 +211,18 @@ def test_difffits_scales_on_the_last_linears_are_the_released_ones_behind_layer_
     released = x + block.attn.proj.gamma * plain.drop_path1(plain.ls1(plain.attn(plain.norm1(x))))
     released = released + block.mlp.fc2.gamma * plain.drop_path2(plain.ls2(plain.mlp(plain.norm2(released))))
     assert_close(block(x), released)
+
+
+# RepAdapter (`repadapter.py`): convolutions with kernels of one token, the second in two groups
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("target", ["attn.qkv", "mlp.fc1"])
+def test_rep_adapters_halves_are_the_groups_of_the_released_convolution(target: str, train: bool) -> None:
+    layer: RepAdapterLayer = (
+        random_model(RepAdapter(rank=R, scale=0.7, dropout=0.0)).get_submodule(f"blocks.1.{target}").train(train)
+    )
+    x = tokens(2, 5, D)
+    code = F.conv1d(x.transpose(1, 2), layer.down[:, :, None], layer.down_bias)
+    moved = F.conv1d(code, layer.up.flatten(0, 1)[:, :, None], layer.up_bias, groups=2)
+    assert_close(layer(x), layer.base((moved * 0.7 + x.transpose(1, 2)).transpose(1, 2)))

@@ -46,6 +46,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "bitfit", **SHARED},
     {"method": "full", **SHARED},
     {"method": "difffit", **SHARED},
+    {"method": "rep_adapter", "rep_adapter.rank": 4, "rep_adapter.dropout": 0.2, **SHARED},
 ]
 LORA = CONFIGS[1]
 
