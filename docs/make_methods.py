@@ -44,6 +44,7 @@ SHARED = {  # tensors that a block does not have for itself
     "full": "nothing is added",
     "difffit": "nothing",
     "rep_adapter": "one adapter serves q, k and v of a block",
+    "adapter_plus": "nothing",
 }
 SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
@@ -61,6 +62,7 @@ SOURCE = {  # how sure each is
     "ssf": "high: released code",
     "difffit": "high: released code and counts of the study that it follows",
     "rep_adapter": "high: released code",
+    "adapter_plus": "high: released code and configurations",
 }
 
 OPENING = """# The methods, side by side

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from spaces import (
     adapter,
+    adapter_plus,
     adaptformer,
     arc,
     bitfit,
@@ -66,6 +67,7 @@ _METHODS = (
     full,
     difffit,
     rep_adapter,
+    adapter_plus,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

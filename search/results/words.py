@@ -24,6 +24,7 @@ METHOD_NAMES = {
     "full": "full fine-tuning",
     "difffit": "DiffFit",
     "rep_adapter": "RepAdapter",
+    "adapter_plus": "Adapter+",
 }
 
 

@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, Final
 
 from trainables.adapters.adapter import Adapter
+from trainables.adapters.adapter_plus import AdapterPlus
 from trainables.adapters.adaptformer import AdaptFormer
 from trainables.adapters.arc import ARC
 from trainables.adapters.base import (
@@ -61,6 +62,7 @@ __all__ = [
     "AdaptFormer",
     "Adaptation",
     "Adapter",
+    "AdapterPlus",
     "BitFit",
     "CLoRA",
     "DiffFit",
@@ -116,6 +118,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     Full,
     DiffFit,
     RepAdapter,
+    AdapterPlus,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

@@ -357,6 +357,13 @@ def normal(n: int, mean: float, std: float, *, rng: torch.Generator, like: Tenso
     return nn.Parameter(torch.empty(n).normal_(mean, std, generator=rng).to(like))
 
 
+def truncated_normal(*shape: int, std: float, rng: torch.Generator, like: Tensor) -> nn.Parameter:
+    """Return a trainable tensor drawn from N(0, std^2) within two standard deviations, in the way of `uniform`."""
+    if like.is_meta:
+        return nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=rng).to(like))
+
+
 def directions(n: int, d: int, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:
     """Return n trainable unit vectors, (n, d), drawn uniformly from the sphere in the way of `uniform`."""
     if like.is_meta:

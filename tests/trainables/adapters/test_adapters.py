@@ -20,6 +20,7 @@ from trainables.adapters import (
     SNELL,
     SSF,
     Adapter,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     CLoRA,
@@ -303,6 +304,11 @@ def difffit_params(backbone: Backbone) -> int:
     return trained + sum(len(p) for name, p in named if scaled.fullmatch(name))
 
 
+def adapter_plus(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """Behind the block: y + s * bottleneck(y)."""
+    return y + p[f"{path}.scale"] * _bottleneck(p, path, "gelu", y) if f"{path}.down" in p else y
+
+
 def rep_adapter(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
     """In front of the linear x' = x + s (B (A x + a) + b): each half of B reads its half of the code."""
     path = frozen.path
@@ -375,6 +381,12 @@ def rep_adapter_case(n_params: Any, **knobs: Any) -> Case:
     return Case(RepAdapter(dropout=0.0, **knobs), n_params, rep_adapter, dropout=RepAdapter(dropout=0.3, **knobs))
 
 
+def adapter_plus_case(n_params: Any, **knobs: Any) -> Case:
+    reason, dropout = "cannot be merged: its activation", AdapterPlus(drop_path=0.5, **knobs)
+    method = AdapterPlus(drop_path=0.0, **knobs)
+    return Case(method, n_params, block=adapter_plus, exact_start=False, unmergeable=reason, dropout=dropout)
+
+
 CASES = [
     Case(HeadOnly(), lambda b: 0),
     lora_case(lambda b: 4 * b.d * b.depth * 3, rank=3),
@@ -436,6 +448,8 @@ CASES = [
     Case(DiffFit(layers="last-2"), lambda b: 2 * ((11 if b.kwargs.get("qkv_bias", True) else 8) * b.d + b.m), difffit),
     rep_adapter_case(lambda b: 2 * b.depth * (6 * b.d + 4 + b.d), rank=4, scale=2.0),
     rep_adapter_case(lambda b: 2 * (3 * b.d + 2 + b.d), rank=2, position="att", layers="last-2"),
+    adapter_plus_case(lambda b: b.depth * (2 * b.d * 3 + 3 + 2 * b.d), rank=3),
+    adapter_plus_case(lambda b: 2 * (2 * b.d * 4 + 4 + 2 * b.d), rank=4, layers="last-2"),
 ]
 
 
@@ -572,6 +586,18 @@ def test_ssf_starts_near_the_pretrained_function_with_a_fiftieth_of_noise() -> N
         assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+def test_adapter_plus_starts_near_the_pretrained_function_with_both_matrices_of_a_hundredth() -> None:
+    model = timm.create_model("vit_base_patch16_224", depth=1, num_classes=0)
+    adapt(model, AdapterPlus())
+    layer = model.blocks[0]
+    for drawn in (layer.down, layer.up):
+        assert drawn.abs().max() <= 0.02
+        assert drawn.std().item() == pytest.approx(0.0088, rel=0.03)  # cut at two deviations
+    assert not layer.down_bias.any()
+    assert not layer.up_bias.any()
+    assert torch.equal(layer.scale, torch.ones(768))
+
+
 def test_stochastic_depth_drops_the_mlp_and_never_adaptformers_branch() -> None:
     class Dropped(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -642,6 +668,8 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "heart_lora", "heart_lora.warmup_epochs": 0}, r"heart_lora\.warmup_epochs must be at least 1; got 0"),
         ({"method": "heart_lora", "heart_lora.level": "head"}, r"heart_lora\.level must be one of global, layer; got 'head'"),
         ({"method": "heart_lora", "heart_lora.criterion": "square"}, r"heart_lora\.criterion must be one of abs, signed; got"),
+        ({"method": "adapter_plus", "adapter_plus.rank": 13}, r"adapter_plus\.rank must be at most 12, .*blocks\.0.*; got 13"),
+        ({"method": "adapter_plus", "adapter_plus.drop_path": 1.0}, r"adapter_plus\.drop_path must be in \[0, 1\); got 1\.0"),
         ({"method": "rep_adapter", "rep_adapter.rank": 3}, r"rep_adapter\.rank must be a positive multiple of 2; got 3"),
         ({"method": "rep_adapter", "rep_adapter.rank": 14}, r"rep_adapter\.rank must be at most 12, .*; got 14"),
         ({"method": "rep_adapter", "rep_adapter.position": "mlp"}, r"rep_adapter\.position must be one of att, att_mlp; got"),

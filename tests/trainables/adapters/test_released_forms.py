@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from trainables.adapters import ARC, Adapter, DiffFit, FacT, Layer, Method, RandLoRA, RepAdapter, adapt, trainable_parameters
+from trainables.adapters import (
+    ARC,
+    Adapter,
+    AdapterPlus,
+    DiffFit,
+    FacT,
+    Layer,
+    Method,
+    RandLoRA,
+    RepAdapter,
+    adapt,
+    trainable_parameters,
+)
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
 from trainables.adapters.fact import FacTLayer
@@ -226,3 +238,22 @@ def test_rep_adapters_halves_are_the_groups_of_the_released_convolution(target: 
     code = F.conv1d(x.transpose(1, 2), layer.down[:, :, None], layer.down_bias)
     moved = F.conv1d(code, layer.up.flatten(0, 1)[:, :, None], layer.up_bias, groups=2)
     assert_close(layer(x), layer.base((moved * 0.7 + x.transpose(1, 2)).transpose(1, 2)))
+
+
+# Adapter+ (`vit_adapter.py`): the position `post`, and stochastic depth inside the scale
+
+
+def test_adapter_plus_is_the_released_post_adapter_and_drops_whole_images() -> None:
+    layer: Any = random_model(AdapterPlus(drop_path=0.5)).blocks[1].train()
+    x = tokens(64, 5, D)
+    y = layer.base(x)
+    bottleneck = nn.Sequential(nn.Linear(D, 8), nn.GELU(), nn.Linear(8, D)).double()
+    with torch.no_grad():
+        for mine, theirs in zip((layer.down, layer.down_bias, layer.up, layer.up_bias), bottleneck.parameters(), strict=True):
+            theirs.copy_(mine)
+    released = bottleneck(y) * layer.scale
+    assert_close(layer.eval()(x), y + released)
+    added = layer.train()(x) - y
+    kept = added.flatten(1).any(1)
+    assert 0 < kept.sum() < 64
+    assert_close(added[kept], 2 * released[kept])

@@ -47,6 +47,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "full", **SHARED},
     {"method": "difffit", **SHARED},
     {"method": "rep_adapter", "rep_adapter.rank": 4, "rep_adapter.dropout": 0.2, **SHARED},
+    {"method": "adapter_plus", "adapter_plus.rank": 4, "adapter_plus.drop_path": 0.2, **SHARED},
 ]
 LORA = CONFIGS[1]
 
