@@ -1,4 +1,4 @@
-"""Adapter+. Steitz and Roth, CVPR 2024; values from the released configurations.
+"""Adapter+. Steitz and Roth, CVPR 2024, arXiv 2406.06820; values from the released configurations.
 
 They have a learning rate of 1e-3, a weight decay of 1e-4, batches of 64 and a drop path of 0.1 on all tasks, 100 epochs with 10 of
 warm-up, and choose the rank.

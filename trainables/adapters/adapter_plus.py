@@ -1,10 +1,10 @@
-"""Adapter+ (Steitz and Roth, CVPR 2024; code visinf/adapter_plus, `adapter_plus/vit_adapter.py`): the adapter behind the block.
+"""Adapter+ (Steitz and Roth, CVPR 2024, arXiv 2406.06820): the bottleneck adapter behind the block, with a scale for each channel.
 
     y = Block(x)        y' = y + s * Path(GELU(y D^T + b_D) P^T + b_P)        D in R^{r x d}, P in R^{d x r}, s in R^d
 
-It is the bottleneck adapter in the position that they call post: it reads the residual stream after the block and adds to it. The
-scale s is trained, one factor for each channel. Path is stochastic depth of its own: in training it drops the update of an image
-with the probability `drop_path`, the same in each block and apart from the `recipe.drop_path` of the backbone.
+The position is the authors' "post": the adapter reads the residual stream after the block and adds to it (code visinf/adapter_plus,
+`adapter_plus/vit_adapter.py`). The scale s is trained. Path is stochastic depth of its own: in training it drops the update of an
+image with the probability `drop_path`, the same in each block and apart from the `recipe.drop_path` of the backbone.
 
 The count for L blocks is L (2 d r + r + 2 d); on ViT-B/16 with r = 8 it is 165,984.
 

@@ -236,7 +236,13 @@ def test_finish_gives_the_backbone_back_as_it_was_loaded() -> None:
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("full", "pos_embed"), ("full", "blocks.2.mlp.fc1.weight"), ("bitfit", "norm.bias"), ("layer_norm", "blocks.2.norm1.weight")],
+    [
+        ("full", "pos_embed"),
+        ("full", "blocks.2.mlp.fc1.weight"),
+        ("bitfit", "norm.bias"),
+        ("layer_norm", "blocks.2.norm1.weight"),
+        ("difffit", "blocks.2.attn.qkv.bias"),
+    ],
 )
 def test_what_was_trained_of_the_backbone_itself_is_given_back(
     warm: AdapterWorker, first_results: list[list[dict[str, float]]], method: str, name: str
