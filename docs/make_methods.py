@@ -42,6 +42,9 @@ SHARED = {  # tensors that a block does not have for itself
     "layer_norm": "nothing is added",
     "bitfit": "nothing is added",
     "full": "nothing is added",
+    "difffit": "nothing",
+    "rep_adapter": "one adapter serves q, k and v of a block",
+    "adapter_plus": "nothing",
 }
 SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
@@ -57,6 +60,9 @@ SOURCE = {  # how sure each is
     "randlora": "high: released code",
     "heart_lora": "weak: abstract and appendix; no code",
     "ssf": "high: released code",
+    "difffit": "high: released code and counts of the study that it follows",
+    "rep_adapter": "high: released code",
+    "adapter_plus": "high: released code and configurations",
 }
 
 OPENING = """# The methods, side by side
@@ -97,6 +103,8 @@ and the printed ones:
 | SSF, ViT-B/16 | 205,824 | 0.244 M | 0.24 M (VTAB-1k) | agrees, with head |
 | LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
+| DiffFit, ViT-B/16 | 140,544 | | 140,544 | agrees with the released results, without head |
+| RepAdapter r=8 | 239,808 | | 0.22 M | the printed figure has no biases: 221,184 |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
 | Lily, VTAB-1k | 6,192 r n | | not found | r and n per task were not released |
 | Heart-LoRA | 294,912 - 12,288 n | | not found | n of 12 heads off, r=8 |
@@ -169,13 +177,13 @@ small random model of each:
 | EVA-02 | `Eva` | q, k, v joined in `qkv`, fc1_g and fc1_x in `fc1` | split again; a bias on k becomes `k_proj.bias` |
 | Swin | `SwinTransformer` | as it is | plain |
 
-A bias on k comes from ARC and serial CLoRA only. It is left out where it cannot change a softmax
+A bias on k comes from ARC, RepAdapter and serial CLoRA only. It is left out where it cannot change a softmax
 (no rotary embedding, no norm on k). In a Swin a method shares tensors per stage (ARC's U, Lily's
 experts, FacT's factors, CLoRA's spaces, the active heads of Heart-LoRA), and `layers` counts blocks
 over the whole network. Lily's gate of k and v is, in a Swin, of the window. BitFit, LayerNorm
 tuning, full fine-tuning and head-only train timm's own parameters and join nothing. BitFit trains
 q_bias and v_bias, not tables of relative positions. LayerNorm tuning refuses a backbone that has
-RMS norms only.
+RMS norms only. DiffFit trains timm's own parameters, joins nothing, and scales two linears of a block.
 
 Refused by name: Swin v2 (attention reads `qkv.weight` itself), distilled DeiT (two heads), EVA
 blocks with norms behind, with `AttentionRope` or a gate, and every model that is not in the table:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from spaces import (
     adapter,
+    adapter_plus,
     adaptformer,
     arc,
     bitfit,
     clora,
+    difffit,
     fact,
     full,
     head_only,
@@ -21,6 +23,7 @@ from spaces import (
     lora,
     peft,
     randlora,
+    rep_adapter,
     serial_lora,
     snell,
     ssf,
@@ -62,6 +65,9 @@ _METHODS = (
     layer_norm,
     bitfit,
     full,
+    difffit,
+    rep_adapter,
+    adapter_plus,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

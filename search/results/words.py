@@ -24,6 +24,9 @@ METHOD_NAMES = {
     "layer_norm": "LayerNorm tuning",
     "bitfit": "BitFit",
     "full": "full fine-tuning",
+    "difffit": "DiffFit",
+    "rep_adapter": "RepAdapter",
+    "adapter_plus": "Adapter+",
 }
 
 

@@ -15,6 +15,7 @@ from types import NoneType
 from typing import Any, Final
 
 from trainables.adapters.adapter import Adapter
+from trainables.adapters.adapter_plus import AdapterPlus
 from trainables.adapters.adaptformer import AdaptFormer
 from trainables.adapters.arc import ARC
 from trainables.adapters.base import (
@@ -36,6 +37,7 @@ from trainables.adapters.base import (
 )
 from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
+from trainables.adapters.difffit import DiffFit
 from trainables.adapters.fact import FacT
 from trainables.adapters.families import supported_blocks
 from trainables.adapters.full import Full
@@ -47,6 +49,7 @@ from trainables.adapters.lily import Lily
 from trainables.adapters.lora import LoRA
 from trainables.adapters.peft_bridge import PREFIX, PeftMethod, peft_method
 from trainables.adapters.randlora import RandLoRA
+from trainables.adapters.rep_adapter import RepAdapter
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
 from trainables.adapters.ssf import SSF
@@ -59,8 +62,10 @@ __all__ = [
     "AdaptFormer",
     "Adaptation",
     "Adapter",
+    "AdapterPlus",
     "BitFit",
     "CLoRA",
+    "DiffFit",
     "FacT",
     "Full",
     "HeadOnly",
@@ -73,6 +78,7 @@ __all__ = [
     "Method",
     "PeftMethod",
     "RandLoRA",
+    "RepAdapter",
     "SerialLoRA",
     "adapt",
     "adaptation",
@@ -110,6 +116,9 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     LayerNormTuning,
     BitFit,
     Full,
+    DiffFit,
+    RepAdapter,
+    AdapterPlus,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

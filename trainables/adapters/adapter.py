@@ -86,24 +86,37 @@ class Adapter(Method):
         return layers
 
 
-class AdapterLayer(Layer):
-    """A two-layer bottleneck that is added to the output of its base."""
+class Bottleneck(Layer):
+    """A base and a bottleneck of two linears; a subclass decides what it reads and where its update is added."""
 
     unmergeable = "its activation makes the update non-linear, so that no weight computes it"
 
-    def __init__(self, base: nn.Module, like: Tensor, method: Adapter, rng: torch.Generator) -> None:
+    def __init__(
+        self, base: nn.Module, down: nn.Parameter, up: nn.Parameter, activation: Callable[[Tensor], Tensor], dropout: float = 0.0
+    ) -> None:
         super().__init__(base)
+        self.activation, self.dropout = activation, dropout
+        self.down = down  # (r, d)
+        self.down_bias = zeros(len(down), like=down)
+        self.up = up  # (d, r)
+        self.up_bias = zeros(len(up), like=up)
+
+    def update(self, h: Tensor, scale: float | Tensor) -> Tensor:
+        """Return the update for an input (..., d), times one scale or a scale for each channel, (d,)."""
+        code = F.dropout(self.activation(F.linear(h, self.down, self.down_bias)), self.dropout, self.training)
+        return F.linear(code, (scale * self.up.T).T, scale * self.up_bias)
+
+
+class AdapterLayer(Bottleneck):
+    """A bottleneck that is added to the output of its base."""
+
+    def __init__(self, base: nn.Module, like: Tensor, method: Adapter, rng: torch.Generator) -> None:
         d, r = like.shape[0], method.rank
-        self.scale, self.dropout, self.parallel = method.scale, method.dropout, method.position == "ffn_parallel"
-        self.activation = ACTIVATIONS[method.activation]
-        self.down = uniform(r, d, bound=linear_bound(d), rng=rng, like=like)
-        self.down_bias = zeros(r, like=like)
-        self.up = zeros(d, r, like=like)
-        self.up_bias = zeros(d, like=like)
+        down, up = uniform(r, d, bound=linear_bound(d), rng=rng, like=like), zeros(d, r, like=like)
+        super().__init__(base, down, up, ACTIVATIONS[method.activation], method.dropout)
+        self.scale, self.parallel = method.scale, method.position == "ffn_parallel"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, tokens, in) to (batch, tokens, d)."""
         y: Tensor = self.base(x)
-        code = self.activation(F.linear(x if self.parallel else y, self.down, self.down_bias))
-        code = F.dropout(code, self.dropout, self.training)
-        return y + F.linear(code, self.scale * self.up, self.scale * self.up_bias)
+        return y + self.update(x if self.parallel else y, self.scale)

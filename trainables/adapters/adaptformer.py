@@ -26,6 +26,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.adapters.adapter import Bottleneck
 from trainables.adapters.base import Layer, Method, check_layers, check_rank, linear_bound, uniform, zeros
 from trainables.adapters.families import Blocks
 
@@ -62,20 +63,15 @@ class AdaptFormer(Method):
         return layers
 
 
-class AdaptFormerLayer(Layer):
+class AdaptFormerLayer(Bottleneck):
     """A transformer block with a bottleneck parallel to its MLP."""
 
-    unmergeable = "its activation makes the update non-linear, so that no weight computes it"
-
     def __init__(self, base: Block, method: AdaptFormer, rng: torch.Generator) -> None:
-        super().__init__(base)
         like = base.attn.proj.weight  # (d, d)
         d, r = like.shape[0], method.rank
-        self.scale, self.dropout = method.scale, method.dropout
-        self.down = uniform(r, d, bound=linear_bound(d), rng=rng, like=like)
-        self.down_bias = zeros(r, like=like)
-        self.up = zeros(d, r, like=like)
-        self.up_bias = zeros(d, like=like)
+        down, up = uniform(r, d, bound=linear_bound(d), rng=rng, like=like), zeros(d, r, like=like)
+        super().__init__(base, down, up, F.relu, method.dropout)
+        self.scale = method.scale
 
     def forward(self, x: Tensor, **attention: Any) -> Tensor:
         """Map (batch, ..., d) to the same shape; `attention` is passed on to the block's attention (`attn_mask`, `rope`, ...)."""
@@ -85,5 +81,4 @@ class AdaptFormerLayer(Layer):
             y: Tensor = self.base(x, **attention)
         finally:
             noting.remove()
-        code = F.dropout(F.relu(F.linear(stream[0], self.down, self.down_bias)), self.dropout, self.training)
-        return y + F.linear(code, self.scale * self.up, self.scale * self.up_bias).view_as(y)
+        return y + self.update(stream[0], self.scale).view_as(y)

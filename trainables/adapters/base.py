@@ -41,6 +41,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    joins: ClassVar[bool] = True  # False keeps timm's own modules and names in the adapted blocks, for a method that trains these
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """Build the layers that adapt `blocks`, keyed by the path of the replaced submodule; the model is not changed.
@@ -166,7 +167,7 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     blocks = chosen_blocks(method, supported_blocks(model))
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     rng = generator or torch.Generator().manual_seed(0)
-    joined = join(model, blocks)
+    joined = join(model, blocks) if method.joins else []
     layers: dict[str, Layer] = {}
     try:
         for stage in stages(blocks):
@@ -354,6 +355,13 @@ def normal(n: int, mean: float, std: float, *, rng: torch.Generator, like: Tenso
     if like.is_meta:
         return nn.Parameter(torch.empty(n, device=like.device, dtype=like.dtype))
     return nn.Parameter(torch.empty(n).normal_(mean, std, generator=rng).to(like))
+
+
+def truncated_normal(*shape: int, std: float, rng: torch.Generator, like: Tensor) -> nn.Parameter:
+    """Return a trainable tensor drawn from N(0, std^2) within two standard deviations, in the way of `uniform`."""
+    if like.is_meta:
+        return nn.Parameter(torch.empty(shape, device=like.device, dtype=like.dtype))
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=rng).to(like))
 
 
 def directions(n: int, d: int, *, rng: torch.Generator, like: Tensor) -> nn.Parameter:

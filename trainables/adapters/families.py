@@ -7,9 +7,9 @@ So each of them must be a module that the block calls. In two families it is not
     EVA-02         q_proj, k_proj and v_proj become one `qkv`, fc1_g and fc1_x one `fc1` of timm's packed MLP
 
 `split` undoes it with the current weights: after `remove` every tensor has its old bits, after `merge` the adapted ones, under
-timm's own names. The bias of k, which neither family has, is zero unless a method adds one (ARC, serial CLoRA). Without rotary
-embedding and without a norm on k it cannot change a softmax, and is dropped; otherwise `k_proj` gets a bias of its own, or `qkv`
-keeps all three.
+timm's own names. The bias of k, which neither family has, is zero unless a method adds one (ARC, RepAdapter, serial CLoRA).
+Without rotary embedding and without a norm on k it cannot change a softmax, and is dropped; otherwise `k_proj` gets a bias of its
+own, or `qkv` keeps all three.
 """
 
 from __future__ import annotations

@@ -20,9 +20,11 @@ from trainables.adapters import (
     SNELL,
     SSF,
     Adapter,
+    AdapterPlus,
     AdaptFormer,
     BitFit,
     CLoRA,
+    DiffFit,
     FacT,
     Full,
     HeadOnly,
@@ -33,6 +35,7 @@ from trainables.adapters import (
     LoRA,
     Method,
     RandLoRA,
+    RepAdapter,
     SerialLoRA,
     adapt,
     adapted_layers,
@@ -284,6 +287,38 @@ def ssf_params(backbone: Backbone) -> int:
     return sum(2 * len(p) for name, p in backbone_parameters(backbone) if adapted.fullmatch(name))
 
 
+def difffit(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """Behind the last linear of attention and MLP: y = gamma * (x W^T + b), b trained."""
+    path = frozen.path
+    if f"{path}.gamma" not in p:
+        return frozen(x)
+    return Frozen(path, frozen.weight, p.get(f"{path}.base.bias", frozen.bias))(x) * p[f"{path}.gamma"]
+
+
+def difffit_params(backbone: Backbone) -> int:
+    """Every bias, every weight of a norm, and a scale for each output of a branch; a Swin is counted as a whole."""
+    if backbone.name == "second stage":
+        return 0
+    named, scaled = backbone_parameters(backbone), re.compile(r".*blocks\.\d+\.(attn\.proj|mlp\.fc2)\.weight")
+    trained = sum(p.numel() for name, p in named if name.endswith("bias") or ("norm" in name and name.endswith("weight")))
+    return trained + sum(len(p) for name, p in named if scaled.fullmatch(name))
+
+
+def adapter_plus(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """Behind the block: y + s * bottleneck(y)."""
+    return y + p[f"{path}.scale"] * _bottleneck(p, path, "gelu", y) if f"{path}.down" in p else y
+
+
+def rep_adapter(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor:
+    """In front of the linear x' = x + s (B (A x + a) + b): each half of B reads its half of the code."""
+    path = frozen.path
+    if f"{path}.up" not in p:
+        return frozen(x)
+    code = x @ p[f"{path}.down"].T + p[f"{path}.down_bias"]
+    halves = [half @ up.T for half, up in zip(code.chunk(2, -1), p[f"{path}.up"], strict=True)]
+    return frozen(x + cast(RepAdapter, method).scale * (torch.cat(halves, -1) + p[f"{path}.up_bias"]))
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -340,6 +375,16 @@ def adapter_case(n_params: Any, **knobs: Any) -> Case:
 def adaptformer_case(n_params: Any, **knobs: Any) -> Case:
     reason, dropout = "cannot be merged: its activation", AdaptFormer(dropout=0.3, **knobs)
     return Case(AdaptFormer(dropout=0.0, **knobs), n_params, block=adaptformer, unmergeable=reason, dropout=dropout)
+
+
+def rep_adapter_case(n_params: Any, **knobs: Any) -> Case:
+    return Case(RepAdapter(dropout=0.0, **knobs), n_params, rep_adapter, dropout=RepAdapter(dropout=0.3, **knobs))
+
+
+def adapter_plus_case(n_params: Any, **knobs: Any) -> Case:
+    reason, dropout = "cannot be merged: its activation", AdapterPlus(drop_path=0.5, **knobs)
+    method = AdapterPlus(drop_path=0.0, **knobs)
+    return Case(method, n_params, block=adapter_plus, exact_start=False, unmergeable=reason, dropout=dropout)
 
 
 CASES = [
@@ -399,6 +444,12 @@ CASES = [
     Case(LayerNormTuning(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if "norm" in name)),
     Case(BitFit(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if name.endswith("bias"))),
     Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
+    Case(DiffFit(), difffit_params, difffit),
+    Case(DiffFit(layers="last-2"), lambda b: 2 * ((11 if b.kwargs.get("qkv_bias", True) else 8) * b.d + b.m), difffit),
+    rep_adapter_case(lambda b: 2 * b.depth * (6 * b.d + 4 + b.d), rank=4, scale=2.0),
+    rep_adapter_case(lambda b: 2 * (3 * b.d + 2 + b.d), rank=2, position="att", layers="last-2"),
+    adapter_plus_case(lambda b: b.depth * (2 * b.d * 3 + 3 + 2 * b.d), rank=3),
+    adapter_plus_case(lambda b: 2 * (2 * b.d * 4 + 4 + 2 * b.d), rank=4, layers="last-2"),
 ]
 
 
@@ -535,6 +586,18 @@ def test_ssf_starts_near_the_pretrained_function_with_a_fiftieth_of_noise() -> N
         assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+def test_adapter_plus_starts_near_the_pretrained_function_with_both_matrices_of_a_hundredth() -> None:
+    model = timm.create_model("vit_base_patch16_224", depth=1, num_classes=0)
+    adapt(model, AdapterPlus())
+    layer = model.blocks[0]
+    for drawn in (layer.down, layer.up):
+        assert drawn.abs().max() <= 0.02
+        assert drawn.std().item() == pytest.approx(0.0088, rel=0.03)  # cut at two deviations
+    assert not layer.down_bias.any()
+    assert not layer.up_bias.any()
+    assert torch.equal(layer.scale, torch.ones(768))
+
+
 def test_stochastic_depth_drops_the_mlp_and_never_adaptformers_branch() -> None:
     class Dropped(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -605,6 +668,11 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "heart_lora", "heart_lora.warmup_epochs": 0}, r"heart_lora\.warmup_epochs must be at least 1; got 0"),
         ({"method": "heart_lora", "heart_lora.level": "head"}, r"heart_lora\.level must be one of global, layer; got 'head'"),
         ({"method": "heart_lora", "heart_lora.criterion": "square"}, r"heart_lora\.criterion must be one of abs, signed; got"),
+        ({"method": "adapter_plus", "adapter_plus.rank": 13}, r"adapter_plus\.rank must be at most 12, .*blocks\.0.*; got 13"),
+        ({"method": "adapter_plus", "adapter_plus.drop_path": 1.0}, r"adapter_plus\.drop_path must be in \[0, 1\); got 1\.0"),
+        ({"method": "rep_adapter", "rep_adapter.rank": 3}, r"rep_adapter\.rank must be a positive multiple of 2; got 3"),
+        ({"method": "rep_adapter", "rep_adapter.rank": 14}, r"rep_adapter\.rank must be at most 12, .*; got 14"),
+        ({"method": "rep_adapter", "rep_adapter.position": "mlp"}, r"rep_adapter\.position must be one of att, att_mlp; got"),
         ({"method": "lily", "lily.rank": 7}, r"lily\.rank must be at most 6 for blocks\.0\.mlp on this backbone; lower it; got 7"),
         ({"method": "lily", "lily.n_experts": 0}, r"lily\.n_experts must be at least 1; got 0"),
         (

@@ -125,6 +125,7 @@ def test_counts_on_real_architectures_are_closed_forms(name: str, lora: int, bit
     assert sizes.count({"method": "lora"})[0] == lora
     assert bitfit is None or sizes.count({"method": "bitfit"})[0] == bitfit
     assert sizes.count({"method": "layer_norm"})[0] == layer_norm
+    assert bitfit is None or sizes.count({"method": "difffit"})[0] == bitfit + layer_norm // 2 + 12 * 2 * 768
     assert sizes.count({"method": "full"})[0] == sizes.backbone_params
 
 

@@ -1,22 +1,37 @@
-"""The declared differences from released code, each shown against a short transcription of the released equation."""
+"""Ours against short transcriptions of released equations: the same where the form is another, else as declared."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import pytest
 import timm
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block, LayerScale, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
-from trainables.adapters import ARC, Adapter, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
+from trainables.adapters import (
+    ARC,
+    Adapter,
+    AdapterPlus,
+    DiffFit,
+    FacT,
+    Layer,
+    Method,
+    RandLoRA,
+    RepAdapter,
+    adapt,
+    trainable_parameters,
+)
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
 from trainables.adapters.fact import FacTLayer
 from trainables.adapters.randlora import RandLoRALayer
+from trainables.adapters.rep_adapter import RepAdapterLayer
 
 from .. import small_models
 
@@ -186,3 +201,59 @@ def test_the_diagonals_of_qkv_are_trained_here_and_not_by_an_adapted_weight_that
     for diagonal in (layer.diag_b, layer.diag_a):
         assert diagonal.grad is not None
         assert diagonal.grad.norm() > 0
+
+
+# DiffFit (`model/block.py` of the study of Mai et al.): gamma stands behind LayerScale and stochastic depth
+
+
+class Kept(nn.Module):
+    """Stochastic depth that keeps every path."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0.9
+
+
+def test_difffits_scales_on_the_last_linears_are_the_released_ones_behind_layer_scale_and_stochastic_depth() -> None:
+    block: Any = random_model(DiffFit()).blocks[1]
+    for i in (1, 2):
+        setattr(block, f"ls{i}", LayerScale(D, 0.5).double())
+        setattr(block, f"drop_path{i}", Kept())
+    plain, x = copy.deepcopy(block), tokens(2, 5, D)
+    plain.attn.proj, plain.mlp.fc2 = plain.attn.proj.base, plain.mlp.fc2.base
+    released = x + block.attn.proj.gamma * plain.drop_path1(plain.ls1(plain.attn(plain.norm1(x))))
+    released = released + block.mlp.fc2.gamma * plain.drop_path2(plain.ls2(plain.mlp(plain.norm2(released))))
+    assert_close(block(x), released)
+
+
+# RepAdapter (`repadapter.py`): convolutions with kernels of one token, the second in two groups
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("target", ["attn.qkv", "mlp.fc1"])
+def test_rep_adapters_halves_are_the_groups_of_the_released_convolution(target: str, train: bool) -> None:
+    layer: RepAdapterLayer = (
+        random_model(RepAdapter(rank=R, scale=0.7, dropout=0.0)).get_submodule(f"blocks.1.{target}").train(train)
+    )
+    x = tokens(2, 5, D)
+    code = F.conv1d(x.transpose(1, 2), layer.down[:, :, None], layer.down_bias)
+    moved = F.conv1d(code, layer.up.flatten(0, 1)[:, :, None], layer.up_bias, groups=2)
+    assert_close(layer(x), layer.base((moved * 0.7 + x.transpose(1, 2)).transpose(1, 2)))
+
+
+# Adapter+ (`vit_adapter.py`): the position `post`, and stochastic depth inside the scale
+
+
+def test_adapter_plus_is_the_released_post_adapter_and_drops_whole_images() -> None:
+    layer: Any = random_model(AdapterPlus(drop_path=0.5)).blocks[1].train()
+    x = tokens(64, 5, D)
+    y = layer.base(x)
+    bottleneck = nn.Sequential(nn.Linear(D, 8), nn.GELU(), nn.Linear(8, D)).double()
+    with torch.no_grad():
+        for mine, theirs in zip((layer.down, layer.down_bias, layer.up, layer.up_bias), bottleneck.parameters(), strict=True):
+            theirs.copy_(mine)
+    released = bottleneck(y) * layer.scale
+    assert_close(layer.eval()(x), y + released)
+    added = layer.train()(x) - y
+    kept = added.flatten(1).any(1)
+    assert 0 < kept.sum() < 64
+    assert_close(added[kept], 2 * released[kept])

@@ -56,6 +56,8 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
     6: (297_216, 594_432, 1_188_864, 2_377_728),
     12: (594_432, 1_188_864, 2_377_728, 4_755_456),
 }
+ADAPTER_PLUS = {1: 36_876, 2: 55_320, 4: 92_208, 8: 165_984, 16: 313_536, 32: 608_640}
+REP_ADAPTER = {4: 129_120, 8: 239_808, 16: 461_184, 32: 903_936}  # the last three as Mai et al. print them
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,13 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "layer_norm"}, 38_400),
         pytest.param({"method": "bitfit"}, 12 * (7 * 768 + 3072) + 2 * 768),
         pytest.param({"method": "full"}, 85_798_656),
+        pytest.param({"method": "difffit"}, 140_544),
+        pytest.param({"method": "adapter_plus"}, 165_984),
+        *_grid("adapter_plus", "rank", {}, ADAPTER_PLUS),
+        pytest.param({"method": "rep_adapter"}, 239_808),
+        *_grid("rep_adapter", "rank", {}, REP_ADAPTER),
+        *_grid("rep_adapter", "rank", {"rep_adapter.position": "att"}, {r: n // 2 for r, n in REP_ADAPTER.items()}),
+        pytest.param({"method": "difffit", "difffit.layers": "last-2"}, 2 * (11 * 768 + 3072)),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),

@@ -37,6 +37,7 @@ CONFIGS["heart_lora"] |= {"heart_lora.active_head_ratio": 0.5, "heart_lora.warmu
 CONFIGS["arc"] |= {"arc.rank": 5}
 UNMERGEABLE = {
     "adapter": "its activation makes the update non-linear",
+    "adapter_plus": "its activation makes the update non-linear",
     "adaptformer": "its activation makes the update non-linear",
     "lily": "its router makes the weight a function of the input",
 }

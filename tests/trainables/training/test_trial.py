@@ -45,6 +45,9 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "layer_norm", **SHARED},
     {"method": "bitfit", **SHARED},
     {"method": "full", **SHARED},
+    {"method": "difffit", **SHARED},
+    {"method": "rep_adapter", "rep_adapter.rank": 4, "rep_adapter.dropout": 0.2, **SHARED},
+    {"method": "adapter_plus", "adapter_plus.rank": 4, "adapter_plus.drop_path": 0.2, **SHARED},
 ]
 LORA = CONFIGS[1]
 
@@ -244,7 +247,13 @@ def test_finish_gives_the_backbone_back_as_it_was_loaded() -> None:
 
 @pytest.mark.parametrize(
     ("method", "name"),
-    [("full", "pos_embed"), ("full", "blocks.2.mlp.fc1.weight"), ("bitfit", "norm.bias"), ("layer_norm", "blocks.2.norm1.weight")],
+    [
+        ("full", "pos_embed"),
+        ("full", "blocks.2.mlp.fc1.weight"),
+        ("bitfit", "norm.bias"),
+        ("layer_norm", "blocks.2.norm1.weight"),
+        ("difffit", "blocks.2.attn.qkv.bias"),
+    ],
 )
 def test_what_was_trained_of_the_backbone_itself_is_given_back(
     warm: AdapterWorker, first_results: list[list[dict[str, float]]], method: str, name: str
