@@ -1,7 +1,7 @@
 """Protocols: the recipes under which papers published their numbers, as data in `search/protocols`.
 
 A study file that names a protocol follows it wherever it says nothing itself. What the protocol sets becomes part of the study, so
-that a study goes on as it began even if the protocol is corrected later.
+that a later correction of the protocol does not change a study that exists.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Task:
         name: Name.
         group: Group of tasks to which it belongs.
         file: Study file.
-        earlier: True if the suite began with an earlier version of its file, and goes on with that.
+        earlier: True if the suite began with an earlier version of its file, and continues with that.
     """
 
     name: str
@@ -76,7 +76,7 @@ def load(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> tuple[str, list[Task]]:
-    """Read a suite, and check all of its studies. A suite that began with an earlier version of its file goes on with that.
+    """Read a suite, and check all of its studies. A suite that began with an earlier version of its file continues with that.
 
     Args:
         source: Path, or name of a packaged suite.

@@ -134,7 +134,7 @@ def test_a_suite_that_began_with_an_earlier_version_of_its_file_goes_on_with_it(
     Path(small).write_text(newer)
     after = paretune(*command, cwd=tmp_path)
     assert after.returncode == 0, after.stderr
-    assert "small goes on as it began, with an earlier version" in after.stderr
+    assert "small continues as it began, with an earlier version" in after.stderr
     assert json.loads(after.stdout) == json.loads(before.stdout)
     assert {task.file.budget.n_trials for task in load(small, storage=tmp_path / "paretune-studies")[1]} == {6}
     assert {task.file.budget.n_trials for task in load(small, storage=tmp_path / "new")[1]} == {7}
