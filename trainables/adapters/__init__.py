@@ -24,14 +24,10 @@ from trainables.adapters.base import (
     adapt,
     adaptation,
     adapted_layers,
-    load_trainable_state,
     merge,
     regulariser,
     remove,
-    trainable_parameters,
-    trainable_state,
     transformer_blocks,
-    undecayed_parameters,
     unmergeable,
 )
 from trainables.adapters.bitfit import BitFit
@@ -50,6 +46,7 @@ from trainables.adapters.randlora import RandLoRA
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
 from trainables.adapters.ssf import SSF
+from trainables.adapters.state import load_trainable_state, trainable_parameters, trainable_state, undecayed_parameters
 
 __all__ = [
     "ARC",
