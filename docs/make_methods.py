@@ -42,6 +42,7 @@ SHARED = {  # tensors that a block does not have for itself
     "layer_norm": "nothing is added",
     "bitfit": "nothing is added",
     "full": "nothing is added",
+    "convpass": "nothing",
 }
 SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
@@ -57,6 +58,7 @@ SOURCE = {  # how sure each is
     "randlora": "high: released code",
     "heart_lora": "weak: abstract and appendix; no code",
     "ssf": "high: released code",
+    "convpass": "high: released code",
 }
 
 OPENING = """# The methods, side by side
@@ -97,6 +99,7 @@ and the printed ones:
 | SSF, ViT-B/16 | 205,824 | 0.244 M | 0.24 M (VTAB-1k) | agrees, with head |
 | LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
+| Convpass, r=8 | 327,552 | | 0.33 M | agrees, without head |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
 | Lily, VTAB-1k | 6,192 r n | | not found | r and n per task were not released |
 | Heart-LoRA | 294,912 - 12,288 n | | not found | n of 12 heads off, r=8 |

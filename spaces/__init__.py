@@ -11,6 +11,7 @@ from spaces import (
     arc,
     bitfit,
     clora,
+    convpass,
     fact,
     full,
     head_only,
@@ -62,6 +63,7 @@ _METHODS = (
     layer_norm,
     bitfit,
     full,
+    convpass,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

@@ -22,6 +22,7 @@ METHOD_NAMES = {
     "layer_norm": "LayerNorm tuning",
     "bitfit": "BitFit",
     "full": "full fine-tuning",
+    "convpass": "Convpass",
 }
 
 

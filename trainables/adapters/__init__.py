@@ -32,6 +32,7 @@ from trainables.adapters.base import (
 )
 from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
+from trainables.adapters.convpass import Convpass
 from trainables.adapters.fact import FacT
 from trainables.adapters.families import supported_blocks
 from trainables.adapters.full import Full
@@ -58,6 +59,7 @@ __all__ = [
     "Adapter",
     "BitFit",
     "CLoRA",
+    "Convpass",
     "FacT",
     "Full",
     "HeadOnly",
@@ -107,6 +109,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     LayerNormTuning,
     BitFit,
     Full,
+    Convpass,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

@@ -56,6 +56,10 @@ class Method:
         """
         return {}
 
+    def build_in(self, model: nn.Module, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """Build the layers of `build`; a method that needs more of the model than these blocks overrides this one."""
+        return self.build(blocks, rng)
+
     def build_outside(self, model: nn.Module, rng: torch.Generator) -> dict[str, Layer]:
         """Build the layers on submodules outside of the blocks, keyed by path, after those of the blocks; by default none."""
         return {}
@@ -170,7 +174,7 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     layers: dict[str, Layer] = {}
     try:
         for stage in stages(blocks):
-            layers |= method.build(stage, rng)
+            layers |= method.build_in(model, stage, rng)
         layers |= method.build_outside(model, rng)
         trained = method.own_parameters(model)
     except BaseException:

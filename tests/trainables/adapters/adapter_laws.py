@@ -192,8 +192,9 @@ class Family(Backbone):
 def _hook(block: Any, path: str, plain: Tensors, p: Tensors, case: Case) -> None:
     """Replaces what the block's linears, its MLP and itself give by the dense equations.
 
-    Each linear's output becomes `case.linear` of its input, the MLP's becomes `case.mlp` of its input and of its output, and the
-    block's becomes `case.block` of what the MLP's norm reads and of its output; where the case has no such oracle, all stays.
+    Each linear's output becomes `case.linear` of its input, the MLP's becomes `case.mlp` of its input and of its output, that of
+    attention and MLP behind LayerScale becomes `case.branch` of what their norm gives and of their output, and the block's becomes
+    `case.block` of what the MLP's norm reads and of its output; where the case has no such oracle, all stays.
     A linear in parts (q, k, v; gate and value) is one for the equation: every part gives its chunk of the whole.
     BEiT keeps the biases of q and v beside the linear and adds them itself, after the hook: what is replaced comes without them.
     """
@@ -232,6 +233,15 @@ def _hook(block: Any, path: str, plain: Tensors, p: Tensors, case: Case) -> None
     block.mlp.register_forward_hook(
         lambda _, inputs, y: rows(lambda x, y: case.mlp(case.method, p, f"{path}.mlp", x, y), inputs[0], y)
     )
+    for branch, norm, end in (("attn", block.norm1, block.drop_path1), ("mlp", block.norm2, block.drop_path2)):
+        normed: list[Tensor] = []
+        norm.register_forward_hook(lambda _, __, h, normed=normed: normed.append(h))
+
+        def beside(_: nn.Module, __: Any, y: Tensor, branch: str = branch, normed: list[Tensor] = normed) -> Tensor:
+            h, whole = normed[-1].flatten(1, -2), y.flatten(1, -2)
+            return rows(lambda h, y: case.branch(case.method, p, f"{path}.{branch}", h, y), h, whole).view_as(y)
+
+        end.register_forward_hook(beside)
     stream: list[Tensor] = []
     block.norm2.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))
     block.register_forward_hook(
@@ -270,6 +280,10 @@ def plain_block(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> 
     return y
 
 
+def plain_branch(method: Method, p: Tensors, path: str, h: Tensor, y: Tensor) -> Tensor:
+    return y
+
+
 def plain_after(method: Method, p: Tensors, path: str, y: Tensor) -> Tensor:
     return y
 
@@ -283,6 +297,7 @@ class Case:
         n_params: The paper's count for a backbone.
         linear: Oracle of a linear: its output for the tokens x of one image (or of the batch, where `per_batch`).
         mlp: Oracle of an MLP, given its input and its frozen output.
+        branch: Oracle of what attention or MLP adds to the stream, given the output of its norm and what it adds when frozen.
         block: Oracle of a block, given the residual stream between attention and MLP and the block's frozen output.
         after: Oracle of what follows a norm or the patch embedding, given its path and its frozen output (..., width).
         exact_start: Starts as the pretrained model.
@@ -297,6 +312,7 @@ class Case:
     n_params: Callable[[Backbone], int]
     linear: Callable[[Method, Tensors, Frozen, Tensor], Tensor] = plain_linear
     mlp: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_mlp
+    branch: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_branch
     block: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_block
     after: Callable[[Method, Tensors, str, Tensor], Tensor] = plain_after
     exact_start: bool = True
@@ -343,18 +359,21 @@ def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images
     for i, block in enumerate(transformer_blocks(model)):
         path = f"blocks.{i}"
         scale1, scale2 = w.get(f"{path}.ls1.gamma", 1.0), w.get(f"{path}.ls2.gamma", 1.0)
-        qkv = linear(norm(x, f"{path}.norm1"), f"{path}.attn.qkv")
+        inside = norm(x, f"{path}.norm1")
+        qkv = linear(inside, f"{path}.attn.qkv")
         d = qkv.shape[-1] // 3
         heads = []
         for h in range(block.attn.num_heads):
             rows = slice(h * block.attn.head_dim, (h + 1) * block.attn.head_dim)
             q, k, v = qkv[..., :d][..., rows], qkv[..., d : 2 * d][..., rows], qkv[..., 2 * d :][..., rows]
             heads.append((q @ k.mT / math.sqrt(block.attn.head_dim)).softmax(-1) @ v)
-        x = x + scale1 * linear(torch.cat(heads, -1), f"{path}.attn.proj")
+        added = scale1 * linear(torch.cat(heads, -1), f"{path}.attn.proj")
+        x = x + case.branch(case.method, p, f"{path}.attn", inside, added)
         inside = norm(x, f"{path}.norm2")
         hidden = linear(inside, f"{path}.mlp.fc1")
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        y = x + scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+        added = scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+        y = x + case.branch(case.method, p, f"{path}.mlp", inside, added)
         x = case.block(case.method, p, path, x, y)
     x = norm(x[:, 0], "norm") if "cls_token" in w else norm(x[:, model.num_prefix_tokens :].mean(1), "fc_norm")
     return x @ p["head.weight"].T + p["head.bias"]

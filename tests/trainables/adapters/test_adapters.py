@@ -23,6 +23,7 @@ from trainables.adapters import (
     AdaptFormer,
     BitFit,
     CLoRA,
+    Convpass,
     FacT,
     Full,
     HeadOnly,
@@ -284,6 +285,40 @@ def ssf_params(backbone: Backbone) -> int:
     return sum(2 * len(p) for name, p in backbone_parameters(backbone) if adapted.fullmatch(name))
 
 
+def _quick_gelu(z: Tensor) -> Tensor:
+    return z / (1 + torch.exp(-1.702 * z))
+
+
+def convpass(method: Method, p: Tensors, path: str, h: Tensor, y: Tensor) -> Tensor:
+    """Beside attention and MLP, tap by tap: a patch sees its neighbours in the square grid, a token before them only itself."""
+    block, _, branch = path.rpartition(".")
+    if f"{block}.beside.{branch}.down" not in p:
+        return y
+    own = {name: p[f"{block}.beside.{branch}.{name}"] for name in ("down", "down_bias", "kernel", "kernel_bias", "up", "up_bias")}
+    code = _quick_gelu(h[0] @ own["down"].T + own["down_bias"])
+    side = math.isqrt(len(code))
+    n_prefix = len(code) - side * side
+    convolved = []
+    for i in range(len(code)):
+        row, column = divmod(i - n_prefix, side)
+        value = own["kernel_bias"]
+        for a in (-1, 0, 1):
+            for b in (-1, 0, 1):
+                if i < n_prefix and (a, b) != (0, 0):
+                    continue
+                if i >= n_prefix and not (0 <= row + a < side and 0 <= column + b < side):
+                    continue
+                value = value + own["kernel"][:, :, a + 1, b + 1] @ code[i + a * side + b]
+        convolved.append(value)
+    update = _quick_gelu(torch.stack(convolved)) @ own["up"].T + own["up_bias"]
+    return y + cast(Convpass, method).scale * update[None]
+
+
+def convpass_case(n_params: Any, **knobs: Any) -> Case:
+    reason, dropout = "cannot be merged: its activations", Convpass(dropout=0.3, **knobs)
+    return Case(Convpass(dropout=0.0, **knobs), n_params, branch=convpass, unmergeable=reason, dropout=dropout)
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -399,6 +434,9 @@ CASES = [
     Case(LayerNormTuning(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if "norm" in name)),
     Case(BitFit(), lambda b: sum(p.numel() for name, p in backbone_parameters(b) if name.endswith("bias"))),
     Case(Full(), lambda b: sum(p.numel() for _, p in backbone_parameters(b))),
+    convpass_case(lambda b: 2 * b.depth * (2 * b.d * 3 + 9 * 3**2 + 2 * 3 + b.d), rank=3),
+    convpass_case(lambda b: 2 * (2 * b.d * 4 + 9 * 4**2 + 2 * 4 + b.d), rank=4, scale=0.5, position="attn", layers="last-2"),
+    convpass_case(lambda b: 2 * b.depth * (2 * b.d * 2 + 9 * 2**2 + 2 * 2 + b.d), rank=2, kernel_init="xavier"),
 ]
 
 
@@ -611,6 +649,10 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
             {"method": "lily", "lily.rank": 2, "lily.n_downs": 5},
             r"lily\.n_downs must be at most 4, one for each adapted block of blocks,",
         ),
+        ({"method": "convpass", "convpass.rank": 13}, r"convpass\.rank must be at most 12, .*; got 13"),
+        ({"method": "convpass", "convpass.scale": 0.0}, r"convpass\.scale must be positive; got 0\.0"),
+        ({"method": "convpass", "convpass.position": "mlp"}, r"convpass\.position must be one of attn_mlp, attn; got 'mlp'"),
+        ({"method": "convpass", "convpass.kernel_init": "zeros"}, r"convpass\.kernel_init must be one of identity, xavier; got"),
         ({"method": "lily", "lily.temperature": 0.0}, r"lily\.temperature must be positive"),
         ({"method": "lily", "lily.router": "token"}, r"lily\.router must be one of sample, batch, uniform"),
     ],

@@ -17,7 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from trainables import measure
-from trainables.adapters import METHODS, LayerNormTuning, Lily, LoRA, adapt, remove
+from trainables.adapters import METHODS, Convpass, LayerNormTuning, Lily, LoRA, adapt, remove
 from trainables.adapters.base import adapted_layers
 from trainables.backbones import create, fingerprint, remove_head, set_head
 
@@ -136,6 +136,15 @@ def test_layer_norm_tuning_refuses_a_backbone_of_rms_norms_and_leaves_it_as_it_w
     ):
         adapt(model, LayerNormTuning())
     assert [p.requires_grad for p in model.parameters()] == flags
+    adapt(model, LoRA(rank=2))
+
+
+def test_convpass_refuses_patches_without_a_fixed_grid() -> None:
+    model = VIT(patch_drop_rate=0.5)
+    with pytest.raises(
+        ValueError, match="the patches of this VisionTransformer have no fixed grid: it drops some or takes any size;"
+    ):
+        adapt(model, Convpass(rank=2))
     adapt(model, LoRA(rank=2))
 
 

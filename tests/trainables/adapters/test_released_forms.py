@@ -12,10 +12,12 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from trainables.adapters import ARC, Adapter, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
+from trainables.adapters import ARC, Adapter, Convpass, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
+from trainables.adapters.convpass import Bypass, ConvpassLayer
 from trainables.adapters.fact import FacTLayer
+from trainables.adapters.families import Layout
 from trainables.adapters.randlora import RandLoRALayer
 
 from .. import small_models
@@ -186,3 +188,60 @@ def test_the_diagonals_of_qkv_are_trained_here_and_not_by_an_adapted_weight_that
     for diagonal in (layer.diag_b, layer.diag_a):
         assert diagonal.grad is not None
         assert diagonal.grad.norm() > 0
+
+
+# Convpass (`convpass.py`): its two images are the grid of patches and the class token
+
+
+def convpass(bypass: Bypass, h: Tensor, grid: tuple[int, int]) -> Tensor:
+    code, images = quick_gelu(h @ bypass.down.T + bypass.down_bias), []
+    for part, size in ((code[:, :1], (1, 1)), (code[:, 1:], grid)):
+        image = part.reshape(len(h), *size, R).permute(0, 3, 1, 2)
+        image = nn.functional.conv2d(image, bypass.kernel, bypass.kernel_bias, padding=1)
+        images.append(image.permute(0, 2, 3, 1).reshape(len(h), -1, R))
+    return quick_gelu(torch.cat(images, 1)) @ bypass.up.T + bypass.up_bias
+
+
+@pytest.mark.parametrize("n_dropped", [0, 1])
+def test_convpass_is_the_released_one_on_a_grid_that_is_not_square_and_its_paths_are_dropped_apart(n_dropped: int) -> None:
+    sizes: dict[str, Any] = {"img_size": (16, 24), "patch_size": 8, "embed_dim": D, "depth": 1, "num_heads": 2, "init_values": 0.5}
+    model = VisionTransformer(**sizes).double().eval()
+    adapt(model, Convpass(rank=R, scale=0.7))
+    layer = cast(ConvpassLayer, model.blocks[0])
+    block, by = cast(Any, layer.base), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in layer.beside.parameters():
+            parameter.normal_(generator=by)
+    block.drop_path1, block.drop_path2 = DroppedFirst(n_dropped), DroppedFirst(n_dropped)
+    x = tokens(2, 7, D)
+    found = layer(x)
+    attention, mlp = (cast(Bypass, layer.beside[branch]) for branch in ("attn", "mlp"))
+    kept = 1 - n_dropped  # of the branches; what is beside them is dropped or kept on its own
+    h = block.norm1(x)
+    x = x + kept * block.ls1(block.attn(h)) + 0.7 * convpass(attention, h, (2, 3))
+    h = block.norm2(x)
+    x = x + kept * block.ls2(block.mlp(h)) + 0.7 * convpass(mlp, h, (2, 3))
+    assert_close(found, x)
+
+
+class DroppedFirst(nn.Module):
+    """Stochastic depth that drops the first n paths."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.calls = n, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * float(self.calls > self.n)
+
+
+def test_convpasses_first_kernel_is_the_identity_or_xavier() -> None:
+    block: Any = random_model(Convpass(rank=R)).blocks[0]
+    kernels = []
+    for init in ("identity", "xavier"):
+        bypass = Bypass(block.base.attn.proj.weight, Layout(1, (2, 2)), Convpass(rank=R, kernel_init=init), torch.Generator())
+        kernels.append(bypass.kernel)
+    x = tokens(1, R, 3, 3)
+    assert_close(nn.functional.conv2d(x, kernels[0], padding=1), x)
+    assert 0.7 * (6 / (18 * R)) ** 0.5 < kernels[1].abs().max() <= (6 / (18 * R)) ** 0.5

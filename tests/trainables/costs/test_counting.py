@@ -118,6 +118,8 @@ LILY = {  # n_experts = n_downs: count at rank 8, 16, 32 and 64
         pytest.param({"method": "layer_norm"}, 38_400),
         pytest.param({"method": "bitfit"}, 12 * (7 * 768 + 3072) + 2 * 768),
         pytest.param({"method": "full"}, 85_798_656),
+        pytest.param({"method": "convpass"}, 327_552),
+        pytest.param({"method": "convpass", "convpass.position": "attn"}, 163_776),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),

@@ -38,6 +38,7 @@ CONFIGS["arc"] |= {"arc.rank": 5}
 UNMERGEABLE = {
     "adapter": "its activation makes the update non-linear",
     "adaptformer": "its activation makes the update non-linear",
+    "convpass": "its activations make the update non-linear",
     "lily": "its router makes the weight a function of the input",
 }
 SEED = 3
