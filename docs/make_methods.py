@@ -43,6 +43,7 @@ SHARED = {  # tensors that a block does not have for itself
     "bitfit": "nothing is added",
     "full": "nothing is added",
     "convpass": "nothing",
+    "vpt": "nothing (deep); the prompts, carried through all blocks (shallow)",
 }
 SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
@@ -59,6 +60,7 @@ SOURCE = {  # how sure each is
     "heart_lora": "weak: abstract and appendix; no code",
     "ssf": "high: released code",
     "convpass": "high: released code",
+    "vpt": "high: released code",
 }
 
 OPENING = """# The methods, side by side
@@ -100,6 +102,8 @@ and the printed ones:
 | LayerNorm tuning, ViT-B/16 | 38,400 | | 38,400 | agrees, without head; the final norm is in it |
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
 | Convpass, r=8 | 327,552 | | 0.33 M | agrees, without head |
+| VPT shallow, p = 100 | 76,800 | | 0.08 M | agrees, without head; p is chosen for each data set, and 100 is the mean of Mai et al. |
+| VPT deep, p = 61 | 562,176 | | 0.56 M | agrees, without head, at this mean of p; the paper's p of each task were not looked up |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
 | Lily, VTAB-1k | 6,192 r n | | not found | r and n per task were not released |
 | Heart-LoRA | 294,912 - 12,288 n | | not found | n of 12 heads off, r=8 |

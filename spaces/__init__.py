@@ -25,6 +25,7 @@ from spaces import (
     serial_lora,
     snell,
     ssf,
+    vpt,
 )
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words, key_of
@@ -64,6 +65,7 @@ _METHODS = (
     bitfit,
     full,
     convpass,
+    vpt,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

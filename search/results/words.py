@@ -23,6 +23,7 @@ METHOD_NAMES = {
     "bitfit": "BitFit",
     "full": "full fine-tuning",
     "convpass": "Convpass",
+    "vpt": "VPT",
 }
 
 

@@ -48,12 +48,15 @@ from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
 from trainables.adapters.ssf import SSF
 from trainables.adapters.state import load_trainable_state, trainable_parameters, trainable_state, undecayed_parameters
+from trainables.adapters.tokens import sequence_growth
+from trainables.adapters.vpt import VPT
 
 __all__ = [
     "ARC",
     "METHODS",
     "SNELL",
     "SSF",
+    "VPT",
     "AdaptFormer",
     "Adaptation",
     "Adapter",
@@ -83,6 +86,7 @@ __all__ = [
     "peft_method",
     "regulariser",
     "remove",
+    "sequence_growth",
     "supported_blocks",
     "trainable_parameters",
     "trainable_state",
@@ -110,6 +114,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     BitFit,
     Full,
     Convpass,
+    VPT,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

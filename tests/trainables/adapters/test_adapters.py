@@ -19,6 +19,7 @@ from trainables.adapters import (
     METHODS,
     SNELL,
     SSF,
+    VPT,
     Adapter,
     AdaptFormer,
     BitFit,
@@ -319,6 +320,35 @@ def convpass_case(n_params: Any, **knobs: Any) -> Case:
     return Case(Convpass(dropout=0.0, **knobs), n_params, branch=convpass, unmergeable=reason, dropout=dropout)
 
 
+def _n_prefix(n_tokens: int) -> int:
+    """The class and register tokens in front of a square grid of patches."""
+    return n_tokens - math.isqrt(n_tokens) ** 2
+
+
+def vpt_entering(method: Method, p: Tensors, path: str, x: Tensor) -> Tensor:
+    """[class and register tokens, prompts, patches], where a block has prompts of its own."""
+    if f"{path}.prompts" not in p:
+        return x
+    n = _n_prefix(x.shape[1])
+    return torch.cat([x[:, :n], p[f"{path}.prompts"].expand(len(x), -1, -1), x[:, n:]], 1)
+
+
+def vpt_block(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """Without the prompts behind a deep block, and behind the last adapted one."""
+    i, vpt = int(path.rpartition(".")[2]), cast(VPT, method)
+    inside = [f"blocks.{j}.base.norm1.weight" in p for j in (i, i + 1)]
+    if not inside[0] or (vpt.depth == "shallow" and inside[1]):
+        return y
+    n = _n_prefix(y.shape[1] - vpt.length)
+    return torch.cat([y[:, :n], y[:, n + vpt.length :]], 1)
+
+
+def vpt_case(n_params: Any, length: int, **knobs: Any) -> Case:
+    method, dropout = VPT(length=length, dropout=0.0, **knobs), VPT(length=length, dropout=0.3, **knobs)
+    oracles = {"entering": vpt_entering, "block": vpt_block}
+    return Case(method, n_params, **oracles, exact_start=False, unmergeable="it adds tokens", dropout=dropout, n_tokens=length)  # type: ignore[arg-type]
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -437,6 +467,11 @@ CASES = [
     convpass_case(lambda b: 2 * b.depth * (2 * b.d * 3 + 9 * 3**2 + 2 * 3 + b.d), rank=3),
     convpass_case(lambda b: 2 * (2 * b.d * 4 + 9 * 4**2 + 2 * 4 + b.d), rank=4, scale=0.5, position="attn", layers="last-2"),
     convpass_case(lambda b: 2 * b.depth * (2 * b.d * 2 + 9 * 2**2 + 2 * 2 + b.d), rank=2, kernel_init="xavier"),
+    vpt_case(lambda b: b.depth * 3 * b.d, 3),
+    vpt_case(lambda b: 3 * b.d, 3, depth="shallow"),
+    vpt_case(lambda b: 2 * 4 * b.d, 4, layers="last-2"),
+    vpt_case(lambda b: 2 * b.d, 2, depth="shallow", layers="first-2"),
+    vpt_case(lambda b: b.d, 1, depth="shallow", layers="last-2"),
 ]
 
 
@@ -653,6 +688,9 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
         ({"method": "convpass", "convpass.scale": 0.0}, r"convpass\.scale must be positive; got 0\.0"),
         ({"method": "convpass", "convpass.position": "mlp"}, r"convpass\.position must be one of attn_mlp, attn; got 'mlp'"),
         ({"method": "convpass", "convpass.kernel_init": "zeros"}, r"convpass\.kernel_init must be one of identity, xavier; got"),
+        ({"method": "vpt", "vpt.length": 0}, r"vpt\.length must be at least 1; got 0"),
+        ({"method": "vpt", "vpt.depth": "all"}, r"vpt\.depth must be one of shallow, deep; got 'all'"),
+        ({"method": "vpt", "vpt.dropout": 1.0}, r"vpt\.dropout must be in \[0, 1\); got 1\.0"),
         ({"method": "lily", "lily.temperature": 0.0}, r"lily\.temperature must be positive"),
         ({"method": "lily", "lily.router": "token"}, r"lily\.router must be one of sample, batch, uniform"),
     ],

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from trainables.adapters import ARC, Adapter, Convpass, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
+from trainables.adapters import ARC, VPT, Adapter, Convpass, FacT, Layer, Method, RandLoRA, adapt, trainable_parameters
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
 from trainables.adapters.convpass import Bypass, ConvpassLayer
@@ -245,3 +245,46 @@ def test_convpasses_first_kernel_is_the_identity_or_xavier() -> None:
     x = tokens(1, R, 3, 3)
     assert_close(nn.functional.conv2d(x, kernels[0], padding=1), x)
     assert 0.7 * (6 / (18 * R)) ** 0.5 < kernels[1].abs().max() <= (6 / (18 * R)) ** 0.5
+
+
+# VPT (`vit_prompt/vit.py`): deep prompts are replaced in front of each block, shallow ones are carried through all
+
+
+def vpt(layers: list[Any], x: Tensor, *, deep: bool, dropout: float = 0.0) -> Tensor:
+    p = layers[0].prompts.shape[0]
+    for i, layer in enumerate(layers):
+        if i == 0 or deep:
+            prompts = nn.functional.dropout(layer.prompts[None].expand(len(x), -1, -1), dropout)
+            x = torch.cat((x[:, :1], prompts, x[:, 1 + (p if i else 0) :]), 1)
+        x = layer.base(x)
+    return x
+
+
+@pytest.mark.parametrize("depth", ["shallow", "deep"])
+def test_vpt_is_the_released_one_with_the_prompts_gone_behind_the_last_block(depth: str) -> None:
+    model = random_model(VPT(depth=depth, length=3, dropout=0.4))
+    x, layers, deep = tokens(2, 5, D), list(model.blocks), depth == "deep"
+    released = vpt(layers, x, deep=deep)
+    assert_close(model.blocks(x), torch.cat((released[:, :1], released[:, 4:]), 1))
+    torch.manual_seed(3)
+    released = vpt(layers, x, deep=deep, dropout=0.4)
+    torch.manual_seed(3)
+    assert_close(model.blocks.train()(x), torch.cat((released[:, :1], released[:, 4:]), 1))
+
+
+def test_an_average_sees_the_patches_and_the_released_one_for_mae_the_prompts_too() -> None:
+    model: Any = VisionTransformer(img_size=16, patch_size=8, embed_dim=D, depth=2, num_heads=2, num_classes=3, global_pool="avg")
+    adapt(model.double().eval(), VPT(length=3, dropout=0.0))
+    images = tokens(2, 3, 16, 16)
+    through = vpt(list(model.blocks), model._pos_embed(model.patch_embed(images)), deep=True)
+    assert_close(model(images), model.head(model.fc_norm(through[:, 4:].mean(1))))
+    assert not torch.allclose(model(images), model.head(model.fc_norm(through[:, 1:].mean(1))))
+
+
+def test_prompts_begin_uniform_within_xaviers_bound_of_the_patch_embedding() -> None:
+    model: Any = VisionTransformer(depth=1)
+    adapt(model, VPT(length=200))
+    values = model.blocks[0].prompts
+    bound = (6 / (3 * 16 * 16 + 768)) ** 0.5
+    assert 0.999 * bound < values.abs().max() <= bound
+    assert values.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)

@@ -45,6 +45,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "layer_norm", **SHARED},
     {"method": "bitfit", **SHARED},
     {"method": "full", **SHARED},
+    {"method": "vpt", "vpt.length": 3, "vpt.dropout": 0.2, **SHARED},
     {"method": "convpass", "convpass.rank": 4, "convpass.dropout": 0.2, **SHARED},
 ]
 LORA = CONFIGS[1]
