@@ -44,7 +44,7 @@ from trainables.simulated.recorded import RecordedTrainable, Table
 from trainables.simulated.surfaces import FAMILIES, Surface, SurfaceTrainable
 
 RESULTS = Path(__file__).parent / "results"
-UNRECORDED = ("ssf", "difffit", "rep_adapter", "adapter_plus")  # younger than the table
+UNRECORDED = ("ssf", "difffit", "rep_adapter", "adapter_plus", "convpass", "vpt")  # younger than the table
 METHODS = tuple(method for method in spaces.SPACES if method not in ("head_only", "layer_norm", "bitfit", "full", *UNRECORDED))
 EPOCHS, MAX_PARAMS, MAX_MS = 30, 100_000, 4.0
 RUNGS = {"grace": 3, "factor": 2}

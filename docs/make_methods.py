@@ -45,6 +45,8 @@ SHARED = {  # tensors that a block does not have for itself
     "difffit": "nothing",
     "rep_adapter": "one adapter serves q, k and v of a block",
     "adapter_plus": "nothing",
+    "convpass": "nothing",
+    "vpt": "nothing (deep); the prompts, carried through all blocks (shallow)",
 }
 SOURCE = {  # how sure each is
     "lora": "high: released code of the VTAB-1k papers",
@@ -63,6 +65,8 @@ SOURCE = {  # how sure each is
     "difffit": "high: released code and counts of the study that it follows",
     "rep_adapter": "high: released code",
     "adapter_plus": "high: released code and configurations",
+    "convpass": "high: released code",
+    "vpt": "high: released code",
 }
 
 OPENING = """# The methods, side by side
@@ -105,6 +109,9 @@ and the printed ones:
 | LayerNorm tuning, CLIP ViT-B/16 | 39,936 | | 39,936 | agrees, without head; so is CLIP's norm before the blocks |
 | DiffFit, ViT-B/16 | 140,544 | | 140,544 | agrees with the released results, without head |
 | RepAdapter r=8 | 239,808 | | 0.22 M | the printed figure has no biases: 221,184 |
+| Convpass, r=8 | 327,552 | | 0.33 M | agrees, without head |
+| VPT shallow, p = 100 | 76,800 | | 0.08 M | agrees, without head; p is chosen for each data set, and 100 is the mean of Mai et al. |
+| VPT deep, p = 61 | 562,176 | | 0.56 M | agrees, without head, at this mean of p; the paper's p of each task were not looked up |
 | SNELL | 18 d r L | | none printed | the paper reports no counts |
 | Lily, VTAB-1k | 6,192 r n | | not found | r and n per task were not released |
 | Heart-LoRA | 294,912 - 12,288 n | | not found | n of 12 heads off, r=8 |

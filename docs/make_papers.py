@@ -50,13 +50,13 @@ def _overview(known: Mapping[str, Protocol]) -> Iterator[str]:
     for row, name, found in sorted(rows, key=lambda entry: -(entry[0].groups or 0)):
         optimiser = found.settings["recipe"].get("optimizer", "adamw")
         rate = found.settings["space"]["optim.lr"]
-        rates = f"{optimiser}, {_number(rate)}" if isinstance(rate, float) else f"{optimiser}, a grid"
+        rates = f"{optimiser}, {format_value(rate)}" if isinstance(rate, float) else f"{optimiser}, a grid"
         means = f"{_number(row.groups)} | {_number(row.tasks)}"
         yield f"| {row.row} | {means} | `{name}` | {found.settings['data']['normalize']} | {rates} | {found.selected_by} |"
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else format_value(value)
+    return "" if value is None else f"{value:.1f}"
 
 
 def _sections(name: str, found: Protocol) -> Iterator[str]:

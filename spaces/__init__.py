@@ -12,6 +12,7 @@ from spaces import (
     arc,
     bitfit,
     clora,
+    convpass,
     difffit,
     fact,
     full,
@@ -27,6 +28,7 @@ from spaces import (
     serial_lora,
     snell,
     ssf,
+    vpt,
 )
 from spaces.shared import SHARED
 from spaces.space import Config, JointSpace, Knob, Space, Value, in_words, key_of
@@ -68,6 +70,8 @@ _METHODS = (
     difffit,
     rep_adapter,
     adapter_plus,
+    convpass,
+    vpt,
 )
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 

@@ -1,7 +1,9 @@
 """The pages say what the code says, and can be read: no dead link, no path that is gone, no long line."""
 
 import importlib.util
+import math
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,9 @@ from pydantic.fields import FieldInfo
 
 from search.config import sections
 from search.config.loading import check
+from search.config.protocols import differences, packaged_names, protocol
 from search.config.study_file import StudyFile
+from search.workflows.suite import load as load_suite
 from trainables.adapters import method_of
 from trainables.recipe.recipe import recipe_of
 
@@ -29,9 +33,8 @@ TREE = (*PACKAGES, "tests", "benchmarks", "docs")
 every_page = pytest.mark.parametrize("name", PAGES)
 
 
-@pytest.fixture(scope="module")
-def make_methods() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_methods", DOCS / "make_methods.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
@@ -39,8 +42,28 @@ def make_methods() -> ModuleType:
     return made
 
 
+@pytest.fixture(scope="module")
+def make_methods() -> ModuleType:
+    return script("make_methods")
+
+
 def test_the_page_of_methods_is_current(make_methods: ModuleType) -> None:
     assert (DOCS / "methods.md").read_text() == make_methods.page(), "run: python docs/make_methods.py"
+
+
+def test_the_page_of_published_numbers_is_current_and_its_commands_are_searches_of_a_whole_grid() -> None:
+    page = (DOCS / "papers.md").read_text()
+    assert page == script("make_papers").page(), "run: python docs/make_papers.py"
+    commands = re.findall(r"^paretune suite .*?(?=\n```)", page, re.DOTALL | re.MULTILINE)
+    assert len(commands) == sum(len(protocol(name).published) for name in packaged_names())
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", ""))
+        overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        file = load_suite(words[2], root=Path("/data"), overrides=overrides, only=["cifar"])[1][0].file
+        assert list(differences(file.resolved())) == []
+        space = file.joint_space()
+        choices = [len(knob.distribution.choices) for knob in space.knobs(file.methods[0])]  # type: ignore[attr-defined]
+        assert file.budget.n_trials == math.prod(choices) + 1
 
 
 def test_a_study_file_reaches_every_value_that_a_paper_used_outside_the_searched_ranges(make_methods: ModuleType) -> None:

@@ -27,6 +27,8 @@ METHOD_NAMES = {
     "difffit": "DiffFit",
     "rep_adapter": "RepAdapter",
     "adapter_plus": "Adapter+",
+    "convpass": "Convpass",
+    "vpt": "VPT",
 }
 
 

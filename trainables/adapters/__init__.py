@@ -25,18 +25,15 @@ from trainables.adapters.base import (
     adapt,
     adaptation,
     adapted_layers,
-    load_trainable_state,
     merge,
     regulariser,
     remove,
-    trainable_parameters,
-    trainable_state,
     transformer_blocks,
-    undecayed_parameters,
     unmergeable,
 )
 from trainables.adapters.bitfit import BitFit
 from trainables.adapters.clora import CLoRA
+from trainables.adapters.convpass import Convpass
 from trainables.adapters.difffit import DiffFit
 from trainables.adapters.fact import FacT
 from trainables.adapters.families import supported_blocks
@@ -53,18 +50,23 @@ from trainables.adapters.rep_adapter import RepAdapter
 from trainables.adapters.serial_lora import SerialLoRA
 from trainables.adapters.snell import SNELL
 from trainables.adapters.ssf import SSF
+from trainables.adapters.state import load_trainable_state, trainable_parameters, trainable_state, undecayed_parameters
+from trainables.adapters.tokens import sequence_growth
+from trainables.adapters.vpt import VPT
 
 __all__ = [
     "ARC",
     "METHODS",
     "SNELL",
     "SSF",
+    "VPT",
     "AdaptFormer",
     "Adaptation",
     "Adapter",
     "AdapterPlus",
     "BitFit",
     "CLoRA",
+    "Convpass",
     "DiffFit",
     "FacT",
     "Full",
@@ -90,6 +92,7 @@ __all__ = [
     "peft_method",
     "regulariser",
     "remove",
+    "sequence_growth",
     "supported_blocks",
     "trainable_parameters",
     "trainable_state",
@@ -119,6 +122,8 @@ _METHODS: Final[tuple[type[Method], ...]] = (
     DiffFit,
     RepAdapter,
     AdapterPlus,
+    Convpass,
+    VPT,
 )
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -56,6 +56,10 @@ class Method:
             ValueError: If the hyperparameters do not fit this backbone.
         """
         return {}
+
+    def build_in(self, model: nn.Module, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
+        """Build the layers of `build`; a method that needs more of the model than these blocks overrides this one."""
+        return self.build(blocks, rng)
 
     def build_outside(self, model: nn.Module, rng: torch.Generator) -> dict[str, Layer]:
         """Build the layers on submodules outside of the blocks, keyed by path, after those of the blocks; by default none."""
@@ -171,7 +175,7 @@ def adapt(model: nn.Module, method: Method, *, generator: torch.Generator | None
     layers: dict[str, Layer] = {}
     try:
         for stage in stages(blocks):
-            layers |= method.build(stage, rng)
+            layers |= method.build_in(model, stage, rng)
         layers |= method.build_outside(model, rng)
         trained = method.own_parameters(model)
     except BaseException:
@@ -258,43 +262,6 @@ def restore_flags(model: nn.Module, requires_grad: Mapping[str, bool]) -> None:
     """Restore which parameters are trainable; a new parameter is trainable."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(requires_grad.get(name, True))
-
-
-def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Iterate over the trainable parameters of an adapted model, with the head; a shared tensor appears once."""
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def undecayed_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the non-1-D parameters that timm or a layer exempts from weight decay."""
-    named = [model.get_parameter(name) for name, _ in model.named_parameters() if name in cast(Any, model).no_weight_decay()]
-    return named + [layer.get_parameter(name) for _, layer in adapted_layers(model) for name in layer.undecayed]
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the trained tensors of an adapted model; with the method and the frozen backbone they restore the function."""
-    return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
-
-
-def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy a `trainable_state` into a model adapted by the same method.
-
-    Raises:
-        ValueError: If the names or shapes are not the model's.
-    """
-    for path, layer in adapted_layers(model):
-        layer.fit({name.removeprefix(f"{path}.") for name in state if name.startswith(f"{path}.")})
-    own = trainable_state(model)
-    if mine := own.keys() ^ state.keys():
-        raise ValueError(
-            f"a state must have exactly the model's trainable tensors; these are in only one of the two: {sorted(mine)}"
-        )
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)} in the model and {tuple(state[name].shape)} in the state")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
 
 
 # The choice of blocks

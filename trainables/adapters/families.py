@@ -88,6 +88,39 @@ def stages(blocks: Blocks) -> list[dict[str, Block]]:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """The tokens that pass through a block: class and register tokens, then the patches, row by row.
+
+    Attributes:
+        n_prefix: Number of class and register tokens.
+        grid: Rows and columns of patches.
+    """
+
+    n_prefix: int
+    grid: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.n_prefix + self.grid[0] * self.grid[1]
+
+
+def layouts(model: nn.Module, blocks: Blocks) -> dict[str, Layout]:
+    """Return the layout of the tokens in each of these blocks; a Swin's stages have different ones.
+
+    Raises:
+        ValueError: If the backbone has no fixed grid of patches.
+    """
+    if isinstance(model, SwinTransformer):
+        return {path: Layout(0, tuple(cast(Any, block).input_resolution)) for path, block in blocks.items()}
+    own = cast(Any, model)
+    grid = getattr(own.patch_embed, "grid_size", None)
+    if grid is None or getattr(getattr(own, "patch_drop", None), "prob", 0) > 0:
+        raise ValueError(
+            f"the patches of this {type(model).__name__} have no fixed grid: it drops some or takes any size; {REMEDY}"
+        )
+    return dict.fromkeys(blocks, Layout(own.num_prefix_tokens, tuple(grid)))
+
+
+@dataclass(frozen=True)
 class Joined:
     """The original parts of a block before `join`.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables import backbones, data
-from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, supported_blocks, unmergeable
+from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, sequence_growth, supported_blocks, unmergeable
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
@@ -132,13 +132,14 @@ class MetaSizes:
                 kept = kept_bytes(model, batch_size)
             except (NotImplementedError, RuntimeError):  # see `gflops`
                 kept = None
+            longer = sequence_growth(model)
         kept = self._kept_by_full(batch_size) if kept is None else kept
         lasting = _FLOAT_BYTES * (self.backbone_params + 3 * n_trained) + PREFIX_BYTES  # gradients and Adam's two moments
-        return lasting + max(_OVER * kept, self._evaluation_bytes)
+        return lasting + max(_OVER * kept, int(longer * self._evaluation_bytes))
 
     @cached_property
     def _evaluation_bytes(self) -> int:
-        """The bytes of an evaluation batch: nothing is kept, so only one block's tensors exist at a time."""
+        """The bytes of an evaluation batch without added tokens: nothing is kept, so only one block's tensors exist at a time."""
         return _OVER * self._kept_by_full(EVAL_BATCH) // len(supported_blocks(self._model))
 
     def _kept_by_full(self, n_images: int) -> int:

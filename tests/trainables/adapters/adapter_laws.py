@@ -34,6 +34,7 @@ from trainables.adapters import (
     trainable_state,
     transformer_blocks,
 )
+from trainables.adapters.base import chosen_blocks
 from trainables.costs.counting import count_parameters
 
 N_CLASSES = 5
@@ -178,6 +179,9 @@ class Family(Backbone):
         untouched = self.build()
         for path, block in supported_blocks(untouched).items():
             _hook(cast(Any, block), path, plain, p, case)
+        if case.n_tokens:
+            for path, block in chosen_blocks(case.method, supported_blocks(untouched)).items():
+                _lengthen(cast(Any, block.attn), f"{path}.attn", plain, case.n_tokens)
         for path, module in untouched.named_modules():
             if isinstance(module, nn.LayerNorm | nn.Conv2d):
                 axis = 1 if isinstance(module, nn.Conv2d) else -1
@@ -192,8 +196,9 @@ class Family(Backbone):
 def _hook(block: Any, path: str, plain: Tensors, p: Tensors, case: Case) -> None:
     """Replaces what the block's linears, its MLP and itself give by the dense equations.
 
-    Each linear's output becomes `case.linear` of its input, the MLP's becomes `case.mlp` of its input and of its output, and the
-    block's becomes `case.block` of what the MLP's norm reads and of its output; where the case has no such oracle, all stays.
+    Each linear's output becomes `case.linear` of its input, the MLP's becomes `case.mlp` of its input and of its output, that of
+    attention and MLP behind LayerScale becomes `case.branch` of what their norm gives and of their output, and the block's becomes
+    `case.block` of what the MLP's norm reads and of its output; where the case has no such oracle, all stays.
     A linear in parts (q, k, v; gate and value) is one for the equation: every part gives its chunk of the whole.
     BEiT keeps the biases of q and v beside the linear and adds them itself, after the hook: what is replaced comes without them.
     """
@@ -232,11 +237,39 @@ def _hook(block: Any, path: str, plain: Tensors, p: Tensors, case: Case) -> None
     block.mlp.register_forward_hook(
         lambda _, inputs, y: rows(lambda x, y: case.mlp(case.method, p, f"{path}.mlp", x, y), inputs[0], y)
     )
+    for branch, norm, end in (("attn", block.norm1, block.drop_path1), ("mlp", block.norm2, block.drop_path2)):
+        normed: list[Tensor] = []
+        norm.register_forward_hook(lambda _, __, h, normed=normed: normed.append(h))
+
+        def beside(_: nn.Module, __: Any, y: Tensor, branch: str = branch, normed: list[Tensor] = normed) -> Tensor:
+            h, whole = normed[-1].flatten(1, -2), y.flatten(1, -2)
+            return rows(lambda h, y: case.branch(case.method, p, f"{path}.{branch}", h, y), h, whole).view_as(y)
+
+        end.register_forward_hook(beside)
     stream: list[Tensor] = []
     block.norm2.register_forward_pre_hook(lambda _, inputs: stream.append(inputs[0]))
+    block.register_forward_pre_hook(lambda _, inputs: (rows(lambda x: case.entering(case.method, p, path, x), inputs[0]),))
     block.register_forward_hook(
-        lambda _, __, y: rows(lambda x, y: case.block(case.method, p, path, x, y), stream[-1], y.flatten(1, -2)).view_as(y)
+        lambda _, __, y: rows(lambda x, y: case.block(case.method, p, path, x, y), stream[-1], y.flatten(1, -2)).reshape(
+            len(y), -1, *y.shape[2:]
+        )
     )
+
+
+def _lengthen(attention: Any, path: str, plain: dict[str, Tensor], n: int) -> None:
+    """Makes an attention take n further tokens behind its prefix: not turned by EVA's rotations, and without BEiT's bias.
+
+    BEiT's table gets a row of zeros, which the index has for every pair with one of these tokens.
+    """
+    if hasattr(attention, "num_prefix_tokens"):
+        attention.num_prefix_tokens += n
+    if getattr(attention, "relative_position_bias_table", None) is not None:
+        table, index = plain[f"{path}.relative_position_bias_table"], attention.relative_position_index
+        own = torch.tensor([0, *range(1 + n, len(index) + n)])
+        longer = torch.full((len(index) + n, len(index) + n), len(table))
+        longer[own[:, None], own] = index
+        plain[f"{path}.relative_position_bias_table"] = torch.cat((table, table.new_zeros(1, table.shape[1])))
+        attention.relative_position_index, attention.window_size = longer, (len(longer) - 1, 1)
 
 
 TOKEN = Backbone("class token, qkv bias", d=12, depth=4, m=20, kwargs={"num_heads": 3})
@@ -270,6 +303,14 @@ def plain_block(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> 
     return y
 
 
+def plain_entering(method: Method, p: Tensors, path: str, x: Tensor) -> Tensor:
+    return x
+
+
+def plain_branch(method: Method, p: Tensors, path: str, h: Tensor, y: Tensor) -> Tensor:
+    return y
+
+
 def plain_after(method: Method, p: Tensors, path: str, y: Tensor) -> Tensor:
     return y
 
@@ -283,6 +324,8 @@ class Case:
         n_params: The paper's count for a backbone.
         linear: Oracle of a linear: its output for the tokens x of one image (or of the batch, where `per_batch`).
         mlp: Oracle of an MLP, given its input and its frozen output.
+        entering: Oracle of the tokens that a block reads, given those that the model passes to it.
+        branch: Oracle of what attention or MLP adds to the stream, given the output of its norm and what it adds when frozen.
         block: Oracle of a block, given the residual stream between attention and MLP and the block's frozen output.
         after: Oracle of what follows a norm or the patch embedding, given its path and its frozen output (..., width).
         exact_start: Starts as the pretrained model.
@@ -290,6 +333,7 @@ class Case:
         per_batch: Predictions depend on their batch-mates.
         dropout: The same method with dropout, where it has any.
         regulariser: Oracle of the method's term in the loss from its trainables, None where it has none.
+        n_tokens: Tokens that each adapted block has in addition; a Swin's windows have no place for them.
         noise: Relative error of what it computes in single precision whatever the model's is.
     """
 
@@ -297,6 +341,8 @@ class Case:
     n_params: Callable[[Backbone], int]
     linear: Callable[[Method, Tensors, Frozen, Tensor], Tensor] = plain_linear
     mlp: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_mlp
+    entering: Callable[[Method, Tensors, str, Tensor], Tensor] = plain_entering
+    branch: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_branch
     block: Callable[[Method, Tensors, str, Tensor, Tensor], Tensor] = plain_block
     after: Callable[[Method, Tensors, str, Tensor], Tensor] = plain_after
     exact_start: bool = True
@@ -304,6 +350,7 @@ class Case:
     per_batch: bool = False
     dropout: Method | None = None
     regulariser: Callable[[Method, Tensors], Tensor] | None = None
+    n_tokens: int = 0
     noise: float = 0.0
 
     def __str__(self) -> str:
@@ -342,19 +389,23 @@ def _logits(model: VisionTransformer, w: Tensors, p: Tensors, case: Case, images
     x = x + w["pos_embed"]
     for i, block in enumerate(transformer_blocks(model)):
         path = f"blocks.{i}"
+        x = case.entering(case.method, p, path, x)
         scale1, scale2 = w.get(f"{path}.ls1.gamma", 1.0), w.get(f"{path}.ls2.gamma", 1.0)
-        qkv = linear(norm(x, f"{path}.norm1"), f"{path}.attn.qkv")
+        inside = norm(x, f"{path}.norm1")
+        qkv = linear(inside, f"{path}.attn.qkv")
         d = qkv.shape[-1] // 3
         heads = []
         for h in range(block.attn.num_heads):
             rows = slice(h * block.attn.head_dim, (h + 1) * block.attn.head_dim)
             q, k, v = qkv[..., :d][..., rows], qkv[..., d : 2 * d][..., rows], qkv[..., 2 * d :][..., rows]
             heads.append((q @ k.mT / math.sqrt(block.attn.head_dim)).softmax(-1) @ v)
-        x = x + scale1 * linear(torch.cat(heads, -1), f"{path}.attn.proj")
+        added = scale1 * linear(torch.cat(heads, -1), f"{path}.attn.proj")
+        x = x + case.branch(case.method, p, f"{path}.attn", inside, added)
         inside = norm(x, f"{path}.norm2")
         hidden = linear(inside, f"{path}.mlp.fc1")
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        y = x + scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+        added = scale2 * case.mlp(case.method, p, f"{path}.mlp", inside, linear(hidden, f"{path}.mlp.fc2"))
+        y = x + case.branch(case.method, p, f"{path}.mlp", inside, added)
         x = case.block(case.method, p, path, x, y)
     x = norm(x[:, 0], "norm") if "cls_token" in w else norm(x[:, model.num_prefix_tokens :].mean(1), "fc_norm")
     return x @ p["head.weight"].T + p["head.bias"]

@@ -19,11 +19,13 @@ from trainables.adapters import (
     METHODS,
     SNELL,
     SSF,
+    VPT,
     Adapter,
     AdapterPlus,
     AdaptFormer,
     BitFit,
     CLoRA,
+    Convpass,
     DiffFit,
     FacT,
     Full,
@@ -319,6 +321,69 @@ def rep_adapter(method: Method, p: Tensors, frozen: Frozen, x: Tensor) -> Tensor
     return frozen(x + cast(RepAdapter, method).scale * (torch.cat(halves, -1) + p[f"{path}.up_bias"]))
 
 
+def _quick_gelu(z: Tensor) -> Tensor:
+    return z / (1 + torch.exp(-1.702 * z))
+
+
+def convpass(method: Method, p: Tensors, path: str, h: Tensor, y: Tensor) -> Tensor:
+    """Beside attention and MLP, tap by tap: a patch sees its neighbours in the square grid, a token before them only itself."""
+    block, _, branch = path.rpartition(".")
+    if f"{block}.beside.{branch}.down" not in p:
+        return y
+    own = {name: p[f"{block}.beside.{branch}.{name}"] for name in ("down", "down_bias", "kernel", "kernel_bias", "up", "up_bias")}
+    code = _quick_gelu(h[0] @ own["down"].T + own["down_bias"])
+    side = math.isqrt(len(code))
+    n_prefix = len(code) - side * side
+    convolved = []
+    for i in range(len(code)):
+        row, column = divmod(i - n_prefix, side)
+        value = own["kernel_bias"]
+        for a in (-1, 0, 1):
+            for b in (-1, 0, 1):
+                if i < n_prefix and (a, b) != (0, 0):
+                    continue
+                if i >= n_prefix and not (0 <= row + a < side and 0 <= column + b < side):
+                    continue
+                value = value + own["kernel"][:, :, a + 1, b + 1] @ code[i + a * side + b]
+        convolved.append(value)
+    update = _quick_gelu(torch.stack(convolved)) @ own["up"].T + own["up_bias"]
+    return y + cast(Convpass, method).scale * update[None]
+
+
+def convpass_case(n_params: Any, **knobs: Any) -> Case:
+    reason, dropout = "cannot be merged: its activations", Convpass(dropout=0.3, **knobs)
+    return Case(Convpass(dropout=0.0, **knobs), n_params, branch=convpass, unmergeable=reason, dropout=dropout)
+
+
+def _n_prefix(n_tokens: int) -> int:
+    """The class and register tokens in front of a square grid of patches."""
+    return n_tokens - math.isqrt(n_tokens) ** 2
+
+
+def vpt_entering(method: Method, p: Tensors, path: str, x: Tensor) -> Tensor:
+    """[class and register tokens, prompts, patches], where a block has prompts of its own."""
+    if f"{path}.prompts" not in p:
+        return x
+    n = _n_prefix(x.shape[1])
+    return torch.cat([x[:, :n], p[f"{path}.prompts"].expand(len(x), -1, -1), x[:, n:]], 1)
+
+
+def vpt_block(method: Method, p: Tensors, path: str, x: Tensor, y: Tensor) -> Tensor:
+    """Without the prompts behind a deep block, and behind the last adapted one."""
+    i, vpt = int(path.rpartition(".")[2]), cast(VPT, method)
+    inside = [f"blocks.{j}.base.norm1.weight" in p for j in (i, i + 1)]
+    if not inside[0] or (vpt.depth == "shallow" and inside[1]):
+        return y
+    n = _n_prefix(y.shape[1] - vpt.length)
+    return torch.cat([y[:, :n], y[:, n + vpt.length :]], 1)
+
+
+def vpt_case(n_params: Any, length: int, **knobs: Any) -> Case:
+    method, dropout = VPT(length=length, dropout=0.0, **knobs), VPT(length=length, dropout=0.3, **knobs)
+    oracles = {"entering": vpt_entering, "block": vpt_block}
+    return Case(method, n_params, **oracles, exact_start=False, unmergeable="it adds tokens", dropout=dropout, n_tokens=length)  # type: ignore[arg-type]
+
+
 def lily_case(n_params: Any, **knobs: Any) -> Case:
     method = Lily(**knobs)
     reason = None if method.router == "uniform" and method.targets == "kv" else "cannot be merged: it"
@@ -450,6 +515,14 @@ CASES = [
     rep_adapter_case(lambda b: 2 * (3 * b.d + 2 + b.d), rank=2, position="att", layers="last-2"),
     adapter_plus_case(lambda b: b.depth * (2 * b.d * 3 + 3 + 2 * b.d), rank=3),
     adapter_plus_case(lambda b: 2 * (2 * b.d * 4 + 4 + 2 * b.d), rank=4, layers="last-2"),
+    convpass_case(lambda b: 2 * b.depth * (2 * b.d * 3 + 9 * 3**2 + 2 * 3 + b.d), rank=3),
+    convpass_case(lambda b: 2 * (2 * b.d * 4 + 9 * 4**2 + 2 * 4 + b.d), rank=4, scale=0.5, position="attn", layers="last-2"),
+    convpass_case(lambda b: 2 * b.depth * (2 * b.d * 2 + 9 * 2**2 + 2 * 2 + b.d), rank=2, kernel_init="xavier"),
+    vpt_case(lambda b: b.depth * 3 * b.d, 3),
+    vpt_case(lambda b: 3 * b.d, 3, depth="shallow"),
+    vpt_case(lambda b: 2 * 4 * b.d, 4, layers="last-2"),
+    vpt_case(lambda b: 2 * b.d, 2, depth="shallow", layers="first-2"),
+    vpt_case(lambda b: b.d, 1, depth="shallow", layers="last-2"),
 ]
 
 
@@ -679,6 +752,13 @@ def test_a_method_that_was_merged_can_be_followed_by_another() -> None:
             {"method": "lily", "lily.rank": 2, "lily.n_downs": 5},
             r"lily\.n_downs must be at most 4, one for each adapted block of blocks,",
         ),
+        ({"method": "convpass", "convpass.rank": 13}, r"convpass\.rank must be at most 12, .*; got 13"),
+        ({"method": "convpass", "convpass.scale": 0.0}, r"convpass\.scale must be positive; got 0\.0"),
+        ({"method": "convpass", "convpass.position": "mlp"}, r"convpass\.position must be one of attn_mlp, attn; got 'mlp'"),
+        ({"method": "convpass", "convpass.kernel_init": "zeros"}, r"convpass\.kernel_init must be one of identity, xavier; got"),
+        ({"method": "vpt", "vpt.length": 0}, r"vpt\.length must be at least 1; got 0"),
+        ({"method": "vpt", "vpt.depth": "all"}, r"vpt\.depth must be one of shallow, deep; got 'all'"),
+        ({"method": "vpt", "vpt.dropout": 1.0}, r"vpt\.dropout must be in \[0, 1\); got 1\.0"),
         ({"method": "lily", "lily.temperature": 0.0}, r"lily\.temperature must be positive"),
         ({"method": "lily", "lily.router": "token"}, r"lily\.router must be one of sample, batch, uniform"),
     ],

@@ -17,7 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from trainables import measure
-from trainables.adapters import METHODS, LayerNormTuning, Lily, LoRA, adapt, remove
+from trainables.adapters import METHODS, VPT, Convpass, LayerNormTuning, Lily, LoRA, adapt, remove
 from trainables.adapters.base import adapted_layers
 from trainables.backbones import create, fingerprint, remove_head, set_head
 
@@ -79,6 +79,9 @@ def rows(law: str) -> list[Any]:
         ]
         some = [(family, case) for _, some in chosen_cases() for case in some for family in FAMILIES if family.name == "Swin"]
         found += some[turn % 3 :: 3]
+    if law == EQUATION:  # each way of adding tokens meets the positions of every family
+        found += [(family, case) for case in CASES if case.n_tokens and case not in most for family in FAMILIES]
+    found = [(family, case) for family, case in found if not (case.n_tokens and family.name == "Swin")]
     return [pytest.param(*row, id=f"{row[0].name}-{row[1]}") for row in found]
 
 
@@ -137,6 +140,26 @@ def test_layer_norm_tuning_refuses_a_backbone_of_rms_norms_and_leaves_it_as_it_w
     ):
         adapt(model, LayerNormTuning())
     assert [p.requires_grad for p in model.parameters()] == flags
+    adapt(model, LoRA(rank=2))
+
+
+def test_convpass_refuses_patches_without_a_fixed_grid() -> None:
+    model = VIT(patch_drop_rate=0.5)
+    with pytest.raises(
+        ValueError, match="the patches of this VisionTransformer have no fixed grid: it drops some or takes any size;"
+    ):
+        adapt(model, Convpass(rank=2))
+    adapt(model, LoRA(rank=2))
+
+
+def test_a_swin_has_no_place_for_tokens_and_stays_as_it_was() -> None:
+    model = create(small_swin.__name__, device="meta")
+    with pytest.raises(
+        ValueError,
+        match=r"vpt adds tokens to a sequence, and the attention of a SwinTransformer is in windows of a grid; "
+        r"choose another method, or a plain ViT, .*, BEiT or EVA-02$",
+    ):
+        adapt(model, VPT())
     adapt(model, LoRA(rank=2))
 
 

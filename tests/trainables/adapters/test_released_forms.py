@@ -16,8 +16,10 @@ from torch.testing import assert_close
 
 from trainables.adapters import (
     ARC,
+    VPT,
     Adapter,
     AdapterPlus,
+    Convpass,
     DiffFit,
     FacT,
     Layer,
@@ -29,7 +31,9 @@ from trainables.adapters import (
 )
 from trainables.adapters.adapter import AdapterLayer
 from trainables.adapters.arc import ARCLayer
+from trainables.adapters.convpass import Bypass, ConvpassLayer
 from trainables.adapters.fact import FacTLayer
+from trainables.adapters.families import Layout
 from trainables.adapters.randlora import RandLoRALayer
 from trainables.adapters.rep_adapter import RepAdapterLayer
 
@@ -257,3 +261,103 @@ def test_adapter_plus_is_the_released_post_adapter_and_drops_whole_images() -> N
     kept = added.flatten(1).any(1)
     assert 0 < kept.sum() < 64
     assert_close(added[kept], 2 * released[kept])
+
+
+# Convpass (`convpass.py`): its two images are the grid of patches and the class token
+
+
+def convpass(bypass: Bypass, h: Tensor, grid: tuple[int, int]) -> Tensor:
+    code, images = quick_gelu(h @ bypass.down.T + bypass.down_bias), []
+    for part, size in ((code[:, :1], (1, 1)), (code[:, 1:], grid)):
+        image = part.reshape(len(h), *size, R).permute(0, 3, 1, 2)
+        image = nn.functional.conv2d(image, bypass.kernel, bypass.kernel_bias, padding=1)
+        images.append(image.permute(0, 2, 3, 1).reshape(len(h), -1, R))
+    return quick_gelu(torch.cat(images, 1)) @ bypass.up.T + bypass.up_bias
+
+
+@pytest.mark.parametrize("n_dropped", [0, 1])
+def test_convpass_is_the_released_one_on_a_grid_that_is_not_square_and_its_paths_are_dropped_apart(n_dropped: int) -> None:
+    sizes: dict[str, Any] = {"img_size": (16, 24), "patch_size": 8, "embed_dim": D, "depth": 1, "num_heads": 2, "init_values": 0.5}
+    model = VisionTransformer(**sizes).double().eval()
+    adapt(model, Convpass(rank=R, scale=0.7))
+    layer = cast(ConvpassLayer, model.blocks[0])
+    block, by = cast(Any, layer.base), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in layer.beside.parameters():
+            parameter.normal_(generator=by)
+    block.drop_path1, block.drop_path2 = DroppedFirst(n_dropped), DroppedFirst(n_dropped)
+    x = tokens(2, 7, D)
+    found = layer(x)
+    attention, mlp = (cast(Bypass, layer.beside[branch]) for branch in ("attn", "mlp"))
+    kept = 1 - n_dropped  # of the branches; what is beside them is dropped or kept on its own
+    h = block.norm1(x)
+    x = x + kept * block.ls1(block.attn(h)) + 0.7 * convpass(attention, h, (2, 3))
+    h = block.norm2(x)
+    x = x + kept * block.ls2(block.mlp(h)) + 0.7 * convpass(mlp, h, (2, 3))
+    assert_close(found, x)
+
+
+class DroppedFirst(nn.Module):
+    """Stochastic depth that drops the first n paths."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.calls = n, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * float(self.calls > self.n)
+
+
+def test_convpasses_first_kernel_is_the_identity_or_xavier() -> None:
+    block: Any = random_model(Convpass(rank=R)).blocks[0]
+    kernels = []
+    for init in ("identity", "xavier"):
+        bypass = Bypass(block.base.attn.proj.weight, Layout(1, (2, 2)), Convpass(rank=R, kernel_init=init), torch.Generator())
+        kernels.append(bypass.kernel)
+    x = tokens(1, R, 3, 3)
+    assert_close(nn.functional.conv2d(x, kernels[0], padding=1), x)
+    assert 0.7 * (6 / (18 * R)) ** 0.5 < kernels[1].abs().max() <= (6 / (18 * R)) ** 0.5
+
+
+# VPT (`vit_prompt/vit.py`): deep prompts are replaced in front of each block, shallow ones are carried through all
+
+
+def vpt(layers: list[Any], x: Tensor, *, deep: bool, dropout: float = 0.0) -> Tensor:
+    p = layers[0].prompts.shape[0]
+    for i, layer in enumerate(layers):
+        if i == 0 or deep:
+            prompts = nn.functional.dropout(layer.prompts[None].expand(len(x), -1, -1), dropout)
+            x = torch.cat((x[:, :1], prompts, x[:, 1 + (p if i else 0) :]), 1)
+        x = layer.base(x)
+    return x
+
+
+@pytest.mark.parametrize("depth", ["shallow", "deep"])
+def test_vpt_is_the_released_one_with_the_prompts_gone_behind_the_last_block(depth: str) -> None:
+    model = random_model(VPT(depth=depth, length=3, dropout=0.4))
+    x, layers, deep = tokens(2, 5, D), list(model.blocks), depth == "deep"
+    released = vpt(layers, x, deep=deep)
+    assert_close(model.blocks(x), torch.cat((released[:, :1], released[:, 4:]), 1))
+    torch.manual_seed(3)
+    released = vpt(layers, x, deep=deep, dropout=0.4)
+    torch.manual_seed(3)
+    assert_close(model.blocks.train()(x), torch.cat((released[:, :1], released[:, 4:]), 1))
+
+
+def test_an_average_sees_the_patches_and_the_released_one_for_mae_the_prompts_too() -> None:
+    model: Any = VisionTransformer(img_size=16, patch_size=8, embed_dim=D, depth=2, num_heads=2, num_classes=3, global_pool="avg")
+    adapt(model.double().eval(), VPT(length=3, dropout=0.0))
+    images = tokens(2, 3, 16, 16)
+    through = vpt(list(model.blocks), model._pos_embed(model.patch_embed(images)), deep=True)
+    assert_close(model(images), model.head(model.fc_norm(through[:, 4:].mean(1))))
+    assert not torch.allclose(model(images), model.head(model.fc_norm(through[:, 1:].mean(1))))
+
+
+def test_prompts_begin_uniform_within_xaviers_bound_of_the_patch_embedding() -> None:
+    model: Any = VisionTransformer(depth=1)
+    adapt(model, VPT(length=200))
+    values = model.blocks[0].prompts
+    bound = (6 / (3 * 16 * 16 + 768)) ** 0.5
+    assert 0.999 * bound < values.abs().max() <= bound
+    assert values.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)

@@ -11,6 +11,7 @@ import spaces
 from trainables import measure
 from trainables.adapters import Adapter, adapt
 from trainables.costs.counting import forward_gflops, kept_bytes
+from trainables.costs.memory import PREFIX_BYTES
 from trainables.protocol import Sizes
 
 
@@ -127,6 +128,11 @@ REP_ADAPTER = {4: 129_120, 8: 239_808, 16: 461_184, 32: 903_936}  # the last thr
         *_grid("rep_adapter", "rank", {}, REP_ADAPTER),
         *_grid("rep_adapter", "rank", {"rep_adapter.position": "att"}, {r: n // 2 for r, n in REP_ADAPTER.items()}),
         pytest.param({"method": "difffit", "difffit.layers": "last-2"}, 2 * (11 * 768 + 3072)),
+        pytest.param({"method": "vpt"}, 460_800),
+        *_grid("vpt", "length", {}, {p: 12 * 768 * p for p in (1, 5, 10, 50, 100, 200)}),
+        *_grid("vpt", "length", {"vpt.depth": "shallow"}, {p: 768 * p for p in (1, 5, 10, 50, 100, 200)}),
+        pytest.param({"method": "convpass"}, 327_552),
+        pytest.param({"method": "convpass", "convpass.position": "attn"}, 163_776),
         # in the last k of 12 blocks
         pytest.param({"method": "lora", "lora.layers": "last-3"}, 294_912 // 4),
         pytest.param({"method": "arc", "arc.layers": "first-6"}, 2 * (768 * 50 + 6 * (50 + 768))),
@@ -228,6 +234,15 @@ def test_what_a_step_keeps_grows_evenly_with_images_but_for_the_deltas_of_weight
     assert many - few == pytest.approx(2 * 64 * (vit_b.training_bytes(full, 65) - few) / 2, rel=1e-6)
     assert few > 3 * 4 * 85_798_656
     assert vit_b.training_bytes(lora, 64) < few  # no gradients and moments of a whole backbone
+
+
+def test_an_evaluation_needs_memory_for_the_tokens_that_a_method_adds(vit_b: Sizes) -> None:
+    def evaluation(config: dict[str, Any]) -> int:
+        lasting = 4 * (85_798_656 + 3 * sum(vit_b.count(config))) + PREFIX_BYTES
+        return vit_b.training_bytes(config, 1) - lasting  # a step on one image needs less
+
+    doubled = {"method": "vpt", "vpt.length": 1 + 14 * 14, "vpt.depth": "shallow"}
+    assert evaluation(doubled) == 2 * evaluation({"method": "head_only"}) > 0
 
 
 def test_memory_is_counted_by_full_fine_tuning_where_a_tuner_looks_at_values() -> None:

@@ -39,6 +39,8 @@ UNMERGEABLE = {
     "adapter": "its activation makes the update non-linear",
     "adapter_plus": "its activation makes the update non-linear",
     "adaptformer": "its activation makes the update non-linear",
+    "convpass": "its activations make the update non-linear",
+    "vpt": "it adds tokens to the sequence",
     "lily": "its router makes the weight a function of the input",
 }
 SEED = 3

@@ -48,6 +48,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"method": "difffit", **SHARED},
     {"method": "rep_adapter", "rep_adapter.rank": 4, "rep_adapter.dropout": 0.2, **SHARED},
     {"method": "adapter_plus", "adapter_plus.rank": 4, "adapter_plus.drop_path": 0.2, **SHARED},
+    {"method": "vpt", "vpt.length": 3, "vpt.dropout": 0.2, **SHARED},
+    {"method": "convpass", "convpass.rank": 4, "convpass.dropout": 0.2, **SHARED},
 ]
 LORA = CONFIGS[1]
 
