@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import scratch
-from cluster.ray_internals import log_notices, without_servers
+from cluster.ray_internals import log_notices, shut_down, without_servers
 
 # environment variables that Ray reads on import:
 _EMBEDDED = {
@@ -86,7 +86,7 @@ def joined(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        shut_down()
 
 
 def may_hold_secret(address: str) -> bool:
@@ -197,7 +197,7 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
             raise
         finally:
             ended.set()
-            ray.shutdown()
+            shut_down()
 
 
 def _watched(died: threading.Event) -> threading.Event:

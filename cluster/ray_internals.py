@@ -1,13 +1,16 @@
 """The private parts of Ray that we use, all of them, as read in Ray 2.60. Each has a way to do without.
 
-Neither the draining mark of a node, nor the node of an actor, nor the autoscaler's report is part of Ray's public interface, and
-`ray.init` cannot leave out servers. Where Ray has renamed something, the functions below behave as their docstrings say.
+Neither the draining mark of a node, nor the node of an actor, nor the autoscaler's report is part of Ray's public interface,
+`ray.init` cannot leave out servers, and `ray.shutdown` resets signals. Where Ray has renamed something, the functions below behave
+as their docstrings say.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -82,3 +85,31 @@ def without_servers() -> Iterator[None]:
     finally:
         for name, method in unused.items():
             setattr(Node, name, method)
+
+
+def shut_down() -> None:
+    """Shut Ray down, with the process's own SIGTERM handler in place.
+
+    Ray resets the signal to its default, unseen by Python, and then ends its processes for a second or two. A signal at that time
+    would end this process without a word. If Ray renames the patched method, it does.
+    """
+    import ray
+    from ray._private import worker
+
+    handler, node = signal.getsignal(signal.SIGTERM), worker._global_node
+    end = getattr(node, "kill_all_processes", None)
+
+    def end_processes(*arguments: Any, **named: Any) -> None:
+        _restore(handler)
+        if end is not None:
+            end(*arguments, **named)
+
+    if end is not None:
+        node.kill_all_processes = end_processes
+    ray.shutdown()
+    _restore(handler)
+
+
+def _restore(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
