@@ -22,7 +22,7 @@ from trainables.adapters.base import adapted_layers
 from trainables.backbones import create, fingerprint, remove_head, set_head
 
 from ..small_models import small_beit, small_swin
-from .adapter_laws import LAWS, METHOD_ALONE, N_CLASSES, TOKEN, AdapterLaws, Backbone, Case, Family, adapted
+from .adapter_laws import LAWS, METHOD_ALONE, N_CLASSES, TOKEN, AdapterLaws, Backbone, Case, Family, adapted, images
 from .test_adapters import CASES
 
 HEADS: dict[str, Any] = {"num_heads": 2}
@@ -130,6 +130,10 @@ def test_counts_on_real_architectures_are_closed_forms(name: str, lora: int, bit
     assert sizes.count({"method": "layer_norm"})[0] == layer_norm
     assert bitfit is None or sizes.count({"method": "difffit"})[0] == bitfit + layer_norm // 2 + 12 * 2 * 768
     assert sizes.count({"method": "full"})[0] == sizes.backbone_params
+    swin = name.startswith("swin")  # of two blocks at widths of 96, 192 and 768, and six at 384
+    widths = (96, 96, 192, 192, *(384,) * 6, 768, 768) if swin else (768,) * 12
+    assert sizes.count({"method": "convpass"})[0] == 2 * sum(2 * d * 8 + 9 * 8**2 + 2 * 8 + d for d in widths)
+    assert swin or [sizes.count({"method": "vpt", "vpt.depth": depth})[0] for depth in ("deep", "shallow")] == [12 * 38_400, 38_400]
 
 
 def test_layer_norm_tuning_refuses_a_backbone_of_rms_norms_and_leaves_it_as_it_was() -> None:
@@ -161,6 +165,21 @@ def test_a_swin_has_no_place_for_tokens_and_stays_as_it_was() -> None:
     ):
         adapt(model, VPT())
     adapt(model, LoRA(rank=2))
+
+
+def test_tokens_have_no_bias_whether_blocks_share_their_relative_positions_or_own_them() -> None:
+    """A table that all blocks share does what copies of it in each block do."""
+    shared, owned = (
+        Beit(**SMALL, use_abs_pos_emb=False, use_rel_pos_bias=own, use_shared_rel_pos_bias=not own) for own in (False, True)
+    )
+    by = torch.Generator().manual_seed(0)
+    table = torch.randn(12, 2, generator=by)
+    state = {n: torch.randn(p.shape, generator=by) for n, p in shared.state_dict().items() if not n.startswith("rel_pos_bias.")}
+    owned.load_state_dict(state | {f"blocks.{i}.attn.relative_position_bias_table": table for i in range(3)})
+    shared.load_state_dict(state | {"rel_pos_bias.relative_position_bias_table": table})
+    for model in (shared, owned):
+        adapt(model.double().eval(), VPT(length=3))
+    torch.testing.assert_close(shared(images(2)), owned(images(2)))
 
 
 def test_what_does_not_fit_a_stage_of_a_swin_is_refused_with_the_stage() -> None:

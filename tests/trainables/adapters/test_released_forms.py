@@ -275,8 +275,8 @@ def convpass(bypass: Bypass, h: Tensor, grid: tuple[int, int]) -> Tensor:
     return quick_gelu(torch.cat(images, 1)) @ bypass.up.T + bypass.up_bias
 
 
-@pytest.mark.parametrize("n_dropped", [0, 1])
-def test_convpass_is_the_released_one_on_a_grid_that_is_not_square_and_its_paths_are_dropped_apart(n_dropped: int) -> None:
+@pytest.mark.parametrize("kept", [(1, 1), (0, 1), (1, 0)])  # the branches, and what is parallel to them
+def test_convpass_is_the_released_one_on_a_grid_that_is_not_square_and_its_paths_are_dropped_apart(kept: tuple[int, int]) -> None:
     sizes: dict[str, Any] = {"img_size": (16, 24), "patch_size": 8, "embed_dim": D, "depth": 1, "num_heads": 2, "init_values": 0.5}
     model = VisionTransformer(**sizes).double().eval()
     adapt(model, Convpass(rank=R, scale=0.7))
@@ -285,28 +285,26 @@ def test_convpass_is_the_released_one_on_a_grid_that_is_not_square_and_its_paths
     with torch.no_grad():
         for parameter in layer.beside.parameters():
             parameter.normal_(generator=by)
-    block.drop_path1, block.drop_path2 = DroppedFirst(n_dropped), DroppedFirst(n_dropped)
+    block.drop_path1, block.drop_path2 = Kept(*kept), Kept(*kept)
     x = tokens(2, 7, D)
     found = layer(x)
     attention, mlp = (cast(Bypass, layer.beside[branch]) for branch in ("attn", "mlp"))
-    kept = 1 - n_dropped  # of the branches; what is beside them is dropped or kept on its own
     h = block.norm1(x)
-    x = x + kept * block.ls1(block.attn(h)) + 0.7 * convpass(attention, h, (2, 3))
+    x = x + kept[0] * block.ls1(block.attn(h)) + kept[1] * 0.7 * convpass(attention, h, (2, 3))
     h = block.norm2(x)
-    x = x + kept * block.ls2(block.mlp(h)) + 0.7 * convpass(mlp, h, (2, 3))
+    x = x + kept[0] * block.ls2(block.mlp(h)) + kept[1] * 0.7 * convpass(mlp, h, (2, 3))
     assert_close(found, x)
 
 
-class DroppedFirst(nn.Module):
-    """Stochastic depth that drops the first n paths."""
+class Kept(nn.Module):
+    """Stochastic depth that keeps the paths that have a 1, in the order of its calls."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, *kept: int) -> None:
         super().__init__()
-        self.n, self.calls = n, 0
+        self.kept = iter(kept)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x * float(self.calls > self.n)
+        return x * next(self.kept)
 
 
 def test_convpasses_first_kernel_is_the_identity_or_xavier() -> None:
