@@ -210,7 +210,7 @@ def test_the_diagonals_of_qkv_are_trained_here_and_not_by_an_adapted_weight_that
 # DiffFit (`model/block.py` of the study of Mai et al.): gamma stands behind LayerScale and stochastic depth
 
 
-class Kept(nn.Module):
+class AllKept(nn.Module):
     """Stochastic depth that keeps every path."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def test_difffits_scales_on_the_last_linears_are_the_released_ones_behind_layer_
     block: Any = random_model(DiffFit()).blocks[1]
     for i in (1, 2):
         setattr(block, f"ls{i}", LayerScale(D, 0.5).double())
-        setattr(block, f"drop_path{i}", Kept())
+        setattr(block, f"drop_path{i}", AllKept())
     plain, x = copy.deepcopy(block), tokens(2, 5, D)
     plain.attn.proj, plain.mlp.fc2 = plain.attn.proj.base, plain.mlp.fc2.base
     released = x + block.attn.proj.gamma * plain.drop_path1(plain.ls1(plain.attn(plain.norm1(x))))
