@@ -88,7 +88,7 @@ def validate(
     found = check_start(file, on_decoded=progress.decoded, on_tried=progress.tried)
     if found is not None and isinstance(file.data, Images):
         _print_data(file, found)
-    sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
+    sys.stdout.write(yaml.safe_dump(file.written(), sort_keys=False))
 
 
 def _print_data(file: StudyFile, found: Audit) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 import spaces
 from search import costs
+from search.config.own_methods import OwnMethod, resolve, stored_methods
 from search.config.sections import (
     DATA_KINDS,
 )
@@ -53,19 +54,25 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
         sources |= {path[: n + 1]: label for n in range(len(path)) if path[: n + 1] not in sources} | {path: label}
     if storage is not None and object_store.is_address(str(storage)):
         raw, sources, storage = raw | {"storage": storage}, sources | {("storage",): "--storage"}, None
-    file = _check(raw, name, sources)
+    file = _check(raw, name, sources, folder=Path(name).parent)
     file = file.with_lines({".".join(path): place for path, place in sources.items()})
     return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
-def check(raw: Mapping[str, Any], name: str = "study") -> StudyFile:
-    """Validate a study given as a mapping; `name` is the prefix of each line of the error."""
-    return _check(raw, name, {})
+def check(raw: Mapping[str, Any], name: str = "study", *, run_code: bool = True) -> StudyFile:
+    """Validate a study given as a mapping, also a resolved one.
+
+    Args:
+        raw: Content of the file.
+        name: Prefix of each line of the error.
+        run_code: True if the user gave the mapping, so that the methods that it names by their paths may be loaded.
+    """
+    return _check(raw, name, {}, stored=True, run_code=run_code)
 
 
 def check_stored(raw: Mapping[str, Any]) -> StudyFile:
     """Validate the study file that a ledger holds. Its space is unchanged, because the study continues as it began."""
-    return _check(raw, "study", {}, typed=False)
+    return _check(raw, "study", {}, typed=False, stored=True, run_code=False)
 
 
 def packaged_names() -> list[str]:
@@ -89,15 +96,37 @@ def _find(name: str) -> Path | Traversable:
     return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
 
 
-def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str], *, typed: bool = True) -> StudyFile:
-    """Validate everything, and raise one error that lists every problem in the order of the file."""
+def _check(
+    raw: Mapping[str, Any],
+    name: str,
+    sources: Mapping[KeyPath, str],
+    *,
+    folder: Path = Path(),
+    typed: bool = True,
+    stored: bool = False,
+    run_code: bool = True,
+) -> StudyFile:
+    """Validate everything, and raise one error that lists every problem in the order of the file.
+
+    Args:
+        raw: Content of the file.
+        name: Prefix of each line of the error that has no line.
+        sources: Place of each key.
+        folder: Folder against which paths of methods are resolved.
+        typed: True to give values of the space the types of their knobs.
+        stored: True for a file that may hold methods of the user as data.
+        run_code: True for a file that the user gave; False for one of a ledger, which runs no code.
+    """
     raw, shared, problems = _kept(raw)
+    raw, own = _with_own(raw, folder, problems, stored=stored, run_code=run_code)
+    known = {method.name: method.space for method in own.values()}
+    unusable = bool(problems) and problems[-1][0][0] == "methods"
     if typed:
-        raw = _typed(raw, problems)
+        raw = _typed(raw, problems, known)
     file: StudyFile | None = None
     try:
         file = StudyFile.model_validate(raw)
-        file = file.kept_in(file.storage, shared)
+        file = file.kept_in(file.storage, shared).with_own(own)
     except ValidationError as error:
         explained = [_explained(dict(e)) for e in error.errors()]
         first = dict(reversed(explained))  # a union has one error for each of its types
@@ -105,7 +134,7 @@ def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str], *,
     overrides, told = raw.get("space"), {path for path, _ in problems}
     if isinstance(overrides, Mapping):
         overrides = {key: value for key, value in overrides.items() if ("space", key) not in told}
-    problems += _space_problems(raw.get("methods"), overrides)
+    problems += [] if unusable else _space_problems(raw.get("methods"), overrides, known)
     if problems or file is None:
         order = {path: n for n, path in enumerate(sources)}
         problems.sort(key=lambda problem: order.get(_nearest(problem[0], sources), len(order)))
@@ -122,12 +151,31 @@ def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str], *,
     return file
 
 
-def _typed(raw: Mapping[str, Any], problems: list[tuple[KeyPath, str]]) -> Mapping[str, Any]:
+def _with_own(
+    raw: Mapping[str, Any], folder: Path, problems: list[tuple[KeyPath, str]], *, stored: bool, run_code: bool
+) -> tuple[Mapping[str, Any], Mapping[str, OwnMethod]]:
+    """Return the file with names for the methods that the user brought, and these methods; add to `problems` those without use."""
+    own: dict[str, OwnMethod] = {}
+    if stored and "method_files" in raw:
+        try:
+            own = {method.name: method for method in stored_methods(raw)}
+        except ValueError as error:
+            problems.append((("method_files",), str(error)))
+        raw = {key: value for key, value in raw.items() if key != "method_files"}
+    methods = raw.get("methods")
+    if not run_code or not isinstance(methods, list | tuple):
+        return raw, own
+    names, own, found = resolve(methods, folder, own)
+    problems += [(("methods", str(n)), problem) for n, problem in found.items()]
+    return {**raw, "methods": names}, own
+
+
+def _typed(raw: Mapping[str, Any], problems: list[tuple[KeyPath, str]], own: Mapping[str, spaces.Space]) -> Mapping[str, Any]:
     """Return the file with values in its space that have the types of their knobs; add to `problems` those that have others."""
     methods, overrides = raw.get("methods"), raw.get("space")
     if not isinstance(overrides, Mapping) or not isinstance(methods, list | tuple):
         return raw
-    known = spaces.joint([*(m for m in methods if isinstance(m, str) and spaces.unknown_method(m) is None), ANCHOR])
+    known = spaces.joint([*(m for m in methods if isinstance(m, str) and spaces.unknown_method(m, own) is None), ANCHOR], own)
     values, found = known.typed(overrides)
     problems += [(("space", key), problem) for key, problem in found.items()]
     return {**raw, "space": {key: values.get(key, value) for key, value in overrides.items()}}
@@ -178,20 +226,22 @@ def _nearest(path: KeyPath, sources: Mapping[KeyPath, str]) -> KeyPath:
     return path
 
 
-def _space_problems(methods: object, overrides: object) -> Iterator[tuple[KeyPath, str]]:
+def _space_problems(methods: object, overrides: object, own: Mapping[str, spaces.Space]) -> Iterator[tuple[KeyPath, str]]:
     """Yield the problems with names of methods and with the values of their knobs."""
     names = [m for m in methods if isinstance(m, str)] if isinstance(methods, list | tuple) else []
     for n, method in enumerate(names):
-        if (problem := spaces.unknown_method(method)) is not None:
+        if (problem := spaces.unknown_method(method, own)) is not None:
             yield ("methods", str(n)), problem
     if isinstance(overrides, Mapping):
-        known = spaces.joint([*(m for m in names if spaces.unknown_method(m) is None), ANCHOR])
+        known = spaces.joint([*(m for m in names if spaces.unknown_method(m, own) is None), ANCHOR], own)
         for key, problem in known.problems(overrides).items():
             other = str(key).rpartition(".")[0]
-            if other in names and spaces.unknown_method(other) is not None:
+            if other in names and spaces.unknown_method(other, own) is not None:
                 continue  # reported above
             absent = (
-                other not in names and spaces.unknown_method(other) is None and key in {k.key for k in spaces.space_of(other).knobs}
+                other not in names
+                and spaces.unknown_method(other, own) is None
+                and key in {k.key for k in spaces.space_of(other, own).knobs}
             )
             mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or delete this line"
             yield ("space", key), mend if absent else problem

@@ -41,6 +41,7 @@ class Method:
     """
 
     name: ClassVar[str]
+    starts_pretrained: ClassVar[bool] = True  # claims that a newly adapted model computes the function of the pretrained one
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """Build the layers that adapt `blocks`, keyed by the path of the replaced submodule; the model is not changed.
