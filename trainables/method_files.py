@@ -1,9 +1,9 @@
 """The files with methods that users bring: which ones a user has named, their text, and its digest. Nothing here runs them.
 
 A method of one's own is code, and runs with the rights of the user who starts Paretune. So only two kinds of it are run: a file
-that the user has named to this process, in a study file, with `paretune --method` or in `PARETUNE_METHODS`; and a module that an
-installed package declares as an entry point of the group `paretune.methods`. A path that only a ledger or a card holds is compared
-with these, and never opened.
+that the user has named to this process, in a study file, with `paretune --method-file` or in `PARETUNE_METHODS`; and a module that
+an installed package declares as an entry point of the group `paretune.methods`. A path that only a ledger or a card holds is
+compared with these, and never opened.
 """
 
 from __future__ import annotations
@@ -138,14 +138,16 @@ def find_file(name: str, source: str, digest: str | None) -> MethodFile:
         if installed_methods().get(name) != source:
             raise ValueError(f"methods: {name} is the module {source} of a package that is not installed here; install it")
         return read_installed(source)
-    files = [read_file(path) for path in named_files()]
+    files = [read_file(path) for path in named_files() if path.is_file()]
     for file in files:
         if file.digest == digest:
             return file
     for file in files:
         if Path(file.source).name == Path(source).name:
             return file
+    if gone := [path for path in named_files() if path.name == Path(source).name]:
+        read_file(gone[0])
     raise ValueError(
         f"methods: {name} is code, which was in {source} when the study began, and Paretune runs only code that you name: "
-        f"paretune --method {source} ..., or {VARIABLE}={source}"
+        f"paretune --method-file {source} ..., or {VARIABLE}={source}"
     )

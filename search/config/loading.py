@@ -59,15 +59,16 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
-def check(raw: Mapping[str, Any], name: str = "study", *, run_code: bool = True) -> StudyFile:
+def check(raw: Mapping[str, Any], name: str = "study", *, folder: Path = Path(), run_code: bool = True) -> StudyFile:
     """Validate a study given as a mapping, also a resolved one.
 
     Args:
         raw: Content of the file.
         name: Prefix of each line of the error.
+        folder: Folder against which paths of methods are resolved.
         run_code: True if the user gave the mapping, so that the methods that it names by their paths may be loaded.
     """
-    return _check(raw, name, {}, stored=True, run_code=run_code)
+    return _check(raw, name, {}, folder=folder, stored=True, run_code=run_code)
 
 
 def check_stored(raw: Mapping[str, Any]) -> StudyFile:

@@ -100,7 +100,7 @@ def load(
             if only and name not in only:
                 continue
             try:
-                file = _study(suite, name, own, root, overrides)
+                file = _study(suite, name, own, root, overrides, folder=Path(source).parent)
                 found.append(Task(name, group, file if storage is None else file.model_copy(update={"storage": storage})))
             except StudyFileError as error:
                 problems.append(str(error))
@@ -109,14 +109,16 @@ def load(
     return suite.suite, found
 
 
-def _study(suite: SuiteFile, name: str, own: Mapping[str, Any], root: Path | None, overrides: Sequence[str]) -> StudyFile:
+def _study(
+    suite: SuiteFile, name: str, own: Mapping[str, Any], root: Path | None, overrides: Sequence[str], *, folder: Path
+) -> StudyFile:
     data = {**suite.data, **own}
     if root is not None and "path" in data:
         data["path"] = str(root / data["path"])
     raw = {**suite.study, "study": f"{suite.suite}-{name}", "data": data}
     for assignment in overrides:
         assign(raw := _copied(raw), assignment)
-    return check(raw, f"{suite.suite}: {name}")
+    return check(raw, f"{suite.suite}: {name}", folder=folder)
 
 
 def _copied(raw: dict[str, Any]) -> dict[str, Any]:

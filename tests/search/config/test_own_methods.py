@@ -65,7 +65,7 @@ def test_a_stored_file_has_the_space_as_data_and_runs_no_code(tmp_path: Path, mo
     stored = check_stored(file.resolved())
     assert stored.joint_space() == file.joint_space()
     assert stored.resolved() == file.resolved()
-    with pytest.raises(RequestError, match=r"gain is code, .*gain.py.*paretune --method"):
+    with pytest.raises(RequestError, match=r"gain is code, .*gain.py.*paretune --method-file"):
         stored.worker()
     with pytest.raises(StudyFileError, match="no such method"):
         check({**STUDY, "methods": [str(tmp_path / "gain.py")]}, run_code=False)

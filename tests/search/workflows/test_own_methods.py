@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -44,14 +45,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has been searched."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "gain.py").write_text(GAIN)
+    (folder / "s.yaml").write_text(yaml.safe_dump(STUDY))
+    done = paretune("run", "s.yaml", *HERE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def searched(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, in a process to which the user has named nothing."""
+    forget(monkeypatch)
+    return shutil.copytree(template, tmp_path / "copy")
+
+
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on as another process, to which the user has named nothing."""
     monkeypatch.setattr(method_files, "_named", {})
 
 
-def test_a_search_trains_resumes_and_exports_it_and_refuses_a_changed_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = paretune("run", "s.yaml", *HERE, cwd=folder)
-    assert done.returncode == 0, done.stderr
+def test_a_search_trains_resumes_and_exports_it_and_refuses_a_changed_file(
+    template: Path, searched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, began = searched, template / "gain.py"
     study = search.load(folder / "studies" / "s")
     trained = next(trial for trial in study.history if trial.method == "gain")
     assert (trained.state, trained.adapter_params) == (State.COMPLETE, 6 * 3 * 64)  # blocks, q k v, width
@@ -59,14 +79,13 @@ def test_a_search_trains_resumes_and_exports_it_and_refuses_a_changed_file(folde
     assert study.row.facts.pinned is not None
     assert study.row.facts.pinned.methods == {"gain": digest}
 
-    forget(monkeypatch)
     unnamed = paretune("resume", "s", "--more-trials", "1", *HERE, cwd=folder)
     assert unnamed.returncode == 2
-    assert f"paretune --method {folder / 'gain.py'}" in unnamed.stderr
-    again = paretune("--method", "gain.py", "resume", "s", "--more-trials", "1", *HERE, cwd=folder)
+    assert f"paretune --method-file {began}" in unnamed.stderr
+    again = paretune("--method-file", "gain.py", "resume", "s", "--more-trials", "1", *HERE, cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert paretune("--method", "gain.py", "rerun", "s", str(trained.number), *HERE[:2], cwd=folder).returncode == 0
-    sent = paretune("--method", "gain.py", "export-adapter", "s", str(trained.number), "out", *HERE[:2], cwd=folder)
+    assert paretune("--method-file", "gain.py", "rerun", "s", str(trained.number), *HERE[:2], cwd=folder).returncode == 0
+    sent = paretune("--method-file", "gain.py", "export-adapter", "s", str(trained.number), "out", *HERE[:2], cwd=folder)
     assert sent.returncode == 0, sent.stderr
     assert read_card(folder / "out").origin["code"] == {"source": str(folder / "gain.py"), "digest": digest}
 
@@ -81,22 +100,34 @@ def test_a_search_trains_resumes_and_exports_it_and_refuses_a_changed_file(folde
     (folder / "gain.py").write_text(GAIN + "# changed\n")
     now = method_files.read_file(folder / "gain.py").digest
     for command in (
-        ("--method", "gain.py", "resume", "s", "--more-trials", "1", *HERE),
-        ("--method", "gain.py", "rerun", "s", str(trained.number), *HERE[:2]),
-        ("--method", "gain.py", "export-adapter", "s", str(trained.number), "out2", *HERE[:2]),
-        ("--method", "gain.py", "finalize", "s", *HERE),
-        ("--method", "gain.py", "cost", "s", str(trained.number), *HERE[:2]),
+        ("--method-file", "gain.py", "resume", "s", "--more-trials", "1", *HERE),
+        ("--method-file", "gain.py", "rerun", "s", str(trained.number), *HERE[:2]),
+        ("--method-file", "gain.py", "export-adapter", "s", str(trained.number), "out2", *HERE[:2]),
+        ("--method-file", "gain.py", "finalize", "s", *HERE),
+        ("--method-file", "gain.py", "cost", "s", str(trained.number), *HERE[:2]),
     ):
         forget(monkeypatch)
         refused = paretune(*command, cwd=folder)
         assert refused.returncode == 2, command
         assert f"gain.py) is not that with which the study began: its digest was {digest[:12]} and is {now[:12]}" in refused.stderr
 
+    pupil = STUDY | {"study": "pupil", "search": {"learn_from": [str(folder / "studies" / "s")]}}
+    (folder / "pupil.yaml").write_text(yaml.safe_dump(pupil))
+    taught = paretune("run", "pupil.yaml", *HERE, cwd=folder)
+    assert taught.returncode == 2
+    assert "has a method gain whose code is not this study's" in taught.stderr
+    widened = STUDY | {"methods": ["lora", "./other.py", "./gain.py"]}
+    (folder / "wider.yaml").write_text(yaml.safe_dump(widened))
+    (folder / "gain.py").write_text(GAIN)
+    (folder / "other.py").write_text(GAIN.replace('"gain', '"other'))
+    wider = paretune("--method-file", "gain.py", "resume", "s", "--file", "wider.yaml", *HERE, cwd=folder)
+    assert wider.returncode == 2
+    assert "other is a method of your own; it needs a study of another name" in wider.stderr
 
-def test_reading_commands_run_no_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert paretune("run", "s.yaml", *HERE, cwd=folder).returncode == 0
-    (folder / "gain.py").write_text("raise SystemExit('it ran')")
-    forget(monkeypatch)
+
+def test_reading_commands_run_no_code(searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = searched
+    monkeypatch.setattr("trainables.adapters.own.run_file", lambda file: pytest.fail(f"{file.source} ran"))
     for command in (
         ("front", "s"),
         ("status", "s"),
