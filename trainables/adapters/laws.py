@@ -223,7 +223,13 @@ def check(bench: Bench, method: Method) -> Iterator[Verdict]:
     Raises:
         ValueError: If the method does not fit the model.
     """
-    adapt(bench.fresh(), method)
+    try:
+        adapt(bench.fresh(), method)
+    except ValueError:
+        raise
+    except Exception as error:
+        yield Verdict("builds its layers", False, f"{type(error).__name__}: {_first_line(error)}")
+        return
     for name, law in LAWS.items():
         try:
             yield Verdict(name, True, law(bench, method))

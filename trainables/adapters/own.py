@@ -1,13 +1,13 @@
 """The loading of methods that users bring: the only place where their code is run.
 
 A file holds one subclass of `Method`, its layers, and its `SPACE`. It is run as a module, from the text whose digest was taken, so
-that what runs is what was compared. A worker gets the text, not a pickle: it needs no such file on its machine.
+that what runs is what was compared, also for a module of an installed package. A worker gets the text, not a pickle: it needs no
+such file on its machine.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.abc
 import importlib.util
 import re
@@ -43,10 +43,9 @@ def run_file(file: MethodFile) -> ModuleType:
     Raises:
         ValueError: If it does not import; the message names the line.
     """
-    name = file.source if file.is_module else f"paretune_method_{file.digest[:16]}"
+    package = file.source.rpartition(".")[0] if file.is_module else ""  # for relative imports
+    name = f"{package}.paretune_method_{file.digest[:16]}".lstrip(".")
     try:
-        if file.is_module:
-            return importlib.import_module(name)
         loader = _TextLoader(file)
         spec = importlib.util.spec_from_loader(name, loader)
         assert spec is not None  # noqa: S101 - `spec_from_loader` returns None only without a loader

@@ -18,6 +18,7 @@ from trainables.protocol import Changed
 
 from ...own_methods import GAIN, changed
 
+INSTALLED = changed(("import torch\n", "import torch\nfrom .values import FACTORS\n"), ("(0.1, 1.0, 10.0)", "FACTORS"))
 STUDY: dict[str, Any] = {"study": "s", "data": {"kind": "digits"}, "budget": {"n_trials": 3, "epochs": 1}}
 
 
@@ -31,13 +32,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of installed packages, with one that offers the example as a method."""
     (folder := tmp_path / "installed" / "acme").mkdir(parents=True)
     (folder / "__init__.py").touch()
-    (folder / "lowrank.py").write_text(GAIN)
+    (folder / "values.py").write_text("FACTORS = (0.1, 1.0, 10.0)\n")
+    (folder / "lowrank.py").write_text(INSTALLED)
     known = folder.parent / "acme-1.0.dist-info"
     known.mkdir()
     (known / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
     (known / "entry_points.txt").write_text("[paretune.methods]\ngain = acme.lowrank\n")
     monkeypatch.syspath_prepend(str(folder.parent))
-    for name in ("acme", "acme.lowrank"):
+    for name in ("acme", "acme.values"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return folder.parent
 
@@ -130,7 +132,7 @@ def test_no_such_file_and_two_files_of_one_name_are_one_clear_error(tmp_path: Pa
 def test_an_installed_package_offers_a_method_by_its_name(package: Path) -> None:
     file = check(STUDY | {"methods": ["gain"]})
     [argument] = file.worker()["methods"]
-    assert (argument["source"], argument["text"]) == ("acme.lowrank", GAIN)
+    assert (argument["source"], argument["text"]) == ("acme.lowrank", INSTALLED)
     assert file.written()["methods"] == ["gain"]
     assert load_named("gain")[0].name == "gain"
     assert check_stored(file.resolved()).worker() == file.worker()  # installed code needs not be named again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -156,6 +157,24 @@ def test_a_law_that_is_broken_is_refused_before_anything_is_trained(folder: Path
     told = json.loads(checked.stdout)
     assert not told["kept"]
     assert {law["law"] for law in told["laws"] if not law["kept"]} == {"gradients reach every trainable", "merge equals forward"}
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        (("block.attn.qkv, self.scale", "block.attention.qkv, self.scale"), r"gain breaks builds its layers \(AttributeError"),
+        (
+            ("like=base.weight)", "like=base.weight)\n        base.weight.sum().item()"),
+            r"counts on the meta device \(it reads values",
+        ),
+    ],
+)
+def test_a_method_that_cannot_be_counted_is_one_clear_error(folder: Path, change: tuple[str, str], law: str) -> None:
+    (folder / "gain.py").write_text(changed(change))
+    for command in (("run", "s.yaml", *HERE), ("validate", "s.yaml")):
+        refused = paretune(*command, cwd=folder)
+        assert refused.returncode == 2, refused.stderr
+        assert re.search(law, refused.stderr), refused.stderr
 
 
 def test_check_method_prints_a_table_and_refuses_what_is_no_method(folder: Path) -> None:

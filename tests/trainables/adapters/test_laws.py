@@ -80,3 +80,12 @@ def test_a_method_may_claim_nothing_about_its_start_and_say_why_it_is_not_merged
     assert all(verdict.kept for verdict in verdicts.values())
     assert "no claim" in verdicts["starts as the pretrained model"].seen
     assert "it is a toy" in verdicts["merge equals forward"].seen
+
+
+def test_a_method_that_cannot_be_built_is_one_verdict_and_one_that_does_not_fit_is_a_value_error() -> None:
+    text = changed(("block.attn.qkv, self.scale", "block.attention.qkv, self.scale"))
+    [verdict] = check(bench(TOKEN), method_class(MethodFile("/gain.py", text))())
+    assert (verdict.law, verdict.kept) == ("builds its layers", False)
+    assert "AttributeError" in verdict.seen
+    with pytest.raises(ValueError, match="at most the backbone's 4 blocks"):
+        list(check(bench(TOKEN), method_class(MethodFile("/gain.py", GAIN))(layers="last-9")))
