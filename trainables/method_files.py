@@ -95,6 +95,8 @@ def read_file(path: Path) -> MethodFile:
     Raises:
         ValueError: If it cannot be read.
     """
+    if path.suffix != ".py":
+        raise ValueError(f"{path}: the file of a method is Python and ends in .py")
     try:
         return MethodFile(str(path), path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -122,6 +122,8 @@ def test_a_file_without_one_usable_method_is_one_clear_error(tmp_path: Path, tex
 def test_no_such_file_and_two_files_of_one_name_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StudyFileError, match=r"s.yaml:\d+: methods.1: .*nowhere.py: no such file$"):
         load(write(tmp_path, ["lora", "./nowhere.py"]))
+    with pytest.raises(StudyFileError, match=r"s.yaml: the file of a method is Python and ends in .py$"):
+        load(write(tmp_path, ["lora", "./s.yaml"]))
     (tmp_path / "again.py").write_text(GAIN + "# again\n")
     with pytest.raises(StudyFileError, match=r"again.py: the name gain is taken by .*gain.py; choose another$"):
         load(write(tmp_path, ["./gain.py", "./again.py"]))
