@@ -1,4 +1,4 @@
-"""The upload of a job: our packages and the study file, in one small folder that Ray sends to the cluster."""
+"""The upload of a job: our packages, the study file and the user's methods, in one small folder that Ray sends to the cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def stage(folder: Path, files: Mapping[str, str]) -> None:
 
     Args:
         folder: Existing empty folder; on the cluster it becomes the working directory of the job and of its workers.
-        files: Text of each file, by name.
+        files: Text of each file, by its path in the folder.
 
     Raises:
         ValueError: If a file contains a secret, or the folder is too large.
@@ -44,7 +44,8 @@ def stage(folder: Path, files: Mapping[str, str]) -> None:
             if (found := pattern.search(text)) is not None:
                 line = text[: found.start()].count("\n") + 1
                 raise ValueError(f"{name}, line {line}: {what} would be uploaded and shown; keep it in the cluster's environment")
-        (folder / name).write_text(text)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     for package in PACKAGES:
         shutil.copytree(_source(package), folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     ours = distribution("paretune")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from spaces import (
     adapter,
@@ -76,33 +76,44 @@ _METHODS = (
 SPACES: dict[str, Space] = {module.SPACE.method: module.SPACE for module in _METHODS}
 
 
-def unknown_method(method: str) -> str | None:
-    """Return why a name is not a method, with the nearest method or the package to install; None if it is one."""
-    if method in SPACES:
+def unknown_method(method: str, own: Mapping[str, Space] | None = None) -> str | None:
+    """Return why a name is not a method, with the nearest method or the package to install; None if it is one.
+
+    Args:
+        method: The name.
+        own: Spaces of methods that the user brought, by name.
+    """
+    known = {**SPACES, **(own or {})}
+    if method in known:
         return None
     if method.startswith(peft.PREFIX):
         return peft.problem(method)
-    near = difflib.get_close_matches(method, SPACES, n=1, cutoff=0.4)
-    return f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(SPACES)}"
+    near = difflib.get_close_matches(method, known, n=1, cutoff=0.4)
+    return f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(known)}"
 
 
-def space_of(method: str) -> Space:
-    """Return the space of a method, one of ours or a tuner of PEFT.
+def space_of(method: str, own: Mapping[str, Space] | None = None) -> Space:
+    """Return the space of a method: one of ours, one that the user brought, or a tuner of PEFT.
 
     Raises:
         ValueError: If the method is unknown; the message is `unknown_method(method)`.
     """
-    if (problem := unknown_method(method)) is not None:
+    if (problem := unknown_method(method, own)) is not None:
         raise ValueError(problem)
-    return SPACES[method] if method in SPACES else peft.space(method)
+    known = {**SPACES, **(own or {})}
+    return known[method] if method in known else peft.space(method)
 
 
-def joint(methods: Sequence[str]) -> JointSpace:
+def joint(methods: Sequence[str], own: Mapping[str, Space] | None = None) -> JointSpace:
     """Return the joint space of several methods.
+
+    Args:
+        methods: Names of the methods.
+        own: Spaces of methods that the user brought, by name.
 
     Raises:
         ValueError: If methods are unknown; the message names each of them with the nearest known method.
     """
-    if problems := [problem for method in methods if (problem := unknown_method(method)) is not None]:
+    if problems := [problem for method in methods if (problem := unknown_method(method, own)) is not None]:
         raise ValueError("\n".join(problems))
-    return JointSpace(tuple(space_of(method) for method in dict.fromkeys(methods)), SHARED)
+    return JointSpace(tuple(space_of(method, own) for method in dict.fromkeys(methods)), SHARED)

@@ -19,6 +19,8 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
 )
 
 if TYPE_CHECKING:
@@ -253,6 +255,24 @@ class Space:
     method: str
     knobs: tuple[Knob, ...] = ()
     recipe: Mapping[str, Value] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the space as plain JSON values, for ledgers: `from_json` restores it without running the code of a method."""
+        knobs = [{**vars(knob), "distribution": json.loads(distribution_to_json(knob.distribution))} for knob in self.knobs]
+        return {"method": self.method, "knobs": knobs, "recipe": dict(self.recipe)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Space:
+        """Return the space of `as_json`.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            knobs = [{**knob, "distribution": json_to_distribution(json.dumps(knob["distribution"]))} for knob in stored["knobs"]]
+            return cls(stored["method"], tuple(Knob(**knob) for knob in knobs), stored["recipe"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"is not the stored space of a method ({type(error).__name__}: {error})") from error
 
 
 @dataclass(frozen=True)

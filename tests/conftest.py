@@ -25,6 +25,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_AUTH_MODE"] = "disabled"  # one machine, loopback; Ray's default differs between versions
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("PARETUNE_STORAGE", None)
+os.environ.pop("PARETUNE_METHODS", None)
 os.environ["PARETUNE_CACHE"] = tempfile.mkdtemp(prefix="paretune-tests-")  # decoded images; not the user's own
 atexit.register(shutil.rmtree, os.environ["PARETUNE_CACHE"], ignore_errors=True)
 

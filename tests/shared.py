@@ -17,6 +17,7 @@ FILES_OF_SERVER = {
         "tests/search/cli/test_control.py",
         "tests/search/config/test_trial_resources.py",
         "tests/search/workflows/test_finalize.py",
+        "tests/search/workflows/test_own_methods.py",
     ),
     "mlflow_server": (
         "tests/search/cli/test_secrets.py",

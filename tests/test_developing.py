@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import pytest
 import torch
 import typer
+import yaml
 from optuna.distributions import CategoricalDistribution
 from PIL import Image
 from torch import Tensor, nn
@@ -38,7 +39,24 @@ from trainables.data import layouts
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 from trainables.training.trial import AdapterWorker
 
+from .own_methods import GAIN
+
 SYNTHETIC = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora"], "budget": {"n_trials": 4, "epochs": 2}}
+
+
+# -- a method of one's own ---------------------------------------------------------------------------------------------
+
+
+def test_a_method_of_ones_own_is_a_file_of_about_forty_lines(tmp_path: Path) -> None:
+    assert len(GAIN.splitlines()) <= 50
+    (tmp_path / "gain.py").write_text(GAIN)
+    study = {"study": "s", "data": {"kind": "digits"}, "methods": ["./gain.py"], "budget": {"n_trials": 2, "epochs": 1}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"storage": str(tmp_path)}))
+    saved = search.run(tmp_path / "s.yaml", back_end="in-process")
+    assert [(trial.method, trial.state) for trial in saved.history] == [
+        ("head_only", State.COMPLETE),
+        ("gain", State.COMPLETE),
+    ]
 
 
 # -- a method ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from .own_methods import GAIN
 from .search.command_line import paretune, paretune_process
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -24,6 +25,7 @@ IN_PROCESS = ("--back-end", "in-process")  # Ray is started once, for `run`
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a small version of the packaged study has been run."""
     folder = tmp_path_factory.mktemp("readme")
+    (folder / "gain.py").write_text(GAIN)
     done = paretune("run", "--set", "budget.n_trials=4", "--set", "budget.epochs=1", *IN_PROCESS, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainables.imports import large_imports
+from trainables.method_files import of_argument
 from trainables.protocol import Audit, Sizes, Trainable
 
 if TYPE_CHECKING:
+    from trainables.adapters import Method
+    from trainables.adapters.laws import Verdict
     from trainables.training.probe import Probe
 
 __all__ = [
     "audit",
+    "check_method",
     "choose_precision",
     "make",
     "measure",
@@ -30,13 +34,19 @@ __all__ = [
     "probed_epochs",
     "probed_memory",
     "refuse_changed",
+    "refuse_unlawful",
     "refuse_untestable",
     "rehearse",
     "save_listing",
 ]
 
 
-def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> Trainable:
+def make(
+    backbone: Mapping[str, Any],
+    data: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]] = (),
+) -> Trainable:
     """Load the frozen backbone and the decoded data, once per worker.
 
     Args:
@@ -44,6 +54,8 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
             file) and `img_size` (null for the backbone's own).
         data: Mapping with `kind` and the keys that this kind needs, see `trainables.data`.
         recipe: Training settings that are not searched, see `trainables.recipe.recipe.Recipe`; every key is optional.
+        methods: Methods that the user brought, each a mapping with `name`, `source`, `text` and `digest`, see
+            `trainables.method_files`.
     """
     if data.get("kind") == "synthetic":
         from trainables.simulated import plain
@@ -52,10 +64,10 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
     with large_imports():
         from trainables.training import trial
 
-        return trial.AdapterWorker(backbone, data, recipe)
+        return trial.AdapterWorker(backbone, data, recipe, methods)
 
 
-def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
+def measure(backbone: Mapping[str, Any], data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> Sizes:
     """Build the real model on torch's meta device, where parameters have shapes but no memory, and count its parameters.
 
     If only counts are wanted, `data` may be `{"kind": "none", "n_classes": C}`.
@@ -67,11 +79,17 @@ def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> Sizes:
     with large_imports():
         from trainables.costs import counting
 
-        return counting.MetaSizes(backbone, data)
+        return counting.MetaSizes(backbone, data, methods)
 
 
 def measure_latency(
-    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], config: Mapping[str, Any], *, n_classes: int
+    backbone: Mapping[str, Any],
+    data: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    config: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]] = (),
+    *,
+    n_classes: int,
 ) -> dict[str, Any]:
     """Measure the inference latency of a configuration for one image, on this machine.
 
@@ -80,6 +98,7 @@ def measure_latency(
         data: The `data` argument of `make`; only its kind is used.
         recipe: The `recipe` argument of `make`; only precision, device and threads are used.
         config: The configuration.
+        methods: The `methods` argument of `make`.
         n_classes: Number of outputs of the head.
 
     Returns:
@@ -94,13 +113,14 @@ def measure_latency(
     with large_imports():
         from trainables.costs.latency import measure as measured
 
-        return measured(backbone, recipe, n_classes, config)
+        return measured(backbone, recipe, n_classes, config, methods)
 
 
 def measure_epochs(
     backbone: Mapping[str, Any],
     data: Mapping[str, Any],
     recipe: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]] = (),
     *,
     configs: Iterable[Mapping[str, Any]],
     patience: float | None = None,
@@ -112,6 +132,7 @@ def measure_epochs(
         backbone: The `backbone` argument of `make`.
         data: The `data` argument of `make`.
         recipe: The `recipe` argument of `make`.
+        methods: The `methods` argument of `make`.
         configs: Valid configurations.
         patience: Seconds for all of them; None for whole batches, however long they take.
         on_done: Callback that receives the number of measured configurations, of all, and the method of the last.
@@ -123,7 +144,7 @@ def measure_epochs(
         raise ValueError("a synthetic surface computes nothing: there is no cost to plan")
     with large_imports():
         from trainables.training.probe import probe
-    return probe(backbone, data, recipe, configs, patience=patience, on_done=on_done)
+    return probe(backbone, data, recipe, configs, methods, patience=patience, on_done=on_done)
 
 
 def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], patience: float | None = None) -> list[Probe]:
@@ -203,6 +224,7 @@ def audit(
 def rehearse(
     backbone: Mapping[str, Any],
     configs: Sequence[Mapping[str, Any]],
+    methods: Sequence[Mapping[str, Any]] = (),
     *,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
@@ -211,6 +233,7 @@ def rehearse(
     Args:
         backbone: The `backbone` argument of `make`.
         configs: Configurations to try.
+        methods: The `methods` argument of `make`.
         progress: Callback that receives (tried models, all models).
 
     Raises:
@@ -219,20 +242,56 @@ def rehearse(
     with large_imports():
         from trainables.training.rehearsal import rehearse as run
 
-    run(backbone, configs, on_done=progress)
+    run(backbone, configs, methods, on_done=progress)
 
 
-def refuse_changed(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse a data set or weights other than those with which a study began.
+def check_method(kind: type[Method], backbone: str) -> list[Verdict]:
+    """Check the laws of a method on a random backbone; see `trainables.adapters.laws`.
+
+    Args:
+        kind: The method, with defaults for all hyperparameters.
+        backbone: Name of the backbone.
+
+    Raises:
+        ValueError: If the backbone is unknown, or the method does not fit it.
+    """
+    with large_imports():
+        from trainables.training.rehearsal import check_laws
+
+    return check_laws(kind, backbone)
+
+
+def refuse_unlawful(methods: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse methods that the user brought and that break a law; see `trainables.training.rehearsal.refuse_unlawful`.
+
+    Args:
+        methods: The `methods` argument of `make`.
+
+    Raises:
+        ValueError: If one breaks a law; the message names it.
+    """
+    if not methods:
+        return
+    with large_imports():
+        from trainables.training.rehearsal import refuse_unlawful as refuse
+
+    refuse(methods)
+
+
+def refuse_changed(backbone: Mapping[str, Any], data: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Refuse a data set, weights or code of methods other than those with which a study began.
 
     Args:
         backbone: The `backbone` argument of `make`; without a `digest` its weights are not loaded.
         data: The `data` argument of `make`; without a `digest` its files are not listed.
+        methods: The `methods` argument of `make`.
 
     Raises:
         Changed: If one of them is another; a ValueError. The message names what has changed.
         ValueError: If one of them is unavailable.
     """
+    for argument in methods:
+        of_argument(argument)
     with large_imports():
         from trainables import backbones
         from trainables import data as images

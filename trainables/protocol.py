@@ -15,7 +15,7 @@ STOP_FLAG = "stop"  # name of the file in a trial's folder that requests its wor
 
 
 class Changed(ValueError):
-    """The error that the data set or the weights of a study are not those with which it began."""
+    """The error that the data set, the weights or the methods' code of a study are not those with which it began."""
 
 
 class Stopped(Exception):

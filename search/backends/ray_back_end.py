@@ -134,7 +134,7 @@ class RayBackEnd:
         worker = file.worker(facts)
         try:
             trainables.refuse_untestable(worker["data"])
-            trainables.refuse_changed(worker["backbone"], worker["data"])
+            trainables.refuse_changed(worker["backbone"], worker["data"], worker.get("methods", ()))
             with connected(n_cpus=self._n_cpus):
                 from search.backends import ray_tune
 

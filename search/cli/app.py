@@ -30,6 +30,7 @@ from search.cli import (
 )
 from search.cli.options import complain
 from search.workflows.library_logs import held
+from trainables.method_files import name_file
 
 app = typer.Typer(
     name="paretune",
@@ -65,8 +66,14 @@ def everywhere(
         str | None,
         typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster's address: run the command on a study there."),
     ] = None,
+    method_file: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A file with a method of your own, whose code may run; repeatable; or PARETUNE_METHODS."),
+    ] = None,
 ) -> None:
     """Pass the command on to a Ray cluster if `--address` names one."""
+    for path in method_file or ():
+        name_file(path)
     command = context.invoked_subcommand
     if address is None or command is None:
         return

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import typer
@@ -36,6 +36,7 @@ HERE = (
     "validate",
     "cp",
     "methods",
+    "check-method",
     "count",
     "simulate",
     "ls",
@@ -45,6 +46,7 @@ HERE = (
 )  # commands that are not passed on to the cluster
 _DETACHED = ("resume",)  # submitted as the study's next attempt
 _STUDY_FILE = "study.yaml"
+_METHODS = "methods"  # folder of the user's methods in a job, where their names hide no module
 
 
 @app.command()
@@ -70,12 +72,11 @@ def submit(
     file = loading.load(study, overrides or (), storage)
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
-    sent = file.resolved() | file.places()  # a server's password must be known to the cluster only
     environment = _environment()
     jobs = connected(address, unprotected=unprotected)
-    with _staged(sent) as folder:
+    with _staged(file, file.places()) as (folder, named):  # a server's password must be known to the cluster only
         command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
-        environment |= {"PARETUNE_UNPROTECTED": "1"} if unprotected else {}
+        environment |= named | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
         cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)
     if follow:
@@ -140,26 +141,39 @@ def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str],
     if problems := list(local_paths(file.resolved(), Path("/"))):  # the command stores nothing
         raise RequestError("\n".join(problems))
     jobs = connected(address, unprotected=unprotected)
-    with _staged(file.resolved()) as folder:
-        cargo = Cargo(folder, {}, requirements() if pip else None)
+    with _staged(file) as (folder, named):
+        cargo = Cargo(folder, named, requirements() if pip else None)
         name = f"{file.study}-{command}"
         return jobs.ask(name, [command, _STUDY_FILE, *words], storage="paretune-studies", cargo=cargo, say=sys.stdout.write)
 
 
 @contextmanager
-def _staged(study: Mapping[str, Any]) -> Iterator[str]:
-    """Create the temporary folder that a job uploads."""
+def _staged(file: StudyFile, places: Mapping[str, str] | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """Create the temporary folder that a job uploads: our packages, the study file, and the files of the user's methods.
+
+    Args:
+        file: Study file.
+        places: Further keys of the file.
+
+    Yields:
+        The folder, and the environment that names these methods to every command of the job.
+    """
     import yaml
 
     from cluster.upload import stage
     from search.errors import RequestError
+    from trainables.method_files import VARIABLE
 
+    own = {name: method.file(None) for name, method in file.own_methods.items()}
+    paths = {name: f"{_METHODS}/{name}.py" for name, code in own.items() if not code.is_module}
+    study = file.written(paths) | dict(places or {})
+    files = {path: own[name].text for name, path in paths.items()}
     with tempfile.TemporaryDirectory(prefix="paretune-job-") as folder:
         try:
-            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(dict(study), sort_keys=False)})
+            stage(Path(folder), {_STUDY_FILE: yaml.safe_dump(study, sort_keys=False), **files})
         except ValueError as error:
             raise RequestError(str(error)) from error
-        yield folder
+        yield folder, {VARIABLE: os.pathsep.join(paths.values())} if paths else {}
 
 
 def connected(address: str, *, unprotected: bool = False) -> Jobs:

@@ -88,3 +88,34 @@ def count(
     share = adapter_params / sizes.backbone_params
     console.print(f"adapter {adapter_params:>12,}  ({share:.3%} of the backbone's {sizes.backbone_params:,})")
     console.print(f"head    {head_params:>12,}  ({classes} classes)")
+
+
+@app.command("check-method")
+def check_method(
+    method: Annotated[str, typer.Argument(metavar="FILE", help="A file with a method, or the name of an installed one.")],
+    backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name; its weights are random.")] = "vit_glyphs",
+    as_json: Json = False,
+) -> None:
+    """Check a method of your own by the laws of ours. Runs its code with your rights. Exit code 1: a law is broken."""
+    from dataclasses import asdict
+
+    from search.config.own_methods import load_named
+    from search.errors import RequestError
+    from trainables import check_method as verdicts_of
+
+    own, kind = load_named(method)
+    try:
+        verdicts = verdicts_of(kind, backbone)
+    except ValueError as error:
+        raise RequestError(f"{method} on {backbone}: {error}") from error
+    broken = sum(not verdict.kept for verdict in verdicts)
+    if as_json:
+        laws = [asdict(verdict) for verdict in verdicts]
+        print_json({"method": own.name, "source": own.source, "backbone": backbone, "kept": not broken, "laws": laws})
+    else:
+        table = Table("law", "", "what was seen", title=f"{own.name} on {backbone}", title_justify="left", box=None)
+        for verdict in verdicts:
+            table.add_row(verdict.law, "kept" if verdict.kept else "BROKEN", verdict.seen, style=None if verdict.kept else "red")
+        Terminal().print(table)
+    if broken:
+        raise typer.Exit(1)

@@ -58,7 +58,7 @@ def plan(
     if not as_json:  # a job's output is one stream
         complain(f"counting the sizes of {len(file.methods)} methods")
     try:
-        sizes = measure(worker["backbone"], worker["data"])
+        sizes = measure(worker["backbone"], worker["data"], worker.get("methods", ()))
         max_params = file.budget.max_params or sizes.backbone_params
         held = planning.holdings(file, sizes, max_params)
         configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun

@@ -90,7 +90,7 @@ def validate(
         _print_data(file, found)
     if file.protocol is not None:
         _print_protocol(file)
-    sys.stdout.write(yaml.safe_dump(file.resolved(), sort_keys=False))
+    sys.stdout.write(yaml.safe_dump(file.written(), sort_keys=False))
 
 
 def _print_data(file: StudyFile, found: Audit) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 import spaces
 from search import costs
+from search.config.explaining import explained
+from search.config.own_methods import OwnMethod, resolve, stored_methods
 from search.config.protocols import followed
-from search.config.sections import DATA_KINDS
 from search.config.study_file import ANCHOR, StudyFile
 from search.config.yaml_text import KeyPath, assign, parse
 from search.errors import StudyFileError
@@ -55,31 +55,34 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     told = sources.get(("protocol",), name)
     raw, added = followed(raw, told)
     sources |= dict.fromkeys(added, f"{told}: protocol {raw.get('protocol')}")
-    file = _check(raw, name, sources)
+    file = _check(raw, name, sources, folder=Path(name).parent)
     file = file.with_lines({".".join(path): place for path, place in sources.items()}).with_protocols_keys(added)
     return file if storage is None else file.model_copy(update={"storage": Path(storage)})
 
 
-def check(raw: Mapping[str, Any], name: str = "study", *, resolved: bool = False) -> StudyFile:
-    """Validate a study given as a mapping.
+def check(raw: Mapping[str, Any], name: str = "study", *, folder: Path = Path()) -> StudyFile:
+    """Validate a study that the user gives as a mapping, also a resolved one.
 
     Args:
-        raw: Study file.
+        raw: Content of the file.
         name: Prefix of each line of the error.
-        resolved: True for a file that already contains what its protocol sets.
+        folder: Folder against which paths of methods are resolved.
 
     Raises:
         StudyFileError: If anything is wrong; the message lists every problem.
     """
-    if resolved:
-        return _check(raw, name, {})
     completed, added = followed(raw, name)
-    return _check(completed, name, {}).with_protocols_keys(added)
+    return _check(completed, name, {}, folder=folder, stored=True).with_protocols_keys(added)
+
+
+def check_request(raw: Mapping[str, Any]) -> StudyFile:
+    """Validate a resolved study file that a ledger holds as a request: no code of a method runs, and no protocol is followed."""
+    return _check(raw, "study", {}, stored=True, run_code=False)
 
 
 def check_stored(raw: Mapping[str, Any]) -> StudyFile:
     """Validate the study file that a ledger holds. Its space is unchanged, because the study continues as it began."""
-    return _check(raw, "study", {}, typed=False)
+    return _check(raw, "study", {}, typed=False, stored=True, run_code=False)
 
 
 def packaged_names() -> list[str]:
@@ -103,32 +106,57 @@ def _find(name: str) -> Path | Traversable:
     return packaged if "/" not in name and not name.endswith((".yaml", ".yml")) and packaged.is_file() else Path(name)
 
 
-def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str], *, typed: bool = True) -> StudyFile:
-    """Validate everything, and raise one error that lists every problem in the order of the file."""
+def _check(
+    raw: Mapping[str, Any],
+    name: str,
+    sources: Mapping[KeyPath, str],
+    *,
+    folder: Path = Path(),
+    typed: bool = True,
+    stored: bool = False,
+    run_code: bool = True,
+) -> StudyFile:
+    """Validate everything, and raise one error that lists every problem in the order of the file.
+
+    Args:
+        raw: Content of the file.
+        name: Prefix of each line of the error that has no line.
+        sources: Place of each key.
+        folder: Folder against which paths of methods are resolved.
+        typed: True to give values of the space the types of their knobs.
+        stored: True for a file that may hold methods of the user as data.
+        run_code: True for a file that the user gave; False for one of a ledger, which runs no code.
+    """
     raw, shared, problems = _kept(raw)
+    raw, own = _with_own(raw, folder, problems, stored=stored, run_code=run_code)
+    known = {method.name: method.space for method in own.values()}
+    unusable = bool(problems) and problems[-1][0][0] == "methods"
     if typed:
-        raw = _typed(raw, problems)
+        raw = _typed(raw, problems, known)
     file: StudyFile | None = None
     try:
         file = StudyFile.model_validate(raw)
-        file = file.kept_in(file.storage, shared)
+        file = file.kept_in(file.storage, shared).with_own(own)
     except ValidationError as error:
-        explained = [_explained(dict(e)) for e in error.errors()]
-        first = dict(reversed(explained))  # a union has one error for each of its types
-        problems += sorted(first.items(), key=explained.index)
+        found = [explained(dict(e)) for e in error.errors()]
+        first = dict(reversed(found))  # a union has one error for each of its types
+        problems += sorted(first.items(), key=found.index)
     overrides, told = raw.get("space"), {path for path, _ in problems}
     if isinstance(overrides, Mapping):
         overrides = {key: value for key, value in overrides.items() if ("space", key) not in told}
-    problems += _space_problems(raw.get("methods"), overrides)
+    problems += [] if unusable else _space_problems(raw.get("methods"), overrides, known)
     if problems or file is None:
         order = {path: n for n, path in enumerate(sources)}
         problems.sort(key=lambda problem: order.get(_nearest(problem[0], sources), len(order)))
         raise StudyFileError(
             "\n".join(f"{sources.get(_nearest(path, sources), name)}: {'.'.join(path)}: {text}" for path, text in problems)
         )
-    found = list(costs.problems(file.objectives, file.budget.limits))
-    if found:
-        raise StudyFileError("\n".join(f"{sources.get(_nearest(p, sources), name)}: {'.'.join(p)}: {text}" for p, text in found))
+    wrong = list(costs.problems(file.objectives, file.budget.limits))
+    clipped = file.recipe.clip_norm if isinstance(file.recipe.clip_norm, dict) else {}
+    unknown = (spaces.unknown_method(method, known) for method in clipped)
+    wrong += [(("recipe", "clip_norm"), problem) for problem in unknown if problem is not None]
+    if wrong:
+        raise StudyFileError("\n".join(f"{sources.get(_nearest(p, sources), name)}: {'.'.join(p)}: {text}" for p, text in wrong))
     try:
         file.points()
     except ValueError as error:
@@ -136,12 +164,31 @@ def _check(raw: Mapping[str, Any], name: str, sources: Mapping[KeyPath, str], *,
     return file
 
 
-def _typed(raw: Mapping[str, Any], problems: list[tuple[KeyPath, str]]) -> Mapping[str, Any]:
+def _with_own(
+    raw: Mapping[str, Any], folder: Path, problems: list[tuple[KeyPath, str]], *, stored: bool, run_code: bool
+) -> tuple[Mapping[str, Any], Mapping[str, OwnMethod]]:
+    """Return the file with names for the methods that the user brought, and these methods; add to `problems` those without use."""
+    own: dict[str, OwnMethod] = {}
+    if stored and "method_files" in raw:
+        try:
+            own = {method.name: method for method in stored_methods(raw)}
+        except ValueError as error:
+            problems.append((("method_files",), str(error)))
+        raw = {key: value for key, value in raw.items() if key != "method_files"}
+    methods = raw.get("methods")
+    if not run_code or not isinstance(methods, list | tuple):
+        return raw, own
+    names, own, found = resolve(methods, folder, own)
+    problems += [(("methods", str(n)), problem) for n, problem in found.items()]
+    return {**raw, "methods": names}, own
+
+
+def _typed(raw: Mapping[str, Any], problems: list[tuple[KeyPath, str]], own: Mapping[str, spaces.Space]) -> Mapping[str, Any]:
     """Return the file with values in its space that have the types of their knobs; add to `problems` those that have others."""
     methods, overrides = raw.get("methods"), raw.get("space")
     if not isinstance(overrides, Mapping) or not isinstance(methods, list | tuple):
         return raw
-    known = spaces.joint([*(m for m in methods if isinstance(m, str) and spaces.unknown_method(m) is None), ANCHOR])
+    known = spaces.joint([*(m for m in methods if isinstance(m, str) and spaces.unknown_method(m, own) is None), ANCHOR], own)
     values, found = known.typed(overrides)
     problems += [(("space", key), problem) for key, problem in found.items()]
     return {**raw, "space": {key: values.get(key, value) for key, value in overrides.items()}}
@@ -192,119 +239,22 @@ def _nearest(path: KeyPath, sources: Mapping[KeyPath, str]) -> KeyPath:
     return path
 
 
-def _space_problems(methods: object, overrides: object) -> Iterator[tuple[KeyPath, str]]:
+def _space_problems(methods: object, overrides: object, own: Mapping[str, spaces.Space]) -> Iterator[tuple[KeyPath, str]]:
     """Yield the problems with names of methods and with the values of their knobs."""
     names = [m for m in methods if isinstance(m, str)] if isinstance(methods, list | tuple) else []
     for n, method in enumerate(names):
-        if (problem := spaces.unknown_method(method)) is not None:
+        if (problem := spaces.unknown_method(method, own)) is not None:
             yield ("methods", str(n)), problem
     if isinstance(overrides, Mapping):
-        known = spaces.joint([*(m for m in names if spaces.unknown_method(m) is None), ANCHOR])
+        known = spaces.joint([*(m for m in names if spaces.unknown_method(m, own) is None), ANCHOR], own)
         for key, problem in known.problems(overrides).items():
             other = str(key).rpartition(".")[0]
-            if other in names and spaces.unknown_method(other) is not None:
+            if other in names and spaces.unknown_method(other, own) is not None:
                 continue  # reported above
             absent = (
-                other not in names and spaces.unknown_method(other) is None and key in {k.key for k in spaces.space_of(other).knobs}
+                other not in names
+                and spaces.unknown_method(other, own) is None
+                and key in {k.key for k in spaces.space_of(other, own).knobs}
             )
             mend = f"is a knob of {other}, which is not among the methods; add {other} to them, or delete this line"
             yield ("space", key), mend if absent else problem
-
-
-def _explained(error: dict[str, Any]) -> tuple[KeyPath, str]:
-    """Convert one of pydantic's errors into (path, problem and remedy)."""
-    path, kind = _place(error["loc"]), error["type"]
-    if kind == "extra_forbidden":
-        keys = _keys(tuple(str(part) for part in error["loc"][:-1]))  # with the kind of the data
-        near = difflib.get_close_matches(path[-1], keys, n=1)
-        return path, "no such key" + (f"; did you mean {near[0]}?" if near else f"; the keys are {', '.join(keys)}" if keys else "")
-    if kind == "value_error":
-        message = str(error["msg"]).removeprefix("Value error, ")
-    elif kind == "missing" and path not in _LISTS:
-        return path, "is missing, but required"
-    elif (law := _LAWS.get(path)) is not None:
-        message = law
-    elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        path, message = (*path, "kind"), f"must be one of {', '.join(DATA_KINDS)}"
-        if isinstance(given := error["input"].get("kind"), str):
-            near = difflib.get_close_matches(given, DATA_KINDS, n=1)
-            return path, f"{message} (got {given!r})" + (f"; did you mean {near[0]}?" if near else "")
-        error = {**error, "input": given}
-    else:
-        told = {"keys": ", ".join(_keys(path)), **error.get("ctx", {})}
-        message = _TYPES[kind].format_map(told) if kind in _TYPES else str(error["msg"])
-    if path == ("ledger",):
-        return path, message  # the value may contain a password
-    return path, f"{message} (got {_shortened(error['input'])})"
-
-
-def _place(loc: Sequence[str | int]) -> KeyPath:
-    """Return the key of a pydantic error, without pydantic's names for parts of a union and for elements of a list with a law."""
-    path: KeyPath = ()
-    for part in loc:
-        if path in _LISTS or path in _UNIONS:
-            break
-        if not (path == ("data",) and part in DATA_KINDS):
-            path = (*path, str(part))
-    return path
-
-
-_UNIONS = (("resources", "gpus_per_trial"), ("resources", "memory_per_trial"))
-_LISTS = (("methods",), ("objectives",), ("search", "points"), ("search", "learn_from"))
-# The laws of keys that the sentences of the types below do not state
-_LAWS: dict[KeyPath, str] = {
-    ("study",): "must be a name of 1 to 64 letters, digits, - and _ that begins with a letter or digit; quote a number",
-    ("methods",): "must be a list of methods, at least one: [lora, lily]",
-    ("objectives",): "must be a pair [val/top1, COST]; COST is adapter_params or another cost (docs/study-file.md)",
-    ("resources", "gpus_per_trial"): "must be auto, a share of one GPU between 0 and 1, or a whole number of GPUs",
-    ("resources", "memory_per_trial"): "must be auto, or a size as 4GiB, 500MiB or a number of bytes",
-    ("resources", "accelerator_type"): "must be the label of Ray for a type of GPU, as H100, A100 or L4, or null for any",
-    ("budget", "max_hours"): "must be a number of hours above 0 (1.5 for 1:30), or null for no limit",
-    ("budget", "until"): "must be a moment as 2026-12-24T18:00, or null",
-    ("search", "rungs"): "must be null, or a section with some of the keys grace, factor, epsilon, promote: {grace: 5, factor: 3}",
-    ("search", "points"): "must be a list of configurations: [{method: lora, lora.rank: 8}]",
-    ("search", "learn_from"): "must be a list of folders of studies: [studies/first]",
-    ("backbone", "img_size"): "must be one whole number of pixels, the side of a square, or null for the backbone's own",
-    ("backbone", "weights"): "must be null, random, or the path of a file; quote a number",
-}
-_TYPES: dict[str, str] = {
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "dict_type": "must be a section with keys, not a single value or a list",
-    "finite_number": "must be a finite number",
-    "float_parsing": "must be a number, without a unit or quotes",
-    "float_type": "must be a number",
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number, without a unit or quotes",
-    "int_parsing_size": "is too large",
-    "int_type": "must be a whole number",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "literal_error": "must be one of {expected}",
-    "model_attributes_type": "must be a section with the key kind and others, not a single value or a list",
-    "model_type": "must be a section with some of the keys {keys}; not a single value or a list",
-    "path_type": "must be a path; quote a number",
-    "string_type": "must be text; quote a number",
-    "tuple_type": "must be a list",
-}
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _keys(path: KeyPath) -> list[str]:
-    """Return the allowed keys of a section of a study file."""
-    section: Any = StudyFile
-    for part in path:
-        if section is StudyFile and part == "data":
-            continue
-        if part in DATA_KINDS:
-            section = DATA_KINDS[part]
-        else:
-            field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
-            section = field.annotation if field else None
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

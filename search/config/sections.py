@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
-import spaces
 from search.config.trial_resources import smallest_gpu_share
 from search.costs import unknown
 from search.storage.facts import TrialMemory
@@ -213,14 +212,6 @@ class Recipe(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: int = Field(default=1, ge=1)
     compile: bool = False
-
-    @field_validator("clip_norm")
-    @classmethod
-    def _of_methods(cls, clip_norm: Any) -> Any:
-        names = clip_norm if isinstance(clip_norm, dict) else {}
-        if wrong := [problem for name in names if (problem := spaces.unknown_method(name)) is not None]:
-            raise ValueError("; ".join(wrong))
-        return clip_norm
 
 
 class Budget(Section):

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 import spaces
 from search import costs, names
+from search.config.own_methods import OwnMethod
 from search.config.sections import (
     Backbone,
     Budget,
@@ -50,6 +51,7 @@ class StudyFile(Section):
     resources: Resources = Resources()
     storage: Path = Path("paretune-studies")  # of the driver; see `search.config.loading._kept` for the file's storage and ledger
     ledger: Annotated[str, AfterValidator(check_server)] | None = None  # a PostgreSQL database; null: a file in the storage
+    _own: Mapping[str, OwnMethod] = PrivateAttr(default_factory=dict)  # methods that the user brought, by name
     _shared: str | None = PrivateAttr(None)
     _protocols_keys: Sequence[tuple[str, str]] = PrivateAttr(())
     _lines: Mapping[str, str] = PrivateAttr(default_factory=dict)  # the place of each dotted key that was written: s.yaml:3
@@ -70,6 +72,17 @@ class StudyFile(Section):
     def shared(self) -> str | None:
         """The location of all studies' checkpoints if it is not the storage: a path, or the address of an object store."""
         return self._shared
+
+    @property
+    def own_methods(self) -> Mapping[str, OwnMethod]:
+        """The methods that the user brought, by name."""
+        return self._own
+
+    def with_own(self, own: Mapping[str, OwnMethod]) -> StudyFile:
+        """Return the same question with methods that the user brought."""
+        file = self.model_copy()
+        file._own = {name: method for name, method in own.items() if name in self.methods}
+        return file
 
     def kept_in(self, storage: Path, shared: str | None) -> StudyFile:
         """Return the same question with another storage."""
@@ -136,9 +149,9 @@ class StudyFile(Section):
         return {"storage": self.shared, "ledger": self.ledger or str(self.storage)}
 
     def joint_space(self) -> spaces.JointSpace:
-        """Return the packaged spaces of the methods with this file's overrides."""
+        """Return the spaces of the methods with this file's overrides."""
         own = {key: value for key, value in self.space.items() if not key.startswith("head_only.")}
-        return spaces.joint(self.methods).with_overrides(own)
+        return spaces.joint(self.methods, {name: method.space for name, method in self._own.items()}).with_overrides(own)
 
     def points(self) -> list[spaces.Config]:
         """Return the configurations of `search.points`, completed with defaults.
@@ -175,6 +188,9 @@ class StudyFile(Section):
 
         Args:
             facts: The study's facts, which answer `recipe.precision: auto`; without them it is float32.
+
+        Raises:
+            RequestError: If a method is code that the user has not named.
         """
         backbone, data = self.backbone.model_dump(mode="json"), self.data.model_dump(mode="json")
         if backbone["weights"] not in (None, "random"):
@@ -190,7 +206,11 @@ class StudyFile(Section):
             recipe["precision"] = "float32" if facts is None or facts.precision is None else facts.precision.chosen
         if any(key in costs.LATENCIES for key in (self.objectives[1], *self.budget.limits)):
             recipe["latency"] = True
-        return {"backbone": backbone, "data": data, "recipe": recipe}
+        worker: dict[str, Any] = {"backbone": backbone, "data": data, "recipe": recipe}
+        if self._own:
+            then = facts.pinned.methods if facts is not None and facts.pinned is not None else {}
+            worker["methods"] = [own.as_argument(then.get(name)) for name, own in self._own.items()]
+        return worker
 
     def _as_pinned(self, facts: Facts) -> dict[str, Any]:
         """Return the keys of a data section that hold a study to the images with which it began."""
@@ -207,8 +227,21 @@ class StudyFile(Section):
         return self.folder / "data.parquet"
 
     def resolved(self) -> dict[str, Any]:
-        """Return the file with all defaults as plain JSON values; its storage is not part of the question."""
-        return self.model_dump(mode="json", exclude={"storage", "ledger"})
+        """Return the file with all defaults as plain JSON values; its storage is not part of the question.
+
+        Methods that the user brought are data here, under `method_files`: their sources and spaces, not their code.
+        """
+        file = self.model_dump(mode="json", exclude={"storage", "ledger"})
+        return file | {"method_files": {name: own.as_json() for name, own in self._own.items()}} if self._own else file
+
+    def written(self, paths: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return the file with all defaults as a user writes it: methods that the user brought are paths again.
+
+        Args:
+            paths: Other paths of such methods, by name.
+        """
+        known = {name: own.source for name, own in self._own.items() if own.source.endswith(".py")} | dict(paths or {})
+        return self.model_dump(mode="json", exclude={"storage", "ledger"}) | {"methods": [known.get(m, m) for m in self.methods]}
 
 
 # -- checking --------------------------------------------------------------------------------------------------------------------

@@ -98,10 +98,12 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 def _arrow(columns: Mapping[str, pa.Array], study: StudyRow | None) -> pa.Table:
     import pyarrow as pa
 
+    from search.config.own_methods import stored_spaces
     from spaces import SHARED, space_of, unknown_method  # units are defined with the knobs
 
     methods = {key.rpartition(".")[0] for key in columns}
-    named = [space_of(method) for method in methods if unknown_method(method) is None]
+    own = {} if study is None else stored_spaces(study.file)
+    named = [space_of(method, own) for method in methods if unknown_method(method, own) is None]
     units = {knob.key: knob.unit for space in named for knob in space.knobs} | {k.key: k.unit for k in SHARED} | UNITS
     fields = [
         pa.field(key, column.type, metadata={"unit": units[key]} if units.get(key) else None) for key, column in columns.items()

@@ -222,7 +222,10 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         "Data and weights of a study were recorded: it began before that was done at once, or its data have moved.",
         replay="replaces the fact `pinned`, before anything else is replayed",
         required={"rules": "version of the rules for data sets", "data": "digest of the listing of the data", "weights": "digest"},
-        optional={"path": "the new `data.path` of an equal data set that has moved"},
+        optional={
+            "path": "the new `data.path` of an equal data set that has moved",
+            "methods": "digest of the code of each method that the user brought",
+        },
     ),
     EventKind.MEASURED: EventSpec(
         Subject.TRIAL,

@@ -64,17 +64,19 @@ class TrialMemory(_Stored):
 
 
 class Pinned(_Stored):
-    """The data and weights of a study, which are compared whenever they are used again.
+    """The data, the weights and the users' methods of a study, which are compared whenever they are used again.
 
     Attributes:
         rules: Version of the rules that say what is a split, a class, or neither (docs/data.md).
         data: Digest of names, sizes and labels of all images; None for data without files.
         weights: Digest of the backbone's weights; None for a synthetic surface.
+        methods: Digest of the code of each method that the user brought, by name.
     """
 
     rules: int
     data: str | None = None
     weights: str | None = None
+    methods: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Facts(_Stored):
@@ -90,7 +92,8 @@ class Facts(_Stored):
         precision: Answer to `recipe.precision: auto`; None if it was not configured (float32 then).
         memory: Memory that a trial takes; None if it was not measured or computed.
         checkpoints: Address or folder of the checkpoints; None for the study's own folder.
-        pinned: Data and weights of the study; None for a study that began before it was recorded and has had no driver since.
+        pinned: Data, weights and users' methods of the study; None for a study that began before it was recorded and has had no
+            driver since.
     """
 
     n_classes: int

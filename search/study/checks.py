@@ -135,6 +135,8 @@ def refuse_changes(record: StudyRow, file: StudyFile) -> None:
     changed = [key for key in sorted({*then, *now}) if then.get(key) != now.get(key)]
     if record.facts.pinned is not None and record.facts.pinned.data is not None:
         changed = [key for key in changed if key != "data.path"]  # a data set may move: it is compared file by file
+    if record.facts.pinned is not None and record.facts.pinned.methods:
+        changed = [key for key in changed if not key.startswith("method_files.")]  # compared by the digest of its code
     if changed:
         lines = "\n".join(f"  {key}: {then.get(key, 'not set')} -> {now.get(key, 'not set')}" for key in changed)
         raise StudyFileError(

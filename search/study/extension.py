@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from search.config.loading import check
+from search.config.loading import check_request
 from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.storage import checkpoints
@@ -141,7 +141,9 @@ def widened_file(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
     Raises:
         StudyFileError: If something is narrower, or is another question; the message lists every such key.
     """
-    file = check(new, resolved=True).kept_like(old)
+    file = check_request(new).kept_like(old)
+    if added := sorted(file.own_methods.keys() - old.own_methods.keys()):
+        raise StudyFileError(f"methods: {added[0]} is a method of your own; it needs a study of another name (study: ...)")
     problems = [*_other(old, file), *_narrower(old, file)]
     if problems:
         raise StudyFileError(
@@ -154,8 +156,8 @@ def widened_file(old: StudyFile, new: Mapping[str, Any]) -> StudyFile:
 def _other(old: StudyFile, new: StudyFile) -> Iterator[str]:
     then, now = old.resolved(), new.resolved()
     for key in then.keys() - {"space", "methods", "budget"}:
-        if then[key] != now[key]:
-            yield f"{key}: {then[key]} -> {now[key]}: is fixed"
+        if then[key] != now.get(key):
+            yield f"{key}: {then[key]} -> {now.get(key)}: is fixed"
     for key, before in then["budget"].items():
         after = now["budget"][key]
         if key not in _MAY_GROW and before != after:

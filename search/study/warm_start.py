@@ -43,7 +43,7 @@ def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
 
 
 def _refuse_changed(file: StudyFile, source: Path, pinned: Pinned | None) -> None:
-    """Refuse a study on the same path or weights as this one, if the files there were others then."""
+    """Refuse a study on the same path or weights as this one, or with a method of the same name, if the files were others then."""
     if pinned is None or not source.is_dir():
         return
     row = load(source).row
@@ -61,6 +61,11 @@ def _refuse_changed(file: StudyFile, source: Path, pinned: Pinned | None) -> Non
                 f"search.learn_from: {source} was measured on the same {section}, but its {what} have changed since: its "
                 "accuracies cannot be compared with this study's; leave it out"
             )
+    if other := sorted(name for name, digest in then.methods.items() if pinned.methods.get(name, digest) != digest):
+        raise StudyFileError(
+            f"search.learn_from: {source} has a method {other[0]} whose code is not this study's: its accuracies cannot be "
+            "compared with this study's; leave it out, or rename the method"
+        )
 
 
 def _trials(source: Path) -> Sequence[Trial]:

@@ -42,6 +42,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
 
     origin = {"study": study.name, "trial": number, "state": str(trial.state)}
     known = {"config": trial.config, "seed": trial.seed, "backbone": worker["backbone"], "data_set": worker["data"]}
+    known |= {"methods": worker.get("methods", ())}
     try:
         at_least = trial.epochs if trial.state.finished else 0
         return write(folder, to, **known, origin=origin, at_least=at_least, merged=merged)
@@ -59,7 +60,7 @@ def refuse_changed(study: SavedStudy) -> None:
 
     worker = check_stored(study.row.file).worker(study.row.facts)
     try:
-        trainables.refuse_changed(worker["backbone"], worker["data"])
+        trainables.refuse_changed(worker["backbone"], worker["data"], worker.get("methods", ()))
     except ValueError as error:
         raise RequestError(str(error)) from error
 

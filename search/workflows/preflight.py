@@ -54,7 +54,7 @@ def examine(
     """Build the model on the meta device, decode and check every image, and import the back end.
 
     Raises:
-        RequestError: If backbone or data are unavailable, or not those with which the study began.
+        RequestError: If backbone, data or methods are unavailable, or not those with which the study began.
     """
     from trainables import audit, choose_precision, measure
     from trainables.imports import large_imports
@@ -64,19 +64,25 @@ def examine(
         back_end.prepare()
         worker = file.worker(None if opening.saved is None else opening.saved.row.facts)
         try:
-            sizes = measure(worker["backbone"], worker["data"])
+            own = worker.get("methods", ())
+            sizes = measure(worker["backbone"], worker["data"], own)
             found = audit(worker["backbone"], worker["data"], progress=on_decoded)
             if found is not None and found.skipped:
                 say(describe_skipped(found.skipped))
             rules = worker["data"].get("rules", DATA_RULES)
-            pinned = None if found is None else Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest)
+            digests = {"methods": {method["name"]: method["digest"] for method in own}} if own else {}
+            pinned = None
+            if found is not None:
+                pinned = Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest, **digests)
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned)
             refuse_what_cannot_start(file, sizes, on_tried=on_tried)
             precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
-                precision = choose_precision(**worker, backbone_params=sizes.backbone_params, gpu=gpu)
+                precision = choose_precision(
+                    worker["backbone"], worker["data"], worker["recipe"], backbone_params=sizes.backbone_params, gpu=gpu
+                )
             gpus = file.resources.gpus_per_trial
             if gpus != "auto" and back_end.reserves_memory(file):
                 from trainables.costs.memory import private_bytes

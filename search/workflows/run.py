@@ -128,7 +128,7 @@ def _open(opening: Opening, known: Preflight, memory: TrialMemory | None) -> Stu
             return study
         study = Study.create(file, known.sizes, precision=known.precision, memory=memory, pinned=known.pinned, opening=opening)
         _keep_listing(study)
-        (file.folder / "study.yaml").write_text(yaml.safe_dump(file.resolved(), sort_keys=False))
+        (file.folder / "study.yaml").write_text(yaml.safe_dump(file.written(), sort_keys=False))
     except OSError as error:
         raise RequestError(
             f"storage: {file.folder} cannot be written ({error.strerror or error}); free space, change its permissions, or use "

@@ -107,14 +107,16 @@ def load(
         raise StudyFileError(f"--only: the suite has no task {', '.join(unknown)}; it has {', '.join(names)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise StudyFileError(f"{source}: tasks: {', '.join(twice)} occurs twice; task names must be unique")
-    versions = [_tasks(suite, version, only, root, overrides) for version in (suite, *suite.earlier)]
+    versions = [_tasks(suite, version, only, root, overrides, folder=Path(source).parent) for version in (suite, *suite.earlier)]
     if storage is not None:
         versions = [[replace(t, file=t.file.model_copy(update={"storage": storage})) for t in tasks] for tasks in versions]
     began = next((tasks for tasks in versions if all(map(_goes_on, tasks))), versions[0]) if suite.earlier else versions[0]
     return suite.suite, began
 
 
-def _tasks(suite: SuiteFile, version: Version, only: Sequence[str], root: Path | None, overrides: Sequence[str]) -> list[Task]:
+def _tasks(
+    suite: SuiteFile, version: Version, only: Sequence[str], root: Path | None, overrides: Sequence[str], *, folder: Path
+) -> list[Task]:
     """Return the tasks of a version of a suite."""
     found, problems = [], []
     for group, tasks in suite.tasks.items():
@@ -128,7 +130,8 @@ def _tasks(suite: SuiteFile, version: Version, only: Sequence[str], root: Path |
             try:
                 for assignment in overrides:
                     assign(raw := _copied(raw), assignment)
-                found.append(Task(name, group, check(raw, f"{suite.suite}: {name}"), earlier=version is not suite))
+                file = check(raw, f"{suite.suite}: {name}", folder=folder)
+                found.append(Task(name, group, file, earlier=version is not suite))
             except StudyFileError as error:
                 problems.append(str(error))
     if problems:

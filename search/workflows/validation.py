@@ -47,7 +47,7 @@ def validate(
     with file.naming_lines():
         worker = file.worker()
         try:
-            sizes = measure(worker["backbone"], worker["data"])
+            sizes = measure(worker["backbone"], worker["data"], worker.get("methods", ()))
             found = audit(worker["backbone"], worker["data"], progress=on_decoded)
             refuse_what_cannot_start(file, sizes, on_tried=on_tried)
         except ValueError as error:
@@ -61,16 +61,19 @@ def validate(
 
 
 def refuse_what_cannot_start(file: StudyFile, sizes: Sizes, *, on_tried: Progress = lambda done, of: None) -> None:
-    """Refuse values and methods that have no possible configuration, and a backbone that no image passes through.
+    """Refuse methods that break a law, values and methods without a possible configuration, and a backbone that takes no image.
 
     Raises:
         StudyFileError: If a value or a method is impossible.
-        ValueError: If the backbone cannot be computed with.
+        ValueError: If a method that the user brought breaks a law, or the backbone cannot be computed with.
     """
-    from trainables import rehearse
+    from trainables import refuse_unlawful, rehearse
 
+    worker = file.worker()
+    own = worker.get("methods", ())
+    refuse_unlawful(own)
     refuse_impossible_values(file, sizes)
     refuse_hopeless(file, sizes, file.budget.max_params or sizes.backbone_params)
     if file.data.kind != "synthetic":
         space = file.joint_space()
-        rehearse(file.worker()["backbone"], [space.default(method) for method in space.methods], progress=on_tried)
+        rehearse(worker["backbone"], [space.default(method) for method in space.methods], own, progress=on_tried)

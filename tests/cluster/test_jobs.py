@@ -17,6 +17,7 @@ from search.results.saved_study import load
 from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
+from ..own_methods import GAIN
 from .conftest import Head
 from .watching import n_at_work, sleeping, wait_until
 
@@ -29,6 +30,17 @@ def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> No
     told = json.loads(planned.stdout)
     assert told["n_slots"] == 2  # the head's cores
     assert {probe["config"]["method"] for probe in told["probes"]} == {"head_only", "lora"}
+
+
+def test_a_job_takes_a_method_of_the_user_along_and_later_commands_find_it(head: Head, tmp_path: Path) -> None:
+    study = {"study": "own", "data": {"kind": "digits"}, "methods": ["./gain.py"], "budget": {"n_trials": 2, "epochs": 1}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "gain.py").write_text(GAIN)
+    submitted = head.paretune("submit", str(tmp_path / "own.yaml"), "--storage", str(head.storage), "-f")
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    (tmp_path / "gain.py").unlink()
+    assert [(t.method, t.state) for t in load(head.storage / "own").history][1:] == [("gain", State.COMPLETE)]
+    assert "identical to the last bit" in asked(head, "rerun", "own", "1")
 
 
 def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> None:

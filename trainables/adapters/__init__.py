@@ -57,8 +57,10 @@ from trainables.adapters.vpt import VPT
 __all__ = [
     "ARC",
     "METHODS",
+    "PREFIX",
     "SNELL",
     "SSF",
+    "TYPES",
     "VPT",
     "AdaptFormer",
     "Adaptation",
@@ -97,6 +99,7 @@ __all__ = [
     "trainable_parameters",
     "trainable_state",
     "transformer_blocks",
+    "types_of",
     "undecayed_parameters",
     "unmergeable",
 ]
@@ -128,7 +131,7 @@ _METHODS: Final[tuple[type[Method], ...]] = (
 METHODS: Final[dict[str, type[Method]]] = {method.name: method for method in _METHODS}
 
 # the types of a knob, as a dataclass writes them -> the accepted types in a configuration
-_TYPES: Final[dict[str, tuple[type, ...]]] = {
+TYPES: Final[dict[str, tuple[type, ...]]] = {
     "int": (int,),
     "float": (int, float),
     "str": (str,),
@@ -137,45 +140,52 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 }
 
 
-def method_of(config: Mapping[str, Any]) -> Method:
+def method_of(config: Mapping[str, Any], own: Mapping[str, type[Method]] | None = None) -> Method:
     """Return the method of a configuration with its knobs; missing knobs have the paper's defaults.
 
     Args:
         config: Flat, dotted configuration: `{"method": "lora", "lora.rank": 4, ...}`. Keys of other families (`optim.`,
             `recipe.`) are ignored.
+        own: Methods that the user brought, by name.
 
     Raises:
         ValueError: If the method or a knob is unknown, or a value has the wrong type or is rejected by the method.
     """
     name = config.get("method")
-    kind = method_type(name)
-    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    known = {**METHODS, **(own or {})}
+    kind = method_type(name, known)
+    types = types_of(kind)
     knobs: dict[str, Any] = {}
     for key, value in config.items():
         family, _, knob = key.rpartition(".")
-        if (family in METHODS or family.startswith(PREFIX)) and family != name:
+        if (family in known or family.startswith(PREFIX)) and family != name:
             raise ValueError(f"a configuration of {name} may not have knobs of {family}; got {key}; remove it")
         if family != name:
             continue
         if knob not in types:
             raise ValueError(f"{name} has no knob {knob!r}; its knobs are {', '.join(types) or 'none'}{near(knob, types)}")
-        if not any(type(value) in _TYPES[part] for part in types[knob].split(" | ")):
+        if not any(type(value) in TYPES[part] for part in types[knob].split(" | ")):
             raise ValueError(f"{key} must be of type {types[knob]}; got {value!r} of type {type(value).__name__}")
         knobs[knob] = float(value) if types[knob] == "float" else value
     return kind(**knobs)
 
 
-def method_type(name: Any) -> type[Method]:
-    """Return the method type of a name: one of ours or, as `peft.<tuner>`, one of Hugging Face PEFT's.
+def types_of(kind: type[Method]) -> dict[str, str]:
+    """Return the types of a method's hyperparameters in words, by name: `int`, `float | None`."""
+    return {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in dataclasses.fields(kind)}
+
+
+def method_type(name: Any, known: Mapping[str, type[Method]] = METHODS) -> type[Method]:
+    """Return the method type of a name: one of the known or, as `peft.<tuner>`, one of Hugging Face PEFT's.
 
     Raises:
         ValueError: If the name is unknown, or PEFT is not installed.
     """
     if isinstance(name, str) and name.startswith(PREFIX):
         return peft_method(name.removeprefix(PREFIX))
-    if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}{near(str(name), METHODS)}")
-    return METHODS[name]
+    if name not in known:
+        raise ValueError(f"method must be one of {', '.join(known)}; got {name!r}{near(str(name), known)}")
+    return known[name]
 
 
 def near(word: str, known: Any) -> str:

@@ -43,6 +43,7 @@ class AdapterPlus(Method):
     """
 
     name: ClassVar[str] = "adapter_plus"
+    starts_pretrained: ClassVar[bool] = False
     rank: int = 8
     layers: str = "all"
     drop_path: float = 0.1

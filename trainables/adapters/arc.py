@@ -58,6 +58,7 @@ class ARC(Method):
     """
 
     name: ClassVar[str] = "arc"
+    starts_pretrained: ClassVar[bool] = False
     rank: int = 50
     position: str = "att_mlp"
     layers: str = "all"

@@ -42,6 +42,7 @@ class Method:
 
     name: ClassVar[str]
     joins: ClassVar[bool] = True  # False keeps timm's own modules and names in the adapted blocks, for a method that trains these
+    starts_pretrained: ClassVar[bool] = True  # claims that a newly adapted model computes the function of the pretrained one
 
     def build(self, blocks: Blocks, rng: torch.Generator) -> dict[str, Layer]:
         """Build the layers that adapt `blocks`, keyed by the path of the replaced submodule; the model is not changed.

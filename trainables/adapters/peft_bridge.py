@@ -62,6 +62,7 @@ class PeftMethod(Method):
     """
 
     tuner: ClassVar[str]
+    starts_pretrained: ClassVar[bool] = False
     targets: str = "qkv"
     layers: str = "all"
 

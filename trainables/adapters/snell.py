@@ -74,6 +74,7 @@ class SNELL(Method):
     """
 
     name: ClassVar[str] = "snell"
+    starts_pretrained: ClassVar[bool] = False
     rank: int = 8
     sparsity: float = 0.9
     kernel: str = "piecewise_linear"

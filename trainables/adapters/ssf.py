@@ -46,6 +46,7 @@ class SSF(Method):
     """
 
     name: ClassVar[str] = "ssf"
+    starts_pretrained: ClassVar[bool] = False
     layers: str = "all"
 
     def __post_init__(self) -> None:

@@ -63,6 +63,7 @@ class VPT(Method):
     """
 
     name: ClassVar[str] = "vpt"
+    starts_pretrained: ClassVar[bool] = False
     depth: str = "deep"
     length: int = 50
     layers: str = "all"

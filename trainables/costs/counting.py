@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from trainables import backbones, data
 from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, sequence_growth, supported_blocks, unmergeable
+from trainables.adapters.own import own_methods
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
@@ -100,7 +101,8 @@ class MetaSizes:
         ValueError: If the backbone or data set is unknown, or adapters do not support the backbone.
     """
 
-    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
+    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._own = own_methods(methods)
         self.n_classes = data.n_classes(data_set)
         self.n_validation = data.n_validation(data_set)
         self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
@@ -119,7 +121,7 @@ class MetaSizes:
             try:
                 return forward_gflops(model)
             except (NotImplementedError, RuntimeError) as error:  # some of PEFT's tuners read values, which do not exist here
-                name, reason = method_of(config).name, str(error).splitlines()[0]
+                name, reason = method_of(config, self._own).name, str(error).splitlines()[0]
                 raise ValueError(
                     f"the operations of {name} cannot be counted before training ({reason:.80}...); leave the method out"
                 ) from error
@@ -148,7 +150,7 @@ class MetaSizes:
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """See `trainables.protocol.Sizes.unmergeable`."""
-        if isinstance(method_of(config), PeftMethod):
+        if isinstance(method_of(config, self._own), PeftMethod):
             return None  # determined from the outputs of its layers, which are not computed here
         with self._adapted(config) as model:
             return unmergeable(model)
@@ -157,7 +159,7 @@ class MetaSizes:
     def _adapted(self, config: Mapping[str, Any]) -> Iterator[nn.Module]:
         """Yield the model at the size that training ends with; its parameters have no values."""
         recipe_of({}, config)
-        method = method_of(config)
+        method = method_of(config, self._own)
         adapt(self._model, method)
         try:
             method.shrink_to_final_size(self._model)

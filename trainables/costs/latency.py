@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from trainables import backbones
 from trainables.adapters import adapt, adapted_layers, merge, method_of, unmergeable
+from trainables.adapters.own import own_methods
 from trainables.recipe.recipe import recipe_of
 from trainables.recipe.step import logits
 
@@ -84,7 +85,13 @@ def latency(model: nn.Module, *, precision: str, seconds: float = SECONDS) -> La
     return Latency(medians[0], medians[0] if plain else medians[1] if merged else None, reason, len(found[0]), (high - low) / 2)
 
 
-def measure(backbone: Mapping[str, Any], recipe: Mapping[str, Any], n_classes: int, config: Mapping[str, Any]) -> dict[str, Any]:
+def measure(
+    backbone: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    n_classes: int,
+    config: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Measure the latency of a configuration without its weights: no checkpoint, no data and no training is needed.
 
     A method that drops parameters while it trains (Heart-LoRA's heads) is measured at its final size.
@@ -94,6 +101,7 @@ def measure(backbone: Mapping[str, Any], recipe: Mapping[str, Any], n_classes: i
         recipe: The `recipe` argument of `trainables.make`; only its precision, device and threads are used.
         n_classes: Number of outputs of the head.
         config: The configuration.
+        methods: The `methods` argument of `trainables.make`.
 
     Returns:
         The result of `trainables.measure_latency`.
@@ -101,7 +109,7 @@ def measure(backbone: Mapping[str, Any], recipe: Mapping[str, Any], n_classes: i
     Raises:
         ValueError: If the backbone cannot be built, or the configuration does not fit it.
     """
-    own, method = recipe_of(recipe, config), method_of(config)
+    own, method = recipe_of(recipe, config), method_of(config, own_methods(methods))
     device = torch.device(own.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(own.n_threads)

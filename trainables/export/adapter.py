@@ -20,7 +20,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -32,8 +32,10 @@ from torch import Tensor, nn
 
 from trainables import backbones, data
 from trainables.adapters import PeftMethod, adapt, load_trainable_state, merge, method_of, remove, trainable_state
+from trainables.adapters.own import own_methods
 from trainables.costs.counting import count_parameters
 from trainables.folder import Folder
+from trainables.method_files import find_file
 from trainables.training import checkpoint
 
 VERSION: Final = 1
@@ -61,7 +63,8 @@ class Card:
         epochs: Numbers of epochs: `done` by the trial, and `planned` by the study.
         params: Numbers of parameters: `adapter`, `head` and `backbone`; the first two are trained.
         seed: Seed of the trial.
-        origin: Origin of the adapter: `study`, `trial` and the trial's `state`.
+        origin: Origin of the adapter: `study`, `trial` and the trial's `state`; `code`, the `source` and `digest` of a method that
+            the user brought.
         packages: Versions of the packages that wrote the export.
     """
 
@@ -145,6 +148,7 @@ def export_adapter(
     backbone: Mapping[str, Any],
     data_set: Mapping[str, Any],
     origin: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]] = (),
     at_least: int = 0,
     merged: bool = False,
 ) -> Card:
@@ -158,6 +162,7 @@ def export_adapter(
         backbone: Mapping with `name`, `weights` and `img_size`, as for `trainables.make`.
         data_set: Mapping with `kind` and the keys that this kind needs.
         origin: Origin of the adapter, stored in the card.
+        methods: The `methods` argument of `trainables.make`; source and digest of the trial's own method are added to `origin`.
         at_least: Number of epochs that the checkpoint must hold.
         merged: True to merge the adapter into the weights and write a complete state instead of the trained tensors.
 
@@ -187,7 +192,8 @@ def export_adapter(
     n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(data_set)
     backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
     plain = model.state_dict().keys()
-    method = method_of(facts["config"])
+    method = method_of(facts["config"], own_methods(methods))
+    code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in methods}.get(method.name)
     adapt(model, method)
     load_trainable_state(model, saved.group("trainable"))
     n_adapter, n_head = count_parameters(model)
@@ -215,7 +221,7 @@ def export_adapter(
         epochs={"done": facts["epoch"], "planned": facts["epochs"]},
         params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
         seed=seed,
-        origin=dict(origin),
+        origin=dict(origin) if code is None else {**origin, "code": code},
         packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
     )
     _write(to, card, tensors)
@@ -236,6 +242,17 @@ def _write(to: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
         raise
 
 
+def _own_code(card: Card) -> list[dict[str, str]]:
+    """Return the method that the user brought, as the argument of `own_methods`, if the card has one.
+
+    Raises:
+        ValueError: If the user has not named its file.
+    """
+    if (code := card.origin.get("code")) is None:
+        return []
+    return [find_file(card.method, code["source"], code["digest"]).as_argument(card.method, code["digest"])]
+
+
 def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     """Adapt `model` in place with an adapter and a head from an unmerged export; the mode (train, eval) stays.
 
@@ -245,8 +262,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
         folder: Folder of the card.
 
     Raises:
-        ValueError: If card or tensors cannot be read, the export is merged, or its backbone, weights or number of classes differ
-            from the model's. The model is unchanged in that case.
+        ValueError: If card or tensors cannot be read, the method is code that the user has not named, the export is merged, or its
+            backbone, weights or number of classes differ from the model's. The model is unchanged in that case.
     """
     card, path = read_card(folder), Path(folder) / FILES["adapter"]
     if card.form != "adapter":
@@ -270,7 +287,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     if n_outputs == 0:
         backbones.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
     try:
-        adapt(model, method_of(card.config))
+        adapt(model, method_of(card.config, own_methods(_own_code(card))))
         try:
             load_trainable_state(model, state)
         except ValueError:

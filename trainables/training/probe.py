@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +88,7 @@ def probe(
     data: Mapping[str, Any],
     recipe: Mapping[str, Any],
     configs: Iterable[Mapping[str, Any]],
+    methods: Sequence[Mapping[str, Any]] = (),
     *,
     patience: float | None = None,
     on_done: Progress = lambda done, of, method: None,
@@ -99,13 +100,14 @@ def probe(
         data: The `data` argument of `trainables.make`.
         recipe: The `recipe` argument of `trainables.make`.
         configs: Valid configurations.
+        methods: The `methods` argument of `trainables.make`.
         patience: Seconds for all of them; on a slow machine fewer images are used. None for whole batches.
         on_done: Callback that receives the number of measured configurations, of all, and the method of the last.
 
     Raises:
         ValueError: If `trainables.make` raises it.
     """
-    trial, waiting = Short(backbone, data, recipe), list(configs)
+    trial, waiting = Short(backbone, data, recipe, methods), list(configs)
     on_done(0, len(waiting), "")
     begun = time.perf_counter()
     if patience is not None and waiting:
@@ -122,7 +124,11 @@ def probe(
 
 
 def memory(
-    backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any], configs: Iterable[Mapping[str, Any]]
+    backbone: Mapping[str, Any],
+    data: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    configs: Iterable[Mapping[str, Any]],
+    methods: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Measure the memory that training takes, in a process like a worker's.
 
@@ -132,7 +138,7 @@ def memory(
     """
     peaks: dict[str, float] = {}
     host = private_bytes(peak=True)
-    for found in probe(backbone, data, recipe, configs):
+    for found in probe(backbone, data, recipe, configs, methods):
         method = str(found.config["method"])
         peaks[method] = max(peaks.get(method, 0.0), found.peak_memory_bytes)
         host = max(host, private_bytes(peak=True))  # each trial's own peak, if the system allows the peak to be reset

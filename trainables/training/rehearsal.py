@@ -1,7 +1,8 @@
-"""One image through the backbone with each adapter: what a study file promises is tried before anything starts."""
+"""One image through the backbone with each adapter, and the laws of a user's methods, tried before anything starts."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,18 @@ import torch
 from torch import nn
 
 from trainables import backbones
-from trainables.adapters import adapt, method_of, remove, supported_blocks
+from trainables.adapters import Method, adapt, method_of, remove, supported_blocks
+from trainables.adapters.laws import Bench, Verdict, check
+from trainables.adapters.own import own_methods
+
+PACKAGED = "vit_glyphs"
+_N_IMAGES = 4  # of a check of laws
 
 
 def rehearse(
     backbone: Mapping[str, Any],
     configs: Sequence[Mapping[str, Any]],
+    methods: Sequence[Mapping[str, Any]] = (),
     *,
     on_done: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
@@ -24,12 +31,13 @@ def rehearse(
     Args:
         backbone: The `backbone` argument of `trainables.make`.
         configs: Configurations to try; one whose method refuses it is left out.
+        methods: The `methods` argument of `trainables.make`.
         on_done: Callback that receives (tried models, all models).
 
     Raises:
         ValueError: If the backbone does not take images of its size, or its output or a configuration's is not finite.
     """
-    name = backbone["name"]
+    name, own = backbone["name"], own_methods(methods)
     model = backbones.create(name, backbone.get("weights"), backbone.get("img_size"))
     supported_blocks(model)
     wanted = backbones.preprocessing(model)
@@ -45,7 +53,7 @@ def rehearse(
     on_done(1, 1 + len(configs))
     for done, config in enumerate(configs, start=2):
         try:
-            adapt(model, method_of(config))
+            adapt(model, method_of(config, own))
         except ValueError:
             on_done(done, 1 + len(configs))
             continue
@@ -55,6 +63,60 @@ def rehearse(
         finally:
             remove(model)
         on_done(done, 1 + len(configs))
+
+
+def bench(backbone: str) -> Bench:
+    """Build a random backbone with a head on which the laws of a method are checked, in double precision on the CPU.
+
+    Its values are far from timm's initial ones, among which are zeros that hide errors.
+
+    Raises:
+        ValueError: If the backbone is unknown or unsupported.
+    """
+    model = backbones.create(backbone, backbones.RANDOM)
+    supported_blocks(model)
+    wanted, generator = backbones.preprocessing(model), torch.Generator().manual_seed(0)
+    backbones.set_head(model, _N_IMAGES + 1, generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+            else:
+                parameter.add_(0.1 * noise)
+    model = model.double().eval()
+    images = torch.randn(_N_IMAGES, wanted.channels, *wanted.size, generator=generator).double()
+    return Bench(lambda: copy.deepcopy(model), images)
+
+
+def check_laws(kind: type[Method], backbone: str) -> list[Verdict]:
+    """Check the laws of a method with its default hyperparameters on a random backbone.
+
+    Raises:
+        ValueError: If the backbone is unknown, or the method does not fit it.
+    """
+    return list(check(bench(backbone), kind()))
+
+
+def refuse_unlawful(methods: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse methods that the user brought and that break a law on the packaged backbone; one that does not fit it is left out.
+
+    Args:
+        methods: The `methods` argument of `trainables.make`.
+
+    Raises:
+        ValueError: If one breaks a law; the message names it.
+    """
+    told = {argument["name"]: argument["source"] for argument in methods}
+    for name, kind in own_methods(methods).items():
+        try:
+            verdicts = check_laws(kind, PACKAGED)
+        except ValueError:
+            continue
+        if broken := [verdict for verdict in verdicts if not verdict.kept]:
+            command = f"paretune check-method {told[name] if told[name].endswith('.py') else name}"
+            laws = "; ".join(f"{verdict.law} ({verdict.seen})" for verdict in broken)
+            raise ValueError(f"methods: {name} breaks {laws}; see every law: {command}")
 
 
 def refuse_size(model: nn.Module, size: tuple[int, int]) -> None:

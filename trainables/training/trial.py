@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from trainables.adapters import (
     remove,
     supported_blocks,
 )
+from trainables.adapters.own import own_methods
 from trainables.costs.counting import forward_gflops, structure
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
 from trainables.folder import Folder
@@ -42,6 +43,7 @@ class AdapterWorker:
         backbone: The `backbone` argument of `trainables.make`.
         data_set: The `data` argument of `trainables.make`.
         recipe: The `recipe` argument of `trainables.make`.
+        methods: The `methods` argument of `trainables.make`.
         final: True to train on the train and validation splits together, skip validation, and load the test split for `correct`.
 
     Raises:
@@ -49,9 +51,15 @@ class AdapterWorker:
     """
 
     def __init__(
-        self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], recipe: Mapping[str, Any], *, final: bool = False
+        self,
+        backbone: Mapping[str, Any],
+        data_set: Mapping[str, Any],
+        recipe: Mapping[str, Any],
+        methods: Sequence[Mapping[str, Any]] = (),
+        *,
+        final: bool = False,
     ) -> None:
-        self._fixed = dict(recipe)
+        self._fixed, self._own = dict(recipe), own_methods(methods)
         device = recipe_of(recipe, {}).device
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
@@ -77,7 +85,7 @@ class AdapterWorker:
         """
         if self._run is not None or adaptation(self.model) is not None:
             self.finish()
-        method, recipe = method_of(config), recipe_of(self._fixed, config)
+        method, recipe = method_of(config, self._own), recipe_of(self._fixed, config)
         plan = Plan(dict(config), seed, epochs, recipe, folder)
         saved = None if folder is None else checkpoint.read(folder)
         if saved is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,10 +38,17 @@ class Retrainer:
         backbone: The `backbone` argument of `trainables.make`.
         data: The `data` argument of `trainables.make`, with a test split.
         recipe: The `recipe` argument of `trainables.make`.
+        methods: The `methods` argument of `trainables.make`.
     """
 
-    def __init__(self, backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-        self._arguments = backbone, data, recipe
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        data: Mapping[str, Any],
+        recipe: Mapping[str, Any],
+        methods: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._arguments = backbone, data, recipe, methods
         self._trial: AdapterWorker | None = None
 
     def load(self) -> AdapterWorker:

@@ -279,3 +279,9 @@ def test_a_value_that_is_none_of_its_knobs_is_refused_with_the_nearest(tmp_path:
         loading.load(tmp_path / "s.yaml")
     assert law in str(refused.value)
     assert str(refused.value).startswith(f"{tmp_path}/s.yaml:6: space.{key}: ")
+
+
+def test_a_gradient_is_clipped_for_methods_that_exist() -> None:
+    assert loading.check({**MINIMAL, "recipe": {"clip_norm": {"arc": 1.0}}}).recipe.clip_norm == {"arc": 1.0}
+    with pytest.raises(StudyFileError, match=r"study: recipe.clip_norm: ark: no such method; did you mean arc\?"):
+        loading.check({**MINIMAL, "recipe": {"clip_norm": {"ark": 1.0}}})

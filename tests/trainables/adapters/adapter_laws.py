@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-import safetensors.torch
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -25,13 +24,11 @@ from trainables.adapters import (
     Layer,
     Method,
     adapt,
-    load_trainable_state,
+    laws,
     merge,
     regulariser,
-    remove,
     supported_blocks,
     trainable_parameters,
-    trainable_state,
     transformer_blocks,
 )
 from trainables.adapters.base import chosen_blocks
@@ -428,6 +425,11 @@ def adapted(backbone: Backbone, method: Method, dtype: torch.dtype = torch.float
     return model
 
 
+def bench(backbone: Backbone) -> laws.Bench:
+    """What the laws of the product are checked on."""
+    return laws.Bench(backbone.build, images(4))
+
+
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(6)  # of what is sampled in training
     names, parameters = zip(*trainable_parameters(model), strict=True)
@@ -448,26 +450,10 @@ class AdapterLaws:
         assert n_head == (backbone.n_features + 1) * N_CLASSES
 
     def test_counts_on_the_meta_device_are_those_of_the_real_model(self, case: Case, backbone: Backbone) -> None:
-        model = backbone.build().to("meta")
-        adapt(model, case.method)
-        case.method.shrink_to_final_size(model)
-        assert count_parameters(model) == count_parameters(adapted(backbone, case.method))
+        laws.counts_on_the_meta_device(bench(backbone), case.method)
 
     def test_every_trainable_moves_within_three_steps_and_nothing_else_does(self, case: Case, backbone: Backbone) -> None:
-        model = adapted(backbone, case.dropout or case.method, moved=False).train()
-        frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-        optimiser = torch.optim.AdamW([p for _, p in trainable_parameters(model)], lr=1e-2)
-        torch.manual_seed(6)  # of the dropout
-        seen = set()
-        for _ in range(3):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(images(4)), torch.tensor([0, 1, 2, 3])).backward()
-            seen |= {name for name, p in trainable_parameters(model) if p.grad is not None and p.grad.abs().max() > 0}
-            optimiser.step()
-        assert set(trainable_state(model)) - seen == set()
-        for name, before in frozen.items():
-            assert torch.equal(model.get_parameter(name), before), name
-            assert model.get_parameter(name).grad is None
+        laws.reaches_every_trainable(bench(backbone), case.dropout or case.method)
 
     def test_values_and_gradients_are_those_of_the_dense_equation(self, case: Case, backbone: Backbone) -> None:
         self.compare(case, backbone, training=False)
@@ -517,21 +503,10 @@ class AdapterLaws:
         assert all(name.endswith(("attn.q_bias", "attn.v_bias")) and name[:-6] + "qkv.bias" in new for name in gone)
 
     def test_removing_gives_the_pretrained_model_back_bit_for_bit(self, case: Case, backbone: Backbone) -> None:
-        plain, model = backbone.build(), adapted(backbone, case.method)
-        remove(model)
-        assert model.state_dict().keys() == plain.state_dict().keys()
-        for name, tensor in plain.state_dict().items():
-            assert name.startswith("head.") or torch.equal(model.state_dict()[name], tensor)
-        assert all(parameter.requires_grad for parameter in model.parameters())
-        adapt(model, case.method)  # and it can be adapted again
+        laws.leaves_nothing_behind(bench(backbone), case.method)
 
     def test_the_state_is_the_trainables_only_and_restores_the_function(self, case: Case, backbone: Backbone) -> None:
-        model, fresh = adapted(backbone, case.method), adapted(backbone, case.method, moved=False)
-        blob = safetensors.torch.save(trainable_state(model))  # refuses tensors that share memory
-        state = safetensors.torch.load(blob)
-        assert sum(tensor.numel() for tensor in state.values()) == sum(count_parameters(model))
-        load_trainable_state(fresh, state)
-        assert torch.equal(fresh(images(3)), model(images(3)))
+        laws.survives_a_checkpoint(bench(backbone), case.method)
 
     def test_a_prediction_does_not_depend_on_its_batch_mates(self, case: Case, backbone: Backbone) -> None:
         model = adapted(backbone, case.method)
