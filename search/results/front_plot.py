@@ -191,7 +191,7 @@ def _legend(
         handles=handles,
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
-        ncols=min(len(handles), 8),
+        ncols=min(len(handles), 8 if len(handles) <= 16 else 6),  # as many as are as wide as the axes
         frameon=False,
         fontsize=9,
         labelcolor=_INK,

@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import cycle
 
 from search.results.arrow_tables import UNITS
 from search.trial import PARAMETERS, Trial
 
 # Okabe and Ito's palette, distinguishable with every kind of colour vision; shape and colour are redundant.
-_STYLES = {
-    "head_only": ("#000000", "D"),
-    "lora": ("#0072B2", "o"),
-    "arc": ("#D55E00", "^"),
-    "lily": ("#009E73", "s"),
+_BLACK, _BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY = (
+    "#000000",
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)
+_STYLES = {  # anchors are black
+    "head_only": (_BLACK, "D"),
+    "layer_norm": (_BLACK, "o"),
+    "bitfit": (_BLACK, "s"),
+    "full": (_BLACK, "^"),
+    "lora": (_BLUE, "o"),
+    "arc": (_VERMILION, "^"),
+    "lily": (_GREEN, "s"),
+    "serial_lora": (_ORANGE, "P"),
+    "heart_lora": (_PINK, "X"),
+    "householder": (_SKY, "*"),
+    "snell": (_BLUE, "h"),
+    "clora": (_VERMILION, "<"),
+    "fact": (_GREEN, ">"),
+    "adapter": (_ORANGE, "o"),
+    "adaptformer": (_PINK, "s"),
+    "randlora": (_SKY, "^"),
+    "ssf": (_BLUE, "P"),
+    "difffit": (_VERMILION, "X"),
+    "rep_adapter": (_GREEN, "*"),
+    "adapter_plus": (_ORANGE, "h"),
+    "convpass": (_PINK, "<"),
+    "vpt": (_SKY, ">"),
 }
-_MORE_STYLES = [
-    (c, m) for m in ("v", "P", "X", "*", "h") for c in ("#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73")
-]
+MARKERS = ("o", "s", "^", "<", ">", "P", "X", "*", "h", "D")  # a triangle that points down means "further down"
+_SPARE = [(c, m) for m in MARKERS for c in (_BLUE, _VERMILION, _GREEN, _PINK, _ORANGE, _SKY) if (c, m) not in _STYLES.values()]
 PARAMS_IN_WORDS = "trainable adapter parameters, head not counted"
 INK, FAINT = "#222222", "#8a8a8a"
 
 
 def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return (colour, matplotlib marker) by method: fixed for the packaged methods, the rest of the palette in turn for others."""
-    spare = cycle(_MORE_STYLES)
-    every = list(dict.fromkeys(sorted(methods)))
-    order = [m for m in _STYLES if m in every] + [m for m in every if m not in _STYLES]
-    return {method: _STYLES.get(method) or next(spare) for method in order}
+    """Return (colour, matplotlib marker) by method, no two alike.
+
+    The packaged methods have fixed ones. Another method (of PEFT, of one's own) has the spare one that its name chooses, or the
+    next free one.
+    """
+    every = sorted(set(methods))
+    found = {method: style for method, style in _STYLES.items() if method in every}
+    for method in every:
+        if method not in found:
+            first = zlib.crc32(method.encode()) % len(_SPARE)
+            free = [style for style in _SPARE[first:] + _SPARE[:first] if style not in found.values()]
+            found[method] = free[0] if free else _SPARE[first]
+    return found
 
 
 @dataclass(frozen=True)

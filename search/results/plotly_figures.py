@@ -20,8 +20,8 @@ from search.storage.rows import Report
 from search.trial import PARAMETERS, State, Trial
 
 Figure = dict[str, Any]
-_SYMBOLS = {"D": "diamond", "o": "circle", "^": "triangle-up", "s": "square", "v": "triangle-down", "P": "cross", "X": "x"}
-_SYMBOLS |= {"*": "star", "h": "hexagon"}
+_SYMBOLS = {"D": "diamond", "o": "circle", "^": "triangle-up", "s": "square", "<": "triangle-left", ">": "triangle-right"}
+_SYMBOLS |= {"P": "cross", "X": "x", "*": "star", "h": "hexagon"}
 _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
 
 
