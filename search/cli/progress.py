@@ -70,14 +70,18 @@ class Progress:
             self._console.print(f"one image through each model: {n_done} of {n_models}")
 
     @contextmanager
-    def __call__(self, study: Study, at_a_time: str, waits: Callable[[], str | None]) -> Iterator[None]:
+    def __call__(self, study: Study, at_a_time: str, waits_for: Callable[[], str | None]) -> Iterator[None]:
         """Show the study while the block runs.
 
         Args:
             study: Study to show.
             at_a_time: Number of trials at once, in words.
-            waits: Callback that returns what the study waits for before any trial can run, None if it does not wait.
+            waits_for: Callback that returns what the study waits for before any trial can run, None if it does not wait.
         """
+
+        def waits() -> str | None:
+            return waits_for() or study.waits_for
+
         clock = _Clock(study)
         known = f"; {len(study.trials)} trials already known" if study.trials else ""
         reserved = study.file.resources.of_a_trial(study.row.facts.memory)["memory_per_trial"]
@@ -125,7 +129,7 @@ class _Clock:
 
     def left(self) -> float | None:
         trained = self.epochs_done() - self._epochs_before
-        if not trained:
+        if not trained or self._study.is_paused:
             return None
         return self.elapsed() / trained * (self.epochs_in_all() - self.epochs_done())
 

@@ -94,6 +94,7 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
     return {
         "study": study.row.name,
         "state": study.state.value,
+        "paused": None if study.paused is None or study.state is StudyState.FINISHED else study.paused.words(study.row.name),
         "trials": {state.value: n for state, n in study.counts.of_state.items()},
         "n_trials": int(study.row.budget["n_trials"]),
         "slots_busy": len(study.running) if at_work else 0,
@@ -108,6 +109,7 @@ def _shown(facts: Mapping[str, Any]) -> Table:
     states = ", ".join(f"{n:,} {state.lower()}" for state, n in facts["trials"].items()) or "none yet"
     rows = {
         "study": f"{facts['study']}, {facts['state']}",
+        "": facts["paused"],
         "trials": f"{states}; the budget is {facts['n_trials']:,}",
         "busy slots": f"{facts['slots_busy']}",
         "pace": f"{facts['epochs_per_minute']:.1f} epochs per minute, {facts['steps_per_second']:.1f} steps per second",

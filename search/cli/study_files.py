@@ -42,24 +42,26 @@ def list_studies(
     from search.errors import LedgerError
     from search.names import LAW, shortened
     from search.results.overview import overview
+    from search.results.study_state import StudyState
     from search.storage.location import list_locations
 
     listing = list_locations(storage, server)
     found, problems = [], []
     for listed in listing.studies:
-        name, state, where = listed.folder.name, "unreadable", str(listed.address or listed.folder)
+        name, state, paused, where = listed.folder.name, "unreadable", False, str(listed.address or listed.folder)
         try:
             study = overview(listed.folder, listed.address)
             name, state = study.row.name, study.state.lower()
+            paused = study.paused is not None and study.state is not StudyState.FINISHED
         except LedgerError as error:
             problems.append(str(error))
-        found.append({"name": name, "state": state, "path": where})
+        found.append({"name": name, "state": state, "paused": paused, "path": where})
     if as_json:
         print_json({"studies": found, "packaged": packaged_names()})
     else:
         table = Table("study", "state", "folder", box=None)
         for one in found:
-            table.add_row(one["name"], one["state"], one["path"])
+            table.add_row(str(one["name"]), f"{one['state']}{', paused' if one['paused'] else ''}", str(one["path"]))
         console = Terminal()
         console.print(table if found else f"No study in {server or storage}.")
         console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)

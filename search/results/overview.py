@@ -18,7 +18,7 @@ from search.storage.address import Address
 from search.storage.events import EventKind
 from search.storage.ledger import Ledger
 from search.storage.location import ledger_in
-from search.storage.rows import Counts, StudyRow
+from search.storage.rows import Counts, Pause, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.trial import PARAMETERS, State, Trial
 
@@ -37,6 +37,7 @@ class Overview:
         running: The trials that are RUNNING.
         hypervolume: The hypervolume of the front.
         ended: Reason why no more trials start although the budget has some left, or None.
+        paused: Pause by a user, during which no more trials start, or None.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Overview:
     running: tuple[Trial, ...]
     hypervolume: float
     ended: str | None
+    paused: Pause | None
 
 
 def overview(folder: Path, address: Address | None = None) -> Overview:
@@ -70,10 +72,13 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
     objectives = ledger.objectives()
     on_front = _on_front(objectives)
     points = [(top1, size) for number, top1, size in objectives if number in on_front]
-    changes = ledger.events(kinds=(EventKind.ENDED, EventKind.EXTENDED, EventKind.MEASURED))
+    changes = ledger.events(kinds=(EventKind.ENDED, EventKind.EXTENDED, EventKind.MEASURED, EventKind.PAUSED, EventKind.UNPAUSED))
     others = ledger.numbers(State.RUNNING) + ledger.numbers(State.COMPLETE, extended=True)
     shown = with_measured(ledger.trials([*on_front, *others]), changes)
     ended = ended_by(changes)
+    paused: Pause | None = None
+    for event in changes:
+        paused = Pause.after(event, paused)
     return Overview(
         folder,
         row,
@@ -84,6 +89,7 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
         running=tuple(trial for trial in shown if trial.state is State.RUNNING),
         hypervolume=pareto.hypervolume(points, row.facts.reference_point, linear=row.against not in PARAMETERS),
         ended=ended,
+        paused=paused,
     )
 
 

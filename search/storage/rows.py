@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,35 @@ class Event:
     trial: int | None
     who: str
     detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The pause of a study by a user, during which nothing new starts.
+
+    Attributes:
+        who: User, as `user@host:process`.
+        since: Unix time.
+        reason: Reason of the user, or None.
+    """
+
+    who: str
+    since: float
+    reason: str | None = None
+
+    @classmethod
+    def after(cls, event: Event, before: Pause | None) -> Pause | None:
+        """Return the pause after an event of the study, given the one before it."""
+        if event.trial is not None or event.kind not in (EventKind.PAUSED, EventKind.UNPAUSED):
+            return before
+        return cls(event.who, event.time, event.detail.get("reason")) if event.kind is EventKind.PAUSED else None
+
+    def words(self, study: str) -> str:
+        """Return who paused the study and since when, with the command that ends it."""
+        since = datetime.fromtimestamp(self.since).astimezone()
+        today = since.date() == datetime.now().astimezone().date()
+        told = f"paused by {self.who.partition('@')[0]} since {since:{'%H:%M' if today else '%Y-%m-%d %H:%M'}}"
+        return f"{told}{f' ({self.reason})' if self.reason else ''}; paretune unpause {study}"
 
 
 @dataclass(frozen=True)

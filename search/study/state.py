@@ -21,7 +21,7 @@ from search.samplers.sampler import SeededSampler
 from search.samplers.size_cache import CachedSize
 from search.storage.events import EventKind
 from search.storage.ledger import Ledger
-from search.storage.rows import Event, Report, StudyRow
+from search.storage.rows import Event, Pause, Report, StudyRow
 from search.study.lost_workers import LostWorkers, WorkerLoss
 from search.study.rungs import Rungs
 from search.trial import PARAMETERS, Metrics, State, Trial
@@ -80,7 +80,7 @@ class SearchState:
         self.lost_workers = LostWorkers(
             lambda number: trial_resources.method_gpu_share(asked, row.facts.gpu_shares, self.trials[number].method)
         )
-        self.paused = False
+        self.paused: Pause | None = None
         self.ended: str | None = None
         self.n_ended = 0
         self.n_rejected = 0
@@ -211,7 +211,7 @@ class SearchState:
         elif event.kind is EventKind.EXTENDED:
             self.extend()
         elif event.kind in (EventKind.PAUSED, EventKind.UNPAUSED):
-            self.paused = event.kind is EventKind.PAUSED
+            self.paused = Pause.after(event, self.paused)
 
     def _replay_of_trial(self, event: Event, trial: Trial, reports: dict[int, Report]) -> None:
         """Replay an event of a trial; `trial` is its current state, which may be newer than the event."""

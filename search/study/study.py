@@ -26,7 +26,7 @@ from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
 from search.storage.facts import Pinned, TrialMemory
 from search.storage.ledger import Ledger
-from search.storage.rows import Request, StudyRow
+from search.storage.rows import Pause, Request, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.budget_clock import BudgetClock
@@ -391,7 +391,8 @@ class Study:
                 if self._stopping is Stopping.NOW:
                     self._in_flight.request_stop_of_all()
             else:
-                self.state.paused = request.verb == "pause"
+                paused = Pause(request.who, self._ledger.now(), request.detail.get("reason"))
+                self.state.paused = paused if request.verb == "pause" else None
 
     def _extend_for(self, request: Request) -> None:
         try:
@@ -463,7 +464,13 @@ class Study:
     @property
     def is_paused(self) -> bool:
         """True while the study is paused by a user and still has trials to start."""
-        return self.state.paused and self._stopping is None and self._budget_left
+        return self.state.paused is not None and self._stopping is None and self._budget_left
+
+    @property
+    def waits_for(self) -> str | None:
+        """The user who paused the study and the time, in words; None if it is not paused."""
+        paused = self.state.paused if self.is_paused else None
+        return None if paused is None else paused.words(self.file.study)
 
     def n_wanted(self) -> int:
         """Return how many trials could run now if there was room for all: those that run, and those left in the budget.

@@ -1,5 +1,7 @@
 """What a person does to a study while it runs: real requests from another process, real drivers that obey."""
 
+import getpass
+import io
 import os
 import re
 import sqlite3
@@ -15,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from search.backends import in_process, ray_tune
+from search.cli.progress import Progress
+from search.cli.status import show_status
+from search.cli.terminal import Terminal
 from search.results.saved_study import load
 from search.results.study_state import StudyState
 from search.storage import checkpoints
@@ -27,6 +32,7 @@ from trainables.protocol import STOP_FLAG
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 from .. import studies
+from ..command_line import paretune
 from ..studies import next_trial
 
 GOOD = {"val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.0}
@@ -130,6 +136,26 @@ def test_pauses_outlive_the_driver(study: Study) -> None:
         assert resumed.number == 0
         assert again.ask() is None
         assert again.is_paused
+
+
+def test_everything_that_shows_a_study_says_that_it_is_paused_by_whom_and_what_ends_it(study: Study) -> None:
+    ask(study, "pause", 1)
+    assert study.waits_for is None  # a paused trial is no paused study
+    ask(study, "pause", reason="for the weekend")
+    told = rf"paused by {getpass.getuser()} since \d\d:\d\d \(for the weekend\); paretune unpause {study.file.study}"
+    assert re.fullmatch(told, study.waits_for or "")
+    assert re.fullmatch(told, show_status(study.folder)["paused"])
+    listed = paretune("ls", cwd=study.folder.parent.parent, PARETUNE_STORAGE=str(study.folder.parent))
+    assert re.search(rf"{study.file.study} +running, paused ", listed.stdout)
+    study.close()
+    with closing(Study.open(study.file, SyntheticSizes())) as again:
+        shown = io.StringIO()
+        with Progress(Terminal(file=shown))(again, "2 trials at a time", lambda: None):
+            until(lambda: "paused by" in shown.getvalue())
+        assert " left" not in shown.getvalue()
+        ask(again, "unpause")
+        assert again.waits_for is None
+        assert show_status(study.folder)["paused"] is None
 
 
 def test_a_request_that_its_driver_did_not_live_to_see_is_carried_out_by_the_next(study: Study) -> None:
