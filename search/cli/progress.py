@@ -171,20 +171,38 @@ def _picture(study: Study, clock: _Clock, waiting: str | None) -> RenderableType
 
 
 def _print_lines(console: Terminal, study: Study, clock: _Clock, waits: Callable[[], str | None], ended: threading.Event) -> None:
-    shown = {trial.number for trial in study.trials if trial.state.finished}
-    said = -math.inf
+    lines, said = Lines(study), -math.inf
     while True:
         last_look = ended.wait(_PLAIN_PERIOD_SECONDS)
         if (waiting := waits()) is not None and time.monotonic() - said >= _WAITING_IS_SAID_EVERY_SECONDS:
             said = time.monotonic()
             console.print(waiting, soft_wrap=True)
-        for trial in study.trials:
-            if trial.state.finished and trial.number not in shown:
-                shown.add(trial.number)
-                left = clock.left()
-                console.print(_line(study, trial, len(shown), left), soft_wrap=True)
+        for line in lines.new(clock.left()):
+            console.print(line, soft_wrap=True)
         if last_look:
             return
+
+
+class Lines:
+    """The lines of a study off a terminal: one for each trial that ends, or that continues after a rung had stopped it."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._ended = {trial.number for trial in study.trials if trial.state.finished}
+
+    def new(self, left: float | None = None) -> Iterator[str]:
+        """Yield the lines of what has happened since the last call.
+
+        Args:
+            left: Estimate of the seconds left, None if there is none.
+        """
+        for trial in self._study.trials:
+            if trial.number in self._ended and not trial.state.finished:
+                self._ended.remove(trial.number)
+                yield f"{trial.label} continues at epoch {trial.epochs + 1}: the search expects more of it than of a new trial"
+            elif trial.number not in self._ended and trial.state.finished:
+                self._ended.add(trial.number)
+                yield _line(self._study, trial, len(self._ended), left)
 
 
 def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.constrain import Constrain
@@ -20,15 +22,29 @@ if TYPE_CHECKING:
     from search.trial import Trial
 
 app = typer.Typer()
+Sort = Literal["number", "accuracy", "size"]
 
 
 @app.command()
-def front(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> None:
-    """Print the Pareto front of a study."""
+def front(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    *,
+    at: Annotated[float | None, typer.Option(metavar="SIZE", min=0, help="Only the best member of at most this size.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the Pareto front of a study; the size is the number of adapter parameters, or the study's other cost."""
+    from search.errors import RequestError
     from search.results.as_json import front_json
     from search.results.overview import overview
 
     found = overview(folder_of(study, storage))
+    if at is not None:
+        small = [member for member in found.members if member.size <= at]
+        if not small:
+            smallest = f"; its smallest member has {found.members[0].size:,.6g}" if found.members else ""
+            raise RequestError(f"--at {at:,.6g}: the front of {found.row.name} has no member of at most this size{smallest}")
+        found = replace(found, members=(small[-1],), extended=())  # the largest of these is the most accurate
     if as_json:
         print_json(front_json(found.row, [*found.members, *found.extended]))
     else:
@@ -61,10 +77,15 @@ def trials(
     storage: Storage = DEFAULT_STORAGE,
     *,
     top: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N most accurate complete trials.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only trials of this method.")] = None,
+    sort: Annotated[
+        Sort, typer.Option(help="Order: by number, accuracy (the best first), or size (the smallest first).")
+    ] = "number",
     rejected: Annotated[bool, typer.Option("--rejected", help="List configurations rejected before training, and why.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the trials of a study."""
+    from search.errors import RequestError
     from search.results import tables
     from search.results.as_json import trial_json
 
@@ -81,11 +102,22 @@ def trials(
         from search.storage.sql_ledger import open_ledger
 
         with open_ledger(folder_of(study, storage)) as ledger:
-            history, members = best(ledger, top)
+            history, members = best(ledger, top, method=method)
+    if method is not None:
+        history = [trial for trial in history if trial.method == method]
+        if not history:
+            raise RequestError(f"--method {method}: study {folder_of(study, storage).name} has no trial of this method")
+    if sort != "number":
+        history.sort(key=lambda trial: trial.size if sort == "size" else _worst_last(trial))
     if as_json:
         print_json([trial_json(trial) for trial in history])
     else:
         Terminal().print(Constrain(tables.trials_table(history, members), tables.TABLE_WIDTH))
+
+
+def _worst_last(trial: Trial) -> float:
+    top1 = trial.metrics.get("val/top1", math.nan)
+    return -top1 if math.isfinite(top1) else math.inf
 
 
 @app.command()
@@ -98,6 +130,7 @@ def show(
     """Show one trial: configuration, metrics per epoch, history."""
     from search.results import tables
     from search.results.as_json import trial_json
+    from search.results.words import format_percent, format_value, sparkline
 
     one, reports = _read_trial(folder_of(study, storage), trial)
     if as_json:
@@ -108,17 +141,19 @@ def show(
     console.print(Text(one.label, style="bold"), f" {one.state}" + (f": {one.reason}" if one.reason else ""))
     facts = Table(box=None, show_header=False)
     for key, value in one.config.items():
-        facts.add_row(key, str(value))
+        facts.add_row(key, format_value(value))
     facts.add_row("adapter_params", f"{one.adapter_params:,}")
     facts.add_row("head_params", f"{one.head_params:,}")
     for key, value in tables.costs(one.metrics):
         facts.add_row(key, value)
     console.print(facts)
     keys = [key for key in (reports[-1].metrics if reports else {}) if not key.startswith("cost/")]
-    curve = Table("epoch", *keys, box=None)
+    curve = Table("epoch", *(f"{key} %" if key == "val/top1" else key for key in keys), box=None)
     for r in reports:
-        curve.add_row(str(r.epoch), *(f"{r.metrics[key]:.4f}" for key in keys))
+        curve.add_row(str(r.epoch), *(format_percent(r.metrics[k]) if k == "val/top1" else f"{r.metrics[k]:.4f}" for k in keys))
     console.print(curve)
+    if len(reports) > 1 and "val/top1" in keys:
+        console.print(f"val/top1  {sparkline([r.metrics['val/top1'] for r in reports])}", style="dim")
 
 
 def _read_trial(folder: Path, number: int) -> tuple[Trial, list[Report]]:

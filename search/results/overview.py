@@ -93,16 +93,25 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
     )
 
 
-def best(ledger: Ledger, n: int) -> tuple[list[Trial], set[int]]:
+def best(ledger: Ledger, n: int, *, method: str | None = None) -> tuple[list[Trial], set[int]]:
     """Read the COMPLETE trials with the highest accuracy, the best first, of equal ones the smaller first.
+
+    Args:
+        ledger: Ledger of the study.
+        n: Number of trials.
+        method: Method of these trials; None for all.
 
     Returns:
         The trials, and the numbers of the front's members.
     """
     objectives = ledger.objectives()
-    ordered = heapq.nsmallest(n, objectives, key=lambda one: (-one[1], one[2], one[0]))
-    found = {trial.number: trial for trial in ledger.trials([number for number, *_ in ordered])}
-    return [found[number] for number, *_ in ordered], _on_front(objectives)
+    if method is None:
+        ordered = heapq.nsmallest(n, objectives, key=lambda one: (-one[1], one[2], one[0]))
+        found = {trial.number: trial for trial in ledger.trials([number for number, *_ in ordered])}
+        return [found[number] for number, *_ in ordered], _on_front(objectives)
+    own = [trial for trial in ledger.trials([number for number, *_ in objectives]) if trial.method == method]
+    own.sort(key=lambda trial: (-trial.metrics["val/top1"], trial.size, trial.number))
+    return own[:n], _on_front(objectives)
 
 
 def _on_front(objectives: Sequence[tuple[int, float, float]]) -> set[int]:

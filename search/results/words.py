@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from search.trial import Trial
 
@@ -56,6 +57,13 @@ def describe_knobs(trial: Trial) -> str:
 def format_percent(top1: float) -> str:
     """Format a fraction as percent with two decimals: one validation image of 800 is 0.125."""
     return f"{100 * top1:.2f}"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw a curve in one line of blocks, from its lowest to its highest value; a value that is not finite leaves a gap."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, span = min(finite, default=0.0), (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] if math.isfinite(value) else " " for value in values)
 
 
 def format_value(value: object) -> str:

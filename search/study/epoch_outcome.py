@@ -50,7 +50,7 @@ def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, 
         verdict = state.rungs.verdict(epoch, replace(trial, metrics=metrics).size, metrics[objective])
         if verdict is not None and not verdict.goes_on:
             reason = (
-                f"{objective} {metrics[objective]:.4f} at epoch {epoch} is below {verdict.bar:.4f}, "
+                f"{objective} {100 * metrics[objective]:.2f} % at epoch {epoch} is below {100 * verdict.bar:.2f} %, "
                 f"the bar among the {verdict.n_peers} trials of its size or smaller"
             )
             return EpochOutcome(State.PRUNED, True, {"reason": reason, "rung": epoch})

@@ -118,7 +118,7 @@ class SearchState:
             ValueError: If it is invalid, breaks a limit, or is already known.
         """
         counted = self.costs.check(config)
-        if (twin := self._numbers.get(key_of(config))) is not None:
+        if (twin := self._numbers.get(_rounded(config))) is not None:
             raise ValueError(f"the same configuration as trial {twin}")
         return counted
 
@@ -141,7 +141,7 @@ class SearchState:
         self._trial_of[ticket] = trial.number
         self._n_extended += trial.extends is not None
         if trial.extends is None:
-            self._numbers[key_of(trial.config)] = trial.number
+            self._numbers[_rounded(trial.config)] = trial.number
 
     def promote(self, trial: Trial) -> None:
         """Record that a trial stopped by a rung runs again."""
@@ -244,6 +244,11 @@ class SearchState:
         if first:
             self._first.remove(config)
         return self.sampler.add(config, drawn=not first)
+
+
+def _rounded(config: Config) -> str:
+    """Return a string that is equal for configurations whose numbers agree in nine digits: a sampler's code rounds the last."""
+    return key_of({key: float(f"{value:.9g}") if isinstance(value, float) else value for key, value in config.items()})
 
 
 def _first_configs(file: StudyFile, row: StudyRow) -> list[Config]:

@@ -13,6 +13,7 @@ import pytest
 
 import spaces
 from search.results.saved_study import load
+from search.trial import State
 
 from ..command_line import paretune
 from ..mlflow_database import with_mlflow_database
@@ -94,6 +95,18 @@ def test_json_is_what_the_ledger_holds(searched: Path) -> None:
     ]
     assert all(set(keys) <= set(trial) for trial in trials)
     assert [trial["trial"] for trial in trials] == list(range(14))
+    best = json.loads(paretune("trials", "syn", "--method", "arc", "--top", "3", "--sort", "size", "--json", cwd=searched).stdout)
+    mine = [trial for trial in study.history if trial.method == "arc" and trial.state is State.COMPLETE]
+    wanted = sorted(mine, key=lambda trial: (-trial.metrics["val/top1"], trial.size))[:3]
+    assert [trial["trial"] for trial in best] == [trial.number for trial in sorted(wanted, key=lambda trial: trial.size)]
+    none = paretune("trials", "syn", "--method", "larc", cwd=searched)
+    assert (none.returncode, none.stderr) == (2, "paretune: --method larc: study syn has no trial of this method\n")
+    ordered = json.loads(paretune("trials", "syn", "--sort", "accuracy", "--json", cwd=searched).stdout)
+    top1s = [-1.0 if (top1 := trial["metrics"].get("val/top1")) is None else top1 for trial in ordered]  # None: diverged
+    assert top1s == sorted(top1s, reverse=True)
+    last = study.members[-1]
+    [at] = json.loads(paretune("front", "syn", "--at", f"{last.size - 1}", "--json", cwd=searched).stdout)["members"]
+    assert at["trial"] == study.members[-2].number
     shown = json.loads(paretune("show", "syn", "3", "--json", cwd=searched).stdout)
     assert shown["config"] == study.history[3].config
     assert [report["epoch"] for report in shown["reports"]] == [1, 2, 3][: shown["epochs"]]

@@ -7,11 +7,12 @@ import pytest
 
 from search.backends import in_process, simulated
 from search.backends.simulated import VirtualClock, create
+from search.cli.progress import Lines
 from search.config.study_file import StudyFile
 from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
 from search.study.study import Study
-from search.trial import State
+from search.trial import Decision, State
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
 from .. import studies
@@ -73,6 +74,26 @@ def test_what_a_person_has_stopped_is_never_promoted(tmp_path: Path) -> None:
                 study.tell(trial.number, State.PRUNED, "by hand")
                 by_hand.add(trial.number)
     assert by_hand
+
+
+def test_the_lines_of_a_run_tell_that_a_stopped_trial_continues_and_how_it_ends(tmp_path: Path) -> None:
+    study = create(study_file(tmp_path), SURFACE, VirtualClock())
+    lines, told, trainable = Lines(study), list[str](), SurfaceTrainable(SURFACE)
+    while (trial := study.ask()) is not None:
+        if trial.epochs:
+            assert [*lines.new()] == [
+                f"{trial.label} continues at epoch {trial.epochs + 1}: the search expects more of it than of a new trial"
+            ]
+            assert any(f"] {trial.label} pruned: val/top1 " in line for line in told)
+        trainable.start(trial.config, seed=trial.seed, epochs=9, folder=None)
+        for _ in range(trial.epochs):
+            trainable.step()
+        for epoch in range(trial.epochs + 1, 10):
+            if study.report(trial.number, epoch, trainable.step()) is not Decision.CONTINUE:
+                break
+        told += lines.new()
+        assert f"] {trial.label} {study.trials[trial.number].state.lower()}" in told[-1]
+    assert max(Counter(line.split()[1] for line in told).values()) == 2
 
 
 class Killed(BaseException):

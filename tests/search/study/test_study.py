@@ -130,6 +130,15 @@ def test_no_configuration_is_trained_twice_and_an_exhausted_space_is_told(tmp_pa
     assert sum(kind == "rejected" for kind, _, _ in history(study)) >= MAX_REJECTIONS_IN_A_ROW
 
 
+def test_a_configuration_that_differs_in_the_last_bit_is_known(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    trials = [next_trial(study) for _ in range(2)]
+    config = {**trials[1].config, "optim.lr": math.nextafter(trials[1].config["optim.lr"], 1.0)}
+    with pytest.raises(ValueError, match="the same configuration as trial 1"):
+        study.state.check(config)
+    study.state.check({**config, "optim.lr": trials[1].config["optim.lr"] * (1 + 1e-8)})
+
+
 def test_the_rejections_of_a_study_are_bounded_over_all_of_its_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.study.study.max_rejections", lambda n_trials: n_trials)
     study = new_study(tmp_path, budget={"n_trials": 60, "epochs": 1, "max_params": 3_000}, search={"sampler": "random"})
