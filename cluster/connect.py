@@ -124,7 +124,7 @@ def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abstr
             task.
 
     Raises:
-        RuntimeError: If Ray was imported before and therefore also listens on other addresses.
+        ConnectionError: If Ray listens on other addresses, because it was imported before, or another Ray took its port.
         RayDied: If Ray died inside the block; raised on leaving it.
     """
     for name, value in _EMBEDDED.items():
@@ -186,9 +186,10 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
         try:
             address = ray.nodes()[0]["NodeManagerAddress"]
             if address not in ("127.0.0.1", "::1"):
-                raise RuntimeError(
-                    f"the embedded Ray listens on {address}: Ray was imported before Paretune could keep it on loopback; "
-                    f"start Python with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, or run the study before importing ray"
+                raise ConnectionError(
+                    f"the Ray that answers listens on {address} instead of loopback: another Ray of this user has started on the "
+                    "same port at the same moment (run the command again), or Python had imported ray before (set "
+                    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0)"
                 )
             yield
         except KeyboardInterrupt:
