@@ -63,7 +63,12 @@ def machine(found: Mapping[str, Any]) -> Iterator[Finding]:
     for name, has in found["versions"].items():
         floor = FLOORS.get(name)
         if has is None:
-            yield Finding(name, False, "not installed", "pip install paretune, or submit with --pip")
+            yield Finding(
+                name,
+                False,
+                "not installed",
+                "install Paretune there (its wheel, or `pip install .` in a clone), or submit with --pip",
+            )
         elif floor is not None and _numbers(has) < _numbers(floor):
             yield Finding(name, False, has, f"known vulnerabilities below {floor}: pip install '{name}>={floor}'")
         else:

@@ -23,7 +23,7 @@ from spaces.shared import layers
 from spaces.space import Knob, Space, Value
 
 PREFIX = "peft."
-REMEDY = "install it: pip install 'paretune[peft]'"
+REMEDY = "install it: pip install peft"
 
 _PROMPT = "it is a prompt method: it adds tokens to a language model and adapts no linear"
 REFUSED = {

@@ -75,8 +75,17 @@ def register(
     else:
         export_adapter(saved, trial, adapter)
     name = name or saved.name
-    version = register_model(saved.folder, tracking_uri(saved.folder.parent), trial, name)
-    Terminal(soft_wrap=True).print(f'mlflow.pyfunc.load_model("models:/{name}/{version}")')
+    uri = tracking_uri(saved.folder.parent)
+    complain(f"registering trial {trial} of {saved.name} as {name}")
+    version = register_model(saved.folder, uri, trial, name)
+    console = Terminal(soft_wrap=True)
+    console.print("import mlflow.pyfunc")
+    if uri.is_secret:
+        console.print("# with the environment variable MLFLOW_TRACKING_URI of this command, whose secret is not repeated here")
+    else:
+        console.print(f"mlflow.set_tracking_uri({uri.reveal()!r})")
+    console.print(f'model = mlflow.pyfunc.load_model("models:/{name}/{version}")  # where Paretune is installed')
+    console.print("model.predict(images)  # (n, channels, height, width) uint8 -> (n, classes) probabilities")
 
 
 @app.command()

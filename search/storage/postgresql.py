@@ -1,4 +1,4 @@
-"""A ledger on a PostgreSQL server, for teams. The only file that imports the driver, psycopg: `pip install 'paretune[postgres]'`.
+"""A ledger on a PostgreSQL server, for teams. The only file that imports the driver, psycopg: `pip install 'psycopg[binary]'`.
 
 Every study has its own schema, `paretune/<study>`, with the same tables as the SQLite file. The study's folder contains a
 pointer file with the address. PostgreSQL's client library reads the password from PGPASSWORD or `~/.pgpass`; Paretune never
@@ -255,5 +255,5 @@ def _driver() -> Any:
     try:
         import psycopg
     except ImportError:
-        raise LedgerError("a ledger on PostgreSQL needs the driver psycopg: pip install 'paretune[postgres]'") from None
+        raise LedgerError("a ledger on PostgreSQL needs the driver psycopg: pip install 'psycopg[binary]'") from None
     return psycopg

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,7 +229,7 @@ class RunStore:
 
             path = Path(folder) / "model"
             mlflow.pyfunc.save_model(
-                str(path), python_model=str(code), artifacts={"adapter": str(adapter)}, pip_requirements=["paretune"]
+                str(path), python_model=str(code), artifacts={"adapter": str(adapter)}, pip_requirements=_served_by()
             )
             self._client.log_artifacts(run.id, str(path), "model")
         with contextlib.suppress(MlflowException):  # it exists already
@@ -320,6 +321,14 @@ def _experiment(client: MlflowClient, uri: str, name: str, storage: Path, tags: 
     for key in tags.keys() - found.tags.keys():  # created by an older Paretune, or by the check of our permissions
         client.set_experiment_tag(found.experiment_id, key, tags[key])
     return str(found.experiment_id)
+
+
+def _served_by() -> list[str]:
+    """Return the libraries that a registered model needs in addition to Paretune, with their versions.
+
+    Paretune itself is not among them: no package index has it, and a name that others can take is not to be installed.
+    """
+    return [f"{name}=={version(name)}" for name in ("timm", "torch", "safetensors", "numpy")]
 
 
 def _ms(seconds: float) -> int:

@@ -19,7 +19,7 @@ def test_this_machine_is_well() -> None:
         ({"versions": {"torch": "2.9.1+cu128"}}, "torch", "known vulnerabilities below 2.10: pip install 'torch>=2.10'"),
         ({"versions": {"mlflow": "3.16.0"}}, "mlflow", "known vulnerabilities below 3.17: pip install 'mlflow>=3.17'"),
         ({"versions": {"ray": "2.9.0"}}, "ray", "known vulnerabilities below 2.56: pip install 'ray>=2.56'"),
-        ({"versions": {"timm": None}}, "timm", "pip install paretune, or submit with --pip"),
+        ({"versions": {"timm": None}}, "timm", "or submit with --pip"),
         (
             {"packages": {"search": "/a/search", "spaces": "/b/spaces"}},
             "our packages",

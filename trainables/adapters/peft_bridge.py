@@ -153,7 +153,7 @@ def _config_class(tuner: str) -> type[Any]:
         from peft.tuners.tuners_utils import BaseTuner
     except ImportError as error:
         raise ValueError(
-            f"peft.{tuner} needs Hugging Face PEFT, which cannot be imported ({error}); install it: pip install 'paretune[peft]'"
+            f"peft.{tuner} needs Hugging Face PEFT, which cannot be imported ({error}); install it: pip install peft"
         ) from error
     known = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_TUNER_MAPPING}
     fitting = {

@@ -129,7 +129,7 @@ def test_from_another_machine_a_study_is_watched_and_steered_by_its_address(tmp_
     with driver(here, "far") as process:
         code, printed, complaint = said("ls", server, "--json", cwd=there, elsewhere=True)
         assert code == 0, complaint
-        assert {"name": "far", "state": "running", "path": address} in json.loads(printed)["studies"]
+        assert {"name": "far", "state": "running", "paused": False, "path": address} in json.loads(printed)["studies"]
         assert list(there.iterdir()) == []  # looking round leaves nothing
         code, printed, complaint = said("trials", address, "--json", cwd=there, elsewhere=True)
         assert code == 0, complaint
@@ -338,7 +338,7 @@ def test_without_the_driver_one_is_told_what_to_install(tmp_path: Path, postgres
     command = [sys.executable, "-c", program, "run", str(path), "--back-end", "in-process"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "pip install 'paretune[postgres]'" in done.stderr
+    assert "pip install 'psycopg[binary]'" in done.stderr
 
 
 def test_a_server_that_does_not_wait_for_its_disk_is_refused(

@@ -144,8 +144,12 @@ def test_mlflow_loads_a_registered_adapter_without_a_pickle_at_the_recorded_accu
 ) -> None:
     member, storage = study.members[-1], study.folder.parent
     done = CliRunner().invoke(app, ["register", str(study.folder), str(member.number), "--name", "digits-adapter"])
-    assert done.stdout.strip() == 'mlflow.pyfunc.load_model("models:/digits-adapter/1")'
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(storage))
+    assert done.stdout.splitlines()[:3] == [
+        "import mlflow.pyfunc",
+        f"mlflow.set_tracking_uri({tracking_uri(storage).reveal()!r})",
+        'model = mlflow.pyfunc.load_model("models:/digits-adapter/1")  # where Paretune is installed',
+    ]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(storage))  # as the second line does, for this test only
     for module in ("pickle", "cloudpickle"):
         for verb in ("load", "loads"):
             monkeypatch.setattr(f"{module}.{verb}", refuse_to_unpickle)
@@ -154,6 +158,11 @@ def test_mlflow_loads_a_registered_adapter_without_a_pickle_at_the_recorded_accu
     wanted = Preprocessing(**read_card(study.folder / "adapters" / f"{member.number:04d}").preprocessing)
     split = data.load({"kind": "digits"}, wanted)["validation"]
     found = model.predict(split.images.numpy()).argmax(1)
+    uri = tracking_uri(storage)
+    needed = MlflowClient(tracking_uri=uri, registry_uri=uri).get_model_version("digits-adapter", "1")
+    requirements = Path(mlflow.artifacts.download_artifacts(f"{needed.source}/requirements.txt")).read_text()
+    assert "torch==" in requirements
+    assert "paretune" not in requirements  # a name that no index holds as ours
     assert (found == split.labels.numpy()).mean() == pytest.approx(member.metrics["val/top1"], abs=1e-9)
 
 
