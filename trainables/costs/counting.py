@@ -103,7 +103,7 @@ class MetaSizes:
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
         self.n_classes = data.n_classes(data_set)
         self.n_validation = data.n_validation(data_set)
-        self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
+        self._model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), "meta")
         self.backbone_params = sum(p.numel() for p in self._model.parameters())
         supported_blocks(self._model)
         backbones.set_head(self._model, self.n_classes, torch.Generator())
