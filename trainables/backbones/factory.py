@@ -224,8 +224,10 @@ def refuse_changed(backbone: Mapping[str, Any], now: str) -> None:
         Changed: If they differ; the message has both digests.
     """
     if (then := backbone.get("digest")) is not None and then != now:
+        weights = backbone.get("weights")
+        what = "weights and processor" if weights is not None and Path(weights).is_dir() else "weights"
         raise Changed(
-            f"backbone: the weights of {backbone['name']} ({backbone.get('weights') or 'its own'}) are not those with which the "
+            f"backbone: the {what} of {backbone['name']} ({weights or 'its own'}) are not those with which the "
             f"study began: their digest was {then[:12]} and is {now[:12]}; restore them, or begin a study of another name"
         )
 

@@ -31,7 +31,7 @@ class Layout:
     Attributes:
         models: Names of the models, for messages.
         sign: Regular expression of a name that only this layout has; its group is the path of the backbone in the file.
-        rules: Replacements that make a name timm's, in order; names begin with the backbone's path removed.
+        rules: Replacements that make a name timm's, in order, without the backbone's path; none if it is timm's already.
     """
 
     models: str
@@ -109,7 +109,7 @@ LAYOUTS: Final = (
 )
 # classifiers, what only pretraining uses, and what timm computes itself
 LEFT_OUT: Final = re.compile(
-    r"mask_token$|position_ids$|relative_position_index$|^pooler\.dense\.|^(\w+_)?classifier\.|^decoder\.|^lm_head\.|^head(_dist)?\.(fc\.)?(weight|bias)$"
+    r"mask_token$|position_ids$|relative_position_index$|^pooler\.dense\.|^(\w+_)?classifier\.|^decoder\.|^lm_head\."
 )
 JOINED: Final = {
     "attn.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
@@ -131,6 +131,8 @@ def translated(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Te
     if (first := next(found, None)) is None:
         return state
     layout, prefix = first
+    if not layout.rules:  # timm's own names, and its own check of them
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     wanted = model.state_dict()
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}  # timm's -> the file's

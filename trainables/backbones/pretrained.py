@@ -81,6 +81,7 @@ def load_weights(model: nn.Module, name: str, source: Path | ModelFolder) -> Non
 
 
 def _refuse_others(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors with other names or shapes than the model's; the message has the first ones."""
     told = {
         "missing": [name for name in wanted if name not in state],
         "unexpected": [name for name in state if name not in wanted],

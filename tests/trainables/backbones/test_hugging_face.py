@@ -15,7 +15,9 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 from transformers import ViTImageProcessor
 
-from trainables.backbones import create, describe_normalisation, digest, image_size, preprocessing
+from trainables import measure
+from trainables.backbones import create, describe_normalisation, digest, image_size, preprocessing, refuse_changed
+from trainables.protocol import Changed
 
 from .published import PRETRAINED, SHAPES, SIZE, features, published
 
@@ -28,6 +30,12 @@ def saved(name: str, folder: Path, **options: Any) -> Any:
     model = published(name)
     model.save_pretrained(folder, **options)
     return model
+
+
+def saved_at(folder: Path) -> Path:
+    """The folder, which then holds a `tiny_vit`."""
+    saved("tiny_vit", folder)
+    return folder
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -52,6 +60,17 @@ def test_a_model_in_transformers_and_in_timm_compute_the_same(name: str, tmp_pat
     torch.save(theirs.state_dict(), tmp_path / "memory.pt")
     for file in (tmp_path / "model/model.safetensors", tmp_path / "memory.pt"):
         assert same(create(PRETRAINED.get(name, name), str(file)), ours), file
+
+
+@pytest.mark.parametrize("name", ["tiny_dinov2_reg", "tiny_swin", "tiny_dinov3"])
+def test_a_timm_model_saved_by_transformers_is_read_as_it_is(name: str, tmp_path: Path) -> None:
+    theirs = transformers.TimmWrapperForImageClassification(
+        transformers.TimmWrapperConfig(architecture=name, num_labels=3, model_args={"img_size": SIZE})
+    )
+    theirs.save_pretrained(tmp_path)
+    ours = create(name, str(tmp_path))
+    theirs.timm_model.reset_classifier(0)
+    assert same(ours, theirs.timm_model)
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_dinov2_reg", "tiny_siglip", "tiny_deit_distilled"])
@@ -81,6 +100,24 @@ def test_weights_in_pieces_are_read_whole(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "../whole/model.safetensors"}}))
     with pytest.raises(ValueError, match="must name files of its own folder"):
         create("tiny_vit", str(tmp_path / "pieces"))
+
+
+def test_a_folder_of_torch_files_is_read_and_none_of_its_code_is_run(tmp_path: Path) -> None:
+    whole = create("tiny_vit", str(saved_at(tmp_path / "whole")))
+    folder = saved_at(tmp_path / "torch")
+    state = list(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    for name, part in {"one.bin": state[::2], "two.bin": state[1::2]}.items():
+        torch.save(dict(part), folder / name)
+    index = {"weight_map": {name: "one.bin" for name, _ in state[::2]} | {name: "two.bin" for name, _ in state[1::2]}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert same(create("tiny_vit", str(folder)), whole)
+    (folder / "one.bin").unlink()
+    with pytest.raises(ValueError, match=r"torch does not hold weights of tiny_vit: .*No such file"):
+        create("tiny_vit", str(folder))
+    torch.save({"model": Path("a class")}, folder / "one.bin")
+    with pytest.raises(ValueError, match=r"one\.bin holds more than tensors, which is not run here"):
+        create("tiny_vit", str(folder))
 
 
 @pytest.mark.parametrize(
@@ -257,13 +294,18 @@ class TestTheProcessor:
         folder = self.save(tmp_path, size={"height": 32, "width": 48})
         assert preprocessing(create("tiny_vit", folder, 32)).size == (32, 32)
         assert (image_size(folder, 32), image_size("random", None), image_size(None, None)) == (32, None, None)
-        assert image_size(self.save(tmp_path), None) == 48  # for what is measured without weights
+        folder = self.save(tmp_path)
+        assert image_size(folder, None) == 48  # for what is measured without weights
+        counted = measure({"name": "tiny_vit", "weights": folder}, {"kind": "none", "n_classes": 3}).backbone_params
+        assert counted == sum(parameter.numel() for parameter in create("tiny_vit", folder).parameters())
 
     def test_a_change_of_it_is_a_change_of_the_backbone(self, tmp_path: Path) -> None:
         folder = self.save(tmp_path)
         before = digest(create("tiny_vit", folder))
         assert digest(create("tiny_vit", folder, 48)) == before
         assert digest(create("tiny_vit", folder, 32)) != before
+        with pytest.raises(Changed, match=r"the weights and processor of tiny_vit .* are not those with which the study began"):
+            refuse_changed({"name": "tiny_vit", "weights": folder, "digest": "0" * 64}, before)
         for change in ({"image_mean": [0.1, 0.2, 0.4]}, {"resample": 3}, {"size": {"height": 40, "width": 40}}):
             assert digest(create("tiny_vit", self.save(tmp_path, **change))) != before
 
