@@ -159,7 +159,7 @@ def _divide_pooling(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) ->
             del tensors[name]
     for kind in ("weight", "bias"):
         if (whole := tensors.pop(f"attn_pool.qkv.{kind}", None)) is not None:
-            width = len(whole) // 3
+            width = whole.shape[0] // 3
             tensors[f"attn_pool.q.{kind}"], tensors[f"attn_pool.kv.{kind}"] = whole[:width], whole[width:]
 
 
@@ -179,7 +179,7 @@ def _join(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
         if f"{path}.bias" in wanted:
             if biases:
                 tensors[f"{path}.bias"] = torch.cat(
-                    [biases.get(part, weight.new_zeros(len(weight))) for part, weight in zip(parts, weights, strict=True)]
+                    [biases.get(part, weight.new_zeros(weight.shape[0])) for part, weight in zip(parts, weights, strict=True)]
                 )
             continue
         for part, bias in biases.items():

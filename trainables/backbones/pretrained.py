@@ -76,7 +76,7 @@ def load_weights(model: nn.Module, name: str, source: Path | ModelFolder) -> Non
         state = {key: tensor for key, tensor in state.items() if not key.startswith(_HEADS)}
         _refuse_others(state, model.state_dict())
         model.load_state_dict(state)
-    except (ValueError, RuntimeError, KeyError, AssertionError) as error:
+    except (ValueError, RuntimeError, LookupError, AssertionError) as error:
         raise ValueError(f"{others}: {str(error) or type(error).__name__}") from error
 
 

@@ -156,6 +156,8 @@ def test_half_precision_is_read_in_full(tmp_path: Path) -> None:
             lambda s: s.update({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(32, 3, 4, 4)}),
             r"patch_embeddings\.projection\.weight is \(32, 3, 4, 4\), the model's \(32, 3, 8, 8\)",
         ),
+        (lambda s: s.update({"vit.embeddings.cls_token": torch.zeros(())}), ""),
+        (lambda s: s.update({"vit.encoder.layer.0.attention.attention.key.weight": torch.zeros(())}), "concatenated"),
         (
             lambda s: s.update({"vit.encoder.layer.0.attention.q_proj.weight": torch.zeros(32, 32)}),
             r"are the same tensor, blocks\.0\.attn\.q_proj\.weight",
