@@ -67,7 +67,7 @@ _LAWS: dict[KeyPath, str] = {
     ("search", "points"): "must be a list of configurations: [{method: lora, lora.rank: 8}]",
     ("search", "learn_from"): "must be a list of folders of studies: [studies/first]",
     ("backbone", "img_size"): "must be one whole number of pixels, the side of a square, or null for the backbone's own",
-    ("backbone", "weights"): "must be null, random, or the path of a file; quote a number",
+    ("backbone", "weights"): "must be null, random, or the path of a file or folder; quote a number",
 }
 _TYPES: dict[str, str] = {
     "bool_parsing": "must be true or false",

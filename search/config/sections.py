@@ -25,8 +25,8 @@ class Backbone(Section):
 
     Attributes:
         name: Name of the model: `vit_glyphs` (packaged) or a timm name.
-        weights: Weights: null for the packaged or timm's own, a local file, or `random`.
-        img_size: Side of the square input in pixels; null for the model's own.
+        weights: Weights: null for the packaged or timm's own, a local file, a folder as `save_pretrained` leaves it, or `random`.
+        img_size: Side of the square input in pixels; null for that of the folder's processor, else the model's own.
     """
 
     name: str = "vit_glyphs"

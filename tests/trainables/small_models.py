@@ -14,7 +14,7 @@ from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
 
 
-def _small(kind: type[nn.Module], name: str, **kwargs: Any) -> Any:
+def small(kind: type[nn.Module], name: str, **kwargs: Any) -> Any:
     """A model of 32 x 32 images."""
     config = {
         "input_size": (3, 32, 32), "num_classes": 0, "classifier": "head", "first_conv": "patch_embed.proj",
@@ -29,35 +29,35 @@ def _small(kind: type[nn.Module], name: str, **kwargs: Any) -> Any:
 def small_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """Two blocks."""
     args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2}
-    return cast(VisionTransformer, _small(VisionTransformer, "small_vit", **args | kwargs))
+    return cast(VisionTransformer, small(VisionTransformer, "small_vit", **args | kwargs))
 
 
 @register_model
 def small_vit_without_qkv_bias(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """The mean of the patches in front of the head, as in vit_medium_patch16_gap_240."""
     args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg"}
-    return cast(VisionTransformer, _small(VisionTransformer, "small_vit_without_qkv_bias", **args | {"qkv_bias": False} | kwargs))
+    return cast(VisionTransformer, small(VisionTransformer, "small_vit_without_qkv_bias", **args | {"qkv_bias": False} | kwargs))
 
 
 @register_model
 def small_beit(pretrained: bool = False, **kwargs: Any) -> Beit:
     """Relative positions instead of absolute ones, and the mean of the patches in front of the head."""
     args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2, "use_abs_pos_emb": False, "use_rel_pos_bias": True}
-    return cast(Beit, _small(Beit, "small_beit", **args | {"init_values": 0.1} | kwargs))
+    return cast(Beit, small(Beit, "small_beit", **args | {"init_values": 0.1} | kwargs))
 
 
 @register_model
 def small_post_norm_eva(pretrained: bool = False, **kwargs: Any) -> Eva:
     """Norms behind attention and MLP, as in eva02_enormous_patch14_clip_224."""
     args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2, "use_post_norm": True}
-    return cast(Eva, _small(Eva, "small_post_norm_eva", **args | kwargs))
+    return cast(Eva, small(Eva, "small_post_norm_eva", **args | kwargs))
 
 
 @register_model
 def small_swin(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
     """Two stages of two blocks."""
     args = {"patch_size": 4, "window_size": 4, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)}
-    return cast(SwinTransformer, _small(SwinTransformer, "small_swin", **args | kwargs))
+    return cast(SwinTransformer, small(SwinTransformer, "small_swin", **args | kwargs))
 
 
 @register_model
@@ -69,4 +69,4 @@ def small_hybrid(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     def embed(**its: Any) -> HybridEmbed:
         return HybridEmbed(backbone=stem, proj=False, **its)
 
-    return cast(VisionTransformer, _small(VisionTransformer, "small_hybrid", embed_layer=embed, **args | kwargs))
+    return cast(VisionTransformer, small(VisionTransformer, "small_hybrid", embed_layer=embed, **args | kwargs))

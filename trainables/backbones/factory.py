@@ -22,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from trainables.adapters import near
+from trainables.backbones.model_folder import ModelFolder, read_folder
 from trainables.backbones.pretrained import load_weights
 from trainables.protocol import Changed
 
@@ -92,9 +93,11 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     Args:
         name: Name `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
         weights: None for the model's own weights (packaged, or downloaded by timm); "random" for untrained weights, the same
-            on every call; or the path of a local file, see `trainables.backbones.pretrained`.
-        img_size: Height and width in pixels; None for the model's own. Position embeddings are resampled.
-        device: Torch device; "meta" gives shapes only, without reading, downloading or allocating anything.
+            on every call; or the path of a local file or folder, see `trainables.backbones.pretrained`.
+        img_size: Height and width in pixels; None for those of a folder's processor, else the model's own. Position embeddings are
+            resampled.
+        device: Torch device; "meta" gives shapes only, without downloading or allocating anything; of a folder only its description
+            is read.
 
     Raises:
         ValueError: If the name is unknown, or the weights cannot be read.
@@ -104,6 +107,8 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
         raise ValueError(f"backbone.name must be a timm model or vit_glyphs; got {name!r}{near(name, known)}")
     if "." in name and name not in (tagged := list(get_arch_pretrained_cfgs(architecture))):
         raise ValueError(f"{architecture} has no weights of the tag in {name!r}; it has {', '.join(tagged)}{near(name, tagged)}")
+    if weights not in (None, RANDOM) and Path(weights).is_dir():
+        return _of_folder(name, read_folder(Path(weights)), img_size, torch.device(device))
     kwargs: dict[str, Any] = {"num_classes": 0} if img_size is None else {"num_classes": 0, "img_size": img_size}
     if torch.device(device).type == "meta":
         with torch.device("meta"):
@@ -123,6 +128,25 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
         return model.to(device).eval()
     model = create(name, RANDOM, img_size)
     load_weights(model, name, Path(weights))
+    return model.to(device).eval()
+
+
+def image_size(weights: str | None, img_size: int | None) -> int | None:
+    """Return the height and width of the images for which `create` builds a model, given these arguments; None for its own."""
+    folder = img_size is None and weights not in (None, RANDOM) and Path(weights).is_dir()
+    return read_folder(Path(cast(str, weights))).size if folder else img_size
+
+
+def _of_folder(name: str, folder: ModelFolder, img_size: int | None, device: torch.device) -> nn.Module:
+    """Build a timm model with the weights and the image format of a folder."""
+    meta, size = device.type == "meta", folder.size if img_size is None else img_size
+    model = create(name, RANDOM, size, "meta" if meta else "cpu")
+    folder.refuse_other(model, name.partition(".")[0])
+    config = cast(dict[str, Any], model.pretrained_cfg)
+    found = folder.preprocessing(int(config["input_size"][0]))
+    model.pretrained_cfg = config | found | {"folder": {"processor": folder.source, "size": size}}  # type: ignore[assignment]
+    if not meta:
+        load_weights(model, name, folder)
     return model.to(device).eval()
 
 
@@ -200,8 +224,10 @@ def refuse_changed(backbone: Mapping[str, Any], now: str) -> None:
         Changed: If they differ; the message has both digests.
     """
     if (then := backbone.get("digest")) is not None and then != now:
+        weights = backbone.get("weights")
+        what = "weights and processor" if weights is not None and Path(weights).is_dir() else "weights"
         raise Changed(
-            f"backbone: the weights of {backbone['name']} ({backbone.get('weights') or 'its own'}) are not those with which the "
+            f"backbone: the {what} of {backbone['name']} ({weights or 'its own'}) are not those with which the "
             f"study began: their digest was {then[:12]} and is {now[:12]}; restore them, or begin a study of another name"
         )
 
@@ -215,14 +241,19 @@ def describe_normalisation(model: nn.Module, weights: str | None = None, normali
         normalize: The argument of `preprocessing`.
     """
     values = _in_words(preprocessing(model, normalize))
-    if normalize != "backbone":
-        return f"(pixel - mean) / std with {values}, from data.normalize; the backbone's own: {_in_words(preprocessing(model))}"
     config = getattr(model, "pretrained_cfg", {})
+    folder = config.get("folder", {})
+    sized = "; images of {} x {} pixels".format(*preprocessing(model).size) if folder.get("size") else ""
+    if normalize != "backbone":
+        own = _in_words(preprocessing(model))
+        return f"(pixel - mean) / std with {values}, from data.normalize; the backbone's own: {own}{sized}"
+    if folder.get("processor"):
+        return f"(pixel - mean) / std with {values}, from {folder['processor']} of {weights}{sized}"
     tagged = ".".join(part for part in (config.get("architecture"), config.get("tag")) if part)
     source = f"from timm's configuration of {tagged}" if tagged else "from the model's configuration"
     if weights not in (None, RANDOM):
         source += f", not read from {weights}: if those were trained with other values, name their tag in backbone.name"
-    return f"(pixel - mean) / std with {values}, {source}"
+    return f"(pixel - mean) / std with {values}, {source}{sized}"
 
 
 def _in_words(wanted: Preprocessing) -> str:
@@ -277,11 +308,16 @@ def fingerprint(model: nn.Module) -> Mapping[str, tuple[tuple[int, ...], str, in
     """Return shape, type and sum of the bit patterns, as integers, of every parameter and buffer by name.
 
     One flipped bit changes a sum by a power of two, and so the fingerprint. It takes one pass over the memory and is not
-    cryptographic.
+    cryptographic. The image format that a folder of weights asks for is part of it: a model that sees other pixels is another one.
     """
     tensors = model.state_dict()
     sums = [
         tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors.values()
     ]
     totals: Tensor = torch.stack(sums).cpu()  # one transfer, however many tensors
-    return {name: (tuple(t.shape), str(t.dtype), total) for (name, t), total in zip(tensors.items(), totals.tolist(), strict=True)}
+    found = {name: (tuple(t.shape), str(t.dtype), total) for (name, t), total in zip(tensors.items(), totals.tolist(), strict=True)}
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if "folder" in config:
+        wanted = [config[key] for key in ("mean", "std", "interpolation")]
+        found["preprocessing"] = ((), json.dumps([*wanted, config["folder"]["size"]]), 0)
+    return found

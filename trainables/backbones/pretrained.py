@@ -1,8 +1,10 @@
 """Pretrained weights from local files. Only tensors are read; no code in a file is ever executed.
 
-.safetensors       timm's names, or those of the libraries whose checkpoints timm translates (DINOv2, CLIP, MAE, BEiT, EVA, Swin)
+.safetensors       timm's names, those of the libraries whose checkpoints timm translates (DINOv2, CLIP, MAE, BEiT, EVA, Swin), or
+                   those of Hugging Face's transformers (`trainables.backbones.hugging_face`)
 .pth .pt .bin      the same names, read with torch's `weights_only`; also nested under `model`, `state_dict`, ...
 .npz               the original ViT releases of Google Research (augreg and in21k), with JAX's names
+a folder           as `save_pretrained` leaves it (`trainables.backbones.model_folder`)
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from timm.models import beit, eva, swin_transformer
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from trainables.backbones.hugging_face import some, translated
+from trainables.backbones.model_folder import ModelFolder
+
 ENDINGS: Final = (".safetensors", ".pth", ".pt", ".bin", ".npz")
 # translate the names of other libraries, and resample position embeddings and tables
 FILTERS: Final[dict[type[nn.Module], Callable[..., dict[str, Tensor]]]] = {
@@ -35,34 +40,59 @@ _NESTED: Final = ("state_dict_ema", "model_ema", "state_dict", "model", "module"
 _HEADS: Final = ("head.", "head_dist.", "pre_logits.", "classifier.")
 
 
-def load_weights(model: nn.Module, name: str, path: Path) -> None:
-    """Load the weights of a file into a timm model without a classifier; position embeddings are resampled to its input size.
+def load_weights(model: nn.Module, name: str, source: Path | ModelFolder) -> None:
+    """Load pretrained weights into a timm model without a classifier; position embeddings are resampled to its input size.
 
     Args:
         model: Model on the CPU.
         name: Name of the model, used in messages.
-        path: File of the weights.
+        source: File or folder of the weights.
 
     Raises:
-        ValueError: If the file cannot be read, contains more than tensors, or does not contain exactly this model's weights.
+        ValueError: If a file cannot be read, contains more than tensors, or does not contain exactly this model's weights.
     """
-    if path.suffix not in ENDINGS or not path.is_file():
-        raise ValueError(f'backbone.weights must be null, "random" or an existing {", ".join(ENDINGS)} file; got {str(path)!r}')
+    path = source if isinstance(source, Path) else source.path
+    if isinstance(source, Path) and (path.suffix not in ENDINGS or not path.is_file()):
+        raise ValueError(
+            f'backbone.weights must be null, "random", a folder with a config.json, or an existing {", ".join(ENDINGS)} file; '
+            f"got {str(path)!r}"
+        )
+    others = f"{path} does not hold weights of {name}"
+    state: Mapping[str, Tensor] = {}
+    readers: Mapping[str, Callable[[Path], dict[str, Tensor]]] = {
+        ".safetensors": load_file,
+        ".npz": lambda file: _of_jax(model, name, file),
+    }
     try:
-        state = {".safetensors": load_file, ".npz": lambda file: _of_jax(model, name, file)}.get(path.suffix, _unpickled)(path)
-        for kind, translated in FILTERS.items():
-            if isinstance(model, kind):
-                state = translated(state, model)
-        wrong = model.load_state_dict({key: t for key, t in state.items() if not key.startswith(_HEADS)}, strict=False)
+        for file in [source] if isinstance(source, Path) else source.files():
+            state = {**state, **readers.get(file.suffix, _unpickled)(file)}
     except (SafetensorError, RuntimeError, KeyError, OSError, AssertionError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} does not hold weights of {name}: {str(error) or type(error).__name__}") from error
-    if wrong.missing_keys or wrong.unexpected_keys:
-        told = [f"{what} {_some(keys)}" for what, keys in wrong._asdict().items() if keys]
-        raise ValueError(f"{path} does not hold weights of {name}: {'; '.join(told).replace('_keys', '')}")
+        raise ValueError(f"{others}: {str(error) or type(error).__name__}") from error
+    try:
+        state = translated(state, model)
+        for kind, filtered in FILTERS.items():
+            if isinstance(model, kind):
+                state = filtered(state, model)
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(_HEADS)}
+        _refuse_others(state, model.state_dict())
+        model.load_state_dict(state)
+    except (ValueError, RuntimeError, LookupError, AssertionError) as error:
+        raise ValueError(f"{others}: {str(error) or type(error).__name__}") from error
 
 
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+def _refuse_others(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors with other names or shapes than the model's; the message has the first ones."""
+    told = {
+        "missing": [name for name in wanted if name not in state],
+        "unexpected": [name for name in state if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)}, the model's {tuple(wanted[name].shape)}"
+            for name, tensor in state.items()
+            if name in wanted and tensor.shape != wanted[name].shape
+        ],
+    }
+    if any(told.values()):
+        raise ValueError("; ".join(f"{what} {some(names)}" for what, names in told.items() if names))
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ class MetaSizes:
         self._own = own_methods(methods)
         self.n_classes = data.n_classes(data_set)
         self.n_validation = data.n_validation(data_set)
-        self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
+        self._model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), "meta")
         self.backbone_params = sum(p.numel() for p in self._model.parameters())
         supported_blocks(self._model)
         backbones.set_head(self._model, self.n_classes, torch.Generator())

@@ -114,7 +114,8 @@ def measure(
     threads = torch.get_num_threads()
     torch.set_num_threads(own.n_threads)
     try:
-        model = backbones.create(backbone["name"], backbones.RANDOM, backbone.get("img_size"), device)
+        size = backbones.image_size(backbone.get("weights"), backbone.get("img_size"))
+        model = backbones.create(backbone["name"], backbones.RANDOM, size, device)
         generator = torch.Generator().manual_seed(0)
         backbones.set_head(model, n_classes, generator)
         adapt(model, method, generator=generator)

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -92,10 +93,14 @@ class Card:
     def lines(self, folder: Path) -> str:
         """Return the Python code that loads the export from `folder`."""
         name, weights, size = (self.backbone[key] for key in ("name", "weights", "img_size"))
-        sized = "" if size is None else f", img_size={size}"
         own = {key: tuple(self.preprocessing[key]) for key in ("mean", "std")}  # which timm's transforms then use
-        normalised = "" if self.data.get("normalize", "backbone") == "backbone" else f", pretrained_cfg_overlay={own}"
-        timm_name = f"{name!r}, num_classes={self.n_classes}{sized}{normalised}"
+        normalised = self.data.get("normalize", "backbone") != "backbone"
+        known = timm.get_pretrained_cfg(name) if weights not in (None, backbones.RANDOM) else None
+        if known is not None:  # a folder of weights has a size and a normalisation of its own
+            size = size or (height if (height := self.preprocessing["size"][0]) != known.input_size[-1] else None)
+            normalised = normalised or own != {"mean": tuple(known.mean), "std": tuple(known.std)}
+        sized = "" if size is None else f", img_size={size}"
+        timm_name = f"{name!r}, num_classes={self.n_classes}{sized}" + (f", pretrained_cfg_overlay={own}" if normalised else "")
         if self.form == "merged":
             ours = "import trainables.backbones  # registers vit_glyphs\n" if name == "vit_glyphs" else ""
             path = str(folder / self.file)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
+from transformers import ViTImageProcessor
 
 from trainables import make
 from trainables.adapters import METHODS, adapt, adaptation, method_of, trainable_state
@@ -21,6 +22,7 @@ from trainables.costs.counting import MetaSizes
 from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
 from trainables.training import checkpoint
 
+from ..backbones.published import published
 from ..short import shortened
 from ..small_models import small_vit_without_qkv_bias
 
@@ -203,6 +205,26 @@ def test_a_backbone_of_other_weights_and_size_is_created_as_the_card_says(tmp_pa
     for merged in (False, True):
         card = own.export(tmp_path / f"out-{merged}", merged=merged, backbone=backbone)
         torch.testing.assert_close(logits(run_lines(card, tmp_path / f"out-{merged}"), x), own.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_image_format_of_a_folder_of_weights_travels_with_what_it_exports(tmp_path: Path) -> None:
+    published("test_vit").save_pretrained(tmp_path / "published")
+    processor = ViTImageProcessor(image_mean=[0.3] * 3, image_std=[0.2] * 3, size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "published")
+    backbone, config = {"name": "test_vit", "weights": str(tmp_path / "published")}, {"method": "lora", "lora.rank": 2, **OPTIM}
+    worker = shortened(make(backbone, DIGITS, {"device": "cpu"}))
+    assert worker._splits["validation"].images.shape[-2:] == (32, 32)
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(worker._normalise(pixels), (pixels / 255 - 0.3) / 0.2)
+    worker.start(config, seed=SEED, epochs=1, folder=tmp_path / "trial")
+    worker.step()
+    own = Trained(config, tmp_path / "trial", logits(worker.model, worker._normalise(pixels)))
+    for merged in (False, True):
+        card = own.export(tmp_path / f"out-{merged}", merged=merged, backbone=backbone)
+        model = run_lines(card, tmp_path / f"out-{merged}")
+        timms = resolve_model_data_config(model)
+        assert (timms["mean"], timms["std"]) == ((0.3, 0.3, 0.3), (0.2, 0.2, 0.2))
+        torch.testing.assert_close(logits(model, (pixels / 255 - 0.3) / 0.2), own.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_does_not_fit_is_refused_and_untouched(trained: dict[str, Trained], tmp_path: Path) -> None:
