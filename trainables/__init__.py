@@ -9,7 +9,7 @@ Importing this package does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,17 +21,18 @@ from trainables.protocol import Audit, Sizes, Trainable
 if TYPE_CHECKING:
     from trainables.adapters import Method
     from trainables.adapters.laws import Verdict
-    from trainables.training.probe import Probe
+    from trainables.costs.speed import Speed
+    from trainables.costs.work import EpochWork
 
 __all__ = [
     "audit",
     "check_method",
     "choose_precision",
+    "count_epochs",
     "make",
     "measure",
-    "measure_epochs",
     "measure_latency",
-    "probed_epochs",
+    "measure_speed",
     "probed_memory",
     "refuse_changed",
     "refuse_unlawful",
@@ -116,40 +117,48 @@ def measure_latency(
         return measured(backbone, recipe, n_classes, config, methods)
 
 
-def measure_epochs(
+def count_epochs(
     backbone: Mapping[str, Any],
     data: Mapping[str, Any],
     recipe: Mapping[str, Any],
     methods: Sequence[Mapping[str, Any]] = (),
-    *,
-    configs: Iterable[Mapping[str, Any]],
-    patience: float | None = None,
-    on_done: Callable[[int, int, str], None] = lambda done, of, method: None,
-) -> Iterator[Probe]:
-    """Estimate the cost of an epoch of each configuration on this machine from a few batches; see `trainables.training.probe`.
+) -> EpochWork:
+    """Return a counter of the work of configurations' epochs, on torch's meta device; see `trainables.costs.work`.
 
     Args:
         backbone: The `backbone` argument of `make`.
         data: The `data` argument of `make`.
         recipe: The `recipe` argument of `make`.
         methods: The `methods` argument of `make`.
-        configs: Valid configurations.
-        patience: Seconds for all of them; None for whole batches, however long they take.
-        on_done: Callback that receives the number of measured configurations, of all, and the method of the last.
 
     Raises:
-        ValueError: If the data are a synthetic surface, or the backbone or the data are unavailable.
+        ValueError: If the data are a synthetic surface or have no images, or the backbone is unknown.
     """
     if data.get("kind") == "synthetic":
         raise ValueError("a synthetic surface computes nothing: there is no cost to plan")
     with large_imports():
-        from trainables.training.probe import probe
-    return probe(backbone, data, recipe, configs, methods, patience=patience, on_done=on_done)
+        from trainables.costs.work import EpochWork
+    return EpochWork(backbone, data, recipe, methods)
 
 
-def probed_epochs(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], patience: float | None = None) -> list[Probe]:
-    """Return the results of `measure_epochs` as a list; a module-level function, so that Ray can run it remotely."""
-    return list(measure_epochs(**worker, configs=configs, patience=patience))
+def measure_speed(
+    backbone: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    on_done: Callable[[int, int, str], None] = lambda done, of, method: None,
+) -> Speed:
+    """Measure this machine's seconds per operation, byte and kernel with a few steps on noise; see `trainables.costs.speed`.
+
+    Args:
+        backbone: The `backbone` argument of `make`.
+        recipe: The `recipe` argument of `make`.
+        on_done: Callback that receives the number of measured methods, of all, and the name of the next.
+
+    Raises:
+        ValueError: If the backbone is unknown.
+    """
+    with large_imports():
+        from trainables.costs.speed import measure
+    return measure(backbone, recipe, on_done)
 
 
 def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

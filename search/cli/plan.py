@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from search.config.study_file import StudyFile
     from search.costs import Sizes
     from search.workflows.plan import Cost, Holding, Range
-    from spaces import Config
-    from trainables.training.probe import Probe
+    from trainables.costs.speed import Speed
 
 app = typer.Typer()
 _FOR_WORKERS = 0.7  # fraction of a machine's memory for workers; Ray keeps the rest for its object store
-_ANSWER_WITHIN = 30.0  # seconds for all measurements; a slow machine gets fewer images
+_DRAWING, _PREDICTING, _SIMULATING = 10.0, 10.0, 15.0  # seconds; a slow machine gets fewer draws, configurations and searches
+_EVERY = 2.0  # seconds between two lines about the progress of one thing
 _PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -43,111 +44,125 @@ def plan(
     unprotected: Annotated[bool, typer.Option("--unprotected", help="See submit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the size of the space and the cost of the study, from a few batches of each method on this machine or a node."""
-    from search.config import loading
-    from search.errors import RequestError
-    from search.workflows import plan as planning
-    from trainables import measure
-
+    """Show the size of the space and the cost of the study, from counted work and this machine's or a node's speed."""
     begun = time.perf_counter()
+    say = _Told(quiet=as_json)  # a job's output is one stream
+    say("reading the study file")
+    from search.config import loading
+
     file = loading.load(study, overrides or ())
     if address is not None:
         words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
         raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
+    say(f"building {file.backbone.name} without its weights")
+    from search.errors import RequestError
+    from search.workflows import epoch_seconds, preflight
+    from search.workflows import plan as planning
+    from trainables import count_epochs, measure
+
     worker = file.worker()
-    if not as_json:  # a job's output is one stream
-        complain(f"counting the sizes of {len(file.methods)} methods")
     try:
+        work = count_epochs(**worker)
         sizes = measure(worker["backbone"], worker["data"], worker.get("methods", ()))
         max_params = file.budget.max_params or sizes.backbone_params
-        held = planning.holdings(file, sizes, max_params)
-        configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
-        if "RAY_ADDRESS" in os.environ:
-            measured = _measured_there(file, sizes, configs, slots, say=(lambda waiting: None) if as_json else complain)
-        else:
-            measured = _measured_here(file, sizes, configs, slots, on_done=_Told(quiet=as_json))
+        starts = time.perf_counter() - begun
+        held = planning.holdings(file, sizes, max_params, seconds=_DRAWING, on_done=say.progress)
+        machine = (_measured_there if "RAY_ADDRESS" in os.environ else _measured_here)(file, sizes, slots, say)
+        configs = planning.to_probe(file, sizes, max_params, planning.N_PREDICTED)
+        told = epoch_seconds.reports(file)
+        predicted = epoch_seconds.predict(configs, work, machine.speed, told, seconds=_PREDICTING, on_done=say.progress)
     except ValueError as error:
         raise RequestError(str(error)) from error
-    n_slots = measured.n_slots
-    starts = (took + measured.seconds) / 2
+    n_slots = machine.n_slots
     found = planning.cost(
-        file, measured.probes, planning.epochs(file), n_slots=n_slots, start_seconds=starts, computed_bytes=measured.needed
+        file,
+        predicted,
+        planning.epochs(file, seconds=_SIMULATING, on_done=say.progress),
+        n_slots=n_slots,
+        start_seconds=starts + machine.seconds,
+        setup_seconds=machine.speed.setup_seconds,
+        memory_bytes=planning.peak_bytes(max(preflight.training_bytes(file, sizes), default=0), sizes, machine.speed),
     )
     if as_json:
         facts: dict[str, Any] = {
             "study": file.study,
             "n_slots": n_slots,
             "methods": [asdict(one) for one in held],
-            "probes": [asdict(one) for one in measured.probes],
+            "predictions": [asdict(one) for one in predicted],
+            "speed": asdict(machine.speed),
             "cost": asdict(found),
-            "memory_bytes_per_slot": measured.memory / measured.sharing,
-            "measured_on": measured.where,
+            "memory_bytes_per_slot": machine.memory / machine.sharing,
+            "measured_on": machine.where,
         }
         print_json(facts)
         return
     console = Terminal()
     console.print(_space_table(held))
     console.print(_legend(file, max_params), style="dim")
-    console.print(_cost_table(file, found, measured))
+    console.print(
+        _cost_table(file, found, machine, _epochs(planning.seconds_by_method(predicted), {report.study for report in told}))
+    )
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """The measurements, and their machine.
+class _Machine:
+    """The machine of the trials.
 
     Attributes:
-        probes: Measurement of each configuration.
-        seconds: Duration of the measurements, including imports.
+        speed: Measured speed.
+        seconds: Duration of the measurement, including imports.
         n_slots: Number of trials at once.
         gpus: GPUs of a trial; `auto` counts as a full one if there is one, since the number that fits on it is shown separately.
         memory: Bytes of memory of the machine, or of its GPUs if trials use them.
         sharing: Number of trials at once on that machine.
         where: Name of the machine.
-        needed: Computed memory of a trial.
     """
 
-    probes: Sequence[Probe]
+    speed: Speed
     seconds: float
     n_slots: int
     gpus: float
     memory: float
     sharing: int
     where: str
-    needed: float
 
 
 class _Told:
-    """The progress of the measurements, on standard error: one line for each method, with the time that is left."""
+    """The progress of the plan, on standard error: a line when something begins, and another one every few seconds."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._begun, self._method, self._quiet = time.perf_counter(), "", quiet
+        self._quiet, self._what, self._last = quiet, "", 0.0
 
-    def __call__(self, done: int, of: int, method: str) -> None:
-        if self._quiet:
-            return
-        if done == 0:
-            complain(f"measuring {of} configurations on this machine")
-        elif method != self._method or done == of:
-            self._method = method
-            left = (time.perf_counter() - self._begun) / done * (of - done)
-            complain(f"measured {done} of {of} ({method}), about {left:.0f} s left")
+    def __call__(self, line: str) -> None:
+        """Print a line."""
+        if not self._quiet:
+            complain(line)
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Print the progress of one thing, unless it was printed just now."""
+        if what != self._what or time.perf_counter() - self._last > _EVERY:
+            self._what, self._last = what, time.perf_counter()
+            self(f"{what}: {done} of {of}")
+
+    def measured(self, done: int, of: int, method: str) -> None:
+        """Print the progress of the measurement of this machine."""
+        if method:
+            self(f"measuring this machine: {done} of {of}, a few steps of {method}")
 
 
-def _measured_here(
-    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, on_done: Callable[[int, int, str], None]
-) -> _Measured:
-    """Measure on this machine, which would run as many trials at once as fit on its cores, memory and GPUs."""
+def _measured_here(file: StudyFile, sizes: Sizes, slots: int | None, say: _Told) -> _Machine:
+    """Measure this machine, which would run as many trials at once as fit on its cores, memory and GPUs."""
     from cluster.health import gpu_memory
     from search.config import trial_resources
     from search.workflows import preflight
-    from trainables import measure_epochs
+    from trainables import measure_speed
     from trainables.costs.memory import private_bytes
 
-    resources, told = file.resources, gpu_memory()
+    resources, told, worker = file.resources, gpu_memory(), file.worker()
     gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
     needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
     begun = time.perf_counter()
-    probes = list(measure_epochs(**file.worker(), configs=configs, patience=_ANSWER_WITHIN, on_done=on_done))
+    speed = measure_speed(worker["backbone"], worker["recipe"], say.measured)
     took = time.perf_counter() - begun
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
     if gpus > 0:
@@ -157,13 +172,11 @@ def _measured_here(
     reserved = resources.of_a_trial(trial_resources.reserved_memory(needed, most=room))["memory_per_trial"]
     n_slots = min(n_slots, max(1, room // reserved)) if reserved else n_slots
     memory = _bytes_of(told) if gpus > 0 and told else memory
-    return _Measured(probes, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine", needed)
+    return _Machine(speed, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
 
 
-def _measured_there(
-    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]
-) -> _Measured:
-    """Measure on a node of the joined cluster with the resources of a trial; `say` receives messages about waiting.
+def _measured_there(file: StudyFile, sizes: Sizes, slots: int | None, say: _Told) -> _Machine:
+    """Measure a node of the joined cluster with the resources of a trial.
 
     Raises:
         ValueError: If no node fits, or none was started in time.
@@ -173,23 +186,26 @@ def _measured_there(
     from cluster.nodes import name_and_memory, on_each
     from search.config import trial_resources
     from search.workflows import preflight
-    from trainables import probed_epochs
+    from trainables import measure_speed
     from trainables.costs.memory import private_bytes
 
+    worker = file.worker()
     with connect.connected():
         gpus = capacity.gpus_of(file.resources.gpus_per_trial, file.resources.accelerator_type)
         needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
         takes = {**file.resources.of_a_trial(None), "gpus_per_trial": gpus}
         reserved = trial_resources.reserved_memory(needed, most=connect.largest_memory(**takes))
         takes["memory_per_trial"] = file.resources.of_a_trial(reserved)["memory_per_trial"]
-        found = capacity.in_a_slot(probed_epochs, file.worker(), configs, _ANSWER_WITHIN, takes=takes, say=say, patience=_PATIENCE)
+        say("measuring a node for trials")
+        arguments = worker["backbone"], worker["recipe"]
+        found = capacity.in_a_slot(measure_speed, *arguments, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or capacity.FreeSlots(takes).at_most
         sharing = connect.slots(**takes, node=found.node)
         name, memory = name_and_memory(found.node)
         told = on_each(gpu_memory, with_gpus=True).get(name, []) if gpus > 0 else []
     if told and not isinstance(told, str):
         memory = _bytes_of(told)
-    return _Measured(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}", needed)
+    return _Machine(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}")
 
 
 def _bytes_of(gpus: Sequence[str]) -> float:
@@ -237,24 +253,37 @@ def _histogram(sizes: Sequence[int], first: int, last: int) -> str:
     return "".join(_BARS[-(-8 * count // most)] for count in counts)
 
 
-def _cost_table(file: StudyFile, found: Cost, measured: _Measured) -> Table:
+def _cost_table(file: StudyFile, found: Cost, machine: _Machine, epoch: str) -> Table:
     table = Table.grid(padding=(0, 2))
-    memory = measured.memory
-    fits = int(memory // found.memory_bytes) if found.memory_bytes else measured.sharing
-    gpu_hours = found.slot_hours.guess * measured.gpus
+    memory = machine.memory
+    fits = int(memory // found.memory_bytes) if found.memory_bytes else machine.sharing
+    gpu_hours = found.slot_hours.guess * machine.gpus
     rows = {
-        "trials": f"{file.budget.n_trials:,}, {measured.n_slots} at a time",
+        "trials": f"{file.budget.n_trials:,}, {machine.n_slots} at a time",
         "epochs": _range(found.epochs, "{:,.0f}"),
+        "an epoch": epoch,
         "slot hours": _range(found.slot_hours, "{:,.2f}") + (f"; GPU hours {gpu_hours:,.2f}" if gpu_hours else ""),
         "by the clock": f"{_duration(found.hours.guess)}, from {_duration(found.hours.low)} to {_duration(found.hours.high)}",
         "memory": f"{found.memory_bytes / 2**30:.2f} GiB per trial; {fits:,} fit into {memory / 2**30:,.0f} GiB",
-        "measured on": measured.where,
+        "measured on": machine.where,
     }
     if file.budget.max_hours is not None:
         rows["limit"] = f"budget.max_hours = {file.budget.max_hours:g}"
     for name, value in rows.items():
         table.add_row(Text(name, style="dim"), value)
     return table
+
+
+def _epochs(seconds: Mapping[str, Sequence[float]], studies: Collection[str]) -> str:
+    """Describe the predicted epochs: the mean of the methods, the fastest and the slowest, and whose trials corrected them."""
+    from search.config.study_file import ANCHOR
+
+    means = {method: statistics.mean(values) / 3600 for method, values in seconds.items() if method != ANCHOR or len(seconds) == 1}
+    fast, slow = min(means, key=lambda method: means[method]), max(means, key=lambda method: means[method])
+    text = (
+        f"{_duration(statistics.mean(means.values()))}, from {_duration(means[fast])} ({fast}) to {_duration(means[slow])} ({slow})"
+    )
+    return text + (f"; corrected by trials of {', '.join(sorted(studies))}" if studies else "")
 
 
 def _range(found: Range, form: str) -> str:
@@ -265,7 +294,7 @@ def _range(found: Range, form: str) -> str:
 
 def _duration(hours: float) -> str:
     if hours < 1 / 30:
-        return f"{3600 * hours:.0f} s"
+        return f"{3600 * hours:.3g} s" if hours < 1 / 360 else f"{3600 * hours:.0f} s"
     if hours < 2:
         return f"{60 * hours:.1f} min"
     return f"{hours:,.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"

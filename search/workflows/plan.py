@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,15 +19,17 @@ from search.config.study_file import ANCHOR, StudyFile
 from search.costs import Costs, Sizes
 from search.samplers.random_sampler import draw_uniformly
 from search.samplers.size_cache import CachedSize
+from search.workflows.epoch_seconds import Predicted, Progress
 from spaces import Config, JointSpace
 
 if TYPE_CHECKING:
-    from trainables.training.probe import Probe
+    from trainables.costs.speed import Speed
 
 N_DRAWS, N_DRAWS_OF_OPERATIONS = 400, 60  # for each method; counting operations takes 30 times as long as counting parameters
-N_PROBED = 2  # configurations of each method in addition to its default
+FEWEST_DRAWS = 8  # for each method, on a machine that counts too slowly for all
+N_PROBED, N_PREDICTED = 2, 4  # configurations of each method in addition to its default: to measure memory, to predict epochs
 MAX_SIMULATED = 200  # trials; the result for a longer study is scaled
-N_INSTANCES = 3  # of each family of surfaces
+FAMILIES, N_INSTANCES = ("valley", "crossing"), 3  # of surfaces, and surfaces of each
 _LEAST_BELOW, _LEAST_ABOVE = 0.10, 0.30  # least width of a range: machines are noisy, and parallel trials slow each other (19 %)
 
 
@@ -74,17 +78,34 @@ class Cost:
     memory_bytes: float
 
 
-def holdings(file: StudyFile, sizes: Sizes, max_params: int) -> list[Holding]:
-    """Return the configurations in the space, method by method; every call makes the same draws."""
+def holdings(
+    file: StudyFile, sizes: Sizes, max_params: int, *, seconds: float = math.inf, on_done: Progress = lambda what, done, of: None
+) -> list[Holding]:
+    """Return the configurations in the space, method by method; every call makes the same draws.
+
+    Args:
+        file: Study file.
+        sizes: Sizes of its configurations.
+        max_params: Largest allowed number of adapter parameters.
+        seconds: Time after which a method has no more than `FEWEST_DRAWS` draws.
+        on_done: Callback for progress.
+    """
     space, costs = file.joint_space(), file.costs(sizes, max_params=max_params)
     known = CachedSize(costs.known, space, operations=costs.counts_operations)
-    return [_holding(space, method, known, costs) for method in space.methods]
+    found = []
+    for done, method in enumerate(space.methods):
+        on_done("counting sizes of methods", done, len(space.methods))
+        found.append(_holding(space, method, known, costs, seconds / len(space.methods)))
+    return found
 
 
-def _holding(space: JointSpace, method: str, known: CachedSize[dict[str, float]], costs: Costs) -> Holding:
-    rng, found = random.Random(0), []  # noqa: S311 - not cryptography
-    n_draws = N_DRAWS_OF_OPERATIONS if costs.counts_operations else N_DRAWS
-    for _ in range(n_draws):
+def _holding(space: JointSpace, method: str, known: CachedSize[dict[str, float]], costs: Costs, seconds: float) -> Holding:
+    rng, found, until = random.Random(0), [], time.perf_counter() + seconds  # noqa: S311 - not cryptography
+    n_draws = 0
+    while n_draws < (N_DRAWS_OF_OPERATIONS if costs.counts_operations else N_DRAWS):
+        if n_draws >= FEWEST_DRAWS and time.perf_counter() > until:
+            break
+        n_draws += 1
         try:
             found.append(known(draw_uniformly(space.only(method), rng)))
         except ValueError:  # invalid: a rank above a width
@@ -109,13 +130,13 @@ def _count(space: JointSpace, method: str) -> int | None:
     return n
 
 
-def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
+def to_probe(file: StudyFile, sizes: Sizes, max_params: int, n_drawn: int = N_PROBED) -> list[Config]:
     """Return head-only, and of each method its default and some draws, as far as they are valid and keep the limits."""
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
     costs = file.costs(sizes, max_params=max_params)
     rng, found = random.Random(0), []  # noqa: S311 - not cryptography
     for method in everything.methods:
-        draws = (draw_uniformly(everything.only(method), rng) for _ in range(20 * N_PROBED))
+        draws = (draw_uniformly(everything.only(method), rng) for _ in range(20 * n_drawn))
         kept = 0
         for config in (everything.default(method), *draws):
             try:
@@ -125,13 +146,19 @@ def to_probe(file: StudyFile, sizes: Sizes, max_params: int) -> list[Config]:
             if config not in found:
                 found.append(config)
                 kept += 1
-            if kept > (0 if method == ANCHOR else N_PROBED):
+            if kept > (0 if method == ANCHOR else n_drawn):
                 break
     return found
 
 
-def epochs(file: StudyFile) -> Range:
-    """Estimate the epochs that the study would train: all of them without rungs, the simulated share of them with rungs."""
+def epochs(file: StudyFile, *, seconds: float = math.inf, on_done: Progress = lambda what, done, of: None) -> Range:
+    """Estimate the epochs that the study would train: all of them without rungs, the simulated share of them with rungs.
+
+    Args:
+        file: Study file.
+        seconds: Time after which no further search is simulated, once there is one of each family of surfaces.
+        on_done: Callback for progress.
+    """
     whole = file.budget.n_trials * file.budget.epochs
     if file.search.rungs is None:
         return Range(whole, whole, whole)
@@ -139,7 +166,13 @@ def epochs(file: StudyFile) -> Range:
     budget = file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None, "limits": {}})
     usual = StudyFile.model_fields["objectives"].default  # on the surfaces, costs other than parameters are not realistic
     shorter = file.model_copy(update={"budget": budget, "objectives": usual})
-    shares = [_share(shorter, family, instance) for family in ("valley", "crossing") for instance in range(N_INSTANCES)]
+    until, shares = time.perf_counter() + seconds, list[float]()
+    for instance in range(N_INSTANCES):
+        if instance and time.perf_counter() > until:
+            break
+        for family in FAMILIES:
+            on_done("simulating searches", len(shares), N_INSTANCES * len(FAMILIES))
+            shares.append(_share(shorter, family, instance))
     return Range(whole * min(shares) * 0.8, whole * statistics.median(shares), min(whole * max(shares) * 1.2, whole))
 
 
@@ -153,27 +186,38 @@ def _share(file: StudyFile, family: str, instance: int) -> float:
     return sum(trial.epochs for trial in study.trials) / (len(study.trials) * file.budget.epochs)
 
 
+def peak_bytes(computed: float, sizes: Sizes, speed: Speed) -> float:
+    """Predict the peak memory of a trial: the computed bytes of training, times the ratio of measured to computed for LoRA."""
+    of_lora = sizes.training_bytes({"method": "lora"}, speed.n_images)
+    return speed.base_bytes + computed * (speed.peak_bytes - speed.base_bytes) / of_lora
+
+
 def cost(
-    file: StudyFile, probes: Iterable[Probe], trained: Range, *, n_slots: int, start_seconds: float, computed_bytes: float = 0.0
+    file: StudyFile,
+    predicted: Sequence[Predicted],
+    trained: Range,
+    *,
+    n_slots: int,
+    start_seconds: float,
+    setup_seconds: float,
+    memory_bytes: float,
 ) -> Cost:
     """Combine the number of epochs with the cost of one.
 
     Args:
         file: Study file.
-        probes: Measurements of the configurations from `to_probe`.
+        predicted: Predictions for the configurations from `to_probe`.
         trained: Number of epochs from `epochs`.
         n_slots: Number of trials at once.
         start_seconds: Seconds before the first trial trains.
-        computed_bytes: Computed memory of a trial, for probes that were cut below a batch.
+        setup_seconds: Seconds between a configuration and its first step.
+        memory_bytes: Peak memory of a trial.
     """
-    known = [probe for probe in probes if probe.config["method"] != ANCHOR] or list(probes)
-    seconds_by_method: dict[str, list[float]] = {}
-    for probe in known:
-        seconds_by_method.setdefault(str(probe.config["method"]), []).append(probe.epoch_seconds)
-    means = [statistics.mean(seconds) for seconds in seconds_by_method.values()]
+    methods = seconds_by_method(predicted)
+    means = [statistics.mean(seconds) for method, seconds in methods.items() if method != ANCHOR or len(methods) == 1]
     middle = statistics.mean(means)
     spread = float(np.std(means)) / middle
-    setups = file.budget.n_trials * statistics.mean(probe.setup_seconds for probe in known)
+    setups = file.budget.n_trials * setup_seconds
     low, guess, high = (
         (n * seconds + setups) / 3600
         for n, seconds in (
@@ -183,7 +227,12 @@ def cost(
         )
     )
     wall = [hours / n_slots + start_seconds / 3600 for hours in (low, guess, high)]
-    memory = max(probe.peak_memory_bytes for probe in known)
-    if any(probe.n_images is not None for probe in known):
-        memory = max(memory, computed_bytes)
-    return Cost(trained, Range(low, guess, high), Range(*wall), memory)
+    return Cost(trained, Range(low, guess, high), Range(*wall), memory_bytes)
+
+
+def seconds_by_method(predicted: Sequence[Predicted]) -> dict[str, list[float]]:
+    """Return the predicted seconds of an epoch of each method's configurations."""
+    found: dict[str, list[float]] = {}
+    for one in predicted:
+        found.setdefault(str(one.config["method"]), []).append(one.epoch_seconds)
+    return found

@@ -143,10 +143,10 @@ def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: flo
     """
     if gpus > 0:
         return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # the weights pass through the host on their way to the GPU
-    return process_bytes + max(_of_training(file, sizes), default=0)
+    return process_bytes + max(training_bytes(file, sizes), default=0)
 
 
-def _of_training(file: StudyFile, sizes: Sizes) -> Iterator[int]:
+def training_bytes(file: StudyFile, sizes: Sizes) -> Iterator[int]:
     """Yield the memory of each method's default at the largest batch, without methods that do not fit the backbone."""
     space = file.joint_space()
     for method in space.methods:

@@ -29,7 +29,7 @@ def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> No
     assert planned.returncode == 0, planned.stdout + planned.stderr
     told = json.loads(planned.stdout)
     assert told["n_slots"] == 2  # the head's cores
-    assert {probe["config"]["method"] for probe in told["probes"]} == {"head_only", "lora"}
+    assert {one["config"]["method"] for one in told["predictions"]} == {"head_only", "lora"}
 
 
 def test_a_job_takes_a_method_of_the_user_along_and_later_commands_find_it(head: Head, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_plan_is_measured_where_a_trial_would_run(cluster: Any, tmp_path: Path
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["measured_on"].endswith(f"/{node.node_id[:6]}")  # and not on the head, where the command ran
-    assert {probe["config"]["method"] for probe in told["probes"]} == {"head_only", "lora"}
+    assert {one["config"]["method"] for one in told["predictions"]} == {"head_only", "lora"}
     assert told["n_slots"] == 4
     assert told["memory_bytes_per_slot"] == 81559 * 2**20 / 4  # of the card there
     refused = paretune(cluster, tmp_path, "plan", "s.yaml", "--set", "resources.cpus_per_trial=5")

@@ -104,11 +104,20 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
+def n_training(data: Mapping[str, Any]) -> int | None:
+    """Return the size of the training split without decoding it; None if there is none. Images that are skipped count."""
+    return _size_of(data, "train")
+
+
 def n_validation(data: Mapping[str, Any]) -> int | None:
     """Return the size of the validation split without decoding it; None if there is none. Images that are skipped count."""
+    return _size_of(data, "validation")
+
+
+def _size_of(data: Mapping[str, Any], split: str) -> int | None:
     if data.get("kind") in layouts.LAYOUTS:
-        return len(_listing(data).splits["validation"])
-    return DIGITS_SPLIT["validation"] if data.get("kind") == "digits" else None
+        return len(_listing(data).splits[split])
+    return DIGITS_SPLIT[split] if data.get("kind") == "digits" else None
 
 
 def class_names(data: Mapping[str, Any]) -> list[str] | None:

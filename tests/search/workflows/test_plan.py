@@ -12,10 +12,10 @@ from search.backends import simulated
 from search.backends.simulated import VirtualClock
 from search.config.loading import check
 from search.workflows import plan
-from trainables import make, measure
-from trainables.costs.memory import EVAL_BATCH
+from search.workflows.epoch_seconds import Predicted
+from trainables import measure
+from trainables.costs.speed import Speed
 from trainables.simulated.surfaces import Surface, SurfaceTrainable
-from trainables.training.probe import N_BATCHES, Probe, Short
 
 from .. import command_line, studies
 
@@ -115,30 +115,34 @@ def test_what_is_probed_is_possible_and_small_enough() -> None:
     assert len({json.dumps(config, sort_keys=True) for config in configs}) == 4
 
 
-def test_a_short_epoch_is_multiplied_to_a_whole_one_and_leaves_the_worker_as_it_was() -> None:
-    trial = Short({"name": "vit_glyphs"}, {"kind": "digits"}, {"n_threads": 1})
-    config = study_file().joint_space().default("lora") | {"optim.batch_size": 4}
-    n_train = len(trial._splits["train"])
-    probe = trial.probe(config)
-    assert N_BATCHES * 4 < n_train == len(trial._splits["train"])
-    assert len(trial._splits["validation"]) <= N_BATCHES * EVAL_BATCH
-    assert probe.epoch_seconds > probe.step_seconds * (n_train // 4)  # all the steps, and validation
-    assert probe.epoch_seconds < 10 * probe.step_seconds * (n_train // 4)
-
-    trial = make({"name": "vit_glyphs"}, {"kind": "digits"}, {"n_threads": 1})  # type: ignore[assignment]
-    trial.start(config, seed=0, epochs=1, folder=None)
-    assert trial.step()["val/top1"] > 0.1
-
-
 def test_the_cost_is_epochs_times_seconds_over_slots() -> None:
-    probes = [Probe({"method": "lora"}, 0.5, seconds, 0.1, 1e9) for seconds in (1.0, 3.0)]
-    probes += [Probe({"method": "head_only"}, 9.0, 9.0, 9.0, 9e9)]  # the anchor is one trial, and not like the others
-    found = plan.cost(study_file(), probes, plan.Range(80, 80, 80), n_slots=2, start_seconds=36.0)
+    predicted = [Predicted({"method": "lora"}, seconds) for seconds in (1.0, 3.0)]
+    predicted += [Predicted({"method": "head_only"}, 9.0)]  # the anchor is one trial, and not like the others
+    few = {"n_slots": 2, "start_seconds": 36.0, "setup_seconds": 0.5, "memory_bytes": 1e9}
+    found = plan.cost(study_file(), predicted, plan.Range(80, 80, 80), **few)  # type: ignore[arg-type]
     assert found.slot_hours.guess == pytest.approx((80 * 2.0 + 20 * 0.5) / 3600)
     assert found.hours.guess == pytest.approx((80 * 2.0 + 20 * 0.5) / 2 / 3600 + 0.01)
     assert found.slot_hours.low == pytest.approx((80 * 1.8 + 20 * 0.5) / 3600)  # at least a tenth below
     assert found.slot_hours.high == pytest.approx((80 * 2.6 + 20 * 0.5) / 3600)  # and three above
     assert found.memory_bytes == 1e9
+
+
+def test_a_slow_machine_draws_and_simulates_less_but_never_nothing() -> None:
+    file = study_file(search={"sampler": "random", "rungs": {"grace": 1, "factor": 2}})
+    sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
+    told: list[tuple[str, int, int]] = []
+    [held] = plan.holdings(file, sizes, 20_000, seconds=0.0, on_done=lambda *what: told.append(what))
+    assert len(held.sizes) == plan.FEWEST_DRAWS
+    found = plan.epochs(file, seconds=0.0, on_done=lambda *what: told.append(what))
+    assert found.low < found.guess <= 80
+    assert [what for what, _, _ in told] == ["counting sizes of methods"] + ["simulating searches"] * len(plan.FAMILIES)
+
+
+def test_memory_is_the_computed_one_scaled_by_what_was_measured() -> None:
+    sizes = measure({"name": "vit_glyphs"}, {"kind": "digits"})
+    of_lora = sizes.training_bytes({"method": "lora"}, 4)
+    speed = Speed(0.0, 0.0, 1.0, 0.0, n_images=4, base_bytes=100.0, peak_bytes=100.0 + 0.5 * of_lora, error=1.0)
+    assert plan.peak_bytes(3.0 * of_lora, sizes, speed) == pytest.approx(100.0 + 1.5 * of_lora)
 
 
 @pytest.mark.slow
@@ -150,6 +154,8 @@ def test_the_command_prints_a_plan_and_refuses_what_trains_nothing() -> None:
     assert [one["method"] for one in printed["methods"]] == ["arc"]
     cost = printed["cost"]["hours"]
     assert 0 < cost["low"] < cost["guess"] < cost["high"]
+    assert {one["config"]["method"] for one in printed["predictions"]} == {"head_only", "arc"}
+    assert done.stderr == ""  # a job's output is one stream
 
     refused = paretune("digits", "--set", "data={kind: synthetic}")
     assert refused.returncode == 2

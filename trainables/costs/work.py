@@ -1,0 +1,201 @@
+"""The work of an epoch of a configuration: operations, bytes and kernel calls, counted on torch's meta device before any training.
+
+The count runs the real training step on the real model: the forward pass, and of the backward pass exactly what autograd computes
+for the trained parameters. Nothing is computed behind the first of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainables import backbones, data
+from trainables.adapters import Full, Method, adapt, adaptation, method_of, remove, trainable_parameters, transformer_blocks
+from trainables.adapters.own import own_methods
+from trainables.costs.counting import structure
+from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.recipe.recipe import Recipe, recipe_of, restore, set_drop_path
+from trainables.recipe.step import backward
+
+_FLOAT_BYTES = 4
+_ADAM_PASSES = 7  # of an optimiser step over the trained parameters: reads parameter, gradient, two moments; writes all but one
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """An amount of work; its time is a sum of these three, each multiplied by a constant of the machine.
+
+    Attributes:
+        operations: Floating-point operations of matrix products, convolutions and attention.
+        bytes: Bytes that kernels read and write.
+        calls: Number of kernels.
+    """
+
+    operations: float = 0.0
+    bytes: float = 0.0
+    calls: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        """Return both amounts together."""
+        return Work(self.operations + other.operations, self.bytes + other.bytes, self.calls + other.calls)
+
+    def __mul__(self, times: float) -> Work:
+        """Return the amount several times."""
+        return Work(self.operations * times, self.bytes * times, self.calls * times)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that adds up the work of every kernel that torch dispatches while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.work = Work()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.utils.flop_counter import flop_registry
+
+        found = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        operations = 0 if count is None else count(*args, **(kwargs or {}), out_val=found)
+        moved = 0 if func.is_view else sum(tensor.nbytes for tensor in _tensors((args, found)))
+        self.work += Work(operations, moved, 1)
+        return found
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+
+
+def count(function: Callable[[], object]) -> Work:
+    """Count the work of a function's kernels."""
+    counter = _Counter()
+    with counter:
+        function()
+    return counter.work
+
+
+def step_work(model: nn.Module, n_images: int, recipe: Recipe) -> Work:
+    """Count the work of one optimiser step of an adapted model on the meta device; its mode is restored."""
+    was_training, wanted = model.training, backbones.preprocessing(model)
+    n_part = math.ceil(n_images / min(recipe.accumulate, n_images))
+    images = torch.zeros(n_part, wanted.channels, *wanted.size, device="meta")
+    labels = torch.zeros(n_part, dtype=torch.long, device="meta")
+    plain = dataclasses.replace(recipe, precision="float32")  # autocast does not know the meta device
+    trained = [parameter for _, parameter in trainable_parameters(model)]
+    before = set_drop_path(transformer_blocks(model), recipe.drop_path)
+    model.train()
+    try:
+        of_a_part = count(lambda: backward(model, [(images, labels)], n_part, plain))
+    finally:
+        restore(before)
+        model.train(was_training)
+        for parameter in trained:
+            parameter.grad = None
+    n_bytes = _ADAM_PASSES * _FLOAT_BYTES * sum(parameter.numel() for parameter in trained)
+    return of_a_part * math.ceil(n_images / n_part) + Work(bytes=n_bytes, calls=1)
+
+
+def evaluation_work(model: nn.Module, n_images: int) -> Work:
+    """Count the work of evaluating a split, without the first blocks if their output is kept (`AdapterWorker._prefix`)."""
+    vit, wanted, batch = cast(VisionTransformer, model), backbones.preprocessing(model), min(n_images, EVAL_BATCH)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if type(model) is VisionTransformer and (n_frozen := _n_frozen(vit)):
+                shape = (vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim)
+                if _FLOAT_BYTES * n_images * math.prod(shape) <= PREFIX_BYTES:
+                    tokens = torch.zeros(batch, *shape, device="meta")
+                    rest = nn.Sequential(*list(vit.blocks)[n_frozen:], vit.norm)
+                    return count(lambda: vit.forward_head(rest(tokens))) * (n_images / batch)
+            images = torch.zeros(batch, wanted.channels, *wanted.size, device="meta")
+            return count(lambda: model(images)) * (n_images / batch)
+    finally:
+        model.train(was_training)
+
+
+def _n_frozen(vit: VisionTransformer) -> int:
+    """Count the leading blocks that have no trainable parameter."""
+    trained = (i for i, block in enumerate(vit.blocks) if any(p.requires_grad for p in block.parameters()))
+    return next(trained, len(vit.blocks))
+
+
+class EpochWork:
+    """The work of an epoch of every configuration of a study, counted once for each different structure.
+
+    Args:
+        backbone: The `backbone` argument of `trainables.make`; its weights are not needed.
+        data_set: The `data` argument of `trainables.make`; no image is read.
+        recipe: The `recipe` argument of `trainables.make`.
+        methods: The `methods` argument of `trainables.make`.
+
+    Raises:
+        ValueError: If the backbone or data set is unknown, or the data set has no images.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        data_set: Mapping[str, Any],
+        recipe: Mapping[str, Any],
+        methods: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._own = own_methods(methods)
+        self._fixed = dict(recipe)
+        self._n_classes = data.n_classes(data_set)
+        sizes = data.n_training(data_set), data.n_validation(data_set)
+        if None in sizes:
+            raise ValueError(f"data.kind {data_set['kind']!r} has no images: there is no epoch to predict")
+        self._n_training, self._n_validation = cast(tuple[int, int], sizes)
+        self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
+        self._known: dict[tuple[Any, ...], tuple[Work, Work]] = {}
+
+    def step(self, config: Mapping[str, Any]) -> Work:
+        """Count the work of one training step.
+
+        A tuner of PEFT that reads values, which do not exist on the meta device, counts as full fine-tuning.
+
+        Raises:
+            ValueError: If the configuration is invalid or does not fit the backbone.
+        """
+        return self._passes(config)[0]
+
+    def epoch(self, config: Mapping[str, Any]) -> Work:
+        """Count the work of training and validating one epoch; see `step`."""
+        step, evaluation = self._passes(config)
+        return step * (self._n_training // self._batch(recipe_of(self._fixed, config))) + evaluation
+
+    def _batch(self, recipe: Recipe) -> int:
+        return min(recipe.batch_size, self._n_training)
+
+    def _passes(self, config: Mapping[str, Any]) -> tuple[Work, Work]:
+        method, recipe = method_of(config, self._own), recipe_of(self._fixed, config)
+        key = (structure(method), self._batch(recipe), recipe.accumulate, recipe.drop_path > 0)
+        if key not in self._known:
+            try:
+                self._known[key] = self._counted(method, recipe)
+            except (NotImplementedError, RuntimeError):
+                self._known[key] = self._counted(Full(), recipe)
+        return self._known[key]
+
+    def _counted(self, method: Method, recipe: Recipe) -> tuple[Work, Work]:
+        backbones.set_head(self._model, self._n_classes, torch.Generator())
+        try:
+            adapt(self._model, method)
+            step = step_work(self._model, self._batch(recipe), recipe)
+            return step, evaluation_work(self._model, self._n_validation)
+        finally:
+            if adaptation(self._model) is not None:
+                remove(self._model)
+            backbones.remove_head(self._model)
