@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +45,7 @@ def plan(
 ) -> None:
     """Show the size of the space and the cost of the study, from a few batches of each method on this machine or a node."""
     from search.config import loading
+    from search.config.prefix_cache import prefix_fact
     from search.errors import RequestError
     from search.workflows import plan as planning
     from trainables import measure
@@ -59,13 +60,14 @@ def plan(
         complain(f"counting the sizes of {len(file.methods)} methods")
     try:
         sizes = measure(worker["backbone"], worker["data"])
+        worker["recipe"] |= prefix_fact(file, sizes).as_recipe()
         max_params = file.budget.max_params or sizes.backbone_params
         held = planning.holdings(file, sizes, max_params)
         configs, took = planning.to_probe(file, sizes, max_params), time.perf_counter() - begun
         if "RAY_ADDRESS" in os.environ:
-            measured = _measured_there(file, sizes, configs, slots, say=(lambda waiting: None) if as_json else complain)
+            measured = _measured_there(file, worker, sizes, configs, slots, say=(lambda waiting: None) if as_json else complain)
         else:
-            measured = _measured_here(file, sizes, configs, slots, on_done=_Told(quiet=as_json))
+            measured = _measured_here(file, worker, sizes, configs, slots, on_done=_Told(quiet=as_json))
     except ValueError as error:
         raise RequestError(str(error)) from error
     n_slots = measured.n_slots
@@ -134,7 +136,13 @@ class _Told:
 
 
 def _measured_here(
-    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, on_done: Callable[[int, int, str], None]
+    file: StudyFile,
+    worker: Mapping[str, Any],
+    sizes: Sizes,
+    configs: Sequence[Config],
+    slots: int | None,
+    *,
+    on_done: Callable[[int, int, str], None],
 ) -> _Measured:
     """Measure on this machine, which would run as many trials at once as fit on its cores, memory and GPUs."""
     from cluster.health import gpu_memory
@@ -147,7 +155,7 @@ def _measured_here(
     gpus = float(bool(told)) if resources.gpus_per_trial == "auto" else resources.gpus_per_trial
     needed = preflight.bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
     begun = time.perf_counter()
-    probes = list(measure_epochs(**file.worker(), configs=configs, patience=_ANSWER_WITHIN, on_done=on_done))
+    probes = list(measure_epochs(**worker, configs=configs, patience=_ANSWER_WITHIN, on_done=on_done))
     took = time.perf_counter() - begun
     n_slots = max(1, len(os.sched_getaffinity(0)) // resources.cpus_per_trial)
     if gpus > 0:
@@ -161,7 +169,13 @@ def _measured_here(
 
 
 def _measured_there(
-    file: StudyFile, sizes: Sizes, configs: Sequence[Config], slots: int | None, *, say: Callable[[str], object]
+    file: StudyFile,
+    worker: Mapping[str, Any],
+    sizes: Sizes,
+    configs: Sequence[Config],
+    slots: int | None,
+    *,
+    say: Callable[[str], object],
 ) -> _Measured:
     """Measure on a node of the joined cluster with the resources of a trial; `say` receives messages about waiting.
 
@@ -182,7 +196,7 @@ def _measured_there(
         takes = {**file.resources.of_a_trial(None), "gpus_per_trial": gpus}
         reserved = trial_resources.reserved_memory(needed, most=connect.largest_memory(**takes))
         takes["memory_per_trial"] = file.resources.of_a_trial(reserved)["memory_per_trial"]
-        found = capacity.in_a_slot(probed_epochs, file.worker(), configs, _ANSWER_WITHIN, takes=takes, say=say, patience=_PATIENCE)
+        found = capacity.in_a_slot(probed_epochs, worker, configs, _ANSWER_WITHIN, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or capacity.FreeSlots(takes).at_most
         sharing = connect.slots(**takes, node=found.node)
         name, memory = name_and_memory(found.node)

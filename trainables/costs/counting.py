@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from trainables import backbones, data
 from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, supported_blocks, unmergeable
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.recipe.cut import bytes_at, deepest_cut
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
 
@@ -102,7 +103,8 @@ class MetaSizes:
 
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any]) -> None:
         self.n_classes = data.n_classes(data_set)
-        self.n_validation = data.n_validation(data_set)
+        self.n_validation = data.n_images(data_set, "validation")
+        self._n_inputs = data.n_fixed_inputs(data_set)
         self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
         self.backbone_params = sum(p.numel() for p in self._model.parameters())
         supported_blocks(self._model)
@@ -135,6 +137,12 @@ class MetaSizes:
         kept = self._kept_by_full(batch_size) if kept is None else kept
         lasting = _FLOAT_BYTES * (self.backbone_params + 3 * n_trained) + PREFIX_BYTES  # gradients and Adam's two moments
         return lasting + max(_OVER * kept, self._evaluation_bytes)
+
+    def frozen(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `trainables.protocol.Sizes.frozen`."""
+        with self._adapted(config) as model:
+            cut = deepest_cut(model) if self._n_inputs else 0
+            return cut, self._n_inputs * bytes_at(model, cut) if cut else 0
 
     @cached_property
     def _evaluation_bytes(self) -> int:

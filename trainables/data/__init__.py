@@ -43,7 +43,8 @@ __all__ = [
     "load_final",
     "look_again",
     "n_classes",
-    "n_validation",
+    "n_fixed_inputs",
+    "n_images",
     "refuse_untestable",
     "save_listing",
 ]
@@ -71,11 +72,17 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
-def n_validation(data: Mapping[str, Any]) -> int | None:
-    """Return the size of the validation split without decoding it; None if there is none. Images that are skipped count."""
+def n_images(data: Mapping[str, Any], split: str) -> int | None:
+    """Return the size of a split without decoding it; None for data without images. Images that are skipped count."""
     if data.get("kind") in layouts.LAYOUTS:
-        return len(_listing(data).splits["validation"])
-    return DIGITS_SPLIT["validation"] if data.get("kind") == "digits" else None
+        return len(_listing(data).splits[split])
+    return DIGITS_SPLIT[split] if data.get("kind") == "digits" else None
+
+
+def n_fixed_inputs(data: Mapping[str, Any]) -> int:
+    """Return the number of different inputs in training and validation: a mirrored image is another one; 0 for random crops."""
+    train, validation = (n_images(data, split) or 0 for split in ("train", "validation"))
+    return {"none": train + validation, "flip": 2 * train + validation, "crop": 0}[data.get("augment", "none")]
 
 
 def class_names(data: Mapping[str, Any]) -> list[str] | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trainables.adapters import transformer_blocks
 from trainables.recipe.step import Forward, autocast, whole
 
+_FLOAT_BYTES = 4
 _BEHIND_THE_BLOCKS = ("norm", "fc_norm", "attn_pool")
 
 
@@ -52,6 +53,11 @@ def shape_at(model: nn.Module, cut: int) -> tuple[int, ...]:
         return (_classifier(model).in_features,)
     vit = cast(VisionTransformer, model)
     return (vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim)
+
+
+def bytes_at(model: nn.Module, cut: int) -> int:
+    """Return the bytes of an image at a cut: the tokens between blocks are float32 in both precisions."""
+    return _FLOAT_BYTES * torch.Size(shape_at(model, cut)).numel()
 
 
 def before(model: nn.Module, images: Tensor, cuts: Sequence[int], precision: str) -> list[Tensor]:

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
 from trainables.data.batches import Normaliser, Split, rows_of
-from trainables.recipe.cut import before, deepest_cut, last_cut, shape_at
+from trainables.recipe.cut import before, bytes_at, deepest_cut, last_cut, shape_at
 from trainables.training import prefix_file
 
-_FLOAT_BYTES = 4
 Check = Callable[[], None]  # raises Stopped if the trial is to stop
 
 
@@ -165,11 +164,6 @@ class Prefixes:
             files, lambda cuts: self._batches(split, cuts, precision, check), check, most_bytes=self._most_bytes
         )
         return files[cut].read() if is_made else None
-
-
-def bytes_at(model: nn.Module, cut: int) -> int:
-    """Return the bytes of an image at a cut; residual streams are float32 in both precisions."""
-    return _FLOAT_BYTES * torch.Size(shape_at(model, cut)).numel()
 
 
 def _n_rows(split: Split) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -337,3 +339,15 @@ def test_the_digest_of_a_split_follows_its_images() -> None:
     larger = load({"kind": "digits"}, replace(wanted, size=(16, 16)), ("train",))
     assert splits["train"].digest == again["train"].digest
     assert len({splits["train"].digest, splits["validation"].digest, larger["train"].digest}) == 3
+
+
+def test_the_benchmark_measures_every_choice_of_blocks_and_the_head_alone_is_faster() -> None:
+    spec = importlib.util.spec_from_file_location("prefix", Path(__file__).parents[3] / "benchmarks" / "prefix.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["prefix"] = benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    pairs = {pair.case: pair for pair in benchmark.measure(BACKBONE, epochs=1, threads=1)}
+    assert pairs.keys() == benchmark.LEAST.keys()
+    assert pairs["head only"].speedup > 2  # 30 on an idle machine
+    assert len(benchmark.table(list(pairs.values()))) == 2 + len(pairs)
