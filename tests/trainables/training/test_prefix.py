@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -20,7 +21,7 @@ from trainables.adapters import METHODS, adapt, remove, supported_blocks, transf
 from trainables.backbones import Preprocessing
 from trainables.data import load
 from trainables.data.batches import Normaliser, Split
-from trainables.data.shared_files import folder
+from trainables.data.shared_files import folder, made
 from trainables.protocol import STOP_FLAG, Stopped
 from trainables.recipe.cut import after, before, deepest_cut, hold_frozen_blocks, last_cut, shape_at
 from trainables.recipe.step import logits
@@ -183,11 +184,10 @@ def test_random_crops_are_never_kept(cache: Path) -> None:
 # -- whoever computes it -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("precision", "configs"), [("float32", [HEAD, LAST, HEART, EMBEDDED]), ("bfloat16", [LAST])])
 def test_metrics_do_not_depend_on_the_worker_nor_on_whether_files_can_be_written(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    cache: Path, precision: str, configs: list[dict[str, Any]]
 ) -> None:
-    configs = [HEAD, LAST, HEART, EMBEDDED]
     first = worker(augment="flip", precision=precision)
     expected = [run(first, config) for config in configs]
     assert len(files()) == 2 * len(CUTS)  # training and validation
@@ -319,6 +319,22 @@ def test_a_full_disk_costs_the_files_only(monkeypatch: pytest.MonkeyPatch, full:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [path for path in folder("tokens").iterdir() if path.suffix != ".lock"]
+
+
+def test_a_worker_waits_for_the_one_that_makes_a_file_and_can_be_stopped_while_it_waits(tmp_path: Path) -> None:
+    path = tmp_path / "x.tokens"
+    other = path.with_suffix(".lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def stopped() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped), made(path, "tokens", waiting=stopped):
+        pytest.fail("it has the lock of another process")
+    with made(path, "tokens", waiting=other.close) as draft:
+        assert draft is not None
+        draft.write_bytes(b"tokens")
+    assert path.read_bytes() == b"tokens"
 
 
 def test_files_used_longest_ago_are_deleted_first() -> None:
