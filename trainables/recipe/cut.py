@@ -17,7 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from trainables.adapters import transformer_blocks
+from trainables.adapters import adapted_layers, transformer_blocks
 from trainables.recipe.step import Forward, autocast, whole
 
 _FLOAT_BYTES = 4
@@ -30,17 +30,18 @@ def last_cut(model: nn.Module) -> int:
 
 
 def deepest_cut(model: nn.Module) -> int:
-    """Return the last cut with nothing in front of it that is trained."""
+    """Return the last cut with nothing in front of it that is trained or belongs to an adapter."""
     classifier = {id(parameter) for parameter in _classifier(model).parameters()}
     named = model.named_parameters(remove_duplicate=False)
-    trained = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in classifier]
-    if not trained:
+    changed = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in classifier]
+    changed += [path for path, _ in adapted_layers(model)]
+    if not changed:
         return last_cut(model)
-    return min(_cut_in_front(model, name) for name in trained) if type(model) is VisionTransformer else 0
+    return min(_cut_in_front(model, name) for name in changed) if type(model) is VisionTransformer else 0
 
 
 def _cut_in_front(model: nn.Module, name: str) -> int:
-    """Return the last cut in front of a plain ViT's parameter."""
+    """Return the last cut in front of a plain ViT's parameter or module."""
     part, _, rest = name.partition(".")
     if part == "blocks":
         return int(rest.partition(".")[0])

@@ -5,8 +5,9 @@ the deepest of them that has nothing in front of it that is trained. So the stud
 did before.
 
 The tokens of an image must not depend on who computed them either. A split passes through the backbone in order, in batches of
-`EVAL_BATCH`, in eval mode. All cuts of a study take one pass, and the result is one file for each, which all workers map. Where a
-file cannot be written or read, a worker holds the tokens in memory until its trial ends: they have the same bits.
+`EVAL_BATCH`, in eval mode. All cuts in front of a trial's adapter take one pass; in front of head-only, which a study trains first,
+are all of the study. The result is one file for each, which all workers map. Where a file cannot be written or read, a worker holds
+the tokens in memory until its trial ends: they have the same bits.
 """
 
 from __future__ import annotations
@@ -103,12 +104,13 @@ class Prefixes:
         if (key := (name, cut, precision)) not in self._kept:
             found = self._from_file(split, cut, precision, check) if is_shared else None
             is_mapped = found is not None
-            if found is None:
-                found = self._computed(split, cut, precision, check)
-            self._kept[key] = found.to(split.labels.device) if found.nbytes <= PREFIX_BYTES else found
+            self._kept[key] = self._computed(split, cut, precision, check) if found is None else found
             if is_shared and not is_mapped:
                 self._of_this_trial.add(key)
-        return Inputs(split, cut, self._normalise, self._kept[key])
+        tokens = self._kept[key]
+        if tokens.nbytes <= PREFIX_BYTES:  # a copy on a GPU lives as long as these inputs
+            tokens = tokens.to(split.labels.device)
+        return Inputs(split, cut, self._normalise, tokens)
 
     def _cut(self, name: str, split: Split) -> tuple[int, bool]:
         """Return the cut at which a split is kept for the model as it is, and whether this is one of the study's."""
@@ -157,7 +159,8 @@ class Prefixes:
             "batch": EVAL_BATCH,
             "machine": prefix_file.machine(split.labels.device),
         }
-        files = {at: prefix_file.File({**about, "cut": at}, (_n_rows(split), *shape_at(self._model, at))) for at in self._cuts}
+        frozen = [at for at in self._cuts if at <= deepest_cut(self._model)]  # at the others they pass through this trial's adapter
+        files = {at: prefix_file.File({**about, "cut": at}, (_n_rows(split), *shape_at(self._model, at))) for at in frozen}
         if (found := files[cut].read()) is not None:
             return found
         is_made = prefix_file.make(
