@@ -47,6 +47,9 @@ class Sizes(Protocol):
     def training_bytes(self, config: Config, batch_size: int) -> int:
         """Estimate, with a margin, the memory that training takes in a worker in addition to its libraries."""
 
+    def frozen(self, config: Config) -> tuple[int, int]:
+        """Return the last point of the backbone with only frozen weights in front, and the bytes of all images' tokens there."""
+
     def unmergeable(self, config: Config) -> str | None:
         """Return why the adapter cannot be merged into the weights; None if it can, or if only training can tell."""
 

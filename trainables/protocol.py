@@ -155,5 +155,11 @@ class Sizes(Protocol):
     def training_bytes(self, config: Mapping[str, Any], batch_size: int) -> int:
         """Estimate, with a margin, the bytes that training takes in addition to libraries and images. Raises as `count`."""
 
+    def frozen(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the cut in front of everything that a configuration trains, and the bytes of all images' tokens at it.
+
+        See `trainables.recipe.cut`. (0, 0) if nothing can be kept. Raises as `count`.
+        """
+
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """Return why the adapter cannot be merged into the weights; None if it can or only training can tell. Raises as `count`."""

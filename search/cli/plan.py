@@ -55,6 +55,7 @@ def plan(
         words = [*(["--slots", str(slots)] if slots else []), *(["--json"] if as_json else [])]
         raise typer.Exit(ask_about(file, address, "plan", words, pip=pip, unprotected=unprotected))
     say(f"building {file.backbone.name} without its weights")
+    from search.config.prefix_cache import prefix_fact
     from search.errors import RequestError
     from search.workflows import epoch_seconds, preflight
     from search.workflows import plan as planning
@@ -62,8 +63,9 @@ def plan(
 
     worker = file.worker()
     try:
-        work = count_epochs(**worker)
         sizes = measure(worker["backbone"], worker["data"], worker.get("methods", ()))
+        worker["recipe"] |= prefix_fact(file, sizes).as_recipe()
+        work = count_epochs(**worker)
         max_params = file.budget.max_params or sizes.backbone_params
         starts = time.perf_counter() - begun
         held = planning.holdings(file, sizes, max_params, seconds=_DRAWING, on_done=say.progress)

@@ -91,10 +91,10 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
     at_work = study.state is StudyState.RUNNING
     span = min(_WINDOW_SECONDS, now - study.row.created) or _WINDOW_SECONDS
     steps = [1.0 / seconds for trial in study.running if (seconds := trial.metrics.get("cost/step_seconds"))]
+    is_paused = study.paused is not None and study.state is not StudyState.FINISHED
     return {
         "study": study.row.name,
         "state": study.state.value,
-        "paused": None if study.paused is None or study.state is StudyState.FINISHED else study.paused.words(study.row.name),
         "trials": {state.value: n for state, n in study.counts.of_state.items()},
         "n_trials": int(study.row.budget["n_trials"]),
         "slots_busy": len(study.running) if at_work else 0,
@@ -102,14 +102,14 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
         "steps_per_second": sum(steps) if at_work else 0.0,
         "front": len(study.members),
         "hypervolume": study.hypervolume,
-    }
+    } | ({"paused": study.paused.words(study.row.name)} if is_paused and study.paused is not None else {})
 
 
 def _shown(facts: Mapping[str, Any]) -> Table:
     states = ", ".join(f"{n:,} {state.lower()}" for state, n in facts["trials"].items()) or "none yet"
     rows = {
         "study": f"{facts['study']}, {facts['state']}",
-        "": facts["paused"],
+        "": facts.get("paused", ""),
         "trials": f"{states}; the budget is {facts['n_trials']:,}",
         "busy slots": f"{facts['slots_busy']}",
         "pace": f"{facts['epochs_per_minute']:.1f} epochs per minute, {facts['steps_per_second']:.1f} steps per second",

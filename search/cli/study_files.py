@@ -55,13 +55,13 @@ def list_studies(
             paused = study.paused is not None and study.state is not StudyState.FINISHED
         except LedgerError as error:
             problems.append(str(error))
-        found.append({"name": name, "state": state, "paused": paused, "path": where})
+        found.append({"name": name, "state": state, "path": where} | ({"paused": True} if paused else {}))
     if as_json:
         print_json({"studies": found, "packaged": packaged_names()})
     else:
         table = Table("study", "state", "folder", box=None)
         for one in found:
-            table.add_row(str(one["name"]), f"{one['state']}{', paused' if one['paused'] else ''}", str(one["path"]))
+            table.add_row(str(one["name"]), f"{one['state']}{', paused' if 'paused' in one else ''}", str(one["path"]))
         console = Terminal()
         console.print(table if found else f"No study in {server or storage}.")
         console.print(f"Packaged: {', '.join(packaged_names())} (paretune run NAME, paretune cp NAME)", soft_wrap=True)

@@ -51,7 +51,7 @@ def _place(loc: Sequence[str | int]) -> KeyPath:
     return path
 
 
-_UNIONS = (("resources", "gpus_per_trial"), ("resources", "memory_per_trial"))
+_UNIONS = (("resources", "gpus_per_trial"), ("resources", "memory_per_trial"), ("resources", "prefix_cache"))
 _LISTS = (("methods",), ("objectives",), ("search", "points"), ("search", "learn_from"))
 # The laws of keys that the sentences of the types below do not state
 _LAWS: dict[KeyPath, str] = {
@@ -60,6 +60,7 @@ _LAWS: dict[KeyPath, str] = {
     ("objectives",): "must be a pair [val/top1, COST]; COST is adapter_params or another cost (docs/study-file.md)",
     ("resources", "gpus_per_trial"): "must be auto, a share of one GPU between 0 and 1, or a whole number of GPUs",
     ("resources", "memory_per_trial"): "must be auto, or a size as 4GiB, 500MiB or a number of bytes",
+    ("resources", "prefix_cache"): "must be auto, off, or a size as 4GiB, 500MiB or a number of bytes",
     ("resources", "accelerator_type"): "must be the label of Ray for a type of GPU, as H100, A100 or L4, or null for any",
     ("budget", "max_hours"): "must be a number of hours above 0 (1.5 for 1:30), or null for no limit",
     ("budget", "until"): "must be a moment as 2026-12-24T18:00, or null",

@@ -313,6 +313,8 @@ class Resources(Section):
             the study is created (see `search.config.trial_resources`), and is 0 if no node has a GPU.
         memory_per_trial: Memory reserved for a worker on its node (`4GiB`), so that no more workers start than fit; `auto` measures
             or computes it, see `search.config.trial_resources`.
+        prefix_cache: Largest size (`4GiB`) of the files on a machine that hold the output of frozen blocks in front of all trained
+            ones, so that it is computed once; `auto`: 2 GiB; `off`: no such files (see docs/cost.md).
         accelerator_type: Accelerator type of the nodes for trials, in Ray's label `ray.io/accelerator-type`: H100, A100, L4; null
             for any.
     """
@@ -320,7 +322,15 @@ class Resources(Section):
     cpus_per_trial: int = Field(default=1, gt=0)
     gpus_per_trial: Literal["auto"] | float = 0.0
     memory_per_trial: Literal["auto"] | ByteSize = "auto"
+    prefix_cache: Literal["auto", "off"] | ByteSize = "auto"
     accelerator_type: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+
+    @field_validator("prefix_cache", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, size: Any) -> Any:
+        if size is True:
+            raise ValueError("must be auto, off, or a size as 4GiB, 500MiB or a number of bytes")
+        return "off" if size is False else size
 
     @field_validator("gpus_per_trial")
     @classmethod

@@ -204,6 +204,8 @@ class StudyFile(Section):
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}
         if recipe["precision"] == "auto":
             recipe["precision"] = "float32" if facts is None or facts.precision is None else facts.precision.chosen
+        if facts is not None and facts.prefix is not None:
+            recipe |= facts.prefix.as_recipe()
         if any(key in costs.LATENCIES for key in (self.objectives[1], *self.budget.limits)):
             recipe["latency"] = True
         worker: dict[str, Any] = {"backbone": backbone, "data": data, "recipe": recipe}

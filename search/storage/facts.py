@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.errors import LedgerError
 
-__all__ = ["Facts", "LearnedTrial", "Pinned", "PrecisionFact", "TrialMemory", "read_facts"]
+__all__ = ["Facts", "LearnedTrial", "Pinned", "PrecisionFact", "PrefixFact", "TrialMemory", "read_facts"]
 
 
 class _Stored(BaseModel):
@@ -63,6 +63,24 @@ class TrialMemory(_Stored):
     shares: Mapping[str, float] = Field(default_factory=dict)
 
 
+class PrefixFact(_Stored):
+    """The places in the backbone where the tokens of training and validation images are kept (docs/cost.md).
+
+    Attributes:
+        cuts: The places: k behind the k-th block, and one more than there are blocks in front of the classifier.
+        most_bytes: Most bytes of such files on a machine.
+        cut_bytes: Bytes of one cut, which a worker holds in memory where no file can be written.
+    """
+
+    cuts: tuple[int, ...] = ()
+    most_bytes: int = 0
+    cut_bytes: int = 0
+
+    def as_recipe(self) -> dict[str, Any]:
+        """Return the keys of a worker's recipe."""
+        return {"prefix_cuts": list(self.cuts), "prefix_bytes": self.most_bytes}
+
+
 class Pinned(_Stored):
     """The data, the weights and the users' methods of a study, which are compared whenever they are used again.
 
@@ -92,6 +110,8 @@ class Facts(_Stored):
         precision: Answer to `recipe.precision: auto`; None if it was not configured (float32 then).
         memory: Memory that a trial takes; None if it was not measured or computed.
         checkpoints: Address or folder of the checkpoints; None for the study's own folder.
+        prefix: Places where tokens are kept; None for a study that began before, which keeps none of training images, and in which
+            stochastic depth and dropout act in blocks that nothing trains, too.
         pinned: Data, weights and users' methods of the study; None for a study that began before it was recorded and has had no
             driver since.
     """
@@ -105,6 +125,7 @@ class Facts(_Stored):
     precision: PrecisionFact | None = None
     memory: TrialMemory | None = None
     checkpoints: str | None = None
+    prefix: PrefixFact | None = None
     pinned: Pinned | None = None
 
     @property

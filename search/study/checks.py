@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.config.loading import check_stored
+from search.config.prefix_cache import prefix_fact
 from search.config.study_file import StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
@@ -40,6 +41,7 @@ def facts_of(
     largest = max_params if against == ADAPTER_PARAMS else file.budget.limits[against]
     known: dict[str, Any] = {} if precision is None else {"precision": PrecisionFact(**precision)}
     known |= {} if memory is None else {"memory": memory}
+    known |= {"prefix": prefix_fact(file, sizes)}
     known |= {} if file.shared is None else {"checkpoints": file.shared}
     return Facts(
         n_classes=sizes.n_classes,

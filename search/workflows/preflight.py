@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.backends.base import BackEnd
+from search.config.prefix_cache import prefix_fact
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError
@@ -108,7 +109,10 @@ def measure_memory(opening: Opening, back_end: BackEnd, known: Preflight, say: C
 
         return to_probe(file, known.sizes, file.budget.max_params or known.sizes.backbone_params)
 
-    return back_end.measure(file, known.computed_bytes, configs, say)
+    found = back_end.measure(file, known.computed_bytes, configs, say)
+    if known.computed_bytes is not None:
+        return found
+    return found.model_copy(update={"host_bytes": found.host_bytes + prefix_fact(file, known.sizes).cut_bytes})
 
 
 def refuse_unwritable(file: StudyFile) -> None:
@@ -141,6 +145,7 @@ def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: flo
         process_bytes: Memory of a process that has imported only the libraries.
         gpus: GPUs, or share of one, of a trial.
     """
+    process_bytes += prefix_fact(file, sizes).cut_bytes  # held in memory where the disk is full
     if gpus > 0:
         return process_bytes + CUDA_BYTES + 4 * sizes.backbone_params  # the weights pass through the host on their way to the GPU
     return process_bytes + max(training_bytes(file, sizes), default=0)

@@ -78,7 +78,7 @@ def searched_here(folder: Path, name: str, server: str | None = None, *, n_trial
     """The study that a driver in this process makes, undisturbed."""
     raw = yaml.safe_load(STUDY.format(name=name, n_trials=n_trials, epoch_seconds=0.0))
     with closing(Study.create(check(raw | {"storage": str(folder), "ledger": server}), SyntheticSizes())) as study:
-        in_process.run(study, make(**study.file.worker()))
+        in_process.run(study, make(**study.file.worker(study.row.facts)))
         return study
 
 

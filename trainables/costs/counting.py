@@ -17,6 +17,7 @@ from trainables import backbones, data
 from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, sequence_growth, supported_blocks, unmergeable
 from trainables.adapters.own import own_methods
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.recipe.cut import bytes_at, deepest_cut
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
 
@@ -104,7 +105,8 @@ class MetaSizes:
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
         self._own = own_methods(methods)
         self.n_classes = data.n_classes(data_set)
-        self.n_validation = data.n_validation(data_set)
+        self.n_validation = data.n_images(data_set, "validation")
+        self._n_inputs = data.n_fixed_inputs(data_set)
         self._model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), "meta")
         self.backbone_params = sum(p.numel() for p in self._model.parameters())
         supported_blocks(self._model)
@@ -138,6 +140,12 @@ class MetaSizes:
         kept = self._kept_by_full(batch_size) if kept is None else kept
         lasting = _FLOAT_BYTES * (self.backbone_params + 3 * n_trained) + PREFIX_BYTES  # gradients and Adam's two moments
         return lasting + max(_OVER * kept, int(longer * self._evaluation_bytes))
+
+    def frozen(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `trainables.protocol.Sizes.frozen`."""
+        with self._adapted(config) as model:
+            cut = deepest_cut(model) if self._n_inputs else 0
+            return cut, self._n_inputs * bytes_at(model, cut) if cut else 0
 
     @cached_property
     def _evaluation_bytes(self) -> int:

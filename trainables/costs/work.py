@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,8 +20,9 @@ from trainables.adapters import Full, Method, adapt, adaptation, method_of, remo
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import structure
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.recipe.cut import after, kept_at, shape_at
 from trainables.recipe.recipe import Recipe, recipe_of, restore, set_drop_path
-from trainables.recipe.step import backward
+from trainables.recipe.step import backward, logits
 
 _FLOAT_BYTES = 4
 _ADAM_PASSES = 7  # of an optimiser step over the trained parameters: reads parameter, gradient, two moments; writes all but one
@@ -85,18 +85,25 @@ def count(function: Callable[[], object]) -> Work:
     return counter.work
 
 
-def step_work(model: nn.Module, n_images: int, recipe: Recipe) -> Work:
-    """Count the work of one optimiser step of an adapted model on the meta device; its mode is restored."""
-    was_training, wanted = model.training, backbones.preprocessing(model)
+def step_work(model: nn.Module, n_images: int, recipe: Recipe, cut: int = 0) -> Work:
+    """Count the work of one optimiser step of an adapted model on the meta device; its mode is restored.
+
+    Args:
+        model: Adapted model.
+        n_images: Number of images of the step.
+        recipe: Recipe.
+        cut: Cut at which the tokens of the images are kept (`trainables.recipe.cut`).
+    """
+    was_training = model.training
     n_part = math.ceil(n_images / min(recipe.accumulate, n_images))
-    images = torch.zeros(n_part, wanted.channels, *wanted.size, device="meta")
+    inputs = _inputs(model, n_part, cut)
     labels = torch.zeros(n_part, dtype=torch.long, device="meta")
     plain = dataclasses.replace(recipe, precision="float32")  # autocast does not know the meta device
     trained = [parameter for _, parameter in trainable_parameters(model)]
     before = set_drop_path(transformer_blocks(model), recipe.drop_path)
     model.train()
     try:
-        of_a_part = count(lambda: backward(model, [(images, labels)], n_part, plain))
+        of_a_part = count(lambda: backward(model, [(inputs, labels)], n_part, plain, after(model, cut)))
     finally:
         restore(before)
         model.train(was_training)
@@ -106,29 +113,24 @@ def step_work(model: nn.Module, n_images: int, recipe: Recipe) -> Work:
     return of_a_part * math.ceil(n_images / n_part) + Work(bytes=n_bytes, calls=1)
 
 
-def evaluation_work(model: nn.Module, n_images: int) -> Work:
-    """Count the work of evaluating a split, without the first blocks if their output is kept (`AdapterWorker._prefix`)."""
-    vit, wanted, batch = cast(VisionTransformer, model), backbones.preprocessing(model), min(n_images, EVAL_BATCH)
-    was_training = model.training
+def evaluation_work(model: nn.Module, n_images: int, cut: int = 0) -> Work:
+    """Count the work of evaluating a split whose tokens are kept at a cut."""
+    batch, was_training = min(n_images, EVAL_BATCH), model.training
     model.eval()
     try:
         with torch.no_grad():
-            if type(model) is VisionTransformer and (n_frozen := _n_frozen(vit)):
-                shape = (vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim)
-                if _FLOAT_BYTES * n_images * math.prod(shape) <= PREFIX_BYTES:
-                    tokens = torch.zeros(batch, *shape, device="meta")
-                    rest = nn.Sequential(*list(vit.blocks)[n_frozen:], vit.norm)
-                    return count(lambda: vit.forward_head(rest(tokens))) * (n_images / batch)
-            images = torch.zeros(batch, wanted.channels, *wanted.size, device="meta")
-            return count(lambda: model(images)) * (n_images / batch)
+            inputs = _inputs(model, batch, cut)
+            return count(lambda: logits(model, inputs, "float32", after(model, cut))) * (n_images / batch)
     finally:
         model.train(was_training)
 
 
-def _n_frozen(vit: VisionTransformer) -> int:
-    """Count the leading blocks that have no trainable parameter."""
-    trained = (i for i, block in enumerate(vit.blocks) if any(p.requires_grad for p in block.parameters()))
-    return next(trained, len(vit.blocks))
+def _inputs(model: nn.Module, n_images: int, cut: int) -> Tensor:
+    """Return what passes through a cut, on the meta device: images at cut 0."""
+    if cut:
+        return torch.zeros(n_images, *shape_at(model, cut), device="meta")
+    wanted = backbones.preprocessing(model)
+    return torch.zeros(n_images, wanted.channels, *wanted.size, device="meta")
 
 
 class EpochWork:
@@ -154,7 +156,8 @@ class EpochWork:
         self._own = own_methods(methods)
         self._fixed = dict(recipe)
         self._n_classes = data.n_classes(data_set)
-        sizes = data.n_training(data_set), data.n_validation(data_set)
+        self._augment = str(data_set.get("augment", "none"))
+        sizes = data.n_images(data_set, "train"), data.n_images(data_set, "validation")
         if None in sizes:
             raise ValueError(f"data.kind {data_set['kind']!r} has no images: there is no epoch to predict")
         self._n_training, self._n_validation = cast(tuple[int, int], sizes)
@@ -193,9 +196,12 @@ class EpochWork:
         backbones.set_head(self._model, self._n_classes, torch.Generator())
         try:
             adapt(self._model, method)
-            step = step_work(self._model, self._batch(recipe), recipe)
-            return step, evaluation_work(self._model, self._n_validation)
+            step = step_work(self._model, self._batch(recipe), recipe, self._cut(recipe, "train", self._n_training))
+            return step, evaluation_work(self._model, self._n_validation, self._cut(recipe, "validation", self._n_validation))
         finally:
             if adaptation(self._model) is not None:
                 remove(self._model)
             backbones.remove_head(self._model)
+
+    def _cut(self, recipe: Recipe, split: str, n_images: int) -> int:
+        return kept_at(self._model, recipe.prefix_cuts, split, n_images, self._augment, most_bytes=PREFIX_BYTES)[0]

@@ -14,74 +14,42 @@ Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` (
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
-from trainables.data.decoded import Progress, Transform, decoded, digests
+from trainables.data.batches import Normaliser, Split
+from trainables.data.decoded import Progress, Transform, decoded, decoding, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
 from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.protocol import Changed
 
-SHARE_OF_DEVICE: Final = 0.25  # largest fraction of an accelerator's free memory for one split; a larger split stays on the host
+__all__ = [
+    "Audit",
+    "Normaliser",
+    "Split",
+    "audit",
+    "class_names",
+    "load",
+    "load_final",
+    "look_again",
+    "n_classes",
+    "n_fixed_inputs",
+    "n_images",
+    "refuse_untestable",
+    "save_listing",
+]
+
 UNIT: Final = 224 / 256  # the papers' crop: resize to 256, crop 224
-
-
-@dataclass(frozen=True)
-class Split:
-    """The images and labels of one split.
-
-    Attributes:
-        images: Array (n, channels, height, width) uint8; on the host it may be a memory-mapped file. The images are larger than
-            `size` if training crops them.
-        labels: Array (n,) int64, on the training device.
-        size: Pair (height, width) that the backbone takes.
-        augment: Augmentation that `take` applies for training: "none", "flip" (mirror with probability 1/2) or "crop" (a random
-            crop of `size`, and mirror). METHODS: "crop" is ARC's for FGVC, applied to the central square.
-    """
-
-    images: Tensor
-    labels: Tensor
-    size: tuple[int, int]
-    augment: str = "none"
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device) -> Split:
-        """Move the split to a device for training: upload it as a whole if it fits its share of the memory, else per batch."""
-        images = self.images
-        if device.type == "cuda" and images.nbytes <= SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
-            images = images.to(device)
-        return replace(self, images=images, labels=self.labels.to(device))
-
-    def take(self, index: Tensor) -> Tensor:
-        """Return the augmented images of a training batch, (len(index), channels, height, width) uint8, on the labels' device.
-
-        Random numbers come from torch's default generator on the CPU.
-        """
-        return _augmented(self._fetched(index), self.size, self.augment)
-
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """Yield all images in order, without augmentation, in batches of at most `size`."""
-        for first in range(0, len(self), size):
-            yield _middle(self._fetched(slice(first, first + size)), self.size)
-
-    def _fetched(self, index: Tensor | slice) -> Tensor:
-        device = self.labels.device
-        if self.images.device == device:
-            return self.images[index] if isinstance(index, slice) else self.images.index_select(0, index)
-        found = self.images[index] if isinstance(index, slice) else self.images.index_select(0, index.cpu())
-        return found.pin_memory().to(device, non_blocking=True)
 
 
 def n_classes(data: Mapping[str, Any]) -> int:
@@ -104,20 +72,17 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
-def n_training(data: Mapping[str, Any]) -> int | None:
-    """Return the size of the training split without decoding it; None if there is none. Images that are skipped count."""
-    return _size_of(data, "train")
-
-
-def n_validation(data: Mapping[str, Any]) -> int | None:
-    """Return the size of the validation split without decoding it; None if there is none. Images that are skipped count."""
-    return _size_of(data, "validation")
-
-
-def _size_of(data: Mapping[str, Any], split: str) -> int | None:
+def n_images(data: Mapping[str, Any], split: str) -> int | None:
+    """Return the size of a split without decoding it; None for data without images. Images that are skipped count."""
     if data.get("kind") in layouts.LAYOUTS:
         return len(_listing(data).splits[split])
     return DIGITS_SPLIT[split] if data.get("kind") == "digits" else None
+
+
+def n_fixed_inputs(data: Mapping[str, Any]) -> int:
+    """Return the number of different inputs in training and validation: a mirrored image is another one; 0 for random crops."""
+    train, validation = (n_images(data, split) or 0 for split in ("train", "validation"))
+    return {"none": train + validation, "flip": 2 * train + validation, "crop": 0}[data.get("augment", "none")]
 
 
 def class_names(data: Mapping[str, Any]) -> list[str] | None:
@@ -156,7 +121,8 @@ def load(
     images, labels = digits()
     order = digits_split()
     size = preprocessing.size
-    return {name: Split(resize(images[order[name]], preprocessing), labels[order[name]], size) for name in splits}
+    sized = {name: resize(images[order[name]], preprocessing) for name in splits}
+    return {name: Split(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}
 
 
 def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Split]:
@@ -169,7 +135,8 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
     splits = load(data, preprocessing, SPLITS)
     train, validation = splits["train"], splits["validation"]
     images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
-    return {"train": replace(train, images=images, labels=labels), "test": splits["test"]}
+    together = replace(train, images=images, labels=labels, digest=digest_of(train.digest, validation.digest))
+    return {"train": together, "test": splits["test"]}
 
 
 def refuse_untestable(data: Mapping[str, Any]) -> None:
@@ -311,7 +278,8 @@ def _from_files(
             if not fresh.all():
                 images, labels = images[fresh], labels[fresh]
             augmented = augment if name == "train" else "none"
-            kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented)
+            digest = digest_of(found[name].digests[fresh], decoding(transform))
+            kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented, digest)
         taken.update(own)
     problems = [printable(problem) for problem in problems]
     _refuse(data, problems)
@@ -319,6 +287,15 @@ def _from_files(
         if len(split) == 0:
             raise ValueError(f"data: {data['path']} has no usable {name} image; {in_short(problems)}")
     return {name: kept[name] for name in splits}, problems
+
+
+def digest_of(*parts: str | np.ndarray[Any, Any] | None) -> str:
+    """Return a digest of texts and arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.tobytes() if isinstance(part, np.ndarray) else str(part).encode()
+        digest.update(f"{len(content)}:".encode() + content)
+    return digest.hexdigest()
 
 
 def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
@@ -331,40 +308,3 @@ def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
         size, crop = (height, width), 1.0
     interpolation = data.get("interpolation") or wanted.interpolation
     return Transform(wanted.channels, size, crop, interpolation, data.get("exif") == "apply", data.get("background"))
-
-
-# -- batches -----------------------------------------------------------------------------------------------------------------------
-
-
-def _augmented(images: Tensor, size: tuple[int, int], how: str) -> Tensor:
-    if how == "none":
-        return _middle(images, size)
-    n, device = len(images), images.device
-    if how == "crop":
-        room = [have - want + 1 for have, want in zip(images.shape[-2:], size, strict=True)]
-        corners = [torch.randint(extent, (n, 1)).to(device) for extent in room]
-        rows, columns = (corner + torch.arange(want, device=device) for corner, want in zip(corners, size, strict=True))
-        every = torch.arange(n, device=device)[:, None, None, None]
-        channels = torch.arange(images.shape[1], device=device)[None, :, None, None]
-        images = images[every, channels, rows[:, None, :, None], columns[:, None, None, :]]
-    mirrored = (torch.rand(n) < 0.5).to(device)[:, None, None, None]
-    return torch.where(mirrored, images.flip(-1), images)
-
-
-def _middle(images: Tensor, size: tuple[int, int]) -> Tensor:
-    top, left = ((have - want) // 2 for have, want in zip(images.shape[-2:], size, strict=True))
-    return images[..., top : top + size[0], left : left + size[1]]
-
-
-class Normaliser:
-    """The conversion of uint8 images into a backbone's input: (pixel / 255 - mean) / std, in float32."""
-
-    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
-        mean = torch.tensor(preprocessing.mean[: preprocessing.channels], device=device)
-        std = torch.tensor(preprocessing.std[: preprocessing.channels], device=device)
-        self.scale = (1 / (255 * std)).view(-1, 1, 1)
-        self.shift = (-mean / std).view(-1, 1, 1)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalise (n, channels, height, width) uint8 images into float32 of the same shape."""
-        return torch.addcmul(self.shift, images, self.scale)

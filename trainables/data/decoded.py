@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import functools
 import hashlib
 import io
 import json
 import mmap
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -35,11 +32,11 @@ import pyarrow as pa
 from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as Pillow
 
+from trainables.data import shared_files
 from trainables.data.listing import Listing
-from trainables.folder import synchronise
+from trainables.data.shared_files import made, sums_of
 
 FORMAT: Final = 3  # version of the files, part of their names
-_BLOCK: Final = 16 * 2**20  # bytes of pixels that have one sum
 _AT_ONCE: Final = 64  # images decoded at a time by all threads together
 _RESAMPLING: Final = {
     "bilinear": Pillow.Resampling.BILINEAR,
@@ -144,7 +141,7 @@ def decoded(listing: Listing, split: str, transform: Transform, *, progress: Pro
     """
     path = cache() / f"{split}-{_fingerprint(listing, split, asdict(transform))}.arrow"
     for again in (True, False):
-        with _made(path) as draft:
+        with made(path, "decoded images") as draft:
             if draft is not None:
                 _decode(listing, split, transform, draft, progress)
         try:
@@ -159,7 +156,7 @@ def decoded(listing: Listing, split: str, transform: Transform, *, progress: Pro
 def digests(listing: Listing, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return digests (n, 16) of a split's encoded images without decoding them, to find the same bytes in two splits."""
     path = cache() / f"{split}-{_fingerprint(listing, split, {})}.digests"
-    with _made(path) as draft:
+    with made(path, "decoded images") as draft:
         if draft is not None:
             draft.write_bytes(b"".join(_digest(encoded) for encoded in listing.read(split)))
     return np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 16)
@@ -167,8 +164,12 @@ def digests(listing: Listing, split: str) -> np.ndarray[Any, np.dtype[np.uint8]]
 
 def cache() -> Path:
     """Return this machine's folder of decoded files; it can be deleted at any time."""
-    base = os.environ.get("PARETUNE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paretune"
-    return Path(base).expanduser() / "decoded"
+    return shared_files.folder("decoded")
+
+
+def decoding(transform: Transform) -> str:
+    """Return what the pixels of an encoded image depend on, as text."""
+    return json.dumps({"format": FORMAT, "pillow": PIL.__version__, "transform": asdict(transform)}, sort_keys=True)
 
 
 # -- making a file -----------------------------------------------------------------------------------------------------------------
@@ -180,52 +181,6 @@ def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str
     for image in listing.splits[split]:
         digest.update(f"\0{image.path}\0{image.label}\0{image.stamp}".encode())
     return digest.hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _made(path: Path) -> Iterator[Path | None]:
-    """Yield the path to write the content of `path` to, or None if it exists. One process at a time writes, others wait."""
-    if path.exists():
-        _refuse_others(path)
-        yield None
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        with os.fdopen(handle, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even if the process is killed
-            if path.exists():
-                _refuse_others(path)
-                yield None
-                return
-            drafts = f".draft-{path.name}-"
-            for left in path.parent.glob(f"{drafts}*"):  # by a process that was killed: we hold the lock
-                shutil.rmtree(left, ignore_errors=True)
-            with tempfile.TemporaryDirectory(prefix=drafts, dir=path.parent) as folder:
-                yield (draft := Path(folder) / path.name)
-                synchronise(draft)
-                draft.replace(path)
-    except OSError as error:
-        raise ValueError(
-            f"data: decoded images cannot be written to {path.parent} ({error.strerror}); free space or grant access, or set "
-            "PARETUNE_CACHE to another folder"
-        ) from error
-
-
-def _refuse_others(path: Path) -> None:
-    """Refuse a file that another user has put into the cache: nothing tells whether its pixels are those of the images.
-
-    Raises:
-        ValueError: If it is neither ours nor the administrator's.
-    """
-    if (owner := path.stat().st_uid) not in (os.geteuid(), 0, _NOBODY):
-        raise ValueError(
-            f"data: {path} belongs to another user (number {owner}), who may have put any pixels into it; set PARETUNE_CACHE to a "
-            "folder of your own"
-        )
-
-
-_NOBODY = 65534  # the owner of everything where user numbers are not those of the file server; no one logs in with it
 
 
 def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:
@@ -256,7 +211,7 @@ def _decode(listing: Listing, split: str, transform: Transform, draft: Path, pro
     )
     with pa.memory_map(str(raw)) if labels else contextlib.nullcontext() as source:
         buffer = source.read_buffer() if source is not None else pa.py_buffer(b"")
-        sums = json.dumps(_sums(np.frombuffer(buffer, np.uint8)))
+        sums = json.dumps(sums_of(np.frombuffer(buffer, np.uint8)))
         schema = schema.with_metadata({**schema.metadata, "paretune.sums": sums})
         columns = [
             pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(labels), [None, buffer]),
@@ -275,16 +230,6 @@ def _silence_libtiff() -> None:
         loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtiff" in line}
         for path in loaded:
             ctypes.CDLL(path).TIFFSetErrorHandler(None)
-
-
-def _sums(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> list[int]:
-    """Return a sum of each block of the pixels, to find pages that never reached the disk; 13 GB a second."""
-    sums = []
-    for start in range(0, pixels.size, _BLOCK):
-        block = pixels[start : start + _BLOCK]
-        words = block.size // 8 * 8
-        sums.append(int(block[:words].view(np.uint64).sum(dtype=np.uint64)) + int(block[words:].sum(dtype=np.uint64)))
-    return sums
 
 
 _Outcome = tuple[Pixels | None, bytes, str]
@@ -347,7 +292,7 @@ def _map(path: Path, shape: tuple[int, int, int]) -> Decoded:
     if (sums := batch.schema.metadata.get(b"paretune.sums")) is not None:  # a file of an earlier Paretune has none
         found = path.stat()
         if (known := (path, found.st_ino, found.st_mtime_ns)) not in _VERIFIED:
-            if _sums(pixels) != json.loads(sums):
+            if sums_of(pixels) != json.loads(sums):
                 raise ValueError("its pixels are not those that were written")
             _VERIFIED.add(known)
     return Decoded(

@@ -10,7 +10,7 @@ incomplete batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -51,6 +51,10 @@ class Recipe:
             full batch. A method that mixes the images of a batch (Lily's router) sees one part at a time.
         precision: "float32", or "bfloat16" for the operations that `trainables.recipe.step.logits` lists.
         compile: True to compile the training pass (torch.compile), separately for each trial.
+        prefix_cuts: Cuts (`trainables.recipe.cut`) at which the tokens of training and validation images are kept; stochastic
+            depth and dropout then do not act in blocks that nothing trains. None, in a study that began before: no training
+            images are kept, and they act in all blocks.
+        prefix_bytes: Most bytes of files of tokens on a machine.
         latency: True to measure a trial's inference latency after its first epoch (see `trainables.costs.latency`).
         n_threads: Torch threads of the worker, at least 1.
         device: Torch device; None for CUDA if available, else the CPU.
@@ -72,6 +76,8 @@ class Recipe:
     accumulate: int = 1
     precision: str = "float32"
     compile: bool = False
+    prefix_cuts: Sequence[int] | None = None
+    prefix_bytes: int = 0
     latency: bool = False
     n_threads: int = 1
     device: str | None = None

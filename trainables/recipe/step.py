@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -14,7 +14,23 @@ from torch.nn import functional as F
 from trainables.adapters import regulariser
 from trainables.recipe.recipe import Recipe
 
-Features = Callable[[Tensor], Tensor]  # images -> input of the classification head
+
+class Forward(NamedTuple):
+    """A forward pass.
+
+    Attributes:
+        features: Function from images, or from tokens that are kept in front of a block, to the input of the head.
+        head: Function from there to logits.
+    """
+
+    features: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+
+
+def whole(model: nn.Module) -> Forward:
+    """Return the whole forward pass of a timm model."""
+    vit = cast(VisionTransformer, model)
+    return Forward(vit.forward_features, vit.forward_head)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -22,22 +38,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def logits(
-    model: nn.Module, images: Tensor, precision: str, features: Features | None = None
-) -> Tensor:  # (B, C, H, W) -> (B, classes)
+def logits(model: nn.Module, inputs: Tensor, precision: str, forward: Forward | None = None) -> Tensor:  # -> (B, classes)
     """Compute the logits. With `bfloat16`, everything up to the head runs under autocast; the head is always float32.
 
     Args:
         model: Any timm backbone, adapted or not.
-        images: Normalised images.
+        inputs: Normalised images, (B, C, H, W), or what `forward` takes.
         precision: "bfloat16", or "float32" for the type of the weights.
-        features: Compiled `model.forward_features`; None for the plain one.
+        forward: The forward pass; None for the model's own.
     """
-    vit = cast(VisionTransformer, model)
-    features = vit.forward_features if features is None else features
-    with autocast(images.device, precision):
-        found = features(images)
-    return cast(Tensor, vit.forward_head(found.float() if precision == "bfloat16" else found))
+    features, head = forward or whole(model)
+    with autocast(inputs.device, precision):
+        found = features(inputs)
+    return head(found.float() if precision == "bfloat16" else found)
 
 
 def backward(
@@ -45,23 +58,23 @@ def backward(
     parts: Iterable[tuple[Tensor, Tensor]],
     n_images: int,
     recipe: Recipe,
-    features: Features | None = None,
+    forward: Forward | None = None,
 ) -> Tensor:
     """Accumulate the gradient of a batch's loss (mean cross-entropy, plus the method's regulariser once), part by part.
 
     Args:
         model: Adapted model in training mode.
-        parts: Pairs (normalised images, labels), one for each part of the batch; one part at a time is in memory.
+        parts: Pairs (inputs of `forward`, labels), one for each part of the batch; one part at a time is in memory.
         n_images: Number of images in the full batch.
         recipe: Recipe; only label smoothing and precision are used.
-        features: The `features` argument of `logits`.
+        forward: The `forward` argument of `logits`.
 
     Returns:
         The loss of the batch, a scalar without a graph.
     """
     total: Tensor | None = None
-    for images, labels in parts:
-        found = logits(model, images, recipe.precision, features)
+    for inputs, labels in parts:
+        found = logits(model, inputs, recipe.precision, forward)
         loss = F.cross_entropy(found, labels, label_smoothing=recipe.label_smoothing) * (len(labels) / n_images)
         if total is None and (extra := regulariser(model)) is not None:
             loss = loss + extra

@@ -78,6 +78,10 @@ class SyntheticSizes:
         """Return 0, since nothing is computed."""
         return 0
 
+    def frozen(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Return (0, 0), since nothing is computed."""
+        return 0, 0
+
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """Return None: synthetic adapters can always be merged."""
         return None

@@ -92,6 +92,10 @@ class Table:
         """Return 0, since nothing is computed."""
         return 0
 
+    def frozen(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Return (0, 0), since nothing is computed."""
+        return 0, 0
+
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """Return a reason for a run without a merged latency, which could not be merged; else None."""
         return None if "cost/latency_merged_ms" in self.row(config).curves else "the recorded run was not merged"

@@ -24,8 +24,8 @@ class Short(AdapterWorker):
         sizes = {"train": N_BATCHES * self._running().plan.recipe.batch_size, "validation": N_BATCHES * EVAL_BATCH}
         for name, split in self._whole.items():
             n = min(len(split), sizes.get(name, len(split)))
-            self._splits[name] = replace(split, images=split.images[:n], labels=split.labels[:n])
-        self._prefixes.clear()
+            self._splits[name] = replace(split, images=split.images[:n], labels=split.labels[:n], digest=None)
+        self._prefixes.forget()
         return begun
 
     def finish(self) -> None:

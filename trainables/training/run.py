@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from trainables.adapters import (
@@ -22,9 +21,10 @@ from trainables.adapters import (
 )
 from trainables.costs.latency import latency
 from trainables.folder import Folder
+from trainables.recipe.cut import after
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import Recipe, optimiser, restore, set_drop_path
-from trainables.recipe.step import Features
+from trainables.recipe.step import Forward
 from trainables.training import checkpoint
 from trainables.training.random_state import RandomState
 
@@ -68,11 +68,17 @@ class Run:
         self._drop_path_before = set_drop_path(transformer_blocks(model), plan.recipe.drop_path)
         explicit = plan.recipe.precision == "bfloat16" and device.type == "cpu"
         self._attention_before = explicit_attention(model) if explicit else []
-        forward: Features = cast(VisionTransformer, model).forward_features
-        self.features: Features = torch.compile(forward) if plan.recipe.compile else forward
+        self._forwards: dict[int, Forward] = {}
         self.costs: dict[str, float] = {}  # of a forward pass, filled once they are known
         self.epoch = 0
         self.metrics: dict[str, float] | None = None
+
+    def forward(self, cut: int) -> Forward:
+        """Return the training pass from a cut on, compiled if the recipe says so."""
+        if cut not in self._forwards:
+            found = after(self.model, cut)
+            self._forwards[cut] = found._replace(features=torch.compile(found.features)) if self.plan.recipe.compile else found
+        return self._forwards[cut]
 
     def leave(self) -> None:
         """Restore the model's own modules, which the trial has changed."""

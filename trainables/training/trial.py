@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,12 +27,14 @@ from trainables.adapters import (
 )
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import forward_gflops, structure
-from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES, forget_peak, peak_bytes
+from trainables.costs.memory import EVAL_BATCH, forget_peak, peak_bytes
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
+from trainables.recipe.cut import after, hold_frozen_blocks
 from trainables.recipe.recipe import learning_rate, learning_rate_of_epoch, recipe_of
-from trainables.recipe.step import autocast, backward, logits
+from trainables.recipe.step import backward, logits
 from trainables.training import checkpoint
+from trainables.training.prefix import Inputs, Prefixes
 from trainables.training.run import Plan, Run
 
 
@@ -60,8 +62,8 @@ class AdapterWorker:
         final: bool = False,
     ) -> None:
         self._fixed, self._own = dict(recipe), own_methods(methods)
-        device = recipe_of(recipe, {}).device
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        fixed = recipe_of(recipe, {})
+        self.device = torch.device(fixed.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
         supported_blocks(self.model)
         self._pristine = backbones.fingerprint(self.model)
@@ -73,7 +75,8 @@ class AdapterWorker:
         self._splits = {name: split.to(self.device) for name, split in splits.items()}
         self._normalise = data.Normaliser(wanted, self.device)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
-        self._prefixes: dict[tuple[str, int, str], list[Tensor]] = {}
+        about = {"name": backbone["name"], "weights": data.digest_of(repr(sorted(self._pristine.items()))), "input": asdict(wanted)}
+        self._prefixes = Prefixes(self.model, self._normalise, about, fixed.prefix_cuts, fixed.prefix_bytes)
         self._gflops: dict[Any, float] = {}
         self._run: Run | None = None
 
@@ -151,19 +154,23 @@ class AdapterWorker:
         return {"val/top1": top1, "val/loss": loss}
 
     def _train(self, run: Run) -> tuple[float, int]:
-        train, recipe, model = self._splits["train"], run.plan.recipe, self.model
-        batch = min(recipe.batch_size, len(train))
-        n_steps = len(train) // batch
-        order = torch.randperm(len(train))[: n_steps * batch].to(self.device).view(n_steps, batch)
+        train, recipe, model = self._inputs("train"), run.plan.recipe, self.model
+        labels = train.split.labels
+        batch = min(recipe.batch_size, len(labels))
+        n_steps = len(labels) // batch
+        order = torch.randperm(len(labels))[: n_steps * batch].to(self.device).view(n_steps, batch)
         losses: list[Tensor] = []
         model.train()
         backbones.hold_statistics(model)
+        if recipe.prefix_cuts is not None:
+            hold_frozen_blocks(model)
+        forward = run.forward(train.cut)
         for i, index in enumerate(order):
             raise_if_stopped(run.plan.folder)
             step = run.epoch * n_steps + i
             parts = index.tensor_split(min(recipe.accumulate, batch))
-            looked_at = ((self._normalise(train.take(part)), train.labels.index_select(0, part)) for part in parts)
-            loss = backward(model, looked_at, batch, recipe, run.features)
+            looked_at = ((train.take(part), labels.index_select(0, part)) for part in parts)
+            loss = backward(model, looked_at, batch, recipe, forward)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
             if recipe.schedule == "step":
@@ -185,12 +192,12 @@ class AdapterWorker:
         return sum(values) / len(values), n_steps * batch
 
     def _gradients(self, run: Run) -> None:
-        train, recipe = self._splits["train"], run.plan.recipe
-        self.model.eval()
-        for images, labels in zip(train.batches(recipe.batch_size), torch.split(train.labels, recipe.batch_size), strict=True):
+        train, recipe = self._inputs("train"), run.plan.recipe
+        labels, forward = train.split.labels, after(self.model, train.cut)
+        for inputs, wanted in zip(train.batches(recipe.batch_size), torch.split(labels, recipe.batch_size), strict=True):
             raise_if_stopped(run.plan.folder)
-            found = logits(self.model, self._normalise(images), recipe.precision)
-            loss = F.cross_entropy(found, labels, label_smoothing=recipe.label_smoothing, reduction="sum") / len(train)
+            found = logits(self.model, inputs, recipe.precision, forward)
+            loss = F.cross_entropy(found, wanted, label_smoothing=recipe.label_smoothing, reduction="sum") / len(labels)
             loss.backward()  # type: ignore[no-untyped-call]
 
     def evaluate(self, split: str) -> tuple[float, float]:
@@ -200,73 +207,32 @@ class AdapterWorker:
 
     def correct(self, split: str) -> tuple[Tensor, float]:
         """Return, for each image of a loaded split, whether the current model is right, (n,) bool; and the mean cross-entropy."""
-        images, labels = self._splits[split].batches(EVAL_BATCH), self._splits[split].labels
-        self.model.eval()
+        inputs = self._inputs(split)
+        labels, forward, found = inputs.split.labels, after(self.model, inputs.cut), []
         with torch.inference_mode():
-            prefix = self._prefix(split)
-            if prefix is None:
-                normalised = (self._normalise(batch) for batch in self._unless_stopped(images))
-                found = torch.cat([logits(self.model, batch, self._precision) for batch in normalised])
-            else:
-                rest = self._unless_stopped(prefix)
-                found = torch.cat([logits(self.model, tokens, self._precision, self._after_prefix) for tokens in rest])
-            return found.argmax(-1) == labels, F.cross_entropy(found, labels).item()
+            for batch in inputs.batches(EVAL_BATCH):
+                self._check()
+                found.append(logits(self.model, batch, self._precision, forward))
+            answers = torch.cat(found)
+            return answers.argmax(-1) == labels, F.cross_entropy(answers, labels).item()
 
-    def _unless_stopped(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        for batch in batches:
-            raise_if_stopped(self._run.plan.folder if self._run is not None else None)
-            yield batch
+    def _inputs(self, split: str) -> Inputs:
+        """Return what the trained part of the model takes of a loaded split; the model is left in eval mode."""
+        return self._prefixes.inputs(split, self._splits[split], self._precision, self._check)
 
-    def _prefix(self, split: str) -> list[Tensor] | None:
-        """Return a split's tokens in batches after the frozen first blocks, or None if they are not worth keeping.
-
-        No trial changes these blocks and no validation or test image is augmented, so a worker computes the tokens once.
-        """
-        model, held = cast(VisionTransformer, self.model), self._splits[split]
-        if type(model) is not VisionTransformer:
-            return None  # other families pass more than tokens to their blocks
-        n_frozen = self._n_frozen()
-        n_tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-        if n_frozen == 0 or 4 * len(held) * n_tokens * model.embed_dim > PREFIX_BYTES:
-            return None
-        key = (split, n_frozen, self._precision)
-        if key not in self._prefixes:
-            batches = []
-            for images in held.batches(EVAL_BATCH):
-                with autocast(self.device, self._precision):
-                    [found] = model.forward_intermediates(
-                        self._normalise(images),
-                        indices=[n_frozen - 1],
-                        return_prefix_tokens=True,
-                        stop_early=True,
-                        output_fmt="NLC",
-                        intermediates_only=True,
-                    )
-                batches.append(found if isinstance(found, Tensor) else torch.cat(found[::-1], 1))  # (patches, class and registers)
-            self._prefixes[key] = batches
-        return self._prefixes[key]
-
-    def _after_prefix(self, tokens: Tensor) -> Tensor:
-        model = cast(VisionTransformer, self.model)
-        for block in list(model.blocks)[self._n_frozen() :]:
-            tokens = block(tokens)
-        return cast(Tensor, model.norm(tokens))
+    def _check(self) -> None:
+        raise_if_stopped(self._run.plan.folder if self._run is not None else None)
 
     @property
     def _precision(self) -> str:
         return "float32" if self._run is None else self._run.plan.recipe.precision
-
-    def _n_frozen(self) -> int:
-        """Count the leading blocks that have no trainable parameter."""
-        blocks = list(cast(VisionTransformer, self.model).blocks)
-        trained = (i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters()))
-        return next(trained, len(blocks))
 
     def finish(self) -> None:
         """See `trainables.protocol.Trainable.finish`."""
         if self._run is not None:
             self._run.leave()
             self._run = None
+        self._prefixes.leave()
         if adaptation(self.model) is not None:
             remove(self.model)
         backbones.remove_head(self.model)

@@ -54,7 +54,7 @@ def history(study: Study) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("raw", [SYNTHETIC, DIGITS], ids=["synthetic", "digits"])
 def test_ray_with_one_worker_and_in_process_write_the_same_history(tmp_path: Path, raw: dict[str, object]) -> None:
     here = new_study(tmp_path, study="here", **raw)
-    in_process.run(here, make(**here.file.worker()))
+    in_process.run(here, make(**here.file.worker(here.row.facts)))
     there = new_study(tmp_path, study="there", **raw)
     ray_tune.run(there, n_slots=1)
     assert history(here) == history(there)
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_ends_the_search_and_fails_no_trial(tmp_
         study = new_study(tmp_path, study=name, **SYNTHETIC)
         (study.folder / "trials").symlink_to("/proc/sys")  # where nobody makes a folder
         with pytest.raises(OutOfReach, match=r"checkpoints: .*/trials/0000/.* cannot be written"):
-            in_process.run(study, make(**study.file.worker())) if name == "here" else ray_tune.run(study, n_slots=1)
+            in_process.run(study, make(**study.file.worker(study.row.facts))) if name == "here" else ray_tune.run(study, n_slots=1)
         assert [trial.state for trial in study.trials] == [State.RUNNING]
         study.close()
 
@@ -111,7 +111,7 @@ def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint_in_a_fresh_one
         epochs = [report.epoch for report in ledger.reports(trial=lost[0].trial)]
     assert epochs == list(range(1, 6))
     whole = new_study(tmp_path, study="whole", **of_two)
-    in_process.run(whole, make(**whole.file.worker()))
+    in_process.run(whole, make(**whole.file.worker(whole.row.facts)))
     accuracies = [[trial.metrics["val/top1"] for trial in one.trials if trial.number == lost[0].trial] for one in (study, whole)]
     assert accuracies[0] == accuracies[1]  # one epoch was trained twice, from the same state
 
@@ -151,7 +151,7 @@ def test_a_trial_that_runs_out_of_memory_is_tried_once_more_in_a_fresh_process(t
     ray_tune.run(study, n_slots=1)
     check_memory(study)
     here = new_study(tmp_path, study="here", **MEMORY)
-    in_process.run(here, make(**here.file.worker()))
+    in_process.run(here, make(**here.file.worker(here.row.facts)))
     check_memory(here)
     assert history(here) == history(study)
 

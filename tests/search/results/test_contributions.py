@@ -75,7 +75,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         | {"budget": {"n_trials": 4, "epochs": 2, "max_params": 50_000}}
     )
     study = Study.create(file, measure(file.worker()["backbone"], file.worker()["data"]))
-    in_process.run(study, make(**file.worker()))
+    in_process.run(study, make(**file.worker(study.row.facts)))
     study.close()
     return storage
 

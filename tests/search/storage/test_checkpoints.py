@@ -336,7 +336,7 @@ def searched(folder: Path, disk: str, **budget: int) -> Path:
     """The folder of a finished study whose checkpoints are in a place that other studies of the name may have."""
     raw = RAW | {"storage": str(folder / "shared"), "ledger": str(folder / disk)}
     with closing(Study.create(check(raw | {"budget": RAW["budget"] | budget}), SyntheticSizes())) as study:
-        in_process.run(study, make(**study.file.worker()))
+        in_process.run(study, make(**study.file.worker(study.row.facts)))
         return study.folder
 
 
@@ -392,7 +392,7 @@ def test_a_copy_of_a_ledger_changes_nothing_once_the_study_goes_on_elsewhere(tmp
     raw = RAW | {"storage": str(tmp_path / "shared"), "ledger": str(tmp_path / "one")}
     with closing(Study.open(check(raw), SyntheticSizes())) as study:
         study.extend(Extension(more_trials=4))
-        in_process.run(study, make(**study.file.worker()))
+        in_process.run(study, make(**study.file.worker(study.row.facts)))
     before = files_below(tmp_path / "shared")
     refused(copy, "another copy of this ledger")
     assert files_below(tmp_path / "shared") == before
@@ -420,7 +420,7 @@ def test_gc_leaves_in_the_store_what_is_needed_and_says_what_it_takes(store: Buc
     with closing(
         Study.create(check(RAW | {"storage": f"{store.address}/gc", "ledger": str(tmp_path / "disk")}), SyntheticSizes())
     ) as study:
-        in_process.run(study, make(**study.file.worker()))
+        in_process.run(study, make(**study.file.worker(study.row.facts)))
         members = {trial.number for trial in study.front()}
     home = tmp_path / "disk" / "far"
     before = checkpoints.folder_sizes(ObjectStoreFolder(f"{store.address}/gc/far/trials"))

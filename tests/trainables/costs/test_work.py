@@ -15,6 +15,7 @@ from trainables.adapters import adapt, method_of, remove
 from trainables.costs.counting import forward_gflops
 from trainables.costs.speed import REFERENCES, fit
 from trainables.costs.work import EpochWork, Work, count, evaluation_work, step_work
+from trainables.recipe.cut import after, deepest_cut, last_cut
 from trainables.recipe.recipe import Recipe
 from trainables.training.trial import AdapterWorker
 
@@ -60,28 +61,38 @@ def test_a_batch_in_parts_is_the_same_work_but_for_more_kernels(tiny: nn.Module)
     assert parts.calls > 3 * whole.calls
 
 
-@pytest.mark.parametrize(("method", "is_kept"), [("adapter", False), ("head_only", True)])
-def test_an_evaluation_leaves_out_the_blocks_whose_output_a_worker_keeps(tiny: nn.Module, method: str, is_kept: bool) -> None:
-    adapt(tiny, method_of({"method": method}))
-    for name, parameter in tiny.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and (method != "head_only" or name.startswith("head.")))
-    found, whole = evaluation_work(tiny, 300).operations, 300e9 * forward_gflops(tiny)
-    assert found < 0.01 * whole if is_kept else found == pytest.approx(whole)
-    assert evaluation_work(tiny, 10**9).operations == pytest.approx(1e9 * 1e9 * forward_gflops(tiny))  # too many to keep
+def test_what_is_in_front_of_a_cut_is_no_work(tiny: nn.Module) -> None:
+    adapt(tiny, method_of({"method": "lora", "lora.layers": "last-1"}))
+    whole = 300e9 * forward_gflops(tiny)
+    assert evaluation_work(tiny, 300).operations == pytest.approx(whole, rel=0.05)  # a delta of the weight is made once a batch
+    kept = [evaluation_work(tiny, 300, cut).operations for cut in range(1, last_cut(tiny) + 1)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < 0.01 * whole
+    cut = deepest_cut(tiny)
+    assert step_work(tiny, 8, PLAIN, cut).operations < 0.5 * step_work(tiny, 8, PLAIN).operations
 
 
-def test_the_blocks_that_are_left_out_are_those_of_a_worker() -> None:
-    worker = cast(AdapterWorker, make(*DIGITS))
+@pytest.mark.parametrize("cuts", [None, [5]])
+def test_the_work_is_that_of_a_worker_which_keeps_tokens(cuts: list[int] | None) -> None:
+    backbone, data_set, recipe = DIGITS
+    of_study = (backbone, data_set, {**recipe, "prefix_cuts": cuts, "prefix_bytes": 2**30})
+    worker = cast(AdapterWorker, make(*of_study))
     config = spaces.joint(["lora"]).default("lora") | {"lora.layers": "last-1"}
     worker.start(config, seed=0, epochs=1, folder=None)
+    predicted = EpochWork(*of_study)
+    step, evaluation = predicted._passes(config)
+    found = {}
     with torch.no_grad():  # in inference mode kernels are not told apart
-        kept = worker._prefix("validation")
-        assert kept is not None
-        found = count(lambda: worker.model.forward_head(worker._after_prefix(kept[0]))).operations  # type: ignore[operator]
-    adapted = EpochWork(*DIGITS)
-    step, evaluation = adapted._passes(config)
-    assert evaluation.operations == pytest.approx(800 / len(kept[0]) * found)
-    assert adapted.epoch(config).operations == pytest.approx(step.operations * (200 // 32) + evaluation.operations)
+        for name in ("train", "validation"):
+            inputs = worker._prefixes.inputs(name, worker._splits[name], "float32", lambda: None)
+            assert (inputs.cut > 0) is (name == "validation" or cuts is not None)
+            batch = next(inputs.batches(32 if name == "train" else 200))
+            forward = after(worker.model, inputs.cut)
+            found[name] = count(lambda batch=batch, forward=forward: forward.head(forward.features(batch)))  # type: ignore[misc]
+    assert evaluation.operations == pytest.approx(800 / 200 * found["validation"].operations)
+    assert step.operations == pytest.approx(2 * found["train"].operations, rel=0.5)  # forward, and what is behind the adapter back
+    assert predicted.epoch(config).operations == pytest.approx(step.operations * (200 // 32) + evaluation.operations)
+    worker.finish()
 
 
 def test_a_structure_is_counted_once_and_leaves_the_model_ready_for_the_next() -> None:

@@ -97,7 +97,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit_in_b
     trial = shortened(make(BACKBONE, {"kind": "digits"}, {"device": "cpu", "precision": "bfloat16"}), n_validation=TWO_BATCHES)
     trial.start({**LORA, "lora.layers": layers}, seed=0, epochs=1, folder=None)
     kept = trial.evaluate("validation")
-    monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)
+    monkeypatch.setattr("trainables.training.prefix.PREFIX_BYTES", 0)
     assert kept == trial.evaluate("validation")
 
 

@@ -146,7 +146,7 @@ def test_a_trial_stops_at_its_next_batch_when_told_and_goes_on_from_its_checkpoi
     expected = run(warm, LORA, epochs=3)
     warm.start(LORA, seed=0, epochs=3, folder=tmp_path)
     warm.step()
-    normalise, n_batches = warm._normalise, 0
+    normalise, n_batches = warm._prefixes._normalise, 0
 
     def normalise_and_count(images: torch.Tensor) -> torch.Tensor:
         nonlocal n_batches
@@ -155,12 +155,12 @@ def test_a_trial_stops_at_its_next_batch_when_told_and_goes_on_from_its_checkpoi
             (tmp_path / STOP_FLAG).touch()
         return normalise(images)
 
-    warm._normalise = normalise_and_count  # type: ignore[assignment]
+    warm._prefixes._normalise = normalise_and_count  # type: ignore[assignment]
     try:
         with pytest.raises(Stopped):
             warm.step()
     finally:
-        warm._normalise = normalise
+        warm._prefixes._normalise = normalise
     assert n_batches == 2
     warm.finish()
     (tmp_path / STOP_FLAG).unlink()
@@ -369,7 +369,7 @@ def test_activations_kept_in_front_of_the_first_adapted_block_change_no_bit(
     trial = shortened(make({**BACKBONE, "name": name}, {"kind": "digits"}, {"device": "cpu"}), n_validation=TWO_BATCHES)
     trial.start(config, seed=0, epochs=1, folder=None)
     kept = [trial.evaluate("validation") for _ in range(2)]
-    monkeypatch.setattr("trainables.training.trial.PREFIX_BYTES", 0)
+    monkeypatch.setattr("trainables.training.prefix.PREFIX_BYTES", 0)
     assert kept == [trial.evaluate("validation")] * 2
 
 
