@@ -50,10 +50,10 @@ def config_of(case: str) -> dict[str, Any]:
     return method | {"optim.batch_size": 32}
 
 
-def measure(backbone: Mapping[str, Any], *, epochs: int, threads: int) -> Iterator[Pair]:
+def measure(backbone: Mapping[str, Any], *, epochs: int, threads: int, device: str = "cpu") -> Iterator[Pair]:
     """Yield the seconds of each case; the folder of files is a temporary one."""
     n_blocks = last_cut(create(backbone["name"], device="meta")) - 1
-    recipe = {"n_threads": threads, "device": "cpu"}
+    recipe = {"n_threads": threads, "device": device}
     keeping = {"prefix_cuts": [n_blocks - 4, n_blocks - 2, n_blocks - 1, n_blocks + 1], "prefix_bytes": 2**31}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PARETUNE_CACHE"] = folder

@@ -22,20 +22,17 @@ from .conftest import Head
 from .watching import n_at_work, sleeping, wait_until
 
 
-def test_a_study_is_planned_where_it_would_run(head: Head, tmp_path: Path) -> None:
-    study = {"study": "small", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(study))
-    planned = head.paretune("plan", str(tmp_path / "small.yaml"), "--json")
-    assert planned.returncode == 0, planned.stdout + planned.stderr
-    told = json.loads(planned.stdout)
-    assert told["n_slots"] == 2  # the head's cores
-    assert {one["config"]["method"] for one in told["predictions"]} == {"head_only", "lora"}
-
-
-def test_a_job_takes_a_method_of_the_user_along_and_later_commands_find_it(head: Head, tmp_path: Path) -> None:
+def test_a_study_with_a_method_of_the_user_is_planned_where_it_would_run_and_later_commands_find_the_method(
+    head: Head, tmp_path: Path
+) -> None:
     study = {"study": "own", "data": {"kind": "digits"}, "methods": ["./gain.py"], "budget": {"n_trials": 2, "epochs": 1}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
     (tmp_path / "gain.py").write_text(GAIN)
+    planned = head.paretune("plan", str(tmp_path / "own.yaml"), "--json")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    told = json.loads(planned.stdout)
+    assert told["n_slots"] == 2  # the head's cores
+    assert {one["config"]["method"] for one in told["predictions"]} == {"head_only", "gain"}
     submitted = head.paretune("submit", str(tmp_path / "own.yaml"), "--storage", str(head.storage), "-f")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     (tmp_path / "gain.py").unlink()
