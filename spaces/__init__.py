@@ -30,8 +30,9 @@ from spaces import (
     ssf,
     vpt,
 )
+from spaces.knob import Knob, Value, in_words
 from spaces.shared import SHARED
-from spaces.space import Config, JointSpace, Knob, Space, Value, in_words, key_of
+from spaces.space import Config, JointSpace, Space, key_of
 
 __all__ = [
     "SHARED",

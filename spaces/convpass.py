@@ -6,8 +6,9 @@ Xavier (10); all 19 of Convpass-attn have Xavier. Recipe: AdamW at 1e-3, decay 1
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.knob import Knob
 from spaces.shared import layers
-from spaces.space import Knob, Space
+from spaces.space import Space
 
 SPACE = Space(
     "convpass",

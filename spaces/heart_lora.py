@@ -5,8 +5,9 @@ Ranges from the paper's appendix and from its LoRA baseline.
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.knob import Knob
 from spaces.shared import layers
-from spaces.space import Knob, Space
+from spaces.space import Space
 
 SPACE = Space(
     "heart_lora",

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.knob import Knob, Value
 from spaces.shared import layers
-from spaces.space import Knob, Space, Value
+from spaces.space import Space
 
 PREFIX = "peft."
 REMEDY = "install it: pip install peft"

@@ -5,8 +5,9 @@ The scripts have a learning rate of 1e-3, a weight decay of 1e-4, batches of 64 
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.knob import Knob
 from spaces.shared import layers
-from spaces.space import Knob, Space
+from spaces.space import Space
 
 SPACE = Space(
     "rep_adapter",

@@ -2,8 +2,9 @@
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.knob import Knob
 from spaces.shared import layers
-from spaces.space import Knob, Space
+from spaces.space import Space
 
 SPACE = Space(
     "serial_lora",

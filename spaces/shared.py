@@ -6,7 +6,7 @@ batch 64 or 32, drop path 0.1), and the grids printed by the authors of ARC and 
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from spaces.space import Knob
+from spaces.knob import Knob
 
 SHARED = (
     Knob(

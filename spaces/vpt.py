@@ -7,8 +7,9 @@ Both have batch 64. The released code trains in batches of 64 or 128, without st
 
 from optuna.distributions import CategoricalDistribution
 
+from spaces.knob import Knob
 from spaces.shared import layers
-from spaces.space import Knob, Space
+from spaces.space import Space
 
 SPACE = Space(
     "vpt",

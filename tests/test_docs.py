@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from search.config import sections
+from search.config import data_sections, sections
 from search.config.loading import check
 from search.config.protocols import differences, packaged_names, protocol
 from search.config.study_file import StudyFile
@@ -159,15 +159,15 @@ def test_the_page_of_the_study_file_has_every_key_of_a_section_with_its_default(
 
 def test_the_page_of_the_study_file_has_every_key_of_every_kind_of_data_with_its_default() -> None:
     kinds, common, more = list(rows_below(STUDY_FILE, "## `data`"))
-    assert {row[0] for row in kinds} == {f"`{kind}`" for kind in sections.DATA_KINDS}
-    images = [kind for kind, section in sections.DATA_KINDS.items() if issubclass(section, sections.Images)]
-    written: dict[str, dict[str, str]] = {kind: {} for kind in sections.DATA_KINDS}
+    assert {row[0] for row in kinds} == {f"`{kind}`" for kind in data_sections.DATA_KINDS}
+    images = [kind for kind, section in data_sections.DATA_KINDS.items() if issubclass(section, data_sections.Images)]
+    written: dict[str, dict[str, str]] = {kind: {} for kind in data_sections.DATA_KINDS}
     for key, of, default in [*((r[0], images, r[2]) for r in common), *((r[0], re.findall(r"\w+", r[1]), r[3]) for r in more)]:
         usual, *others = default.split("; ")
         unlike = dict(other.split(": ", 1) for other in others)
         for kind in of:
             written[kind][key.strip("`")] = unlike.get(f"`{kind}`", usual)
-    for kind, section in sections.DATA_KINDS.items():
+    for kind, section in data_sections.DATA_KINDS.items():
         fields = {key: in_words(field) for key, field in section.model_fields.items() if key != "kind"}
         assert written[kind] == fields, kind
 

@@ -82,7 +82,7 @@ def validate(
 
     from search.cli.progress import Progress
     from search.config import loading
-    from search.config.sections import Images
+    from search.config.data_sections import Images
     from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
@@ -97,7 +97,7 @@ def validate(
 
 def _print_data(file: StudyFile, found: Audit) -> None:
     """Print what the data set holds, and what of it a search will not see."""
-    from search.config.sections import Images
+    from search.config.data_sections import Images
     from search.workflows.preflight import describe_skipped
 
     console = Terminal(stderr=True, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from search.config.sections import DATA_KINDS
+from search.config.data_sections import DATA_KINDS
 from search.config.study_file import StudyFile
 from search.config.yaml_text import KeyPath
 

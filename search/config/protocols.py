@@ -16,7 +16,8 @@ import yaml
 from pydantic import Field
 
 import spaces
-from search.config.sections import DATA_KINDS, Images, Section
+from search.config.data_sections import DATA_KINDS, Images
+from search.config.sections import Section
 from search.errors import StudyFileError
 
 PACKAGED = resources.files("search") / "protocols"

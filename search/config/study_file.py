@@ -12,22 +12,9 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 import spaces
 from search import costs, names
+from search.config.data_sections import Digits, Fgvc, ImageFolder, Images, Parquet, Synthetic, Vtab
 from search.config.own_methods import OwnMethod
-from search.config.sections import (
-    Backbone,
-    Budget,
-    Digits,
-    Fgvc,
-    ImageFolder,
-    Images,
-    Parquet,
-    Recipe,
-    Resources,
-    Search,
-    Section,
-    Synthetic,
-    Vtab,
-)
+from search.config.sections import Backbone, Budget, Recipe, Resources, Search, Section
 from search.errors import RequestError, StudyFileError
 from search.storage.address import check_server
 from search.storage.facts import Facts

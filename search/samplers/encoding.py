@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from spaces import Config, JointSpace, Value
-from spaces.space import Knob
+from spaces.knob import Knob
 
 Array = NDArray[np.float64]
 

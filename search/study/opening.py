@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.config.data_sections import Images
 from search.config.loading import check_stored
-from search.config.sections import Images
 from search.config.study_file import StudyFile
 from search.results.overview import Overview, overview
 from search.storage.location import LedgerLocation, locate_ledger

@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from search.config.data_sections import Images
 from search.config.loading import check_stored
-from search.config.sections import Budget, Images
+from search.config.sections import Budget
 from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError

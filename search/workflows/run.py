@@ -17,7 +17,7 @@ import yaml
 
 from search.backends.base import BackEnd
 from search.backends.choose import make_back_end
-from search.config.sections import Images
+from search.config.data_sections import Images
 from search.config.study_file import StudyFile
 from search.errors import RequestError
 from search.results.saved_study import SavedStudy, load

@@ -1,0 +1,155 @@
+"""The section `data` of a study file: one class for each kind of data, with its validation rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from search.config.sections import Section
+
+
+class Digits(Section):
+    """The bundled handwritten digits of scikit-learn: 200 images to train, 800 to validate, 797 to test."""
+
+    kind: Literal["digits"]
+
+
+class Synthetic(Section):
+    """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
+
+    Attributes:
+        surface: Surface: `plain` (lora, arc and lily only), or a family with all methods, `valley` or `crossing`
+            (`trainables.simulated.surfaces`).
+        instance: Number of the family's member.
+        noise: Standard deviation of the accuracy around the plain surface.
+        diverges_above_lr: Learning rate above which trials end in NaN on the plain surface.
+        epoch_seconds: Duration of an epoch.
+        memory_params: Size above which adapters run out of memory in their second epoch.
+    """
+
+    kind: Literal["synthetic"]
+    surface: Literal["plain", "valley", "crossing"] = "plain"
+    instance: int = Field(default=0, ge=0)
+    noise: float = Field(default=0.0, ge=0.0)
+    diverges_above_lr: float | None = Field(default=None, gt=0.0)
+    epoch_seconds: float = Field(default=0.0, ge=0.0)
+    memory_params: int | None = Field(default=None, ge=0)
+
+
+class Normalization(Section):
+    """The mean and the standard deviation of pixels in [0, 1], per channel.
+
+    Attributes:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    mean: Annotated[list[float], Field(min_length=1, max_length=4)]
+    std: Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1, max_length=4)]
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Normalization:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"a mean and a std for each channel: got {len(self.mean)} and {len(self.std)}")
+        return self
+
+
+class Images(Section):
+    """Images on a disk; see `trainables.data.layouts` for the supported layouts.
+
+    Attributes:
+        path: Folder (or Parquet file) of the images.
+        on_problem: Reaction to a broken image, an unknown label, a class that is too small, or the same bytes in two splits:
+            `refuse` to start, or `skip` such images and list them.
+        resize: Resize mode: `crop` keeps the aspect ratio and takes the centre, `squash` scales the whole image to the input's
+            size.
+        crop_fraction: Fraction of the short side that `crop` keeps; 0.875 is "resize to 256, crop 224".
+        interpolation: Resize filter; null for the backbone's own.
+        augment: Augmentation of the training images, newly drawn in every epoch: `none`, `flip` (mirror half of them), or `crop` (a
+            random crop of the input's size within the central square, and flip).
+        min_images: Minimum number of training images of a class.
+        exif: `ignore` or `apply` the orientation that a camera wrote into a photograph; the papers' loaders ignore it.
+        background: Colour behind transparent pixels, `black` or `white`; null for the colour that the file stores below them.
+        normalize: Normalisation (pixel - mean) / std of pixels in [0, 1]: `backbone` (the values of its weights), `imagenet`,
+            `none` (mean 0, std 1), or `{mean: [...], std: [...]}` with a value per channel.
+    """
+
+    path: Path
+    on_problem: Literal["refuse", "skip"] = "refuse"
+    resize: Literal["crop", "squash"] = "crop"
+    crop_fraction: float = Field(default=0.875, gt=0.0, le=1.0)
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    augment: Literal["none", "flip", "crop"] = "none"
+    min_images: int = Field(default=1, ge=0)
+    exif: Literal["ignore", "apply"] = "ignore"
+    background: Literal["black", "white"] | None = None
+    normalize: Literal["backbone", "imagenet", "none"] | Normalization = "backbone"
+
+    @model_validator(mode="after")
+    def _crop_is_possible(self) -> Images:
+        if self.augment == "crop" and (self.resize == "squash" or self.crop_fraction == 1.0):
+            raise ValueError("augment: crop cuts pieces out of a larger image: it needs resize: crop and a crop_fraction below 1")
+        return self
+
+
+class ImageFolder(Images):
+    """The layout PATH/train/CLASS/IMAGE, PATH/val/..., PATH/test/...; or PATH/CLASS/IMAGE, split by the study's seed.
+
+    Attributes:
+        val_fraction: Fraction of each class's images for validation, if the data set has no validation split.
+        test_fraction: Fraction of each class's images for the test split, if the data set has no splits at all; 0 for none.
+    """
+
+    kind: Literal["imagefolder"]
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Parquet(Images):
+    """The image layout of Hugging Face: a column of structs of bytes and path, and a column of labels.
+
+    Attributes:
+        image_column: Name of the column of images.
+        label_column: Name of the column of labels.
+        val_fraction: Fraction for validation, as in `imagefolder`.
+        test_fraction: Fraction for the test split, as in `imagefolder`.
+    """
+
+    kind: Literal["parquet"]
+    image_column: str = "image"
+    label_column: str = "label"
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Vtab(Images):
+    """The layout of VTAB-1k in the papers: train800.txt, val200.txt, test.txt, lines "images/1.jpg 3"; squashed, not augmented.
+
+    Attributes:
+        n_classes: Number of classes of the task; null for the largest label in the files, plus 1.
+    """
+
+    kind: Literal["vtab"]
+    n_classes: int | None = Field(default=None, gt=1)
+    resize: Literal["crop", "squash"] = "squash"
+    min_images: int = Field(default=0, ge=0)
+
+
+class Fgvc(Images):
+    """The FGVC splits of VPT: train.json, val.json, test.json, {"image": label}; cropped at random and mirrored."""
+
+    kind: Literal["fgvc"]
+    augment: Literal["none", "flip", "crop"] = "crop"
+    val_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+
+
+DATA_KINDS: dict[str, type[Section]] = {
+    "digits": Digits,
+    "imagefolder": ImageFolder,
+    "vtab": Vtab,
+    "fgvc": Fgvc,
+    "parquet": Parquet,
+    "synthetic": Synthetic,
+}
