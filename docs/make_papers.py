@@ -95,6 +95,7 @@ def command(name: str, row: Row, found: Protocol) -> list[str]:
     open_knobs = {key: value for key, value in found.settings["space"].items() if isinstance(value, list)}
     own = {knob.key: row.space.get(knob.key, open_knobs.get(knob.key, knob.default)) for knob in spaces.space_of(row.method).knobs}
     written = yaml.safe_dump(own, default_flow_style=True, width=10_000, sort_keys=False).strip()
+    written = textwrap.fill(written, COLUMNS - len("  --set 'space=' \\"), subsequent_indent="    ", break_on_hyphens=False)
     shared = [value for key, value in open_knobs.items() if key.partition(".")[0] in ("optim", "recipe")]
     n_points = math.prod(len(value) for value in [*own.values(), *shared] if isinstance(value, list))
     sets = [

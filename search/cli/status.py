@@ -91,7 +91,6 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
     at_work = study.state is StudyState.RUNNING
     span = min(_WINDOW_SECONDS, now - study.row.created) or _WINDOW_SECONDS
     steps = [1.0 / seconds for trial in study.running if (seconds := trial.metrics.get("cost/step_seconds"))]
-    is_paused = study.paused is not None and study.state is not StudyState.FINISHED
     return {
         "study": study.row.name,
         "state": study.state.value,
@@ -102,7 +101,7 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
         "steps_per_second": sum(steps) if at_work else 0.0,
         "front": len(study.members),
         "hypervolume": study.hypervolume,
-    } | ({"paused": study.paused.words(study.row.name)} if is_paused and study.paused is not None else {})
+    } | ({"paused": study.paused.words(study.row.name)} if study.paused is not None else {})
 
 
 def _shown(facts: Mapping[str, Any]) -> Table:

@@ -42,7 +42,6 @@ def list_studies(
     from search.errors import LedgerError
     from search.names import LAW, shortened
     from search.results.overview import overview
-    from search.results.study_state import StudyState
     from search.storage.location import list_locations
 
     listing = list_locations(storage, server)
@@ -52,7 +51,7 @@ def list_studies(
         try:
             study = overview(listed.folder, listed.address)
             name, state = study.row.name, study.state.lower()
-            paused = study.paused is not None and study.state is not StudyState.FINISHED
+            paused = study.paused is not None
         except LedgerError as error:
             problems.append(str(error))
         found.append({"name": name, "state": state, "path": where} | ({"paused": True} if paused else {}))

@@ -46,7 +46,7 @@ def suite(
 
     name, tasks = suites.load(source, root=root, storage=storage, overrides=overrides or (), only=only or ())
     if tasks[0].earlier:
-        complain(f"{name} continues as it began, with an earlier version of {source} (other weights and limits)")
+        complain(f"{name} continues as it began, with an earlier version of {source}")
     best: dict[str, dict[str, float]] = {}
     for task in tasks:
         study = search_quietly(task.file, back_end, cpus, progress_on=Terminal(stderr=True) if as_json else None)

@@ -79,17 +79,18 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
     paused: Pause | None = None
     for event in changes:
         paused = Pause.after(event, paused)
+    state = find_state(row, counts, ended=ended is not None, owner=ledger.owner())
     return Overview(
         folder,
         row,
-        find_state(row, counts, ended=ended is not None, owner=ledger.owner()),
+        state,
         counts,
         members=tuple(front(trial for trial in shown if trial.number in on_front)),
         extended=tuple(beside(shown)),
         running=tuple(trial for trial in shown if trial.state is State.RUNNING),
         hypervolume=pareto.hypervolume(points, row.facts.reference_point, linear=row.against not in PARAMETERS),
         ended=ended,
-        paused=paused,
+        paused=None if state is StudyState.FINISHED else paused,
     )
 
 

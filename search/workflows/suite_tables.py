@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.config.protocols import differences, protocol
-from search.results import peft_comparison
 from search.results.saved_study import SavedStudy
 from search.results.words import METHOD_NAMES, format_percent, format_value
 from search.storage.whole_file import write_whole
 from search.trial import State
+from search.workflows import peft_comparison
 from search.workflows.finalize import Member
 from search.workflows.suite import Task
 

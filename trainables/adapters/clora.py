@@ -30,18 +30,20 @@ Certainty: the paper's body could not be read and there is no code. Its abstract
 up-projection and that SADE penalises similarity. The decomposition, full matrices Q, a Frobenius norm on weights alone, r = 8 and a
 search for p and the weight of SADE are second hand. The open points, each with the reading that seems most plausible:
 
-    position of a module       before, as in ARC (`serial`): the notes merge an identity branch into the projection that follows;
-                               parallel to projections is an option; parallel to fc1 and fc2, whose widths differ, is not offered
-    sharing of the spaces      modules of one position: attention and MLP apart if before them, all of a block's projections if
-                               parallel to them; in a Swin within a stage
+    position of a module       before, as in ARC (`serial`): the notes merge an identity branch into the projection
+                               that follows; parallel to projections is an option; parallel to fc1 and fc2, whose
+                               widths differ, is not offered
+    sharing of the spaces      modules of one position: attention and MLP apart if before them, all of a block's
+                               projections if parallel to them; in a Swin within a stage
     U tied to D                no: the notes have two tensors
     bias of a module           one, as in ARC; the notes' count has a remainder that is not explained
-    initial values             Q zero, D and U random, so that the spaces differ and Q has a gradient; U zero would do as well
+    initial values             Q zero, D and U random, so that the spaces differ and Q has a gradient; U zero would do
+                               as well
     scale of the update        none, which is 1
     dropout                    0.1 on the code x D Q, as in ARC
     p, by default              2, the least at which SADE acts
-    objects that SADE compares the d x d updates of the spaces of one module, which has the cost that the notes give, p^2 d^3; not
-                               updates of several modules
+    objects that SADE compares the d x d updates of the spaces of one module, which has the cost that the notes give,
+                               p^2 d^3; not updates of several modules
     reduction of SADE          a mean, so that its weight means the same at any depth and p; a sum is as likely
     norms in SADE              not divided out: at the start they are zero. So SADE also shrinks the updates
     weight of SADE             0.01 of a grid of ours: it depends on the reduction

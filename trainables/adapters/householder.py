@@ -9,13 +9,15 @@ diagonal. `normalisation` chooses the scale c of the two outer factors:
     householder    c = 2 / (|v|^2 + 1e-12): reflections, orthogonal for any v (the default)
     literal        c = 1, as the paper prints it: orthogonal only where |v|^2 = 2
 
-    targets        projections                                                     count
-    qv             q, v                                                            2 (3 + 2 D') d L
-    qkv            q, k, v (what the paper's count on Swin-B fits)                 3 (3 + 2 D') d L
-    qkvo           q, k, v and the output projection (the default)                 4 (3 + 2 D') d L
-    qv_mlp         q, v and both linears of the MLP, width m                       (2 (3 + 2 D') d + 2 (2 d + m + D' (d + m))) L
-    qkvo_mlp       q, k, v, the output projection and both linears of the MLP      (4 (3 + 2 D') d + 2 (2 d + m + D' (d + m))) L
-    mlp_output     the adapter form: the MLP's output y becomes y (I + dW)         (3 + 2 D') d L
+    targets        projections                                                count
+    qv             q, v                                                       2 a d L
+    qkv            q, k, v (what the paper's count on Swin-B fits)            3 a d L
+    qkvo           q, k, v and the output projection o (the default)          4 a d L
+    qv_mlp         q, v and both linears of the MLP, of width m               (2 a d + 2 b) L
+    qkvo_mlp       q, k, v, o and both linears of the MLP                     (4 a d + 2 b) L
+    mlp_output     the adapter form: the MLP's output y becomes y (I + dW)    a d L
+
+with a = 3 + 2 D' and b = 2 d + m + D' (d + m).
 
 dW is a diagonal plus a map of rank at most 2 + D'; a step computes it in this form, without a d x d matrix:
 

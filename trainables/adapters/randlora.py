@@ -23,8 +23,9 @@ not offered. Their CLIP scripts (`vision_language/src/rand_lora.py`) differ:
     scale              1 / r: alpha is 1 and nothing sets it. Here this is alpha = sqrt(n), 11.3 at r = 6 and d = 768
     initial values     g zero and l = 1 / max(n, r); the other side than here
     adapted            the fused qkv and both linears of the MLP, not the output projection, which `fused_mlp` adds
-    trained            of a CLIP model, the diagonals of the MLP alone: the attention assigns its adapted weight to `.data`, so
-                       that those of qkv get no gradient and the update stays zero; of a timm model, both
+    trained            of a CLIP model, the diagonals of the MLP alone: the attention assigns its adapted weight
+                       to `.data`, so that those of qkv get no gradient and the update stays zero; of a timm
+                       model, both
     recipe             AdamW, weight decay 0.1, gradient clipped at 1, bfloat16
 
 *Deviation:* the sparse bases, with entries in {-1, 0, 1}, are not offered; nor is the code's own backward, which recomputes the

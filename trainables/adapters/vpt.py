@@ -1,15 +1,15 @@
 """VPT, visual prompt tuning (Jia et al., ECCV 2022, arXiv 2203.12119; code KMnP/vpt, `src/models/vit_prompt`): trained tokens.
 
-    [x_i, _, E_i] = B_i([x_{i-1}, P_{i-1}, E_{i-1}])        i = 1, ..., L        deep: each block has prompts of its own
+    [x_i, _, E_i] = B_i([x_{i-1}, P_{i-1}, E_{i-1}])    i = 1, ..., L    deep: each block has prompts of its own
     [x_1, Z_1, E_1] = B_1([x_0, P_0, E_0])
-    [x_i, Z_i, E_i] = B_i([x_{i-1}, Z_{i-1}, E_{i-1}])      i = 2, ..., L        shallow: one set, carried through all blocks
+    [x_i, Z_i, E_i] = B_i([x_{i-1}, Z_{i-1}, E_{i-1}])  i = 2, ..., L    shallow: one set, carried through all blocks
 
 x is the class token, E the patches, B a block, and P in R^{p x d} the prompts. They stand behind the class token (and the
 registers) and in front of the patches, have no position embedding, and are dropped out element by element in each image.
 
-depth        count on L blocks        ViT-B/16, p = 1, 5, 10, 50, 100, 200
-deep         L p d                    9,216, 46,080, 92,160, 460,800, 921,600, 1,843,200 (the default is p = 50)
-shallow      p d                      768, 3,840, 7,680, 38,400, 76,800, 153,600
+    depth        count on L blocks        ViT-B/16, p = 1, 5, 10, 50, 100, 200
+    deep         L p d                    9,216, 46,080, 92,160, 460,800, 921,600, 1,843,200 (the default is p = 50)
+    shallow      p d                      768, 3,840, 7,680, 38,400, 76,800, 153,600
 
 The paper chooses p for each data set, so every printed count is a mean. Shallow, 0.08 M: p = 100 (76,800), which is the mean of the
 configurations that Mai et al. (arXiv 2409.16434) chose for the 19 tasks of VTAB-1k. Deep, 0.56 M: p = 61 (562,176). The mean of Mai

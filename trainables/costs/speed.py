@@ -7,7 +7,6 @@ operations also moves more bytes; so the fit is drawn towards constants that tak
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from trainables import backbones
@@ -113,13 +113,7 @@ def fit(works: Sequence[Work], seconds: Sequence[float]) -> tuple[tuple[float, f
     weight = (TOWARDS_EQUAL * len(seconds)) ** 0.5
     matrix = np.vstack([relative / scale, weight * np.eye(3)])
     target = np.concatenate([np.ones(len(seconds)), np.full(3, weight / 3)])
-    least, shares = np.inf, np.zeros(3)
-    for used in (list(used) for n in (1, 2, 3) for used in itertools.combinations(range(3), n)):
-        found = np.zeros(3)
-        found[used] = np.linalg.lstsq(matrix[:, used], target, rcond=None)[0]
-        left = float(np.square(matrix @ found - target).sum())
-        if found.min() >= 0 and left < least:
-            least, shares = left, found
+    shares, _ = nnls(matrix, target)
     ratios = relative @ (shares / scale)
     per_operation, per_byte, per_call = (float(value) for value in shares / scale)
     return (per_operation, per_byte, per_call), float(np.maximum(ratios, 1 / ratios).max())

@@ -21,7 +21,7 @@ import torch
 from matplotlib.ft2font import FT2Font, LoadFlags
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from search.config.study_file import StudyFile
 from search.storage.facts import Facts
 from search.trial import Trial
+from search.workflows.finalize import OF, REPEAT
 
 PEFT: Final = "peft."
 FULL: Final = "full"
@@ -47,7 +48,7 @@ def record(task: str, file: StudyFile, facts: Facts, model: Trial) -> dict[str, 
     own = {key.removeprefix(f"{model.method}."): value for key, value in config.items() if key.startswith(f"{model.method}.")}
     per_epoch = model.metrics["cost/train_seconds"]
     trained = model.adapter_params + model.head_params
-    name = f"{kind.lower()}/{file.backbone.name}-{task}-trial{config['finalize.trial']}-seed{config['finalize.repeat']}"
+    name = f"{kind.lower()}/{file.backbone.name}-{task}-trial{config[OF]}-seed{config[REPEAT]}"
     return {
         "run_info": {
             "created_at": datetime.fromtimestamp(model.started, UTC).isoformat(timespec="seconds"),
