@@ -39,23 +39,23 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 if Path(sys.path[0]) == Path(__file__).parent:
-    sys.path.pop(0)  # where `search` would be benchmarks/search.py
+    sys.path.append(sys.path.pop(0))  # where `search` would be benchmarks/search.py
+
+from chaos_disk import Disk
+from chaos_laws import Outcome, behind, different, events_of, ledger_of, lost, recorded_running, rerun, study_folder, table
 
 from search.results.saved_study import load
 from search.results.study_state import StudyState
-from search.storage.location import ledger_in
-from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
-from search.trial import State, Trial
+from search.trial import State
 
 STUDY = """
 study: s
@@ -67,38 +67,6 @@ search: {{seed: {seed}, rungs: {{grace: 2, factor: 3}}}}
 PATIENCE_SECONDS = 120.0
 _MOST_AFTER_RAYLET = 10.0  # seconds until its driver has ended
 MOST_GIVEN_UP = 5  # drivers of one search; then there is no more to be learnt from it
-_ENDS = ("completed", "pruned", "failed")
-
-
-@dataclass
-class Outcome:
-    """What became of one search.
-
-    Attributes:
-        number: Which search of the series.
-        back_end: `ray` or `in-process`.
-        kills: How often which victim was killed.
-        n_trials: How many trials it has in the end.
-        lost, rerun, behind, zombies, different, gave_up: See the head of this file; all should be 0.
-        seconds: From the first start to the end.
-    """
-
-    number: int
-    back_end: str
-    kills: dict[str, int] = field(default_factory=dict)
-    n_trials: int = 0
-    lost: int = 0
-    rerun: int = 0
-    behind: int = 0
-    zombies: int = 0
-    different: int = 0
-    gave_up: int = 0
-    seconds: float = 0.0
-
-    @property
-    def flaws(self) -> int:
-        """The sum of all that should be 0."""
-        return self.lost + self.rerun + self.behind + self.zombies + self.different + self.gave_up
 
 
 def search(
@@ -163,7 +131,7 @@ def _search(
         while True:
             if process is None:
                 process = _start(folder, "s.yaml", back_end)
-                n_known = len(_events(folder))
+                n_known = len(events_of(folder))
             if not left or not _await_progress(folder, process, n_known):
                 if process.wait(PATIENCE_SECONDS) == 0:
                     break
@@ -173,9 +141,9 @@ def _search(
                 process = None  # as a person would: the same command again
                 continue
             threading.Event().wait(chance.uniform(0.0, 5 * epoch_seconds))
-            before = _events(folder)
+            before = events_of(folder)
             if left[0] == "power" and disk is not None:
-                before = disk.cut(process, lambda: _events(folder))
+                before = disk.cut(process, lambda: events_of(folder))
             elif not (interrupt(process, chance) if left[0] == "interrupt" else kill(process, left[0])):
                 continue
             victim = left.pop(0)
@@ -188,99 +156,33 @@ def _search(
                 outcome.gave_up += victim == "raylet" and not (
                     time.monotonic() - died < _MOST_AFTER_RAYLET and process.returncode == 1 and told
                 )
-            outcome.behind += _behind(folder)
+            outcome.behind += behind(folder)
             if process.poll() is not None:
                 outcome.gave_up += victim == "worker" and process.returncode != 0
                 outcome.gave_up += victim == "interrupt" and process.returncode not in (0, 1)
                 process = None
-            outcome.lost += _lost(before, _events(folder))
+            outcome.lost += lost(before, events_of(folder))
             if victim == "restore" and copies:
-                n_known = _restore(_ledger(folder), chance.choice(copies))
+                n_known = _restore(ledger_of(folder), chance.choice(copies))
             if server is None and victim != "worker":
-                copies.append(_copy(_ledger(folder)))
+                copies.append(_copy(ledger_of(folder)))
     finally:
         if process is not None:
             process.kill()
     if "is behind" in _printed(folder):  # MLflow was too slow; a finished study that is run again catches up
         _start(folder, "s.yaml", "in-process").wait(PATIENCE_SECONDS)
-    saved = load(_study(folder))
+    saved = load(study_folder(folder))
     outcome.kills, outcome.n_trials = dict(kills), len(saved.history)
-    outcome.rerun = rerun(_events(folder))
+    outcome.rerun = rerun(events_of(folder))
     outcome.zombies = sum(trial.state is State.RUNNING for trial in saved.history) + recorded_running(folder)
     outcome.zombies += saved.state is not StudyState.FINISHED
     if back_end == "in-process":
-        outcome.different = _different(folder, study)
+        (folder / "twin.yaml").write_text(study.replace("study: s", "study: twin"))
+        if _start(folder, "twin.yaml", "in-process").wait(PATIENCE_SECONDS) != 0:
+            raise RuntimeError(f"the uninterrupted twin failed; see {folder}/driver-*.txt")
+        outcome.different = different(saved.history, load(folder / "paretune-studies" / "twin").history)
     outcome.seconds = round(time.monotonic() - begun, 1)
     return outcome
-
-
-class Disk:
-    """A file system in a file, which is mounted in a folder; as a context manager, it is gone at the end of the block.
-
-    Args:
-        folder: Folder of the file.
-        name: Name of the folder in it where the disk is mounted.
-        megabytes: Size of the disk.
-
-    Raises:
-        NotPermitted: If this process may not mount it.
-    """
-
-    def __init__(self, folder: Path, name: str, *, megabytes: int = 64) -> None:
-        self._image, self._place = folder / f"{name}.ext4", folder / name
-        with self._image.open("wb") as file:
-            file.truncate(megabytes * 2**20)
-        self._place.mkdir()
-        self._do("mkfs.ext4", "-q", str(self._image))
-        self._mount()
-
-    def __enter__(self) -> Disk:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._unmount()
-
-    def cut(self, process: subprocess.Popen[bytes], read: Callable[[], list[Event]]) -> list[Event]:
-        """Stop the driver and all its processes, keep what the disk holds, kill them, and start with that disk.
-
-        Returns:
-            The events that another process could read just before.
-        """
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for one in family:
-            with suppress(psutil.NoSuchProcess):
-                one.suspend()
-        readable = read()
-        held = self._image.read_bytes()
-        while (now := self._image.read_bytes()) != held:  # the kernel has written in the meantime
-            held = now
-        for one in family:
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-        self._unmount()
-        self._image.unlink()  # the kernel still writes what it has to the old one
-        self._image.write_bytes(held)
-        self._mount()
-        return readable
-
-    def _mount(self) -> None:
-        self._do("mount", "-o", "loop", str(self._image), str(self._place))
-
-    def _unmount(self) -> None:
-        self._do("umount", "--lazy", str(self._place))
-
-    @staticmethod
-    def _do(*command: str) -> None:
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError as error:
-            raise NotPermitted(str(error)) from error
-        if done.returncode:
-            raise NotPermitted(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-class NotPermitted(Exception):
-    """This machine lets us mount no file system."""
 
 
 def _start(folder: Path, file: str, back_end: str) -> subprocess.Popen[bytes]:
@@ -296,27 +198,11 @@ def _printed(folder: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(folder.glob("driver-*.txt")))
 
 
-def _study(folder: Path) -> Path:
-    """The study's folder: the only one but its twin's."""
-    return next((path for path in (folder / "paretune-studies").glob("s*") if path.is_dir()), folder / "paretune-studies" / "s")
-
-
-def _ledger(folder: Path) -> Path:
-    return ledger_in(_study(folder))
-
-
-def _events(folder: Path) -> list[Event]:
-    if not _ledger(folder).exists():
-        return []
-    with closing(SqlLedger.open(_ledger(folder))) as ledger:
-        return ledger.events()
-
-
 def _await_progress(folder: Path, process: subprocess.Popen[bytes], n_known: int) -> bool:
     """Wait until something was reported since; False if the driver ends first, however."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        if any(event.kind == "reported" for event in _events(folder)[n_known:]):
+        if any(event.kind == "reported" for event in events_of(folder)[n_known:]):
             return True
         if process.poll() is not None:
             return False
@@ -364,66 +250,6 @@ def kill(process: subprocess.Popen[bytes], victim: str) -> bool:
     return False
 
 
-# -- the laws ------------------------------------------------------------------------------------------------------------
-
-
-def _lost(before: list[Event], after: list[Event]) -> int:
-    """Events that were durable before a death and are not there, or not the same, after it."""
-    return sum(event not in after[event.number : event.number + 1] for event in before)
-
-
-def rerun(events: list[Event]) -> int:
-    """Trials to which anything happened after their end."""
-    ended: set[int | None] = set()
-    again: set[int | None] = set()
-    for event in events:
-        if event.kind == "promoted":  # a trial that a rung had stopped goes on
-            ended.discard(event.trial)
-        if event.trial in ended and event.kind in ("started", "resumed", "reported"):
-            again.add(event.trial)
-        if event.kind in _ENDS:
-            ended.add(event.trial)
-    return len(again)
-
-
-def _behind(folder: Path) -> int:
-    """Running trials whose checkpoint holds fewer epochs than are reported. It is read last: it may be newer, never older."""
-    with closing(SqlLedger.open(_ledger(folder))) as ledger:
-        again = {event.trial for event in ledger.events() if event.kind == "restarted"}  # from the first epoch, their reports stay
-        running = [t for t in ledger.trials() if t.state is State.RUNNING and t.epochs and t.number not in again]
-    return sum(_checkpoint(folder, trial) < trial.epochs for trial in running)
-
-
-def _checkpoint(folder: Path, trial: Trial) -> int:
-    path = _ledger(folder).parent / "trials" / f"{trial.number:04d}" / "epoch.json"
-    return int(json.loads(path.read_text())["epoch"]) if path.exists() else 0
-
-
-def recorded_running(folder: Path) -> int:
-    """Runs that MLflow shows as RUNNING, read from its own tables."""
-    with closing(sqlite3.connect(folder / "paretune-studies" / "mlflow.db")) as connection:
-        (count,) = connection.execute(
-            "SELECT count(*) FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
-        ).fetchone()
-    return int(count)
-
-
-def _different(folder: Path, study: str) -> int:
-    """Trials that an uninterrupted twin has otherwise."""
-    (folder / "twin.yaml").write_text(study.replace("study: s", "study: twin"))
-    if _start(folder, "twin.yaml", "in-process").wait(PATIENCE_SECONDS) != 0:
-        raise RuntimeError(f"the uninterrupted twin failed; see {folder}/driver-*.txt")
-    ours, twins = load(_study(folder)).history, load(folder / "paretune-studies" / "twin").history
-    return abs(len(ours) - len(twins)) + sum(_essence(a) != _essence(b) for a, b in zip(ours, twins, strict=False))
-
-
-def _essence(trial: Trial) -> tuple[Any, ...]:
-    return trial.number, trial.state, trial.config, trial.seed, trial.epochs, {k: str(v) for k, v in trial.metrics.items()}
-
-
-# -- the long form -------------------------------------------------------------------------------------------------------
-
-
 def plan(number: int, seed: int, *, accidents: bool = False) -> dict[str, Any]:
     """What search `number` of a series is: every second one with Ray; `accidents` for restored ledgers and signals, too."""
     chance = random.Random(f"plan {seed}/{number}")  # noqa: S311 - not cryptography
@@ -435,24 +261,6 @@ def plan(number: int, seed: int, *, accidents: bool = False) -> dict[str, Any]:
     kinds = ["driver", "worker", "worker", "raylet"] + ["restore", "interrupt"] * accidents
     victims = [chance.choice(kinds) for _ in range(8)]
     return {"back_end": "ray", "victims": victims, "n_trials": 60, "epoch_seconds": 0.2}
-
-
-def table(outcomes: list[Outcome]) -> str:
-    """The counts as Markdown."""
-    lines = [
-        "| back end | searches | trials | kills | lost | run again | behind | zombies | different | gave up |",
-        "|---" * 10 + "|",
-    ]
-    for back_end in dict.fromkeys(outcome.back_end for outcome in outcomes):
-        mine = [outcome for outcome in outcomes if outcome.back_end == back_end]
-        kills = sum((Counter(outcome.kills) for outcome in mine), Counter[str]())
-        shown = ", ".join(f"{n} {victim}" for victim, n in sorted(kills.items()))
-        sums = [sum(getattr(one, law) for one in mine) for law in ("lost", "rerun", "behind", "zombies", "different", "gave_up")]
-        different = sums[4] if back_end == "in-process" else "-"
-        n_trials = sum(one.n_trials for one in mine)
-        counts = f"{sums[0]} | {sums[1]} | {sums[2]} | {sums[3]} | {different} | {'-' if back_end.startswith('plain') else sums[5]}"
-        lines.append(f"| {back_end} | {len(mine)} | {n_trials} | {kills.total()} ({shown}) | {counts} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
