@@ -26,7 +26,7 @@ from cluster import nodes, scratch
 from cluster.capacity import FreeSlots, bundle_of, gpus_of, in_a_slot
 from search.backends import tune_internals
 from search.backends.base import Order, Outcome
-from search.backends.draining import Draining
+from search.backends.node_watch import NodeWatch
 from search.config.sections import Resources
 from search.errors import OutOfReach, RequestError
 from search.study.lost_workers import WorkerLoss
@@ -50,7 +50,6 @@ _QUIET_TUNE = {
 }
 
 SLOTS_ARE_KNOWN_FOR_SECONDS = 2.0
-SPEAKS_EVERY_SECONDS = 20.0
 
 
 def run(study: Study, *, n_slots: int | FreeSlots) -> None:
@@ -68,7 +67,7 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
         takes, where = bundle_of(**{**usual, "gpus_per_trial": config["gpus"]})
         return tune.PlacementGroupFactory([takes], **where)
 
-    drains = _Drains(study) if isinstance(n_slots, FreeSlots) else None
+    watch = NodeWatch(study) if isinstance(n_slots, FreeSlots) else None
     searcher = _StudySearcher(study, n_slots)
     try:
         with scratch.temporary_folder("paretune-tune-") as folder:
@@ -76,12 +75,12 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
                 tune.with_resources(TuneTrial, bundle),
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=_StudyScheduler(study, drains, searcher),
+                    scheduler=_StudyScheduler(study, watch, searcher),
                     num_samples=-1,  # the study decides when it is over
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
-                    callbacks=[_RequestPoller(study, drains)],
+                    callbacks=[_RequestPoller(study, watch)],
                     name=study.file.study,
                     storage_path=str(folder),
                     verbose=0,
@@ -175,56 +174,16 @@ def retrain(
 class _RequestPoller(tune.Callback):  # type: ignore[misc]
     """A callback that carries out the users' requests in each step of Tune's loop."""
 
-    def __init__(self, study: Study, drains: _Drains | None) -> None:
-        self._study, self._drains = study, drains
+    def __init__(self, study: Study, watch: NodeWatch | None) -> None:
+        self._study, self._watch = study, watch
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._study.handle_requests()
-        if self._drains is not None:
-            self._drains.poll(trials)
+        if self._watch is not None:
+            self._watch.poll(trials)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-class _Drains:
-    """The removal of trials from nodes that are about to leave. `Draining` decides, with Tune's names of trials.
-
-    Also checks the cluster's protection when a node joins.
-    Also pings every worker every 20 s. After a network outage a reply can be lost and the connection half-open; only sending
-    something reveals that, and Ray would otherwise wait forever.
-    """
-
-    def __init__(self, study: Study) -> None:
-        self._live: dict[str, Any] = {}
-        self._since: dict[str, float] = {}  # time when each trial was first seen
-        self._looked = self._spoke = -math.inf
-        self._gate = nodes.Gate()
-        self._decided = Draining(nodes.draining, self._node_of, lambda name: study.request_stop(self._live[name].config["trial"]))
-
-    def poll(self, trials: Iterable[Any]) -> None:
-        """Check the nodes, unless that was done a moment ago."""
-        if (now := time.time()) - self._looked < SLOTS_ARE_KNOWN_FOR_SECONDS:
-            return
-        self._looked = now
-        try:
-            self._gate.refuse_open()
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-        self._live = {trial.trial_id: trial for trial in trials if trial.status == "RUNNING" and tune_internals.actor_of(trial)}
-        self._since = {name: self._since.get(name, now) for name in self._live}
-        if now - self._spoke >= SPEAKS_EVERY_SECONDS:
-            self._spoke = now
-            for trial in self._live.values():
-                tune_internals.actor_of(trial).hear.remote()
-        self._decided.poll(self._since, now)
-
-    def leaving(self, trial: Any) -> str | None:
-        """Return the node that a trial must leave; see `Draining.leaving`."""
-        return self._decided.leaving(trial.trial_id)
-
-    def _node_of(self, name: str) -> str | None:
-        return nodes.node_of(tune_internals.actor_id(self._live[name]))
 
 
 class _StudySearcher(Searcher):  # type: ignore[misc]
@@ -287,9 +246,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
 class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     """A scheduler that passes results to `report` and errors to `worker_lost`. Tune calls the latter before `on_trial_complete`."""
 
-    def __init__(self, study: Study, drains: _Drains | None, searcher: _StudySearcher) -> None:
+    def __init__(self, study: Study, watch: NodeWatch | None, searcher: _StudySearcher) -> None:
         super().__init__()
-        self._study, self._drains, self._searcher = study, drains, searcher
+        self._study, self._watch, self._searcher = study, watch, searcher
         self._ended: set[str] = set()  # Tune's names of trials whose workers we have ended ourselves
 
     def __getstate__(self) -> dict[str, Any]:
@@ -322,7 +281,7 @@ class _StudyScheduler(FIFOScheduler):  # type: ignore[misc]
             self._study.tell(report["trial"], State.FAILED, report["failure"])
         elif "stopped" not in report:  # the trial was not stopped by its flag
             decision = self._study.report(report["trial"], report["epoch"], report["metrics"])
-        if self._drains is not None and (node := self._drains.leaving(trial)) is not None:
+        if self._watch is not None and (node := self._watch.leaving(trial)) is not None:
             self._study.requeue(report["trial"], f"node {node[:6]} is about to leave the cluster")
             return self._end(trial)
         return str(TrialScheduler.STOP if decision is Decision.STOP else TrialScheduler.CONTINUE)
