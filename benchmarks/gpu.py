@@ -6,9 +6,10 @@ others alone:
 
     equality     logits and gradients of every method against the CPU's
     speed        images per second of training steps against the frozen floor and PEFT's eager LoRA
-    trunk        the frozen weights stored in bfloat16 once, compiled steps, and compiled code that is kept across trials
+    trunk        the frozen weights stored in bfloat16 once, compiled steps, code that is kept across trials, and CUDA graphs
     prefix       tokens in front of everything that a trial trains, kept or not
     memory       measured memory of steps against the computed one
+    shares       two and four trials in one GPU against one after the other
     trial        a whole trial: 1,000 images, 100 epochs
 
 Arms of a comparison run in turns (A-B-A-B), timed with CUDA events. Two files are written after every section, gpu-NAME.json and
@@ -38,7 +39,8 @@ sys.path[:] = [str(FOLDER.parent), *(path for path in sys.path if Path(path).res
 import timm
 import torch
 
-from benchmarks.gpu_sections import SECTIONS, NotRun, Setup, device_name, one_line
+from benchmarks.gpu_sections import SECTIONS
+from benchmarks.gpu_setup import NotRun, Setup, device_name, one_line
 
 ALL = 360.0  # seconds of all sections, with their processes
 STARTING = 15.0  # seconds for a process to start and end, before it is ended

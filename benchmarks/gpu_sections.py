@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.adapters import Bench
+from benchmarks.gpu_setup import NotRun, Rows, Setup, Step, device_name, in_turns, one_line, ratio, seconds
 from benchmarks.prefix import measure as measure_prefix
 from trainables import make, measure
 from trainables.adapters import ARC, METHODS, CLoRA, Lily, LoRA, Method, adapt, trainable_parameters
@@ -27,88 +28,6 @@ DENSE_BFLOAT16 = {"H100": 989e12, "H200": 989e12}  # operations per second, by a
 TOLERANCE = 2e-3  # of the largest value: float32 without TF32 on both sides
 IMAGES_MUST, IMAGES_STRETCH, OVER_PEFT_MUST, TRIAL_STRETCH = 4_000.0, 6_900.0, 2.5, 15.0
 LORA = LoRA(rank=8, scale=1.0, targets="qkv_fused", dropout=0.0)  # the form that PEFT has too
-Rows = list[dict[str, Any]]
-Step = Callable[[], object]
-
-
-class NotRun(Exception):
-    """The reason why a section, or the rest of one, was not run; with the rows that it has."""
-
-    def __init__(self, why: str, rows: Rows) -> None:
-        super().__init__(why)
-        self.rows = rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """The device, the size of what runs, and the end of the section's time."""
-
-    device: torch.device
-    small: bool
-    until: float
-
-    @property
-    def left(self) -> float:
-        """The seconds that are left."""
-        return self.until - time.monotonic()
-
-    def bench(self, *, half: bool) -> Bench:
-        """A frozen ViT-B/16 at 224 px and a batch of 64; in the small form a tiny one and two images."""
-        if not self.small:
-            return Bench(12, 64, self.device, half=half)
-        bench = Bench(1, 2, self.device, half=half)
-        bench.backbone = VisionTransformer(img_size=32, patch_size=8, depth=1, embed_dim=66, num_heads=3, num_classes=100)
-        bench.backbone.to(self.device).train()
-        bench.images = torch.randn(2, 3, 32, 32, device=self.device)
-        return bench
-
-    def tiny(self) -> VisionTransformer:
-        """A ViT whose gradients are compared; its values are the same on every device."""
-        torch.manual_seed(0)
-        depth, width = (1, 66) if self.small else (4, 192)
-        return VisionTransformer(img_size=32, patch_size=8, depth=depth, embed_dim=width, num_heads=3, num_classes=10)
-
-
-# -- timing ------------------------------------------------------------------------------------------------------------------------
-
-
-def seconds(step: Step, device: torch.device, n: int) -> float:
-    """The seconds of one of n steps, by CUDA events on a GPU."""
-    if device.type != "cuda":
-        begun = time.perf_counter()
-        for _ in range(n):
-            step()
-        return (time.perf_counter() - begun) / n
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    for _ in range(n):
-        step()
-    last.record()
-    torch.cuda.synchronize(device)
-    return float(first.elapsed_time(last)) / 1e3 / n
-
-
-def in_turns(arms: Mapping[str, Step], setup: Setup, share: float = 1.0) -> dict[str, list[float]]:
-    """The seconds of a step of each arm, round by round, until that share of the time that is left is over."""
-    n, until = (1 if setup.small else 5), time.monotonic() + share * setup.left
-    for step in arms.values():
-        for _ in range(1 if setup.small else 3):
-            step()
-    found: dict[str, list[float]] = {name: [] for name in arms}
-    while len(next(iter(found.values()))) < (2 if setup.small else 12):
-        if time.monotonic() > until and all(found.values()):
-            break
-        for name, step in arms.items():
-            found[name].append(seconds(step, setup.device, n))
-    return found
-
-
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """How many times as fast: the median over the rounds."""
-    return statistics.median(one / other for one, other in zip(slow, fast, strict=True))
-
-
-# -- sections ----------------------------------------------------------------------------------------------------------------------
 
 
 def equality(setup: Setup) -> Rows:
@@ -214,16 +133,22 @@ def trunk(setup: Setup) -> Rows:
             if not kept:
                 torch.compiler.reset()
             model = _stored(_lora(bench))
-            model.forward_features = torch.compile(model.forward_features, backend=backend)  # type: ignore[method-assign]
+            model.forward_features = torch.compile(model.forward_features, backend=backend, dynamic=False)  # type: ignore[method-assign]
             step = bench.training(model)
             begun = time.perf_counter()
             seconds(step, setup.device, 1)
-            words = "kept" if kept else "reset after each trial, as today"
+            words = "kept" if kept else "forgotten after each trial"
             rows.append({"arm": f"first step, code {words}: trial {trial}", "seconds": time.perf_counter() - begun})
     taken = in_turns({"eager, stored": steps["stored in bfloat16"], f"compiled ({backend}), stored": step}, setup, 0.8)
     rows += _against(taken, "eager, stored", len(bench.images))
+    if setup.device.type == "cuda":
+        model = _stored(_lora(bench))
+        model.forward_features = torch.compile(model.forward_features, mode="reduce-overhead", dynamic=False)  # type: ignore[method-assign]
+        taken = in_turns({"compiled, stored": step, "CUDA graphs, stored": bench.training(model)}, setup)
+        rows += _against(taken, "compiled, stored", len(bench.images))
+    else:
+        rows.append({"arm": "CUDA graphs", "why": "not run: they need a GPU"})
     torch.compiler.reset()
-    rows.append({"arm": "CUDA graphs", "why": "not run: not written yet"})
     return rows
 
 
@@ -287,8 +212,46 @@ def memory(setup: Setup) -> Rows:
         rows.append({"method": method, "measured GiB": measured / 2**30, "computed GiB": computed / 2**30})
         rows[-1]["computed / measured"] = computed / measured
         del model, optimiser, trained
-    rows.append({"method": "two and four trials in one GPU by shares", "why": "not run: not written yet"})
     return rows
+
+
+def shares(setup: Setup) -> Rows:
+    """Trials of LoRA at a time in one device, each in a process with its share of the memory, against one after the other."""
+    rows: Rows = []
+    alone = 0.0
+    for n in (1, 2) if setup.small else (1, 2, 4):
+        if setup.left < 0:
+            raise NotRun("no time was left for more trials at a time", rows)
+        rates = _at_once(n, setup)
+        alone = alone or sum(rates)
+        rows.append({"trials at a time": n, "images/s, all together": sum(rates), "times one after the other": sum(rates) / alone})
+    return rows
+
+
+def _at_once(n: int, setup: Setup) -> list[float]:
+    """The images per second of n processes that train at the same time."""
+    context = multiprocessing.get_context("spawn")  # a GPU cannot be shared with a forked process
+    together, found = context.Barrier(n), context.SimpleQueue()
+    workers = [context.Process(target=_train_a_share, args=(n, setup.device, setup.small, together, found)) for _ in range(n)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(max(60.0, setup.left))
+        if worker.exitcode != 0:
+            raise RuntimeError(f"a trial of {n} at a time ended with exit code {worker.exitcode}")
+    return [found.get() for _ in workers]
+
+
+def _train_a_share(n: int, device: torch.device, small: bool, together: Any, found: Any) -> None:
+    """Train in a process of its own for a while, together with the others, and tell the images per second."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0 / n)
+    bench = Setup(device, small, 0.0).bench(half=device.type == "cuda")
+    step, n_steps = bench.ours(LORA), 2 if small else 30
+    seconds(step, device, n_steps)  # warms up
+    together.wait(60.0)
+    found.put(len(bench.images) / seconds(step, device, n_steps))
 
 
 def trial(setup: Setup) -> Rows:
@@ -311,21 +274,12 @@ def trial(setup: Setup) -> Rows:
     return [row | {f"met: {TRIAL_STRETCH:.0f} s (stretch)": whole <= TRIAL_STRETCH and not setup.small}]
 
 
-def one_line(text: object) -> str:
-    """A text in one line of at most 300 characters."""
-    return " ".join(str(text).split())[:300]
-
-
-def device_name(device: torch.device) -> str:
-    """The name of a device, as files and pages give it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-SECTIONS: dict[str, tuple[Callable[[Setup], Rows], float]] = {  # with seconds, without imports; 330 together
-    "equality": (equality, 50.0),
+SECTIONS: dict[str, tuple[Callable[[Setup], Rows], float]] = {  # with seconds, without imports; 345 together
+    "equality": (equality, 40.0),
     "speed": (speed, 60.0),
     "trunk": (trunk, 110.0),
     "prefix": (prefix, 30.0),
-    "memory": (memory, 40.0),
+    "memory": (memory, 30.0),
+    "shares": (shares, 35.0),
     "trial": (trial, 40.0),
 }

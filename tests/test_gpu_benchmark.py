@@ -46,6 +46,9 @@ def test_every_section_runs_on_a_cpu(found: tuple[dict[str, Any], str], sections
     assert [name for name, (state, _) in status.items() if state != "done"] == [], status
     kept = {row["adapted"]: row for row in next(one["rows"] for one in found[0]["sections"] if one["section"] == "prefix")}
     assert kept["head only"]["kept, times as fast"] > 2
+    [alone, two] = next(one["rows"] for one in found[0]["sections"] if one["section"] == "shares")
+    assert alone["times one after the other"] == 1
+    assert two["images/s, all together"] > 0
     assert sum(budget for _, budget in sections.SECTIONS.values()) < 360
 
 

@@ -55,7 +55,7 @@ class Recipe(Section):
         precision: Precision: `float32`; `bfloat16` in the forward pass except for head and loss; or `auto`: the result of a probe,
             once per study.
         accumulate: Number of parts into which a batch is split and processed one after the other: the same step in less memory.
-        compile: True to compile the training pass (torch.compile); it takes a minute per trial, so only for long trials.
+        compile: True to compile the training pass (torch.compile); it takes up to a minute for each structure of an adapter.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"

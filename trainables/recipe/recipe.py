@@ -50,7 +50,7 @@ class Recipe:
         accumulate: Number of parts into which a batch is split and processed one after the other; the step is that of the
             full batch. A method that mixes the images of a batch (Lily's router) sees one part at a time.
         precision: "float32", or "bfloat16" for the operations that `trainables.recipe.step.logits` lists.
-        compile: True to compile the training pass (torch.compile), separately for each trial.
+        compile: True to compile the training pass, see `trainables.recipe.compiling`.
         prefix_cuts: Cuts (`trainables.recipe.cut`) at which the tokens of training and validation images are kept; stochastic
             depth and dropout then do not act in blocks that nothing trains. None, in a study that began before: no training
             images are kept, and they act in all blocks.

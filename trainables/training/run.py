@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from trainables.adapters import (
 )
 from trainables.costs.latency import latency
 from trainables.folder import Folder
+from trainables.recipe.compiling import compiled
 from trainables.recipe.cut import after
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import Recipe, optimiser, restore, set_drop_path
@@ -77,15 +78,20 @@ class Run:
         """Return the training pass from a cut on, compiled if the recipe says so."""
         if cut not in self._forwards:
             found = after(self.model, cut)
-            self._forwards[cut] = found._replace(features=torch.compile(found.features)) if self.plan.recipe.compile else found
+            if self.plan.recipe.compile:
+                found = found._replace(features=compiled(found.features, (cut, *self._compiled_for())))
+            self._forwards[cut] = found
         return self._forwards[cut]
+
+    def _compiled_for(self) -> tuple[Hashable, ...]:
+        """Return what determines the code of a compiled pass, but for the cut."""
+        recipe = self.plan.recipe
+        return repr(self.method), recipe.batch_size, recipe.accumulate, recipe.precision, recipe.drop_path
 
     def leave(self) -> None:
         """Restore the model's own modules, which the trial has changed."""
         restore(self._drop_path_before)
         fused_attention(self._attention_before)
-        if self.plan.recipe.compile:
-            torch.compiler.reset()  # code compiled for this trial would count towards the limit of the next trial
 
     def keep_what_is_left(self) -> bool:
         """Drop gradients, and the optimiser state of parameters that the method has removed; return whether it removed any."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from trainables import choose_precision, make
 from trainables.adapters import CLoRA, LoRA, adapt, trainable_parameters
+from trainables.recipe import compiling
 from trainables.recipe.precision import SMALL_WITHOUT_AMX, choice, explicit_attention, fused_attention, try_both, without_trying
 from trainables.recipe.recipe import Recipe
 from trainables.recipe.step import backward, logits
@@ -194,3 +195,12 @@ def test_a_compiled_trial_learns_what_a_plain_one_does_and_leaves_a_plain_model(
     [expected], [found] = run(plain, calm, epochs=1), run(trial, calm, epochs=1)
     assert found == pytest.approx(expected, rel=1e-4)
     assert "forward_features" not in vars(trial.model)
+    compilations = torch._dynamo.utils.counters["stats"]
+    before = compilations["unique_graphs"]
+    assert before > 0
+    assert run(trial, calm | {"optim.lr": 0.5 * calm["optim.lr"]}, epochs=1) != [found]  # another rate
+    assert run(trial, calm, epochs=1) == [found]
+    assert compilations["unique_graphs"] == before
+    compiling.forget()
+    assert run(trial, calm, epochs=1) == [found]
+    assert compilations["unique_graphs"] == 2 * before
