@@ -19,7 +19,7 @@ _structures: set[Hashable] = set()  # as torch's code, of the whole process
 
 
 def compiled(features: Callable[[Tensor], Tensor], structure: Hashable) -> Callable[[Tensor], Tensor]:
-    """Return the compiled form of a pass; it is compiled when it is first called, unless the process has its code.
+        structure: Key of all that determines the code. Too fine a key costs time, too coarse a one may leave calls uncompiled.
 
     Args:
         features: The `features` of a `Forward`.
