@@ -19,11 +19,11 @@ _structures: set[Hashable] = set()  # as torch's code, of the whole process
 
 
 def compiled(features: Callable[[Tensor], Tensor], structure: Hashable) -> Callable[[Tensor], Tensor]:
-        structure: Key of all that determines the code. Too fine a key costs time, too coarse a one may leave calls uncompiled.
+    """Return the compiled form of a pass; it is compiled when it is first called, unless the process has its code.
 
     Args:
         features: The `features` of a `Forward`.
-        structure: What determines the code. Too fine a key costs time, too coarse a one may leave calls uncompiled.
+        structure: Key of all that determines the code. Too fine a key costs time, too coarse a one may leave calls uncompiled.
     """
     if structure not in _structures:
         if len(_structures) >= MOST_STRUCTURES:
