@@ -82,6 +82,7 @@ def validate(
     from search.cli.progress import Progress
     from search.config import loading
     from search.config.data_sections import Images
+    from search.study.checks import note_on_budget
     from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
@@ -91,6 +92,8 @@ def validate(
         _print_data(file, found)
     if file.protocol is not None:
         _print_protocol(file)
+    if (note := note_on_budget(file)) is not None:
+        complain(note)
     sys.stdout.write(yaml.safe_dump(file.written(), sort_keys=False))
 
 
@@ -146,6 +149,35 @@ def _print_protocol(file: StudyFile) -> None:
         console.print(f"  also: {sentence}")
 
 
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="Your images: a folder of folders, or what docs/data.md lists.")],
+    to: Annotated[Path | None, typer.Argument(metavar="[STUDY.yaml]", help="Default: the folder's name, here.")] = None,
+    *,
+    hours: Annotated[float | None, typer.Option(min=0.01, help="Hours of the search; default: as many as it needs.")] = None,
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="A ViT of timm; default: a DINOv2 that fits here.")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights, a file or folder.")] = None,
+) -> None:
+    """Write a study file for your images: methods, image size, epochs and hours that fit this machine, each with its reason."""
+    from search.workflows import init as starting
+
+    target = to or Path(f"{starting.study_name(path)}.yaml")
+    _refuse_existing(target, f"paretune init {path} OTHER.yaml")
+    found = starting.init(path, backbone=backbone, weights=weights, hours=hours, say=complain)
+    _write_new(target, found.text, f"paretune init {path} OTHER.yaml")
+    choice = found.choice
+    console = Terminal(soft_wrap=True)
+    console.print(
+        f"{target} written: {len(choice.methods)} methods, {choice.epochs} epochs, about {choice.n_trials:,} trials in "
+        f"{choice.hours:g} h. Read it, then run: paretune run {target}"
+    )
+    if not choice.fits:
+        complain(
+            f"{choice.hours:g} h are too few for a search that learns: {found.hours_needed:.2g} h would hold the fair start of its "
+            "methods twice; give --hours that, or a smaller --backbone"
+        )
+
+
 @app.command("cp")
 def copy(
     name: Annotated[str, typer.Argument(help="A packaged study (`paretune ls` lists them).")],
@@ -153,17 +185,33 @@ def copy(
 ) -> None:
     """Copy a packaged study file, which contains its own manual, as a starting point."""
     from search.config import loading
-    from search.errors import RequestError
 
     text = loading.packaged_text(name)
     target = to or Path(f"{name}.yaml")
     if target.is_dir():
         target /= f"{name}.yaml"
+    _write_new(target, text, f"paretune cp {name} OTHER.yaml")
+    Terminal().print(f"{target} written; edit it, then run: paretune run {target}", soft_wrap=True)
+
+
+def _refuse_existing(target: Path, remedy: str) -> None:
+    from search.errors import RequestError
+
+    if target.exists():
+        raise RequestError(f"{target} exists; choose another path: {remedy}")
+
+
+def _write_new(target: Path, text: str, remedy: str) -> None:
+    """Write a file that does not exist.
+
+    Raises:
+        RequestError: If it exists, or cannot be written.
+    """
+    from search.errors import RequestError
+
+    _refuse_existing(target, remedy)
     try:
         with target.open("x") as file:
             file.write(text)
-    except FileExistsError:
-        raise RequestError(f"{target} exists; choose another path: paretune cp {name} OTHER.yaml") from None
     except OSError as error:
         raise RequestError(f"{target} cannot be written ({error.strerror})") from None
-    Terminal().print(f"{target} written; edit it, then run: paretune run {target}", soft_wrap=True)

@@ -48,6 +48,11 @@ COST_WEIGHT_OF_OTHERS = 0.3
 LIKELY = 0.5  # candidates that are less likely to keep a limit come after all others
 
 
+def fair_start(n_methods: int) -> int:
+    """Return the number of trials before promise decides: head-only, and of each method its default and `N_FAIR` draws."""
+    return 1 + n_methods * (1 + N_FAIR)
+
+
 class Auto:
     """A sampler that chooses configurations by their expected gain for a front.
 

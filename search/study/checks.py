@@ -7,9 +7,10 @@ from typing import Any
 
 from search.config.loading import check_stored
 from search.config.prefix_cache import prefix_fact
-from search.config.study_file import StudyFile
+from search.config.study_file import ANCHOR, StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
+from search.samplers.auto import fair_start
 from search.samplers.base import SamplerContext
 from search.samplers.sampler import SeededSampler
 from search.storage.facts import Facts, Pinned, PrecisionFact, TrialMemory
@@ -52,6 +53,19 @@ def facts_of(
         learned=tuple(learn(file, pinned)) if file.search.learn_from else (),
         pinned=pinned,
         **known,
+    )
+
+
+def note_on_budget(file: StudyFile) -> str | None:
+    """Return a warning if the budget ends before `auto` has given each method its fair start; None otherwise."""
+    methods, n = [method for method in file.methods if method != ANCHOR], file.budget.n_trials
+    if file.search.sampler != "auto" or n is None or n >= (needed := fair_start(len(methods))):
+        return None
+    fitting = max(1, sum(fair_start(k) <= n // 2 for k in range(1, len(methods))))
+    return (
+        f"budget.n_trials: {n:,} trials end within the fair start of {len(methods)} methods, which takes {needed:,} (head-only, and "
+        f"of each method its default and some draws), so nothing that is learnt decides; give {2 * needed:,} trials, or "
+        f"{fitting} method{'s' if fitting > 1 else ''}"
     )
 
 

@@ -15,6 +15,7 @@ from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import checkpoints
 from search.storage.facts import Pinned, TrialMemory
+from search.study.checks import note_on_budget
 from search.study.opening import Opening
 from search.workflows.validation import refuse_what_cannot_start
 from spaces import Config
@@ -78,6 +79,8 @@ def examine(
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned)
             refuse_what_cannot_start(file, sizes, on_tried=on_tried)
+            if (note := note_on_budget(file)) is not None:
+                say(note)
             precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0

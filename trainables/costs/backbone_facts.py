@@ -1,0 +1,55 @@
+"""What a backbone tells before its weights are read: its image size, its patches, and which methods fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+
+from trainables import backbones
+from trainables.adapters import METHODS, adapt, remove, supported_blocks
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """Facts about a backbone.
+
+    Attributes:
+        own_size: Height of the images for which it was made, in pixels.
+        patch: Height of a patch; None if its images have one size only.
+        n_params: Number of its parameters.
+        methods: Names of the methods that fit it with their defaults, in the order in which they were asked for.
+    """
+
+    own_size: int
+    patch: int | None
+    n_params: int
+    methods: tuple[str, ...]
+
+
+def backbone_facts(name: str, weights: str | None, methods: Sequence[str]) -> BackboneFacts:
+    """Build a backbone on torch's meta device, and try methods on it.
+
+    Args:
+        name: The `name` of a backbone, see `trainables.backbones.create`.
+        weights: Its `weights`; of a file nothing is read, of a folder only its description.
+        methods: Names of methods to try.
+
+    Raises:
+        ValueError: If there is no such backbone, or adapters do not support it.
+    """
+    model: Any = backbones.create(name, weights, device="meta")
+    supported_blocks(model)
+    fitting = []
+    for method in methods:
+        with suppress(ValueError):
+            adapt(model, METHODS[method]())
+            remove(model)
+            fitting.append(method)
+    height, width = backbones.preprocessing(model).size
+    resizable = type(model) is VisionTransformer and height == width
+    n_params = sum(parameter.numel() for parameter in model.parameters())
+    return BackboneFacts(height, int(model.patch_embed.patch_size[0]) if resizable else None, n_params, tuple(fitting))

@@ -1,0 +1,82 @@
+"""A first look at a folder of images, before a study file names it: its layout, its counts, and how large the images are."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from PIL import Image as Picture
+
+from trainables.data.layouts import listing
+
+N_OPENED: Final = 100  # images whose size is read
+FRACTIONS: Final = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}  # of splits that a data set does not declare
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What a data set tells before any image is decoded.
+
+    Attributes:
+        kind: Layout, a `data.kind`.
+        n_images: Number of images of each split; splits that the data set does not declare are drawn.
+        n_classes: Number of classes.
+        smallest_class: Number of training images of the smallest class.
+        side: Median of the shorter sides of some training images, in pixels; 0 if none can be read.
+        draws_test: True if the data set declares no splits, so that its test split is a drawn fifth of the images.
+        problems: Number of images that cannot be used.
+    """
+
+    kind: str
+    n_images: Mapping[str, int]
+    n_classes: int
+    smallest_class: int
+    side: int
+    draws_test: bool
+    problems: int
+
+
+def look(path: Path) -> FirstLook:
+    """Find the layout of a folder, or of a Parquet file, and count.
+
+    Raises:
+        ValueError: If it holds no images in a layout that `trainables.data.layouts` reads.
+    """
+    kind = layout_of(path)
+    found = listing(data := {"kind": kind, "path": str(path), **FRACTIONS})
+    declared = listing(data | {"test_fraction": 0.0})
+    train = found.splits["train"]
+    counts = Counter(image.label for image in train)
+    few = replace(found, splits={"train": train[:: max(1, len(train) // N_OPENED)][:N_OPENED]})
+    sides = [side for data in few.read("train") if data is not None and (side := _side(data)) is not None]
+    return FirstLook(
+        kind=kind,
+        n_images={split: len(images) for split, images in found.splits.items()},
+        n_classes=len(found.classes),
+        smallest_class=min(counts.values()),
+        side=round(statistics.median(sides)) if sides else 0,
+        draws_test="test" in found.splits and "test" not in declared.splits,
+        problems=len(found.problems),
+    )
+
+
+def layout_of(path: Path) -> str:
+    """Return the `data.kind` of a folder or file, from the files that mark it."""
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.rglob("*.parquet"))):
+        return "parquet"
+    if (path / "train800.txt").is_file():
+        return "vtab"
+    return "fgvc" if (path / "train.json").is_file() else "imagefolder"
+
+
+def _side(data: bytes) -> int | None:
+    try:
+        with Picture.open(io.BytesIO(data)) as picture:
+            return min(picture.size)
+    except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError):
+        return None
