@@ -63,8 +63,8 @@ def note_on_budget(file: StudyFile) -> str | None:
         return None
     fitting = max(1, sum(fair_start(k) <= n // 2 for k in range(1, len(methods))))
     return (
-        f"budget.n_trials: {n:,} trials end within the fair start of {len(methods)} methods, which takes {needed:,} (head-only, and "
-        f"of each method its default and some draws), so nothing that is learnt decides; give {2 * needed:,} trials, or "
+        f"budget.n_trials: {n:,} trials end within the fair start of {len(methods)} methods, which takes {needed:,} (head-only, "
+        f"and of each method its default and some draws), so nothing that is learnt decides; give {2 * needed:,} trials, or "
         f"{fitting} method{'s' if fitting > 1 else ''}"
     )
 

@@ -27,7 +27,7 @@ ENOUGH: Final = 2.0  # fair starts that the hours should hold
 
 @dataclass(frozen=True)
 class Choice:
-    """What a study file may say about the size of a search.
+    """The size of a search, as a study file states it.
 
     Attributes:
         methods: Names of the methods.

@@ -1,9 +1,11 @@
-"""What `paretune init` does: look at the images, the backbone and the machine, and write a study file with the reasons."""
+"""The workflow of `paretune init`: look at the images, the backbone and the machine, and write a study file with the reasons."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import spaces
 from search.config import loading
+from search.config.yaml_text import parse
 from search.errors import RequestError
 from search.names import is_study_name
 from search.samplers.auto import fair_start
@@ -39,8 +42,8 @@ class Written:
 
     Attributes:
         text: Content of the file.
-        look: What the images told.
-        choice: What was chosen.
+        look: Facts about the images.
+        choice: Methods, image size, epochs and hours.
     """
 
     text: str
@@ -125,8 +128,6 @@ def _seconds(
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    from search.config.yaml_text import parse
-
     return dict(parse(text, "study")[0])
 
 
@@ -196,15 +197,11 @@ def _text(
 
 
 def _comment(text: str, indent: int = 0) -> list[str]:
-    import textwrap
-
     start = " " * indent + "  # "
     return textwrap.wrap(text, 100, initial_indent=start, subsequent_indent=start, break_on_hyphens=False)
 
 
 def _quoted(text: str | None) -> str:
-    import json
-
     return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings
 
 

@@ -1,4 +1,4 @@
-"""What a backbone tells before its weights are read: its image size, its patches, and which methods fit it."""
+"""Facts about a backbone before its weights are read: its image size, its patches, and which methods fit it."""
 
 from __future__ import annotations
 

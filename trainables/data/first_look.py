@@ -1,4 +1,4 @@
-"""A first look at a folder of images, before a study file names it: its layout, its counts, and how large the images are."""
+"""Facts about a folder of images, before a study file names it: its layout, its counts, and how large the images are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FRACTIONS: Final = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}  # of 
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What a data set tells before any image is decoded.
+    """Facts about a data set, before any image is decoded.
 
     Attributes:
         kind: Layout, a `data.kind`.

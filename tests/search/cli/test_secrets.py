@@ -49,6 +49,7 @@ WORDS = {
     "method": "lora",
     "source": "vtab1k",
     "root": "nowhere",
+    "path": "nowhere",
     "server": "{ledger}",
 }
 # What keeps a command short.
