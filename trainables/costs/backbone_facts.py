@@ -35,7 +35,7 @@ def backbone_facts(name: str, weights: str | None, methods: Sequence[str]) -> Ba
 
     Args:
         name: The `name` of a backbone, see `trainables.backbones.create`.
-        weights: Its `weights`; of a file nothing is read, of a folder only its description.
+        weights: Weights of the backbone, as a study file names them; of a file nothing is read, of a folder only its description.
         methods: Names of methods to try.
 
     Raises:
