@@ -27,6 +27,8 @@ def facts_of(
     precision: Mapping[str, Any] | None = None,
     memory: TrialMemory | None = None,
     pinned: Pinned | None = None,
+    *,
+    n_validation: int | None = None,
 ) -> Facts:
     """Return the facts that are measured once, when a study is created, and stored in its ledger.
 
@@ -36,6 +38,7 @@ def facts_of(
         precision: Result of `trainables.recipe.precision`; None if it was not configured.
         memory: Memory that a trial takes; None if it was not measured or computed.
         pinned: Data and weights; None if they were not looked at.
+        n_validation: Number of validation images without those that are skipped; None to count all.
     """
     max_params = file.budget.max_params or sizes.backbone_params
     against = file.objectives[1]
@@ -46,7 +49,7 @@ def facts_of(
     known |= {} if file.shared is None else {"checkpoints": file.shared}
     return Facts(
         n_classes=sizes.n_classes,
-        n_validation=sizes.n_validation,
+        n_validation=sizes.n_validation if n_validation is None else n_validation,
         backbone_params=sizes.backbone_params,
         max_params=max_params,
         reference_point=(1.0 / sizes.n_classes, largest),  # chance level, largest allowed size
@@ -61,11 +64,11 @@ def note_on_budget(file: StudyFile) -> str | None:
     methods, n = [method for method in file.methods if method != ANCHOR], file.budget.n_trials
     if file.search.sampler != "auto" or n is None or n >= (needed := fair_start(len(methods))):
         return None
-    fitting = max(1, sum(fair_start(k) <= n // 2 for k in range(1, len(methods))))
+    fewer = sum(fair_start(k) <= n // 2 for k in range(1, len(methods)))
     return (
-        f"budget.n_trials: {n:,} trials end within the fair start of {len(methods)} methods, which takes {needed:,} (head-only, "
-        f"and of each method its default and some draws), so nothing that is learnt decides; give {2 * needed:,} trials, or "
-        f"{fitting} method{'s' if fitting > 1 else ''}"
+        f"budget.n_trials: the fair start takes {needed:,} trials (head-only, and the default and some draws of each method), so "
+        f"nothing that is learnt decides within {n:,}; give {2 * needed:,} trials"
+        + (f", or {fewer} method{'s' if fewer > 1 else ''}" if fewer else "")
     )
 
 

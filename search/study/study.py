@@ -113,6 +113,7 @@ class Study:
         precision: Mapping[str, Any] | None = None,
         memory: TrialMemory | None = None,
         pinned: Pinned | None = None,
+        n_validation: int | None = None,
         now: Callable[[], float] | None = None,
         opening: Opening | None = None,
     ) -> Study:
@@ -124,6 +125,7 @@ class Study:
             precision: Answer to `recipe.precision: auto`; None if it was not configured.
             memory: Memory that a trial takes; None if it was not measured or computed.
             pinned: Data and weights; None if they were not looked at.
+            n_validation: Number of validation images without those that are skipped; None to count all.
             now: Clock of the ledger; None for the database's.
             opening: Result of `find_study`; None to call it here.
 
@@ -131,7 +133,7 @@ class Study:
             LedgerError: If the folder already has a study.
         """
         location = (opening or find_study(file)).location
-        facts = facts_of(file, sizes, precision, memory, pinned)
+        facts = facts_of(file, sizes, precision, memory, pinned, n_validation=n_validation)
         refuse_hopeless(file, sizes, facts.max_params)
         if (folder := checkpoints.checkpoint_folder(file.folder, file.study, facts.checkpoints)) != file.folder:
             checkpoints.refuse_taken(folder)

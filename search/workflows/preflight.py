@@ -38,12 +38,14 @@ class Preflight:
         precision: Answer to `recipe.precision: auto`; None if it is not configured or the study exists.
         computed_bytes: Computed memory of a worker; None if it is not needed, or has to be measured.
         pinned: Data and weights on which the study stands.
+        n_validation: Number of validation images that can be used; None for a kind of data without images.
     """
 
     sizes: Sizes
     precision: Mapping[str, Any] | None = None
     computed_bytes: int | None = None
     pinned: Pinned | None = None
+    n_validation: int | None = None
 
 
 def examine(
@@ -92,7 +94,7 @@ def examine(
                 from trainables.costs.memory import private_bytes
 
                 computed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-            return Preflight(sizes, precision, computed, pinned)
+            return Preflight(sizes, precision, computed, pinned, None if found is None else found.n_images.get("validation"))
         except ValueError as error:
             raise RequestError(str(error)) from error
 

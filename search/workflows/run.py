@@ -126,7 +126,15 @@ def _open(opening: Opening, known: Preflight, memory: TrialMemory | None) -> Stu
                 study.pin(known.pinned)
                 _keep_listing(study)
             return study
-        study = Study.create(file, known.sizes, precision=known.precision, memory=memory, pinned=known.pinned, opening=opening)
+        study = Study.create(
+            file,
+            known.sizes,
+            precision=known.precision,
+            memory=memory,
+            pinned=known.pinned,
+            n_validation=known.n_validation,
+            opening=opening,
+        )
         _keep_listing(study)
         (file.folder / "study.yaml").write_text(yaml.safe_dump(file.written(), sort_keys=False))
     except OSError as error:

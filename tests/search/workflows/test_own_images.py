@@ -12,8 +12,10 @@ import yaml
 
 from search.backends import in_process
 from search.config.loading import load
+from search.results import saved_study
 from search.study.study import Study
 from trainables import make, measure
+from trainables.data import layouts
 
 from ...trainables.data import pictures
 from .. import command_line
@@ -75,8 +77,10 @@ def test_another_study_on_the_same_images_decodes_nothing_and_finds_the_same(tmp
 
 def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_request(tmp_path: Path) -> None:
     root = pictures.image_folder(tmp_path / "set")
-    bad = root / "down" / "001.png"
-    bad.write_bytes(bad.read_bytes()[:100])
+    drawn = layouts.listing({"kind": "imagefolder", "path": root, "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0})
+    one = drawn.splits["validation"][0].path
+    for path in (one, "down/001.png"):
+        (root / path).write_bytes((root / path).read_bytes()[:100])
     study(tmp_path, kind="imagefolder", path="set")
     for command in (["run", "own.yaml", "--back-end", "in-process"], ["validate", "own.yaml"]):
         refused = paretune(*command, cwd=tmp_path)
@@ -88,8 +92,11 @@ def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_reques
     skip = ["--set", "data.on_problem=skip", "--set", "budget.epochs=1"]
     done = paretune("run", "own.yaml", "--back-end", "in-process", *skip, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "data: skipped, as data.on_problem requests (1):" in done.stderr
+    assert "data: skipped, as data.on_problem requests (2):" in done.stderr
     assert "down/001.png: " in done.stderr
+    assert (
+        saved_study.load(tmp_path / "paretune-studies" / "own").n_validation == len(drawn.splits["validation"]) - 1
+    )  # standard errors use it
 
 
 def test_validating_tells_what_the_data_set_holds(tmp_path: Path) -> None:
