@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -95,14 +95,30 @@ def compare(
     """Compare studies: fronts, hypervolume from one reference point, methods."""
     from search.results.comparison import SideBySide
     from search.results.saved_study import load
+    from search.results.words import format_percent
 
     beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
     if as_json:
         tables = {"studies": beside.studies(), "methods": beside.methods(), "fronts": beside.fronts()}
         print_json({name: table.to_pylist() for name, table in tables.items()})
         return
+    console = Terminal()
     for table in (beside.studies(), beside.methods()):
-        shown = Table(*table.column_names, box=None)
+        shown = Table(*("best %" if name == "best" else name for name in table.column_names), box=None)
         for row in table.to_pylist():
-            shown.add_row(*(f"{value:,.4f}" if isinstance(value, float) else f"{value}" for value in row.values()))
-        Terminal().print(shown)
+            shown.add_row(*(_cell(name, value) for name, value in row.items()))
+        console.print(shown)
+    chance, largest = beside.reference_point
+    console.print(f"Hypervolumes of all studies count from {format_percent(chance)} % and {largest:,.6g} parameters.", style="dim")
+    if len(others := {f"{saved.row.file['backbone']['name']} on {saved.row.file['data']['kind']}" for saved in beside.saved}) > 1:
+        console.print(f"The studies have different questions: {', '.join(sorted(others))}.", style="dim")
+
+
+def _cell(name: str, value: Any) -> str:
+    from search.results.words import format_percent
+
+    if value is None:
+        return "-"
+    if name == "best":
+        return format_percent(value)
+    return f"{value:,.4f}" if isinstance(value, float) else str(value)

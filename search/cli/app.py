@@ -29,6 +29,7 @@ from search.cli import (
     tracking,
 )
 from search.cli.options import complain
+from search.cli.silence import tell_silence
 from search.workflows.library_logs import held
 from trainables.method_files import name_file
 
@@ -86,6 +87,9 @@ def everywhere(
 
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    if (command := next((word for word in sys.argv[1:] if word in known), None)) is not None:
+        tell_silence(command)
     with held():  # the libraries' warnings, for a study's log
         code = exit_code()
     for stream in (sys.stdout, sys.stderr):

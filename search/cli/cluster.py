@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import typer
 
 from search.cli.options import MaybeSlots, MaybeStorage, Overrides, complain
+from search.cli.silence import stop_telling
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: 
 
 def _print_logs(jobs: Jobs, study: str, *, follow: bool) -> None:
     attempt = _asked(jobs.newest, study)
+    if follow:
+        stop_telling()
     for part in jobs.logs(attempt, follow=follow):
         sys.stdout.write(part)
         sys.stdout.flush()

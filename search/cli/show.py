@@ -184,6 +184,9 @@ def _show_rejections(folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json([{"config": detail["config"], "reason": detail["reason"]} for detail in rejections])
         return
+    if not rejections:
+        Terminal().print("No configuration was rejected.")
+        return
     table = Table("configuration", "reason", box=None)
     for detail in rejections:
         table.add_row(" ".join(f"{key}={value}" for key, value in detail["config"].items()), detail["reason"])

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, folder_of, print_json
+from search.cli.silence import stop_telling
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def status(
         elif not watch:
             console.print(_shown(facts))
         else:
+            stop_telling()
             with Live(_shown(facts), console=console, auto_refresh=False) as live:
                 while facts["state"] == StudyState.RUNNING:
                     time.sleep(_EVERY_SECONDS)
@@ -112,7 +114,7 @@ def _shown(facts: Mapping[str, Any]) -> Table:
         "trials": f"{states}; the budget is {facts['n_trials']:,}",
         "busy slots": f"{facts['slots_busy']}",
         "pace": f"{facts['epochs_per_minute']:.1f} epochs per minute, {facts['steps_per_second']:.1f} steps per second",
-        "front": f"{facts['front']} members, hypervolume {facts['hypervolume']:.4f}",
+        "front": f"{facts['front']} member{'' if facts['front'] == 1 else 's'}, hypervolume {facts['hypervolume']:.4f}",
         "GPU memory": "; ".join(facts["gpu_memory"]),
     }
     table = Table.grid(padding=(0, 2))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from search.cli.options import DEFAULT_STORAGE, Storage, StudyName, TrialNumber, complain, folder_of
+from search.cli.silence import stop_telling
 from search.cli.terminal import Terminal
 
 app = typer.Typer()
@@ -100,4 +101,9 @@ def ui(
     if study is not None:
         folder = folder_of(study, storage)
         study, storage = folder.name, folder.parent
-    serve(storage, study=study, port=port)
+
+    def say(line: str) -> None:
+        stop_telling()  # the server is up, and runs until the user ends it
+        Terminal(soft_wrap=True).print(line)
+
+    serve(storage, study=study, port=port, say=say)

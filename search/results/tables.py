@@ -138,7 +138,13 @@ def front_html(trials: Iterable[Trial]) -> str:
 def costs(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return the costs of a trial's last epoch, each as (metric, value with its unit)."""
     found = {key: value for key, value in metrics.items() if key.startswith("cost/")}
-    return [(key, f"{format_quantity(value)} {UNITS.get(key, '')}".rstrip()) for key, value in found.items()]
+    return [(key, _with_unit(value, UNITS.get(key, ""))) for key, value in found.items()]
+
+
+def _with_unit(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 2**30:.2f} GiB"
+    return f"{format_quantity(value)} {unit}".rstrip()
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------

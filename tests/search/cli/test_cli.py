@@ -300,3 +300,18 @@ def test_what_cannot_be_resumed_is_said(searched: Path) -> None:
     cut = paretune("resume", "syn", "--max-hours", "0", "--back-end", "in-process", cwd=searched)
     assert cut.returncode == 2
     assert "a budget can only grow" in cut.stderr
+
+
+def test_a_command_that_takes_long_says_so_within_a_second_and_then_more_rarely(tmp_path: Path) -> None:
+    program = (
+        "import threading\n"
+        "from search.cli.silence import stop_telling, tell_silence\n"
+        "tell_silence('plan')\n"
+        "print('begun')\n"
+        "threading.Event().wait(1.5)\n"
+        "stop_telling()\n"
+        "threading.Event().wait(0.2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "begun\n"
+    assert done.stderr == "paretune plan: at work, 1 s\n"

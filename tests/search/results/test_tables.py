@@ -295,13 +295,13 @@ def test_costs_are_told_with_their_units_and_nothing_else_is() -> None:
         "val/top1": 0.5,
         "cost/gflops": 35.126,
         "cost/step_seconds": 0.25,
-        "cost/peak_memory_bytes": 1_000_000.0,
+        "cost/peak_memory_bytes": 1.5 * 2**30,
         "cost/new": 2.0,
     }
     assert tables.costs(metrics) == [
         ("cost/gflops", "35.13 GFLOPs per image"),
         ("cost/step_seconds", "0.25 seconds"),
-        ("cost/peak_memory_bytes", "1,000,000 bytes"),
+        ("cost/peak_memory_bytes", "1.50 GiB"),
         ("cost/new", "2"),
     ]
 
