@@ -37,7 +37,6 @@ app = typer.Typer(
     name="paretune",
     help="Which adapter, at which size, is worth training on my data?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
