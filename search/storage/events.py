@@ -18,6 +18,7 @@ class EventKind(enum.StrEnum):
     """The kind of an event, as the ledger stores it."""
 
     OPENED = "opened"
+    LEFT = "left"
     STARTED = "started"
     RESUMED = "resumed"
     RESTARTED = "restarted"
@@ -86,6 +87,12 @@ EVENTS: Mapping[EventKind, EventSpec] = {
             "version": "the driver's version of Paretune, which knows every kind in the ledger at that moment",
             "mark": "the token in `study.json`, next to checkpoints that are outside the study's folder",
         },
+    ),
+    EventKind.LEFT: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}.leave",
+        "A driver has left the study by itself; a driver that was killed leaves without a word.",
+        required={"reason": "finished, stopped by a user, interrupted, or an error"},
     ),
     EventKind.STARTED: EventSpec(
         Subject.TRIAL,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from search.config.loading import check_stored
 from search.config.sections import Budget
 from search.config.study_file import StudyFile
 from search.costs import Sizes
-from search.errors import RequestError
+from search.errors import LedgerError, RequestError
 from search.samplers.base import Done, NewConfig, Promote, Wait
 from search.seeds import seed_for
 from search.storage import checkpoints
@@ -175,6 +175,19 @@ class Study:
         """Return the thread that renews the lease and polls the users' requests while the `with` block runs."""
         self._heartbeat = Heartbeat(self._ledger, self.checkpoints)
         return self._heartbeat
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Write into the ledger that and why this driver leaves, unless the ledger cannot be written any more.
+
+        Args:
+            error: Exception that ended the driver; None if it has done what there was to do.
+        """
+        reason = "finished" if self._stopping is None else "stopped by a user"
+        if error is not None:
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            reason = "interrupted" if interrupted else f"an error: {type(error).__name__}"
+        with suppress(LedgerError, OSError), self._ledger.decision() as writer:
+            writer.event(EventKind.LEFT, reason=reason)
 
     def close(self) -> None:
         """Release the ledger. RUNNING trials resume when the study is opened again."""

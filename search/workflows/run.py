@@ -172,6 +172,10 @@ def _drive(study: Study, back_end: BackEnd, watch: Watch | None, recorder: Recor
         with watch(study, capacity.words, capacity.waits) if watch else nullcontext(), study.heartbeat():
             back_end.run(study)
         _keep_adapters(study)
+        study.leave()
+    except BaseException as error:
+        study.leave(error)
+        raise
     finally:
         study.close()
         recorder.close()

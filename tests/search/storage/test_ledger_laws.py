@@ -83,6 +83,7 @@ def move(ledger: Ledger) -> None:
         writer.start(trial(2, extends=0, planned_epochs=4))
         writer.event(EventKind.ENDED, reason="patience")
         writer.event(EventKind.EXTENDED, n_trials=5)
+        writer.event(EventKind.LEFT, reason="finished")
     ledger.ask_for("stop", [None], {"now": False}, lambda *_: None)
     ledger.ask_for("prune", [0, 2], {"reason": "slow"}, lambda *_: None)
     with ledger.decision() as writer:
