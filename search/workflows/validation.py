@@ -63,7 +63,7 @@ def validate(
 
 
 def refuse_what_is_not_meant(file: StudyFile) -> None:
-    """Refuse what a new study can be written with and nobody means: an end in the past, a mean of 0 to 255, values given twice.
+    """Refuse errors that a file of the right form can have: an end in the past, a mean of 0 to 255, a value listed twice.
 
     Raises:
         StudyFileError: If there is something of the kind; the message has one line for each.

@@ -35,5 +35,5 @@ def test_a_node_that_joins_with_other_images_refuses_its_trial(tmp_path: Path) -
     image_folder(tmp_path / "set")
     data: dict[str, Any] = {"kind": "imagefolder", "path": str(tmp_path / "set")}
     order = {"trial": 0, "config": {"method": "head_only"}, "seed": 0, "epochs": 1, "reported": 0, "folder": tmp_path / "s" / "0"}
-    begun = TuneTrial({"make": {"backbone": {"name": "vit_glyphs"}, "data": data | {"digest": "another"}}} | order)
+    begun = TuneTrial({"make": {"backbone": {"name": "vit_glyphs"}, "data": data | {"digest": "another"}, "recipe": {}}} | order)
     assert "is not what it was when the study began" in reported(begun)["changed"]
