@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import secrets
 import select
 import signal
-import socket
 import sys
 import threading
 import uuid
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import scratch
+from cluster.ray_address import NO_SECRET, REMEDY, Unreachable, may_hold_secret, refuse_unreachable
 from cluster.ray_internals import log_notices, shut_down, without_servers
 
 # environment variables that Ray reads on import:
@@ -29,21 +28,11 @@ _EMBEDDED = {
 }
 
 
-_ANSWERS_WITHIN_SECONDS = 5.0
-_LAST_PORT = 65_535
-_SETTINGS = 4  # type of a frame of HTTP/2
-_REMEDY = "start the cluster, or unset RAY_ADDRESS to search on this machine"
-_PLAIN = re.compile(r"([a-z]+://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)?(:[0-9]*)?(/[A-Za-z0-9._~/-]*)?")
-NO_SECRET = "may hold a secret, which is not repeated here; Ray takes its token from a file (docs/cluster.md): name host and port"  # noqa: S105
 _LONGEST_FOLDER = 40  # characters; Ray adds 64 for its session and the names of its sockets
 
 
 class RayDied(ConnectionError):
     """The error that Ray's own processes have ended while they were needed."""
-
-
-class Unreachable(ConnectionError):
-    """The error that no cluster can be at an address, or that nothing answers there."""
 
 
 def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
@@ -76,7 +65,7 @@ def joined(address: str) -> Iterator[None]:
     Raises:
         ConnectionError: If it cannot be reached, or expects another token.
     """
-    _refuse_unreachable(address)
+    refuse_unreachable(address)
     import ray
 
     with _own_sigterm():
@@ -86,48 +75,12 @@ def joined(address: str) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             reason = str(error).strip().splitlines()[0]
             if address == "auto":
-                raise Unreachable(f"RAY_ADDRESS=auto: no Ray runs on this machine; {_REMEDY}") from error
+                raise Unreachable(f"RAY_ADDRESS=auto: no Ray runs on this machine; {REMEDY}") from error
             raise ConnectionError(f"RAY_ADDRESS={address}: {reason}") from error
     try:
         yield
     finally:
         shut_down()
-
-
-def may_hold_secret(address: str) -> bool:
-    """Return whether an address has more than a scheme, a host, a port and a path: Ray itself needs no more."""
-    return _PLAIN.fullmatch(address) is None
-
-
-def _refuse_unreachable(address: str) -> None:
-    """Refuse an address that is none, and one where nothing or something else listens, for which Ray would wait two minutes."""
-    if address in ("auto", "local"):
-        return
-    if address.startswith(("http://", "https://")):
-        raise Unreachable(
-            f"RAY_ADDRESS={address} is the address of a dashboard, which `paretune submit` takes (PARETUNE_ADDRESS); set "
-            "RAY_ADDRESS to HOST:PORT of the cluster's head, or unset it to search on this machine"
-        )
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
-        raise Unreachable(f"RAY_ADDRESS={address} must be HOST:PORT of a cluster's head, or auto; {_REMEDY}")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_SECONDS) as connection:
-            answers = os.environ.get("RAY_USE_TLS", "0") != "0" or _speaks_http2(connection)
-    except OSError as error:
-        raise Unreachable(f"RAY_ADDRESS={address} cannot be reached ({error.strerror or error}); {_REMEDY}") from error
-    if not answers:
-        raise Unreachable(f"RAY_ADDRESS={address}: what listens there is no Ray; {_REMEDY}")
-
-
-def _speaks_http2(connection: socket.socket) -> bool:
-    """Return whether the other side answers the preface of HTTP/2, which gRPC and so Ray speaks, with settings (RFC 9113, 3.4)."""
-    try:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0)))
-        header = connection.recv(9, socket.MSG_WAITALL)
-    except OSError:
-        return False
-    return len(header) == 9 and header[3] == _SETTINGS
 
 
 def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cluster import connect
-from cluster.connect import Unreachable, embedded
+from cluster.connect import embedded
+from cluster.ray_address import Unreachable
 from search.cli.app import exit_code
 
 
@@ -53,7 +54,7 @@ def test_what_listens_and_is_no_ray_is_one_line_and_soon(says: bytes, monkeypatc
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        monkeypatch.setattr("cluster.connect._ANSWERS_WITHIN_SECONDS", 0.3)
+        monkeypatch.setattr("cluster.ray_address._ANSWERS_WITHIN_SECONDS", 0.3)
         with pytest.raises(Unreachable, match=rf"RAY_ADDRESS=127.0.0.1:{port}: what listens there is no Ray; "):
             connect.joined(f"127.0.0.1:{port}").__enter__()
         thread.join(5)
