@@ -64,7 +64,8 @@ class Knob:
                 return min(values.choices, key=lambda v: abs(float(v) - default))  # type: ignore[arg-type]
             return values.choices[0]
         if isinstance(values, IntDistribution | FloatDistribution) and isinstance(self.default, int | float):
-            return min(max(self.default, values.low), values.high)
+            within = min(max(self.default, values.low), values.high)
+            return within if values.step is None else values.low + round((within - values.low) / values.step) * values.step
         raise TypeError(f"{self.key}: {values!r} has no default")
 
     @property
