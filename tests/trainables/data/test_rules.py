@@ -357,6 +357,21 @@ def test_links_to_nothing_are_problems_and_links_in_circles_end(tmp_path: Path) 
     ]
 
 
+def test_what_is_skipped_is_named_whatever_is_in_its_name(tmp_path: Path) -> None:
+    classes(tmp_path / "train", n=5)
+    classes(tmp_path / "val", n=2, first=50)
+    put(tmp_path / "val" / "red" / "shot: 1.png", (tmp_path / "train" / "red" / "red00.png").read_bytes())
+    put(tmp_path / "train" / "red" / "shot: 2.png", b"broken")
+    os.symlink("/nowhere/x.png", tmp_path / "train" / "red" / "zz.png")
+    found = audit({"kind": "imagefolder", "path": str(tmp_path), "on_problem": "skip"}, GREY)
+    assert found.n_images == {"train": 14, "validation": 7}
+    assert found.skipped == (
+        "train/red/zz.png: a link to /nowhere/x.png, which does not exist",
+        "train: train/red/shot: 2.png: not an image that Pillow can read; if other programs can, convert it to PNG or JPEG",
+        "train: train/red/red00.png has the same bytes as an image of a later split",
+    )
+
+
 def test_a_name_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
     classes(tmp_path)
     (Path(os.fsdecode(os.fsencode(tmp_path / "red") + b"/\xff.png"))).write_bytes(picture("red", 77))
