@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import re
 import secrets
 import select
 import signal
-import socket
 import sys
 import threading
 import uuid
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import scratch
+from cluster.ray_address import NO_SECRET, REMEDY, Unreachable, may_hold_secret, refuse_unreachable
 from cluster.ray_internals import log_notices, shut_down, without_servers
 
 # environment variables that Ray reads on import:
@@ -28,19 +28,11 @@ _EMBEDDED = {
 }
 
 
-_ANSWERS_WITHIN_SECONDS = 5.0
-_LAST_PORT = 65_535
-_PLAIN = re.compile(r"([a-z]+://)?(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)?(:[0-9]*)?(/[A-Za-z0-9._~/-]*)?")
-NO_SECRET = "may hold a secret, which is not repeated here; Ray takes its token from a file (docs/cluster.md): name host and port"  # noqa: S105
 _LONGEST_FOLDER = 40  # characters; Ray adds 64 for its session and the names of its sockets
 
 
 class RayDied(ConnectionError):
     """The error that Ray's own processes have ended while they were needed."""
-
-
-class Unreachable(ConnectionError):
-    """The error that no cluster can be at an address, or that nothing answers there."""
 
 
 def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
@@ -55,7 +47,7 @@ def connected(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> Abst
         ConnectionError: If the cluster does not exist; raised on entering the block.
     """
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if not address:
         return embedded(n_cpus=n_cpus, preload=preload)
     if may_hold_secret(address):
         raise Unreachable(f"RAY_ADDRESS {NO_SECRET}, like head:6379")
@@ -73,7 +65,7 @@ def joined(address: str) -> Iterator[None]:
     Raises:
         ConnectionError: If it cannot be reached, or expects another token.
     """
-    _refuse_unreachable(address)
+    refuse_unreachable(address)
     import ray
 
     with _own_sigterm():
@@ -82,35 +74,13 @@ def joined(address: str) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
             reason = str(error).strip().splitlines()[0]
+            if address == "auto":
+                raise Unreachable(f"RAY_ADDRESS=auto: no Ray runs on this machine; {REMEDY}") from error
             raise ConnectionError(f"RAY_ADDRESS={address}: {reason}") from error
     try:
         yield
     finally:
         shut_down()
-
-
-def may_hold_secret(address: str) -> bool:
-    """Return whether an address has more than a scheme, a host, a port and a path: Ray itself needs no more."""
-    return _PLAIN.fullmatch(address) is None
-
-
-def _refuse_unreachable(address: str) -> None:
-    """Refuse an address that is none, and one where nothing listens, for which Ray would wait two minutes."""
-    if address in ("auto", "local"):
-        return
-    remedy = "start the cluster, or unset RAY_ADDRESS to search on this machine"
-    if address.startswith(("http://", "https://")):
-        raise Unreachable(
-            f"RAY_ADDRESS={address} is the address of a dashboard, which `paretune submit` takes (PARETUNE_ADDRESS); set "
-            "RAY_ADDRESS to HOST:PORT of the cluster's head, or unset it to search on this machine"
-        )
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or int(port) > _LAST_PORT:
-        raise Unreachable(f"RAY_ADDRESS={address} must be HOST:PORT of a cluster's head, or auto; {remedy}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_SECONDS).close()
-    except OSError as error:
-        raise Unreachable(f"RAY_ADDRESS={address} cannot be reached ({error.strerror or error}); {remedy}") from error
 
 
 def embedded(*, n_cpus: int | None = None, preload: Sequence[str] = ()) -> AbstractContextManager[None]:
@@ -165,9 +135,10 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
     base = os.environ.get(variable, "/tmp")  # noqa: S108 - where Ray keeps its sockets
     if len(base) > _LONGEST_FOLDER:
         raise Unreachable(
-            f"{variable}={base} is too long for the sockets of Ray, (their paths have at most 107); set RAY_TMPDIR to a folder "
-            f"of at most {_LONGEST_FOLDER} characters, such as /tmp"
+            f"{variable}={base} is too long for the sockets of Ray (their paths have at most 107 characters); set RAY_TMPDIR to a "
+            f"folder of at most {_LONGEST_FOLDER} characters, such as /tmp"
         )
+    _refuse_unwritable(variable, base)
     early = {
         "RAY_prestart_worker_first_driver": str(int(bool(preload))),
         "RAY_preload_python_modules": ",".join(preload),
@@ -199,6 +170,26 @@ def _embedded(n_cpus: int | None, preload: Sequence[str]) -> Iterator[None]:
         finally:
             ended.set()
             shut_down()
+
+
+def _refuse_unwritable(variable: str, base: str) -> None:
+    """Refuse a folder in which Ray cannot keep its files and sockets.
+
+    Raises:
+        Unreachable: If there is none, and none can be made, or it cannot be written.
+    """
+    try:
+        if not Path(base).is_absolute():
+            raise OSError("it is no absolute path")
+        folder = Path(base) / "ray"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise Unreachable(
+            f"{variable}={base} cannot hold the files of Ray ({error.strerror or error}); set RAY_TMPDIR to a folder that can be "
+            "written, such as /tmp"
+        ) from error
 
 
 def _watched(died: threading.Event) -> threading.Event:

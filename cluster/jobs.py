@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.connect import NO_SECRET, may_hold_secret
+from cluster.ray_address import NO_SECRET, may_hold_secret
 from cluster.ray_internals import LOGGERS
 
 if TYPE_CHECKING:

@@ -89,8 +89,8 @@ def unknown_method(method: str, own: Mapping[str, Space] | None = None) -> str |
         return None
     if method.startswith(peft.PREFIX):
         return peft.problem(method)
-    near = difflib.get_close_matches(method, known, n=1, cutoff=0.4)
-    return f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"There are {', '.join(known)}"
+    near = difflib.get_close_matches(method.casefold(), known, n=1, cutoff=0.4)
+    return f"{method}: no such method; " + (f"did you mean {near[0]}? " if near else "") + f"there are {', '.join(known)}"
 
 
 def space_of(method: str, own: Mapping[str, Space] | None = None) -> Space:

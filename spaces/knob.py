@@ -64,7 +64,8 @@ class Knob:
                 return min(values.choices, key=lambda v: abs(float(v) - default))  # type: ignore[arg-type]
             return values.choices[0]
         if isinstance(values, IntDistribution | FloatDistribution) and isinstance(self.default, int | float):
-            return min(max(self.default, values.low), values.high)
+            within = min(max(self.default, values.low), values.high)
+            return within if values.step is None else values.low + round((within - values.low) / values.step) * values.step
         raise TypeError(f"{self.key}: {values!r} has no default")
 
     @property
@@ -94,6 +95,7 @@ class Knob:
             return self._typed(value)
         if (kind := self.kind) not in _NUMBERS:
             raise ValueError(f"a range needs numbers, and this knob is {_IN_WORDS[kind]}: {in_words(self.distribution)}")
+        _refuse_other_keys(value)
         log = value.get("log", False)
         if not isinstance(log, bool):
             raise ValueError(f"log must be true or false, got {log!r}")
@@ -188,8 +190,7 @@ def distribution_of(value: Any) -> BaseDistribution:
         return CategoricalDistribution(tuple(_plain(choice) for choice in value))
     if not isinstance(value, Mapping):
         return CategoricalDistribution((_plain(value),))
-    if set(value) - {"low", "high", "log", "step"} or not {"low", "high"} <= set(value):
-        raise ValueError(f"a range must be {{low, high, log, step}} with at least low and high, got {dict(value)!r}")
+    _refuse_other_keys(value)
     low, high, log, step = value["low"], value["high"], bool(value.get("log", False)), value.get("step")
     if not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in (low, high)):
         raise ValueError(f"low and high must be finite numbers, got {low!r} and {high!r}")
@@ -200,6 +201,13 @@ def distribution_of(value: Any) -> BaseDistribution:
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=int(step or 1))
     return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def _refuse_other_keys(value: Mapping[str, Any]) -> None:
+    if set(value) - {"low", "high", "log", "step"} or not {"low", "high"} <= set(value):
+        values = next((part for part in value.values() if isinstance(part, list)), None)
+        meant = "" if values is None else f"; for these values write the list alone: {values!r}"
+        raise ValueError(f"a range must be {{low, high, log, step}} with at least low and high, got {dict(value)!r}{meant}")
 
 
 def _plain(value: Any) -> Value:

@@ -145,7 +145,7 @@ class JointSpace:
         found = {}
         for key, value in overrides.items():
             if key not in keys:
-                near = difflib.get_close_matches(str(key), keys, n=1)
+                near = difflib.get_close_matches(str(key).casefold(), keys, n=1)
                 found[str(key)] = "no such knob" + (f"; did you mean {near[0]}?" if near else "")
                 continue
             try:

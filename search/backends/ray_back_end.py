@@ -59,7 +59,7 @@ class RayBackEnd:
 
         A trial may resume on any node.
         """
-        if "RAY_ADDRESS" not in os.environ:
+        if not os.environ.get("RAY_ADDRESS"):
             return
         from cluster.health import odd_nodes
         from cluster.nodes import refuse_open
@@ -105,7 +105,7 @@ class RayBackEnd:
 
         takes = study.file.resources.of_a_trial(study.row.facts.memory)
         try:
-            if "RAY_ADDRESS" in os.environ:
+            if os.environ.get("RAY_ADDRESS"):
                 self._slots = free = FreeSlots(takes, self._n_slots)
                 return Capacity(at_a_time(free), free.waits)
             self._slots = n = min(slots(**takes), self._n_slots or sys.maxsize)

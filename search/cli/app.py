@@ -113,7 +113,7 @@ def exit_code() -> int:
         complain(str(error))
         return 2
     except OSError as error:
-        from cluster.connect import Unreachable
+        from cluster.ray_address import Unreachable
 
         if isinstance(error, Unreachable):
             complain(str(error))

@@ -69,7 +69,7 @@ def plan(
         max_params = file.budget.max_params or sizes.backbone_params
         starts = time.perf_counter() - begun
         held = planning.holdings(file, sizes, max_params, seconds=_DRAWING, on_done=say.progress)
-        machine = (_measured_there if "RAY_ADDRESS" in os.environ else _measured_here)(file, sizes, slots, say)
+        machine = (_measured_there if os.environ.get("RAY_ADDRESS") else _measured_here)(file, sizes, slots, say)
         configs = planning.to_probe(file, sizes, max_params, planning.N_PREDICTED)
         told = epoch_seconds.reports(file)
         predicted = epoch_seconds.predict(configs, work, machine.speed, told, seconds=_PREDICTING, on_done=say.progress)

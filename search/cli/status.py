@@ -71,7 +71,7 @@ def _gpus() -> Iterator[Callable[[], list[str]]]:
 
     with ExitStack() as joined:
         ask = gpu_memory
-        if "RAY_ADDRESS" in os.environ:
+        if os.environ.get("RAY_ADDRESS"):
             from cluster.connect import connected
 
             with suppress(ConnectionError):

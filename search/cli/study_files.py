@@ -120,14 +120,14 @@ def _print_data(file: StudyFile, found: Audit) -> None:
         console.print(f"data: {note}")
     if isinstance(file.data, Images) and found.n_turned:
         does = "are turned upright" if file.data.exif == "apply" else "stay as they are stored; data.exif: apply turns them upright"
-        console.print(f"data: {found.n_turned:,} images carry an EXIF orientation and {does}")
+        console.print(f"data: images with an EXIF orientation: {found.n_turned:,}; they {does}")
     if isinstance(file.data, Images) and found.n_transparent:
         does = (
             f"are put on {file.data.background}"
             if file.data.background
             else "show the colours stored below these; data.background: white (or black) puts them on a colour"
         )
-        console.print(f"data: {found.n_transparent:,} images have transparent pixels and {does}")
+        console.print(f"data: images with transparent pixels: {found.n_transparent:,}; they {does}")
     console.print(f"normalisation: {found.normalisation}")
 
 

@@ -51,11 +51,19 @@ def _place(loc: Sequence[str | int]) -> KeyPath:
     return path
 
 
-_UNIONS = (("resources", "gpus_per_trial"), ("resources", "memory_per_trial"), ("resources", "prefix_cache"))
+_UNIONS = (
+    ("data", "normalize"),
+    ("recipe", "clip_norm"),
+    ("resources", "gpus_per_trial"),
+    ("resources", "memory_per_trial"),
+    ("resources", "prefix_cache"),
+)
 _LISTS = (("methods",), ("objectives",), ("search", "points"), ("search", "learn_from"))
 # The laws of keys that the sentences of the types below do not state
 _LAWS: dict[KeyPath, str] = {
-    ("study",): "must be a name of 1 to 64 letters, digits, - and _ that begins with a letter or digit; quote a number",
+    (
+        "study",
+    ): "must be a name of 1 to 64 letters, digits, - and _ that begins with a letter or digit; quote a number, and no or null",
     ("methods",): "must be a list of methods, at least one: [lora, lily]",
     ("objectives",): "must be a pair [val/top1, COST]; COST is adapter_params or another cost (docs/study-file.md)",
     ("resources", "gpus_per_trial"): "must be auto, a share of one GPU between 0 and 1, or a whole number of GPUs",
@@ -67,6 +75,8 @@ _LAWS: dict[KeyPath, str] = {
     ("search", "rungs"): "must be null, or a section with some of the keys grace, factor, epsilon, promote: {grace: 5, factor: 3}",
     ("search", "points"): "must be a list of configurations: [{method: lora, lora.rank: 8}]",
     ("search", "learn_from"): "must be a list of folders of studies: [studies/first]",
+    ("data", "normalize"): "must be backbone, imagenet, none, or {mean: [...], std: [...]}, a number for each channel, std above 0",
+    ("recipe", "clip_norm"): "must be a number above 0, null for no clipping, or numbers for some of the methods: {arc: 1.0}",
     ("backbone", "img_size"): "must be one whole number of pixels, the side of a square, or null for the backbone's own",
     ("backbone", "weights"): "must be null, random, or the path of a file or folder; quote a number",
 }

@@ -41,9 +41,12 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     except FileNotFoundError:
         known = ", ".join(packaged_names())
         raise StudyFileError(f"{name}: neither a file nor a packaged study of that name exists (packaged: {known})") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise StudyFileError(f"{name}: is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
         raise StudyFileError(f"{name}: cannot be read ({error})") from None
     raw, lines = parse(text, name)
+    raw = {key: value for key, value in raw.items() if not key.startswith("x-")}  # a place for anchors, as in Docker's files
     sources = {path: f"{name}:{line}" for path, line in lines.items()}
     for assignment in overrides:
         path = assign(raw, assignment)

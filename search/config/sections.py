@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_validator, model_validator
 
@@ -17,10 +17,25 @@ from search.costs import unknown
 from search.storage.facts import TrialMemory
 
 
+def _is_number(annotation: Any) -> bool:
+    """Return whether a field is a number, or a union with one: `int | None`."""
+    return annotation in (int, float) or any(part in (int, float) for part in get_args(annotation))
+
+
 class Section(BaseModel):
     """A section of a study file: immutable, without unknown keys and without NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, raw: Any) -> Any:
+        """Make words, which are refused, of true and false where a number is needed: pydantic would read them as 1 and 0."""
+        if not isinstance(raw, Mapping):
+            return raw
+        numbers = [key for key, field in cls.model_fields.items() if _is_number(field.annotation)]
+        wrong = {key: str(raw[key]).lower() for key in numbers if isinstance(raw.get(key), bool)}
+        return {**raw, **wrong} if wrong else raw
 
 
 class Backbone(Section):

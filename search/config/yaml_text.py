@@ -17,16 +17,17 @@ MAX_NODES = 10_000  # values in a study file, with aliases expanded
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader of PyYAML with the numbers of YAML 1.2: `1e-4` is one, `1:30` (90 in YAML 1.1) and `010` (8) are words."""
+    """The safe loader of PyYAML with the numbers of YAML 1.2: `1e-4` is one; `1:30` (90 in 1.1), `010` (8) and dates are words."""
 
 
+_DATE = "tag:yaml.org,2002:timestamp"  # a word here: the key that wants a moment reads it, and names its line
 _NUMBERS = {
     "tag:yaml.org,2002:int": r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0o[0-7_]+|0x[0-9a-fA-F_]+)$",
     "tag:yaml.org,2002:float": r"^[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+|[0-9][0-9_]*\.)(?:[eE][-+]?[0-9]+)?$"
     r"|^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$",
 }
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS and tag != _DATE]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern in _NUMBERS.items():
@@ -34,11 +35,19 @@ for _tag, _pattern in _NUMBERS.items():
 
 
 def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(str(loader.construct_scalar(node)).replace("_", ""), 0)
+    try:
+        return int(str(loader.construct_scalar(node)).replace("_", ""), 0)
+    except ValueError:  # thousands of digits
+        raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark) from None
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
+_REMEDIES = {  # by a part of PyYAML's message
+    r"character '\t'": "; indent with spaces, not with tabs",
+    "another document": "; a study file has one: delete the line --- and what follows it",
+    "unacceptable character": "; save the file as plain UTF-8 text",
+}
 KeyPath = tuple[str, ...]  # ("budget", "n_trials"); the dotted knobs of a space are one part: ("space", "lora.rank")
 
 
@@ -64,9 +73,9 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         source = f"{name}:{mark.line + 1}" if mark is not None else name
-        raise StudyFileError(f"{source}: not YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}") from None
-    except ValueError as error:
-        raise StudyFileError(f"{name}: holds a date or a number that is none ({error}); correct it, or quote it") from None
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        remedy = next((remedy for part, remedy in _REMEDIES.items() if part in problem), "")
+        raise StudyFileError(f"{source}: not YAML: {problem}{remedy}") from None
     except RecursionError:
         raise StudyFileError(
             f"{name}: is nested too deeply or contains itself; a study file must be a flat mapping of sections"

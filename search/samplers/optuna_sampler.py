@@ -142,5 +142,7 @@ def _points(values: BaseDistribution) -> list[Value]:
         else:
             found = [values.low + p * (values.high - values.low) for p in parts]
         found = [min(max(index, values.low), values.high) for index in found]
+        if values.step is not None:
+            found = list(dict.fromkeys(values.low + round((index - values.low) / values.step) * values.step for index in found))
         return list(dict.fromkeys(map(round, found))) if isinstance(values, IntDistribution) else list(found)
     raise TypeError(f"{values!r} is not one of Optuna's three distributions")

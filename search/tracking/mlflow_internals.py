@@ -26,12 +26,21 @@ def newest_version() -> str:
 
 
 def create_database(uri: str) -> None:
-    """Make an empty database, with MLflow's first experiment, and let go of its file."""
-    from mlflow import MlflowClient
+    """Make an empty SQLite database, with MLflow's first experiment, and let go of its file.
 
+    MLflow writes the first experiment as SQL text with the path of the working directory in it, which a quote or " :" there breaks.
+    So it is made with another location first.
+    """
+    from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(uri, "mlflow-artifacts:/").engine.dispose()
     client: Any = MlflowClient(tracking_uri=uri)
-    client.search_experiments(max_results=1)
-    client._tracking_client.store.engine.dispose()
+    store = client._tracking_client.store
+    with store.engine.begin() as connection:
+        query = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0"
+        connection.exec_driver_sql(query, (store._get_artifact_location(0),))
+    store.engine.dispose()
 
 
 def pages_app() -> Any:

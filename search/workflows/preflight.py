@@ -70,6 +70,8 @@ def examine(
         try:
             own = worker.get("methods", ())
             sizes = measure(worker["backbone"], worker["data"], own)
+            if opening.is_new:
+                refuse_what_cannot_start(file, sizes, on_tried=on_tried)  # before all images are decoded
             found = audit(worker["backbone"], worker["data"], progress=on_decoded)
             if found is not None and found.skipped:
                 say(describe_skipped(found.skipped))
@@ -80,7 +82,6 @@ def examine(
                 pinned = Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest, **digests)
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned)
-            refuse_what_cannot_start(file, sizes, on_tried=on_tried)
             if (note := note_on_budget(file)) is not None:
                 say(note)
             precision = computed = None

@@ -7,11 +7,13 @@ image with each method, and lets a study in memory choose its first trials.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from search.config.data_sections import Images, Normalization
 from search.config.study_file import StudyFile
 from search.costs import Sizes
-from search.errors import RequestError
+from search.errors import RequestError, StudyFileError
 from search.storage.in_memory import InMemoryLedger
 from search.study.checks import facts_of, refuse_hopeless, refuse_impossible_values
 from search.study.study import Study
@@ -48,8 +50,8 @@ def validate(
         worker = file.worker()
         try:
             sizes = measure(worker["backbone"], worker["data"], worker.get("methods", ()))
+            refuse_what_cannot_start(file, sizes, on_tried=on_tried)  # before all images are decoded
             found = audit(worker["backbone"], worker["data"], progress=on_decoded)
-            refuse_what_cannot_start(file, sizes, on_tried=on_tried)
         except ValueError as error:
             raise RequestError(str(error)) from error
         facts = facts_of(file, sizes)
@@ -58,6 +60,29 @@ def validate(
             if study.ask() is None:
                 break
     return found
+
+
+def refuse_what_is_not_meant(file: StudyFile) -> None:
+    """Refuse errors that a file of the right form can have: an end in the past, a mean of 0 to 255, a value listed twice.
+
+    Raises:
+        StudyFileError: If there is something of the kind; the message has one line for each.
+    """
+    problems = []
+    if file.budget.until is not None and file.budget.until <= datetime.now(UTC):
+        problems.append(f"budget.until: {file.budget.until:%Y-%m-%d %H:%M} is in the past; give a later date, or null")
+    if isinstance(file.data, Images) and isinstance(file.data.normalize, Normalization):
+        largest = max(file.data.normalize.mean)
+        if largest > 1:
+            problems.append(
+                f"data.normalize: pixels are numbers from 0 to 1 here, so a mean cannot be {largest:g}; divide mean and std by 255"
+            )
+    for key, values in file.space.items():
+        if isinstance(values, list | tuple) and len(set(values)) < len(values):
+            twice = next(value for n, value in enumerate(values) if value in values[:n])
+            problems.append(f"space.{key}: {twice!r} is listed twice; keep one")
+    if problems:
+        raise StudyFileError("\n".join(problems))
 
 
 def refuse_what_cannot_start(file: StudyFile, sizes: Sizes, *, on_tried: Progress = lambda done, of: None) -> None:
@@ -69,6 +94,7 @@ def refuse_what_cannot_start(file: StudyFile, sizes: Sizes, *, on_tried: Progres
     """
     from trainables import refuse_unlawful, rehearse
 
+    refuse_what_is_not_meant(file)
     worker = file.worker()
     own = worker.get("methods", ())
     refuse_unlawful(own)

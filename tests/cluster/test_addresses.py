@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from cluster.connect import Unreachable, embedded
+from cluster import connect
+from cluster.connect import embedded
+from cluster.ray_address import Unreachable
 from search.cli.app import exit_code
 
 
@@ -33,6 +38,33 @@ def test_an_address_left_over_is_one_line_and_soon(
         assert time.monotonic() - begun < 10
         [line] = capsys.readouterr().err.strip().splitlines()[-1:]
         assert law in line
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.0 400 Bad Request\r\n\r\n"])
+def test_what_listens_and_is_no_ray_is_one_line_and_soon(says: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(ConnectionError):
+                connection.recv(100)
+                connection.sendall(says)
+                connection.recv(100)  # until the other side closes
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        monkeypatch.setattr("cluster.ray_address._ANSWERS_WITHIN_SECONDS", 0.3)
+        with pytest.raises(Unreachable, match=rf"RAY_ADDRESS=127.0.0.1:{port}: what listens there is no Ray; "):
+            connect.joined(f"127.0.0.1:{port}").__enter__()
+        thread.join(5)
+
+
+@pytest.mark.parametrize(("folder", "why"), [("/dev/null", "Not a directory"), ("here", "it is no absolute path")])
+def test_a_folder_that_cannot_hold_the_files_of_ray_is_one_line(folder: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    with pytest.raises(Unreachable, match=rf"RAY_TMPDIR={folder} cannot hold the files of Ray \({why}\)"), embedded(n_cpus=1):
+        pass
 
 
 def test_a_folder_too_long_for_the_sockets_of_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,3 +138,11 @@ def test_the_shared_ranges_are_those_with_which_studies_began() -> None:
         "optim.batch_size": CategoricalDistribution((16, 32, 64)),
         "recipe.drop_path": CategoricalDistribution((0.0, 0.1)),
     }
+
+
+def test_a_default_that_is_no_step_of_a_range_becomes_the_nearest_one() -> None:
+    overrides = {"lora.rank": {"low": 1, "high": 9, "step": 4}, "recipe.drop_path": {"low": 0.03, "high": 0.23, "step": 0.05}}
+    space = spaces.joint(["lora"]).with_overrides(overrides)
+    default = space.default("lora")
+    assert space.holds(default)
+    assert default["lora.rank"] == 9  # of 1, 5 and 9; the paper's is 8

@@ -28,7 +28,7 @@ from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.batches import Normaliser, Split
-from trainables.data.decoded import Progress, Transform, decoded, decoding, digests
+from trainables.data.decoded import Decoded, Progress, Transform, decoded, decoding, digests
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
 from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.protocol import Changed
@@ -160,7 +160,7 @@ class Audit:
     """The contents of a data set, as a search sees them.
 
     Attributes:
-        n_images: Number of images of each split.
+        n_images: Number of images of each split; those of the test split are counted as they are listed.
         n_classes: Number of classes.
         skipped: One line for each problem that was skipped.
         classes: Number of images of each class by split, in the order of the labels; the names are numbers if there are none.
@@ -193,20 +193,23 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     look_again()
     n_turned = n_transparent = 0
     notes: tuple[str, ...] = ()
+    tests: dict[str, torch.Tensor] = {}  # their labels are listed, and no image is decoded
     digest = None
     if data.get("kind") in layouts.LAYOUTS:
         listing, transform = _listing(data), _transform(data, preprocessing)
         splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
-        found = [decoded(listing, name, transform) for name in splits]
-        n_turned, n_transparent = sum(split.n_turned for split in found), sum(split.n_transparent for split in found)
-        notes, digest = listing.notes, pinned.digest(listing)
+        found = {name: decoded(listing, name, transform) for name in splits}
+        n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
+        notes, digest = (*listing.notes, *_doubts(listing, found, splits)), pinned.digest(listing)
+        tests = {"test": torch.tensor([image.label for image in images])} if (images := listing.splits.get("test")) else {}
     else:
         splits, skipped = load(data, preprocessing), []
     count = n_classes(data)
     names = class_names(data) or [str(number) for number in range(count)]
-    counts = {name: torch.bincount(split.labels, minlength=count).tolist() for name, split in splits.items()}
+    labels = {name: split.labels for name, split in splits.items()} | tests
+    counts = {name: torch.bincount(found, minlength=count).tolist() for name, found in labels.items()}
     return Audit(
-        {name: len(split) for name, split in splits.items()},
+        {name: len(found) for name, found in labels.items()},
         count,
         tuple(skipped),
         {printable(name): {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
@@ -215,6 +218,24 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
         n_transparent,
         digest,
     )
+
+
+def _doubts(listing: Listing, found: Mapping[str, Decoded], splits: Mapping[str, Split]) -> list[str]:
+    """Return notes on what is usable and may be an error: images of two classes, and classes without a validation image."""
+    doubts = []
+    labels: dict[bytes, int] = {}
+    twice: list[str] = []
+    for name, split in found.items():
+        whole = (image for i, image in enumerate(listing.splits[name]) if i not in split.broken)
+        for image, digest, label in zip(whole, split.digests, split.labels, strict=True):
+            if labels.setdefault(digest.tobytes(), int(label)) != label:
+                twice.append(image.path)
+    if twice:
+        doubts.append(f"the same bytes are in two classes: {in_short(twice, 3)}")
+    validated = set(splits["validation"].labels.tolist())
+    if without := [name for label, name in enumerate(listing.classes) if label not in validated]:
+        doubts.append(f"no validation image of {len(without):,} of {len(listing.classes):,} classes: {in_short(without, 5)}")
+    return doubts
 
 
 def save_listing(data: Mapping[str, Any], path: Path) -> None:

@@ -34,6 +34,7 @@ from PIL import Image as Pillow
 
 from trainables.data import shared_files
 from trainables.data.listing import Listing
+from trainables.data.naming import why_unreadable
 from trainables.data.shared_files import made, sums_of
 
 FORMAT: Final = 3  # version of the files, part of their names
@@ -44,6 +45,7 @@ _RESAMPLING: Final = {
     "nearest": Pillow.Resampling.NEAREST,
 }
 _NO_BYTES: Final = bytes(16)
+_TURNED: Final = range(2, 9)  # EXIF orientations other than upright; other numbers are errors of a camera
 Progress = Callable[[int, int], None]  # (decoded images, total)
 
 
@@ -80,7 +82,7 @@ class Transform:
                     f"mode {image.mode}: more than 8 bits per channel; convert it to 8 bits: which values are black and white "
                     "only its camera tells"
                 )
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             whole = ImageOps.exif_transpose(image) if turned and self.upright else image
             transparent = False
             if whole.has_transparency_data:
@@ -246,7 +248,8 @@ def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterat
         try:
             return transform(content), _digest(content), ""
         except UnidentifiedImageError:
-            return None, _NO_BYTES, "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"
+            other = "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"
+            return None, _NO_BYTES, why_unreadable(content) or other
         except Pillow.DecompressionBombError:
             return (
                 None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainables.data.listing import SPLITS, Draft, Labelled, stamp_of
-from trainables.data.parquet_tables import list_rows
+from trainables.data.parquet_tables import add_rows, read_labels
 
 ENDINGS: Final = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".webp", ".tif", ".tiff"})
 _FOLDERS: Final = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
@@ -41,7 +41,8 @@ def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
     """List the rows of one file, or of the files whose names begin with a split's; if none does, all are training rows."""
     image, label = data.get("image_column", "image"), data.get("label_column", "label")
     if root.is_file():
-        return list_rows(Draft(root.parent, column=image, declared=False), {"train": [root.name]}, image, label, _as_written)
+        columns = read_labels(root.parent, {"train": [root.name]}, image, label, _as_written)
+        return add_rows(Draft(root.parent, column=image, declared=False), columns)
     draft = Draft(root, column=image)
     found = [str(path.relative_to(root)) for path in sorted(root.rglob("*.parquet"))]
     if not found:
@@ -52,7 +53,7 @@ def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
     files = {split: paths for split, paths in files.items() if paths}
     if not files:
         files, draft.declared = {"train": found}, False
-    return list_rows(draft, files, image, label, _as_written)
+    return add_rows(draft, read_labels(root, files, image, label, _as_written))
 
 
 def _as_written(value: Any) -> str | None:

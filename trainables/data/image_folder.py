@@ -49,13 +49,34 @@ def _instead(top: Folder, by_split: Mapping[str, list[Folder]], draft: Draft) ->
 
 
 def _unwrapped(folder: Folder, draft: Draft) -> Folder:
-    """Return the folder inside of folders that hold nothing else: data sets are often packed with one level too many."""
+    """Return the folder inside of folders that hold nothing else: data sets are often packed with one level too many.
+
+    Folders without an image (`labels` next to `images`) do not count there.
+    """
     inner = folder
-    while not inner.files and len(inner.folders) == 1 and split_of(inner.folders[0].name) is None and inner.folders[0].folders:
-        inner = inner.folders[0]
+    while not inner.files and (only := _only_folder(inner)) is not None and split_of(only.name) is None and only.folders:
+        inner = only
     if inner is not folder:
-        draft.notes.append(f"{inner.path}/ is read as {folder.path or 'the data set'}: the only folder in it")
+        others = " with images" if any(len(around.folders) > 1 for around in _between(folder, inner)) else ""
+        draft.notes.append(f"{inner.path}/ is read as {folder.path or 'the data set'}: the only folder in it{others}")
     return inner
+
+
+def _only_folder(folder: Folder) -> Folder | None:
+    """Return the only folder in a folder; of several, the only one with images in folders, if none of the others has any."""
+    if len(folder.folders) == 1:
+        return folder.folders[0]
+    filled = [below for below in folder.folders if below.holds_files()]
+    return filled[0] if len(filled) == 1 and not filled[0].files and split_of(filled[0].name) is None else None
+
+
+def _between(outer: Folder, inner: Folder) -> list[Folder]:
+    """Return the folders from the outer one to the one around the inner one."""
+    found = []
+    while outer is not inner:
+        found.append(outer)
+        outer = next(below for below in outer.folders if inner.path == below.path or inner.path.startswith(f"{below.path}/"))
+    return found
 
 
 def _declared_splits(top: Folder, by_split: Mapping[str, list[Folder]], draft: Draft) -> None:
@@ -123,7 +144,10 @@ def _of_classes(around: Folder, draft: Draft, *, split: str | None) -> list[Labe
 
 
 def _remedy(draft: Draft, folder: Folder, below: list[str]) -> str:
-    if any(split_of(name) is not None for name in below):
+    splits = [inner for inner in folder.folders if split_of(inner.name) is not None and inner.holds_files()]
+    if splits and not any(inner.files for inner in splits):
+        return f"set data.path: {draft.root / folder.path}, if its folders are the splits"
+    if splits:
         return "the order is SPLIT/CLASS/IMAGE: train/CLASS, val/CLASS, test/CLASS"
     if all(says_only_images(name) for name in below):
         return f"put the images of its folder {_short(below)} directly into it"

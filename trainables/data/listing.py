@@ -70,6 +70,7 @@ class Listing:
             yield from rows(self.root / file, self.column, wanted)
 
 
+_SAID_ONCE: Final = 3  # images of a split without a label that are listed, if it has no other images
 Labelled = tuple[str, str, tuple[int, int]]  # path, class, stamp
 
 
@@ -109,6 +110,8 @@ class Draft:
         if split == "test" and problems and not images:
             self.notes.append(without_labels(source, len(problems)))
             return
+        if problems and not images and len(problems) > _SAID_ONCE:
+            problems = [f"{source}: none of its {len(problems):,} images has a usable label; the first: {problems[0]}"]
         self.splits.setdefault(split, []).extend(images)
         self.problems.extend(problems)
 
@@ -184,6 +187,12 @@ def _numbered(draft: Draft, least: int) -> Listing:
     if len(classes) == 1:
         others = f" ({in_short(notes)})" if notes else ""
         raise ValueError(f"data.path: {draft.root} has one class, {classes[0]}{others}; a study needs at least two to tell apart")
+    alike: dict[str, str] = {}
+    notes += [
+        f"{other!r} and {name!r} are two classes, whose names differ only in case or spaces"
+        for name in classes
+        if (other := alike.setdefault(" ".join(name.split()).casefold(), name)) != name
+    ]
     number = {name: n for n, name in enumerate(classes)}
     splits: dict[str, tuple[Image, ...]] = {}
     for split in (name for name in SPLITS if name in draft.splits):

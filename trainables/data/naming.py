@@ -27,6 +27,7 @@ _NO_PIXELS: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "W
 _FOREIGN: Final = frozenset(  # of photographs that Pillow cannot decode, at least not everywhere: to be converted, not left out
     {".heic", ".heif", ".hif", ".jxl", ".avif", ".webp", ".jp2", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"}
 )
+_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _BY_CONTENT: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")  # told apart by their first bytes
 
 
@@ -85,6 +86,17 @@ def is_image(path: Path) -> bool:
 def _readable() -> tuple[str, ...]:
     Pillow.init()
     return tuple(kind for kind in _BY_CONTENT if kind in Pillow.OPEN)
+
+
+def why_unreadable(content: Path | bytes) -> str | None:
+    """Return what a file holds in place of the data that its name promises, if that is known: a pointer of Git LFS."""
+    if isinstance(content, Path):
+        try:
+            with content.open("rb") as file:
+                content = file.read(len(_POINTER))
+        except OSError:
+            return None
+    return "a pointer of Git LFS instead of the file; fetch it: git lfs pull" if content.startswith(_POINTER) else None
 
 
 def is_parquet(path: Path) -> bool:

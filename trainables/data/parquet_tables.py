@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from trainables.data.folder_tree import scan
 from trainables.data.image_column import encoded, is_bytes
 from trainables.data.listing import SPLITS, Draft, Labelled, in_short, stamp_of
-from trainables.data.naming import is_parquet, splits_in
+from trainables.data.naming import is_parquet, splits_in, why_unreadable
 
 
 def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
@@ -32,7 +32,9 @@ def parquet(root: Path, data: Mapping[str, Any]) -> Draft:
         if not paths:
             raise ValueError(f"data.path: {root} has no .parquet file" + (f"; {in_short(draft.notes)}" if draft.notes else ""))
         files = _by_split(root, paths, draft)
-    return list_rows(draft, files, image, label)
+    columns = read_labels(root if root.is_dir() else root.parent, files, image, label)
+    _refuse_mixed_files(columns)
+    return add_rows(draft, _without_minus_one(columns))
 
 
 def class_name(value: Any) -> str | None:
@@ -40,24 +42,28 @@ def class_name(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace") or None
     if isinstance(value, float | Decimal):
-        return None if math.isnan(value) else str(int(value)) if value == int(value) else str(value)
+        return None if math.isnan(value) else str(int(value)) if value % 1 == 0 else str(value)
     return None if value is None or value == "" else str(value)
 
 
-def list_rows(
-    draft: Draft,
+def read_labels(
+    root: Path,
     files: Mapping[str, Sequence[str]],
     image: str,
     label: str,
     class_name: Callable[[Any], str | None] = class_name,
-) -> Draft:
+) -> dict[str, dict[str, LabelColumn]]:
+    """Return the label column of each file of each split."""
+    return {split: {path: _labels(root / path, image, label, class_name) for path in paths} for split, paths in files.items()}
+
+
+def add_rows(draft: Draft, columns: Mapping[str, Mapping[str, LabelColumn]]) -> Draft:
     """Add the rows of the files of each split, with the classes that the files declare."""
     names: list[str] | None = None
-    for split, paths in files.items():
+    for split, of_files in columns.items():
         images: list[Labelled] = []
         problems: list[str] = []
-        for path in paths:
-            column = _labels(draft.root / path, image, label, class_name)
+        for path, column in of_files.items():
             if names is None or column.names is None:
                 names = column.names
             elif set(column.names) != set(names):
@@ -71,13 +77,59 @@ def list_rows(
                 if name is not None:
                     images.append((f"{path}#{row}", name, stamp))
                 else:
-                    missing = column.values[row] is None or column.names is None
+                    missing = column.values[row] in (None, "") or not column.lacks or column.values[row] != column.values[row]
                     problems.append(
                         f"{path}#{row}: the label " + ("is missing" if missing else f"{column.values[row]!r} {column.lacks}")
                     )
-        draft.add_split(split, images, problems, source=paths[0] if len(paths) == 1 else f"{split} ({len(paths)} files)")
+        source = next(iter(of_files)) if len(of_files) == 1 else f"{split} ({len(of_files)} files)"
+        draft.add_split(split, images, problems, source=source)
     draft.classes = names
     return draft
+
+
+def _refuse_mixed_files(columns: Mapping[str, Mapping[str, LabelColumn]]) -> None:
+    """Refuse files of which some declare names for their classes and others have labels that are no such names.
+
+    Raises:
+        ValueError: If there are such files, or one declares a name twice.
+    """
+    every = [(path, column) for of_files in columns.values() for path, column in of_files.items()]
+    declared = [(path, column.names) for path, column in every if column.names is not None]
+    for path, names in declared:
+        if len(set(names)) < len(names):
+            twice = next(name for n, name in enumerate(names) if name in names[:n])
+            raise ValueError(f"data.path: {path} declares the class {twice!r} twice; give every class a name of its own")
+    if not declared:
+        return
+    known = {*declared[0][1], None, "-1"}
+    for path, column in every:
+        if column.names is None and (other := next((label for label in column.labels if label not in known), None)):
+            raise ValueError(
+                f"data.path: {path} declares no names of classes and has the label {other}, {declared[0][0]} declares "
+                f"{_few(declared[0][1])}; are these two data sets?"
+            )
+
+
+def _without_minus_one(columns: Mapping[str, Mapping[str, LabelColumn]]) -> Mapping[str, Mapping[str, LabelColumn]]:
+    """Return the columns in which -1 is no label where 0 is one, or where names are: so data sets mark images without a label.
+
+    A column that declares no names gets those of the others, which its words are.
+    """
+    every = [column for of_files in columns.values() for column in of_files.values()]
+    names = next((column.names for column in every if column.names is not None), None)
+    if names is None and not any("0" in column.labels for column in every):
+        return columns
+
+    def read(column: LabelColumn) -> LabelColumn:
+        if column.names is not None:
+            return column
+        labels = [None if label == "-1" else label for label in column.labels]
+        return replace(column, labels=labels, names=names, lacks=_NO_LABEL)
+
+    return {split: {path: read(column) for path, column in of_files.items()} for split, of_files in columns.items()}
+
+
+_NO_LABEL = "means that there is none; if it is a class, write words instead of numbers"
 
 
 def _by_split(root: Path, paths: Sequence[str], draft: Draft) -> dict[str, list[str]]:
@@ -96,7 +148,8 @@ def _by_split(root: Path, paths: Sequence[str], draft: Draft) -> dict[str, list[
             unclaimed.append(path)
     if len(configurations) > 1:
         names = ", ".join(name or "the folder itself" for name in configurations)
-        example = next(name for name in configurations if name)
+        of_splits = {name for name, path in configurations.items() if any(path in paths for paths in files.values())}
+        example = next(name for name in sorted(configurations, key=lambda name: name not in of_splits) if name)
         raise ValueError(
             f"data.path: {root} holds several data sets or configurations ({names}); name one, "
             f"for example data.path: {root / example}"
@@ -130,7 +183,7 @@ def _split_and_configuration(path: str, draft: Draft) -> tuple[str | None, str, 
 
 
 @dataclass(frozen=True)
-class _LabelColumn:
+class LabelColumn:
     """The label column of a file.
 
     Attributes:
@@ -146,7 +199,7 @@ class _LabelColumn:
     lacks: str
 
 
-def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str | None]) -> _LabelColumn:
+def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str | None]) -> LabelColumn:
     """Read the labels of a file, and check that its images have bytes."""
     try:
         schema = pq.read_schema(path)
@@ -169,16 +222,16 @@ def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str 
             )
         values = pq.read_table(path, columns=[label]).column(label).to_pylist()
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise ValueError(f"data.path: {path} cannot be read as Parquet ({error})") from None
+        raise ValueError(f"data.path: {path} cannot be read as Parquet ({why_unreadable(path) or error})") from None
     names = _declared(path, schema, label)
     if names is None:
-        fraction = next((value for value in values if isinstance(value, float | Decimal) and value % 1 > 0), None)
+        fraction = next((v for v in values if isinstance(v, float | Decimal) and (v % 1 > 0 or math.isinf(v))), None)
         if fraction is not None:
             raise ValueError(
                 f"data.path: column {label!r} of {path} holds {fraction}, which is no whole number and no name of a class; "
                 "set data.label_column"
             )
-        return _LabelColumn([class_name(value) for value in values], values, None, "")
+        return LabelColumn([class_name(value) for value in values], values, None, "")
     known = frozenset(names)
 
     def named(value: Any) -> str | None:
@@ -188,7 +241,7 @@ def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str 
             return names[value] if 0 <= value < len(names) else None
         return value if isinstance(value, str) and value in known else None
 
-    return _LabelColumn([named(value) for value in values], values, names, f"is none of the file's {len(names):,} classes")
+    return LabelColumn([named(value) for value in values], values, names, f"is none of the file's {len(names):,} classes")
 
 
 def _declared(path: Path, schema: pa.Schema, label: str) -> list[str] | None:
@@ -198,11 +251,13 @@ def _declared(path: Path, schema: pa.Schema, label: str) -> list[str] | None:
     try:
         info = json.loads(written).get("info") or {}
         names = ((info.get("features") or {}).get(label) or {}).get("names")
+        if names is not None and (not isinstance(names, list) or any(isinstance(name, list | dict) for name in names)):
+            raise ValueError(names)
     except (ValueError, AttributeError):
         raise ValueError(
             f"data.path: {path} has metadata `huggingface` that are not those of the library datasets; write the file without them"
         ) from None
-    return None if names is None else list(names)
+    return None if names is None else [str(name) for name in names]
 
 
 def several_labels(what: str) -> str:

@@ -26,7 +26,7 @@ def rehearse(
     *,
     on_done: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
-    """Build the backbone with its weights, and pass one image through it, plain and with each configuration's adapter.
+    """Build the backbone with its weights; pass two images through it, and one through it with each configuration's adapter.
 
     Args:
         backbone: The `backbone` argument of `trainables.make`.
@@ -35,21 +35,30 @@ def rehearse(
         on_done: Callback that receives (tried models, all models).
 
     Raises:
-        ValueError: If the backbone does not take images of its size, or its output or a configuration's is not finite.
+        ValueError: If the backbone does not take images of its size, its output is the same for both, or its output or that with an
+            adapter is not finite.
     """
     name, own = backbone["name"], own_methods(methods)
+    shapes = backbones.create(name, backbone.get("weights"), backbone.get("img_size"), device="meta")
+    refuse_size(shapes, backbones.preprocessing(shapes).size)  # before weights, whose positions no other size takes
     model = backbones.create(name, backbone.get("weights"), backbone.get("img_size"))
     supported_blocks(model)
     wanted = backbones.preprocessing(model)
-    refuse_size(model, wanted.size)
-    image = torch.rand(1, wanted.channels, *wanted.size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, wanted.channels, *wanted.size, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(values[: wanted.channels]).view(-1, 1, 1) for values in (wanted.mean, wanted.std))
-    image = (image - mean) / std
-    if not _forward(model, image, name).isfinite().all():
+    images = (images - mean) / std
+    one, other = _forward(model, images, name)
+    source = f"its weights ({backbone.get('weights') or 'its own'})"
+    if not one.isfinite().all() or not other.isfinite().all():
         raise ValueError(
-            f"backbone: {name} gives numbers that are not finite for an ordinary image: its weights "
-            f"({backbone.get('weights') or 'its own'}) hold NaN or infinity; use other weights"
+            f"backbone: {name} gives numbers that are not finite for an ordinary image: {source} hold NaN or infinity; use other "
+            "weights"
         )
+    if torch.equal(one, other):
+        raise ValueError(
+            f"backbone: {name} gives the same numbers for every image: {source} are zeros or broken; use other weights"
+        )
+    image = images[:1]
     on_done(1, 1 + len(configs))
     for done, config in enumerate(configs, start=2):
         try:

@@ -177,6 +177,8 @@ def test_merge_keys_are_merged_and_a_key_beside_them_wins(tmp_path: Path) -> Non
     assert loaded(tmp_path, text).budget.epochs == 5
     two = BASE + "recipe: &r {clip_norm: 1.0}\nsearch:\n  <<: [{seed: 4}, {seed: 5, sampler: tpe}]\n"
     assert (loaded(tmp_path, two).search.seed, loaded(tmp_path, two).search.sampler) == (4, "tpe")
+    apart = BASE.replace("budget: {n_trials: 3, epochs: 2}", "budget: {<<: *base, epochs: 5}")
+    assert loaded(tmp_path, f"x-base: &base {{n_trials: 3}}\n{apart}").budget.n_trials == 3  # a key for anchors only
     with pytest.raises(StudyFileError, match=r"s\.yaml:5: budget.epoch: no such key"):
         loaded(tmp_path, text.replace("epochs: 2}", "epoch: 2}"))
 
@@ -195,7 +197,11 @@ def test_a_learning_rate_is_a_number_however_it_is_written(tmp_path: Path, writt
             "budget: {n_trials: 3, epochs: 2, max_hours: 1:30}",
             "budget.max_hours: must be a number of hours above 0 .1.5 for 1:30., or null",
         ),
-        ("budget: {n_trials: 3, epochs: 2, until: 2026-13-45}", "holds a date or a number that is none"),
+        ("budget: {n_trials: 3, epochs: 2, until: 2026-13-45}", "s.yaml:4: budget.until: must be a moment as"),
+        ("budget: {n_trials: yes, epochs: 2}", "s.yaml:4: budget.n_trials: must be a whole number"),
+        ("budget: {n_trials: 3, epochs: 2, max_hours: on}", "s.yaml:4: budget.max_hours: must be a number of hours"),
+        (f"budget: {{n_trials: {'9' * 5000}, epochs: 2}}", "s.yaml:4: not YAML: a number with too many digits"),
+        ("budget:\n\tn_trials: 3", "s.yaml:5: not YAML: .* indent with spaces, not with tabs"),
     ],
 )
 def test_what_looks_like_a_number_or_a_date_and_is_none_is_refused(tmp_path: Path, written: str, law: str) -> None:
@@ -230,7 +236,7 @@ def test_the_normalisation_of_images_is_a_word_or_a_mean_and_a_std_of_each_chann
 
 @pytest.mark.parametrize("written", ["caffe", "{mean: [0.5], std: [0]}", "{mean: [0.5, 0.5], std: [1]}", "{mean: [0.5]}", "1"])
 def test_a_normalisation_that_is_none_is_refused_with_its_place(tmp_path: Path, written: str) -> None:
-    with pytest.raises(StudyFileError, match=r"s\.yaml:2: data\.normalize"):
+    with pytest.raises(StudyFileError, match=r"s\.yaml:2: data\.normalize: (must be backbone|a mean and a std)"):
         loaded(tmp_path, BASE.replace("{kind: digits}", f"{{kind: vtab, path: /images, normalize: {written}}}"))
 
 
@@ -268,6 +274,8 @@ def test_a_range_has_the_type_of_its_knob(key: str, written: object, kept: objec
         ("optim.batch_size", 0, r"must be in [1, inf), got 0; nearest: 1"),
         ("lora.targets", ["qkv", "nope"], "must be one of qv, qkv, qkvo, qkvo_mlp, got 'nope'"),
         ("lora.targets", {"low": 1, "high": 2}, "a range needs numbers"),
+        ("lora.rank", {"values": [1, 2]}, "a range must be {low, high, log, step}"),
+        ("lora.rank", {"type": "int", "low": 1, "high": 4}, "a range must be {low, high, log, step}"),
         ("lora.layers", "middle", "(or (first|last)-[1-9][0-9]*), got 'middle'"),
         ("optim.lr", {"low": 1e-4, "high": 1e-2, "log": "false"}, "log must be true or false, got 'false'"),
         ("lora.rank", {"low": 1, "high": 10, "step": 4}, "steps of 4 do not lead from 1 to 10; nearest high: 9"),

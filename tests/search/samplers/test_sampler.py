@@ -53,6 +53,16 @@ def test_a_sampler_rebuilt_by_the_same_calls_draws_the_same(kind: str) -> None:
         told(second, ticket, config, n)
 
 
+def test_a_grid_keeps_to_the_steps_of_a_range() -> None:
+    overrides = {"recipe.drop_path": {"low": 0, "high": 0.2, "step": 0.1}, "lora.rank": {"low": 1, "high": 9, "step": 4}}
+    space = spaces.joint(["lora"]).with_overrides(overrides)
+    sampler = make_sampler(space, "grid", seed=0)
+    drawn = [draw(sampler)[1] for _ in range(60)]
+    assert all(space.holds(config) for config in drawn)
+    assert {config["lora.rank"] for config in drawn} == {1, 5, 9}
+    assert {config["recipe.drop_path"] for config in drawn} == {0.0, 0.1, 0.2}
+
+
 def test_only_the_chosen_methods_knobs_are_drawn() -> None:
     sampler = make_sampler(SPACE, seed=1)
     seen = set()

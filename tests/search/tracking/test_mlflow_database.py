@@ -155,3 +155,15 @@ def test_a_storage_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     held = {run.info.run_id: {artifact.path for artifact in client.list_artifacts(run.info.run_id)} for run in found}
     [page] = [run_id for run_id, paths in held.items() if "front.html" in paths]
     assert Path(client.download_artifacts(page, "front.html", str(tmp_path / name))).read_text()
+
+
+@pytest.mark.parametrize("folder", ["quo'te\"", "a :b", "back\\slash"])
+def test_it_is_made_from_any_folder(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here := tmp_path / folder).mkdir()
+    monkeypatch.chdir(here)
+    with whole_database(tracking_uri(here)):
+        pass
+    with closing(sqlite3.connect(here / "mlflow.db")) as connection:
+        [(location,)] = connection.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0")
+    assert location.endswith("/0")
+    assert not location.startswith("mlflow-artifacts:")

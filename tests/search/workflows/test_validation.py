@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ from safetensors.torch import load_file, save_file
 import spaces
 from search.backends import simulated
 from search.config import loading
-from search.errors import RequestError
-from search.workflows.validation import validate
+from search.errors import RequestError, StudyFileError
+from search.workflows.validation import refuse_what_is_not_meant, validate
 from trainables import make, measure
 from trainables.backbones import WEIGHTS
 
 from ..command_line import paretune
 
-N_FILES = 300
+N_FILES = int(os.environ.get("PARETUNE_TEST_FILES", "300"))  # docs/developing.md; 2,000 before a release
 METHODS = ("lora", "arc", "lily", "head_only", "bitfit", "fact", "peft.vera", "lorra")
 KEYS = sorted({knob.key for method in METHODS[:6] for knob in spaces.space_of(method).knobs} | {knob.key for knob in spaces.SHARED})
 number = st.one_of(st.integers(-2, 70), st.floats(-1, 2), st.sampled_from([1e-4, 0.5, 1e9, 1e-300, float("nan"), float("inf")]))
@@ -41,7 +43,7 @@ good_override = {
     "optim.lr": [1e-3, {"low": 1e-4, "high": 1e-2, "log": True}],
     "optim.weight_decay": [0, {"low": 0, "high": 1}],
     "recipe.drop_path": [{"low": 0, "high": 0.2, "step": 0.1}],
-    "lora.rank": [4, [1, 2], {"low": 1, "high": 8}],
+    "lora.rank": [4, [1, 2], {"low": 1, "high": 8}, {"low": 1, "high": 9, "step": 4}],
     "lora.targets": [["qkv", "qv"]],
 }
 space = st.one_of(
@@ -111,6 +113,11 @@ files = st.fixed_dictionaries(
             "img_size: 65 is no multiple of the patch size 16; nearest: 64 or 80",
         ),
         ({"name": "test_vit", "img_size": 8}, "img_size: 8 is no multiple of the patch size 16; nearest: 16"),
+        (
+            {"name": "vit_glyphs", "weights": "zeros.safetensors", "img_size": 2},
+            "img_size: 2 is no multiple of the patch size 4; nearest: 4",
+        ),
+        ({"weights": "zeros.safetensors"}, "gives the same numbers for every image: its weights"),
         ({"weights": "nan.safetensors"}, "gives numbers that are not finite for an ordinary image: its weights"),
     ],
 )
@@ -119,6 +126,7 @@ def test_a_backbone_that_takes_no_image_is_refused_before_anything_starts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     state = load_file(WEIGHTS / "vit_glyphs.safetensors")
+    save_file({name: 0 * tensor for name, tensor in state.items()}, "zeros.safetensors")
     next(iter(state.values())).view(-1)[0] = float("nan")
     save_file(state, "nan.safetensors")
     known = {"name": "vit_glyphs"} if "weights" in backbone else {"name": "test_vit", "weights": "random"}
@@ -130,6 +138,24 @@ def test_a_backbone_that_takes_no_image_is_refused_before_anything_starts(
         assert law in " ".join(done.stderr.split())
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "paretune-studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "law"),
+    [
+        ({"space": {"lora.rank": [4, 2, 4]}}, "space.lora.rank: 4 is listed twice; keep one"),
+        ({"budget": {"n_trials": 2, "epochs": 1, "until": "2020-01-01"}}, "budget.until: 2020-01-01 00:00 is in the past"),
+        (
+            {"data": {"kind": "vtab", "path": "x", "normalize": {"mean": [127], "std": [58]}}},
+            "data.normalize: pixels are numbers from 0 to 1 here, so a mean cannot be 127; divide mean and std by 255",
+        ),
+    ],
+)
+def test_what_is_surely_not_meant_is_refused(change: dict[str, Any], law: str) -> None:
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
+    with pytest.raises(StudyFileError) as refused:
+        refuse_what_is_not_meant(loading.check(raw | change))
+    assert str(refused.value).startswith(law)
 
 
 def test_a_value_that_no_method_takes_is_refused(tmp_path: Path) -> None:
@@ -152,20 +178,30 @@ def first_step(file: Any) -> Mapping[str, float]:
     return trainable.step()
 
 
+@pytest.fixture(scope="module")
+def outcomes() -> Iterator[Counter[str]]:
+    """How many generated files were accepted and refused, printed at the end."""
+    counts = Counter[str]()
+    yield counts
+    print(f"\ngenerated study files: {counts['accepted']:,} accepted, {counts['refused']:,} refused")
+
+
 @pytest.mark.slow
 @settings(max_examples=N_FILES, suppress_health_check=list(HealthCheck))
 @given(files)
-def test_what_is_accepted_starts_and_what_is_refused_has_a_place(raw: dict[str, Any]) -> None:
+def test_what_is_accepted_starts_and_what_is_refused_has_a_place(outcomes: Counter[str], raw: dict[str, Any]) -> None:
     text = yaml.safe_dump(raw)
     try:
         typed = loading.parse(text, "s.yaml")[0]
         file = loading.check(typed, "s.yaml")
         validate(file)
     except RequestError as refusal:
+        outcomes["refused"] += 1
         for line in str(refusal).splitlines():
             place, colon, law = line.partition(":")
             assert place, line
             assert colon, line
             assert law.strip(), line
     else:
+        outcomes["accepted"] += 1
         assert "val/top1" in first_step(file)

@@ -141,7 +141,7 @@ def test_what_is_wrong_is_listed_and_refused_or_skipped_on_request(spoil: Callab
     assert problem in str(refused.value)
     found = audit(data | {"on_problem": "skip"}, GREY)
     assert found.n_classes == 3
-    assert found.n_images == {"train": 24 - (spoil is broken), "validation": 24}
+    assert found.n_images == {"train": 24 - (spoil is broken), "validation": 24, "test": 24}
     assert len(found.skipped) == 1
     assert problem in found.skipped[0]
 

@@ -162,6 +162,39 @@ def test_classes_around_splits_are_refused_with_the_right_order(tmp_path: Path) 
         of(tmp_path)
 
 
+def test_a_folder_of_splits_next_to_one_without_images_is_recognised_and_next_to_others_named(tmp_path: Path) -> None:
+    classes(tmp_path / "images" / "train")
+    classes(tmp_path / "images" / "val", n=2, first=50)
+    put(tmp_path / "labels" / "train" / "red00.txt", b"0 0.5 0.5")
+    found = of(tmp_path)
+    assert sizes(found) == {"train": 12, "validation": 6}
+    assert "images/ is read as the data set: the only folder in it with images" in found.notes
+    classes(tmp_path / "masks" / "train", first=90)
+    with pytest.raises(
+        ValueError, match=rf"images: holds only folders \(train, val\), .* set data.path: {tmp_path}/images, if its"
+    ):
+        of(tmp_path)
+
+
+def test_classes_whose_names_differ_in_case_or_spaces_are_said(tmp_path: Path) -> None:
+    classes(tmp_path, ("Red", "red", "green"))
+    assert of(tmp_path).notes == ("'Red' and 'red' are two classes, whose names differ only in case or spaces",)
+
+
+def test_doubts_about_usable_images_are_said_and_test_images_counted(tmp_path: Path) -> None:
+    classes(tmp_path / "train")
+    classes(tmp_path / "val", ("red", "green"), n=2, first=50)
+    classes(tmp_path / "test", n=1, first=90)
+    put(tmp_path / "train" / "green" / "x.png", picture("red", 0))
+    found = audit({"kind": "imagefolder", "path": str(tmp_path)}, GREY)
+    assert found.notes == (
+        "the same bytes are in two classes: train/red/red00.png",
+        "no validation image of 1 of 3 classes: blue",
+    )
+    assert found.n_images == {"train": 13, "validation": 4, "test": 3}
+    assert found.classes["blue"] == {"train": 4, "validation": 0, "test": 1}
+
+
 @pytest.mark.parametrize("below", ["flowers", "archive/flowers"])
 def test_one_level_too_many_is_recognised_and_named(tmp_path: Path, below: str) -> None:
     classes(tmp_path / below / "train")
@@ -291,6 +324,7 @@ def damaged() -> bytes:
         ("page.jpg", b"<html>404</html>", "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"),
         ("phone.HEIC", b"\0\0\0\x18ftypheic" + bytes(40), "not an image that Pillow can read; if other programs can, convert it"),
         ("empty.png", b"", "the file is empty"),
+        ("big.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a pointer of Git LFS instead of the"),
         ("damaged.tif", damaged(), "it cannot be decoded (decoder error"),
         ("cut.jpg", picture("red", 5, "JPEG")[:-40], "it cannot be decoded (Truncated File Read"),
         ("a\nb\x1b[31m\u202e.png", b"?", "not an image"),
@@ -321,6 +355,21 @@ def test_links_to_nothing_are_problems_and_links_in_circles_end(tmp_path: Path) 
         "green/lost: a link to /nowhere, which does not exist",
         "red/zz.png: a link to /nowhere/x.png, which does not exist",
     ]
+
+
+def test_what_is_skipped_is_named_whatever_is_in_its_name(tmp_path: Path) -> None:
+    classes(tmp_path / "train", n=5)
+    classes(tmp_path / "val", n=2, first=50)
+    put(tmp_path / "val" / "red" / "shot: 1.png", (tmp_path / "train" / "red" / "red00.png").read_bytes())
+    put(tmp_path / "train" / "red" / "shot: 2.png", b"broken")
+    os.symlink("/nowhere/x.png", tmp_path / "train" / "red" / "zz.png")
+    found = audit({"kind": "imagefolder", "path": str(tmp_path), "on_problem": "skip"}, GREY)
+    assert found.n_images == {"train": 14, "validation": 7}
+    assert found.skipped == (
+        "train/red/zz.png: a link to /nowhere/x.png, which does not exist",
+        "train: train/red/shot: 2.png: not an image that Pillow can read; if other programs can, convert it to PNG or JPEG",
+        "train: train/red/red00.png has the same bytes as an image of a later split",
+    )
 
 
 def test_a_name_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
@@ -468,13 +517,25 @@ def test_a_row_without_a_label_is_a_problem(tmp_path: Path, nothing: object) -> 
     assert of(tmp_path / "all.parquet", "parquet").problems == ("all.parquet#8: the label is missing",)
 
 
+def declared(names: object) -> str:
+    """The metadata of Hugging Face's datasets with names of classes."""
+    return json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
+
+
 @pytest.mark.parametrize(
     ("columns", "metadata", "law"),
     [
         ({"label": [0.5, 1.0]}, None, "holds 0.5, which is no whole number and no name of a class"),
+        ({"label": [1.0, float("inf")]}, None, "holds inf, which is no whole number and no name of a class"),
         ({"label": [{"id": 1}, {"id": 2}]}, None, "a column with one name or number for each image is needed"),
         ({"label": [0, 1], "more": [0, 1]}, None, "has 2 columns 'label'; rename all but one"),
         ({"label": [0, 1]}, "no JSON", "has metadata `huggingface` that are not those of the library datasets"),
+        (
+            {"label": [0, 1]},
+            declared({"0": "a", "1": "b"}),
+            "has metadata `huggingface` that are not those of the library datasets",
+        ),
+        ({"label": [0, 1]}, declared(["a", "a"]), "declares the class 'a' twice; give every class a name of its own"),
         ({"label": [0, 1]}, "[1]", "has metadata `huggingface` that are not those of the library datasets"),
     ],
 )
@@ -485,6 +546,46 @@ def test_labels_that_are_none_are_refused_in_one_line(
     pq.write_table(made.replace_schema_metadata(metadata and {"huggingface": metadata}), tmp_path / "all.parquet")
     with pytest.raises(ValueError, match=re.escape(law)):
         of(tmp_path / "all.parquet", "parquet")
+
+
+def test_names_of_classes_may_be_numbers(tmp_path: Path) -> None:
+    table(tmp_path / "all.parquet", [0, 1] * 4, names=(8, 9))  # type: ignore[arg-type]
+    assert of(tmp_path / "all.parquet", "parquet").classes == ("8", "9")
+
+
+def test_files_of_which_only_some_name_their_classes_are_refused(tmp_path: Path) -> None:
+    table(tmp_path / "train-0.parquet", [0, 1, 2] * 4)
+    table(tmp_path / "train-1.parquet", ["red", "green"], names=None)
+    assert of(tmp_path, "parquet").classes == NAMES  # its words are such names
+    table(tmp_path / "train-1.parquet", [0, 1, 2], names=None)
+    with pytest.raises(ValueError, match=r"train-1\.parquet declares no names of classes and has the label 0, train-0\.parquet"):
+        of(tmp_path, "parquet")
+
+
+def test_minus_one_next_to_zero_is_no_label_and_next_to_one_a_class(tmp_path: Path) -> None:
+    table(tmp_path / "all.parquet", [-1, 0, 1] * 3, names=None)
+    found = of(tmp_path / "all.parquet", "parquet")
+    assert found.classes == ("0", "1")
+    assert found.problems[0] == (
+        "all.parquet#0: the label -1 means that there is none; if it is a class, write words instead of numbers"
+    )
+    table(tmp_path / "all.parquet", [-1, 1] * 4, names=None)
+    assert of(tmp_path / "all.parquet", "parquet").classes == ("1", "-1")
+
+
+def test_the_cache_of_the_hub_is_refused_with_the_folder_of_its_splits(tmp_path: Path) -> None:
+    table(tmp_path / "blobs" / "0a1b", [0, 1, 2] * 4)
+    (tmp_path / "snapshots" / "1" / "data").mkdir(parents=True)
+    (tmp_path / "snapshots" / "1" / "data" / "train-0.parquet").symlink_to(tmp_path / "blobs" / "0a1b")
+    with pytest.raises(ValueError, match=rf"name one, for example data\.path: {tmp_path}/snapshots/1/data"):
+        of(tmp_path, "parquet")
+
+
+def test_a_file_without_any_label_is_one_line(tmp_path: Path) -> None:
+    table(tmp_path / "train.parquet", [0, 1, 2] * 4)
+    table(tmp_path / "val.parquet", [None] * 9)
+    with pytest.raises(ValueError, match=r"val\.parquet: none of its 9 images has a usable label; the first: .*#0: the label is"):
+        of(tmp_path, "parquet")
 
 
 def test_lists_of_labels_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -513,6 +614,8 @@ def test_orientation_and_transparency_are_counted_and_applied_on_request(tmp_pat
     lying = Image.new("RGB", (30, 20), (250, 250, 250))
     lying.paste((0, 0, 0), (0, 0, 15, 20))  # its left half is black
     exif = Image.Exif()
+    exif[0x0112] = 99  # none: a camera's error
+    lying.resize((20, 20)).save(tmp_path / "red" / "z0.jpg", exif=exif)
     exif[0x0112] = 3  # upside down
     lying.save(tmp_path / "red" / "z1.jpg", exif=exif)
     clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
