@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folder, where `search` would be benchmarks/search.py
 
-import search  # noqa: E402
-from search.results.saved_study import SavedStudy  # noqa: E402
+import search
+from search.results.saved_study import SavedStudy
 
 RESULT = Path(__file__).parent / "results" / "first-front.md"
 PARETUNE = Path(sys.executable).with_name("paretune")
@@ -100,7 +100,7 @@ def table(studies: Sequence[SavedStudy], retrained: int) -> str:
     return (
         f"""# The first front
 
-`paretune run` with {len(studies)} seeds of the search: who drew this emoji, {budget["n_trials"]} trials of {budget["epochs"]} epochs
+`paretune run` with {len(studies)} seeds of the search: {budget["n_trials"]} trials of {budget["epochs"]} epochs
 at most, {n:,} validation images. Accuracies in percent, smallest member of the front first. SE is the
 standard error of one accuracy. Steps are members that are one or more above the step before.
 Test accuracies are means over {retrained} models each (`paretune finalize --seeds {retrained}`). Swaps are the

@@ -38,7 +38,7 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
 
 
 def vit_emoji(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Build the backbone pretrained to name emoji, whoever drew them; see `trainables/weights/vit_emoji.json`."""
+    """Build the backbone pretrained to name emoji of four sets; see `trainables/weights/vit_emoji.json`."""
     return _packaged("vit_emoji", pretrained, kwargs)
 
 

@@ -33,7 +33,7 @@ class Source:
 
     Attributes:
         file: Name of the file that `npm pack NAME@VERSION` writes.
-        digest: Its SHA-256.
+        digest: SHA-256 of that file.
         folder: Folder of the drawings inside it, 64 x 64 pixels.
         drawings: Who drew them, and under which licence.
     """
@@ -81,7 +81,7 @@ class Emoji:
 
     Attributes:
         code: Code points, as Unicode writes them with dashes.
-        subject: What it shows: its code points without those of men, women and signs.
+        subject: Key of what it shows: the code points without those of men, women and signs.
         drawings: Array [64, 64, 4] uint8 (RGBA) by the name of the set; a set may lack it.
     """
 

@@ -178,7 +178,7 @@ def optimise(model: VisionTransformer, draw: Callable[[], tuple[Tensor, Tensor]]
 
 
 def store(model: VisionTransformer, card: dict[str, object], folder: Path) -> None:
-    """Write the weights without the classifier in float16, and the card beside them; the card's name is that of both files."""
+    """Write the weights without the classifier in float16, and the card next to them; the card's name is that of both files."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.half().contiguous() for name, weight in model.state_dict().items() if not name.startswith("head.")}
     save_file(weights, folder / f"{card['name']}.safetensors", metadata={"format": "pt"})

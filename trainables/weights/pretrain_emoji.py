@@ -1,7 +1,7 @@
 """Reproduce the packaged backbone `vit_emoji`: `python -m trainables.weights.pretrain_emoji FOLDER`.
 
-FOLDER holds the four files that `npm pack` writes (`emoji_sets.SOURCES`). A small ViT learns to name emoji, whoever drew them: the
-drawings of one emoji in up to four sets are one class, turned, scaled and recoloured for every step. None of these emoji is in the
+FOLDER holds the four files that `npm pack` writes (`emoji_sets.SOURCES`). A small ViT learns to name emoji: the drawings of one
+emoji in up to four sets are one class, turned, scaled and recoloured for every step. None of these emoji is in the
 packaged question, which asks for what the backbone was trained to ignore: who drew an emoji. So head-only is weak on it, and
 what an adapter changes can be seen. One CPU thread takes about ten minutes.
 
