@@ -2,7 +2,8 @@
 
 Configurations of every method's packaged space are trained on a packaged question, to full epochs, and every epoch is kept, so that
 ways to search can be compared by anyone in seconds (`paretune simulate`, benchmarks/search.py) on what training really does. On the
-emoji, the shared knobs are those of the packaged study. `--question digits` is the older table, of the methods of its time.
+emoji, batches and regularisation are those of the packaged study, learning rates those around its. `--question digits` is the older
+table, of the methods of its time.
 
 Which configurations: for each adapter its paper's default and seeded random draws, the same number for each; for the anchors
 without knobs of their own (head_only, layer_norm, bitfit, full) fewer. A draw that repeats one, is impossible or exceeds MAX_PARAMS
