@@ -91,7 +91,7 @@ ANCHORS = ("head_only", "layer_norm", "bitfit")
 QUESTIONS = {
     "digits": Question("vit_glyphs", "digits", 30, ANCHORS, 50, 8, 5, {}, CURVES),
     "emoji": Question(
-        "vit_emoji", "emoji", 8, (*ANCHORS, "full"), 34, 8, 2, SHARED, (*CURVES, "cost/gflops", "cost/peak_memory_bytes")
+        "vit_emoji", "emoji", 6, (*ANCHORS, "full"), 34, 8, 2, SHARED, (*CURVES, "cost/gflops", "cost/peak_memory_bytes")
     ),
 }
 
