@@ -1,10 +1,12 @@
-"""A table of real learning curves: `python benchmarks/table.py record`, then `collect` writes results/digits-table.parquet and .md.
+"""A table of real learning curves: `python benchmarks/table.py record`, then `collect` writes results/emoji-table.parquet and .md.
 
-Configurations of every method's packaged space are trained on the packaged digits, to full epochs, and every epoch is kept, so that
-ways to search can be compared by anyone in seconds (`paretune simulate`, benchmarks/search.py) on what training really does.
+Configurations of every method's packaged space are trained on a packaged question, to full epochs, and every epoch is kept, so that
+ways to search can be compared by anyone in seconds (`paretune simulate`, benchmarks/search.py) on what training really does. On the
+emoji, batches and regularisation are those of the packaged study, learning rates those around its. `--question digits` is the older
+table, of the methods of its time.
 
 Which configurations: for each adapter its paper's default and seeded random draws, the same number for each; for the anchors
-without knobs of their own (head_only, layer_norm, bitfit) fewer. A draw that repeats one, is impossible or has more than MAX_PARAMS
+without knobs of their own (head_only, layer_norm, bitfit, full) fewer. A draw that repeats one, is impossible or exceeds MAX_PARAMS
 adapter parameters is drawn again. `full` has more than that. All are trained with seed 0; the first few of each adapter with seeds
 1 and 2 too.
 
@@ -21,6 +23,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,24 +34,71 @@ import pyarrow.parquet as pq
 
 import spaces
 from trainables import make, measure
+from trainables.data import n_images
 from trainables.protocol import Sizes
 
 RESULTS = Path(__file__).parent / "results"
-MAKE: dict[str, Any] = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}
-EPOCHS = 30  # as in the packaged study
-MAX_PARAMS = 100_000  # of the adapter; the backbone has 252,608
+MAX_PARAMS = 100_000  # of the adapter
 ADAPTERS = tuple(method for method in spaces.SPACES if method not in ("head_only", "layer_norm", "bitfit", "full"))
-ANCHORS = ("head_only", "layer_norm", "bitfit")
-N_PER_ADAPTER, N_PER_ANCHOR = 50, 8
 LAYERS = ("all", "last-2", "last-4")  # values of the knob `layers`; the packaged spaces had no others when the table was begun
-N_REPEATED = 5  # configurations of each adapter that are trained with three seeds
-CURVES = ("val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds")
 Run = tuple[str, dict[str, Any], tuple[int, int], int]  # method, configuration, (adapter, head) parameters, seed
 
 
-def draws(method: str, n: int, sizes: Sizes) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
+@dataclass(frozen=True)
+class Question:
+    """What is trained for a table.
+
+    Attributes:
+        backbone: Name of the backbone.
+        data: Kind of the data.
+        epochs: Epochs of a run, as in the packaged study.
+        anchors: Methods without knobs of their own.
+        per_adapter: Configurations of each adapter.
+        per_anchor: Configurations of each anchor.
+        n_repeated: Configurations of each adapter that are trained with three seeds.
+        space: Overrides of the shared knobs.
+        curves: Metrics that are kept of every epoch.
+    """
+
+    backbone: str
+    data: str
+    epochs: int
+    anchors: tuple[str, ...]
+    per_adapter: int
+    per_anchor: int
+    n_repeated: int
+    space: dict[str, Any]
+    curves: tuple[str, ...]
+
+    @property
+    def make(self) -> dict[str, Any]:
+        """The arguments of `trainables.make`."""
+        return {"backbone": {"name": self.backbone}, "data": {"kind": self.data}, "recipe": {"n_threads": 1}}
+
+    def sizes(self) -> Sizes:
+        """What `trainables.measure` says of it."""
+        return measure(self.make["backbone"], self.make["data"])
+
+
+CURVES = ("val/top1", "val/loss", "train/loss", "cost/train_seconds", "cost/eval_seconds")
+SHARED = {
+    "optim.lr": {"low": 0.002, "high": 0.02, "log": True},
+    "optim.weight_decay": 0.0001,
+    "optim.batch_size": 32,
+    "recipe.drop_path": 0.0,
+}
+ANCHORS = ("head_only", "layer_norm", "bitfit")
+QUESTIONS = {
+    "digits": Question("vit_glyphs", "digits", 30, ANCHORS, 50, 8, 5, {}, CURVES),
+    "emoji": Question(
+        "vit_emoji", "emoji", 6, (*ANCHORS, "full"), 34, 8, 2, SHARED, (*CURVES, "cost/gflops", "cost/peak_memory_bytes")
+    ),
+}
+
+
+def draws(question: Question, method: str, n: int, sizes: Sizes) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
     """`n` different configurations of a method within the limit, the default first if it is, with their sizes."""
-    space = spaces.joint([method])
+    space = spaces.joint([method]).with_overrides(question.space)
     if any(knob.key == f"{method}.layers" for knob in space.knobs(method)):
         space = space.with_overrides({f"{method}.layers": list(LAYERS)})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=len(method) + sum(map(ord, method))))
@@ -59,18 +109,19 @@ def draws(method: str, n: int, sizes: Sizes) -> Iterator[tuple[dict[str, Any], t
             params = sizes.count(config)
         except ValueError:
             params = (MAX_PARAMS + 1, 0)
-        if key not in seen and params[0] <= MAX_PARAMS:
+        if key not in seen and (params[0] <= MAX_PARAMS or method == "full"):
             seen.add(key)
             yield dict(config), params
         config = space.suggest(study.ask())
 
 
-def runs(sizes: Sizes) -> list[Run]:
+def runs(question: Question) -> list[Run]:
     """All that is to be trained, in order."""
-    of = {method: list(draws(method, N_PER_ADAPTER, sizes)) for method in ADAPTERS}
-    of |= {method: list(draws(method, N_PER_ANCHOR, sizes)) for method in ANCHORS}
-    first = [(method, *of[method][i], 0) for i in range(N_PER_ADAPTER) for method in of if i < len(of[method])]
-    again = [(method, *of[method][i], seed) for i in range(N_REPEATED) for seed in (1, 2) for method in ADAPTERS]
+    sizes = question.sizes()
+    of = {method: list(draws(question, method, question.per_adapter, sizes)) for method in ADAPTERS}
+    of |= {method: list(draws(question, method, question.per_anchor, sizes)) for method in question.anchors}
+    first = [(method, *of[method][i], 0) for i in range(question.per_adapter) for method in of if i < len(of[method])]
+    again = [(method, *of[method][i], seed) for i in range(question.n_repeated) for seed in (1, 2) for method in ADAPTERS]
     return first + again
 
 
@@ -78,16 +129,16 @@ def key_of(run: Run) -> str:
     return json.dumps([run[1], run[3]], sort_keys=True)
 
 
-def record(parts: Path, worker: int, n_workers: int, minutes: float) -> None:
+def record(question: Question, parts: Path, worker: int, n_workers: int, minutes: float) -> None:
     """Trains what is missing of this worker's share, for at most so many minutes."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parts.mkdir(parents=True, exist_ok=True)
     done = {json.dumps([line["config"], line["seed"]], sort_keys=True) for line in recorded(parts)}
-    everything = enumerate(runs(measure(MAKE["backbone"], MAKE["data"])))
+    everything = enumerate(runs(question))
     # Turned by one each round: otherwise, with an even number of methods, one worker would get all runs of the slow ones.
-    mine = [run for i, run in everything if (i + i // (len(ADAPTERS) + len(ANCHORS))) % n_workers == worker]
+    mine = [run for i, run in everything if (i + i // (len(ADAPTERS) + len(question.anchors))) % n_workers == worker]
     todo = [run for run in mine if key_of(run) not in done]
-    trainable, begun = make(**MAKE), time.monotonic()
+    trainable, begun = make(**question.make), time.monotonic()
     with (parts / f"worker-{worker}.jsonl").open("a") as file:
         file.write("\n")  # ends a line that a kill has torn
         for n, (method, config, (adapter_params, head_params), seed) in enumerate(todo):
@@ -95,14 +146,14 @@ def record(parts: Path, worker: int, n_workers: int, minutes: float) -> None:
                 break
             epochs, problem = [], None
             try:
-                trainable.start(config, seed=seed, epochs=EPOCHS, folder=None)
-                for _ in range(EPOCHS):
+                trainable.start(config, seed=seed, epochs=question.epochs, folder=None)
+                for _ in range(question.epochs):
                     epochs.append(trainable.step())  # noqa: PERF401 - what came before a failure is kept
             except FloatingPointError as error:  # diverged: a result too
                 problem = str(error)
             trainable.finish()
             line = {"method": method, "config": config, "seed": seed, "adapter_params": adapter_params, "head_params": head_params}
-            curves = {name: [epoch[name] for epoch in epochs] for name in CURVES}
+            curves = {name: [epoch[name] for epoch in epochs] for name in question.curves}
             file.write(json.dumps(line | {"problem": problem} | curves) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -122,32 +173,35 @@ def recorded(parts: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def collect(parts: Path) -> None:
+def collect(name: str, question: Question, parts: Path) -> None:
     """Writes what is recorded as one Parquet with its recipe, and the summary beside it."""
-    order = {key_of(run): i for i, run in enumerate(runs(measure(MAKE["backbone"], MAKE["data"])))}
+    order = {key_of(run): i for i, run in enumerate(runs(question))}
     lines = sorted(recorded(parts), key=lambda line: order[json.dumps([line["config"], line["seed"]], sort_keys=True)])
-    recipe = MAKE | {
-        "epochs": EPOCHS,
+    sizes = question.sizes()
+    recipe = question.make | {
+        "epochs": question.epochs,
         "max_params": MAX_PARAMS,
-        "backbone_params": measure(MAKE["backbone"], MAKE["data"]).backbone_params,
-        "n_classes": 10,
+        "space": question.space,
+        "backbone_params": sizes.backbone_params,
+        "n_classes": sizes.n_classes,
+        "n_validation": n_images(question.make["data"], "validation"),
         "n_runs_planned": len(order),
-        "versions": {name: version(name) for name in ("torch", "timm", "optuna", "scikit-learn")},
+        "versions": {library: version(library) for library in ("torch", "timm", "optuna", "scikit-learn")},
         "machine": f"{platform.machine()}, {platform.system()}; one thread for each run, on two cores shared with others",
-        "made_by": "python benchmarks/table.py record; python benchmarks/table.py collect",
+        "made_by": f"python benchmarks/table.py record --question {name}; python benchmarks/table.py collect --question {name}",
     }
-    columns = {name: [line[name] for line in lines] for name in ("method", "seed", "adapter_params", "head_params", "problem")}
+    columns = {key: [line[key] for line in lines] for key in ("method", "seed", "adapter_params", "head_params", "problem")}
     columns["config"] = [json.dumps(line["config"], sort_keys=True) for line in lines]
-    for name in CURVES:
-        kind = pa.float64() if name == "val/top1" else pa.float32()
-        columns[name] = pa.array([line[name] for line in lines], pa.list_(kind))
+    for curve in question.curves:
+        kind = pa.float64() if curve == "val/top1" else pa.float32()
+        columns[curve] = pa.array([line[curve] for line in lines], pa.list_(kind))
     table = pa.table(columns).replace_schema_metadata({"paretune.recipe": json.dumps(recipe)})
-    pq.write_table(table, RESULTS / "digits-table.parquet", compression="zstd", compression_level=19)
-    (RESULTS / "digits-table.md").write_text(summary(lines, recipe))
+    pq.write_table(table, RESULTS / f"{name}-table.parquet", compression="zstd", compression_level=19)
+    (RESULTS / f"{name}-table.md").write_text(summary(name, question, lines, recipe))
     print(f"{len(lines)} of {len(order)} runs")
 
 
-def summary(lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
+def summary(name: str, question: Question, lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
     """The Markdown beside the table."""
     configs = {json.dumps(line["config"], sort_keys=True) for line in lines}
     of_config: dict[str, list[float]] = {}
@@ -155,14 +209,14 @@ def summary(lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
         if line["problem"] is None:
             of_config.setdefault(json.dumps(line["config"], sort_keys=True), []).append(line["val/top1"][-1])
     three = [tops for tops in of_config.values() if len(tops) == 3]
-    n_methods, curves = len({line["method"] for line in lines}), ", ".join(f"`{name}`" for name in CURVES)
-    versions = ", ".join(f"{name} {number}" for name, number in recipe["versions"].items())
+    n_methods, curves = len({line["method"] for line in lines}), ", ".join(f"`{curve}`" for curve in question.curves)
+    versions = ", ".join(f"{library} {number}" for library, number in recipe["versions"].items())
     text = [
         "# The recorded table",
         "",
-        f"{len(lines):,} runs of {len(configs):,} configurations over {n_methods} methods on the packaged digits,",
+        f"{len(lines):,} runs of {len(configs):,} configurations over {n_methods} methods on the packaged {question.data},",
         f"{recipe['epochs']} epochs each, every epoch kept; {len(three)} configurations with three seeds.",
-        "`digits-table.parquet` has one row for each run: `method`, `config` (JSON), `seed`, `adapter_params`, `head_params`,",
+        f"`{name}-table.parquet` has one row for each run: `method`, `config` (JSON), `seed`, `adapter_params`, `head_params`,",
         f"`problem` (why it ended early) and the curves {curves}",
         "(lists over the epochs; seconds of a shared machine). The recipe is in the file's metadata (`paretune.recipe`).",
         f"Adapters have at most {recipe['max_params']:,} parameters; `full` fine-tuning has more. {recipe['machine']};",
@@ -176,7 +230,7 @@ def summary(lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
         "| method | runs | ended early | sizes | val/top1: lowest, median, highest (%) | seconds, median |",
         "|---|---:|---:|---|---|---:|",
     ]
-    for method in (*ANCHORS, *ADAPTERS):
+    for method in (*question.anchors, *ADAPTERS):
         mine = [line for line in lines if line["method"] == method]
         if not mine:
             continue
@@ -193,15 +247,18 @@ def summary(lines: list[dict[str, Any]], recipe: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("record", "collect"))
-    parser.add_argument("--parts", type=Path, default=Path("paretune-studies/digits-table"), help="where the workers write")
+    parser.add_argument("--parts", type=Path, help="where the workers write; paretune-studies/QUESTION-table")
+    parser.add_argument("--question", choices=tuple(QUESTIONS), default="emoji")
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=24 * 60.0)
     asked = parser.parse_args()
+    question = QUESTIONS[asked.question]
+    parts = asked.parts or Path("paretune-studies") / f"{asked.question}-table"
     if asked.verb == "record":
-        record(asked.parts, asked.worker, asked.workers, asked.minutes)
+        record(question, parts, asked.worker, asked.workers, asked.minutes)
     else:
-        collect(asked.parts)
+        collect(asked.question, question, parts)
 
 
 if __name__ == "__main__":

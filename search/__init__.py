@@ -3,10 +3,10 @@
 The functions below are commands of the command line in Python. Importing this package imports none of torch, Ray, Optuna or MLflow.
 
     import search
-    study = search.run("digits")                 # or a path, or a mapping
+    study = search.run("emoji")                  # or a path, or a mapping
     study.front().to_pandas()
-    search.load("paretune-studies/digits")
-    search.compare("paretune-studies/digits", "paretune-studies/flowers")
+    search.load("paretune-studies/emoji")
+    search.compare("paretune-studies/emoji", "paretune-studies/flowers")
 """
 
 from __future__ import annotations

@@ -26,8 +26,10 @@ def test_the_wheel_holds_our_four_packages_and_their_data_and_nothing_else(wheel
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"search", "trainables", "spaces", "cluster"}
     assert "search/studies/digits.yaml" in names
-    assert "trainables/weights/vit_glyphs.safetensors" in names
-    assert "trainables/weights/vit_glyphs.json" in names
+    assert "search/studies/emoji.yaml" in names
+    for name in ("vit_glyphs", "vit_emoji"):
+        assert {f"trainables/weights/{name}.safetensors", f"trainables/weights/{name}.json"} <= set(names)
+    assert {f"trainables/data/emoji{end}" for end in (".webp", ".json", "-NOTICE.md")} <= set(names)
 
 
 def test_the_installed_wheel_runs_the_packaged_study_outside_the_clone(wheel: Path, tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_the_installed_wheel_runs_the_packaged_study_outside_the_clone(wheel: Pa
     run = [sys.executable, str(site / "bin" / "paretune"), "run", *small]
     done = subprocess.run(run, cwd=work, env=environment, check=False, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    shown = [sys.executable, str(site / "bin" / "paretune"), "front", "digits", "--json"]
+    shown = [sys.executable, str(site / "bin" / "paretune"), "front", "emoji", "--json"]
     front = json.loads(subprocess.run(shown, cwd=work, env=environment, check=True, capture_output=True, text=True).stdout)
     assert front["members"]
     assert all(0.3 < member["metrics"]["val/top1"] <= 1.0 for member in front["members"])

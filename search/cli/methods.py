@@ -52,7 +52,7 @@ def methods(as_json: Json = False) -> None:
 @app.command()
 def count(
     method: Annotated[str, typer.Option(help="The adapter method.")],
-    backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name.")] = "vit_glyphs",
+    backbone: Annotated[str, typer.Option(help="vit_emoji, vit_glyphs or a timm name.")] = "vit_glyphs",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="knob=value", help="A knob, without the method's prefix.")
     ] = None,
@@ -93,7 +93,7 @@ def count(
 @app.command("check-method")
 def check_method(
     method: Annotated[str, typer.Argument(metavar="FILE", help="A file with a method, or the name of an installed one.")],
-    backbone: Annotated[str, typer.Option(help="vit_glyphs or a timm name; its weights are random.")] = "vit_glyphs",
+    backbone: Annotated[str, typer.Option(help="vit_emoji, vit_glyphs or a timm name; its weights are random.")] = "vit_glyphs",
     as_json: Json = False,
 ) -> None:
     """Check a method of your own by the laws of ours. Runs its code with your rights. Exit code 1: a law is broken."""

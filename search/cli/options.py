@@ -35,9 +35,7 @@ MaybeStorage = Annotated[
     str | None, typer.Option(envvar="PARETUNE_STORAGE", help="Storage of the studies: a folder, or s3://bucket/folder.")
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name in the storage, its folder, or its address.")]
-MaybeStudyFile = Annotated[
-    str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged digits study.")
-]
+MaybeStudyFile = Annotated[str | None, typer.Argument(metavar="[STUDY.yaml]", help="A study file; none: the packaged study emoji.")]
 TrialNumber = Annotated[int, typer.Argument(min=0, help="Number of the trial.")]
 MaybeSlots = Annotated[
     int | None,

@@ -16,6 +16,12 @@ class Digits(Section):
     kind: Literal["digits"]
 
 
+class Emoji(Section):
+    """The bundled emoji, and who drew them: 1,200 images to train, 1,000 to validate, 1,156 to test."""
+
+    kind: Literal["emoji"]
+
+
 class Synthetic(Section):
     """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
 
@@ -147,6 +153,7 @@ class Fgvc(Images):
 
 DATA_KINDS: dict[str, type[Section]] = {
     "digits": Digits,
+    "emoji": Emoji,
     "imagefolder": ImageFolder,
     "vtab": Vtab,
     "fgvc": Fgvc,

@@ -21,13 +21,14 @@ from search.errors import StudyFileError
 from search.storage import object_store
 
 PACKAGED = resources.files("search") / "studies"
+DEFAULT = "emoji"  # what `paretune run` without a file runs
 
 
 def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str | Path | None = None) -> StudyFile:
     """Read a study file.
 
     Args:
-        source: Path, name of a packaged study, or None for the packaged digits study.
+        source: Path, name of a packaged study, or None for the packaged study `emoji`.
         overrides: Assignments `a.b=value` of the command line, with values in YAML.
         storage: Replacement of the file's storage. If it is a folder and the file names an object store, the folder is for the
             driver's own files.
@@ -35,7 +36,7 @@ def load(source: str | Path | None, overrides: Sequence[str] = (), storage: str 
     Raises:
         StudyFileError: If anything is wrong; the message lists every problem with file, line and dotted path.
     """
-    name = "digits" if source is None else str(source)
+    name = DEFAULT if source is None else str(source)
     try:
         text = _find(name).read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -42,7 +42,7 @@ class Backbone(Section):
     """The frozen model.
 
     Attributes:
-        name: Name of the model: `vit_glyphs` (packaged) or a timm name.
+        name: Name of the model: `vit_emoji` or `vit_glyphs` (packaged), or a timm name.
         weights: Weights: null for the packaged or timm's own, a local file, a folder as `save_pretrained` leaves it, or `random`.
         img_size: Side of the square input in pixels; null for that of the folder's processor, else the model's own.
     """

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 import spaces
 from search import costs, names
-from search.config.data_sections import Digits, Fgvc, ImageFolder, Images, Parquet, Synthetic, Vtab
+from search.config.data_sections import Digits, Emoji, Fgvc, ImageFolder, Images, Parquet, Synthetic, Vtab
 from search.config.own_methods import OwnMethod
 from search.config.sections import Backbone, Budget, Recipe, Resources, Search, Section
 from search.errors import RequestError, StudyFileError
@@ -28,7 +28,7 @@ class StudyFile(Section):
     study: str = Field(pattern=names.PATTERN)
     protocol: str | None = None  # for information: the other keys contain what it sets, see `search.config.protocols`
     backbone: Backbone = Backbone()
-    data: Annotated[Digits | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
+    data: Annotated[Digits | Emoji | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
     methods: tuple[str, ...] = Field(min_length=1)
     space: dict[str, Any] = Field(default_factory=dict)
     objectives: tuple[Literal["val/top1"], str] = ("val/top1", "adapter_params")

@@ -1,7 +1,8 @@
-"""Pretrained Vision Transformers, built with timm, with weights from local files. Importing it registers `vit_glyphs`."""
+"""Pretrained Vision Transformers, built with timm, with weights from local files. Importing it registers the packaged ones."""
 
 from trainables.backbones.factory import (
     HEAD_INITS,
+    OURS,
     RANDOM,
     WEIGHTS,
     Preprocessing,
@@ -20,6 +21,7 @@ from trainables.backbones.statistics import hold_statistics
 
 __all__ = [
     "HEAD_INITS",
+    "OURS",
     "RANDOM",
     "WEIGHTS",
     "Preprocessing",

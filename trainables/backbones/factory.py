@@ -1,6 +1,6 @@
-"""Frozen backbones: timm's Vision Transformers and the small packaged one, `vit_glyphs`.
+"""Frozen backbones: timm's Vision Transformers and two small packaged ones, `vit_emoji` and `vit_glyphs`.
 
-Importing this module registers `vit_glyphs` with timm: `timm.create_model("vit_glyphs", pretrained=True)`.
+Importing this module registers both with timm: `timm.create_model("vit_emoji", pretrained=True)`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,21 @@ _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int
 
 
 def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
-    """Build the packaged backbone, pretrained on glyphs rendered from fonts; see `trainables/weights/vit_glyphs.json`."""
-    card = json.loads((WEIGHTS / "vit_glyphs.json").read_text())
+    """Build the backbone pretrained on glyphs rendered from fonts; see `trainables/weights/vit_glyphs.json`."""
+    return _packaged("vit_glyphs", pretrained, kwargs)
+
+
+def vit_emoji(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Build the backbone pretrained to name emoji of four sets; see `trainables/weights/vit_emoji.json`."""
+    return _packaged("vit_emoji", pretrained, kwargs)
+
+
+def _packaged(name: str, pretrained: bool, kwargs: dict[str, Any]) -> VisionTransformer:
+    card = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
     architecture = card["architecture"]
     size, chans = architecture["img_size"], architecture["in_chans"]
     cfg = {
-        "file": str(WEIGHTS / "vit_glyphs.safetensors"),
+        "file": str(WEIGHTS / f"{name}.safetensors"),
         "num_classes": 0,
         "classifier": "head",
         "first_conv": "patch_embed.proj",
@@ -53,7 +62,7 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         kwargs.pop(key, None)
     model = build_model_with_cfg(
         VisionTransformer,
-        "vit_glyphs",
+        name,
         pretrained,
         pretrained_cfg=cfg,
         pretrained_filter_fn=checkpoint_filter_fn,
@@ -62,7 +71,9 @@ def vit_glyphs(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     return cast(VisionTransformer, model)
 
 
+OURS: Final = ("vit_glyphs", "vit_emoji")  # the packaged backbones
 register_model(vit_glyphs)
+register_model(vit_emoji)
 
 
 Normalization = str | Mapping[str, Sequence[float]]  # `data.normalize`; see `preprocessing`
@@ -91,7 +102,7 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     """Build a timm model without a classifier, in eval mode.
 
     Args:
-        name: Name `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
+        name: Name `vit_emoji`, `vit_glyphs` or any timm name, with or without a tag (`vit_base_patch16_224.augreg_in21k`).
         weights: None for the model's own weights (packaged, or downloaded by timm); "random" for untrained weights, the same
             on every call; or the path of a local file or folder, see `trainables.backbones.pretrained`.
         img_size: Height and width in pixels; None for those of a folder's processor, else the model's own. Position embeddings are
@@ -104,7 +115,7 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
     """
     architecture, known = name.partition(".")[0], timm.list_models()
     if architecture not in known:
-        raise ValueError(f"backbone.name must be a timm model or vit_glyphs; got {name!r}{near(name, known)}")
+        raise ValueError(f"backbone.name must be a timm model, vit_emoji or vit_glyphs; got {name!r}{near(name, known)}")
     if "." in name and name not in (tagged := list(get_arch_pretrained_cfgs(architecture))):
         raise ValueError(f"{architecture} has no weights of the tag in {name!r}; it has {', '.join(tagged)}{near(name, tagged)}")
     if weights not in (None, RANDOM) and Path(weights).is_dir():

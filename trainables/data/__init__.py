@@ -3,6 +3,7 @@
 A study's `data` is one of:
 
     {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, packaged
+    {"kind": "emoji"}                    3,356 emoji and who drew them, packaged
     {"kind": "imagefolder", "path": P}   and `vtab`, `fgvc`, `parquet`: images on a disk, see `trainables.data.layouts`
     {"kind": "none", "n_classes": C}     no images: for counting parameters
 
@@ -29,8 +30,8 @@ from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.batches import Normaliser, Split
 from trainables.data.decoded import Decoded, Progress, Transform, decoded, decoding, digests
-from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
 from trainables.data.listing import SPLITS, Listing, in_short, printable
+from trainables.data.packaged import PACKAGED, resize
 from trainables.protocol import Changed
 
 __all__ = [
@@ -59,8 +60,8 @@ def n_classes(data: Mapping[str, Any]) -> int:
         ValueError: If the kind is unknown or lacks its keys, or the data set cannot be read at all.
     """
     kind = data.get("kind")
-    if kind == "digits":
-        return 10
+    if kind in PACKAGED:
+        return len(PACKAGED[kind].classes)
     if kind in layouts.LAYOUTS:
         return len(_listing(data).classes)
     if kind == "none":
@@ -68,7 +69,7 @@ def n_classes(data: Mapping[str, Any]) -> int:
         if not isinstance(count, int) or count < 1:
             raise ValueError(f'data.n_classes must be a positive whole number with data.kind "none"; got {count!r}')
         return count
-    kinds = ("digits", *layouts.LAYOUTS, "none", "synthetic")
+    kinds = (*PACKAGED, *layouts.LAYOUTS, "none", "synthetic")
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
@@ -76,7 +77,8 @@ def n_images(data: Mapping[str, Any], split: str) -> int | None:
     """Return the size of a split without decoding it; None for data without images. Images that are skipped count."""
     if data.get("kind") in layouts.LAYOUTS:
         return len(_listing(data).splits[split])
-    return DIGITS_SPLIT[split] if data.get("kind") == "digits" else None
+    packaged = PACKAGED.get(data.get("kind", ""))
+    return packaged.sizes[split] if packaged else None
 
 
 def n_fixed_inputs(data: Mapping[str, Any]) -> int:
@@ -89,7 +91,8 @@ def class_names(data: Mapping[str, Any]) -> list[str] | None:
     """Return the names of the classes, in the order of their labels; None if the data set does not name them."""
     if data.get("kind") in layouts.LAYOUTS:
         return list(_listing(data).classes)
-    return [str(digit) for digit in range(10)] if data.get("kind") == "digits" else None
+    packaged = PACKAGED.get(data.get("kind", ""))
+    return list(packaged.classes) if packaged else None
 
 
 def load(
@@ -111,15 +114,15 @@ def load(
         ValueError: If the kind or split is unknown, the kind has no images, or images have problems that may not be skipped.
     """
     n_classes(data)
-    known = tuple(_listing(data).splits) if data["kind"] in layouts.LAYOUTS else tuple(DIGITS_SPLIT)
-    if data["kind"] not in ("digits", *layouts.LAYOUTS):
-        raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of digits, {', '.join(layouts.LAYOUTS)}")
+    known = tuple(_listing(data).splits) if data["kind"] in layouts.LAYOUTS else SPLITS
+    if data["kind"] not in (*PACKAGED, *layouts.LAYOUTS):
+        usable = ", ".join((*PACKAGED, *layouts.LAYOUTS))
+        raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of {usable}")
     if unknown := set(splits) - set(known):
         raise ValueError(f"splits are {', '.join(known)}; got {sorted(unknown)}")
     if data["kind"] in layouts.LAYOUTS:
         return _from_files(data, preprocessing, splits, progress)[0]
-    images, labels = digits()
-    order = digits_split()
+    (images, labels), order = PACKAGED[data["kind"]].images(), PACKAGED[data["kind"]].split()
     size = preprocessing.size
     sized = {name: resize(images[order[name]], preprocessing) for name in splits}
     return {name: Split(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}

@@ -10,9 +10,7 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from trainables.backbones import Preprocessing
 from trainables.data.listing import apportion
 
 DIGITS_SPLIT: Final = {"train": 200, "validation": 800, "test": 797}
@@ -50,18 +48,3 @@ def digits_split() -> dict[str, Tensor]:
 
 def _digest(index: int) -> bytes:
     return hashlib.sha256(f"digits {index}".encode()).digest()
-
-
-def resize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Resize uint8 images (n, 1 or 3, h, w) to the backbone's size and number of channels."""
-    if images.shape[-2:] != preprocessing.size:
-        smooth = preprocessing.interpolation in ("bilinear", "bicubic")
-        resized = F.interpolate(images.float(), preprocessing.size, mode=preprocessing.interpolation, antialias=smooth)
-        images = resized.round().clamp(0, 255).to(torch.uint8)
-    if images.shape[1] == preprocessing.channels:
-        return images
-    if images.shape[1] == 1:
-        return images.expand(-1, preprocessing.channels, -1, -1).contiguous()
-    raise ValueError(
-        f"images of {images.shape[1]} channels do not fit a backbone of {preprocessing.channels}; use another backbone"
-    )

@@ -102,7 +102,7 @@ class Card:
         sized = "" if size is None else f", img_size={size}"
         timm_name = f"{name!r}, num_classes={self.n_classes}{sized}" + (f", pretrained_cfg_overlay={own}" if normalised else "")
         if self.form == "merged":
-            ours = "import trainables.backbones  # registers vit_glyphs\n" if name == "vit_glyphs" else ""
+            ours = f"import trainables.backbones  # registers {name}\n" if name in backbones.OURS else ""
             path = str(folder / self.file)
             return f"import timm\n{ours}model = timm.create_model({timm_name}, checkpoint_path={path!r}).eval()"
         load = f"from trainables.export.adapter import load_adapter\n{{}}\ncard = load_adapter(model, {str(folder)!r})"

@@ -1,1 +1,1 @@
-"""The packaged backbone `vit_glyphs`: its weights, its card (JSON) and the script that makes both again."""
+"""The packaged backbones: their weights, their cards (JSON) and the scripts that make both again."""

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -92,46 +93,8 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
         torch.manual_seed(seed)
         model = VisionTransformer(num_classes=len(glyphs.classes), **ARCHITECTURE)
         initialise(model)
-    model.train()
-    matrices = [weight for weight in model.blocks.parameters() if weight.ndim > 1]
-    inner = {id(weight) for weight in matrices}
-    others = [weight for weight in model.parameters() if id(weight) not in inner]
-    decay = recipe.weight_decay
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=recipe.lr, weight_decay=decay, fused=True),
-    ]
-    averaged = [weight.detach().clone() for weight in model.parameters()]
     known = glyphs.faces(held_out=False)
-
-    train_loss = 0.0
-    for step in range(recipe.n_steps):
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.lr * _schedule(step, recipe)
-        images, labels = _draw(glyphs, known, recipe.batch_size, generator, style)
-        loss = functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the training loss must be finite; got {value} at step {step}; lower Recipe.lr")
-        model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        share = 1 - min(recipe.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, weight in zip(averaged, model.parameters(), strict=True):
-                mean.lerp_(weight, share)
-        train_loss += (value - train_loss) / min(step + 1, 200)
-        if (step + 1) % max(1, recipe.n_steps // 40) == 0:
-            minutes = (time.monotonic() - began) / 60
-            left = minutes * (recipe.n_steps / (step + 1) - 1)
-            print(f"step {step + 1}/{recipe.n_steps}  loss {train_loss:.3f}  {minutes:.1f} min, {left:.1f} min left", flush=True)
-
-    with torch.no_grad():
-        for weight, mean in zip(model.parameters(), averaged, strict=True):
-            weight.copy_(mean.half().float())  # evaluate exactly the stored weights
+    train_loss = optimise(model, lambda: _draw(glyphs, known, recipe.batch_size, generator, style), recipe)
     card: dict[str, object] = {
         "name": "vit_glyphs",
         "architecture": ARCHITECTURE,
@@ -154,11 +117,72 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
         "versions": {name: version(name) for name in ("torch", "timm", "matplotlib", "numpy", "scipy")},
         "train_minutes": round((time.monotonic() - began) / 60, 1),
     }
+    store(model, card, folder)
+    return card
+
+
+def optimise(model: VisionTransformer, draw: Callable[[], tuple[Tensor, Tensor]], recipe: Recipe) -> float:
+    """Train a model, and leave in it the moving average of its weights, rounded to float16.
+
+    Args:
+        model: Model with a classifier.
+        draw: Function that draws the (normalised images, labels) of a step.
+        recipe: Training settings of the backbone.
+
+    Returns:
+        The mean training loss of the last 200 steps.
+
+    Raises:
+        FloatingPointError: If the training loss is not finite.
+    """
+    model.train()
+    matrices = [weight for weight in model.blocks.parameters() if weight.ndim > 1]
+    inner = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in inner]
+    decay = recipe.weight_decay
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=recipe.lr, weight_decay=decay, fused=True),
+    ]
+    averaged = [weight.detach().clone() for weight in model.parameters()]
+    began = time.monotonic()
+    train_loss = 0.0
+    for step in range(recipe.n_steps):
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * _schedule(step, recipe)
+        images, labels = draw()
+        loss = functional.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the training loss must be finite; got {value} at step {step}; lower Recipe.lr")
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        share = 1 - min(recipe.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for mean, weight in zip(averaged, model.parameters(), strict=True):
+                mean.lerp_(weight, share)
+        train_loss += (value - train_loss) / min(step + 1, 200)
+        if (step + 1) % max(1, recipe.n_steps // 40) == 0:
+            minutes = (time.monotonic() - began) / 60
+            left = minutes * (recipe.n_steps / (step + 1) - 1)
+            print(f"step {step + 1}/{recipe.n_steps}  loss {train_loss:.3f}  {minutes:.1f} min, {left:.1f} min left", flush=True)
+
+    with torch.no_grad():
+        for weight, mean in zip(model.parameters(), averaged, strict=True):
+            weight.copy_(mean.half().float())  # evaluate exactly the stored weights
+    return train_loss
+
+
+def store(model: VisionTransformer, card: dict[str, object], folder: Path) -> None:
+    """Write the weights without the classifier in float16, and the card next to them; the card's name is that of both files."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.half().contiguous() for name, weight in model.state_dict().items() if not name.startswith("head.")}
-    save_file(weights, folder / "vit_glyphs.safetensors", metadata={"format": "pt"})
-    (folder / "vit_glyphs.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return card
+    save_file(weights, folder / f"{card['name']}.safetensors", metadata={"format": "pt"})
+    (folder / f"{card['name']}.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def initialise(model: VisionTransformer) -> None:

@@ -14,9 +14,10 @@ MINIMAL = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budge
 
 def test_the_packaged_study_is_the_default_and_valid() -> None:
     file = loading.load(None)
-    assert file.study == "digits"
-    assert file.methods == ("lora", "arc", "lily")
-    assert loading.packaged_names() == ["digits"]
+    assert file.study == "emoji"
+    assert file.methods == ("lora", "arc", "ssf", "adapter", "adaptformer", "convpass")
+    assert loading.load("digits").methods == ("lora", "arc", "lily")
+    assert loading.packaged_names() == ["digits", "emoji"]
 
 
 def test_the_resolved_file_says_the_same_as_the_file() -> None:
@@ -38,7 +39,7 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
         ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: a list of values must not be empty"]),
         (
             {"data": {"kind": "imagenet"}},
-            ["data.kind: must be one of digits, imagefolder, vtab, fgvc, parquet, synthetic (got 'imagenet')"],
+            ["data.kind: must be one of digits, emoji, imagefolder, vtab, fgvc, parquet, synthetic (got 'imagenet')"],
         ),
         ({"objectives": ["val/loss", "adapter_params"]}, ["objectives: must be a pair [val/top1, COST]"]),
         ({"recipe": {"warmup_fraction": float("nan")}}, ["recipe.warmup_fraction: must be a finite number (got nan)"]),
@@ -148,7 +149,7 @@ def test_a_file_that_is_not_a_study_is_refused_without_running_anything(tmp_path
 
 
 def test_a_missing_file_names_what_is_packaged() -> None:
-    with pytest.raises(StudyFileError, match=r"nowhere\.yaml: neither a file nor a packaged study .*packaged: digits"):
+    with pytest.raises(StudyFileError, match=r"nowhere\.yaml: neither a file nor a packaged study .*packaged: digits, emoji"):
         loading.load("nowhere.yaml")
 
 

@@ -85,7 +85,11 @@ def test_a_file_that_is_not_of_this_backbone_is_refused_by_name(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("vit_glyph", None, r"backbone\.name must be a timm model or vit_glyphs; got 'vit_glyph'; did you mean vit_glyphs"),
+        (
+            "vit_glyph",
+            None,
+            r"backbone\.name must be a timm model, vit_emoji or vit_glyphs; got 'vit_glyph'; did you mean vit_glyphs",
+        ),
         ("vit_base_patch16_244", "random", r"got 'vit_base_patch16_244'; did you mean .*vit_base_patch16_224"),
         (
             "vit_base_patch16_224.augreg",

@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits
 
 from trainables.backbones import Preprocessing
 from trainables.data import Normaliser, class_names, load, n_classes
-from trainables.data.digits import DIGITS_SPLIT, digits, digits_split, resize
+from trainables.data.digits import DIGITS_SPLIT, digits, digits_split
 from trainables.data.listing import apportion
+from trainables.data.packaged import resize
 
 GREY8 = Preprocessing(channels=1, size=(8, 8), mean=(0.5,), std=(0.25,), interpolation="bicubic")
 

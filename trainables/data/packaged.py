@@ -1,0 +1,53 @@
+"""The packaged data sets, which need no file of the user's: `digits` and `emoji`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.backbones import Preprocessing
+from trainables.data.digits import DIGITS_SPLIT, digits, digits_split
+from trainables.data.emoji import EMOJI_SETS, EMOJI_SPLIT, emoji, emoji_split
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A data set in the package.
+
+    Attributes:
+        sizes: Number of images by split.
+        classes: Names of the classes, in the order of their labels.
+        images: Function that loads all images (n, channels, height, width) uint8, and labels (n,) int64.
+        split: Function that returns the indices of each split.
+    """
+
+    sizes: Mapping[str, int]
+    classes: tuple[str, ...]
+    images: Callable[[], tuple[Tensor, Tensor]]
+    split: Callable[[], dict[str, Tensor]]
+
+
+PACKAGED: Final = {
+    "digits": Packaged(DIGITS_SPLIT, tuple(str(digit) for digit in range(10)), digits, digits_split),
+    "emoji": Packaged(EMOJI_SPLIT, EMOJI_SETS, emoji, emoji_split),
+}
+
+
+def resize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Resize uint8 images (n, 1 or 3, h, w) to the backbone's size and number of channels."""
+    if images.shape[-2:] != preprocessing.size:
+        smooth = preprocessing.interpolation in ("bilinear", "bicubic")
+        resized = F.interpolate(images.float(), preprocessing.size, mode=preprocessing.interpolation, antialias=smooth)
+        images = resized.round().clamp(0, 255).to(torch.uint8)
+    if images.shape[1] == preprocessing.channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, preprocessing.channels, -1, -1).contiguous()
+    raise ValueError(
+        f"images of {images.shape[1]} channels do not fit a backbone of {preprocessing.channels}; use another backbone"
+    )
