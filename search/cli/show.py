@@ -192,7 +192,7 @@ def _show_rejections(folder: Path, *, as_json: bool) -> None:
 
 def show_front(study: Overview | SavedStudy) -> None:
     """Print the front as a table, and the extended trials."""
-    from search.results import tables
+    from search.results import tables, words
 
     console = Terminal()
     if not study.members:
@@ -203,7 +203,7 @@ def show_front(study: Overview | SavedStudy) -> None:
         console.print(Constrain(tables.extended_table(study.extended), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim")
     if study.ended:
-        console.print(f"Ended before its {study.row.budget['n_trials']} trials: {study.ended}", soft_wrap=True)
+        console.print(words.format_end(study.row.budget["n_trials"], study.ended), soft_wrap=True)
 
 
 def _show_places(study: SavedStudy) -> None:

@@ -157,7 +157,8 @@ class SavedStudy:
 
     @property
     def _stand(self) -> str:
-        done = f"{len(self.history)} of {self.row.budget['n_trials']} trials, {self.state.lower()}"
+        n_trials = self.row.budget["n_trials"]
+        done = f"{len(self.history)}{'' if n_trials is None else f' of {n_trials}'} trials, {self.state.lower()}"
         return f"{done} · hypervolume {self.hypervolume:.4f}"
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from search.front import front, hypervolume
 from search.results import tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState
+from search.results.words import format_budget
 from search.storage.rows import StudyRow
 from search.tracking.run_content import MAX_TAG_CHARACTERS, VIEW
 from search.trial import PARAMETERS, State, Trial
@@ -69,11 +70,12 @@ def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState) -> list[
     validation = study.facts.n_validation
     judged = f", judged on {validation:,} validation images" if validation else ""
     n_trials, largest = budget["n_trials"], study.limits
+    of_all = "" if n_trials is None else f" of {n_trials}"
     return [
         "#### The search",
         "",
-        f"- **State** {state.value.lower()}: {len(trials)} of {n_trials} trials started ({standing or 'none yet'})",
-        f"- **Budget** {n_trials} trials of {budget['epochs']} epochs, {largest}",
+        f"- **State** {state.value.lower()}: {len(trials)}{of_all} trials started ({standing or 'none yet'})",
+        f"- **Budget** {format_budget(budget)}, {largest}",
         f"- **Backbone** `{backbone['name']}`{weights}, {facts.backbone_params:,} frozen parameters",
         f"- **Data** `{file['data']['kind']}`, {facts.n_classes} classes{judged}",
         f"- **Methods** {', '.join(file['methods'])}, and head_only as the anchor",
