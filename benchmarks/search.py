@@ -7,6 +7,9 @@ them with accuracy weighed against latency, which a trial tells only when it run
 in epochs, what a search pays; a seed's runs are paired over the contenders. Hypervolume is normalised: (HV - HV of head-only) /
 (HV of the reference front - HV of head-only).
 
+The problem `seconds` is the recorded table again, with four workers at once and the recorded seconds as time. There `auto` has a
+budget in trials, as everywhere, and `auto, hours` has one in hours. A rule for hours was chosen on seeds 100 to 119.
+
 A run is kept as one line of results/search.jsonl; a second call goes on with what is missing.
 """
 
@@ -18,6 +21,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +35,7 @@ sys.path.pop(0)  # this file's own folder, where `search` would be this file
 import spaces
 from search import pareto
 from search.backends.simulated import VirtualClock, create
+from search.backends.simulated import run as simulate
 from search.config.loading import check
 from search.config.study_file import ANCHOR
 from search.samplers.auto import Auto
@@ -102,11 +107,13 @@ class Contender:
         sampler: As in a study file.
         rungs: As in a study file, or None.
         change: Takes a part away from the study, for an ablation.
+        hours: Budget in hours instead of trials, or None.
     """
 
     sampler: str
     rungs: dict[str, Any] | None = None
     change: Callable[[Study], None] | None = None
+    hours: float | None = None
 
 
 class AccuracyRungs(Rungs):
@@ -171,6 +178,54 @@ CONTENDERS: dict[str, Contender] = {
     "random with rungs": Contender("random", RUNGS),
 }
 
+HOURS = 3.0  # more than all runs of the table take together
+EARLY = RUNGS | {"grace": 1}
+IN_SECONDS: dict[str, Contender] = {
+    "auto": CONTENDERS["auto"],
+    "auto, hours": Contender("auto", EARLY, hours=HOURS),
+    "auto, hours, rungs from epoch 3": Contender("auto", RUNGS, hours=HOURS),
+    "auto, rungs from epoch 1": Contender("auto", EARLY),
+    "random": CONTENDERS["random"],
+    "tpe": CONTENDERS["tpe"],
+}
+N_WORKERS = 4
+
+
+class Enough(Exception):
+    """A search has reached what is measured."""
+
+
+def search_in_seconds(where: Problem, how: Contender, seed: int) -> list[tuple[float, float]]:
+    """(simulated seconds, normalised hypervolume) whenever it grew, until `ENOUGH` is reached or the table is exhausted."""
+    budget = {"epochs": EPOCHS, "max_params": MAX_PARAMS, "max_hours": how.hours, "n_trials": None if how.hours else 10**6}
+    file = check(
+        {
+            "study": "benchmark",
+            "data": {"kind": "synthetic"},
+            "methods": list(METHODS),
+            "budget": budget,
+            "search": {"sampler": how.sampler, "rungs": how.rungs, "seed": seed},
+        }
+    )
+    clock = VirtualClock()
+    study = create(file, where.sizes, clock, pool=where.pool)
+    reference = pareto.hypervolume(where.front, study.reference_point)
+    anchor, curve = math.nan, [(0.0, 0.0)]
+
+    def look() -> None:
+        nonlocal anchor
+        if math.isnan(anchor) and study.state.trials[0].state.finished:
+            anchor = study.hypervolume()
+        reached = (study.hypervolume() - anchor) / (reference - anchor)
+        if reached > curve[-1][1]:
+            curve.append((round(clock.seconds, 2), reached))
+        if reached >= ENOUGH:
+            raise Enough
+
+    with suppress(Enough):
+        simulate(study, where.make, clock, n_workers=N_WORKERS, on_event=look)
+    return curve
+
 
 def search(where: Problem, how: Contender, seed: int) -> list[tuple[int, float]]:
     """(epochs spent, normalised hypervolume) whenever it grew, until 99.9 % or the budget is spent."""
@@ -221,12 +276,14 @@ def run(path: Path, problems: Sequence[str], contenders: Sequence[str], seeds: S
     with path.open("a") as file:
         for seed in seeds:
             for name in problems:
-                where = problem(name, seed)
-                for contender in contenders:
+                in_seconds = name == "seconds"
+                where = problem("table" if in_seconds else name, seed)
+                ways = IN_SECONDS if in_seconds else {contender: CONTENDERS[contender] for contender in contenders}
+                for contender, how in ways.items():
                     if (name, contender, seed) in done or time.monotonic() - begun > 60 * minutes:
                         continue
                     at = time.perf_counter()
-                    curve = search(where, CONTENDERS[contender], seed)
+                    curve = (search_in_seconds if in_seconds else search)(where, how, seed)
                     seconds = time.perf_counter() - at
                     line = {"problem": name, "contender": contender, "seed": seed, "seconds": round(seconds, 1)}
                     line["curve"] = [(epochs, round(share, 5)) for epochs, share in curve]
@@ -238,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=("run", "report"))
     parser.add_argument("--path", type=Path, default=RESULTS / "search.jsonl")
-    parser.add_argument("--problems", nargs="+", default=["table", *FAMILIES, "latency"])
+    parser.add_argument("--problems", nargs="+", default=["table", *FAMILIES, "latency", "seconds"])
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
     parser.add_argument("--seeds", nargs=2, type=int, default=(SEEDS.start, SEEDS.stop))
     parser.add_argument("--minutes", type=float, default=24 * 60.0)

@@ -22,7 +22,12 @@ TITLES = {
     "crossing": "family `crossing`",
     "latency": "family `valley`, accuracy against latency",
 }
-Curves = dict[tuple[str, str], dict[int, list[tuple[int, float]]]]  # (problem, contender) -> seed -> curve
+IN_SECONDS_TEXT = (
+    "Four workers at once, whose epochs take the recorded seconds; the time is that of the simulated clock.",
+    "`auto, hours` has a budget in hours and rungs from the first epoch on, `auto` is as in the other tables.",
+    "Two rows show the budget in hours and the early rungs separately. Ratios are medians of pairs here too.",
+)
+Curves = dict[tuple[str, str], dict[int, list[tuple[float, float]]]]  # (problem, contender) -> seed -> curve
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -34,11 +39,11 @@ def gathered(path: Path) -> Curves:
     """The same, by problem and contender."""
     found: Curves = {}
     for line in lines(path):
-        found.setdefault((line["problem"], line["contender"]), {})[line["seed"]] = [(int(e), s) for e, s in line["curve"]]
+        found.setdefault((line["problem"], line["contender"]), {})[line["seed"]] = [(e, s) for e, s in line["curve"]]
     return found
 
 
-def spent_to(curve: list[tuple[int, float]], reached: float) -> float:
+def spent_to(curve: list[tuple[float, float]], reached: float) -> float:
     """Epochs until a share of the reference was reached; infinite if it never was."""
     return next((float(epochs) for epochs, share in curve if share >= reached - 1e-12), math.inf)
 
@@ -78,6 +83,26 @@ def cell(values: dict[int, float]) -> str:
     arrived = sum(math.isfinite(value) for value in values.values())
     share = "" if arrived == len(values) else f" ({arrived} of {len(values)})"
     return f"{_number(median)} [{_number(low)}, {_number(high)}]{share}"
+
+
+IN_SECONDS = ("auto", "auto, hours", "auto, hours, rungs from epoch 3", "auto, rungs from epoch 1", "random", "tpe")
+
+
+def table_in_seconds(curves: Curves) -> list[str]:
+    """Markdown: seconds of the simulated clock, and their ratio to those of `auto` with a budget in trials, paired by seed."""
+    heads = " | ".join(f"seconds to {share:.0%}" for share in REACHED)
+    ratios = " | ".join(f"it / auto at {share:.0%}" for share in REACHED)
+    rows = [f"| contender | seeds | {heads} | {ratios} |", "|---|" + "---:|" * (1 + 2 * len(REACHED))]
+    for contender in IN_SECONDS:
+        found = [epochs_to(curves, "seconds", contender, share) for share in REACHED]
+        against = [epochs_to(curves, "seconds", "auto", share) for share in REACHED]
+        cells = [cell(values) for values in found]
+        for theirs, ours in zip(against, found, strict=True):
+            paired = [ours[seed] / theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+            median, low, high = middle(paired)
+            cells.append("" if contender == "auto" else f"{_number(median, 2)} [{_number(low, 2)}, {_number(high, 2)}]")
+        rows.append(f"| {contender} | {len(found[0])} | {' | '.join(cells)} |")
+    return rows
 
 
 def _number(value: float, digits: int = 0) -> str:
@@ -122,7 +147,7 @@ def picture(curves: Curves, path: Path) -> None:
     figure.savefig(path)
 
 
-def _steps(curve: list[tuple[int, float]]) -> tuple[list[float], list[float]]:
+def _steps(curve: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     """A staircase as points to interpolate."""
     xs, ys = [0.0], [0.0]
     for epochs, share in curve:
@@ -142,6 +167,8 @@ def report(curves: Curves) -> None:
     for name, title in TITLES.items():
         rivals = [rival for rival in RIVALS if (name, rival) in curves]
         text += [f"### The {title}", "", *table_of(curves, name, ["auto", *rivals]), ""]
+    if ("seconds", "auto") in curves:
+        text += ["### The recorded table, in seconds", "", *IN_SECONDS_TEXT, "", *table_in_seconds(curves), ""]
     text += ["### What each part brings", "", "`auto` without one of its parts, and random search with rungs.", ""]
     for name, title in TITLES.items():
         if ablations := [ablation for ablation in ABLATIONS if (name, ablation) in curves]:

@@ -23,6 +23,12 @@ ACCURACY: Final = "val/top1"
 ADAPTER_PARAMS: Final = "adapter_params"
 
 
+def epoch_seconds(metrics: Metrics) -> float | None:
+    """Return the seconds of training and validation that an epoch reports; None if it reports none."""
+    seconds = [metrics[key] for key in ("cost/train_seconds", "cost/eval_seconds") if key in metrics]
+    return sum(seconds) if seconds else None
+
+
 class Sizes(Protocol):
     """The properties of a configuration that are known before training, from the real model; ValueError if it is invalid."""
 
@@ -80,9 +86,9 @@ class Costs:
         Raises:
             ValueError: If the configuration is invalid, or breaks a limit.
         """
-        known = self.known(config)
-        for key in self.beyond(known):
-            raise ValueError(_too_much(key, known[key], self._limits[key]))
+        known = self._parameters(config)  # first, because counting operations takes 30 times as long
+        self._refuse_beyond(known)
+        self._refuse_beyond(self._operations(config))
         return int(known["adapter_params"]), int(known["head_params"])
 
     def size(self, config: Config) -> float:
@@ -97,6 +103,10 @@ class Costs:
                 raise ValueError(_too_much(key, known[key], self._limits[key]))
         return known[ADAPTER_PARAMS if self.measures_size else self._against]
 
+    def _refuse_beyond(self, known: Mapping[str, float]) -> None:
+        for key in self.beyond(known):
+            raise ValueError(_too_much(key, known[key], self._limits[key]))
+
     def beyond(self, known: Mapping[str, float]) -> list[str]:
         """Return the limits that are broken by the known costs of a configuration."""
         return [key for key, value in known.items() if value > self._limits.get(key, value)]
@@ -107,11 +117,19 @@ class Costs:
         Raises:
             ValueError: If the configuration is invalid.
         """
+        return self._parameters(config) | self._operations(config)
+
+    def _parameters(self, config: Config) -> dict[str, float]:
         adapter_params, head_params = self._sizes.count(config)
-        known: dict[str, float] = {"adapter_params": adapter_params, "head_params": head_params}
-        known["trainable_params"] = adapter_params + head_params
-        if self.counts_operations:
-            known[GFLOPS] = self._sizes.gflops(config)
+        return {"adapter_params": adapter_params, "head_params": head_params, "trainable_params": adapter_params + head_params}
+
+    def _operations(self, config: Config) -> dict[str, float]:
+        """Return the operations of a configuration, if the study uses them.
+
+        Raises:
+            ValueError: If the configuration cannot be merged, and the study uses its merged latency.
+        """
+        known = {GFLOPS: self._sizes.gflops(config)} if self.counts_operations else {}
         if "cost/latency_merged_ms" in self.reported and (reason := self._sizes.unmergeable(config)) is not None:
             raise ValueError(f"{reason}; the study uses cost/latency_merged_ms")
         return known

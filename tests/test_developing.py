@@ -128,7 +128,7 @@ class OneByOne:
         self._drawn += drawn
         return self._running + self._drawn
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None: ...
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None, seconds: float | None) -> None: ...
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
         self._running -= 1

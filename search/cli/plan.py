@@ -64,14 +64,15 @@ def plan(
     worker = file.worker()
     try:
         sizes = measure(worker["backbone"], worker["data"], worker.get("methods", ()))
-        worker["recipe"] |= prefix_fact(file, sizes).as_recipe()
+        prefix = prefix_fact(file, sizes)
+        worker["recipe"] |= prefix.as_recipe()
         work = count_epochs(**worker)
         max_params = file.budget.max_params or sizes.backbone_params
         starts = time.perf_counter() - begun
         held = planning.holdings(file, sizes, max_params, seconds=_DRAWING, on_done=say.progress)
         machine = (_measured_there if os.environ.get("RAY_ADDRESS") else _measured_here)(file, sizes, slots, say)
-        configs = planning.to_probe(file, sizes, max_params, planning.N_PREDICTED)
-        told = epoch_seconds.reports(file)
+        configs = planning.to_probe(file, sizes, max_params, planning.N_PREDICTED, seconds=_DRAWING)
+        told = epoch_seconds.reports(file, prefix)
         predicted = epoch_seconds.predict(configs, work, machine.speed, told, seconds=_PREDICTING, on_done=say.progress)
     except ValueError as error:
         raise RequestError(str(error)) from error
@@ -261,7 +262,7 @@ def _cost_table(file: StudyFile, found: Cost, machine: _Machine, epoch: str) -> 
     fits = int(memory // found.memory_bytes) if found.memory_bytes else machine.sharing
     gpu_hours = found.slot_hours.guess * machine.gpus
     rows = {
-        "trials": f"{file.budget.n_trials:,}, {machine.n_slots} at a time",
+        "trials": f"{_range(found.trials, '{:,.0f}')}, {machine.n_slots} at a time",
         "epochs": _range(found.epochs, "{:,.0f}"),
         "an epoch": epoch,
         "slot hours": _range(found.slot_hours, "{:,.2f}") + (f"; GPU hours {gpu_hours:,.2f}" if gpu_hours else ""),

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cli.terminal import Terminal
+from search.config.sections import Budget
 from search.config.study_file import StudyFile
 from search.results import tables, words
 from search.results.saved_study import SavedStudy
@@ -42,11 +43,10 @@ class Progress:
         self._decoding: RichProgress | None = None
         self._said = 0.0  # time of the last line about the first image
 
-    def announce(self, file: StudyFile, n_trials: int) -> None:
+    def announce(self, file: StudyFile, budget: Budget) -> None:
         """Print what is about to run; the libraries take some seconds to load."""
         what = f"{file.backbone.name} on {file.data.kind}: {', '.join(file.methods)}"
-        budget = f"{n_trials} trials of {file.budget.epochs} epochs"
-        self._console.print(f"Study {file.study}: {what}\n{budget}", soft_wrap=True)
+        self._console.print(f"Study {file.study}: {what}\n{words.format_budget(budget.model_dump())}", soft_wrap=True)
 
     def decoded(self, n_done: int, n_images: int) -> None:
         """Show the decoding of a split's images, which happens once per machine."""
@@ -115,23 +115,38 @@ class _Clock:
         self._study = study
         self._began = time.monotonic()
         self._epochs_before = self.epochs_done()
+        self._seconds_before = study.state.seconds
 
     def epochs_done(self) -> int:
         full = self._study.file.budget.epochs
         return sum(full if trial.state.finished else trial.epochs for trial in self._study.trials)
 
-    def epochs_in_all(self) -> int:
-        budget = self._study.file.budget
-        return budget.epochs * budget.n_trials
+    def share(self) -> float:
+        """Return the part of the budget that is used, in [0, 1]: of trials or of hours, whichever ends the study first."""
+        budget, shares = self._study.file.budget, [0.0]
+        if budget.n_trials is not None:
+            shares.append(self.epochs_done() / (budget.epochs * budget.n_trials))
+        if budget.max_hours is not None:
+            shares.append(self.seconds_used() / (3600 * budget.max_hours))
+        return min(1.0, max(shares))
+
+    def seconds_used(self) -> float:
+        """Return about the time that counts against `budget.max_hours`: that of earlier drivers, and of this one."""
+        return self._seconds_before + self.elapsed()
 
     def elapsed(self) -> float:
         return time.monotonic() - self._began
 
     def left(self) -> float | None:
-        trained = self.epochs_done() - self._epochs_before
-        if not trained or self._study.is_paused:
+        if self._study.is_paused:
             return None
-        return self.elapsed() / trained * (self.epochs_in_all() - self.epochs_done())
+        budget, found = self._study.file.budget, list[float]()
+        trained = self.epochs_done() - self._epochs_before
+        if budget.n_trials is not None and trained:
+            found.append(self.elapsed() / trained * (budget.epochs * budget.n_trials - self.epochs_done()))
+        if budget.max_hours is not None:
+            found.append(max(0.0, 3600 * budget.max_hours - self.seconds_used()))
+        return min(found, default=None)
 
 
 @contextmanager
@@ -144,13 +159,17 @@ def retraining(study: SavedStudy, n_seeds: int) -> Iterator[Callable[[int, int],
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _counts(trials: list[Trial], n_trials: int) -> str:
+def _counts(trials: list[Trial], n_trials: int | None) -> str:
     by_state = Counter(trial.state for trial in trials)
-    parts = [f"{sum(t.state.finished for t in trials)}/{n_trials} trials"]
+    parts = [f"{_out_of(sum(t.state.finished for t in trials), n_trials)} trials"]
     parts += [
         f"{n} {state.lower()}" for state in (State.RUNNING, State.PAUSED, State.PRUNED, State.FAILED) if (n := by_state[state])
     ]
     return ", ".join(parts)
+
+
+def _out_of(n_finished: int, n_trials: int | None) -> str:
+    return f"{n_finished}" if n_trials is None else f"{n_finished}/{n_trials}"
 
 
 def _picture(study: Study, clock: _Clock, waiting: str | None) -> RenderableType:
@@ -158,7 +177,7 @@ def _picture(study: Study, clock: _Clock, waiting: str | None) -> RenderableType
     left = clock.left()
     numbers = Table.grid(padding=(0, 2))
     numbers.add_row(
-        ProgressBar(total=clock.epochs_in_all(), completed=clock.epochs_done(), width=20),
+        ProgressBar(total=1.0, completed=clock.share(), width=20),
         _counts(trials, study.file.budget.n_trials),
         f"{_span(clock.elapsed())} gone" + (f", {_span(left)} left" if left is not None else ""),
     )
@@ -206,7 +225,7 @@ class Lines:
 
 
 def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
-    line = f"[{n_finished}/{study.file.budget.n_trials}] {trial.label} {trial.state.lower()}"
+    line = f"[{_out_of(n_finished, study.file.budget.n_trials)}] {trial.label} {trial.state.lower()}"
     if trial.state is State.COMPLETE:
         line += f", val/top1 {words.format_percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
     elif trial.reason:

@@ -23,7 +23,9 @@ from search.cli.show import _show_places, show_front
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from search.config.sections import Budget
     from search.config.study_file import StudyFile
+    from search.results.overview import Overview
     from search.results.saved_study import SavedStudy
     from search.study.extension import Extension
 
@@ -79,8 +81,7 @@ def search_quietly(
     driver = make_back_end(back_end, n_cpus=cpus, n_slots=slots)
     progress = Progress(progress_on or Terminal(file=sys.stdout))
     opening = find_study(file)
-    n_trials = file.budget.n_trials if opening.saved is None else opening.saved.row.budget["n_trials"]
-    progress.announce(file, n_trials + (0 if extension is None else extension.more_trials))
+    progress.announce(file, _announced(file, opening.saved, extension))
     with interruptible():
         return workflow.run(
             file,
@@ -92,6 +93,17 @@ def search_quietly(
             say=complain,
             extension=extension,
         )
+
+
+def _announced(file: StudyFile, saved: Overview | None, extension: Extension | None) -> Budget:
+    """Return the budget with which a study starts or continues."""
+    from search.config.sections import Budget
+
+    found = dict(file.budget.model_dump() if saved is None else saved.row.budget)
+    if extension is not None:
+        found["n_trials"] = None if found["n_trials"] is None else found["n_trials"] + extension.more_trials
+        found["max_hours"] = extension.max_hours or found["max_hours"]
+    return Budget.model_validate(found)
 
 
 def _say_what_is_left(study: SavedStudy) -> None:

@@ -16,6 +16,7 @@ from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialN
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from search.results.growth import Growth
     from search.results.overview import Overview
     from search.results.saved_study import SavedStudy
     from search.storage.rows import Report
@@ -31,6 +32,7 @@ def front(
     storage: Storage = DEFAULT_STORAGE,
     *,
     at: Annotated[float | None, typer.Option(metavar="SIZE", min=0, help="Only the best member of at most this size.")] = None,
+    growth: Annotated[bool, typer.Option("--growth", help="Also how the hypervolume grew: over epochs and trained hours.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print the Pareto front of a study; the size is the number of adapter parameters, or the study's other cost."""
@@ -45,10 +47,29 @@ def front(
             smallest = f"; its smallest member has {found.members[0].size:,.6g}" if found.members else ""
             raise RequestError(f"--at {at:,.6g}: the front of {found.row.name} has no member of at most this size{smallest}")
         found = replace(found, members=(small[-1],), extended=())  # the largest of these is the most accurate
+    grown = _growth(folder_of(study, storage), found.row.facts.reference_point) if growth else None
     if as_json:
-        print_json(front_json(found.row, [*found.members, *found.extended]))
-    else:
-        show_front(found)
+        more = {} if grown is None else {"growth": [one.as_json() for one in grown]}
+        print_json(front_json(found.row, [*found.members, *found.extended]) | more)
+        return
+    show_front(found)
+    if grown:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("hypervolume", "trials ended", "epochs", "trained hours"):
+            table.add_column(name, justify="right")
+        for one in grown:
+            hours = one.spent("hours")
+            table.add_row(f"{one.hypervolume:.4f}", f"{one.trials:,}", f"{one.epochs:,}", "-" if hours is None else f"{hours:,.3f}")
+        Terminal().print(table)
+
+
+def _growth(folder: Path, reference_point: tuple[float, float]) -> list[Growth]:
+    """Read the steps of the hypervolume of a study, which takes all its epochs."""
+    from search.results.growth import growth, steps_of
+    from search.storage.sql_ledger import open_ledger
+
+    with open_ledger(folder) as ledger:
+        return steps_of(growth(ledger.trials(), ledger.reports(), reference_point))
 
 
 @app.command()
@@ -195,7 +216,7 @@ def _show_rejections(folder: Path, *, as_json: bool) -> None:
 
 def show_front(study: Overview | SavedStudy) -> None:
     """Print the front as a table, and the extended trials."""
-    from search.results import tables
+    from search.results import tables, words
 
     console = Terminal()
     if not study.members:
@@ -206,7 +227,7 @@ def show_front(study: Overview | SavedStudy) -> None:
         console.print(Constrain(tables.extended_table(study.extended), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim")
     if study.ended:
-        console.print(f"Ended before its {study.row.budget['n_trials']} trials: {study.ended}", soft_wrap=True)
+        console.print(words.format_end(study.row.budget["n_trials"], study.ended), soft_wrap=True)
 
 
 def _show_places(study: SavedStudy) -> None:

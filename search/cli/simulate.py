@@ -46,7 +46,7 @@ def simulate(
     from search.backends import simulated
     from search.config import loading
     from search.errors import RequestError
-    from search.results import tables
+    from search.results import tables, words
     from search.results.as_json import front_json
     from search.workflows import compare_samplers
 
@@ -85,7 +85,7 @@ def simulate(
     )
     console.print(f"{clock.seconds:,.0f} virtual seconds on {workers:,} workers, simulated in {facts['real_seconds']:.1f} s")
     if searched.ended:
-        console.print(f"Ended before its {file.budget.n_trials:,} trials: {searched.ended}", soft_wrap=True)
+        console.print(words.format_end(file.budget.n_trials, searched.ended), soft_wrap=True)
 
 
 def _refuse(file: StudyFile, against: list[str], picture: Path | None) -> None:

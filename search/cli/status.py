@@ -97,7 +97,8 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
         "study": study.row.name,
         "state": study.state.value,
         "trials": {state.value: n for state, n in study.counts.of_state.items()},
-        "n_trials": int(study.row.budget["n_trials"]),
+        "n_trials": study.row.budget["n_trials"],
+        "max_hours": study.row.budget["max_hours"],
         "slots_busy": len(study.running) if at_work else 0,
         "epochs_per_minute": 60.0 * n_recent / span if at_work else 0.0,
         "steps_per_second": sum(steps) if at_work else 0.0,
@@ -106,12 +107,17 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
     } | ({"paused": study.paused.words(study.row.name)} if study.paused is not None else {})
 
 
+def _budget(facts: Mapping[str, Any]) -> str:
+    parts = [] if facts["n_trials"] is None else [f"{facts['n_trials']:,}"]
+    return " or ".join([*parts, *([] if facts["max_hours"] is None else [f"{facts['max_hours']:g} h"])])
+
+
 def _shown(facts: Mapping[str, Any]) -> Table:
     states = ", ".join(f"{n:,} {state.lower()}" for state, n in facts["trials"].items()) or "none yet"
     rows = {
         "study": f"{facts['study']}, {facts['state']}",
         "": facts.get("paused", ""),
-        "trials": f"{states}; the budget is {facts['n_trials']:,}",
+        "trials": f"{states}; the budget is {_budget(facts)}",
         "busy slots": f"{facts['slots_busy']}",
         "pace": f"{facts['epochs_per_minute']:.1f} epochs per minute, {facts['steps_per_second']:.1f} steps per second",
         "front": f"{facts['front']} member{'' if facts['front'] == 1 else 's'}, hypervolume {facts['hypervolume']:.4f}",

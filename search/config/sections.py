@@ -16,6 +16,8 @@ from search.config.trial_resources import smallest_gpu_share
 from search.costs import unknown
 from search.storage.facts import TrialMemory
 
+ENDLESS = 1_000_000  # trials of a study that only hours end: more than any cluster runs at once
+
 
 def _is_number(annotation: Any) -> bool:
     """Return whether a field is a number, or a union with one: `int | None`."""
@@ -91,17 +93,18 @@ class Budget(Section):
     """The budget of a study.
 
     Attributes:
-        n_trials: Number of configurations to train, including head-only.
+        n_trials: Number of configurations to train, including head-only; null for as many as `max_hours` allows.
         epochs: Epochs of a complete trial.
         max_params: Largest allowed adapter, in parameters; null for the backbone's own size.
         limits: Largest allowed values of other costs (`search.costs`): `{cost/gflops: 36, cost/latency_ms: 20}`.
-        max_hours: Hours of searching, over all drivers of the study, after which no trial is started; null for no limit.
+        max_hours: Hours of searching, over all drivers of the study, after which no trial is started; null for no limit. If it is
+            given, `auto` and the rungs weigh what a trial adds against its seconds.
         until: Moment after which no trial is started (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
         stall_trials: Number of consecutive complete or pruned trials without a change of the front after which no trial is started;
             null for no limit.
     """
 
-    n_trials: int = Field(gt=0)
+    n_trials: int | None = Field(default=None, gt=0)
     epochs: int = Field(gt=0)
     max_params: int | None = Field(default=None, gt=0)
     limits: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
@@ -120,6 +123,16 @@ class Budget(Section):
             raise ValueError("max_params and limits.adapter_params are the same limit; give only one of them")
         others = {key: value for key, value in limits.items() if key != "adapter_params"}
         return {**raw, "max_params": limits["adapter_params"], "limits": others}
+
+    @model_validator(mode="after")
+    def _ends(self) -> Budget:
+        if self.n_trials is None and self.max_hours is None:
+            raise ValueError("must have n_trials, max_hours or both: the number of trials, and the hours, after which it ends")
+        return self
+
+    def trials_left(self, n_searched: int) -> int:
+        """Return how many of `n_trials` trials are left after so many; a large number if only the hours count."""
+        return ENDLESS if self.n_trials is None else self.n_trials - n_searched
 
     @field_validator("limits")
     @classmethod

@@ -11,12 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.front import front, hypervolume
+from search.front import front
 from search.results.contributions import contributions
+from search.results.growth import UNITS, Growth
 from search.results.plot_style import FAINT, INK, SizeAxis, styles
 from search.results.recommendation import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
-from search.storage.rows import Report
 from search.trial import PARAMETERS, State, Trial
 
 Figure = dict[str, Any]
@@ -123,43 +123,36 @@ def hover(trial: Trial, n_validation: int | None = None) -> str:
     )
 
 
-def growth(
-    trials: Sequence[Trial], reports: Sequence[Report], reference_point: tuple[float, float]
-) -> list[tuple[int, float | None, float]]:
-    """Return how the hypervolume grew: after each end of a trial (number of ended trials, slot-seconds, hypervolume).
+def hypervolume_figure(grown: Sequence[Growth], *, over: str = "trials", against: str = "adapter_params") -> Figure:
+    """Draw the hypervolume over ended trials, epochs or time.
 
-    Slot-seconds are the time that training and evaluation of all trials had taken until then (`cost/train_seconds`,
-    `cost/eval_seconds`); None if trials do not report it.
+    Args:
+        grown: Growth of the hypervolume.
+        over: One of `search.results.growth.UNITS`.
+        against: Second objective.
+
+    Raises:
+        ValueError: If `over` is no such unit.
     """
-    ends = sorted((t for t in trials if t.finished is not None and t.state.finished), key=lambda t: (t.finished, t.number))
-    told = any("cost/train_seconds" in report.metrics for report in reports)
-    ordered, spent, position = sorted(reports, key=lambda report: report.time), 0.0, 0
-    complete: list[Trial] = []
-    grown: list[tuple[int, float | None, float]] = []
-    for n_ended, trial in enumerate(ends, 1):
-        while position < len(ordered) and ordered[position].time <= (trial.finished or 0.0):
-            costs = ordered[position].metrics
-            spent += sum(costs.get(key, 0.0) for key in ("cost/train_seconds", "cost/eval_seconds"))
-            position += 1
-        complete = front([*complete, trial])
-        grown.append((n_ended, spent if told else None, hypervolume(complete, reference_point)))
-    return grown
-
-
-def hypervolume_figure(
-    grown: Sequence[tuple[int, float | None, float]], *, over: str = "trials", against: str = "adapter_params"
-) -> Figure:
-    """Draw the hypervolume over `trials` or over `slot-seconds`; `grown` comes from `growth`, `against` is the second objective."""
-    in_trials = over == "trials"
-    begun = [point for point in grown if point[2] > 0.0]  # skip the time before the first COMPLETE trial
-    points = [(n if in_trials else seconds, value) for n, seconds, value in begun if in_trials or seconds is not None]
+    if over not in UNITS:
+        raise ValueError(f"over must be one of {', '.join(UNITS)}, got {over!r}")
+    begun = [(one.spent(over), one.hypervolume) for one in grown if one.hypervolume > 0.0]  # after the first COMPLETE trial
+    points = [(x, value) for x, value in begun if x is not None]
     line = {"color": "#0072B2", "width": 2, "shape": "hv"}
     trace = _lines([x for x, _ in points], [y for _, y in points], "hypervolume", line=line, fill="tozeroy")
-    unit = "trials ended" if in_trials else "slot-seconds of training and evaluation"
+    unit = _UNIT_WORDS[over]
     trace |= {"hovertemplate": f"%{{x:,.4~g}} {unit}<br>hypervolume %{{y:.4f}}<extra></extra>", "showlegend": False}
     layout = _layout(unit, f"hypervolume, accuracy × {'decades' if against in PARAMETERS else f'share of the largest {against}'}")
     layout["yaxis"] |= {"range": _window([y for _, y in points], [], least=0.0)}
     return {"data": [trace], "layout": layout}
+
+
+_UNIT_WORDS = {
+    "trials": "trials ended",
+    "epochs": "epochs trained, all trials together",
+    "hours": "hours of training and validation, all trials together",
+    "slot-seconds": "slot-seconds of training and evaluation",
+}
 
 
 def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]) -> Figure:

@@ -149,15 +149,20 @@ class SavedStudy:
         return None
 
     def plot_hypervolume(self, *, over: str = "trials") -> Any:
-        """Return an interactive plotly figure of the hypervolume's growth over `trials` or over `slot-seconds`."""
-        from search.results import plotly_figures
+        """Return an interactive plotly figure of the hypervolume's growth over `trials`, `epochs`, `hours` or `slot-seconds`.
 
-        grown = plotly_figures.growth(self.history, self.epochs, self.reference_point)
+        Hours and slot-seconds are those of training and validation, of all trials together.
+        """
+        from search.results import plotly_figures
+        from search.results.growth import growth
+
+        grown = growth(self.history, self.epochs, self.reference_point)
         return _interactive(plotly_figures.hypervolume_figure(grown, over=over, against=self.against))
 
     @property
     def _stand(self) -> str:
-        done = f"{len(self.history)} of {self.row.budget['n_trials']} trials, {self.state.lower()}"
+        n_trials = self.row.budget["n_trials"]
+        done = f"{len(self.history)}{'' if n_trials is None else f' of {n_trials}'} trials, {self.state.lower()}"
         return f"{done} · hypervolume {self.hypervolume:.4f}"
 
     def __repr__(self) -> str:

@@ -28,7 +28,8 @@ def find_state(record: StudyRow, counts: Counts, *, ended: bool, owner: str | No
         ended: True if the budget ended before all trials were started (hours, a front without progress, an exhausted space).
         owner: Driver that is running it, or None.
     """
-    all_started = ended or counts.n_searched >= int(record.budget["n_trials"])
+    n_trials = record.budget["n_trials"]  # None if only hours end the study
+    all_started = ended or (n_trials is not None and counts.n_searched >= int(n_trials))
     if all_started and counts.all_finished:
         return StudyState.FINISHED
     return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED

@@ -37,9 +37,10 @@ def write_page(
         importance: True to compute the importance of knobs, which takes a second or more.
     """
     from search.results import html_page, plotly_figures
+    from search.results.growth import growth
 
     every, point = study.history, study.reference_point
-    grown = plotly_figures.growth(every, study.epochs, point)
+    grown = growth(every, study.epochs, point)
     size = "size" if study.against == "adapter_params" else study.against
     sections = [
         (
@@ -50,9 +51,11 @@ def write_page(
         ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
         ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=study.against)),
     ]
-    if any(seconds is not None for _, seconds, _ in grown):
-        over = plotly_figures.hypervolume_figure(grown, over="slot-seconds", against=study.against)
-        sections.append(("Hypervolume over slot-seconds", "", over))
+    sections.append(("Hypervolume over epochs", "", plotly_figures.hypervolume_figure(grown, over="epochs", against=study.against)))
+    if any(one.seconds is not None for one in grown):
+        over = plotly_figures.hypervolume_figure(grown, over="hours", against=study.against)
+        words = "Hours of training and validation of all trials together; pauses of the study do not count."
+        sections.append(("Hypervolume over trained hours", words, over))
     sections.append(
         ("Every trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search.trial import Trial
 
@@ -87,3 +88,17 @@ def _number(value: object) -> str:
 def format_quantity(value: float) -> str:
     """Format a cost with four digits, or as a whole number."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_budget(budget: Mapping[str, Any]) -> str:
+    """Format the trials and hours of a budget: `40 trials of 30 epochs, at most 2 h`, `2 h of trials of 30 epochs`."""
+    trials = f"trials of {budget['epochs']} epochs"
+    hours = "" if budget.get("max_hours") is None else f"{budget['max_hours']:g} h"
+    if budget["n_trials"] is None:
+        return f"{hours} of {trials}"
+    return f"{budget['n_trials']} {trials}" + (f", at most {hours}" if hours else "")
+
+
+def format_end(n_trials: int | None, reason: str) -> str:
+    """Say why a study ended early, or, if only hours end it, why it ended."""
+    return f"Ended: {reason}" if n_trials is None else f"Ended before its {n_trials:,} trials: {reason}"

@@ -6,6 +6,8 @@ variable: the area between its accuracy and the front to the right of its size. 
 training can measure (time, memory, latency), that cost is modelled too (`search.samplers.cost_model`), and the promise is the
 mean over its predicted values.
 
+- Effort: candidates and stopped trials are compared by their promise for each epoch that is left. If the budget is in hours, they
+  are compared by their promise for each second (`search.samplers.epoch_seconds`).
 - Fairness: before promise decides, every method gets `N_FAIR` sampled configurations (the most promising of its candidates).
 - Free checks: candidates that are too large, invalid or already known are dropped before they are evaluated.
 - All trials count: a trial that runs, or was stopped at a rung, counts with the accuracy predicted for its end, from a regression
@@ -26,6 +28,7 @@ from search.pareto import Axis, Front
 from search.samplers.base import Answer, NewConfig, Promote, Result, SamplerContext
 from search.samplers.candidates import CandidateGenerator
 from search.samplers.cost_model import PredictedCost
+from search.samplers.epoch_seconds import EpochSeconds
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit, squared
 from search.samplers.learning_curve import SPREAD, expected_gain, goodness
 from search.samplers.observations import Observations, Tickets
@@ -36,6 +39,7 @@ N_FAIR = 3  # sampled configurations of each method before promise decides
 N_PARENTS = 24  # good trials whose neighbours are candidates
 N_KNOWN, N_RUNNING = 256, 48  # maximum numbers of trials for the surrogate: with reports, and running without any
 N_STOPPED = 64  # stopped trials that are considered for promotion
+EXPECTED = 0.5  # share of its epochs that a new trial is expected to train before a rung stops it; chosen on the recorded table
 N_LEAST = 4  # observations required for predictions
 N_FIT_FIRST, N_FIT = 12, 192  # observations for the first fit of hyperparameters, and at most
 
@@ -65,6 +69,7 @@ class Auto:
         measured: True if only training can measure the second objective.
         n_epochs: Number of epochs of a complete trial.
         pool: The only available configurations; None for the whole space.
+        by_seconds: True to weigh gain against seconds, False against epochs.
         fair: True to give each method its share first.
     """
 
@@ -78,6 +83,7 @@ class Auto:
         n_epochs: int,
         measured: bool = False,
         pool: Sequence[Config] | None = None,
+        by_seconds: bool = False,
         fair: bool = True,
     ) -> None:
         self._front, self._n_epochs, self._fair = front, n_epochs, fair
@@ -85,6 +91,7 @@ class Auto:
         self._choice = CandidateGenerator(space, size=size, max_size=max_size, axis=axis, pool=pool)
         self._coding = self._choice.coding
         self._cost = PredictedCost(self._coding) if measured else None
+        self._seconds = EpochSeconds(self._coding) if by_seconds else None
         self._known = Observations(len(self._coding.groups))
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
@@ -114,6 +121,7 @@ class Auto:
             n_epochs=context.n_epochs,
             measured=context.measured,
             pool=context.pool,
+            by_seconds=context.by_seconds,
         )
 
     # -- results -------------------------------------------------------------------------------------------------------------------
@@ -129,10 +137,12 @@ class Auto:
             self._n_sampled[point.method] += 1
         return ticket
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None = None) -> None:
-        """Record one epoch of a trial; `size` is given if the second objective was measured."""
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None = None, seconds: float | None = None) -> None:
+        """Record one epoch of a trial; `size` is given if the second objective was measured, `seconds` if they were."""
         self._known.report(ticket, top1)
         self._measured(ticket, size)
+        if self._seconds is not None and seconds is not None:
+            self._seconds.report(ticket, self._known.features(np.array([ticket]))[0], epoch, seconds)
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
         """Record the result of a configuration.
@@ -200,14 +210,15 @@ class Auto:
                 promise = random.random(len(found.sizes)) * self._within_limits(found.features)
             else:
                 promise = self._promise(surrogate, found.features, found.sizes)
-            order = np.argsort(-promise, kind="stable")
+            rate = promise / self._effort(found.features)
+            order = np.argsort(-(promise if self._seconds is None else rate), kind="stable")
             for i in order:
                 config = found.config(int(i), self._coding)
                 if self._choice.is_taken(config):
                     continue
                 if surrogate is not None and not due:
                     ticket, gain = self._best_stopped(surrogate, below, observed)
-                    if ticket is not None and gain > promise[i] / self._n_epochs:
+                    if ticket is not None and gain > rate[i]:
                         return Promote(ticket)
                 return NewConfig(config)
         if surrogate is not None and (ticket := self._best_stopped(surrogate, below, observed)[0]) is not None:
@@ -228,6 +239,12 @@ class Auto:
         promise: Array = (gain + 1e-12 * (mean + std)) * self._within_limits(features)
         return promise
 
+    def _effort(self, features: Array) -> Array | float:
+        """Return what it takes (n,) to train untried points: epochs, or seconds if the budget is in hours."""
+        if self._seconds is None:
+            return float(self._n_epochs)
+        return EXPECTED * self._n_epochs * self._seconds.of(features)
+
     def _positions(self, tickets: Tickets) -> Array:
         """Return the positions (n,) of trials' sizes: known, measured, or else predicted."""
         positions = self._known.axis_positions(tickets)
@@ -247,7 +264,7 @@ class Auto:
         return np.where(likely < LIKELY, 1e-12 * likely, likely)
 
     def _best_stopped(self, surrogate: Surrogate, below: Array, observed: Tickets) -> tuple[int | None, float]:
-        """Return the stopped trial with the largest promise per remaining epoch, and that promise."""
+        """Return the stopped trial with the largest promise per remaining epoch or second, and that promise."""
         stopped = self._known.stopped()
         if not len(stopped):
             return None, 0.0
@@ -257,6 +274,8 @@ class Auto:
             stopped = stopped[np.argsort(nearness[stopped], kind="stable")[:N_STOPPED]]
         gain = self._gain(surrogate, self._known.features(stopped), self._positions(stopped)[None, :], np.ones(1))
         gain /= np.maximum(1, self._n_epochs - self._known.n_epochs(stopped))
+        if self._seconds is not None:
+            gain /= self._seconds.of_trials(stopped, self._known.features(stopped))
         return int(stopped[gain.argmax()]), float(gain.max())
 
     def _due(self) -> list[str]:

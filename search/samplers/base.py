@@ -93,6 +93,7 @@ class SamplerContext:
         front: Front of the complete trials, updated by the study.
         n_epochs: Epochs of a complete trial.
         pool: The only configurations that exist (the rows of a recorded table); None for the whole space.
+        by_seconds: True if the budget is in hours, so that what a trial adds is weighed against its seconds.
     """
 
     space: JointSpace
@@ -102,6 +103,7 @@ class SamplerContext:
     front: Front | None = None
     n_epochs: int = 1
     pool: Sequence[Config] | None = None
+    by_seconds: bool = False
 
 
 class Sampler(Protocol):
@@ -118,7 +120,7 @@ class Sampler(Protocol):
             drawn: True if `ask` proposed it when it was new.
         """
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None, seconds: float | None) -> None:
         """Record one epoch of a trial.
 
         Args:
@@ -126,6 +128,7 @@ class Sampler(Protocol):
             epoch: Number of the epoch, counted from 1.
             top1: Validation accuracy after the epoch, in [0, 1].
             size: Second objective, if training has measured it; else None.
+            seconds: Seconds of training and validation, as far as they are reported; else None.
         """
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:

@@ -116,6 +116,16 @@ class Coding:
         self.sized = {m: [j for j, knob in enumerate(space.knobs(m)) if knob.sizes] for m in self.methods}
         self.names = names  # of the groups
         self.groups, self.shared = np.array(groups), np.array(is_shared)
+        self.labels = self._labels()
+
+    def _labels(self) -> list[tuple[object, ...]]:
+        """Return a label (F,) of each feature column, equal for the columns of knobs that methods have in common by name."""
+        labels: list[tuple[object, ...]] = [(i,) for i in range(len(self.groups))]
+        for method, columns in self.columns.items():
+            for column in columns:
+                at = self._columns[method, column.key]
+                labels[at] = [(column.suffix, column.width, j) for j in range(column.width)]
+        return labels
 
     def draw(self, method: str, n: int, random: np.random.Generator) -> Array:
         """Draw codes (n, knobs), uniform over the method's space."""

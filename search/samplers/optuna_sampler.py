@@ -76,7 +76,7 @@ class OptunaSampler:
         self._tickets.append((name, study.get_trials(deepcopy=False)[-1].number))
         return len(self._tickets) - 1
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None, seconds: float | None) -> None:
         """Do nothing: Optuna's multi-objective studies have no intermediate values."""
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:

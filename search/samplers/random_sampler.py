@@ -55,7 +55,7 @@ class RandomSampler:
         self._n += 1
         return self._n - 1
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None) -> None:
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None, seconds: float | None) -> None:
         """Learn nothing."""
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:

@@ -79,9 +79,9 @@ class SeededSampler:
             self._pool.take(config)
         return self.rule.add(config, drawn=drawn) if self._space.holds(config) else None
 
-    def report(self, ticket: int, epoch: int, top1: float, size: float | None = None) -> None:
+    def report(self, ticket: int, epoch: int, top1: float, size: float | None = None, seconds: float | None = None) -> None:
         """Record one epoch; see `Sampler.report`."""
-        self.rule.report(ticket, epoch, top1, size)
+        self.rule.report(ticket, epoch, top1, size, seconds)
 
     def tell(self, ticket: int, result: Result, *, top1: float | None = None, size: float | None = None) -> None:
         """Record the result of a configuration; see `Sampler.tell`."""

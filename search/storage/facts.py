@@ -112,6 +112,8 @@ class Facts(_Stored):
         checkpoints: Address or folder of the checkpoints; None for the study's own folder.
         prefix: Places where tokens are kept; None for a study that began before, which keeps none of training images, and in which
             stochastic depth and dropout act in blocks that nothing trains, too.
+        by_seconds: True if `auto` and the rungs weigh what a trial adds against its seconds: the budget was in hours when the study
+            began. A study that began before continues by epochs.
         pinned: Data, weights and users' methods of the study; None for a study that began before it was recorded and has had no
             driver since.
     """
@@ -126,6 +128,7 @@ class Facts(_Stored):
     memory: TrialMemory | None = None
     checkpoints: str | None = None
     prefix: PrefixFact | None = None
+    by_seconds: bool = False
     pinned: Pinned | None = None
 
     @property

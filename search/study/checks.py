@@ -46,6 +46,7 @@ def facts_of(
     known: dict[str, Any] = {} if precision is None else {"precision": PrecisionFact(**precision)}
     known |= {} if memory is None else {"memory": memory}
     known |= {"prefix": prefix_fact(file, sizes)}
+    known |= {} if file.budget.max_hours is None else {"by_seconds": True}
     known |= {} if file.shared is None else {"checkpoints": file.shared}
     return Facts(
         n_classes=sizes.n_classes,

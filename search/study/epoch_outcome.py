@@ -47,7 +47,7 @@ def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, 
     if last:
         return EpochOutcome(State.COMPLETE, True)
     if state.rungs is not None and trial.extends is None:
-        verdict = state.rungs.verdict(epoch, replace(trial, metrics=metrics).size, metrics[objective])
+        verdict = state.rungs.verdict(epoch, replace(trial, metrics=metrics).size, metrics[objective], state.pace(metrics))
         if verdict is not None and not verdict.goes_on:
             reason = (
                 f"{objective} {100 * metrics[objective]:.2f} % at epoch {epoch} is below {100 * verdict.bar:.2f} %, "

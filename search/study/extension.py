@@ -63,7 +63,10 @@ class Extension:
         """
         if self.more_trials < 0 or (self.max_hours is not None and self.max_hours <= spent):
             raise ValueError(f"a budget can only grow: more_trials >= 0, max_hours above the {spent:.2f} h already spent")
-        changes: dict[str, Any] = {"n_trials": budget["n_trials"] + self.more_trials}
+        if self.more_trials and budget["n_trials"] is None:
+            raise ValueError("the study has no budget.n_trials, only hours end it; give more of them with --max-hours")
+        n_trials = budget["n_trials"]
+        changes: dict[str, Any] = {"n_trials": None if n_trials is None else n_trials + self.more_trials}
         if self.max_hours is not None:
             changes["max_hours"] = self.max_hours
         if self.until is not None:

@@ -13,6 +13,8 @@ The rule has these consequences:
 - A trial is never compared with larger ones, but with all smaller ones: size must pay.
 - Head-only, of size zero, has no smaller rivals and is a rival of every adapter: one that is no better than head-only is stopped at
   the first rung, unless a third (factor 3) of its peers are no better either.
+- If the budget is in hours, `factor` is multiplied by the trial's seconds of an epoch, divided by their median: a trial that takes
+  twice as long must be among the better half of those that would continue. The rung's front continues all the same.
 - No trial waits: an early trial has few rivals and is judged mildly. The rungs never resume a stopped trial.
 
 The module is pure, without clock, trial or ledger. Adding the same reports rebuilds the same rungs.
@@ -21,10 +23,13 @@ The module is pure, without clock, trial or ledger. Adding the same reports rebu
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+STRICTEST = 8.0  # of slow trials about one in so many continues, if the budget is in hours
 
 
 @dataclass(frozen=True)
@@ -57,20 +62,36 @@ class Rungs:
     def __init__(self, *, grace: int, factor: int, epsilon: float, epochs: int) -> None:
         self.factor, self.epsilon = factor, epsilon
         self.at: tuple[int, ...] = tuple(_geometric(grace, factor, epochs))  # epochs
+        self._seconds: list[float] = []  # of an epoch, of every trial at every rung
         self._seen = {epoch: _Seen() for epoch in self.at}
 
-    def add(self, epoch: int, size: float, top1: float) -> None:
-        """Add the report of a trial of `size` parameters after `epoch` epochs; between rungs it is ignored."""
+    def add(self, epoch: int, size: float, top1: float, seconds: float | None = None) -> None:
+        """Add the report of a trial of `size` parameters after `epoch` epochs; between rungs it is ignored.
+
+        Args:
+            epoch: Number of epochs.
+            size: Size of the trial.
+            top1: Accuracy (fraction).
+            seconds: Seconds of an epoch, if the study's budget is in hours.
+        """
         if epoch in self._seen:
             self._seen[epoch].append(size, top1)
+            if seconds:
+                self._seconds.append(seconds)
 
-    def verdict(self, epoch: int, size: float, top1: float) -> Verdict | None:
-        """Judge a trial that reaches a rung, before it is added; return None between rungs. O(n) in the trials at the rung."""
+    def verdict(self, epoch: int, size: float, top1: float, seconds: float | None = None) -> Verdict | None:
+        """Judge a trial that reaches a rung, before it is added; return None between rungs. O(n) in the trials at the rung.
+
+        The arguments are those of `add`.
+        """
         if epoch not in self._seen:
             return None
         peers = np.append(self._seen[epoch].not_larger(size), top1)
         n_better = int(np.count_nonzero(peers > top1 + self.epsilon))
-        last_place = len(peers) - max(1, math.ceil(len(peers) / self.factor))  # counted from the worst
+        factor: float = self.factor
+        if seconds and self._seconds:
+            factor = min(max(self.factor * seconds / statistics.median(self._seconds), 1.0), max(STRICTEST, self.factor))
+        last_place = len(peers) - max(1, math.ceil(len(peers) / factor))  # counted from the worst
         bar = float(np.partition(peers, last_place)[last_place]) - self.epsilon
         return Verdict(n_better < len(peers) - last_place, len(peers), n_better, bar)
 

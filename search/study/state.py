@@ -14,7 +14,7 @@ from dataclasses import replace
 from search import pareto
 from search.config import trial_resources
 from search.config.study_file import ANCHOR, StudyFile
-from search.costs import Sizes
+from search.costs import Sizes, epoch_seconds
 from search.front import compared
 from search.samplers.base import Answer, NewConfig, Result, SamplerContext
 from search.samplers.sampler import SeededSampler
@@ -71,7 +71,9 @@ class SearchState:
             front=self.front,
             n_epochs=file.budget.epochs,
             pool=pool,
+            by_seconds=row.facts.by_seconds,
         )
+        self._by_seconds = row.facts.by_seconds
         self.sampler = SeededSampler.make(file.search.sampler, context, seed=file.search.seed)
         rungs = file.search.rungs
         self.rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
@@ -151,12 +153,17 @@ class SearchState:
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
         """Record one more epoch of a trial, within the limits."""
         if self.rungs is not None and trial.extends is None:
-            self.rungs.add(epoch, replace(trial, metrics=metrics).size, metrics[self._objective])
+            self.rungs.add(epoch, replace(trial, metrics=metrics).size, metrics[self._objective], self.pace(metrics))
         self._report(trial.number, epoch, metrics)
+
+    def pace(self, metrics: Metrics) -> float | None:
+        """Return the seconds of an epoch, by which rungs judge if the budget is in hours; else None."""
+        return epoch_seconds(metrics) if self._by_seconds else None
 
     def _report(self, number: int, epoch: int, metrics: Metrics) -> None:
         if (ticket := self._tickets[number]) is not None:
-            self.sampler.report(ticket, epoch, metrics[self._objective], self.costs.measured_size(epoch, metrics))
+            size = self.costs.measured_size(epoch, metrics)
+            self.sampler.report(ticket, epoch, metrics[self._objective], size, epoch_seconds(metrics))
 
     def set_standing(self, trial: Trial, *, limit: str | None = None) -> None:
         """Record a trial's new state, and tell the sampler if it has ended. `limit` is the limit that it was stopped for."""
@@ -193,7 +200,7 @@ class SearchState:
                 top1 = report.metrics.get(self._objective, math.nan)
                 trial = replace(trials[report.trial], metrics=report.metrics)
                 if math.isfinite(top1) and trial.extends is None and self.costs.counts(report.epoch, report.metrics):
-                    self.rungs.add(report.epoch, trial.size, top1)
+                    self.rungs.add(report.epoch, trial.size, top1, self.pace(report.metrics))
         last = 0.0  # time of the previous event; a driver's time runs from its "opened" to its last event
         for event in ledger.events():
             self.seconds += 0.0 if event.kind is EventKind.OPENED else max(0.0, event.time - last)

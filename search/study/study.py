@@ -45,9 +45,9 @@ from spaces import Config
 MAX_REJECTIONS_IN_A_ROW = 1000
 
 
-def max_rejections(n_trials: int) -> int:
+def max_rejections(n_trials: int | None) -> int:
     """Return the number of rejected configurations with which a study of so many trials ends: the ledger keeps each of them."""
-    return max(100_000, 10 * n_trials)
+    return max(100_000, 10 * (n_trials or 0))
 
 
 class Stopping(enum.Enum):
@@ -496,14 +496,16 @@ class Study:
         if self._stopping is Stopping.NOW:
             return 0
         new = (
-            0 if self._stopping or self.state.paused or self._budget_spent() else self.file.budget.n_trials - self.state.n_searched
+            0
+            if self._stopping or self.state.paused or self._budget_spent()
+            else self.file.budget.trials_left(self.state.n_searched)
         )
         return new + sum(trial.state is State.RUNNING for trial in self.state.trials)
 
     @property
     def _budget_left(self) -> bool:
         """True if the budget has trials left, as far as that is known without reading the clock."""
-        return self.state.ended is None and self.state.n_searched < self.file.budget.n_trials
+        return self.state.ended is None and self.file.budget.trials_left(self.state.n_searched) > 0
 
     @property
     def stopping(self) -> Stopping | None:

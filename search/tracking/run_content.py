@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from search.costs import epoch_seconds
 from search.front import front, hypervolume
 from search.results.study_state import StudyState
 from search.storage.events import EventKind
@@ -130,7 +131,7 @@ def _identity(study: StudyRow) -> dict[str, str]:
 
 
 class Progress:
-    """The front size, hypervolume and best accuracies after each end of a trial, for events that arrive in any portions.
+    """The front size, hypervolume, best accuracies, epochs and hours after each end of a trial, for events in any portions.
 
     The best accuracies are those of all trials, and of trials with up to 100, 1,000, 10,000 ... parameters, up to the largest
     allowed adapter.
@@ -143,6 +144,7 @@ class Progress:
         self._running: dict[int, Metrics] = {}  # metrics of the last epoch of each trial that has not ended
         self._complete: list[Trial] = []  # trials that may still be on the front
         self._n_ended = 0
+        self._n_epochs, self._seconds = 0, 0.0  # of all trials, up to the last event
 
     @classmethod
     def of(cls, study: StudyRow) -> Progress:
@@ -158,6 +160,8 @@ class Progress:
                 continue
             if event.kind is EventKind.REPORTED:
                 self._running[event.trial] = known[event.number]
+                self._n_epochs += 1
+                self._seconds += epoch_seconds(known[event.number]) or 0.0
             elif event.kind in (EventKind.COMPLETED, EventKind.PRUNED, EventKind.FAILED):
                 self._n_ended += 1
                 last = self._running.pop(event.trial, None)
@@ -166,9 +170,16 @@ class Progress:
                 values = {
                     "front/size": float(len(self._complete)),
                     "front/hypervolume": hypervolume(self._complete, self._reference_point),
+                    "spent/epochs": float(self._n_epochs),
+                    "spent/trained_hours": self._seconds / 3600.0,
                 }
                 steps.append(Step(self._n_ended, event.time, values | self._best))
         return steps
+
+    @property
+    def spent(self) -> tuple[int, float]:
+        """The epochs of all trials, and their hours of training and validation."""
+        return self._n_epochs, self._seconds / 3600.0
 
     def _completed(self, trial: Trial) -> None:
         self._complete = front([*self._complete, trial])

@@ -9,6 +9,7 @@ from search.front import front, hypervolume
 from search.results import tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState
+from search.results.words import format_budget
 from search.storage.rows import StudyRow
 from search.tracking.run_content import MAX_TAG_CHARACTERS, VIEW
 from search.trial import PARAMETERS, State, Trial
@@ -21,6 +22,7 @@ def write_note(
     *,
     links: Mapping[int, str],
     table: str,
+    spent: tuple[int, float],
     picture: str | None = None,
 ) -> str:
     """Write the question, the answer, the front, the state of the search, and filters for MLflow's table of runs.
@@ -31,6 +33,7 @@ def write_note(
         state: State of the study.
         links: Address of the run of each trial.
         table: Address of MLflow's table of the study's runs.
+        spent: Epochs of all trials, and their hours of training and validation.
         picture: Address of the front's picture.
     """
     file, reference_point = study.file, study.facts.reference_point
@@ -42,7 +45,7 @@ def write_note(
         "",
     ]
     drawn = [] if picture is None else ["", f"![The front: accuracy against {study.against}]({picture})"]
-    foot = [*drawn, "", *_facts(study, trials, state), "", *_filters(study, trials, table)]
+    foot = [*drawn, "", *_facts(study, trials, state, spent), "", *_filters(study, trials, table)]
     cells = tables.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
     size = "size" if study.against == "adapter_params" else study.against
     title = f"#### Front: {len(front(trials))} adapters that no other beats in both accuracy and {size} (hypervolume {{:.4f}})"
@@ -60,7 +63,7 @@ def write_note(
     return "\n".join([*head, *kept, *foot])
 
 
-def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState) -> list[str]:
+def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState, spent: tuple[int, float]) -> list[str]:
     file, facts, budget = study.file, study.facts, study.budget
     backbone = file["backbone"]
     counts = {s: sum(t.state is s for t in trials) for s in State}
@@ -69,11 +72,13 @@ def _facts(study: StudyRow, trials: Sequence[Trial], state: StudyState) -> list[
     validation = study.facts.n_validation
     judged = f", judged on {validation:,} validation images" if validation else ""
     n_trials, largest = budget["n_trials"], study.limits
+    of_all = "" if n_trials is None else f" of {n_trials}"
     return [
         "#### The search",
         "",
-        f"- **State** {state.value.lower()}: {len(trials)} of {n_trials} trials started ({standing or 'none yet'})",
-        f"- **Budget** {n_trials} trials of {budget['epochs']} epochs, {largest}",
+        f"- **State** {state.value.lower()}: {len(trials)}{of_all} trials started ({standing or 'none yet'})",
+        f"- **Budget** {format_budget(budget)}, {largest}",
+        f"- **Spent** {spent[0]:,} epochs, {spent[1]:,.3g} hours of training and validation, all trials together",
         f"- **Backbone** `{backbone['name']}`{weights}, {facts.backbone_params:,} frozen parameters",
         f"- **Data** `{file['data']['kind']}`, {facts.n_classes} classes{judged}",
         f"- **Methods** {', '.join(file['methods'])}, and head_only as the anchor",

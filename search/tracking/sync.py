@@ -212,10 +212,11 @@ class _View:
         picture = (
             f"get-artifact?path=front-small.png&run_uuid={parent.id}" if "paretune.drawn_at_event" in parent.tags or final else None
         )
-        text = write_note(self._study, trials, state, links=self._links(), table=self._table, picture=picture)
-        self._store.send(
-            parent, run_content.study_content(self._study, trials, state, self._progress.advance(events, reports, trials), text)
+        steps = self._progress.advance(events, reports, trials)
+        text = write_note(
+            self._study, trials, state, links=self._links(), table=self._table, spent=self._progress.spent, picture=picture
         )
+        self._store.send(parent, run_content.study_content(self._study, trials, state, steps, text))
         self._last_event = last_event
         drawn_at, drawn_members = self._drawn
         if final:

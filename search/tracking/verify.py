@@ -61,15 +61,17 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
     known_ranks = ranks(trials)
     table = f"#/experiments/{store.experiment_id}/runs"
     picture = f"get-artifact?path=front-small.png&run_uuid={parent}"
+    progress = run_content.Progress.of(study)
+    steps = progress.advance(events, reports, trials)
     text = write_note(
         study,
         trials,
         state := find_state(study, Counts.of(trials), ended=ended_by(events) is not None, owner=owner),
         links={number: f"{table}/{runs[0].id}" for number, runs in found.items() if number is not None},
         table=table,
+        spent=progress.spent,
         picture=picture if parents and "paretune.drawn_at_event" in parents[0].tags else None,
     )
-    steps = run_content.Progress.of(study).advance(events, reports, trials)
     wanted = {None: run_content.study_content(study, trials, state, steps, text)} | {
         t.number: run_content.trial_content(study, t, of_trial.get(t.number, []), rank=known_ranks.get(t.number), parent=parent)
         for t in trials

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from search.config.study_file import StudyFile
 from search.errors import LedgerError
+from search.storage.facts import PrefixFact
 from search.storage.location import list_locations
 from search.storage.sql_ledger import open_ledger
 from search.trial import Trial
@@ -63,15 +64,22 @@ class Predicted:
     correction: float = 1.0
 
 
-def reports(file: StudyFile) -> list[Reported]:
-    """Read what trials on this study's backbone reported, its own first; a study that cannot be read tells nothing."""
+def reports(file: StudyFile, prefix: PrefixFact) -> list[Reported]:
+    """Read what trials on this study's backbone reported, its own first; a study that cannot be read tells nothing.
+
+    Args:
+        file: Study file.
+        prefix: Places where tokens are kept, with which epochs are predicted. A study that keeps others has other epochs.
+    """
     others = [location.folder for location in list_locations(file.storage).studies if location.folder != file.folder]
     newest = sorted(others, key=lambda folder: folder.stat().st_mtime, reverse=True)[: MOST_STUDIES - 1]
     found: list[Reported] = []
     for folder in (file.folder, *newest):
         with suppress(LedgerError), open_ledger(folder) as ledger:
-            told = ledger.study().file
-            if told["data"]["kind"] != "synthetic" and _network(told["backbone"]) == _network(file.backbone.model_dump()):
+            row = ledger.study()
+            told, kept = row.file, row.facts.prefix or PrefixFact()
+            same = _network(told["backbone"]) == _network(file.backbone.model_dump()) and kept.cuts == prefix.cuts
+            if told["data"]["kind"] != "synthetic" and same:
                 trials = (trial for trial in reversed(ledger.trials()) if trial.epochs > 1 and STEP in trial.metrics)
                 found += [Reported(folder.name, folder == file.folder, t.config, t.metrics[STEP]) for t in _few_of_each(trials)]
     return found

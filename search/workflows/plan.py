@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 N_DRAWS, N_DRAWS_OF_OPERATIONS = 400, 60  # for each method; counting operations takes 30 times as long as counting parameters
 FEWEST_DRAWS = 8  # for each method, on a machine that counts too slowly for all
 N_PROBED, N_PREDICTED = 2, 4  # configurations of each method in addition to its default: to measure memory, to predict epochs
-MAX_SIMULATED = 200  # trials; the result for a longer study is scaled
+MAX_SIMULATED, FEWEST_SIMULATED = 200, 50  # trials; the result for a longer study is scaled
 FAMILIES, N_INSTANCES = ("valley", "crossing"), 3  # of surfaces, and surfaces of each
 _LEAST_BELOW, _LEAST_ABOVE = 0.10, 0.30  # least width of a range: machines are noisy, and parallel trials slow each other (19 %)
 
@@ -66,12 +68,14 @@ class Cost:
     """The estimated cost of a study.
 
     Attributes:
+        trials: Number of trials; if only hours end the study, as many as fit in them.
         epochs: Epochs trained by all trials together.
         slot_hours: Hours of all slots together.
         hours: Hours of wall-clock time.
         memory_bytes: Largest peak memory of a trial.
     """
 
+    trials: Range
     epochs: Range
     slot_hours: Range
     hours: Range
@@ -130,15 +134,26 @@ def _count(space: JointSpace, method: str) -> int | None:
     return n
 
 
-def to_probe(file: StudyFile, sizes: Sizes, max_params: int, n_drawn: int = N_PROBED) -> list[Config]:
-    """Return head-only, and of each method its default and some draws, as far as they are valid and keep the limits."""
+def to_probe(file: StudyFile, sizes: Sizes, max_params: int, n_drawn: int = N_PROBED, *, seconds: float = math.inf) -> list[Config]:
+    """Return head-only, and of each method its default and some draws, as far as they are valid and keep the limits.
+
+    Args:
+        file: Study file.
+        sizes: Sizes of its configurations.
+        max_params: Largest allowed number of adapter parameters.
+        n_drawn: Number of draws for each method.
+        seconds: Time after which a method that has one configuration gets no further one.
+    """
+    until, share = time.perf_counter(), seconds / (1 + len(file.methods))
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
     costs = file.costs(sizes, max_params=max_params)
     rng, found = random.Random(0), []  # noqa: S311 - not cryptography
     for method in everything.methods:
         draws = (draw_uniformly(everything.only(method), rng) for _ in range(20 * n_drawn))
-        kept = 0
-        for config in (everything.default(method), *draws):
+        kept, until = 0, max(until, time.perf_counter()) + share
+        for config in itertools.chain([everything.default(method)], draws):
+            if kept and time.perf_counter() > until:
+                break
             try:
                 costs.check(config)
             except ValueError:
@@ -154,16 +169,26 @@ def to_probe(file: StudyFile, sizes: Sizes, max_params: int, n_drawn: int = N_PR
 def epochs(file: StudyFile, *, seconds: float = math.inf, on_done: Progress = lambda what, done, of: None) -> Range:
     """Estimate the epochs that the study would train: all of them without rungs, the simulated share of them with rungs.
 
+    If only hours end the study, they are the epochs of `MAX_SIMULATED` trials, which `cost` scales.
+
     Args:
         file: Study file.
-        seconds: Time after which no further search is simulated, once there is one of each family of surfaces.
+        seconds: Time for the searches. The first of each family of surfaces is simulated in any case, if need be in part: until its
+            half of the time is over, and `FEWEST_SIMULATED` trials have started.
         on_done: Callback for progress.
     """
-    whole = file.budget.n_trials * file.budget.epochs
+    n_trials = file.budget.n_trials or MAX_SIMULATED
+    whole = n_trials * file.budget.epochs
     if file.search.rungs is None:
         return Range(whole, whole, whole)
-    n_trials = min(file.budget.n_trials, MAX_SIMULATED)
-    budget = file.budget.model_copy(update={"n_trials": n_trials, "stall_trials": None, "limits": {}})
+    changes: dict[str, Any] = {
+        "n_trials": min(n_trials, MAX_SIMULATED),
+        "max_hours": None,
+        "until": None,
+        "stall_trials": None,
+        "limits": {},
+    }
+    budget = file.budget.model_copy(update=changes)
     usual = StudyFile.model_fields["objectives"].default  # on the surfaces, costs other than parameters are not realistic
     shorter = file.model_copy(update={"budget": budget, "objectives": usual})
     until, shares = time.perf_counter() + seconds, list[float]()
@@ -172,17 +197,28 @@ def epochs(file: StudyFile, *, seconds: float = math.inf, on_done: Progress = la
             break
         for family in FAMILIES:
             on_done("simulating searches", len(shares), N_INSTANCES * len(FAMILIES))
-            shares.append(_share(shorter, family, instance))
+            shares.append(_share(shorter, family, instance, time.perf_counter() + seconds / len(FAMILIES)))
     return Range(whole * min(shares) * 0.8, whole * statistics.median(shares), min(whole * max(shares) * 1.2, whole))
 
 
-def _share(file: StudyFile, family: str, instance: int) -> float:
+class _TimeIsOver(Exception):
+    """The time of a simulation is over."""
+
+
+def _share(file: StudyFile, family: str, instance: int, until: float) -> float:
+    """Return the share of the epochs of started trials that one simulated search trains, of its first part if it takes too long."""
     from trainables.simulated.surfaces import Surface, SurfaceTrainable
 
     surface, clock = Surface(family, instance), VirtualClock()
     replay = Replay(surface, lambda: SurfaceTrainable(surface), None)
     study = simulated.create(file, replay.sizes, clock)
-    simulated.run(study, replay.make, clock, n_workers=1)
+
+    def look() -> None:
+        if time.perf_counter() > until and len(study.state.trials) >= FEWEST_SIMULATED:
+            raise _TimeIsOver
+
+    with suppress(_TimeIsOver):
+        simulated.run(study, replay.make, clock, n_workers=1, on_event=look)
     return sum(trial.epochs for trial in study.trials) / (len(study.trials) * file.budget.epochs)
 
 
@@ -217,7 +253,9 @@ def cost(
     means = [statistics.mean(seconds) for method, seconds in methods.items() if method != ANCHOR or len(methods) == 1]
     middle = statistics.mean(means)
     spread = float(np.std(means)) / middle
-    setups = file.budget.n_trials * setup_seconds
+    budget = file.budget
+    n_trials = budget.n_trials or MAX_SIMULATED
+    setups = n_trials * setup_seconds
     low, guess, high = (
         (n * seconds + setups) / 3600
         for n, seconds in (
@@ -226,8 +264,15 @@ def cost(
             (trained.high, middle * (1 + max(spread, _LEAST_ABOVE))),
         )
     )
+    if budget.n_trials is None and budget.max_hours is not None:
+        slot_hours = budget.max_hours * n_slots
+        fits = Range(slot_hours / high, slot_hours / guess, slot_hours / low)
+        epochs = Range(trained.high * fits.low, trained.guess * fits.guess, trained.low * fits.high)
+        trials = Range(n_trials * fits.low, n_trials * fits.guess, n_trials * fits.high)
+        hours = budget.max_hours + start_seconds / 3600
+        return Cost(trials, epochs, Range(*3 * [slot_hours]), Range(*3 * [hours]), memory_bytes)
     wall = [hours / n_slots + start_seconds / 3600 for hours in (low, guess, high)]
-    return Cost(trained, Range(low, guess, high), Range(*wall), memory_bytes)
+    return Cost(Range(*3 * [n_trials]), trained, Range(low, guess, high), Range(*wall), memory_bytes)
 
 
 def seconds_by_method(predicted: Sequence[Predicted]) -> dict[str, list[float]]:

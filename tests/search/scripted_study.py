@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
 from search.front import front, hypervolume
@@ -173,6 +174,10 @@ def assert_equal_to_the_ledger(uri: str, scripted: ScriptedStudy) -> None:
         at = round(event.time * 1000)
         metrics["front/size", n_ended] = (float(len(front(complete))), at)
         metrics["front/hypervolume", n_ended] = (hypervolume(complete, (0.1, 9_999)), at)
+        before = [report.metrics for report in scripted.ledger.reports() if report.event < event.number]
+        seconds = sum(one.get("cost/train_seconds", 0.0) + one.get("cost/eval_seconds", 0.0) for one in before)
+        metrics["spent/epochs", n_ended] = (float(len(before)), at)
+        metrics["spent/trained_hours", n_ended] = (pytest.approx(seconds / 3600), at)
         if complete:
             metrics["best/top1", n_ended] = (max(t.metrics["val/top1"] for t in complete), at)
         for limit in (100, 1000):  # the reference point lies at 9,999

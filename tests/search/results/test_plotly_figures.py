@@ -13,6 +13,7 @@ import pytest
 
 from search.front import front, hypervolume
 from search.results import html_page, plotly_figures
+from search.results.growth import UNITS, Growth, growth, steps_of
 from search.results.recommendation import standard_error
 from search.storage.rows import Report
 from search.trial import State, Trial
@@ -57,16 +58,18 @@ def test_the_hypervolume_grows_as_trials_end_and_slots_are_spent() -> None:
     ended = [Trial(**{**vars(t), "finished": 10.0 * n}) for n, t in enumerate(made, 1)]
     costs = {"cost/train_seconds": 2.0, "cost/eval_seconds": 0.5}
     reports = [Report(n, 1, 10.0 * (n + 1), n, costs) for n in range(4)]
-    grown = plotly_figures.growth(list(reversed(ended)), reports, REFERENCE)
-    assert grown == [(n, 2.5 * n, hypervolume(made[:n], REFERENCE)) for n in (1, 2, 3, 4)]
-    assert [seconds for _, seconds, _ in plotly_figures.growth(ended, [Report(0, 1, 1.0, 0, {})], REFERENCE)] == [None] * 4
+    grown = growth(list(reversed(ended)), reports, REFERENCE)
+    assert grown == [(n, n, 2.5 * n, hypervolume(made[:n], REFERENCE)) for n in (1, 2, 3, 4)]
+    assert [one.spent("hours") for one in grown] == [2.5 * n / 3600 for n in (1, 2, 3, 4)]
+    assert [one.seconds for one in growth(ended, [Report(0, 1, 1.0, 0, {})], REFERENCE)] == [None] * 4
+    falling = [one._replace(hypervolume=value) for one, value in zip(grown, (0.0, 0.5, 0.5, 0.7), strict=True)]
+    assert [one.trials for one in steps_of(falling)] == [2, 4]
 
 
 EVERY = [
     plotly_figures.front_figure(TRIALS, REFERENCE, n_validation=800),
     plotly_figures.methods_figure(TRIALS, REFERENCE),
-    plotly_figures.hypervolume_figure([(1, 2.0, 0.5), (2, 3.0, 0.7)]),
-    plotly_figures.hypervolume_figure([(1, 2.0, 0.5), (2, 3.0, 0.7)], over="slot-seconds"),
+    *(plotly_figures.hypervolume_figure([Growth(1, 3, 2.0, 0.5), Growth(2, 6, 3.0, 0.7)], over=unit) for unit in UNITS),
     plotly_figures.parallel_figure(TRIALS),
     plotly_figures.importance_figure({"lora": {"lora.rank": 0.5, "optim.lr": 0.25}}),
 ]
@@ -84,7 +87,7 @@ def test_any_study_has_a_page(trials: list[Trial]) -> None:
         plotly_figures.methods_figure(trials, REFERENCE),
         plotly_figures.parallel_figure(trials),
     ]
-    drawn.append(plotly_figures.hypervolume_figure(plotly_figures.growth(trials, [], REFERENCE)))
+    drawn.append(plotly_figures.hypervolume_figure(growth(trials, [], REFERENCE)))
     for figure in drawn:
         go.Figure(figure)
 
