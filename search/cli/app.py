@@ -87,7 +87,7 @@ def everywhere(
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
     known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    if (command := next((word for word in sys.argv[1:] if word in known), None)) is not None:
+    if "--json" not in sys.argv and (command := next((word for word in sys.argv[1:] if word in known), None)) is not None:
         tell_silence(command)
     with held():  # the libraries' warnings, for a study's log
         code = exit_code()

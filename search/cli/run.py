@@ -102,7 +102,7 @@ def _announced(file: StudyFile, saved: Overview | None, extension: Extension | N
     found = dict(file.budget.model_dump() if saved is None else saved.row.budget)
     if extension is not None:
         found["n_trials"] = None if found["n_trials"] is None else found["n_trials"] + extension.more_trials
-        found["max_hours"] = extension.max_hours or found["max_hours"]
+        found["max_hours"] = extension.max_hours or found.get("max_hours")
     return Budget.model_validate(found)
 
 

@@ -93,23 +93,26 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
     at_work = study.state is StudyState.RUNNING
     span = min(_WINDOW_SECONDS, now - study.row.created) or _WINDOW_SECONDS
     steps = [1.0 / seconds for trial in study.running if (seconds := trial.metrics.get("cost/step_seconds"))]
-    return {
-        "study": study.row.name,
-        "state": study.state.value,
-        "trials": {state.value: n for state, n in study.counts.of_state.items()},
-        "n_trials": study.row.budget["n_trials"],
-        "max_hours": study.row.budget["max_hours"],
-        "slots_busy": len(study.running) if at_work else 0,
-        "epochs_per_minute": 60.0 * n_recent / span if at_work else 0.0,
-        "steps_per_second": sum(steps) if at_work else 0.0,
-        "front": len(study.members),
-        "hypervolume": study.hypervolume,
-    } | ({"paused": study.paused.words(study.row.name)} if study.paused is not None else {})
+    return (
+        {
+            "study": study.row.name,
+            "state": study.state.value,
+            "trials": {state.value: n for state, n in study.counts.of_state.items()},
+            "n_trials": study.row.budget["n_trials"],
+            "slots_busy": len(study.running) if at_work else 0,
+            "epochs_per_minute": 60.0 * n_recent / span if at_work else 0.0,
+            "steps_per_second": sum(steps) if at_work else 0.0,
+            "front": len(study.members),
+            "hypervolume": study.hypervolume,
+        }
+        | ({} if (hours := study.row.budget.get("max_hours")) is None else {"max_hours": hours})
+        | ({"paused": study.paused.words(study.row.name)} if study.paused is not None else {})
+    )
 
 
 def _budget(facts: Mapping[str, Any]) -> str:
     parts = [] if facts["n_trials"] is None else [f"{facts['n_trials']:,}"]
-    return " or ".join([*parts, *([] if facts["max_hours"] is None else [f"{facts['max_hours']:g} h"])])
+    return " or ".join([*parts, *([f"{facts['max_hours']:g} h"] if "max_hours" in facts else [])])
 
 
 def _shown(facts: Mapping[str, Any]) -> Table:
