@@ -5,7 +5,7 @@ emoji in up to four sets are one class, turned, scaled and recoloured for every 
 packaged question, which asks for what the backbone was trained to ignore: who drew an emoji. So head-only is weak on it, and
 what an adapter changes can be seen. One CPU thread takes about ten minutes.
 
-The number of steps was chosen on the validation split of the question with plain loops (1,200 images, 8 epochs; head-only, LoRA of
+The number of steps was chosen on the validation split of the question with single runs (1,200 images, 8 epochs; head-only, LoRA of
 rank 16, full fine-tuning): after 1,600 steps 46.0, 56.0 and 56.2 percent, after 4,000 41.0, 56.7 and 57.9.
 """
 
