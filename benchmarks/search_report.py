@@ -23,9 +23,9 @@ TITLES = {
     "latency": "family `valley`, accuracy against latency",
 }
 IN_SECONDS_TEXT = (
-    "Four workers at once, whose epochs take the recorded seconds; the time is that of the simulated clock.",
-    "`auto, hours` has a budget in hours and rungs from the first epoch on, `auto` is as in the other tables.",
-    "Two rows show the budget in hours and the early rungs separately. Ratios are medians of pairs here too.",
+    "Four workers at once, whose epochs take the recorded seconds. The time is the simulated clock's.",
+    "`auto, hours` has a budget in hours and rungs from the first epoch on; `auto` is as above. Two rows",
+    "have only one of the two. Ratios are medians of pairs with the same seed.",
 )
 Curves = dict[tuple[str, str], dict[int, list[tuple[float, float]]]]  # (problem, contender) -> seed -> curve
 

@@ -13,8 +13,8 @@ The rule has these consequences:
 - A trial is never compared with larger ones, but with all smaller ones: size must pay.
 - Head-only, of size zero, has no smaller rivals and is a rival of every adapter: one that is no better than head-only is stopped at
   the first rung, unless a third (factor 3) of its peers are no better either.
-- If the budget is in hours, `factor` is multiplied by the trial's seconds of an epoch, divided by their median: a trial that takes
-  twice as long must be among the better half of those that would continue. The rung's front continues all the same.
+- If the budget is in hours, slow trials are judged more strictly: one whose epoch takes twice the median at its rung must be among
+  the better half of those that would continue. The rung's own front continues all the same.
 - No trial waits: an early trial has few rivals and is judged mildly. The rungs never resume a stopped trial.
 
 The module is pure, without clock, trial or ledger. Adding the same reports rebuilds the same rungs.
@@ -22,8 +22,8 @@ The module is pure, without clock, trial or ledger. Adding the same reports rebu
 
 from __future__ import annotations
 
+import bisect
 import math
-import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,6 @@ class Rungs:
     def __init__(self, *, grace: int, factor: int, epsilon: float, epochs: int) -> None:
         self.factor, self.epsilon = factor, epsilon
         self.at: tuple[int, ...] = tuple(_geometric(grace, factor, epochs))  # epochs
-        self._seconds: list[float] = []  # of an epoch, of every trial at every rung
         self._seen = {epoch: _Seen() for epoch in self.at}
 
     def add(self, epoch: int, size: float, top1: float, seconds: float | None = None) -> None:
@@ -75,9 +74,7 @@ class Rungs:
             seconds: Seconds of an epoch, if the study's budget is in hours.
         """
         if epoch in self._seen:
-            self._seen[epoch].append(size, top1)
-            if seconds:
-                self._seconds.append(seconds)
+            self._seen[epoch].append(size, top1, seconds)
 
     def verdict(self, epoch: int, size: float, top1: float, seconds: float | None = None) -> Verdict | None:
         """Judge a trial that reaches a rung, before it is added; return None between rungs. O(n) in the trials at the rung.
@@ -89,25 +86,34 @@ class Rungs:
         peers = np.append(self._seen[epoch].not_larger(size), top1)
         n_better = int(np.count_nonzero(peers > top1 + self.epsilon))
         factor: float = self.factor
-        if seconds and self._seconds:
-            factor = min(max(self.factor * seconds / statistics.median(self._seconds), 1.0), max(STRICTEST, self.factor))
+        if seconds and (middle := self._seen[epoch].middle_seconds):
+            slower = max(1.0, seconds / middle)
+            factor = min(self.factor * slower, max(STRICTEST, self.factor))
         last_place = len(peers) - max(1, math.ceil(len(peers) / factor))  # counted from the worst
         bar = float(np.partition(peers, last_place)[last_place]) - self.epsilon
         return Verdict(n_better < len(peers) - last_place, len(peers), n_better, bar)
 
 
 class _Seen:
-    """The pairs (size, top1) of the trials that have reached a rung, in two arrays that grow by doubling."""
+    """The pairs (size, top1) of the trials that have reached a rung, in two arrays that grow by doubling, and their seconds."""
 
     def __init__(self) -> None:
         self._n, self._sizes, self._top1s = 0, np.empty(64), np.empty(64)
+        self._seconds: list[float] = []  # of this epoch, sorted
 
-    def append(self, size: float, top1: float) -> None:
+    def append(self, size: float, top1: float, seconds: float | None) -> None:
         """Add one trial."""
+        if seconds:
+            bisect.insort(self._seconds, seconds)
         if self._n == len(self._sizes):
             self._sizes, self._top1s = (np.append(values, np.empty(self._n)) for values in (self._sizes, self._top1s))
         self._sizes[self._n], self._top1s[self._n] = size, top1
         self._n += 1
+
+    @property
+    def middle_seconds(self) -> float | None:
+        """The median of the seconds of this epoch; None if no trial has reported them."""
+        return self._seconds[len(self._seconds) // 2] if self._seconds else None
 
     def not_larger(self, size: float) -> NDArray[np.float64]:
         """Return the accuracies of the trials up to a size."""

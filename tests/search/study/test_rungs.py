@@ -120,3 +120,16 @@ def test_the_worst_so_far_is_stopped_and_of_all_at_a_rung_one_in_factor_would_go
     assert survivors == 1
     again = [rungs.verdict(1, 7, 1.0 - i / many) for i in range(many)]  # each as a newcomer beside all of them
     assert sum(verdict is not None and verdict.goes_on for verdict in again) == min(many, math.ceil((many + 1) / factor))
+
+
+def test_with_seconds_a_trial_twice_as_slow_must_be_among_half_as_many_and_a_fast_one_as_without() -> None:
+    """Eight peers of one second, accuracies 0.1 to 0.8; factor 2 lets the better half of nine continue, rounded up."""
+
+    def better_allowed(seconds: float | None) -> int:
+        rungs = one_rung(2)
+        for n in range(1, 9):
+            rungs.add(1, 10, n / 10, None if seconds is None else 1.0)
+        verdicts = [rungs.verdict(1, 10, n / 10 + 0.05, seconds) for n in range(9)]
+        return sum(verdict is not None and verdict.goes_on for verdict in verdicts)
+
+    assert [better_allowed(seconds) for seconds in (None, 0.2, 1.0, 2.0, 4.0, 1000.0)] == [5, 5, 5, 3, 2, 2]

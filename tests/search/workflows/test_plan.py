@@ -113,6 +113,7 @@ def test_what_is_probed_is_possible_and_small_enough() -> None:
     assert [config["method"] for config in configs] == ["head_only"] + ["lora"] * 3
     assert all(sizes.count(config)[0] <= 20_000 for config in configs)
     assert len({json.dumps(config, sort_keys=True) for config in configs}) == 4
+    assert plan.to_probe(file, sizes, 20_000, seconds=0.0) == configs[:2]  # no time: the first of each method all the same
 
 
 def test_the_cost_is_epochs_times_seconds_over_slots() -> None:
@@ -125,6 +126,20 @@ def test_the_cost_is_epochs_times_seconds_over_slots() -> None:
     assert found.slot_hours.low == pytest.approx((80 * 1.8 + 20 * 0.5) / 3600)  # at least a tenth below
     assert found.slot_hours.high == pytest.approx((80 * 2.6 + 20 * 0.5) / 3600)  # and three above
     assert found.memory_bytes == 1e9
+
+
+def test_of_a_study_that_only_hours_end_the_trials_that_fit_in_them_are_told() -> None:
+    """Four hours on two slots; a trial takes 80 / MAX_SIMULATED epochs of 2 s, and 0.5 s to set up."""
+    file = study_file(budget={"epochs": 4, "max_params": 20_000, "max_hours": 4.0})
+    few = {"n_slots": 2, "start_seconds": 36.0, "setup_seconds": 0.5, "memory_bytes": 1e9}
+    predicted = [Predicted({"method": "lora"}, seconds) for seconds in (1.0, 3.0)]
+    found = plan.cost(file, predicted, plan.Range(80, 80, 80), **few)  # type: ignore[arg-type]
+    each = 80 / plan.MAX_SIMULATED * 2.0 + 0.5
+    assert found.trials.guess == pytest.approx(8 * 3600 / each)
+    assert found.trials.low < found.trials.guess < found.trials.high
+    assert found.epochs.guess == pytest.approx(found.trials.guess * 80 / plan.MAX_SIMULATED)
+    assert (found.slot_hours.guess, found.hours.guess) == (8.0, pytest.approx(4.01))
+    assert plan.epochs(file).guess == 4 * plan.MAX_SIMULATED
 
 
 def test_a_slow_machine_draws_and_simulates_less_but_never_nothing() -> None:
