@@ -42,7 +42,7 @@ class SqlLedger(LedgerReader):
         super().__init__(location.open_database(path, address), now)
         self.path = path
         self._writing = self._database.engine.execution_options(writes=True)
-        self._n_events: int | None = None  # known to the owner, which alone increments it
+        self._n_events: int | None = None  # known to the owner, which alone increments it; None: to be counted
 
     def __enter__(self) -> SqlLedger:
         return self
@@ -151,7 +151,7 @@ class SqlLedger(LedgerReader):
         schema.migrate(connection, self._version(connection))
         connection.execute(schema.owner.delete())
         connection.execute(schema.owner.insert().values(token=token, heartbeat=self._now(), **owner.this_process()))
-        self._n_events = connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one()
+        self._n_events = _count_events(connection)
 
     def _migrate_copy(self) -> None:
         """Migrate the copy in memory."""
@@ -218,7 +218,7 @@ class SqlLedger(LedgerReader):
             OwnedElsewhere: If another driver has taken the study over in the meantime; nothing is written then.
             OutOfReach: If the disk is full or gone, or the server is unreachable.
         """
-        if self._token is None or self._n_events is None:
+        if self._token is None:
             raise LedgerError("this ledger was opened for reading; claim it before writing")
         now = self._now()
         try:
@@ -226,7 +226,9 @@ class SqlLedger(LedgerReader):
                 mine = schema.owner.update().where(schema.owner.c.token == self._token).values(heartbeat=now)
                 if connection.execute(mine).rowcount != 1:
                     raise OwnedElsewhere("another driver has taken the study over; this one stops without writing")
-                writer = _SqlWriter(connection, now, owner.signature(), self._n_events)
+                n_events = _count_events(connection) if self._n_events is None else self._n_events
+                self._n_events = None  # an error or an interruption may come before or after the commit
+                writer = _SqlWriter(connection, now, owner.signature(), n_events)
                 yield writer
         except OutOfReach:
             self._database.patience = 0.0  # the driver ends, so no thread may wait any longer
@@ -268,6 +270,10 @@ class SqlLedger(LedgerReader):
                 raise
             kind = LedgerError if self._token is None and self._database.is_denied(error) else OutOfReach
             raise kind(f"{self._database} cannot be written ({self._database.describe_error(error)})") from error
+
+
+def _count_events(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(sa.func.count()).select_from(schema.events)).scalar_one())
 
 
 def open_ledger(folder: Path) -> SqlLedger:

@@ -127,6 +127,26 @@ def test_a_decision_is_all_or_nothing(ledger: SqlLedger) -> None:
     assert [event.number for event in ledger.events()] == [0, 1]
 
 
+def test_an_interruption_behind_the_commit_leaves_a_ledger_that_can_be_written(
+    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ledger._write
+
+    @contextmanager
+    def cut() -> Iterator[sa.Connection]:
+        with write() as connection:
+            yield connection
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_write", cut)
+        with pytest.raises(KeyboardInterrupt):
+            start(ledger)
+    with ledger.decision() as writer:
+        writer.event(EventKind.LEFT, reason="interrupted")
+    assert [(event.number, event.kind) for event in ledger.events()] == [(0, "started"), (1, "left")]
+
+
 def test_what_a_decision_writes_is_seen_only_when_it_is_done(ledger: SqlLedger) -> None:
     with closing(SqlLedger.open(ledger.path)) as reader:
         with ledger.decision() as writer:
