@@ -110,8 +110,10 @@ def compare(
         console.print(shown)
     chance, largest = beside.reference_point
     console.print(f"Hypervolumes of all studies count from {format_percent(chance)} % and {largest:,.6g} parameters.", style="dim")
-    if len(others := {f"{saved.row.file['backbone']['name']} on {saved.row.file['data']['kind']}" for saved in beside.saved}) > 1:
-        console.print(f"The studies have different questions: {', '.join(sorted(others))}.", style="dim")
+    files = [saved.row.file for saved in beside.saved]
+    questions = sorted({f"{file['backbone']['name']} on {file['data']['kind']}" for file in files})
+    if len(questions) > 1:
+        console.print(f"The studies have different questions: {', '.join(questions)}.", style="dim")
 
 
 def _cell(name: str, value: Any) -> str:

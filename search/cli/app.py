@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from typing import Annotated
+from functools import cache
+from typing import Annotated, cast
 
 import typer
 
@@ -84,11 +85,17 @@ def everywhere(
     raise typer.Exit(cluster.ask(address, typed[typed.index(command) :]))
 
 
+@cache
+def _command() -> typer.core.TyperGroup:
+    """Return the tree of commands, which takes some time to build."""
+    return cast(typer.core.TyperGroup, typer.main.get_command(app))
+
+
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    if "--json" not in sys.argv and (command := next((word for word in sys.argv[1:] if word in known), None)) is not None:
-        tell_silence(command)
+    name = next((word for word in sys.argv[1:] if word in _command().commands), None)
+    if name is not None and "--json" not in sys.argv:  # another program reads that, or a job, whose output is one stream
+        tell_silence(name)
     with held():  # the libraries' warnings, for a study's log
         code = exit_code()
     for stream in (sys.stdout, sys.stderr):
@@ -103,7 +110,7 @@ def exit_code() -> int:
     from search.secret import hide_secrets
 
     try:
-        app()
+        _command()()
     except SystemExit as end:
         if end.code != INTERRUPTED:
             return end.code if isinstance(end.code, int) else int(end.code is not None)

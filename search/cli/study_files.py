@@ -159,12 +159,15 @@ def init(
     weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights, a file or folder.")] = None,
 ) -> None:
     """Write a study file for your images: methods, image size, epochs and hours that fit this machine, each with its reason."""
+    from search.errors import RequestError
     from search.workflows import init as starting
 
     target = to or Path(f"{starting.study_name(path)}.yaml")
-    _refuse_existing(target, f"paretune init {path} OTHER.yaml")
+    remedy = f"paretune init {path} OTHER.yaml"
+    if target.exists():  # before the work
+        raise RequestError(f"{target} exists; choose another path: {remedy}")
     found = starting.init(path, backbone=backbone, weights=weights, hours=hours, say=complain)
-    _write_new(target, found.text, f"paretune init {path} OTHER.yaml")
+    _write_new(target, found.text, remedy)
     choice = found.choice
     console = Terminal(soft_wrap=True)
     console.print(
@@ -194,13 +197,6 @@ def copy(
     Terminal().print(f"{target} written; edit it, then run: paretune run {target}", soft_wrap=True)
 
 
-def _refuse_existing(target: Path, remedy: str) -> None:
-    from search.errors import RequestError
-
-    if target.exists():
-        raise RequestError(f"{target} exists; choose another path: {remedy}")
-
-
 def _write_new(target: Path, text: str, remedy: str) -> None:
     """Write a file that does not exist.
 
@@ -209,9 +205,10 @@ def _write_new(target: Path, text: str, remedy: str) -> None:
     """
     from search.errors import RequestError
 
-    _refuse_existing(target, remedy)
     try:
         with target.open("x") as file:
             file.write(text)
+    except FileExistsError:
+        raise RequestError(f"{target} exists; choose another path: {remedy}") from None
     except OSError as error:
         raise RequestError(f"{target} cannot be written ({error.strerror})") from None

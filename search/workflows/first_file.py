@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from search.samplers.auto import fair_start
+from search.samplers.auto import EXPECTED, fair_start
 
 METHODS: Final = ("lora", "arc", "lily", "adaptformer", "fact", "ssf", "convpass", "householder")  # the order in which they stay
 FEWEST_METHODS: Final = 3
@@ -21,7 +21,6 @@ HOURS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)  # the longest is a night
 STEPS: Final = 3000  # of a trial; the papers' 100 epochs of 1,000 images in batches of 32
 BATCH: Final = 32
 EPOCHS: Final = (8, 100)  # fewest and most
-SHARE: Final = 0.5  # of its epochs that a trial trains on average, because rungs stop the worse ones; measured by `plan`
 ENOUGH: Final = 2.0  # fair starts that the hours should hold
 
 
@@ -88,7 +87,7 @@ def choose(
 
     def n_trials(chosen: Sequence[str], size: int | None, epochs: int, given: float) -> int:
         costs = [trial_seconds(method, size) for method in chosen]
-        each = sum(start + SHARE * epochs * epoch for start, epoch in costs) / len(costs)
+        each = sum(start + EXPECTED * epochs * epoch for start, epoch in costs) / len(costs)
         return int(given * 3600 * n_slots / each)
 
     whole = usual_epochs(n_images)

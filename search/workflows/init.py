@@ -181,7 +181,6 @@ def _text(
         *_comment(
             f"{hours}; about {choice.n_trials:,} trials, {n_slots} at a time, of which the first {fair} are the fair start", 2
         ),
-        f"  n_trials: {max(1, choice.n_trials)}",
         f"  epochs: {choice.epochs}",
         *_comment(
             f"{choice.epochs * max(1, n_train // first_file.BATCH):,} steps of {first_file.BATCH} images; {first_file.STEPS:,} are "

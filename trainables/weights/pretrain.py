@@ -15,10 +15,11 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -89,10 +90,7 @@ def pretrain(folder: Path, glyphs: Atlas, recipe: Recipe = RECIPE, style: Style 
     """
     began = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = VisionTransformer(num_classes=len(glyphs.classes), **ARCHITECTURE)
-        initialise(model)
+    model = new_model(ARCHITECTURE, len(glyphs.classes), seed)
     known = glyphs.faces(held_out=False)
     train_loss = optimise(model, lambda: _draw(glyphs, known, recipe.batch_size, generator, style), recipe)
     card: dict[str, object] = {
@@ -183,6 +181,21 @@ def store(model: VisionTransformer, card: dict[str, object], folder: Path) -> No
     weights = {name: weight.half().contiguous() for name, weight in model.state_dict().items() if not name.startswith("head.")}
     save_file(weights, folder / f"{card['name']}.safetensors", metadata={"format": "pt"})
     (folder / f"{card['name']}.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def new_model(architecture: Mapping[str, Any], n_classes: int, seed: int) -> VisionTransformer:
+    """Build an untrained model, the same on every call.
+
+    Args:
+        architecture: Arguments of timm's VisionTransformer.
+        n_classes: Number of outputs of its classifier.
+        seed: Seed of its weights; no other random number of the process changes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VisionTransformer(num_classes=n_classes, **architecture)
+        initialise(model)
+    return model
 
 
 def initialise(model: VisionTransformer) -> None:

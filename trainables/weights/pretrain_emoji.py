@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.weights.emoji_sets import SIDE, SOURCES, Emoji, canvas, halves, read
-from trainables.weights.pretrain import Recipe, initialise, optimise, store
+from trainables.weights.pretrain import Recipe, new_model, optimise, store
 
 ARCHITECTURE: dict[str, int | float | bool | str] = {  # arguments of timm's VisionTransformer
     "img_size": SIDE,
@@ -59,10 +59,7 @@ def pretrain(folder: Path, emoji: list[Emoji], recipe: Recipe = RECIPE, seed: in
     """
     began = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = VisionTransformer(num_classes=len(emoji), **ARCHITECTURE)
-        initialise(model)
+    model = new_model(ARCHITECTURE, len(emoji), seed)
     labels = torch.tensor([label for label, one in enumerate(emoji) for _ in one.drawings])
     drawings = torch.from_numpy(np.stack([canvas(drawing) for one in emoji for drawing in one.drawings.values()]))
     train_loss = optimise(model, lambda: _draw(drawings, labels, recipe.batch_size, generator), recipe)

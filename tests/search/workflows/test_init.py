@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config import loading
-from search.samplers.auto import fair_start
+from search.samplers.auto import EXPECTED, fair_start
 from search.study.checks import note_on_budget
 from search.workflows import first_file
 from search.workflows.first_file import METHODS, choose, hours_needed, image_sizes, usual_epochs
@@ -39,7 +39,7 @@ def test_what_fits_holds_two_fair_starts_and_what_does_not_says_what_would(
     sizes = image_sizes(224, 16, side)
     found = choose(METHODS, sizes, n_images, seconds_of(per_pixel), n_slots=n_slots, hours=hours)
     start, epoch = zip(*(seconds_of(per_pixel)(method, found.img_size) for method in found.methods), strict=True)
-    needed = sum(start) + first_file.SHARE * found.epochs * sum(epoch)
+    needed = sum(start) + EXPECTED * found.epochs * sum(epoch)
     assert found.n_trials == pytest.approx(math.floor(found.hours * 3600 * n_slots / (needed / len(found.methods))), abs=1)
     assert found.fits == (found.n_trials >= 2 * fair_start(len(found.methods)))
     assert found.hours == hours or (hours is None and found.hours in first_file.HOURS)
