@@ -6,7 +6,7 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 SMALL: Final = "vit_small_patch14_dinov2.lvd142m"  # on a machine without a GPU
 LARGE: Final = "vit_base_patch14_dinov2.lvd142m"
-PACKAGED: Final = "vit_glyphs"
 _FOR_WORKERS: Final = 0.7  # fraction of the machine's memory
 _PART: Final = 0.02  # of the backbone's parameters, the largest adapter, but at least so many:
 _LEAST: Final = 50_000
@@ -82,9 +81,9 @@ def init(path: Path, *, backbone: str | None, weights: Path | None, hours: float
         images = f"{sum(seen.n_images.values()):,} images of {seen.n_classes:,} classes, about {seen.side} pixels"
         n_gpus, n_cores = len(gpu_memory()), len(os.sched_getaffinity(0))
         with large_imports():
-            name, file = backbone or (LARGE if n_gpus else SMALL), None if weights is None else str(weights)
+            name = backbone or (LARGE if n_gpus else SMALL)
             say(f"{images}; building {name} without its weights")
-            network = backbone_facts(name, file, first_file.METHODS)
+            network = backbone_facts(name, None if weights is None else str(weights), first_file.METHODS)
             sizes: list[int | None] = [None]
             if network.patch is not None:
                 sizes = list(first_file.image_sizes(network.own_size, network.patch, seen.side))
@@ -102,9 +101,7 @@ def init(path: Path, *, backbone: str | None, weights: Path | None, hours: float
     except ValueError as error:
         raise RequestError(str(error)) from error
     chosen = "as asked for" if backbone else "for a machine with a GPU" if n_gpus else "for a machine without a GPU"
-    text = _text(
-        path, seen, network, choice, named={"name": name, "weights": file}, chosen=chosen, n_slots=n_slots, asked=hours is not None
-    )
+    text = _text(path, seen, network, choice, chosen=chosen, n_slots=n_slots, asked=hours is not None)
     loading.check(_parsed(text))  # what is written is a study file
     return Written(text, seen, choice)
 
@@ -143,7 +140,6 @@ def _text(
     network: BackboneFacts,
     choice: Choice,
     *,
-    named: Mapping[str, str | None],
     chosen: str,
     n_slots: int,
     asked: bool,
@@ -151,7 +147,7 @@ def _text(
     n_train, fair = seen.n_images["train"], fair_start(len(choice.methods))
     size, own = choice.img_size, network.own_size
     pixels = f"{size} of its own {own} pixels" if size is not None and size != own else f"its own {own} pixels"
-    backbone = [f"name: {named['name']}", *([f"weights: {_quoted(named['weights'])}"] if named["weights"] is not None else [])]
+    backbone = [f"name: {network.name}", *([f"weights: {_quoted(network.weights)}"] if network.weights is not None else [])]
     backbone += [f"img_size: {size}"] if size is not None and size != own else []
     images = ", ".join(f"{n:,} {split}" for split, n in seen.n_images.items())
     data = [f"kind: {seen.kind}", f"path: {_quoted(str(path))}"]
@@ -168,7 +164,7 @@ def _text(
         f"backbone: {{{', '.join(backbone)}}}",
         *_comment(
             f"{chosen}; {pixels}, because the images have about {seen.side} and the hours are {choice.hours:g}"
-            + (". The first run downloads its weights" if named["weights"] is None and named["name"] != PACKAGED else "")
+            + (". The first run downloads its weights" if network.is_downloaded else "")
         ),
         f"data: {{{', '.join(data)}}}",
         *_comment(f"{images} images of {seen.n_classes:,} classes; the smallest class has {seen.smallest_class:,} to train"),

@@ -18,12 +18,18 @@ class BackboneFacts:
     """Facts about a backbone.
 
     Attributes:
+        name: Name in timm.
+        weights: File or folder of its weights; None for its own.
+        is_downloaded: True if timm downloads its weights when it is first built with them.
         own_size: Height of the images for which it was made, in pixels.
         patch: Height of a patch; None if its images have one size only.
         n_params: Number of its parameters.
         methods: Names of the methods that fit it with their defaults, in the order in which they were asked for.
     """
 
+    name: str
+    weights: str | None
+    is_downloaded: bool
     own_size: int
     patch: int | None
     n_params: int
@@ -52,4 +58,12 @@ def backbone_facts(name: str, weights: str | None, methods: Sequence[str]) -> Ba
     height, width = backbones.preprocessing(model).size
     resizable = type(model) is VisionTransformer and height == width
     n_params = sum(parameter.numel() for parameter in model.parameters())
-    return BackboneFacts(height, int(model.patch_embed.patch_size[0]) if resizable else None, n_params, tuple(fitting))
+    return BackboneFacts(
+        name=name,
+        weights=weights,
+        is_downloaded=weights is None and name not in backbones.OURS,
+        own_size=height,
+        patch=int(model.patch_embed.patch_size[0]) if resizable else None,
+        n_params=n_params,
+        methods=tuple(fitting),
+    )
