@@ -72,19 +72,26 @@ def _internal_kv(key: str, namespace: str | None = None) -> bytes | None:
 def without_servers() -> Iterator[None]:
     """Keep a Ray that starts inside the block from starting servers for clouds, for other machines' logs and for web pages.
 
-    Each would import Ray once more, on the cores on which a search is about to start. If Ray renames the patched methods, the
-    servers start as usual.
+    Each would import Ray once more, on the cores on which a search is about to start. The agent of a node, without which Ray does
+    not run, is started as where the packages of its servers are not installed: it then has none. If Ray renames the patched
+    methods, the servers start as usual.
     """
+    from ray._private import utils
     from ray._private.node import Node
 
     unused: dict[str, Any] = {name: getattr(Node, name) for name in _SERVERS if hasattr(Node, name)}
+    missing = getattr(utils, "get_dashboard_dependency_error", None)
     for name in unused:
         setattr(Node, name, lambda node, **asked: None)
+    if missing is not None:
+        utils.get_dashboard_dependency_error = lambda: ImportError("a search on one machine has no use for them")
     try:
         yield
     finally:
         for name, method in unused.items():
             setattr(Node, name, method)
+        if missing is not None:
+            utils.get_dashboard_dependency_error = missing
 
 
 def shut_down() -> None:

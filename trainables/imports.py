@@ -7,14 +7,17 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trainables.torch_internals import leave_out_compiler
+
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Disable garbage collection inside the block, and exempt every object made in it from later collections.
+    """Import without garbage collection and without torch's compiler; exempt all objects made inside from later collections.
 
     Importing torch, timm and Ray creates about a million permanent objects. Repeated collections take a third of the import time,
     and every later full collection that scans these objects would add half a second to a training step.
     """
+    leave_out_compiler()
     if not gc.isenabled():  # disabled by an outer block or by the user
         yield
         return

@@ -61,6 +61,7 @@ def run(study: Study, *, n_slots: int | FreeSlots) -> None:
     """
     os.environ.update(_QUIET_TUNE)
     tune_internals.start_workers_without_environment()
+    tune_internals.count_no_callbacks()
     usual = study.file.resources.of_a_trial(study.row.facts.memory)
 
     def bundle(config: dict[str, Any]) -> tune.PlacementGroupFactory:

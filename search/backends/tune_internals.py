@@ -1,19 +1,25 @@
 """The private parts of Ray Tune that we use, all of them, as read in Ray 2.60.
 
-Tune has no public way to reach the actor of a trial, to end an actor that waits for its next trial, or to start workers without an
-environment of their own.
+Tune has no public way to reach the actor of a trial, to end an actor that waits for its next trial, to start workers without an
+environment of their own, or to count no callbacks.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ray.air._internal import usage
 from ray.tune.execution import class_cache
 
 
 def start_workers_without_environment() -> None:
     """Clear the environment variables that Tune gives its workers (for Lightning): Ray reuses no waiting worker with any."""
     class_cache.DEFAULT_ENV_VARS.clear()
+
+
+def count_no_callbacks() -> None:
+    """Keep Tune from counting callbacks for its usage report: to tell their kinds, it would import MLflow and others, for seconds."""
+    usage.tag_callbacks = lambda callbacks: False
 
 
 def actor_of(trial: Any) -> Any:

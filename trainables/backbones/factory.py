@@ -25,6 +25,7 @@ from trainables.adapters import near
 from trainables.backbones.model_folder import ModelFolder, read_folder
 from trainables.backbones.pretrained import load_weights
 from trainables.protocol import Changed
+from trainables.torch_internals import shapes_only
 
 WEIGHTS: Final = Path(__file__).parents[1] / "weights"
 RANDOM: Final = "random"
@@ -122,7 +123,7 @@ def create(name: str, weights: str | None = None, img_size: int | None = None, d
         return _of_folder(name, read_folder(Path(weights)), img_size, torch.device(device))
     kwargs: dict[str, Any] = {"num_classes": 0} if img_size is None else {"num_classes": 0, "img_size": img_size}
     if torch.device(device).type == "meta":
-        with torch.device("meta"):
+        with shapes_only():
             return _create(name, pretrained=False, **kwargs).eval()
     if weights == RANDOM:
         with torch.random.fork_rng(devices=[]):
@@ -286,7 +287,6 @@ def set_head(model: nn.Module, n_classes: int, generator: torch.Generator, init:
     like = next(model.parameters())
     head = nn.Linear(cast(int, model.num_features), n_classes, device="meta").to(like.dtype)
     if not like.is_meta:
-        head.to_empty(device=like.device)
         weight, bias = torch.empty(head.weight.shape), torch.zeros(n_classes)
         if init == "linear":
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
@@ -297,9 +297,7 @@ def set_head(model: nn.Module, n_classes: int, generator: torch.Generator, init:
             nn.init.zeros_(weight)
         else:
             nn.init.trunc_normal_(weight, std=0.02, generator=generator)
-        with torch.no_grad():
-            head.weight.copy_(weight)
-            head.bias.copy_(bias)
+        head.weight, head.bias = nn.Parameter(weight.to(like)), nn.Parameter(bias.to(like))
     model.num_classes = n_classes  # type: ignore[assignment]
     model.set_submodule(_classifier(model), head)
 

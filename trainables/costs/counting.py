@@ -12,6 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables import backbones, data
 from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, sequence_growth, supported_blocks, unmergeable
@@ -33,29 +34,58 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in trained) - n_head, n_head
 
 
+class KernelCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that counts what torch runs while it is active, also on the meta device.
+
+    Attributes:
+        operations: Floating-point operations of matrix products, convolutions and attention, by torch's own formulas.
+        bytes: Bytes that kernels read and write.
+        calls: Number of kernels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations, self.bytes, self.calls = 0, 0, 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise the first call would import torch's compiler (`trainables.torch_internals`)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.utils.flop_counter import flop_registry
+
+        found = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.operations += 0 if count is None else count(*args, **(kwargs or {}), out_val=found)
+        self.bytes += 0 if func.is_view else sum(tensor.nbytes for tensor in _tensors((args, found)))
+        self.calls += 1
+        return found
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
+
+
 def forward_gflops(model: nn.Module) -> float:
-    """Count 10^9 floating-point operations of one image's forward pass, with adapter and head, using torch's own counter.
+    """Count 10^9 floating-point operations of one image's forward pass, with adapter and head.
 
     A multiplication and an addition count as two operations (ViT-B/16: 35.1; papers that say 17.6 count the pair as one). Matrix
     products, convolutions and attention are counted, elementwise operations are not. Also works on the meta device.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     wanted = backbones.preprocessing(model)
     image = torch.zeros(1, wanted.channels, *wanted.size, device=next(model.parameters()).device)
     was_training, explicit = model.training, explicit_attention(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:  # the counter hooks into gradients, and fails on a module that returns one of its parameters
-        parameter.requires_grad_(False)
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with KernelCounter() as counter, torch.no_grad():
             model.eval()(image)
     finally:
-        for parameter in trained:
-            parameter.requires_grad_()
         fused_attention(explicit)
         model.train(was_training)
-    return float(counter.get_total_flops()) / 1e9
+    return float(counter.operations) / 1e9
 
 
 def kept_bytes(model: nn.Module, n_images: int) -> int:

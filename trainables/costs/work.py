@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables import backbones, data
 from trainables.adapters import Full, Method, adapt, adaptation, method_of, remove, trainable_parameters, transformer_blocks
 from trainables.adapters.own import own_methods
-from trainables.costs.counting import structure
+from trainables.costs.counting import KernelCounter, structure
 from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
 from trainables.recipe.cut import after, kept_at, shape_at
 from trainables.recipe.recipe import Recipe, recipe_of, restore, set_drop_path
@@ -51,38 +50,11 @@ class Work:
         return Work(self.operations * times, self.bytes * times, self.calls * times)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode that adds up the work of every kernel that torch dispatches while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.work = Work()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from torch.utils.flop_counter import flop_registry
-
-        found = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        operations = 0 if count is None else count(*args, **(kwargs or {}), out_val=found)
-        moved = 0 if func.is_view else sum(tensor.nbytes for tensor in _tensors((args, found)))
-        self.work += Work(operations, moved, 1)
-        return found
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-
-
 def count(function: Callable[[], object]) -> Work:
     """Count the work of a function's kernels."""
-    counter = _Counter()
-    with counter:
+    with KernelCounter() as counter:
         function()
-    return counter.work
+    return Work(counter.operations, counter.bytes, counter.calls)
 
 
 def step_work(model: nn.Module, n_images: int, recipe: Recipe, cut: int = 0) -> Work:

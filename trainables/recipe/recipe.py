@@ -20,6 +20,7 @@ from torch import nn
 
 from trainables.adapters import near
 from trainables.backbones import HEAD_INITS
+from trainables.recipe.optimisers import SGD, AdamW
 
 PRECISIONS: Final = ("float32", "bfloat16")
 SCHEDULES: Final = ("step", "epoch", "epoch_lightning", "epoch_transformers")
@@ -182,8 +183,8 @@ def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, undecayed: Ite
         groups[recipe.decay == "matrices" and (parameter.ndim <= 1 or id(parameter) in spared)]["params"].append(parameter)
     filled = [group for group in groups if group["params"]]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(filled, lr=recipe.lr, momentum=MOMENTUM, fused=True)
-    return torch.optim.AdamW(filled, lr=recipe.lr, fused=True)
+        return SGD(filled, lr=recipe.lr, momentum=MOMENTUM, fused=True)
+    return AdamW(filled, lr=recipe.lr, fused=True)
 
 
 def set_drop_path(blocks: Iterable[nn.Module], rate: float) -> list[tuple[nn.Module, str, nn.Module]]:

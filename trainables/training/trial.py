@@ -33,6 +33,7 @@ from trainables.protocol import raise_if_stopped
 from trainables.recipe.cut import after, hold_frozen_blocks
 from trainables.recipe.recipe import learning_rate, learning_rate_of_epoch, recipe_of
 from trainables.recipe.step import backward, logits
+from trainables.torch_internals import use_deterministic_algorithms
 from trainables.training import checkpoint
 from trainables.training.prefix import Inputs, Prefixes
 from trainables.training.run import Plan, Run
@@ -94,7 +95,7 @@ class AdapterWorker:
         if saved is not None:
             plan.check(saved.facts)
         torch.set_num_threads(recipe.n_threads)
-        torch.use_deterministic_algorithms(True, warn_only=self.device.type != "cpu")
+        use_deterministic_algorithms(warn_only=self.device.type != "cpu", compiled=recipe.compile)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(seed)
         backbones.set_head(self.model, self.n_classes, generator, recipe.head_init)
