@@ -18,7 +18,7 @@ def start_workers_without_environment() -> None:
 
 
 def count_no_callbacks() -> None:
-    """Keep Tune from counting callbacks for its usage report: to tell their kinds, it would import MLflow and others, for seconds."""
+    """Keep Tune from counting callbacks for its usage report: to tell their kinds, it would import MLflow and other trackers."""
     usage.tag_callbacks = lambda callbacks: False
 
 

@@ -23,7 +23,7 @@ from typing import IO, Any, TextIO, cast
 
 from search.secret import HidingStream, SecretAddress
 from search.tracking.mlflow_client import describe_error
-from search.tracking.sync import MlflowSync
+from search.tracking.sync import MlflowSync, prepare_last_sync
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.05  # largest fraction of one core that the process uses
@@ -165,10 +165,13 @@ def follow(record: MlflowSync, driver: IO[Any], *, period: float, longest_period
                 _log.info("MLflow at %s is up to date again", where)
             problem = None
 
-    pause = 0.0
+    pause, prepared = 0.0, False
     while not select.select([driver], [], [], pause)[0]:
         spent = time.process_time()
         sync(final=False)
+        if not prepared:
+            prepare_last_sync()
+            prepared = True
         spent = time.process_time() - spent
         wanted = max(period, spent / _SHARE, 2 * pause if problem is not None else 0.0)
         pause = max(period, min(wanted, longest_period))

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 from search.errors import RequestError
 from search.front import ranks
+from search.results.front_plot import plot_front
 from search.results.saved_study import load
 from search.results.study_state import StudyState, ended_by, find_state, measured_by
 from search.results.views import PICTURES, write_page, write_views
@@ -109,6 +111,15 @@ class MlflowSync:
             if final and not (self._ledger_path.parent / "front.html").exists():
                 write_page(load(self._ledger_path.parent))
             raise
+
+
+def prepare_last_sync() -> None:
+    """Import what only the last sync needs, and read what it will describe, so that a finished search waits less for it."""
+    from search.results import html_page, importance, plotly_figures  # noqa: F401 - what `write_page` imports
+
+    environment()
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):  # the last sync says what a full disk prevents
+        plot_front([], Path(folder) / PICTURES[0], title="", reference_point=(0.0, 1.0))
 
 
 def record_final(ledger_path: Path, uri: str, rows: Sequence[Mapping[str, Any]]) -> None:

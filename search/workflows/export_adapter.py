@@ -13,24 +13,39 @@ from search.storage import checkpoints
 from search.trial import State
 
 if TYPE_CHECKING:
-    from trainables.export.adapter import Card
+    from trainables.export.adapter import Card, Exporter
 
 LARGEST = 10_000_000  # parameters of an adapter that is kept with the study, 40 MB; this excludes full fine-tuning
 
 
-def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = False) -> Card:
+def exporter(study: SavedStudy) -> Exporter:
+    """Return the exporter of a study's trials, which loads backbone and data with the first one."""
+    from trainables.export.adapter import Exporter
+
+    worker = check_stored(study.row.file).worker(study.row.facts)
+    return Exporter(worker["backbone"], worker["data"], worker.get("methods", ()))
+
+
+def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = False, using: Exporter | None = None) -> Card:
     """Write the adapter of a trial, or the model merged with it, and its card to the folder `to`; return the card.
 
     If the trial is not COMPLETE, its newest checkpoint is exported; the card's `origin` and `epochs` say so.
+
+    Args:
+        study: The study.
+        number: Number of the trial.
+        to: Target folder; it must not exist, or be empty.
+        merged: True to merge the adapter into the backbone.
+        using: Exporter of the study, if several trials are exported.
 
     Raises:
         RequestError: If the trial does not exist, has FAILED or has no checkpoint, `to` is not empty, or the method cannot be
             merged. Nothing is written.
     """
-    trial, worker = study.trial(number), check_stored(study.row.file).worker(study.row.facts)
+    trial = study.trial(number)
     if trial.state is State.FAILED:
         raise RequestError(f"trial {number} of study {study.name} has FAILED ({trial.reason}); export one that is COMPLETE")
-    if worker["data"]["kind"] == "synthetic":
+    if study.row.file["data"]["kind"] == "synthetic":
         raise RequestError(f"study {study.name} searched a synthetic surface: nothing was trained, so there is nothing to export")
     folder = checkpoints.trial_folder(study.checkpoints, number)
     if not checkpoints.has_checkpoint(study.checkpoints, number):
@@ -38,14 +53,11 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
             f"trial {number} of study {study.name} is {trial.state} after {trial.epochs} epochs and has no checkpoint in {folder}; "
             "export a trial with a checkpoint"
         )
-    from trainables.export.adapter import export_adapter as write
-
     origin = {"study": study.name, "trial": number, "state": str(trial.state)}
-    known = {"config": trial.config, "seed": trial.seed, "backbone": worker["backbone"], "data_set": worker["data"]}
-    known |= {"methods": worker.get("methods", ())}
     try:
         at_least = trial.epochs if trial.state.finished else 0
-        return write(folder, to, **known, origin=origin, at_least=at_least, merged=merged)
+        by = exporter(study) if using is None else using
+        return by.write(folder, to, config=trial.config, seed=trial.seed, origin=origin, at_least=at_least, merged=merged)
     except ValueError as error:
         raise RequestError(str(error)) from error
 
@@ -76,13 +88,14 @@ def keep_adapters(study: SavedStudy) -> list[Path]:
     Returns:
         The folders that were written.
     """
-    written = []
+    written, using = [], None
     for member in study.members:
         target = study.folder / "adapters" / f"{member.number:04d}"
         if target.exists() or member.adapter_params + member.head_params > LARGEST:
             continue
         with suppress(RequestError):
-            export_adapter(study, member.number, target)
+            using = using or exporter(study)
+            export_adapter(study, member.number, target, using=using)
             written.append(target)
     if (shared := study.checkpoints) != study.folder:
         for target in written:

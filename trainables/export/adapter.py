@@ -144,39 +144,108 @@ def read_card(folder: str | Path) -> Card:
     return Card(**values)
 
 
-def export_adapter(
-    trial: Path | Folder,
-    to: Path,
-    *,
-    config: Mapping[str, Any],
-    seed: int,
-    backbone: Mapping[str, Any],
-    data_set: Mapping[str, Any],
-    origin: Mapping[str, Any],
-    methods: Sequence[Mapping[str, Any]] = (),
-    at_least: int = 0,
-    merged: bool = False,
-) -> Card:
-    """Write a trial's newest checkpoint to the folder `to`, atomically.
+class Exporter:
+    """The export of trials that share backbone and data, which are loaded once, with the first trial.
 
     Args:
-        trial: Folder of the trial's checkpoint.
-        to: Target folder; it must not exist, or be empty.
-        config: Configuration of the trial, which the checkpoint must match.
-        seed: Seed of the trial, which the checkpoint must match.
         backbone: Mapping with `name`, `weights` and `img_size`, as for `trainables.make`.
         data_set: Mapping with `kind` and the keys that this kind needs.
-        origin: Origin of the adapter, stored in the card.
-        methods: The `methods` argument of `trainables.make`; source and digest of the trial's own method are added to `origin`.
-        at_least: Number of epochs that the checkpoint must hold.
-        merged: True to merge the adapter into the weights and write a complete state instead of the trained tensors.
+        methods: The `methods` argument of `trainables.make`; source and digest of a trial's own method are added to `origin`.
+    """
+
+    def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._backbone, self._data, self._methods = backbone, data_set, methods
+        self._loaded: nn.Module | None = None
+
+    def write(
+        self,
+        trial: Path | Folder,
+        to: Path,
+        *,
+        config: Mapping[str, Any],
+        seed: int,
+        origin: Mapping[str, Any],
+        at_least: int = 0,
+        merged: bool = False,
+    ) -> Card:
+        """Write a trial's newest checkpoint to the folder `to`, atomically.
+
+        Args:
+            trial: Folder of the trial's checkpoint.
+            to: Target folder; it must not exist, or be empty.
+            config: Configuration of the trial, which the checkpoint must match.
+            seed: Seed of the trial, which the checkpoint must match.
+            origin: Origin of the adapter, stored in the card.
+            at_least: Number of epochs that the checkpoint must hold.
+            merged: True to merge the adapter into the weights and write a complete state instead of the trained tensors.
+
+        Raises:
+            ValueError: If this trial has no checkpoint, `to` is not empty, the backbone is unavailable or does not fit the
+                checkpoint, or the method cannot be merged. Nothing is written.
+        """
+        if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
+            raise ValueError(f"{to} must not exist or be an empty folder; choose another")
+        saved = _checkpoint(trial, config, seed, at_least)
+        model, identity = self._model(), {key: self._backbone.get(key) for key in ("name", "weights", "img_size")}
+        identity["digest"] = backbones.digest(model)
+        wanted = dataclasses.asdict(backbones.preprocessing(model, self._data.get("normalize", "backbone")))
+        n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(self._data)
+        method = method_of(saved.facts["config"], own_methods(self._methods))
+        code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in self._methods}.get(method.name)
+        self._loaded = None  # until the model is again as it was
+        backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
+        plain = model.state_dict().keys()
+        adapt(model, method)
+        load_trainable_state(model, saved.group("trainable"))
+        n_adapter, n_head = count_parameters(model)
+        tensors = trainable_state(model)
+        if merged:
+            merge(model)
+            tensors = model.state_dict()
+            if other := sorted(tensors.keys() ^ plain):
+                raise ValueError(
+                    f"{method.name} cannot be merged on {self._backbone['name']}: the merged function needs tensors for which "
+                    f"timm's plain model has no place, or a different one ({', '.join(other[:3])}); export it unmerged"
+                )
+        packages = (*_PACKAGES, "peft") if isinstance(method, PeftMethod) else _PACKAGES
+        card = Card(
+            version=VERSION,
+            form="merged" if merged else "adapter",
+            method=method.name,
+            config=dict(config),
+            backbone=identity,
+            preprocessing=wanted,
+            n_classes=n_classes,
+            class_names=data.class_names(self._data),
+            data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing")},
+            metrics=saved.facts["metrics"],
+            epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
+            params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
+            seed=seed,
+            origin=dict(origin) if code is None else {**origin, "code": code},
+            packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        )
+        _write(to, card, tensors)
+        if not merged:
+            remove(model)
+            backbones.remove_head(model)
+            self._loaded = model
+        return read_card(to)
+
+    def _model(self) -> nn.Module:
+        if self._loaded is None:
+            backbone = self._backbone
+            self._loaded = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
+            backbones.refuse_changed(self._backbone, backbones.digest(self._loaded))
+        return self._loaded
+
+
+def _checkpoint(trial: Path | Folder, config: Mapping[str, Any], seed: int, at_least: int) -> checkpoint.Checkpoint:
+    """Read a trial's checkpoint.
 
     Raises:
-        ValueError: If this trial has no checkpoint, `to` is not empty, the backbone is unavailable or does not fit the checkpoint,
-            or the method cannot be merged. Nothing is written.
+        ValueError: If there is none, or it is of another trial or of an older epoch.
     """
-    if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
-        raise ValueError(f"{to} must not exist or be an empty folder; choose another")
     saved = checkpoint.read(trial)
     if saved is None:
         raise ValueError(f"{trial} has no checkpoint, so there is nothing to export")
@@ -190,47 +259,7 @@ def export_adapter(
             f"{trial} holds a checkpoint of {facts['epoch']} epochs, and the study records {at_least}: an older copy has taken its "
             "place; restore the newer one"
         )
-    model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
-    backbones.refuse_changed(backbone, backbones.digest(model))
-    wanted = dataclasses.asdict(backbones.preprocessing(model, data_set.get("normalize", "backbone")))
-    identity = {key: backbone.get(key) for key in ("name", "weights", "img_size")} | {"digest": backbones.digest(model)}
-    n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(data_set)
-    backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
-    plain = model.state_dict().keys()
-    method = method_of(facts["config"], own_methods(methods))
-    code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in methods}.get(method.name)
-    adapt(model, method)
-    load_trainable_state(model, saved.group("trainable"))
-    n_adapter, n_head = count_parameters(model)
-    tensors = trainable_state(model)
-    if merged:
-        merge(model)
-        tensors = model.state_dict()
-        if other := sorted(tensors.keys() ^ plain):
-            raise ValueError(
-                f"{method.name} cannot be merged on {backbone['name']}: the merged function needs tensors for which timm's plain "
-                f"model has no place, or a different one ({', '.join(other[:3])}); export it unmerged"
-            )
-    packages = (*_PACKAGES, "peft") if isinstance(method, PeftMethod) else _PACKAGES
-    card = Card(
-        version=VERSION,
-        form="merged" if merged else "adapter",
-        method=method.name,
-        config=dict(config),
-        backbone=identity,
-        preprocessing=wanted,
-        n_classes=n_classes,
-        class_names=data.class_names(data_set),
-        data={key: value for key, value in data_set.items() if key not in ("rules", "digest", "listing")},
-        metrics=facts["metrics"],
-        epochs={"done": facts["epoch"], "planned": facts["epochs"]},
-        params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
-        seed=seed,
-        origin=dict(origin) if code is None else {**origin, "code": code},
-        packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
-    )
-    _write(to, card, tensors)
-    return read_card(to)
+    return saved
 
 
 def _write(to: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:

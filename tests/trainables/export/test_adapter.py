@@ -19,7 +19,7 @@ from trainables import make
 from trainables.adapters import METHODS, adapt, adaptation, method_of, trainable_state
 from trainables.backbones import create, fingerprint, set_head
 from trainables.costs.counting import MetaSizes
-from trainables.export.adapter import Card, export_adapter, load_adapter, read_card
+from trainables.export.adapter import Card, Exporter, load_adapter, read_card
 from trainables.training import checkpoint
 
 from ..backbones.published import published
@@ -57,14 +57,9 @@ class Trained:
     logits: Tensor
 
     def export(self, to: Path, *, merged: bool = False, **other: Any) -> Card:
-        known: dict[str, Any] = {
-            "config": self.config,
-            "seed": SEED,
-            "backbone": BACKBONE,
-            "data_set": DIGITS,
-            "origin": {"trial": 0},
-        }
-        return export_adapter(self.folder, to, **{**known, **other}, merged=merged)
+        known: dict[str, Any] = {"config": self.config, "seed": SEED, "origin": {"trial": 0}}
+        exporter = Exporter(other.pop("backbone", BACKBONE), other.pop("data_set", DIGITS), other.pop("methods", ()))
+        return exporter.write(self.folder, to, **{**known, **other}, merged=merged)
 
 
 @pytest.fixture(scope="module")
