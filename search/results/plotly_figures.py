@@ -17,11 +17,13 @@ from search.results.growth import UNITS, Growth
 from search.results.plot_style import FAINT, INK, SizeAxis, styles
 from search.results.recommendation import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
+from search.storage.rows import Report
 from search.trial import PARAMETERS, State, Trial
 
 Figure = dict[str, Any]
 _SYMBOLS = {"D": "diamond", "o": "circle", "^": "triangle-up", "s": "square", "<": "triangle-left", ">": "triangle-right"}
 _SYMBOLS |= {"P": "cross", "X": "x", "*": "star", "h": "hexagon"}
+MOST_CURVES = 300
 _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
 
 
@@ -189,6 +191,42 @@ def _front_line(name: str, members: Sequence[Trial], size_axis: SizeAxis, colour
     return trace | {"text": [hover(t) for t in members], "hovertemplate": "%{text}<extra></extra>"}
 
 
+def curves_figure(trials: Sequence[Trial], reports: Sequence[Report], *, most: int = MOST_CURVES) -> Figure:
+    """Draw accuracy over epochs, a line for each trial: members of the front strong, the others faint.
+
+    Args:
+        trials: All trials of a study.
+        reports: All of its epochs.
+        most: Number of trials that are drawn: the members, and the best of the others.
+    """
+    members = {t.number for t in front(trials)}
+    curves: dict[int, list[tuple[int, float]]] = {}
+    for report in reports:
+        if math.isfinite(top1 := report.metrics.get("val/top1", math.nan)):
+            curves.setdefault(report.trial, []).append((report.epoch, 100.0 * top1))
+    reached = sorted((t for t in trials if t.number in curves), key=lambda t: (t.number not in members, -curves[t.number][-1][1]))
+    drawn = sorted(reached[:most], key=lambda t: t.number)
+    traces = []
+    for method, (colour, _) in styles(t.method for t in trials).items():
+        for on_front in (False, True):
+            some = [t for t in drawn if t.method == method and (t.number in members) is on_front]
+            points: list[tuple[int | None, float | None, str]] = []
+            for trial in some:  # one trace for all, with gaps between them: a page with a thousand traces is slow
+                words = f"<b>{html.escape(trial.label)}</b><br>{html.escape(describe_knobs(trial))}"
+                points += [(epoch, y, f"{words}<br>epoch {epoch}: {y:.2f} %") for epoch, y in sorted(curves[trial.number])]
+                points.append((None, None, ""))
+            line = {"color": colour, "width": 2.5 if on_front else 1.0}
+            xs, ys, texts = ([point[i] for point in points] for i in range(3))
+            trace = _lines(xs, ys, METHOD_NAMES.get(method, method), line=line, fill=None) | {"legendgroup": method}
+            trace |= {"opacity": 1.0 if on_front else 0.35, "text": texts, "hovertemplate": "%{text}<extra></extra>"}
+            named = {t.method for t in drawn if t.number in members}
+            traces += [trace | {"showlegend": on_front or method not in named}] if some else []
+    layout = _layout("epoch", "validation accuracy, %")
+    last = [curves[t.number][-1][1] for t in drawn if t.state is State.COMPLETE]
+    layout["yaxis"] |= {"range": _window(last, [y for t in drawn for _, y in curves[t.number]])}
+    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+
+
 def parallel_figure(trials: Sequence[Trial]) -> Figure:
     """Draw parallel coordinates of the COMPLETE trials: method, sizes, the knobs that differ, accuracy. One axis per name.
 
@@ -248,7 +286,7 @@ def importance_figure(importances: Mapping[str, Mapping[str, float]]) -> Figure:
     return {"data": traces, "layout": layout | {"height": 120 + 22 * len(rows), "bargap": 0.35}}
 
 
-def _lines(xs: Sequence[Any], ys: Sequence[float], name: str, *, fill: str | None, **more: Any) -> Figure:
+def _lines(xs: Sequence[Any], ys: Sequence[Any], name: str, *, fill: str | None, **more: Any) -> Figure:
     filled = {} if fill is None else {"fill": fill, "fillcolor": "rgba(0,114,178,0.06)"}
     return {"type": "scatter", "mode": "lines", "name": name, "x": list(xs), "y": list(ys), **filled, **more}
 

@@ -48,6 +48,12 @@ def write_page(
             f"No trial beats its members in both accuracy and {size}. Hover over a trial for its knobs, click for its run.",
             plotly_figures.front_figure(every, point, n_validation=study.n_validation, links=links),
         ),
+        (
+            "Learning curves",
+            "Strong lines are members of the front."
+            + (f" The best {most} trials are drawn." if len(every) > (most := plotly_figures.MOST_CURVES) else ""),
+            plotly_figures.curves_figure(every, study.epochs),
+        ),
         ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
         ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=study.against)),
     ]

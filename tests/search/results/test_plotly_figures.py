@@ -66,6 +66,22 @@ def test_the_hypervolume_grows_as_trials_end_and_slots_are_spent() -> None:
     assert [one.trials for one in steps_of(falling)] == [2, 4]
 
 
+def test_the_learning_curves_show_every_epoch_of_the_best_trials_and_of_all_members() -> None:
+    some = [t for t in TRIALS if t.state in (State.COMPLETE, State.PRUNED)]
+    reports = [Report(t.number, e, 0.0, e, {"val/top1": t.metrics["val/top1"] * e / 3}) for t in some for e in (3, 1, 2)]
+    members, most = {t.number for t in front(TRIALS)}, len(some) - 5
+    traces = plotly_figures.curves_figure(TRIALS, reports, most=most)["data"]
+    drawn = {text.split("</b>")[0][3:]: trace for trace in traces for text in trace["text"] if text}
+    ranked = sorted(some, key=lambda t: (t.number not in members, -t.metrics["val/top1"]))
+    assert drawn.keys() == {t.label for t in ranked[:most]}
+    assert all((drawn[t.label]["opacity"] == 1.0) is (t.number in members) for t in ranked[:most])
+    assert sum(y is not None for trace in traces for y in trace["y"]) == 3 * most
+    for trace in traces:  # a line for each trial, from its first epoch to its last
+        assert trace["x"] == [1, 2, 3, None] * (len(trace["x"]) // 4)
+    named = [trace["name"] for trace in traces if trace["showlegend"]]
+    assert len(named) == len(set(named)) == len({t.method for t in ranked[:most]})
+
+
 EVERY = [
     plotly_figures.front_figure(TRIALS, REFERENCE, n_validation=800),
     plotly_figures.methods_figure(TRIALS, REFERENCE),
@@ -86,6 +102,7 @@ def test_any_study_has_a_page(trials: list[Trial]) -> None:
         plotly_figures.front_figure(trials, REFERENCE),
         plotly_figures.methods_figure(trials, REFERENCE),
         plotly_figures.parallel_figure(trials),
+        plotly_figures.curves_figure(trials, [Report(t.number, 1, 0.0, 0, t.metrics) for t in trials]),
     ]
     drawn.append(plotly_figures.hypervolume_figure(growth(trials, [], REFERENCE)))
     for figure in drawn:
