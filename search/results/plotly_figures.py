@@ -258,7 +258,8 @@ def parallel_figure(trials: Sequence[Trial]) -> Figure:
     worst = sorted(top1)[len(top1) // 4] if top1 else 0.0  # most of the colour scale is for the good trials
     line = {"color": top1, "colorscale": "Viridis", "reversescale": True, "cmin": worst, "cmax": max(top1, default=100.0)}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelfont": {"size": 12}, "tickfont": {"size": 11}}
-    layout = {"font": _FONT, "margin": {"l": 80, "r": 60, "t": 60, "b": 30}, "height": 420, "paper_bgcolor": "white"}
+    trace |= {"labelside": "bottom"}  # at the top are the ends of a range
+    layout = {"font": _FONT, "margin": {"l": 80, "r": 110, "t": 30, "b": 60}, "height": 420, "paper_bgcolor": "white"}
     return {"data": [trace], "layout": layout}
 
 

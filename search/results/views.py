@@ -63,7 +63,7 @@ def write_page(
         words = "Hours of training and validation of all trials together; pauses of the study do not count."
         sections.append(("Hypervolume over trained hours", words, over))
     sections.append(
-        ("Every trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
+        ("Every complete trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
     )
     if importance and (found := _importance(study)):
         words = "The first-order Sobol index of a Gaussian process fitted to the trials."

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from search.costs import epoch_seconds
 from search.front import front, hypervolume
 from search.results.study_state import StudyState
+from search.results.words import METHOD_NAMES, describe_knobs, format_percent
 from search.storage.events import EventKind
 from search.storage.rows import Event, Report, StudyRow
 from search.trial import PARAMETERS, Metrics, State, Trial
@@ -76,6 +77,7 @@ def trial_content(study: StudyRow, trial: Trial, reports: Iterable[Report], *, r
         "paretune.state": trial.state.value,
         "paretune.front": "true" if rank == 1 else "false",
         "paretune.attempts": str(trial.n_attempts),
+        "mlflow.note.content": trial_note(trial, rank),
         "mlflow.parentRunId": parent,
     }
     if trial.extends is not None:
@@ -98,6 +100,29 @@ def trial_content(study: StudyRow, trial: Trial, reports: Iterable[Report], *, r
         sizes={key: float(trial.cost(key)) for key in dict.fromkeys(("adapter_params", "head_params", *_counted(trial)))},
         optional=("paretune.rank", "paretune.rung", "paretune.reason"),
     )
+
+
+def trial_note(trial: Trial, rank: int | None) -> str:
+    """Write what a trial was, how it ended and why, in Markdown."""
+    lines = [f"**{METHOD_NAMES.get(trial.method, trial.method)}** {describe_knobs(trial)}", "", f"- {_standing(trial, rank)}"]
+    if trial.adapter_params or trial.head_params:
+        lines.append(f"- {trial.adapter_params:,} parameters of the adapter, {trial.head_params:,} of the head")
+    if trial.extends is not None:
+        lines.append(f"- it continues trial {trial.extends} with more epochs")
+    if trial.n_attempts > 1:
+        lines.append(f"- started {trial.n_attempts} times, each time from its checkpoint")
+    return "\n".join(lines)[:MAX_TAG_CHARACTERS]
+
+
+def _standing(trial: Trial, rank: int | None) -> str:
+    if trial.state is State.PRUNED:
+        return f"stopped after {trial.epochs} epochs, which is no failure: {trial.reason}"
+    if trial.state is State.FAILED:
+        return f"failed after {trial.epochs} epochs: {trial.reason}"
+    if trial.state is State.COMPLETE:
+        where = "" if rank is None else ", on the front" if rank == 1 else f", on front {rank} of the ranking"
+        return f"complete after {trial.epochs} epochs with {format_percent(trial.metrics['val/top1'])} %{where}"
+    return trial.state.value.lower()
 
 
 def study_content(

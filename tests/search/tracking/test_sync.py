@@ -19,8 +19,10 @@ from mlflow import MlflowClient
 from search.results import arrow_tables
 from search.results.saved_study import load
 from search.tracking.mlflow_client import tracking_uri
+from search.tracking.run_content import trial_note
 from search.tracking.study_note import filters
 from search.tracking.sync import is_behind
+from search.trial import State, Trial
 
 from ..scripted_study import HISTORY, N_EPOCHS, ScriptedStudy, assert_equal_to_the_ledger, recorded
 
@@ -295,3 +297,21 @@ def test_the_tracking_uri_of_the_environment_is_honoured(tmp_path: Path, monkeyp
     assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert tracking_uri(tmp_path) == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "said"),
+    [
+        (State.COMPLETE, {}, "- complete after 3 epochs with 61.00 %, on the front"),
+        (State.PRUNED, {"reason": "below the bar"}, "- stopped after 3 epochs, which is no failure: below the bar"),
+        (State.FAILED, {"reason": "NaN", "n_attempts": 2}, "- failed after 3 epochs: NaN"),
+    ],
+)
+def test_the_page_of_a_trial_says_what_it_was_and_how_it_ended(state: State, more: dict[str, Any], said: str) -> None:
+    trial = Trial(7, state, {"method": "lora", "lora.rank": 8}, 0, 1536, 388, 3, {"val/top1": 0.61}, extends=4, **more)
+    note = trial_note(trial, 1 if state is State.COMPLETE else None)
+    assert note.startswith("**LoRA** r8\n")
+    assert {said, "- 1,536 parameters of the adapter, 388 of the head", "- it continues trial 4 with more epochs"} <= set(
+        note.split("\n")
+    )
+    assert ("started 2 times" in note) is (state is State.FAILED)
