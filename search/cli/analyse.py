@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,48 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     console.print(
         f"Joint hypervolume {saved.hypervolume:.4f}; a contribution is what it would lose without the method.", style="dim"
     )
+
+
+@app.command()
+def answer(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    *,
+    within: Annotated[float, typer.Option(metavar="POINTS", min=0, help="Points of accuracy that may be lost.")] = 1.0,
+    max_params: Annotated[
+        float | None, typer.Option(metavar="SIZE", min=0, help="Largest size: parameters, or the study's other cost.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which adapter to take, how sure that is, what it will score, and what would change the answer."""
+    from search.results.recommendation import describe_trial
+    from search.results.saved_study import load
+    from search.results.words import format_percent, format_quantity
+
+    saved = load(folder_of(study, storage))
+    found = saved.sure_answer(within=within / 100, max_size=math.inf if max_params is None else max_params)
+    if as_json:
+        print_json(found.as_json())
+        return
+    console, belief = Terminal(), found.belief
+    console.print(str(found))
+    if found.choice is None:
+        return
+    table = Table("trial", "adapter", box=None, pad_edge=False, header_style="bold")
+    for name in ("size", "measured %", "expected %", "90 % interval", "P(front)"):
+        table.add_column(name, justify="right")
+    p_front = belief.p_front()
+    shown = {found.choice.index, found.choice.rival} - {None}
+    by_size: dict[float, int] = {}
+    for i, trial in enumerate(belief.trials):  # of trials of one size, the likeliest member
+        by_size[trial.size] = max(i, by_size.get(trial.size, i), key=lambda n: (n in shown, p_front[n]))
+    for i in sorted(i for i in by_size.values() if i in shown or p_front[i] >= 0.1):
+        trial, (low, high) = belief.trials[i], (format_percent(end) for end in belief.interval(i))
+        mark = "*" if i == found.choice.index else ""
+        accuracies = map(format_percent, (trial.metrics["val/top1"], float(belief.mean[i])))
+        numbers = (format_quantity(trial.size), *accuracies, f"{low} to {high}", f"{p_front[i]:.2f}")
+        table.add_row(f"{trial.number:04d}{mark}", describe_trial(trial), *numbers)
+    console.print(table)
 
 
 @app.command()

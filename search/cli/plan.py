@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 _FOR_WORKERS = 0.7  # fraction of a machine's memory for workers; Ray keeps the rest for its object store
-_DRAWING, _PREDICTING, _SIMULATING = 10.0, 15.0, 15.0  # seconds; a slow machine gets fewer draws, configurations and searches
+_DRAWING, _PREDICTING, _SIMULATING = 6.0, 12.0, 10.0  # seconds; a slow machine gets fewer draws, configurations and searches
 _EVERY = 2.0  # seconds between two lines about the progress of one thing
 _PATIENCE = 900.0  # seconds to wait for a node that an autoscaler starts
 _BARS = " ▁▂▃▄▅▆▇█"

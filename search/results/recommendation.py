@@ -48,11 +48,11 @@ def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
     if chosen.size == best.size:
         rest = "" if chosen.adapter_params else ", and needs no adapter at all"
         smaller = "; nothing smaller comes within one standard error" if n_validation and chosen.size else ""
-        return f"{describe_trial(best)} is the best, {accuracy} with {_cost(best)}{rest}{smaller}."
+        return f"{describe_trial(best)} is the best, {accuracy} with {cost_in_words(best)}{rest}{smaller}."
     accuracy_kept, size_kept = _share(top1 / best_top1), _share(chosen.size / best.size)
-    of_what, best_size = ("parameters", f"{best.size:,}") if best.against in PARAMETERS else (best.against, _cost(best))
+    of_what, best_size = ("parameters", f"{best.size:,}") if best.against in PARAMETERS else (best.against, cost_in_words(best))
     kept = f"{accuracy_kept} of the best accuracy with {size_kept} of its {of_what}"
-    told = f"{format_percent(top1)} % with {_cost(chosen)}, against {accuracy} with {best_size}"
+    told = f"{format_percent(top1)} % with {cost_in_words(chosen)}, against {accuracy} with {best_size}"
     return f"{describe_trial(chosen)} keeps {kept} ({told}: {describe_trial(best)})."
 
 
@@ -68,7 +68,8 @@ def describe_trial(trial: Trial) -> str:
     return " ".join(words)
 
 
-def _cost(trial: Trial) -> str:
+def cost_in_words(trial: Trial) -> str:
+    """Return the size with its unit: `1,536 parameters`, `cost/gflops 0.01`."""
     if trial.against in PARAMETERS:
         return f"{trial.size:,} parameter{'' if trial.size == 1 else 's'}"
     return f"{trial.against} {format_quantity(trial.size)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from search.trial import Trial, find_trial
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from search.results.sure_answer import SureAnswer
     from spaces import Config
 
 
@@ -135,6 +137,20 @@ class SavedStudy:
     def answer(self) -> str:
         """The recommendation in one sentence (see `search.results.recommendation`)."""
         return answer(self.history, self.n_validation)
+
+    def sure_answer(self, *, within: float = 0.01, max_size: float = math.inf) -> SureAnswer:
+        """Choose the smallest adapter that truly loses at most `within` (fraction) against the best with probability 0.9.
+
+        Raises:
+            RequestError: If this version does not know all knobs of the study.
+        """
+        from search.config.loading import check_stored
+        from search.results.belief import believe
+        from search.results.sure_answer import SureAnswer
+
+        space, file = check_stored(self.row.file).joint_space(), self.row.file
+        belief = believe(space, self.history, self.n_validation, seed=file["search"]["seed"])
+        return SureAnswer.of(belief, within=within, max_size=max_size)
 
     def plot_front(self, *paths: Path) -> Any:
         """Return the front as an interactive plotly figure, or draw it into the given `.png` and `.svg` files."""

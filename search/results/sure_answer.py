@@ -1,0 +1,114 @@
+"""The answer of a study with how sure it is: which adapter to take, what it will score, and what would change that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search.results.belief import LEVEL, Belief, Choice
+from search.results.recommendation import cost_in_words, describe_trial
+from search.results.words import format_percent
+from search.trial import Trial
+
+POINT = 0.01
+
+
+@dataclass(frozen=True)
+class SureAnswer:
+    """An answer, with what it rests on.
+
+    Attributes:
+        belief: Belief about the study's complete trials.
+        choice: The choice; None if no trial is complete or small enough.
+        within: Accuracy (fraction) that may be lost against the best.
+        max_size: Largest size that was asked for.
+    """
+
+    belief: Belief
+    choice: Choice | None
+    within: float
+    max_size: float = math.inf
+
+    @classmethod
+    def of(cls, belief: Belief, *, within: float = POINT, max_size: float = math.inf) -> SureAnswer:
+        """Choose the smallest trial that loses at most `within` (fraction) against the best, with probability 0.9."""
+        return cls(belief, belief.choose(within=within, max_size=max_size), within, max_size)
+
+    @property
+    def trial(self) -> Trial | None:
+        """The chosen trial."""
+        return None if self.choice is None else self.belief.trials[self.choice.index]
+
+    def __str__(self) -> str:
+        """Return the answer in a few sentences."""
+        belief, choice = self.belief, self.choice
+        if choice is None:
+            small = "" if math.isinf(self.max_size) else f" with at most {self.max_size:,.6g}"
+            return f"No trial{small} is complete yet, so there is no answer yet."
+        loses = f"at most {100 * self.within:g} point{'' if self.within == POINT else 's'} against the best"
+        limited = "" if math.isinf(self.max_size) else f" of at most {self.max_size:,.6g}"
+        named = _named(belief.trials[choice.index])
+        if choice.holds:
+            said = [f"{named} loses {loses}{limited} with probability {choice.probability:.2f}."]
+        else:
+            sure = f"loses {loses} with probability {choice.probability:.2f}, less than {LEVEL:g}"
+            said = [f"Not settled: {named} is expected to be the best{limited}, and {sure}."]
+        low, high = belief.interval(choice.index)
+        expected = format_percent(float(belief.mean[choice.index]))
+        said.append(
+            f"Expect {expected} % on new images ({format_percent(low)} to {format_percent(high)}); "
+            f"{format_percent(belief.trials[choice.index].metrics['val/top1'])} % were measured."
+        )
+        said.append(self._next_point(choice.index))
+        if choice.rival is not None:
+            needed = format_percent(float(np.quantile(belief.draws.max(1), 0.5)) - self.within)
+            said.append(
+                f"{_named(belief.trials[choice.rival])} would do with probability {choice.rival_probability:.2f}: "
+                f"to change the answer, it would have to be truly above {needed} %."
+            )
+        return " ".join(said)
+
+    def _next_point(self, index: int) -> str:
+        found = self.belief.gain(index, POINT)
+        if found is None:
+            return "No larger one is expected to be a point better."
+        return f"One more point costs {cost_in_words(self.belief.trials[found])} ({_named(self.belief.trials[found], short=True)})."
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Return the answer as JSON values; accuracies are fractions."""
+        belief, choice, p_front = self.belief, self.choice, self.belief.p_front()
+        one: dict[str, Any] | None = None
+        if choice is not None:
+            rival = None if choice.rival is None else belief.trials[choice.rival].number
+            one = {
+                "trial": belief.trials[choice.index].number,
+                "probability": choice.probability,
+                "holds": choice.holds,
+                "rival": rival,
+            }
+        return {
+            "answer": str(self),
+            "within": self.within,
+            "max_size": None if math.isinf(self.max_size) else self.max_size,
+            "choice": one,
+            "trials": [
+                {
+                    "trial": trial.number,
+                    "size": trial.size,
+                    "measured": trial.metrics["val/top1"],
+                    "expected": float(mean),
+                    "interval": list(belief.interval(i)),
+                    "p_front": float(p),
+                }
+                for i, (trial, mean, p) in enumerate(zip(belief.trials, belief.mean, p_front, strict=True))
+            ],
+        }
+
+
+def _named(trial: Trial, *, short: bool = False) -> str:
+    words = f"{describe_trial(trial)}, trial {trial.number}"
+    return words if short else f"{words} ({cost_in_words(trial)})"
