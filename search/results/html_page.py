@@ -18,12 +18,15 @@ from search.storage.whole_file import write_whole
 CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 
 
-def page(title: str, sentence: str, sections: Sequence[tuple[str, str, Figure]], *, server: str | None = None) -> str:
+def page(
+    title: str, sentence: str, sections: Sequence[tuple[str, str, Figure]], *, more: str = "", server: str | None = None
+) -> str:
     """Return the page as HTML.
 
     Args:
         title: Title of the page.
         sentence: Answer of the study (see `search.results.recommendation`).
+        more: Further sentences about the answer.
         sections: Sections of the page, each as (heading, one sentence below it, figure).
         server: Base address of MLflow's pages for the links to runs; None if it is unknown: inside MLflow the page finds it itself.
     """
@@ -37,7 +40,7 @@ def page(title: str, sentence: str, sections: Sequence[tuple[str, str, Figure]],
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>\n"
         f"<style>{_STYLE}</style>\n<script>{_plotly()}</script></head>\n<body><h1>{html.escape(title)}</h1>\n"
-        f"<p class='answer'>{html.escape(sentence)}</p>\n{''.join(parts)}\n"
+        f"<p class='answer'>{html.escape(sentence)}</p>\n<p>{html.escape(more)}</p>\n{''.join(parts)}\n"
         f"<script>{given}\n{_SCRIPT}</script></body></html>\n"
     )
 

@@ -148,8 +148,8 @@ class SavedStudy:
         from search.results.belief import believe
         from search.results.sure_answer import SureAnswer
 
-        space, file = check_stored(self.row.file).joint_space(), self.row.file
-        belief = believe(space, self.history, self.n_validation, seed=file["search"]["seed"])
+        file = check_stored(self.row.file)
+        belief = believe(file.joint_space(), self.history, self.n_validation, seed=file.search.seed)
         return SureAnswer.of(belief, within=within, max_size=max_size)
 
     def plot_front(self, *paths: Path) -> Any:

@@ -34,7 +34,7 @@ def write_page(
         study: Loaded study.
         links: Address of the run of each trial.
         server: Base address of those addresses.
-        importance: True to compute the importance of knobs, which takes a second or more.
+        importance: True to compute how sure the answer is and how much knobs matter, which takes a second or more.
     """
     from search.results import html_page, plotly_figures
     from search.results.growth import growth
@@ -68,8 +68,16 @@ def write_page(
     if importance and (found := _importance(study)):
         words = "The first-order Sobol index of a Gaussian process fitted to the trials."
         sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
-    text = html_page.page(f"{study.name}: accuracy against {study.size_in_words}", study.answer, sections, server=server)
+    title, more = f"{study.name}: accuracy against {study.size_in_words}", _how_sure(study) if importance else ""
+    text = html_page.page(title, study.answer, sections, more=more, server=server)
     html_page.write(study.folder / "front.html", text)
+
+
+def _how_sure(study: SavedStudy) -> str:
+    try:
+        return str(study.sure_answer()) if study.members else ""
+    except RequestError:  # written by a version with knobs that this version does not know
+        return ""
 
 
 def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:
