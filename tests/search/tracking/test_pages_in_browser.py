@@ -87,7 +87,7 @@ def test_outside_mlflow_the_front_needs_no_network_and_a_click_on_a_member_opens
     browser.open((scripted.path.parent / "front.html").as_uri())
     browser.wait("document.querySelectorAll('.main-svg').length > 4")
     headings = browser.evaluate("[...document.querySelectorAll('h2')].map(h => h.innerText)")
-    assert headings[:3] == ["The front", "Every method's own front", "Hypervolume over trials"]
+    assert headings[:3] == ["The front", "Learning curves", "Every method's own front"]
     assert browser.evaluate("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('file:')).length") == 0
     links = browser.evaluate("figures[0].data.flatMap(t => (t.customdata || []).map(d => d[2]))")
     assert sorted(links) == sorted(f"#{pages.partition('#')[2]}/runs/{runs[n]['id']}" for n in (0, 1, 2, 4))
