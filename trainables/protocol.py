@@ -135,6 +135,10 @@ class Sizes(Protocol):
         """The number of classes of the data set; chance level is 1 / n_classes."""
 
     @property
+    def many_labels(self) -> bool:
+        """True if an image has any number of labels, False if it has one."""
+
+    @property
     def n_validation(self) -> int | None:
         """The number of images that `val/top1` is measured on; None if it is not measured on images."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from search.errors import RequestError
 from search.results import arrow_tables
@@ -42,18 +43,20 @@ def write_page(
     every, point = study.history, study.reference_point
     grown = growth(every, study.epochs, point)
     size = "size" if study.against == "adapter_params" else study.against
+    named: Mapping[str, Any] = {"metric": study.metric, "against": study.against}
     sections = [
         (
             "The front",
-            f"No trial beats its members in both accuracy and {size}. Hover over a trial for its knobs, click for its run.",
+            f"No trial beats its members in both {study.metric.label} and {size}. "
+            "Hover over a trial for its knobs, click for its run.",
             plotly_figures.front_figure(every, point, n_validation=study.n_validation, links=links),
         ),
         ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
-        ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=study.against)),
+        ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, **named)),
     ]
-    sections.append(("Hypervolume over epochs", "", plotly_figures.hypervolume_figure(grown, over="epochs", against=study.against)))
+    sections.append(("Hypervolume over epochs", "", plotly_figures.hypervolume_figure(grown, over="epochs", **named)))
     if any(one.seconds is not None for one in grown):
-        over = plotly_figures.hypervolume_figure(grown, over="hours", against=study.against)
+        over = plotly_figures.hypervolume_figure(grown, over="hours", **named)
         words = "Hours of training and validation of all trials together; pauses of the study do not count."
         sections.append(("Hypervolume over trained hours", words, over))
     sections.append(
@@ -62,7 +65,9 @@ def write_page(
     if importance and (found := _importance(study)):
         words = "The first-order Sobol index of a Gaussian process fitted to the trials."
         sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
-    text = html_page.page(f"{study.name}: accuracy against {study.size_in_words}", study.answer, sections, server=server)
+    text = html_page.page(
+        f"{study.name}: {study.metric.label} against {study.size_in_words}", study.answer, sections, server=server
+    )
     html_page.write(study.folder / "front.html", text)
 
 
@@ -74,4 +79,4 @@ def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:
         space = check_stored(study.row.file).joint_space()
     except RequestError:  # written by a version with knobs that this version does not know
         return {}
-    return importance(space, study.history, study.epochs)
+    return importance(space, study.history, study.epochs, metric=study.metric)

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from search.metrics import METRICS, Metric
 from search.storage.events import EventKind
 from search.storage.facts import Facts, read_facts
 from search.trial import Metrics, State, Trial
@@ -137,6 +138,12 @@ class Request:
     refusal: str | None = None
 
 
+def objectives_of(file: Mapping[str, Any]) -> tuple[str, str]:
+    """Return both objectives of a stored study file; those of a retraining are the default."""
+    objective, against = file.get("objectives", (Trial.objective, Trial.against))
+    return str(objective), str(against)
+
+
 @dataclass(frozen=True)
 class StudyRow:
     """The properties that are fixed when a study is created. Only its space can be widened, and its budget extended.
@@ -183,7 +190,12 @@ class StudyRow:
     @property
     def against(self) -> str:
         """The second objective, weighed against accuracy."""
-        return str(self.file.get("objectives", (..., Trial.against))[1])
+        return objectives_of(self.file)[1]
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the first objective."""
+        return METRICS[objectives_of(self.file)[0]]
 
     @property
     def limits(self) -> str:

@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 import pytest
 
 from search.front import front, hypervolume
+from search.metrics import METRICS, TOP1
 from search.results import html_page, plotly_figures
 from search.results.growth import UNITS, Growth, growth, steps_of
-from search.results.recommendation import standard_error
 from search.storage.rows import Report
 from search.trial import State, Trial
 
@@ -40,7 +40,7 @@ def test_the_front_shows_every_measured_trial_and_members_with_standard_errors()
     for trial in (t for t in TRIALS if t.number in members):
         top1 = trial.metrics["val/top1"]
         assert drawn[trial.number]["y"] == 100 * top1
-        assert drawn[trial.number]["error"] == 100 * standard_error(top1, 800)
+        assert drawn[trial.number]["error"] == 100 * METRICS[TOP1].standard_error(top1, 800)
         assert drawn[trial.number]["opacity"] == 1.0
     assert all(drawn[n]["opacity"] < 0.5 and drawn[n]["error"] is None for n in drawn.keys() - members)
     assert all(drawn[n]["link"] == f"#/{n}" for n in drawn)
