@@ -94,6 +94,7 @@ _ALL: Final = (
     Metric("val/macro_f1", "macro F1", True, True, lambda n: 1.0 / n, 0.0),
     Metric("val/balanced_accuracy", "balanced accuracy", True, True, lambda n: 1.0 / n),
     Metric("val/auroc", "AUROC", True, False, lambda n: 0.5, 0.5),
+    Metric("val/map", "mean average precision", True, True, None, 0.0),
     Metric("val/log_loss", "log loss", False, False, math.log, hides_rare_classes=True),
     Metric("val/ece", "calibration error", False, True, lambda n: 1.0 - 1.0 / n, hides_rare_classes=True),
 )
@@ -105,7 +106,11 @@ def unknown(key: str) -> str | None:
     if key in METRICS:
         return None
     word = key.rpartition("/")[2].lower()
-    words = {metric.label.lower(): metric.key for metric in _ALL} | {metric.name: metric.key for metric in _ALL}
+    words = (
+        {"mean_average_precision": "val/map"}
+        | {metric.label.lower(): metric.key for metric in _ALL}
+        | {metric.name: metric.key for metric in _ALL}
+    )
     near = [word] if word in words else [known for known in words if word and word in known]
     near = near or difflib.get_close_matches(word, words, n=1)
     return f"{key!r} is not a metric" + (f"; did you mean {words[near[0]]}?" if near else f"; choose one of {', '.join(METRICS)}")

@@ -63,7 +63,8 @@ class Outcome:
         number: Number of the order.
         metrics: Metrics `test/top1`, `test/loss`, the study's own as `test/NAME`, and those of the last epoch; empty after a
             failure.
-        correct: Correctness of the prediction on each test image, (n,), in the order of the split; None after a failure.
+        correct: Correctness of the prediction on each test image, (n,), in the order of the split; None after a failure, and
+            if images have any number of labels.
         failure: Reason of the failure; None after a success.
         answers: Probabilities and labels of the test images, if the study is not judged by accuracy; else None.
     """

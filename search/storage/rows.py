@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from search.errors import LedgerError
 from search.metrics import METRICS, Metric
 from search.storage.events import EventKind
 from search.storage.facts import Facts, read_facts
@@ -139,8 +140,14 @@ class Request:
 
 
 def objectives_of(file: Mapping[str, Any]) -> tuple[str, str]:
-    """Return both objectives of a stored study file; those of a retraining are the default."""
+    """Return both objectives of a stored study file, which the first versions did not write.
+
+    Raises:
+        LedgerError: If the first is a metric of a newer version.
+    """
     objective, against = file.get("objectives", (Trial.objective, Trial.against))
+    if objective not in METRICS:
+        raise LedgerError(f"the study is judged by {objective}, which this Paretune does not know; use a newer version")
     return str(objective), str(against)
 
 

@@ -58,7 +58,7 @@ def facts_of(
         n_validation=sizes.n_validation if n_validation is None else n_validation,
         backbone_params=sizes.backbone_params,
         max_params=max_params,
-        reference_point=(metric.score(metric.guess(sizes.n_classes)), largest),
+        reference_point=(metric.score(metric.guess(sizes.n_classes, many=sizes.many_labels)), largest),
         learned=tuple(learn(file, pinned)) if file.search.learn_from else (),
         pinned=pinned,
         **known,
@@ -66,37 +66,48 @@ def facts_of(
 
 
 def refuse_unfit_metric(file: StudyFile, sizes: Sizes) -> None:
-    """Refuse a metric that the labels do not allow.
+    """Refuse a metric, or weights of classes, that the labels do not allow.
 
     Raises:
         StudyFileError: If there is one; the message names those that are allowed.
     """
     if (problem := unfit(file.objectives[0], many=sizes.many_labels)) is not None:
         raise StudyFileError(f"objectives: {problem}")
+    if sizes.many_labels and file.recipe.class_weights != "none":
+        raise StudyFileError(
+            f"recipe.class_weights: {file.recipe.class_weights} needs one label for each image, and these have any number; use none"
+        )
 
 
-def refuse_unmeasurable(file: StudyFile, classes: Mapping[str, Mapping[str, int]]) -> None:
+def refuse_unmeasurable(file: StudyFile, classes: Mapping[str, Mapping[str, int]], n_validation: int) -> None:
     """Refuse a metric that the validation images do not determine.
 
     Args:
         file: Study file.
         classes: Number of images of each class by split.
+        n_validation: Number of validation images.
 
     Raises:
         StudyFileError: If there is one.
     """
-    validated = [name for name, per_split in classes.items() if per_split["validation"]]
-    if file.objectives[0] == "val/auroc" and len(validated) < 2:
+    counts = [per_split["validation"] for per_split in classes.values()]
+    lacking = {
+        "val/auroc": ("with and without a class", any(0 < n < n_validation for n in counts)),
+        "val/map": ("with a label", any(counts)),
+    }
+    what, determined = lacking.get(file.objectives[0], ("", True))
+    if not determined:
         raise StudyFileError(
-            f"objectives: val/auroc needs validation images of two classes, and all are of {validated[0]}; choose another metric, "
-            "or split the data differently"
+            f"objectives: {file.objectives[0]} needs validation images {what}, and there are none; choose another metric, or split "
+            "the data differently"
         )
 
 
 def note_on_balance(file: StudyFile, classes: Mapping[str, Mapping[str, int]]) -> str | None:
     """Return a warning if most validation images are of one class, and the metric hides what becomes of the others; else None.
 
-    Most means more than half, and more than 1.5 times an equal share. The arguments are those of `refuse_unmeasurable`.
+    Most means more than half, and more than 1.5 times an equal share. The arguments are those of
+    `refuse_unmeasurable`.
     """
     metric = METRICS[file.objectives[0]]
     counts = {name: per_split["validation"] for name, per_split in classes.items()}

@@ -83,7 +83,7 @@ def examine(
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned)
             if found is not None:
-                refuse_unmeasurable(file, found.classes)
+                refuse_unmeasurable(file, found.classes, found.n_images["validation"])
             for note in (note_on_budget(file), None if found is None else note_on_balance(file, found.classes)):
                 if note is not None:
                     say(note)

@@ -55,7 +55,7 @@ def validate(
         except ValueError as error:
             raise RequestError(str(error)) from error
         if found is not None:
-            refuse_unmeasurable(file, found.classes)
+            refuse_unmeasurable(file, found.classes, found.n_images["validation"])
         facts = facts_of(file, sizes)
         study = Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=lambda: 0.0), sizes)
         for _ in range(len(file.methods) + N_ASKED):

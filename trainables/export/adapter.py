@@ -59,7 +59,7 @@ class Card:
             `interpolation`.
         n_classes: Number of outputs of the head.
         class_names: Names of the classes in the order of the outputs; None if the data set has none.
-        data: Data section of the study.
+        data: Data section of the study, with `many_labels: true` if an image has any number of labels.
         metrics: Metrics of the last trained epoch.
         epochs: Numbers of epochs: `done` by the trial, and `planned` by the study.
         params: Numbers of parameters: `adapter`, `head` and `backbone`; the first two are trained.
@@ -221,7 +221,8 @@ def export_adapter(
         preprocessing=wanted,
         n_classes=n_classes,
         class_names=data.class_names(data_set),
-        data={key: value for key, value in data_set.items() if key not in ("rules", "digest", "listing")},
+        data={key: value for key, value in data_set.items() if key not in ("rules", "digest", "listing")}
+        | ({"many_labels": True} if data.many_labels(data_set) else {}),
         metrics=facts["metrics"],
         epochs={"done": facts["epoch"], "planned": facts["epochs"]},
         params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},

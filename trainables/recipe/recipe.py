@@ -26,6 +26,7 @@ SCHEDULES: Final = ("step", "epoch", "epoch_lightning", "epoch_transformers")
 OPTIMISERS: Final = ("adamw", "sgd")
 DECAYS: Final = ("matrices", "all")
 CLASS_WEIGHTS: Final = ("none", "balanced")
+BALANCED_NEEDS_ONE_LABEL: Final = "balanced needs one label for each image, and these have any number; use none"
 MOMENTUM: Final = 0.9  # of SGD
 _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 

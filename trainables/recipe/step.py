@@ -66,15 +66,19 @@ def batch_loss(found: Tensor, labels: Tensor, n_images: int, label_smoothing: fl
     """Return the part of a batch's loss that some of its images have: the sum of their losses over the batch's images.
 
     The loss of an image is its cross-entropy, smoothed labels included, times the weight of its class. So it does not depend on
-    which other images are in the batch or the part, and an epoch's mean is that of equally common classes.
+    which other images are in the batch or the part, and an epoch's mean is that of equally common classes. If images have any
+    number of labels, it is the mean over classes of the binary cross-entropy, each aim moved towards one half by the smoothing.
 
     Args:
         found: Logits (b, classes).
-        labels: Classes (b,).
+        labels: Classes (b,), or 1 for each label (b, classes).
         n_images: Number of images in the full batch.
         label_smoothing: Probability mass moved from the true class to all.
         weights: Weight (classes,) of each class; None for 1.
     """
+    if labels.ndim == 2:
+        aims = labels * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(found, aims) * (len(labels) / n_images)
     if weights is None:
         return F.cross_entropy(found, labels, label_smoothing=label_smoothing) * (len(labels) / n_images)
     losses = F.cross_entropy(found, labels, label_smoothing=label_smoothing, reduction="none")

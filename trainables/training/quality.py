@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Probabilities = NDArray[np.floating[Any]]  # (n, classes); rows sum to one, unless an image may have several labels
-Labels = NDArray[np.integer[Any]]  # (n,): the class of each image
+Labels = NDArray[np.integer[Any]]  # (n,): the class of each image; or (n, classes): 1 for each of its labels
 Answers = tuple[NDArray[np.float64], NDArray[np.int64]]  # probabilities and labels of a split's images, in order
 N_BINS: Final = 15  # of the calibration error, as in Guo et al. (ICML 2017)
 
 
 def load(metric: str) -> None:
     """Import the library that computes a metric, which takes a second, before an epoch is timed."""
-    measure(metric, np.full((2, 2), 0.5), np.arange(2))
+    labels = np.arange(2) if metric in METRICS else np.eye(2, dtype=np.int64)
+    measure(metric, np.full((2, 2), 0.5), labels)
 
 
 def measure(metric: str, probabilities: Probabilities, labels: Labels) -> float:
@@ -31,19 +32,20 @@ def measure(metric: str, probabilities: Probabilities, labels: Labels) -> float:
     Args:
         metric: Name, one of `METRICS`.
         probabilities: Probabilities (n, classes) that the model gives.
-        labels: Class (n,) of each image.
+        labels: Class (n,) of each image, or 1 for each of its labels (n, classes).
 
     Returns:
-        The metric; NaN if the labels do not determine it: `auroc` needs two classes.
+        The metric; NaN if the labels do not determine it: `auroc` needs images with and without a label.
 
     Raises:
-        ValueError: If there is no such metric.
+        ValueError: If there is no such metric of these labels.
     """
-    if metric not in METRICS:
-        raise ValueError(f"a metric is one of {', '.join(METRICS)}; got {metric!r}")
+    known = METRICS if labels.ndim == 1 else METRICS_OF_MANY
+    if metric not in known:
+        raise ValueError(f"a metric is one of {', '.join(known)}; got {metric!r}")
     with warnings.catch_warnings():  # of classes that no image has, or that are never answered
         warnings.simplefilter("ignore")
-        return METRICS[metric](probabilities, labels)
+        return known[metric](probabilities, labels)
 
 
 def _top1(probabilities: Probabilities, labels: Labels) -> float:
@@ -103,4 +105,36 @@ METRICS: Final[dict[str, Callable[[Probabilities, Labels], float]]] = {
     "auroc": _auroc,
     "log_loss": _log_loss,
     "ece": _ece,
+}
+
+
+# -- any number of labels ----------------------------------------------------------------------------------------------------------
+
+
+def _macro_f1_of_many(probabilities: Probabilities, labels: Labels) -> float:
+    """Compute the mean of F1 over the classes that an image has or is given, which takes a probability of one half."""
+    from sklearn.metrics import f1_score
+
+    return float(np.nan_to_num(f1_score(labels, probabilities >= 0.5, average="macro", zero_division=np.nan)))
+
+
+def _auroc_of_many(probabilities: Probabilities, labels: Labels) -> float:
+    from scipy.stats import rankdata
+
+    return _mean_over_classes(rankdata(probabilities, axis=0), labels == 1)
+
+
+def _map(probabilities: Probabilities, labels: Labels) -> float:
+    from sklearn.metrics import average_precision_score
+
+    occurring = labels.any(0)
+    if not occurring.any():
+        return math.nan
+    return float(average_precision_score(labels[:, occurring], probabilities[:, occurring], average="macro"))
+
+
+METRICS_OF_MANY: Final[dict[str, Callable[[Probabilities, Labels], float]]] = {
+    "macro_f1": _macro_f1_of_many,
+    "auroc": _auroc_of_many,
+    "map": _map,
 }

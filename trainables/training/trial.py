@@ -33,7 +33,7 @@ from trainables.costs.memory import EVAL_BATCH, forget_peak, peak_bytes
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
 from trainables.recipe.cut import after, hold_frozen_blocks
-from trainables.recipe.recipe import learning_rate, learning_rate_of_epoch, recipe_of
+from trainables.recipe.recipe import BALANCED_NEEDS_ONE_LABEL, learning_rate, learning_rate_of_epoch, recipe_of
 from trainables.recipe.step import backward, batch_loss, class_weights, logits
 from trainables.training import checkpoint, quality
 from trainables.training.prefix import Inputs, Prefixes
@@ -150,12 +150,16 @@ class AdapterWorker:
 
     def _validated(self, run: Run) -> dict[str, float]:
         found = self.logits("validation")
-        top1, loss = self._judged("validation", found)
+        accuracy, loss = self._judged("validation", found)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
             )
-        return {"val/top1": top1, "val/loss": loss} | self._own_metric("validation", "val", found)
+        return (
+            {f"val/{key}": value for key, value in accuracy.items()}
+            | {"val/loss": loss}
+            | self._own_metric("validation", "val", found)
+        )
 
     def _own_metric(self, split: str, prefix: str, found: Tensor) -> dict[str, float]:
         """Return the metric that the study adds to accuracy and loss, from the logits of a split."""
@@ -202,7 +206,11 @@ class AdapterWorker:
 
     def _class_weights(self, run: Run) -> Tensor | None:
         labels = self._splits["train"].labels
-        return None if run.plan.recipe.class_weights == "none" else class_weights(labels, self.n_classes)
+        if run.plan.recipe.class_weights == "none":
+            return None
+        if labels.ndim == 2:
+            raise ValueError(f"recipe.class_weights: {BALANCED_NEEDS_ONE_LABEL}")
+        return class_weights(labels, self.n_classes)
 
     def _gradients(self, run: Run) -> None:
         train, recipe, weights = self._inputs("train"), run.plan.recipe, self._class_weights(run)
@@ -210,7 +218,7 @@ class AdapterWorker:
         for inputs, wanted in zip(train.batches(recipe.batch_size), torch.split(labels, recipe.batch_size), strict=True):
             raise_if_stopped(run.plan.folder)
             found = logits(self.model, inputs, recipe.precision, forward)
-            if weights is None:
+            if weights is None and wanted.ndim == 1:
                 loss = F.cross_entropy(found, wanted, label_smoothing=recipe.label_smoothing, reduction="sum") / len(labels)
             else:
                 loss = batch_loss(found, wanted, len(labels), recipe.label_smoothing, weights)
@@ -218,11 +226,15 @@ class AdapterWorker:
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Return the accuracy (fraction) and the mean cross-entropy of the current model on a loaded split."""
-        return self._judged(split, self.logits(split))
+        accuracy, loss = self._judged(split, self.logits(split))
+        return accuracy["top1"], loss
 
-    def _judged(self, split: str, found: Tensor) -> tuple[float, float]:
+    def _judged(self, split: str, found: Tensor) -> tuple[dict[str, float], float]:
+        """Return the accuracy, under its name, if an image has one label; and the loss without smoothing or weights."""
         labels = self._splits[split].labels
-        return (found.argmax(-1) == labels).double().mean().item(), F.cross_entropy(found, labels).item()
+        if labels.ndim == 2:
+            return {}, batch_loss(found, labels, len(labels)).item()
+        return {"top1": (found.argmax(-1) == labels).double().mean().item()}, F.cross_entropy(found, labels).item()
 
     def logits(self, split: str) -> Tensor:
         """Compute the logits (n, classes) of the current model for all images of a loaded split, in order."""
@@ -234,21 +246,24 @@ class AdapterWorker:
                 found.append(logits(self.model, batch, self._precision, forward))
             return torch.cat(found)
 
-    def test(self) -> tuple[dict[str, float], NDArray[np.bool_], quality.Answers | None]:
+    def test(self) -> tuple[dict[str, float], NDArray[np.bool_] | None, quality.Answers | None]:
         """Test the current model on the test split.
 
         Returns:
-            The metrics under `test/`; for each image, whether the model is right (n,); and its answers, if the study is judged by
-            another metric than accuracy.
+            The metrics under `test/`; for each image, whether the model is right (n,), None if images have any number of labels;
+            and its answers, if the study is judged by another metric than accuracy.
         """
         found = self.logits("test")
-        top1, loss = self._judged("test", found)
-        own = self._own_metric("test", "test", found)
-        correct = (found.argmax(-1) == self._splits["test"].labels).cpu().numpy()
-        return {"test/top1": top1, "test/loss": loss} | own, correct, self._answers("test", found) if own else None
+        accuracy, loss = self._judged("test", found)
+        own, labels = self._own_metric("test", "test", found), self._splits["test"].labels
+        tested = {f"test/{key}": value for key, value in accuracy.items()} | {"test/loss": loss} | own
+        correct = (found.argmax(-1) == labels).cpu().numpy() if labels.ndim == 1 else None
+        return tested, correct, self._answers("test", found) if own else None
 
     def _answers(self, split: str, found: Tensor) -> quality.Answers:
-        return found.double().softmax(-1).cpu().numpy(), self._splits[split].labels.cpu().numpy()
+        labels, found = self._splits[split].labels, found.double()
+        probabilities = found.softmax(-1) if labels.ndim == 1 else found.sigmoid()
+        return probabilities.cpu().numpy(), labels.long().cpu().numpy()
 
     def _inputs(self, split: str) -> Inputs:
         """Return what the trained part of the model takes of a loaded split; the model is left in eval mode."""

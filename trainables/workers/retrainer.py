@@ -24,13 +24,14 @@ class Final:
     """The result of one retraining.
 
     Attributes:
-        correct: Correctness of the prediction on each test image, (n,) bool, in the order of the split.
+        correct: Correctness of the prediction on each test image, (n,) bool, in the order of the split; None if images have any
+            number of labels.
         answers: Probabilities (n, classes) and labels of the test images, if the study is not judged by accuracy; else None.
         metrics: Metrics `test/top1` (fraction), `test/loss` (cross-entropy), the study's own as `test/NAME`, and `train/loss` and
             `cost/*` of the last epoch.
     """
 
-    correct: NDArray[np.bool_]
+    correct: NDArray[np.bool_] | None
     metrics: dict[str, float]
     answers: Answers | None = None
 

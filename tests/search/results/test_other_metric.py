@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from search import front as fronts
 from search.backends import in_process
 from search.config.loading import check
-from search.errors import RequestError, StudyFileError
+from search.errors import LedgerError, RequestError, StudyFileError
 from search.metrics import METRICS
 from search.results import front_plot, plotly_figures, tables
 from search.results.as_json import front_json
@@ -23,6 +23,7 @@ from search.results.comparison import SideBySide
 from search.results.export import export_study
 from search.results.overview import best, overview
 from search.results.saved_study import SavedStudy, load
+from search.storage.rows import objectives_of
 from search.storage.sql_ledger import open_ledger
 from search.study.study import Study
 from search.study.warm_start import learn
@@ -30,6 +31,7 @@ from search.tracking.mlflow_client import tracking_uri
 from search.tracking.sync import MlflowSync
 from search.tracking.verify import differences
 from search.trial import State
+from search.workflows.suite import load as load_suite
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
 from ..mlflow_database import with_mlflow_database
@@ -199,3 +201,14 @@ def test_studies_of_different_metrics_are_not_compared_and_nothing_is_learnt_of_
     again = check(study_file(tmp_path, study.metric.key, search={"learn_from": [str(study.folder)]}))
     complete = [trial for trial in study.history if trial.state is State.COMPLETE and trial.adapter_params]
     assert [one.top1 for one in learn(again)] == [trial.objectives[0] for trial in complete]
+
+
+def test_a_metric_of_a_newer_version_is_said_instead_of_shown_wrongly() -> None:
+    assert objectives_of({}) == ("val/top1", "adapter_params")
+    with pytest.raises(LedgerError, match=r"judged by val/new, which this Paretune does not know; use a newer version"):
+        objectives_of({"objectives": ["val/new", "adapter_params"]})
+
+
+def test_a_suite_compares_accuracies() -> None:
+    with pytest.raises(StudyFileError, match=r"cifar: objectives: the table of a suite has accuracies; use val/top1"):
+        load_suite("vtab1k", overrides=["objectives=[val/macro_f1, adapter_params]"], only=["cifar"])

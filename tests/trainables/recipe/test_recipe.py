@@ -217,3 +217,17 @@ def test_the_parts_of_a_batch_have_the_loss_of_the_whole(smoothing: float, weigh
     assert parts == pytest.approx(whole.item(), rel=1e-5)
     other = batch_loss(logits.flip(0), labels.flip(0), 13, smoothing, weights)  # no image's loss depends on the others
     assert other.item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_images_with_many_labels_is_the_binary_one_and_that_of_its_parts(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, labels = torch.randn(7, 3, generator=generator), torch.randint(0, 2, (7, 3), generator=generator).float()
+    by_hand = 0.0
+    for found, label in zip(logits.double().flatten().tolist(), labels.flatten().tolist(), strict=True):
+        aim, p = label * (1 - smoothing) + smoothing / 2, 1 / (1 + math.exp(-found))
+        by_hand -= (aim * math.log(p) + (1 - aim) * math.log(1 - p)) / 21
+    whole = batch_loss(logits, labels, 7, smoothing)
+    assert whole.item() == pytest.approx(by_hand, rel=1e-5)
+    parts = sum(batch_loss(logits[i], labels[i], 7, smoothing) for i in torch.arange(7).tensor_split(3))
+    assert parts == pytest.approx(whole.item(), rel=1e-5)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from search.metrics import METRICS as TABLE
 from trainables import make
-from trainables.training.quality import METRICS, N_BINS, measure
+from trainables.training.quality import METRICS, METRICS_OF_MANY, N_BINS, measure
 
 from ..short import shortened
 
@@ -36,8 +36,31 @@ def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return probabilities / probabilities.sum(1, keepdims=True), rng.choice(occurring, size=n_images)
 
 
+@st.composite
+def answers_of_many(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """The same for images with any number of labels."""
+    n_classes, n_images, seed = draw(st.integers(2, 5)), draw(st.integers(1, 30)), draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    probabilities = rng.integers(0, 5, size=(n_images, n_classes)) / 4
+    return probabilities, (rng.random((n_images, n_classes)) < draw(st.sampled_from([0.05, 0.4, 0.95]))).astype(np.int64)
+
+
 def test_the_search_and_the_workers_know_the_same_metrics() -> None:
-    assert {metric.name for metric in TABLE.values()} == METRICS.keys()
+    assert {metric.name for metric in TABLE.values() if metric.chance is not None} == METRICS.keys()
+    assert {metric.name for metric in TABLE.values() if metric.chance_of_many is not None} == METRICS_OF_MANY.keys()
+
+
+@SETTINGS
+@given(answers_of_many())
+def test_metrics_of_many_labels_are_scikit_learns_class_by_class(case: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = case
+    columns = list(zip(labels.T, probabilities.T, strict=True))
+    f1 = [f1_score(y, p >= 0.5, zero_division=0) for y, p in columns if y.any() or (p >= 0.5).any()]
+    assert measure("macro_f1", *case) == pytest.approx(np.mean(f1) if f1 else 0.0)
+    precision = [average_precision_score(y, p) for y, p in columns if y.any()]
+    assert measure("map", *case) == pytest.approx(np.mean(precision) if precision else math.nan, nan_ok=True)
+    ranked = [roc_auc_score(y, p) for y, p in columns if 0 < y.sum() < len(y)]
+    assert measure("auroc", *case) == pytest.approx(np.mean(ranked) if ranked else math.nan, nan_ok=True)
 
 
 @SETTINGS
