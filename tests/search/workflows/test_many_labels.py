@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import closing
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from search.study.study import Study
 from search.workflows.finalize import finalize, finalized, row
 from search.workflows.front_odds import p_front, p_front_by
 from trainables import make, measure
+from trainables.export.adapter import export_adapter, read_card
 from trainables.protocol import DATA_RULES
 from trainables.training.quality import measure as measured
 
@@ -87,6 +90,28 @@ def test_a_study_on_images_with_many_labels_learns_and_its_front_is_tested(tmp_p
     assert answers["probabilities"].shape == answers["labels"].shape == (48, 3)
     assert measured("map", answers["probabilities"], answers["labels"]) in members[0].tested
     assert finalized(saved) == members
+    to = tmp_path / "adapter"
+    export_adapter(
+        made.folder / "trials" / f"{best.number:04d}",
+        to,
+        config=best.config,
+        seed=best.seed,
+        backbone=worker["backbone"],
+        data_set=worker["data"],
+        origin={},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow reads type hints as a schema, and warns
+        from trainables.export.mlflow_model import Served
+    served = Served()
+    served.load_context(SimpleNamespace(artifacts={"adapter": to}))
+    card = read_card(to)
+    told = served.predict(
+        None, np.random.default_rng(0).integers(0, 255, (4, card.preprocessing["channels"], *card.preprocessing["size"]))
+    )
+    assert told.shape == (4, 3)
+    assert ((told > 0) & (told < 1)).all()
+    assert not np.allclose(told.sum(1), 1.0, atol=0.01)  # each label has a probability of its own
     for override, law in (
         ("objectives=[val/top1,adapter_params]", "objectives: val/top1 does not fit these labels, because each image has a list"),
         ("recipe.class_weights=balanced", "recipe.class_weights: balanced needs one label for each image"),
