@@ -64,7 +64,7 @@ def photograph(storage: Path, name: str) -> None:
         browser.screenshot(IMAGES / "mlflow-front.png")
 
         browser.open(f"{pages}/runs?viewStateShareKey=paretune")
-        best = max(search.load(storage / name).members, key=lambda trial: trial.metrics["val/top1"])
+        best = max(search.load(storage / name).members, key=lambda trial: trial.objectives[0])
         browser.wait(f"document.body.innerText.includes('{best.label}')")
         browser.screenshot(IMAGES / "mlflow-trials.png")
 

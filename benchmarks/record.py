@@ -23,6 +23,7 @@ sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folde
 
 from mlflow import MlflowClient
 
+from search import metrics
 from search.storage.sql_ledger import SqlLedger
 from search.storage.writer import LedgerWriter
 from search.tracking.mlflow_client import RunStore
@@ -176,7 +177,7 @@ def main() -> None:
         began = time.perf_counter()
         MlflowSync(path, uri).sync()
         print(f"{options.many:,} trials recorded in {time.perf_counter() - began:.0f} s\n", flush=True)
-        store = RunStore.open(uri, "many", Path(folder), "adapter_params")
+        store = RunStore.open(uri, "many", Path(folder), metrics.METRICS[metrics.TOP1], "adapter_params")
         plain = page(store, path)
         began = time.perf_counter()
         MlflowSync(path, uri).sync(final=True)  # with ANALYZE

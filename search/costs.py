@@ -19,7 +19,6 @@ LATENCIES: Final = ("cost/latency_ms", "cost/latency_merged_ms")
 KNOWN: Final = (*PARAMETERS, GFLOPS)  # before training
 MEASURED: Final = (*TIMES, "cost/peak_memory_bytes", *LATENCIES)
 COSTS: Final = (*KNOWN, *MEASURED)
-ACCURACY: Final = "val/top1"
 ADAPTER_PARAMS: Final = "adapter_params"
 
 
@@ -35,6 +34,10 @@ class Sizes(Protocol):
     @property
     def n_classes(self) -> int:
         """The number of classes of the data set."""
+
+    @property
+    def many_labels(self) -> bool:
+        """True if an image has any number of labels, False if it has one."""
 
     @property
     def n_validation(self) -> int | None:

@@ -1,5 +1,6 @@
 """The front of a study: the COMPLETE trials that no other COMPLETE trial beats in both accuracy and size.
 
+Accuracy means the study's metric (`search.metrics`), compared by its score.
 Size means adapter parameters, unless the study weighs accuracy against another cost (`Trial.against`).
 
 Only trials with equal epochs are compared: a trial that was extended beyond the budget's epochs is excluded from the front.
@@ -10,7 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search import pareto
+from search.metrics import METRICS, TOP1, Metric
 from search.trial import PARAMETERS, State, Trial
+
+
+def judged_by(trials: Iterable[Trial]) -> Metric:
+    """Return the metric of a study's trials; without trials, accuracy."""
+    return next((trial.metric for trial in trials), METRICS[TOP1])
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
@@ -29,7 +36,7 @@ def ranks(trials: Iterable[Trial]) -> dict[int, int]:
 
 
 def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -> float:
-    """Compute the hypervolume of the COMPLETE trials: accuracy x decades of parameters, or x shares of another cost's limit."""
+    """Compute the hypervolume of the COMPLETE trials: score x decades of parameters, or x shares of another cost's limit."""
     complete = [trial for trial in trials if compared(trial)]
     linear = any(trial.against not in PARAMETERS for trial in complete[:1])
     return pareto.hypervolume([trial.objectives for trial in complete], reference_point, linear=linear)

@@ -4,7 +4,8 @@ A hypervolume is an area, so the scale of the size axis matters. Parameters are 
 saving has the same value, and head-only (p = 0) has a finite position. Other costs (operations, time, memory) differ by factors
 near one: their position is their share of the reference, in any unit (`linear`).
 
-The code is exact, vectorised and independent of the rest of Paretune. A point is (top1, size). A point *dominates* another if
+The code is exact, vectorised and independent of the rest of Paretune. A point is (top1, size); for another metric than accuracy,
+`top1` is its score (`search.metrics`), which is at most 1 and may be negative. A point *dominates* another if
 it is at least as good in both objectives and better in one. Equal points do not dominate each other, so ties stay on the front
 together.
 """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from search.metrics import METRICS, TOP1, Metric
 
 if TYPE_CHECKING:  # a trial is plain data: reading and showing one does not load the search spaces
     from spaces import Config
@@ -57,6 +60,7 @@ class Trial:
         extends: Trial from whose checkpoint it resumes with more epochs; None for a trial of the search.
         planned_epochs: Total epochs of an extended trial; None for the budget's.
         against: Second objective of its study.
+        objective: First objective of its study.
     """
 
     number: int
@@ -75,6 +79,7 @@ class Trial:
     extends: int | None = None
     planned_epochs: int | None = None
     against: str = "adapter_params"
+    objective: str = TOP1
 
     @property
     def method(self) -> str:
@@ -83,8 +88,18 @@ class Trial:
 
     @property
     def objectives(self) -> tuple[float, float]:
-        """The pair (val/top1 of the last epoch, size); meaningful for COMPLETE trials."""
-        return self.metrics["val/top1"], float(self.size)
+        """The pair (score of the last epoch, size); meaningful for COMPLETE trials."""
+        return self.metric.score(self.quality), float(self.size)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the first objective."""
+        return METRICS[self.objective]
+
+    @property
+    def quality(self) -> float:
+        """The first objective after the last epoch; NaN if the trial has not reported it."""
+        return self.metrics.get(self.objective, math.nan)
 
     @property
     def size(self) -> float:

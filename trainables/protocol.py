@@ -64,11 +64,12 @@ class Trainable(Protocol):
         """Train one epoch, evaluate on the validation split, and write the checkpoint if the trial has a folder.
 
         Returns:
-            `val/top1` (fraction in [0, 1]), `val/loss` (cross-entropy), `train/loss` (the training objective: cross-entropy plus
-            the method's regulariser, if it has one), `cost/train_seconds`, `cost/eval_seconds`, `cost/images_per_second`,
-            `cost/step_seconds`, `cost/peak_memory_bytes` (see `trainables.costs.memory`), `cost/gflops` (see
-            `trainables.costs.counting`), and, if the recipe asks for them, `cost/latency_ms` and `cost/latency_merged_ms` (see
-            `trainables.costs.latency`).
+            `val/top1` (fraction in [0, 1]; not if an image has any number of labels), the study's metric (`val/NAME`, see
+            `trainables.training.quality`), `val/loss` (cross-entropy), `train/loss` (the training objective: cross-entropy,
+            weighted if the recipe says so, plus the method's regulariser, if it has one), `cost/train_seconds`,
+            `cost/eval_seconds`, `cost/images_per_second`, `cost/step_seconds`, `cost/peak_memory_bytes` (see
+            `trainables.costs.memory`), `cost/gflops` (see `trainables.costs.counting`), and, if the recipe asks for them,
+            `cost/latency_ms` and `cost/latency_merged_ms` (see `trainables.costs.latency`).
 
         Raises:
             FloatingPointError: If the loss is not finite; the message names the step.
@@ -135,8 +136,12 @@ class Sizes(Protocol):
         """The number of classes of the data set; chance level is 1 / n_classes."""
 
     @property
+    def many_labels(self) -> bool:
+        """True if an image has any number of labels, False if it has one."""
+
+    @property
     def n_validation(self) -> int | None:
-        """The number of images that `val/top1` is measured on; None if it is not measured on images."""
+        """The number of images that metrics are measured on; None if it is not measured on images."""
 
     @property
     def backbone_params(self) -> int:

@@ -61,15 +61,19 @@ class Outcome:
 
     Attributes:
         number: Number of the order.
-        metrics: Metrics `test/top1`, `test/loss`, and those of the last epoch; empty after a failure.
-        correct: Correctness of the prediction on each test image, (n,), in the order of the split; None after a failure.
+        metrics: Metrics `test/top1`, `test/loss`, the study's own as `test/NAME`, and those of the last epoch; empty after a
+            failure.
+        correct: Correctness of the prediction on each test image, (n,), in the order of the split; None after a failure, and
+            if images have any number of labels.
         failure: Reason of the failure; None after a success.
+        answers: Probabilities and labels of the test images, if the study is not judged by accuracy; else None.
     """
 
     number: int
     metrics: dict[str, float]
     correct: NDArray[np.bool_] | None
     failure: str | None = None
+    answers: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class InProcessBackEnd(LocalBackEnd):
             except Exception as error:
                 yield Outcome(order.number, {}, None, f"{type(error).__name__}: {error}")
             else:
-                yield Outcome(order.number, done.metrics, done.correct)
+                yield Outcome(order.number, done.metrics, done.correct, answers=done.answers)
 
 
 def run(study: Study, trainable: Trainable) -> None:

@@ -169,7 +169,7 @@ def retrain(
         except ray.exceptions.RayError as error:
             yield Outcome(order.number, {}, None, str(getattr(error, "cause", None) or error).strip().splitlines()[-1])
         else:
-            yield Outcome(order.number, final.metrics, final.correct)
+            yield Outcome(order.number, final.metrics, final.correct, answers=final.answers)
 
 
 class _RequestPoller(tune.Callback):  # type: ignore[misc]

@@ -56,11 +56,11 @@ class Replay:
         """Replay the recorded runs that are points of the study's space.
 
         Raises:
-            ValueError: If there is none, or the runs have other epochs than the budget or lack a cost that the study uses.
+            ValueError: If there is none, or the runs have other epochs than the budget, or lack a metric or cost of the study.
         """
         if file.budget.epochs != table.epochs:
             raise ValueError(f"budget.epochs is {file.budget.epochs}, the recorded curves have {table.epochs}; use as many")
-        named = {key for key in (file.objectives[1], *file.budget.limits) if key not in PARAMETERS}
+        named = {key for key in (*file.objectives, *file.budget.limits) if key not in PARAMETERS}
         if missing := sorted(named.difference(*(row.curves for row in table.rows[:1]))):
             raise ValueError(
                 f"the table has no {missing[0]}, which the study uses; its curves are {', '.join(table.rows[0].curves)}"

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from search.cli.options import DEFAULT_STORAGE, Json, Storage, StudyName, TrialNumber, folder_of, print_json
 from search.cli.terminal import Terminal
+from search.metrics import TOP1, Metric
 
 app = typer.Typer()
 
@@ -19,16 +20,17 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """Show each method's share of the search and its contribution to the front."""
     from search.results.contributions import contributions as shares_of
     from search.results.saved_study import load
-    from search.results.words import format_percent
 
     saved = load(folder_of(study, storage))
     found = shares_of(saved.history, saved.reference_point)
     if as_json:
         print_json([vars(share) | {"front": [trial.number for trial in share.front]} for share in found])
         return
-    table = Table("method", "trials", "complete", "epochs", "own front", "best %", "hypervolume", "contribution", box=None)
+    table = Table(
+        "method", "trials", "complete", "epochs", "own front", _best(saved.metric), "hypervolume", "contribution", box=None
+    )
     for share in found:
-        best = format_percent(share.front[-1].metrics["val/top1"]) if share.front else "-"
+        best = saved.metric.format(share.front[-1].quality) if share.front else "-"
         numbers = (share.n_trials, share.n_complete, share.n_epochs, len(share.front))
         table.add_row(share.method, *map(str, numbers), best, f"{share.hypervolume:.4f}", f"{share.contribution:.4f}")
     console = Terminal()
@@ -43,7 +45,7 @@ def answer(
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     *,
-    within: Annotated[float, typer.Option(metavar="POINTS", min=0, help="Points of accuracy that may be lost.")] = 1.0,
+    within: Annotated[float, typer.Option(metavar="POINTS", min=0, help="What may be lost: points, or hundredths.")] = 1.0,
     max_params: Annotated[
         float | None, typer.Option(metavar="SIZE", min=0, help="Largest size: parameters, or the study's other cost.")
     ] = None,
@@ -52,7 +54,7 @@ def answer(
     """Say which adapter to take, how sure that is, what it will score, and what would change the answer."""
     from search.results.recommendation import describe_trial
     from search.results.saved_study import load
-    from search.results.words import format_percent, format_quantity
+    from search.results.words import format_quantity
 
     saved = load(folder_of(study, storage))
     found = saved.sure_answer(within=within / 100, max_size=math.inf if max_params is None else max_params)
@@ -64,7 +66,9 @@ def answer(
     if found.choice is None:
         return
     table = Table("trial", "adapter", box=None, pad_edge=False, header_style="bold")
-    for name in ("size", "measured %", "expected %", "90 % interval", "P(front)"):
+    metric = found.belief.trials[0].metric
+    unit = " %" if metric.in_percent else ""
+    for name in ("size", f"measured{unit}", f"expected{unit}", "90 % interval", "P(front)"):
         table.add_column(name, justify="right")
     p_front = belief.p_front()
     shown = {found.choice.index, found.choice.rival} - {None}
@@ -72,9 +76,9 @@ def answer(
     for i, trial in enumerate(belief.trials):  # of trials of one size, the likeliest member
         by_size[trial.size] = max(i, by_size.get(trial.size, i), key=lambda n: (n in shown, p_front[n]))
     for i in sorted(i for i in by_size.values() if i in shown or p_front[i] >= 0.1):
-        trial, (low, high) = belief.trials[i], (format_percent(end) for end in belief.interval(i))
+        trial, (low, high) = belief.trials[i], map(metric.format, sorted(map(metric.score, belief.interval(i))))
         mark = "*" if i == found.choice.index else ""
-        accuracies = map(format_percent, (trial.metrics["val/top1"], float(belief.mean[i])))
+        accuracies = map(metric.format, (trial.quality, metric.score(float(belief.mean[i]))))
         numbers = (format_quantity(trial.size), *accuracies, f"{low} to {high}", f"{p_front[i]:.2f}")
         table.add_row(f"{trial.number:04d}{mark}", describe_trial(trial), *numbers)
     console.print(table)
@@ -89,7 +93,7 @@ def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Js
     from search.results.saved_study import load
 
     saved = load(folder_of(study, storage))
-    found = importance_of(check_stored(saved.row.file).joint_space(), saved.history, saved.epochs)
+    found = importance_of(check_stored(saved.row.file).joint_space(), saved.history, saved.epochs, metric=saved.metric)
     if as_json:
         print_json(found)
         return
@@ -138,32 +142,35 @@ def compare(
     """Compare studies: fronts, hypervolume from one reference point, methods."""
     from search.results.comparison import SideBySide
     from search.results.saved_study import load
-    from search.results.words import format_percent
 
     beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
     if as_json:
         tables = {"studies": beside.studies(), "methods": beside.methods(), "fronts": beside.fronts()}
         print_json({name: table.to_pylist() for name, table in tables.items()})
         return
-    console = Terminal()
+    console, metric = Terminal(), beside.metric
     for table in (beside.studies(), beside.methods()):
-        shown = Table(*("best %" if name == "best" else name for name in table.column_names), box=None)
+        shown = Table(*(_best(metric) if name == "best" else name for name in table.column_names), box=None)
         for row in table.to_pylist():
-            shown.add_row(*(_cell(name, value) for name, value in row.items()))
+            shown.add_row(*(_cell(name, value, metric) for name, value in row.items()))
         console.print(shown)
     chance, largest = beside.reference_point
-    console.print(f"Hypervolumes of all studies count from {format_percent(chance)} % and {largest:,.6g} parameters.", style="dim")
+    from_where = f"{metric.words(metric.score(chance))} and {largest:,.6g} parameters"
+    console.print(f"Hypervolumes of all studies count from {from_where}.", style="dim")
     files = [saved.row.file for saved in beside.saved]
     questions = sorted({f"{file['backbone']['name']} on {file['data']['kind']}" for file in files})
     if len(questions) > 1:
         console.print(f"The studies have different questions: {', '.join(questions)}.", style="dim")
 
 
-def _cell(name: str, value: Any) -> str:
-    from search.results.words import format_percent
+def _best(metric: Metric) -> str:
+    """Return the heading of the column with the best value of a metric."""
+    return "best %" if metric.key == TOP1 else f"best {metric.name}{' %' if metric.in_percent else ''}"
 
+
+def _cell(name: str, value: Any, metric: Metric) -> str:
     if value is None:
         return "-"
     if name == "best":
-        return format_percent(value)
+        return metric.format(value)
     return f"{value:,.4f}" if isinstance(value, float) else str(value)

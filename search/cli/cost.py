@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,18 +52,19 @@ def cost(
 
 def table(found: Sequence[Measured]) -> Table:
     """Return a table with one row per trial."""
-    from search.results.words import describe_knobs, format_percent
+    from search.front import judged_by
+    from search.results.words import describe_knobs
 
-    shown = Table("trial", "method", "knobs", "params", "val %", "unmerged ms", "merged ms", box=None)
+    heading = judged_by(one.trial for one in found).heading
+    shown = Table("trial", "method", "knobs", "params", heading, "unmerged ms", "merged ms", box=None)
     for one in found:
         merged, spread = one.found.get("cost/latency_merged_ms"), one.found["spread_ms"]
-        top1 = one.trial.metrics.get("val/top1")
         shown.add_row(
             f"{one.trial.number:04d}",
             one.trial.method,
             describe_knobs(one.trial),
             f"{one.trial.adapter_params:,}",
-            "-" if top1 is None else format_percent(top1),
+            "-" if math.isnan(one.trial.quality) else one.trial.metric.format(one.trial.quality),
             f"{one.found['cost/latency_ms']:.3f} ± {spread:.3f}",
             "-" if merged is None else f"{merged:.3f}",
         )

@@ -30,6 +30,7 @@ def finalize(
     from search.backends.choose import make_back_end
     from search.cli.progress import retraining
     from search.cli.signals import interruptible
+    from search.front import judged_by
     from search.results.saved_study import load
     from search.workflows import finalize as workflow
 
@@ -42,27 +43,30 @@ def finalize(
         return
     console = Terminal()
     console.print(table(members))
+    judged = judged_by(member.trial for member in members).label
     console.print(
         f"n = {seeds} seeds each, trained on train and validation, tested once. P(front): probability that no other member "
-        "beats it in both accuracy and size, by bootstrap over seeds and test images.",
+        f"beats it in both {judged} and size, by bootstrap over seeds and test images.",
         style="dim",
     )
 
 
 def table(members: list[Member]) -> Table:
     """Return one row per member, with its validation and its test accuracy."""
-    from search.results.words import format_percent
+    from search.front import judged_by
 
-    shown = Table("trial", "method", "params", "val %", "test %", "n", "P(front)", box=None)
+    metric = judged_by(member.trial for member in members)
+    test = metric.heading.replace(metric.key, metric.on_test)
+    shown = Table("trial", "method", "params", metric.heading, test, "n", "P(front)", box=None)
     for member in members:
-        spread = f" ± {100 * member.deviation:.2f}" if len(member.top1) > 1 else ""
+        spread = f" ± {metric.format(member.deviation)}" if len(member.tested) > 1 else ""
         shown.add_row(
             str(member.trial.number),
             member.trial.method,
             f"{member.trial.adapter_params:,}",
-            format_percent(member.trial.metrics["val/top1"]),
-            format_percent(member.mean) + spread,
-            str(len(member.top1)),
+            metric.format(member.trial.quality),
+            metric.format(member.mean) + spread,
+            str(len(member.tested)),
             f"{member.p_front:.2f}",
         )
     return shown

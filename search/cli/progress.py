@@ -227,7 +227,7 @@ class Lines:
 def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
     line = f"[{_out_of(n_finished, study.file.budget.n_trials)}] {trial.label} {trial.state.lower()}"
     if trial.state is State.COMPLETE:
-        line += f", val/top1 {words.format_percent(trial.metrics['val/top1'])} with {trial.adapter_params:,} adapter parameters"
+        line += f", {trial.objective} {trial.metric.format(trial.quality)} with {trial.adapter_params:,} adapter parameters"
     elif trial.reason:
         line += f": {trial.reason}"
     line += f"; hypervolume {study.hypervolume():.4f}"

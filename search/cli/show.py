@@ -137,8 +137,8 @@ def trials(
 
 
 def _worst_last(trial: Trial) -> float:
-    top1 = trial.metrics.get("val/top1", math.nan)
-    return -top1 if math.isfinite(top1) else math.inf
+    score = trial.objectives[0]
+    return -score if math.isfinite(score) else math.inf
 
 
 @app.command()
@@ -149,9 +149,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one trial: configuration, metrics per epoch, history."""
+    from search.metrics import METRICS
     from search.results import tables
     from search.results.as_json import trial_json
-    from search.results.words import format_percent, format_value, sparkline
+    from search.results.words import format_value, sparkline
 
     one, reports = _read_trial(folder_of(study, storage), trial)
     if as_json:
@@ -169,12 +170,12 @@ def show(
         facts.add_row(key, value)
     console.print(facts)
     keys = [key for key in (reports[-1].metrics if reports else {}) if not key.startswith("cost/")]
-    curve = Table("epoch", *(f"{key} %" if key == "val/top1" else key for key in keys), box=None)
+    curve = Table("epoch", *(METRICS[key].heading if key in METRICS else key for key in keys), box=None)
     for r in reports:
-        curve.add_row(str(r.epoch), *(format_percent(r.metrics[k]) if k == "val/top1" else f"{r.metrics[k]:.4f}" for k in keys))
+        curve.add_row(str(r.epoch), *(METRICS[k].format(r.metrics[k]) if k in METRICS else f"{r.metrics[k]:.4f}" for k in keys))
     console.print(curve)
-    if len(reports) > 1 and "val/top1" in keys:
-        console.print(f"val/top1  {sparkline([r.metrics['val/top1'] for r in reports])}", style="dim")
+    if len(reports) > 1 and one.objective in keys:
+        console.print(f"{one.objective}  {sparkline([r.metrics[one.objective] for r in reports])}", style="dim")
 
 
 def _read_trial(folder: Path, number: int) -> tuple[Trial, list[Report]]:

@@ -150,7 +150,8 @@ def _replay(file: StudyFile, table: Path | None, surface: str | None, instance: 
     try:
         if table is not None:
             return Replay.of_table(Table(table), file)
-        data: dict[str, Any] = file.worker()["data"]
+        worker = file.worker()
+        data: dict[str, Any] = worker["data"]
         if surface is not None or data["kind"] != "synthetic":
             named = [key for key in (file.objectives[1], *file.budget.limits) if key.startswith("cost/")]
             if named and data["kind"] != "synthetic":
@@ -159,6 +160,6 @@ def _replay(file: StudyFile, table: Path | None, surface: str | None, instance: 
                     "replay recorded runs that hold it with --table, or simulate the study without it"
                 )
             data = {"kind": "synthetic", "surface": surface or "valley", "instance": instance}
-        return Replay(measure({}, data), lambda: make({}, data, {}), None)
+        return Replay(measure({}, data), lambda: make({}, data, worker["recipe"]), None)
     except ValueError as error:
         raise RequestError(str(error)) from error

@@ -82,7 +82,7 @@ def validate(
     from search.cli.progress import Progress
     from search.config import loading
     from search.config.data_sections import Images
-    from search.study.checks import note_on_budget
+    from search.study.checks import note_on_balance, note_on_budget
     from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
@@ -92,8 +92,9 @@ def validate(
         _print_data(file, found)
     if file.protocol is not None:
         _print_protocol(file)
-    if (note := note_on_budget(file)) is not None:
-        complain(note)
+    for note in (note_on_budget(file), None if found is None else note_on_balance(file, found.classes)):
+        if note is not None:
+            complain(note)
     sys.stdout.write(yaml.safe_dump(file.written(), sort_keys=False))
 
 

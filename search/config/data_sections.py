@@ -104,11 +104,13 @@ class ImageFolder(Images):
     """The layout PATH/train/CLASS/IMAGE, PATH/val/..., PATH/test/...; or PATH/CLASS/IMAGE, split by the study's seed.
 
     Attributes:
+        labels: CSV file with any number of labels for each image, below `path`; null: the folder of an image is its class.
         val_fraction: Fraction of each class's images for validation, if the data set has no validation split.
         test_fraction: Fraction of each class's images for the test split, if the data set has no splits at all; 0 for none.
     """
 
     kind: Literal["imagefolder"]
+    labels: Path | None = None
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
 

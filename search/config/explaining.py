@@ -65,7 +65,9 @@ _LAWS: dict[KeyPath, str] = {
         "study",
     ): "must be a name of 1 to 64 letters, digits, - and _ that begins with a letter or digit; quote a number, and no or null",
     ("methods",): "must be a list of methods, at least one: [lora, lily]",
-    ("objectives",): "must be a pair [val/top1, COST]; COST is adapter_params or another cost (docs/study-file.md)",
+    (
+        "objectives",
+    ): "must be a pair [METRIC, COST], as [val/top1, adapter_params]; docs/metrics.md lists metrics, docs/cost.md costs",
     ("resources", "gpus_per_trial"): "must be auto, a share of one GPU between 0 and 1, or a whole number of GPUs",
     ("resources", "memory_per_trial"): "must be auto, or a size as 4GiB, 500MiB or a number of bytes",
     ("resources", "prefix_cache"): "must be auto, off, or a size as 4GiB, 500MiB or a number of bytes",

@@ -68,6 +68,8 @@ class Recipe(Section):
         final_lr_fraction: Last learning rate, divided by the largest.
         final_lr: Last learning rate itself; null for `final_lr_fraction` of the largest.
         label_smoothing: Probability mass moved from the true class to all.
+        class_weights: Weights of the classes in the loss: `none`; or `balanced`: an image counts n / (C n_c), for n training images
+            of C classes, n_c of which are of its class.
         clip_norm: Largest gradient norm, null for no clipping, or one for some of the methods: `{arc: 1.0}`.
         precision: Precision: `float32`; `bfloat16` in the forward pass except for head and loss; or `auto`: the result of a probe,
             once per study.
@@ -83,6 +85,7 @@ class Recipe(Section):
     final_lr_fraction: float = Field(default=0.01, ge=0.0, le=1.0)
     final_lr: float | None = Field(default=None, ge=0.0)
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    class_weights: Literal["none", "balanced"] = "none"
     clip_norm: Annotated[float, Field(gt=0.0)] | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: int = Field(default=1, ge=1)

@@ -6,16 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator
 
 import spaces
-from search import costs, names
+from search import costs, metrics, names
 from search.config.data_sections import Digits, Emoji, Fgvc, ImageFolder, Images, Parquet, Synthetic, Vtab
 from search.config.own_methods import OwnMethod
 from search.config.sections import Backbone, Budget, Recipe, Resources, Search, Section
 from search.errors import RequestError, StudyFileError
+from search.metrics import TOP1
 from search.storage.address import check_server
 from search.storage.facts import Facts
 
@@ -31,7 +32,7 @@ class StudyFile(Section):
     data: Annotated[Digits | Emoji | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
     methods: tuple[str, ...] = Field(min_length=1)
     space: dict[str, Any] = Field(default_factory=dict)
-    objectives: tuple[Literal["val/top1"], str] = ("val/top1", "adapter_params")
+    objectives: tuple[str, str] = (TOP1, "adapter_params")
     recipe: Recipe = Recipe()
     budget: Budget
     search: Search = Search()
@@ -45,9 +46,10 @@ class StudyFile(Section):
 
     @field_validator("objectives")
     @classmethod
-    def _against_a_cost(cls, objectives: tuple[str, str]) -> tuple[str, str]:
-        if (problem := costs.unknown(objectives[1])) is not None:
-            raise ValueError(problem)
+    def _a_metric_against_a_cost(cls, objectives: tuple[str, str]) -> tuple[str, str]:
+        found = (metrics.unknown(objectives[0]), costs.unknown(objectives[1]))
+        if problems := [problem for problem in found if problem is not None]:
+            raise ValueError("; ".join(problems))
         return objectives
 
     @property
@@ -195,6 +197,8 @@ class StudyFile(Section):
             recipe |= facts.prefix.as_recipe()
         if any(key in costs.LATENCIES for key in (self.objectives[1], *self.budget.limits)):
             recipe["latency"] = True
+        if self.objectives[0] != TOP1:
+            recipe["metric"] = metrics.METRICS[self.objectives[0]].name
         worker: dict[str, Any] = {"backbone": backbone, "data": data, "recipe": recipe}
         if self._own:
             then = facts.pinned.methods if facts is not None and facts.pinned is not None else {}

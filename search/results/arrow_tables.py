@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.front import front
+from search.metrics import METRICS, TOP1
 from search.storage.whole_file import write_whole
 from search.trial import Trial
 
@@ -29,7 +30,6 @@ UNITS = {
     "started": "seconds since 1970-01-01 UTC",
     "finished": "seconds since 1970-01-01 UTC",
     "time": "seconds since 1970-01-01 UTC",
-    "val/top1": "fraction",
     "val/loss": "nats",
     "train/loss": "nats",
     "cost/train_seconds": "seconds",
@@ -40,7 +40,7 @@ UNITS = {
     "cost/gflops": "GFLOPs per image",
     "cost/latency_ms": "milliseconds per image",
     "cost/latency_merged_ms": "milliseconds per image",
-}
+} | {metric.key: "nats" if metric.key == "val/log_loss" else "fraction" for metric in METRICS.values()}
 
 
 def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> pa.Table:
@@ -69,7 +69,7 @@ def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> p
     }
     for key in _keys([t.config for t in trials], first="method"):
         columns[key] = _column([t.config.get(key) for t in trials])
-    for key in _keys([t.metrics for t in trials], first="val/top1"):
+    for key in _keys([t.metrics for t in trials], first=TOP1):
         columns[key] = pa.array([t.metrics.get(key) for t in trials], pa.float64())
     return _arrow(columns, study)
 
@@ -83,7 +83,7 @@ def reports_arrow(reports: Sequence[Report], *, study: StudyRow | None = None) -
         "epoch": pa.array([r.epoch for r in reports], pa.int64()),
         "time": pa.array([r.time for r in reports], pa.float64()),
     }
-    for key in _keys([r.metrics for r in reports], first="val/top1"):
+    for key in _keys([r.metrics for r in reports], first=TOP1):
         columns[key] = pa.array([r.metrics.get(key) for r in reports], pa.float64())
     return _arrow(columns, study)
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search.front import beside, front, hypervolume
+from search.storage.rows import StudyRow, objectives_of
 from search.trial import Trial
-
-if TYPE_CHECKING:
-    from search.storage.rows import StudyRow
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
@@ -32,12 +30,12 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 
 
 def front_json(study: StudyRow, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the front as plain JSON values: `reference_point` [top1, params], `members` as `trial_json`, smallest first."""
+    """Return the front as plain JSON values: `reference_point` as [metric, size], `members` as `trial_json`, smallest first."""
     reference = study.facts.reference_point
     return {
         "study": study.name,
-        "objectives": list(study.file.get("objectives", ("val/top1", "adapter_params"))),
-        "reference_point": list(reference),
+        "objectives": list(objectives_of(study.file)),
+        "reference_point": [study.metric.score(reference[0]), reference[1]],
         "hypervolume": hypervolume(trials, reference),
         "members": [trial_json(trial) for trial in front(trials)],
         "extended": [trial_json(trial) for trial in beside(trials)],

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from search.metrics import TOP1
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, fit
 from search.samplers.learning_curve import LEAST_ERROR, goodness
@@ -32,13 +33,13 @@ LEVEL = 0.9  # probability with which an answer holds
 
 @dataclass(frozen=True)
 class Belief:
-    """The joint belief about the true accuracies of complete trials.
+    """The joint belief about the true scores of complete trials: accuracies, or what `search.metrics` makes of another metric.
 
-    The true accuracy of a trial is that of its configuration over all seeds, on images without end.
+    The true score of a trial is that of its configuration over all seeds, on images without end.
 
     Attributes:
         trials: Complete trials, smallest first.
-        draws: Accuracies (draws, trials), fractions, in the order of the trials.
+        draws: Scores (draws, trials), in the order of the trials.
     """
 
     trials: tuple[Trial, ...]
@@ -46,12 +47,12 @@ class Belief:
 
     @property
     def mean(self) -> Array:
-        """The expected accuracy (trials,) of each trial, corrected for the choice of the best ones."""
+        """The expected score (trials,) of each trial, corrected for the choice of the best ones."""
         mean: Array = self.draws.mean(0)
         return mean
 
     def interval(self, index: int, level: float = LEVEL) -> tuple[float, float]:
-        """Return the central interval that holds the true accuracy of a trial with a probability."""
+        """Return the central interval that holds the true score of a trial with a probability."""
         low, high = np.quantile(self.draws[:, index], [0.5 - level / 2, 0.5 + level / 2])
         return float(low), float(high)
 
@@ -67,7 +68,7 @@ class Belief:
         """Choose the smallest trial that truly loses at most so much against the best one.
 
         Args:
-            within: Accuracy (fraction) that may be lost.
+            within: Score that may be lost.
             max_size: Largest size of a trial that may be chosen; the best one is the best of these.
             level: Probability with which the choice must hold.
 
@@ -137,18 +138,22 @@ def believe(
     rng = np.random.default_rng(seed)
     if not complete:
         return Belief((), np.zeros((n_draws, 0)))
-    y = np.array([goodness(t.metrics["val/top1"]) for t in complete])
-    of_images = np.array([_variance(t.metrics["val/top1"], n_validation) for t in complete])
-    measured = of_images + np.array([(SEEDS / _error(t)) ** 2 for t in complete])
+    scores = [t.objectives[0] for t in complete]
+    y = np.array([goodness(score) for score in scores])
+    known = complete[0].metric.key == TOP1 or n_validation is None  # the noise of another metric is estimated with that of seeds
+    of_images = np.array([_variance(score, n_validation) if known else 0.0 for score in scores])
+    measured = of_images + np.array([(SEEDS / (1.0 + LEAST_ERROR - score)) ** 2 for score in scores])
     if len(complete) < N_LEAST:
         mean, covariance = y, np.diag(measured)
     else:
-        mean, covariance = _posterior(space, complete, y, measured, of_images)
+        mean, covariance = _posterior(space, complete, y, measured, of_images, known=known)
     draws = rng.multivariate_normal(mean, covariance, size=n_draws, method="eigh")
-    return Belief(tuple(complete), np.clip(1.0 + LEAST_ERROR - np.exp(-draws), 0.0, 1.0))
+    return Belief(tuple(complete), np.minimum(1.0 + LEAST_ERROR - np.exp(-draws), 1.0))
 
 
-def _posterior(space: JointSpace, trials: Sequence[Trial], y: Array, measured: Array, of_images: Array) -> tuple[Array, Array]:
+def _posterior(
+    space: JointSpace, trials: Sequence[Trial], y: Array, measured: Array, of_images: Array, *, known: bool
+) -> tuple[Array, Array]:
     """Return mean (n,) and covariance (n, n) of the true goodness of the trials.
 
     The process is fitted with a noise of its own in addition to that of the images. As much of it as seeds do not explain is what
@@ -162,14 +167,11 @@ def _posterior(space: JointSpace, trials: Sequence[Trial], y: Array, measured: A
     kernel, prior = Kernel(coding.groups, coding.shared), Hyperparameters.prior(np.ones(len(coding.names)).tolist())
     fitted = fit(kernel, prior, x, y, of_images)
     mean, scale = float(y.mean()), max(float(y.std()), 1e-3)
-    own = max(fitted.noise * scale**2 - float(np.median(measured - of_images)), 0.0)
-    known = scale**2 * kernel(x, x, fitted) + own * np.eye(len(y))
-    gain = np.linalg.solve(known + np.diag(measured), known).T
-    return mean + gain @ (y - mean), known - gain @ known
-
-
-def _error(trial: Trial) -> float:
-    return 1.0 + LEAST_ERROR - float(trial.metrics["val/top1"])
+    noise = fitted.noise * scale**2
+    own = max(noise - float(np.median(measured - of_images)), 0.0) if known else 0.0
+    covariance = scale**2 * kernel(x, x, fitted) + own * np.eye(len(y))
+    gain = np.linalg.solve(covariance + np.diag(measured if known else np.maximum(measured, noise)), covariance).T
+    return mean + gain @ (y - mean), covariance - gain @ covariance
 
 
 def _variance(top1: float, n_validation: int | None) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search.errors import RequestError
 from search.front import hypervolume
+from search.metrics import METRICS, TOP1, Metric
 from search.results.contributions import contributions
 from search.results.saved_study import SavedStudy
 from search.trial import State
@@ -22,18 +24,32 @@ class SideBySide:
 
     Attributes:
         saved: Studies, in the order in which they are shown.
+
+    Raises:
+        RequestError: If they are judged by different metrics.
     """
 
     saved: tuple[SavedStudy, ...]
 
+    def __post_init__(self) -> None:
+        named = {study.metric.key: study.name for study in self.saved}
+        if len(named) > 1:
+            told = ", ".join(f"{name} by {key}" for key, name in named.items())
+            raise RequestError(f"studies are compared by one metric, and these are judged by several: {told}; leave some out")
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of all studies."""
+        return next((study.metric for study in self.saved), METRICS[TOP1])
+
     @property
     def reference_point(self) -> tuple[float, float]:
-        """The reference point (chance level, parameters) of all hypervolumes."""
+        """The reference point (score of a guess, parameters) of all hypervolumes."""
         points = [study.reference_point for study in self.saved]
         return max(chance for chance, _ in points), max(params for _, params in points)
 
     def studies(self) -> pa.Table:
-        """Return one row per study: its state, its best accuracy (fraction), its front's size and hypervolume."""
+        """Return one row per study: its state, its best accuracy (fraction) or other metric, its front's size and hypervolume."""
         import pyarrow as pa
 
         rows = [
@@ -43,7 +59,7 @@ class SideBySide:
                 "trials": len(study.history),
                 "complete": sum(trial.state is State.COMPLETE for trial in study.history),
                 "front": len(study.members),
-                "best": study.members[-1].metrics["val/top1"] if study.members else None,
+                "best": study.members[-1].quality if study.members else None,
                 "hypervolume": hypervolume(study.history, self.reference_point),
             }
             for study in self.saved
@@ -61,7 +77,7 @@ class SideBySide:
                 "trials": share.n_trials,
                 "epochs": share.n_epochs,
                 "front": len(share.front),
-                "best": share.front[-1].metrics["val/top1"] if share.front else None,
+                "best": share.front[-1].quality if share.front else None,
                 "hypervolume": share.hypervolume,
                 "contribution": share.contribution,
             }

@@ -79,7 +79,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
     states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}
     of_trial: dict[int, dict[int, float]] = {}
     for epoch in study.epochs:
-        of_trial.setdefault(epoch.trial, {})[epoch.epoch] = epoch.metrics.get("val/top1", float("nan"))
+        of_trial.setdefault(epoch.trial, {})[epoch.epoch] = epoch.metrics.get(study.metric.key, float("nan"))
     trials = []
     for trial in study.history:
         counts = trial.state is State.COMPLETE and trial.planned_epochs is None  # an extended trial is not comparable
@@ -93,7 +93,7 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
                 trial_id=trial.number,
                 state=ended,
                 value=None,
-                values=list(trial.objectives) if counts else None,
+                values=[trial.quality, trial.size] if counts else None,
                 datetime_start=datetime.fromtimestamp(trial.started),
                 datetime_complete=None if trial.finished is None else datetime.fromtimestamp(trial.finished),
                 params=dict(trial.config),
@@ -106,10 +106,14 @@ def _optuna(study: SavedStudy, path: Path) -> Path:
 
     def write(draft: Path) -> None:
         storage = optuna.storages.RDBStorage(sqlite_address(draft))
-        made = optuna.create_study(storage=storage, study_name=study.name, directions=["maximize", "minimize"])
+        made = optuna.create_study(
+            storage=storage,
+            study_name=study.name,
+            directions=["maximize" if study.metric.larger_is_better else "minimize", "minimize"],
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            made.set_metric_names(["val/top1", study.against])
+            made.set_metric_names([study.metric.key, study.against])
         made.add_trials(trials)
         storage.engine.dispose()
 

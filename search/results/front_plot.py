@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.front import front, hypervolume
+from search.front import front, hypervolume, judged_by
 from search.results import plot_style
 from search.results.plot_style import FAINT as _FAINT
 from search.results.plot_style import INK as _INK
@@ -37,7 +37,7 @@ def plot_front(
             at the accuracy of their last epoch.
         paths: Files to write, `.png` or `.svg`; a stem that ends in `small` gives a small picture. The plot is drawn once.
         title: Line above the picture.
-        reference_point: Reference point (top1, params) of the hypervolume; if given, the hypervolume is printed and the axis of
+        reference_point: Reference point (score, size) of the hypervolume; if given, the hypervolume is printed and the axis of
             sizes ends at params.
         n_validation: Number of images that accuracies were measured on; if given, members have bars of one standard error.
     """
@@ -72,10 +72,10 @@ def draw_front(
     axes = figure.add_subplot()
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
-    pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.metrics.get("val/top1", math.nan))]
+    pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.quality)]
     styles = plot_style.styles(t.method for t in trials)
 
-    errors = [100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members]
+    errors = [t.metric.shown(standard_error(t, n_validation) or 0.0) for t in members]
     size_axis = _frame(axes, members, behind + pruned, reference_point, errors)
     floor = axes.get_ylim()[0]
     below = [t for t in behind + pruned if _y(t) < floor]
@@ -102,7 +102,7 @@ def draw_front(
         axes.fill_between([*xs, right], [*ys, ys[-1]], floor, step="post", color="#0072B2", alpha=0.05, lw=0, zorder=1)
     for trial, error in zip(members, errors, strict=True):
         colour, marker = styles[trial.method]
-        if n_validation:
+        if error:
             axes.errorbar(size_axis(trial.size), _y(trial), error, color=colour, alpha=0.35, lw=1.0, capsize=2.0, zorder=4)
         axes.plot(size_axis(trial.size), _y(trial), marker, color=colour, ms=9, mec="white", mew=1.2, zorder=5)
 
@@ -117,7 +117,7 @@ def draw_front(
 
 
 def _y(trial: Trial) -> float:
-    return 100.0 * trial.metrics["val/top1"]
+    return plot_style.height(trial)
 
 
 def _frame(
@@ -148,13 +148,17 @@ def _frame(
         axes.plot(where, [0.0, 0.0], transform=axes.transAxes, **mark)
 
     ends = [_y(t) + sign * error for t, error in zip(members, errors, strict=True) for sign in (-1, 1)]
-    values = ends or [_y(t) for t in others] or [0.0, 100.0]
-    low, room = min(values), max(max(values) - min(values), 2.0)
-    nearby = [_y(t) for t in others if _y(t) >= low - max(0.45 * room, 1.0)]
-    axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, 100.0 + 0.04 * room))
+    metric = judged_by((*members, *others))
+    point, perfect = metric.shown(0.01), metric.shown(1.0) if metric.larger_is_better else 0.0
+    values = ends or [_y(t) for t in others] or [perfect - 100.0 * point, perfect]
+    low, room = min(values), max(max(values) - min(values), 2.0 * point)
+    nearby = [_y(t) for t in others if _y(t) >= low - max(0.45 * room, point)]
+    axes.set_ylim(min([low, *nearby]) - 0.08 * room, min(max(values) + 0.22 * room, perfect + 0.04 * room))
 
     axes.set_xlabel(size_axis.label, color=_INK, fontsize=10)
-    axes.set_ylabel("validation accuracy, %", color=_INK, fontsize=10)
+    if not metric.larger_is_better:  # heights are negative
+        axes.yaxis.set_major_formatter(lambda height, _: f"{abs(height):g}")
+    axes.set_ylabel(metric.axis, color=_INK, fontsize=10)
     axes.grid(axis="both", which="major", color="#ececec", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from search.metrics import METRICS, TOP1, Metric
 from search.results.contributions import N_PLACES, N_POINTS
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit
@@ -21,7 +22,7 @@ N_OBSERVED = 512  # newest trials that importance is learnt from
 
 
 def importance(
-    space: JointSpace, trials: Iterable[Trial], reports: Iterable[Report], *, objective: str = "val/top1"
+    space: JointSpace, trials: Iterable[Trial], reports: Iterable[Report], *, metric: Metric = METRICS[TOP1]
 ) -> Mapping[str, Mapping[str, float]]:
     """Return the share of the variance in a method's accuracy that each of its knobs explains alone.
 
@@ -40,11 +41,11 @@ def importance(
         code = coding.code(trial.config)
         tickets[number] = known.add(trial.method, code, 0, coding.features(trial.method, code[None, :], np.zeros(1))[0])
     for report in reports:
-        if report.trial in of and np.isfinite(report.metrics.get(objective, np.nan)):
-            known.report(tickets[report.trial], report.metrics[objective])
+        if report.trial in of and np.isfinite(value := report.metrics.get(metric.key, np.nan)):
+            known.report(tickets[report.trial], metric.score(value))
     for number, trial in of.items():
         if trial.state is State.COMPLETE:
-            known.complete(tickets[number], trial.metrics[objective])
+            known.complete(tickets[number], metric.score(trial.metrics[metric.key]))
         elif trial.state is State.FAILED:
             known.drop(tickets[number])
     observed = known.observed()[-N_OBSERVED:]

@@ -71,7 +71,7 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
     row, counts = ledger.study(), ledger.counts()
     objectives = ledger.objectives()
     on_front = _on_front(objectives)
-    points = [(top1, size) for number, top1, size in objectives if number in on_front]
+    points = [(score, size) for number, score, size in objectives if number in on_front]
     changes = ledger.events(kinds=(EventKind.ENDED, EventKind.EXTENDED, EventKind.MEASURED, EventKind.PAUSED, EventKind.UNPAUSED))
     others = ledger.numbers(State.RUNNING) + ledger.numbers(State.COMPLETE, extended=True)
     shown = with_measured(ledger.trials([*on_front, *others]), changes)
@@ -111,11 +111,11 @@ def best(ledger: Ledger, n: int, *, method: str | None = None) -> tuple[list[Tri
         found = {trial.number: trial for trial in ledger.trials([number for number, *_ in ordered])}
         return [found[number] for number, *_ in ordered], _on_front(objectives)
     own = [trial for trial in ledger.trials([number for number, *_ in objectives]) if trial.method == method]
-    own.sort(key=lambda trial: (-trial.metrics["val/top1"], trial.size, trial.number))
+    own.sort(key=lambda trial: (-trial.objectives[0], trial.size, trial.number))
     return own[:n], _on_front(objectives)
 
 
 def _on_front(objectives: Sequence[tuple[int, float, float]]) -> set[int]:
     """Return the numbers of the trials that no other one dominates."""
-    survives = pareto.non_dominated([(top1, size) for _, top1, size in objectives])
+    survives = pareto.non_dominated([(score, size) for _, score, size in objectives])
     return {number for (number, *_), keep in zip(objectives, survives, strict=True) if keep}

@@ -50,6 +50,12 @@ PARAMS_IN_WORDS = "trainable adapter parameters, head not counted"
 INK, FAINT = "#222222", "#8a8a8a"
 
 
+def height(trial: Trial) -> float:
+    """Return the position of a trial's first objective on an axis on which better is further up: losses are negative."""
+    value = trial.metric.shown(trial.quality)
+    return value if trial.metric.larger_is_better else -value
+
+
 def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return (colour, matplotlib marker) by method, no two alike.
 

@@ -11,19 +11,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.front import front
+from search.front import front, judged_by
+from search.metrics import METRICS, TOP1, Metric
 from search.results.contributions import contributions
 from search.results.growth import UNITS, Growth
-from search.results.plot_style import FAINT, INK, SizeAxis, styles
+from search.results.plot_style import FAINT, INK, SizeAxis, height, styles
 from search.results.recommendation import standard_error
-from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
-from search.storage.rows import Report
+from search.results.words import METHOD_NAMES, describe_knobs, format_quantity
 from search.trial import PARAMETERS, State, Trial
 
 Figure = dict[str, Any]
 _SYMBOLS = {"D": "diamond", "o": "circle", "^": "triangle-up", "s": "square", "<": "triangle-left", ">": "triangle-right"}
 _SYMBOLS |= {"P": "cross", "X": "x", "*": "star", "h": "hexagon"}
-MOST_CURVES = 300
 _FONT = {"family": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", "size": 13, "color": INK}
 
 
@@ -38,22 +37,23 @@ def front_figure(
 
     Args:
         trials: All trials of a study.
-        reference_point: Reference point (top1, params), where the axis of sizes ends.
+        reference_point: Reference point (score, size), where the axis of sizes ends.
         n_validation: Number of images that accuracies were measured on; if given, members have bars of one standard error.
         links: Address of the run of each trial, which a click on the trial opens.
     """
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
-    pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.metrics.get("val/top1", math.nan))]
+    pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.quality)]
     size_axis = SizeAxis.of((*members, *behind, *pruned), reference_point)
     traces: list[Figure] = []
     if members:
-        xs, ys = [size_axis(t.size) for t in members], [_percent(t) for t in members]
+        xs, ys = [size_axis(t.size) for t in members], [t.metric.shown(t.quality) for t in members]
         line = {"color": INK, "width": 1.5, "shape": "hv"}
-        traces.append(_lines([*xs, size_axis.right], [*ys, ys[-1]], "front", line=line, hoverinfo="skip", fill=None))
-    errors = {t.number: 100.0 * standard_error(t.metrics["val/top1"], n_validation) if n_validation else 0.0 for t in members}
-    ends = [_percent(t) + sign * errors[t.number] for t in members for sign in (-1, 1)]
-    window = _window(ends, [_percent(t) for t in behind])
+        traces.append(line_trace([*xs, size_axis.right], [*ys, ys[-1]], "front", line=line, hoverinfo="skip", fill=None))
+    metric = judged_by(trials)
+    errors = {t.number: metric.shown(standard_error(t, n_validation) or 0.0) for t in members}
+    ends = [height(t) + sign * errors[t.number] for t in members for sign in (-1, 1)]
+    window = shown_range(ends, [height(t) for t in behind])
     floor = window[0] if window else -math.inf
     for method, (colour, marker) in styles(t.method for t in trials).items():
         named = {"legendgroup": method, "name": METHOD_NAMES.get(method, method), "type": "scatter", "mode": "markers"}
@@ -67,12 +67,12 @@ def front_figure(
             some = [t for t in every if t.method == method]
             known: Figure = {"n_validation": n_validation, "links": links or {}}
             drawn = _points(some, size_axis, floor=floor, colour=colour, style=style, **known)
-            if some and every is members and n_validation:
+            if some and every is members and any(errors.values()):
                 bars = [errors[t.number] for t in some]
                 drawn["error_y"] = {"type": "data", "array": bars, "color": f"{colour}55", "thickness": 1.5, "width": 4}
             traces += [{**named, "showlegend": False, **drawn}] if some else []
         traces.append({**named, "x": [None], "y": [None], "marker": {"color": colour, "symbol": symbol, "size": 10}})
-    layout = _layout(size_axis.label, "validation accuracy, %")
+    layout = axes_layout(size_axis.label, metric.axis)
     layout["xaxis"] |= {
         "tickvals": [at for at, _ in size_axis.ticks],
         "ticktext": [label for _, label in size_axis.ticks],
@@ -81,6 +81,8 @@ def front_figure(
             size_axis.right + 0.04 * (size_axis.right - size_axis.left),
         ],
     }
+    if window and not metric.larger_is_better:
+        window = [-end for end in window]  # from the worst value at the bottom to the best at the top
     layout["yaxis"] |= {"range": window}
     return {"data": traces, "layout": layout | {"hovermode": "closest"}}
 
@@ -96,10 +98,11 @@ def _points(
     links: Mapping[int, str],
 ) -> Figure:
     """Draw trials as markers; those below the floor are drawn on it, as triangles that point down."""
-    below = [_percent(t) < floor for t in trials]
+    below = [height(t) < floor for t in trials]
+    heights = [max(height(t), floor) for t in trials]
     return {
         "x": [size_axis(t.size) for t in trials],
-        "y": [max(_percent(t), floor) for t in trials],
+        "y": [y if t.metric.larger_is_better else -y for t, y in zip(trials, heights, strict=True)],
         "marker": {"color": colour, **style, "symbol": ["triangle-down-open" if low else style["symbol"] for low in below]},
         "customdata": [[t.number, t.label, links.get(t.number, ""), describe_knobs(t)] for t in trials],
         "text": [hover(t, n_validation) for t in trials],
@@ -110,12 +113,13 @@ def _points(
 
 def hover(trial: Trial, n_validation: int | None = None) -> str:
     """Return the hover text of a trial: name, accuracy, sizes, state, and every knob."""
-    top1 = trial.metrics.get("val/top1", math.nan)
-    error = f" ± {format_percent(standard_error(top1, n_validation))}" if n_validation and trial.state is State.COMPLETE else ""
+    known = standard_error(trial, n_validation) if trial.state is State.COMPLETE else None
+    error = "" if known is None else f" ± {trial.metric.format(known)}"
+    named = "" if trial.objective == TOP1 else f"{trial.metric.label} "
     stopped = f" at epoch {trial.rung}" if trial.rung is not None else ""
     lines = [
         f"<b>{html.escape(trial.label)}</b>",
-        f"{format_percent(top1)} %{error}",
+        f"{named}{trial.metric.words(trial.quality)}{error}",
         *([] if trial.against in ("adapter_params", "head_params") else [f"{trial.against} {format_quantity(trial.size)}"]),
         f"{trial.adapter_params:,} parameters, head {trial.head_params:,}",
         f"{trial.state.value.lower()}{stopped}, {trial.epochs} epochs",
@@ -125,12 +129,15 @@ def hover(trial: Trial, n_validation: int | None = None) -> str:
     )
 
 
-def hypervolume_figure(grown: Sequence[Growth], *, over: str = "trials", against: str = "adapter_params") -> Figure:
+def hypervolume_figure(
+    grown: Sequence[Growth], *, over: str = "trials", metric: Metric = METRICS[TOP1], against: str = "adapter_params"
+) -> Figure:
     """Draw the hypervolume over ended trials, epochs or time.
 
     Args:
         grown: Growth of the hypervolume.
         over: One of `search.results.growth.UNITS`.
+        metric: Metric of the first objective.
         against: Second objective.
 
     Raises:
@@ -141,11 +148,12 @@ def hypervolume_figure(grown: Sequence[Growth], *, over: str = "trials", against
     begun = [(one.spent(over), one.hypervolume) for one in grown if one.hypervolume > 0.0]  # after the first COMPLETE trial
     points = [(x, value) for x, value in begun if x is not None]
     line = {"color": "#0072B2", "width": 2, "shape": "hv"}
-    trace = _lines([x for x, _ in points], [y for _, y in points], "hypervolume", line=line, fill="tozeroy")
+    trace = line_trace([x for x, _ in points], [y for _, y in points], "hypervolume", line=line, fill="tozeroy")
     unit = _UNIT_WORDS[over]
     trace |= {"hovertemplate": f"%{{x:,.4~g}} {unit}<br>hypervolume %{{y:.4f}}<extra></extra>", "showlegend": False}
-    layout = _layout(unit, f"hypervolume, accuracy × {'decades' if against in PARAMETERS else f'share of the largest {against}'}")
-    layout["yaxis"] |= {"range": _window([y for _, y in points], [], least=0.0)}
+    of_size = "decades" if against in PARAMETERS else f"share of the largest {against}"
+    layout = axes_layout(unit, f"hypervolume, {metric.label} × {of_size}")
+    layout["yaxis"] |= {"range": shown_range([y for _, y in points], [], least=0.0)}
     return {"data": [trace], "layout": layout}
 
 
@@ -166,9 +174,7 @@ def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]
         for share in contributions(trials, reference_point)
         if share.front
     ]
-    layout = _layout(size_axis.label, "validation accuracy, %")
-    layout["xaxis"] |= {"tickvals": [at for at, _ in size_axis.ticks], "ticktext": [label for _, label in size_axis.ticks]}
-    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+    return {"data": traces, "layout": _layout_of_fronts(size_axis, judged_by(complete))}
 
 
 def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point: tuple[float, float]) -> Figure:
@@ -179,52 +185,22 @@ def fronts_figure(fronts: Sequence[tuple[str, Sequence[Trial]]], reference_point
         _front_line(name, members, size_axis, *looks[name]) | {"customdata": [[trial.number] for trial in members]}
         for name, members in fronts
     ]
-    layout = _layout(size_axis.label, "validation accuracy, %")
+    return {"data": traces, "layout": _layout_of_fronts(size_axis, judged_by(trial for _, members in fronts for trial in members))}
+
+
+def _layout_of_fronts(size_axis: SizeAxis, metric: Metric) -> Figure:
+    layout = axes_layout(size_axis.label, metric.axis)
     layout["xaxis"] |= {"tickvals": [at for at, _ in size_axis.ticks], "ticktext": [label for _, label in size_axis.ticks]}
-    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
+    if not metric.larger_is_better:
+        layout["yaxis"] |= {"autorange": "reversed"}
+    return layout | {"hovermode": "closest"}
 
 
 def _front_line(name: str, members: Sequence[Trial], size_axis: SizeAxis, colour: str, marker: str) -> Figure:
-    xs, ys = [size_axis(t.size) for t in members], [_percent(t) for t in members]
-    trace = _lines(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
+    xs, ys = [size_axis(t.size) for t in members], [t.metric.shown(t.quality) for t in members]
+    trace = line_trace(xs, ys, name, line={"color": colour, "width": 1.5, "shape": "hv"}, fill=None)
     trace |= {"mode": "lines+markers", "marker": {"color": colour, "symbol": _SYMBOLS[marker], "size": 9}}
     return trace | {"text": [hover(t) for t in members], "hovertemplate": "%{text}<extra></extra>"}
-
-
-def curves_figure(trials: Sequence[Trial], reports: Sequence[Report], *, most: int = MOST_CURVES) -> Figure:
-    """Draw accuracy over epochs, a line for each trial: members of the front strong, the others faint.
-
-    Args:
-        trials: All trials of a study.
-        reports: All of its epochs.
-        most: Number of trials that are drawn: the members, and the best of the others.
-    """
-    members = {t.number for t in front(trials)}
-    curves: dict[int, list[tuple[int, float]]] = {}
-    for report in reports:
-        if math.isfinite(top1 := report.metrics.get("val/top1", math.nan)):
-            curves.setdefault(report.trial, []).append((report.epoch, 100.0 * top1))
-    reached = sorted((t for t in trials if t.number in curves), key=lambda t: (t.number not in members, -curves[t.number][-1][1]))
-    drawn = sorted(reached[:most], key=lambda t: t.number)
-    traces = []
-    for method, (colour, _) in styles(t.method for t in trials).items():
-        for on_front in (False, True):
-            some = [t for t in drawn if t.method == method and (t.number in members) is on_front]
-            points: list[tuple[int | None, float | None, str]] = []
-            for trial in some:  # one trace for all, with gaps between them: a page with a thousand traces is slow
-                words = f"<b>{html.escape(trial.label)}</b><br>{html.escape(describe_knobs(trial))}"
-                points += [(epoch, y, f"{words}<br>epoch {epoch}: {y:.2f} %") for epoch, y in sorted(curves[trial.number])]
-                points.append((None, None, ""))
-            line = {"color": colour, "width": 2.5 if on_front else 1.0}
-            xs, ys, texts = ([point[i] for point in points] for i in range(3))
-            trace = _lines(xs, ys, METHOD_NAMES.get(method, method), line=line, fill=None) | {"legendgroup": method}
-            trace |= {"opacity": 1.0 if on_front else 0.35, "text": texts, "hovertemplate": "%{text}<extra></extra>"}
-            named = {t.method for t in drawn if t.number in members}
-            traces += [trace | {"showlegend": on_front or method not in named}] if some else []
-    layout = _layout("epoch", "validation accuracy, %")
-    last = [curves[t.number][-1][1] for t in drawn if t.state is State.COMPLETE]
-    layout["yaxis"] |= {"range": _window(last, [y for t in drawn for _, y in curves[t.number]])}
-    return {"data": traces, "layout": layout | {"hovermode": "closest"}}
 
 
 def parallel_figure(trials: Sequence[Trial]) -> Figure:
@@ -253,10 +229,10 @@ def parallel_figure(trials: Sequence[Trial]) -> Figure:
             dimensions.append({"label": label, "values": logs} | _decades(logs, shift=0.0))
         else:
             dimensions.append(_ticked(label, values))
-    top1 = [_percent(t) for t in complete]
-    dimensions.append({"label": "accuracy, %", "values": top1})
-    worst = sorted(top1)[len(top1) // 4] if top1 else 0.0  # most of the colour scale is for the good trials
-    line = {"color": top1, "colorscale": "Viridis", "reversescale": True, "cmin": worst, "cmax": max(top1, default=100.0)}
+    metric, heights = judged_by(complete), [height(t) for t in complete]
+    dimensions.append({"label": metric.axis.removeprefix("validation "), "values": [metric.shown(t.quality) for t in complete]})
+    worst = sorted(heights)[len(heights) // 4] if heights else 0.0  # most of the colour scale is for the good trials
+    line = {"color": heights, "colorscale": "Viridis", "reversescale": True, "cmin": worst, "cmax": max(heights, default=100.0)}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelfont": {"size": 12}, "tickfont": {"size": 11}}
     trace |= {"labelside": "bottom"}  # at the top are the ends of a range
     layout = {"font": _FONT, "margin": {"l": 80, "r": 110, "t": 30, "b": 60}, "height": 420, "paper_bgcolor": "white"}
@@ -282,17 +258,19 @@ def importance_figure(importances: Mapping[str, Mapping[str, float]]) -> Figure:
         }
         for method in importances
     ]
-    layout = _layout("share of the variance that the knob explains alone, %", "")
+    layout = axes_layout("share of the variance that the knob explains alone, %", "")
     layout["yaxis"] |= {"autorange": "reversed", "automargin": True, "tickfont": {"size": 11}, "dividercolor": "#dddddd"}
     return {"data": traces, "layout": layout | {"height": 120 + 22 * len(rows), "bargap": 0.35}}
 
 
-def _lines(xs: Sequence[Any], ys: Sequence[Any], name: str, *, fill: str | None, **more: Any) -> Figure:
+def line_trace(xs: Sequence[Any], ys: Sequence[Any], name: str, *, fill: str | None, **more: Any) -> Figure:
+    """Return the trace of a line."""
     filled = {} if fill is None else {"fill": fill, "fillcolor": "rgba(0,114,178,0.06)"}
     return {"type": "scatter", "mode": "lines", "name": name, "x": list(xs), "y": list(ys), **filled, **more}
 
 
-def _layout(x: str, y: str) -> Figure:
+def axes_layout(x: str, y: str) -> Figure:
+    """Return the layout of a figure with these titles of its axes."""
     axis = {"gridcolor": "#ececec", "zeroline": False, "linecolor": "#bbbbbb", "ticks": "outside", "tickcolor": "#bbbbbb"}
     return {
         "xaxis": {"title": {"text": x}, **axis},
@@ -308,7 +286,7 @@ def _layout(x: str, y: str) -> Figure:
     }
 
 
-def _window(values: Sequence[float], others: Sequence[float], *, least: float = -math.inf) -> list[float] | None:
+def shown_range(values: Sequence[float], others: Sequence[float], *, least: float = -math.inf) -> list[float] | None:
     """Return a range that shows `values` large, and nearby `others`."""
     if not values:
         return None
@@ -339,7 +317,3 @@ def _decades(logs: Sequence[float], shift: float = 1.0) -> Figure:
 
 def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _percent(trial: Trial) -> float:
-    return 100.0 * trial.metrics["val/top1"]

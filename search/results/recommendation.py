@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterable
 
 from search.front import front
-from search.results.words import METHOD_NAMES, format_percent, format_quantity
+from search.metrics import TOP1
+from search.results.words import METHOD_NAMES, format_quantity
 from search.trial import PARAMETERS, Trial
 
 
-def standard_error(top1: float, n_validation: int) -> float:
-    """Return the standard error of an accuracy (fraction) measured on n images: sqrt(p (1 - p) / n)."""
-    return math.sqrt(top1 * (1.0 - top1) / n_validation)
+def standard_error(trial: Trial, n_validation: int | None) -> float | None:
+    """Return the standard error of a trial's first objective, in its own unit; None if it is unknown or none."""
+    return trial.metric.standard_error(trial.quality, n_validation)
 
 
 def recommended(trials: Iterable[Trial], n_validation: int | None) -> Trial | None:
@@ -24,14 +25,14 @@ def recommended(trials: Iterable[Trial], n_validation: int | None) -> Trial | No
 
     Args:
         trials: Trials of one study.
-        n_validation: Number of images that accuracies were measured on; None for exact accuracies, where the best is recommended.
+        n_validation: Number of images that accuracies were measured on; None for exact accuracies. The best is recommended then,
+            and where the standard error of the study's metric is unknown.
     """
     members = front(trials)
     if not members:
         return None
-    best = members[-1].metrics["val/top1"]
-    least = best - (standard_error(best, n_validation) if n_validation else 0.0)
-    return next(member for member in members if member.metrics["val/top1"] >= least)
+    least = members[-1].objectives[0] - (standard_error(members[-1], n_validation) or 0.0)
+    return next(member for member in members if member.objectives[0] >= least)
 
 
 def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
@@ -41,18 +42,18 @@ def answer(trials: Iterable[Trial], n_validation: int | None) -> str:
     if chosen is None:
         return "No trial is complete yet, so there is no answer yet."
     best = front(trials)[-1]
-    top1, best_top1 = chosen.metrics["val/top1"], best.metrics["val/top1"]
-    accuracy = f"{format_percent(best_top1)} %" + (
-        f" ± {format_percent(standard_error(best_top1, n_validation))}" if n_validation else ""
-    )
+    metric, error = best.metric, standard_error(best, n_validation)
+    accuracy = metric.words(best.quality) + ("" if error is None else f" ± {metric.format(error)}")
+    if metric.key != TOP1:
+        accuracy = f"{metric.label} {accuracy}"
     if chosen.size == best.size:
         rest = "" if chosen.adapter_params else ", and needs no adapter at all"
-        smaller = "; nothing smaller comes within one standard error" if n_validation and chosen.size else ""
+        smaller = "; nothing smaller comes within one standard error" if error is not None and chosen.size else ""
         return f"{describe_trial(best)} is the best, {accuracy} with {cost_in_words(best)}{rest}{smaller}."
-    accuracy_kept, size_kept = _share(top1 / best_top1), _share(chosen.size / best.size)
+    accuracy_kept, size_kept = _share(chosen.quality / best.quality), _share(chosen.size / best.size)
     of_what, best_size = ("parameters", f"{best.size:,}") if best.against in PARAMETERS else (best.against, cost_in_words(best))
-    kept = f"{accuracy_kept} of the best accuracy with {size_kept} of its {of_what}"
-    told = f"{format_percent(top1)} % with {cost_in_words(chosen)}, against {accuracy} with {best_size}"
+    kept = f"{accuracy_kept} of the best {metric.label} with {size_kept} of its {of_what}"
+    told = f"{metric.words(chosen.quality)} with {cost_in_words(chosen)}, against {accuracy} with {best_size}"
     return f"{describe_trial(chosen)} keeps {kept} ({told}: {describe_trial(best)})."
 
 

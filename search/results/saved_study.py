@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import RequestError
 from search.front import beside, front, hypervolume
+from search.metrics import Metric
 from search.results import arrow_tables, front_plot, tables
 from search.results.recommendation import answer
 from search.results.study_state import StudyState, ended_by, find_state, with_measured
@@ -98,12 +99,12 @@ class SavedStudy:
 
     @property
     def reference_point(self) -> tuple[float, float]:
-        """The reference point of the hypervolume: (chance level, largest adapter)."""
+        """The reference point of the hypervolume: (score of a guess, largest adapter); see `search.metrics`."""
         return self.row.facts.reference_point
 
     @property
     def hypervolume(self) -> float:
-        """The hypervolume of the front, in accuracy x decades of parameters, or x shares of another cost's limit."""
+        """The hypervolume of the front, in score x decades of parameters, or x shares of another cost's limit."""
         return hypervolume(self.history, self.reference_point)
 
     def front(self) -> pa.Table:
@@ -122,6 +123,11 @@ class SavedStudy:
     def n_validation(self) -> int | None:
         """The number of images that accuracies were measured on, None if it is unknown."""
         return self.row.facts.n_validation
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the first objective: accuracy, or another one of `search.metrics`."""
+        return self.row.metric
 
     @property
     def against(self) -> str:
@@ -158,7 +164,7 @@ class SavedStudy:
             from search.results import plotly_figures
 
             return _interactive(plotly_figures.front_figure(self.history, self.reference_point, n_validation=self.n_validation))
-        title = f"{self.name}: accuracy against {self.size_in_words}"
+        title = f"{self.name}: {self.metric.label} against {self.size_in_words}"
         front_plot.plot_front(
             self.history, *paths, title=title, reference_point=self.reference_point, n_validation=self.n_validation
         )
@@ -173,7 +179,7 @@ class SavedStudy:
         from search.results.growth import growth
 
         grown = growth(self.history, self.epochs, self.reference_point)
-        return _interactive(plotly_figures.hypervolume_figure(grown, over=over, against=self.against))
+        return _interactive(plotly_figures.hypervolume_figure(grown, over=over, metric=self.metric, against=self.against))
 
     @property
     def _stand(self) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from search.results.belief import LEVEL, Belief, Choice
 from search.results.recommendation import cost_in_words, describe_trial
-from search.results.words import format_percent
 from search.trial import Trial
 
 POINT = 0.01
@@ -24,7 +23,7 @@ class SureAnswer:
     Attributes:
         belief: Belief about the study's complete trials.
         choice: The choice; None if no trial is complete or small enough.
-        within: Accuracy (fraction) that may be lost against the best.
+        within: What may be lost against the best, in the metric's own unit.
         max_size: Largest size that was asked for.
     """
 
@@ -49,7 +48,9 @@ class SureAnswer:
         if choice is None:
             small = "" if math.isinf(self.max_size) else f" with at most {self.max_size:,.6g}"
             return f"No trial{small} is complete yet, so there is no answer yet."
-        loses = f"at most {100 * self.within:g} point{'' if self.within == POINT else 's'} against the best"
+        metric = belief.trials[choice.index].metric
+        lost = f"{100 * self.within:g} point{'' if self.within == POINT else 's'}" if metric.in_percent else f"{self.within:g}"
+        loses = f"at most {lost} against the best"
         limited = "" if math.isinf(self.max_size) else f" of at most {self.max_size:,.6g}"
         named = _named(belief.trials[choice.index])
         if choice.holds:
@@ -57,29 +58,33 @@ class SureAnswer:
         else:
             sure = f"loses {loses} with probability {choice.probability:.2f}, less than {LEVEL:g}"
             said = [f"Not settled: {named} is expected to be the best{limited}, and {sure}."]
-        low, high = belief.interval(choice.index)
-        expected = format_percent(float(belief.mean[choice.index]))
+        low, high = sorted(map(metric.score, belief.interval(choice.index)))
+        expected = metric.words(metric.score(float(belief.mean[choice.index])))
         said.append(
-            f"Expect {expected} % on new images ({format_percent(low)} to {format_percent(high)}); "
-            f"{format_percent(belief.trials[choice.index].metrics['val/top1'])} % were measured."
+            f"Expect {expected} on new images ({metric.format(low)} to {metric.format(high)}); "
+            f"{metric.words(belief.trials[choice.index].quality)} were measured."
         )
         said.append(self._next_point(choice.index))
         if choice.rival is not None:
-            needed = format_percent(float(np.quantile(belief.draws.max(1), 0.5)) - self.within)
+            needed = metric.words(metric.score(float(np.quantile(belief.draws.max(1), 0.5)) - self.within))
+            better = "above" if metric.larger_is_better else "below"
             said.append(
                 f"{_named(belief.trials[choice.rival])} would do with probability {choice.rival_probability:.2f}: "
-                f"to change the answer, it would have to be truly above {needed} %."
+                f"to change the answer, it would have to be truly {better} {needed}."
             )
         return " ".join(said)
 
     def _next_point(self, index: int) -> str:
         found = self.belief.gain(index, POINT)
+        point = "point" if self.belief.trials[index].metric.in_percent else f"{POINT:g}"
         if found is None:
-            return "No larger one is expected to be a point better."
-        return f"One more point costs {cost_in_words(self.belief.trials[found])} ({_named(self.belief.trials[found], short=True)})."
+            return f"No larger one is expected to be {'a point' if point == 'point' else point} better."
+        return (
+            f"One more {point} costs {cost_in_words(self.belief.trials[found])} ({_named(self.belief.trials[found], short=True)})."
+        )
 
     def as_json(self) -> Mapping[str, Any]:
-        """Return the answer as JSON values; accuracies are fractions."""
+        """Return the answer as JSON values, in the metric's own unit; accuracies are fractions."""
         belief, choice, p_front = self.belief, self.choice, self.belief.p_front()
         one: dict[str, Any] | None = None
         if choice is not None:
@@ -99,9 +104,9 @@ class SureAnswer:
                 {
                     "trial": trial.number,
                     "size": trial.size,
-                    "measured": trial.metrics["val/top1"],
-                    "expected": float(mean),
-                    "interval": list(belief.interval(i)),
+                    "measured": trial.quality,
+                    "expected": trial.metric.score(float(mean)),
+                    "interval": sorted(map(trial.metric.score, belief.interval(i))),
                     "p_front": float(p),
                 }
                 for i, (trial, mean, p) in enumerate(zip(belief.trials, belief.mean, p_front, strict=True))

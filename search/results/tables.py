@@ -10,9 +10,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.front import beside, front
+from search.front import beside, front, judged_by
 from search.results.arrow_tables import UNITS
-from search.results.words import METHOD_NAMES, describe_knobs, format_percent, format_quantity
+from search.results.words import METHOD_NAMES, describe_knobs, format_quantity
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
     against = _against(members)
     for key in against:
         table.add_column(key, **_RIGHT)
-    table.add_column("val/top1 %", **_RIGHT)
+    table.add_column(judged_by(members).heading, **_RIGHT)
     for trial in members:
         sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against))
-        numbers = (*sizes, format_percent(trial.metrics["val/top1"]))
+        numbers = (*sizes, trial.metric.format(trial.quality))
         table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers)
     return table
 
@@ -60,9 +60,10 @@ def extended_table(trials: Iterable[Trial]) -> Table:
     for heading, options in (("trial", _RIGHT), ("extends", _RIGHT), ("method", _LEFT), ("knobs", _CUT), ("epochs", _RIGHT)):
         table.add_column(heading, **options)
     table.add_column("adapter", **_RIGHT)
-    table.add_column("val/top1 %", **_RIGHT)
-    for trial in beside(trials):
-        numbers = (str(trial.epochs), f"{trial.adapter_params:,}", format_percent(trial.metrics["val/top1"]))
+    longer = beside(trials)
+    table.add_column(judged_by(longer).heading, **_RIGHT)
+    for trial in longer:
+        numbers = (str(trial.epochs), f"{trial.adapter_params:,}", trial.metric.format(trial.quality))
         table.add_row(f"{trial.number:04d}", f"{trial.extends:04d}", trial.method, describe_knobs(trial), *numbers)
     return table
 
@@ -73,11 +74,10 @@ def trials_table(trials: Sequence[Trial], members: Collection[int]) -> Table:
     for heading, options in (("trial", _LEFT), ("state", _LEFT), ("method", _LEFT), ("knobs", _CUT), ("epoch", _RIGHT)):
         table.add_column(heading, **options)
     table.add_column("adapter", **_RIGHT)
-    table.add_column("top1 %", **_RIGHT)
+    table.add_column(judged_by(trials).heading.removeprefix("val/"), **_RIGHT)
     for trial in trials:
-        top1 = trial.metrics.get("val/top1", math.nan)
         number = f"{trial.number:04d}{'*' if trial.number in members else ''}"
-        shown = format_percent(top1) if math.isfinite(top1) else ""
+        shown = trial.metric.format(trial.quality) if math.isfinite(trial.quality) else ""
         table.add_row(
             number, trial.state, trial.method, describe_knobs(trial), str(trial.epochs), f"{trial.adapter_params:,}", shown
         )
@@ -106,17 +106,16 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
     members = front(trials)
     against = _against(members)
     lines = [
-        "".join(["| trial | method | knobs | adapter | head |", *(f" {key} |" for key in against), " val/top1 |"]),
+        "".join(["| trial | method | knobs | adapter | head |", *(f" {key} |" for key in against), f" {judged_by(members).key} |"]),
         "".join(["|:--|:--|:--|--:|--:|", *("--:|" for _ in against), "--:|"]),
     ]
     for trial in members:
         label = f"{trial.number:04d}"
         if links and trial.number in links:
             label = f"[{label}]({links[trial.number]})"
-        top1 = f"{format_percent(trial.metrics['val/top1'])} %"
         name = METHOD_NAMES.get(trial.method, trial.method)
         sizes = [f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against)]
-        lines.append("| " + " | ".join([label, name, describe_knobs(trial), *sizes, top1]) + " |")
+        lines.append("| " + " | ".join([label, name, describe_knobs(trial), *sizes, trial.metric.words(trial.quality)]) + " |")
     return "\n".join(lines)
 
 
@@ -124,12 +123,12 @@ def front_html(trials: Iterable[Trial]) -> str:
     """Return the front as an HTML table, smallest member first."""
     import html
 
-    rows = []
-    for trial in front(trials):
+    rows, members = [], front(trials)
+    for trial in members:
         name = METHOD_NAMES.get(trial.method, trial.method)
-        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", f"{format_percent(trial.metrics['val/top1'])} %")
+        sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", trial.metric.words(trial.quality))
         rows.append((f"{trial.number:04d}", name, describe_knobs(trial), *sizes))
-    heads = ("trial", "method", "knobs", "adapter", "head", "val/top1")
+    heads = ("trial", "method", "knobs", "adapter", "head", judged_by(members).key)
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

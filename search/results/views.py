@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from search.errors import RequestError
 from search.results import arrow_tables
@@ -36,30 +37,32 @@ def write_page(
         server: Base address of those addresses.
         importance: True to compute how sure the answer is and how much knobs matter, which takes a second or more.
     """
-    from search.results import html_page, plotly_figures
+    from search.results import curves_figure, html_page, plotly_figures
     from search.results.growth import growth
 
     every, point = study.history, study.reference_point
     grown = growth(every, study.epochs, point)
     size = "size" if study.against == "adapter_params" else study.against
+    named: Mapping[str, Any] = {"metric": study.metric, "against": study.against}
     sections = [
         (
             "The front",
-            f"No trial beats its members in both accuracy and {size}. Hover over a trial for its knobs, click for its run.",
+            f"No trial beats its members in both {study.metric.label} and {size}. "
+            "Hover over a trial for its knobs, click for its run.",
             plotly_figures.front_figure(every, point, n_validation=study.n_validation, links=links),
         ),
         (
             "Learning curves",
             "Strong lines are members of the front."
-            + (f" The best {most} trials are drawn." if len(every) > (most := plotly_figures.MOST_CURVES) else ""),
-            plotly_figures.curves_figure(every, study.epochs),
+            + (f" The best {most} trials are drawn." if len(every) > (most := curves_figure.MOST_CURVES) else ""),
+            curves_figure.curves_figure(every, study.epochs),
         ),
         ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
-        ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, against=study.against)),
+        ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, **named)),
     ]
-    sections.append(("Hypervolume over epochs", "", plotly_figures.hypervolume_figure(grown, over="epochs", against=study.against)))
+    sections.append(("Hypervolume over epochs", "", plotly_figures.hypervolume_figure(grown, over="epochs", **named)))
     if any(one.seconds is not None for one in grown):
-        over = plotly_figures.hypervolume_figure(grown, over="hours", against=study.against)
+        over = plotly_figures.hypervolume_figure(grown, over="hours", **named)
         words = "Hours of training and validation of all trials together; pauses of the study do not count."
         sections.append(("Hypervolume over trained hours", words, over))
     sections.append(
@@ -68,7 +71,8 @@ def write_page(
     if importance and (found := _importance(study)):
         words = "The first-order Sobol index of a Gaussian process fitted to the trials."
         sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
-    title, more = f"{study.name}: accuracy against {study.size_in_words}", _how_sure(study) if importance else ""
+    title = f"{study.name}: {study.metric.label} against {study.size_in_words}"
+    more = _how_sure(study) if importance else ""
     text = html_page.page(title, study.answer, sections, more=more, server=server)
     html_page.write(study.folder / "front.html", text)
 
@@ -88,4 +92,4 @@ def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:
         space = check_stored(study.row.file).joint_space()
     except RequestError:  # written by a version with knobs that this version does not know
         return {}
-    return importance(space, study.history, study.epochs)
+    return importance(space, study.history, study.epochs, metric=study.metric)

@@ -126,7 +126,7 @@ class Sampler(Protocol):
         Args:
             ticket: Ticket of the configuration.
             epoch: Number of the epoch, counted from 1.
-            top1: Validation accuracy after the epoch, in [0, 1].
+            top1: Score after the epoch (`search.metrics`), at most 1: the accuracy, or that of another metric.
             size: Second objective, if training has measured it; else None.
             seconds: Seconds of training and validation, as far as they are reported; else None.
         """
@@ -137,7 +137,7 @@ class Sampler(Protocol):
         Args:
             ticket: Ticket of the configuration.
             result: Result of the configuration.
-            top1: Validation accuracy after the last epoch; given only with COMPLETE.
+            top1: Score after the last epoch; given only with COMPLETE.
             size: Second objective; given with COMPLETE, and with OVER_LIMIT if it was measured.
         """
 

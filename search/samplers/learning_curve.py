@@ -1,7 +1,7 @@
 """Learning-curve extrapolation: predict a trial's final accuracy from its first epochs, and the hypervolume it would add.
 
 Accuracy is modelled as its *goodness* -log(error), in which halving the error is the same step everywhere. A small constant
-keeps it finite at an error of zero.
+keeps it finite at an error of zero. The error is 1 minus the score of the study's metric (`search.metrics`): of a loss, the loss.
 """
 
 from __future__ import annotations

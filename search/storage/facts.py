@@ -30,7 +30,7 @@ class LearnedTrial(NamedTuple):
     """A complete trial of another study (`search.learn_from`)."""
 
     config: dict[str, Any]
-    top1: float
+    top1: float  # score of the first objective
     size: float  # second objective, in the unit of this study
     on_front: bool  # True if it was on the front of its own study
 
@@ -105,7 +105,7 @@ class Facts(_Stored):
         n_validation: Number of validation images; None if it is unknown, or accuracies are exact.
         backbone_params: Number of frozen parameters of the backbone.
         max_params: Largest adapter that the study trains, in parameters.
-        reference_point: Reference point of the hypervolume: (chance level, largest allowed size).
+        reference_point: Reference point of the hypervolume: (score of a guess, largest allowed size); see `search.metrics`.
         learned: Complete trials of other studies, for the sampler.
         precision: Answer to `recipe.precision: auto`; None if it was not configured (float32 then).
         memory: Memory that a trial takes; None if it was not measured or computed.

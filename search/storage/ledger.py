@@ -64,9 +64,10 @@ class Ledger(Protocol):
         """
 
     def objectives(self) -> list[tuple[int, float, float]]:
-        """Read (number, val/top1, size) of the COMPLETE trials that are compared on the front, in the order of their numbers.
+        """Read (number, score, size) of the COMPLETE trials that are compared on the front, in the order of their numbers.
 
-        The size is the second objective. A trial that has not reported it is left out.
+        The score is that of the first objective (`search.metrics`), the size is the second. A trial that has not reported them
+        is left out.
         """
 
     def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:

@@ -10,11 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from search.errors import LedgerError, OutOfReach
+from search.metrics import METRICS
 from search.names import LAW, is_study_name, shortened
 from search.storage import owner, schema
 from search.storage.database import Database
 from search.storage.events import EventKind
-from search.storage.rows import Counts, Event, Report, Request, StudyRow
+from search.storage.rows import Counts, Event, Report, Request, StudyRow, objectives_of
 from search.storage.writer import none_to_nan
 from search.trial import State, Trial
 
@@ -79,13 +80,13 @@ class LedgerReader:
             return list(connection.execute(query).scalars())
 
     def objectives(self) -> list[tuple[int, float, float]]:
-        """Read (number, val/top1, size) of the COMPLETE trials that are compared on the front; see `Ledger.objectives`."""
+        """Read (number, score, size) of the COMPLETE trials that are compared on the front; see `Ledger.objectives`."""
         trials, reports = schema.trials.c, schema.reports.c
         is_last = reports.epoch == (
             sa.select(sa.func.max(reports.epoch)).where(reports.trial == trials.number).correlate(schema.trials).scalar_subquery()
         )
         with self._read() as connection:
-            against = _against(connection)
+            objective, against = _objectives(connection)
             counted = {
                 "adapter_params": trials.adapter_params,
                 "head_params": trials.head_params,
@@ -93,15 +94,15 @@ class LedgerReader:
             }
             size = counted.get(against, reports.metrics[against].as_float())
             query = (
-                sa.select(trials.number, reports.metrics["val/top1"].as_float(), size)
+                sa.select(trials.number, reports.metrics[objective].as_float(), size)
                 .join_from(schema.trials, schema.reports, (reports.trial == trials.number) & is_last)
                 .where(trials.state == State.COMPLETE.value, trials.planned_epochs.is_(None))
                 .order_by(trials.number)
             )
             return [
-                (number, float(top1), float(size))
-                for number, top1, size in connection.execute(query)
-                if top1 is not None and size is not None
+                (number, METRICS[objective].score(float(value)), float(size))
+                for number, value, size in connection.execute(query)
+                if value is not None and size is not None
             ]
 
     def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
@@ -178,14 +179,14 @@ def read_states(connection: sa.Connection, numbers: Collection[int] | None = Non
 
 
 def read_trials(connection: sa.Connection, numbers: Collection[int] | None = None) -> list[Trial]:
-    """Read trials in the order of their numbers, each with its last epoch's metrics and its study's second objective.
+    """Read trials in the order of their numbers, each with its last epoch's metrics and its study's objectives.
 
     Args:
         connection: Connection to the ledger.
         numbers: Trials to read, as far as they exist; None for all.
     """
     trials, reports = schema.trials, schema.reports
-    against = _against(connection)
+    objectives = _objectives(connection)
     last = sa.select(reports.c.trial, sa.func.max(reports.c.epoch).label("epoch")).group_by(reports.c.trial)
     if numbers is not None:
         last = last.where(reports.c.trial.in_(numbers))
@@ -196,7 +197,7 @@ def read_trials(connection: sa.Connection, numbers: Collection[int] | None = Non
     query = sa.select(trials, reports.c.epoch, reports.c.metrics).select_from(joined).order_by(trials.c.number)
     if numbers is not None:
         query = query.where(trials.c.number.in_(numbers))
-    read = {row.number: _trial_of(row, against) for row in connection.execute(query)}
+    read = {row.number: _trial_of(row, *objectives) for row in connection.execute(query)}
     begun = {n: t.extends for n, t in read.items() if t.extends is not None and not t.epochs}  # they continue where others ended
     others = read if numbers is None or not begun else {t.number: t for t in read_trials(connection, set(begun.values()))}
     for number, extends in begun.items():
@@ -204,17 +205,16 @@ def read_trials(connection: sa.Connection, numbers: Collection[int] | None = Non
     return list(read.values())
 
 
-def _against(connection: sa.Connection) -> str:
-    """Return the second objective of the study."""
-    file = connection.execute(sa.select(schema.study.c.file)).scalar_one()
-    against: str = file.get("objectives", (..., Trial.against))[1]
-    return against
+def _objectives(connection: sa.Connection) -> tuple[str, str]:
+    """Return both objectives of the study."""
+    return objectives_of(connection.execute(sa.select(schema.study.c.file)).scalar_one())
 
 
-def _trial_of(row: Any, against: str) -> Trial:
+def _trial_of(row: Any, objective: str, against: str) -> Trial:
     """Return a row of `trials`, joined with its last report, as a trial."""
     columns = {column.name: getattr(row, column.name) for column in schema.trials.columns if column.name != "state"}
-    return Trial(**columns, state=State(row.state), epochs=row.epoch or 0, metrics=none_to_nan(row.metrics), against=against)
+    last: dict[str, Any] = {"epochs": row.epoch or 0, "metrics": none_to_nan(row.metrics)}
+    return Trial(**columns, **last, state=State(row.state), objective=objective, against=against)
 
 
 _MOST_RECENT = 100_000  # events among which recent epochs are counted, so that the whole history is not read for them

@@ -9,6 +9,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from search.errors import LedgerError
+from search.metrics import METRICS, Metric
 from search.storage.events import EventKind
 from search.storage.facts import Facts, read_facts
 from search.trial import Metrics, State, Trial
@@ -137,6 +139,18 @@ class Request:
     refusal: str | None = None
 
 
+def objectives_of(file: Mapping[str, Any]) -> tuple[str, str]:
+    """Return both objectives of a stored study file, which the first versions did not write.
+
+    Raises:
+        LedgerError: If the first is a metric of a newer version.
+    """
+    objective, against = file.get("objectives", (Trial.objective, Trial.against))
+    if objective not in METRICS:
+        raise LedgerError(f"the study is judged by {objective}, which this Paretune does not know; use a newer version")
+    return str(objective), str(against)
+
+
 @dataclass(frozen=True)
 class StudyRow:
     """The properties that are fixed when a study is created. Only its space can be widened, and its budget extended.
@@ -183,7 +197,12 @@ class StudyRow:
     @property
     def against(self) -> str:
         """The second objective, weighed against accuracy."""
-        return str(self.file.get("objectives", (..., Trial.against))[1])
+        return objectives_of(self.file)[1]
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the first objective."""
+        return METRICS[objectives_of(self.file)[0]]
 
     @property
     def limits(self) -> str:

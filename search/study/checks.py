@@ -10,6 +10,7 @@ from search.config.prefix_cache import prefix_fact
 from search.config.study_file import ANCHOR, StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
+from search.metrics import METRICS, unfit
 from search.samplers.auto import fair_start
 from search.samplers.base import SamplerContext
 from search.samplers.sampler import SeededSampler
@@ -39,9 +40,13 @@ def facts_of(
         memory: Memory that a trial takes; None if it was not measured or computed.
         pinned: Data and weights; None if they were not looked at.
         n_validation: Number of validation images without those that are skipped; None to count all.
+
+    Raises:
+        StudyFileError: If the labels do not allow the metric, or `search.learn_from` cannot be used.
     """
     max_params = file.budget.max_params or sizes.backbone_params
-    against = file.objectives[1]
+    refuse_unfit_metric(file, sizes)
+    metric, against = METRICS[file.objectives[0]], file.objectives[1]
     largest = max_params if against == ADAPTER_PARAMS else file.budget.limits[against]
     known: dict[str, Any] = {} if precision is None else {"precision": PrecisionFact(**precision)}
     known |= {} if memory is None else {"memory": memory}
@@ -53,10 +58,70 @@ def facts_of(
         n_validation=sizes.n_validation if n_validation is None else n_validation,
         backbone_params=sizes.backbone_params,
         max_params=max_params,
-        reference_point=(1.0 / sizes.n_classes, largest),  # chance level, largest allowed size
+        reference_point=(metric.score(metric.guess(sizes.n_classes, many=sizes.many_labels)), largest),
         learned=tuple(learn(file, pinned)) if file.search.learn_from else (),
         pinned=pinned,
         **known,
+    )
+
+
+def refuse_unfit_metric(file: StudyFile, sizes: Sizes) -> None:
+    """Refuse a metric, or weights of classes, that the labels do not allow.
+
+    Raises:
+        StudyFileError: If there is one; the message names those that are allowed.
+    """
+    if (problem := unfit(file.objectives[0], many=sizes.many_labels)) is not None:
+        raise StudyFileError(f"objectives: {problem}")
+    if sizes.many_labels and file.recipe.class_weights != "none":
+        raise StudyFileError(
+            f"recipe.class_weights: {file.recipe.class_weights} needs one label for each image, and these have any number; use none"
+        )
+
+
+def refuse_unmeasurable(file: StudyFile, classes: Mapping[str, Mapping[str, int]], n_validation: int) -> None:
+    """Refuse a metric that the validation images do not determine.
+
+    Args:
+        file: Study file.
+        classes: Number of images of each class by split.
+        n_validation: Number of validation images.
+
+    Raises:
+        StudyFileError: If there is one.
+    """
+    counts = [per_split["validation"] for per_split in classes.values()]
+    lacking = {
+        "val/auroc": ("with and without a class", any(0 < n < n_validation for n in counts)),
+        "val/map": ("with a label", any(counts)),
+    }
+    what, determined = lacking.get(file.objectives[0], ("", True))
+    if not determined:
+        raise StudyFileError(
+            f"objectives: {file.objectives[0]} needs validation images {what}, and there are none; choose another metric, or split "
+            "the data differently"
+        )
+
+
+def note_on_balance(file: StudyFile, classes: Mapping[str, Mapping[str, int]]) -> str | None:
+    """Return a warning if most validation images are of one class, and the metric hides what becomes of the others; else None.
+
+    Most means more than half, and more than 1.5 times an equal share. The arguments are those of
+    `refuse_unmeasurable`.
+    """
+    metric = METRICS[file.objectives[0]]
+    counts = {name: per_split["validation"] for name, per_split in classes.items()}
+    if not metric.hides_rare_classes or not (n_images := sum(counts.values())):
+        return None
+    commonest = max(counts, key=counts.__getitem__)
+    share = counts[commonest] / n_images
+    if share <= max(0.5, 1.5 / len(counts)):
+        return None
+    fooled = f"always answering it has an accuracy of {share:.0%}"
+    return (
+        f"data: {share:.0%} of the validation images are of the class {commonest}, so {fooled}, and {metric.key} says little about "
+        f"the other classes; one that is not fooled: objectives: [val/macro_f1, {file.objectives[1]}]; recipe.class_weights: "
+        "balanced trains for it"
     )
 
 

@@ -25,7 +25,7 @@ class EpochOutcome:
     why: dict[str, Any] = field(default_factory=dict)
 
 
-def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, *, objective: str, last: bool) -> EpochOutcome:
+def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, *, last: bool) -> EpochOutcome:
     """Decide about a RUNNING trial; `state` does not include the epoch yet.
 
     Args:
@@ -33,7 +33,6 @@ def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, 
         trial: Trial that reports.
         epoch: Number of the finished epoch.
         metrics: Metrics of the epoch.
-        objective: Metric to maximise.
         last: True if it was the trial's last epoch.
     """
     broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
@@ -47,10 +46,12 @@ def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, 
     if last:
         return EpochOutcome(State.COMPLETE, True)
     if state.rungs is not None and trial.extends is None:
-        verdict = state.rungs.verdict(epoch, replace(trial, metrics=metrics).size, metrics[objective], state.pace(metrics))
+        verdict = state.rungs.verdict(epoch, replace(trial, metrics=metrics).size, state.score(metrics), state.pace(metrics))
         if verdict is not None and not verdict.goes_on:
+            metric = state.metric
             reason = (
-                f"{objective} {100 * metrics[objective]:.2f} % at epoch {epoch} is below {100 * verdict.bar:.2f} %, "
+                f"{metric.key} {metric.words(metrics[metric.key])} at epoch {epoch} is "
+                f"{'below' if metric.larger_is_better else 'above'} {metric.words(metric.score(verdict.bar))}, "
                 f"the bar among the {verdict.n_peers} trials of its size or smaller"
             )
             return EpochOutcome(State.PRUNED, True, {"reason": reason, "rung": epoch})

@@ -70,7 +70,7 @@ class Rungs:
         Args:
             epoch: Number of epochs.
             size: Size of the trial.
-            top1: Accuracy (fraction).
+            top1: Accuracy (fraction), or the score of another metric (`search.metrics`).
             seconds: Seconds of an epoch, if the study's budget is in hours.
         """
         if epoch in self._seen:

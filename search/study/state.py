@@ -16,6 +16,7 @@ from search.config import trial_resources
 from search.config.study_file import ANCHOR, StudyFile
 from search.costs import Sizes, epoch_seconds
 from search.front import compared
+from search.metrics import METRICS
 from search.samplers.base import Answer, NewConfig, Result, SamplerContext
 from search.samplers.sampler import SeededSampler
 from search.samplers.size_cache import CachedSize
@@ -40,7 +41,8 @@ class SearchState:
 
     Attributes:
         costs: Costs that the study uses, and their limits.
-        reference_point: Reference point of the hypervolume: (chance level, largest adapter, or the limit of another second
+        metric: Metric by which trials are judged; rungs and sampler get its score.
+        reference_point: Reference point of the hypervolume: (score of a guess, largest adapter, or the limit of another second
             objective).
         trials: All trials, by their numbers.
         front: Front of the COMPLETE trials.
@@ -88,15 +90,15 @@ class SearchState:
         self.n_rejected = 0
         self.last_front_change = 0
         self.seconds = 0.0
-        self._objective = file.objectives[0]
+        self.metric = METRICS[file.objectives[0]]
         self._first = deque(_first_configs(file, row))  # proposed before the sampler is asked
         self._tickets: dict[int, int | None] = {}  # trial number -> the sampler's ticket
         self._trial_of: dict[int | None, int] = {}  # the sampler's ticket -> trial number
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to detect duplicates
         self._n_extended = 0  # trials that continue an ended one, which `budget.n_trials` does not count
-        for config, top1, size, _ in row.facts.learned:
+        for config, score, size, _ in row.facts.learned:
             if (known := self.sampler.add(config, drawn=False)) is not None:
-                self.sampler.tell(known, Result.COMPLETE, top1=top1, size=size)
+                self.sampler.tell(known, Result.COMPLETE, top1=score, size=size)
         self._replay(ledger)
 
     @property
@@ -153,8 +155,12 @@ class SearchState:
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
         """Record one more epoch of a trial, within the limits."""
         if self.rungs is not None and trial.extends is None:
-            self.rungs.add(epoch, replace(trial, metrics=metrics).size, metrics[self._objective], self.pace(metrics))
+            self.rungs.add(epoch, replace(trial, metrics=metrics).size, self.score(metrics), self.pace(metrics))
         self._report(trial.number, epoch, metrics)
+
+    def score(self, metrics: Metrics) -> float:
+        """Return the score of an epoch; NaN if it does not report the study's metric."""
+        return self.metric.score(metrics.get(self.metric.key, math.nan))
 
     def pace(self, metrics: Metrics) -> float | None:
         """Return the seconds of an epoch, by which rungs judge if the budget is in hours; else None."""
@@ -163,7 +169,7 @@ class SearchState:
     def _report(self, number: int, epoch: int, metrics: Metrics) -> None:
         if (ticket := self._tickets[number]) is not None:
             size = self.costs.measured_size(epoch, metrics)
-            self.sampler.report(ticket, epoch, metrics[self._objective], size, epoch_seconds(metrics))
+            self.sampler.report(ticket, epoch, self.score(metrics), size, epoch_seconds(metrics))
 
     def set_standing(self, trial: Trial, *, limit: str | None = None) -> None:
         """Record a trial's new state, and tell the sampler if it has ended. `limit` is the limit that it was stopped for."""
@@ -175,8 +181,8 @@ class SearchState:
         if ticket is None:
             return
         if trial.state is State.COMPLETE:
-            top1, size = trial.objectives
-            self.sampler.tell(ticket, Result.COMPLETE, top1=top1, size=size)
+            score, size = trial.objectives
+            self.sampler.tell(ticket, Result.COMPLETE, top1=score, size=size)
         elif limit is not None:
             self.sampler.tell(ticket, Result.OVER_LIMIT, size=self.costs.measured_size(trial.epochs, trial.metrics))
         elif trial.state is State.PRUNED:
@@ -197,10 +203,10 @@ class SearchState:
         reports = {report.event: report for report in ledger.reports()}
         if self.rungs is not None:
             for report in reports.values():
-                top1 = report.metrics.get(self._objective, math.nan)
+                score = self.score(report.metrics)
                 trial = replace(trials[report.trial], metrics=report.metrics)
-                if math.isfinite(top1) and trial.extends is None and self.costs.counts(report.epoch, report.metrics):
-                    self.rungs.add(report.epoch, trial.size, top1, self.pace(report.metrics))
+                if math.isfinite(score) and trial.extends is None and self.costs.counts(report.epoch, report.metrics):
+                    self.rungs.add(report.epoch, trial.size, score, self.pace(report.metrics))
         last = 0.0  # time of the previous event; a driver's time runs from its "opened" to its last event
         for event in ledger.events():
             self.seconds += 0.0 if event.kind is EventKind.OPENED else max(0.0, event.time - last)
@@ -228,8 +234,7 @@ class SearchState:
             self.start(replace(trial, state=State.RUNNING), ticket)
         elif event.kind is EventKind.REPORTED:
             report = reports[event.number]
-            top1 = report.metrics.get(self._objective, math.nan)
-            if math.isfinite(top1) and self.costs.counts(report.epoch, report.metrics):
+            if math.isfinite(self.score(report.metrics)) and self.costs.counts(report.epoch, report.metrics):
                 self._report(number, report.epoch, report.metrics)
         elif event.kind is EventKind.PRUNED:  # it may have resumed since
             self.set_standing(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))

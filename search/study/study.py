@@ -234,7 +234,8 @@ class Study:
                 continue
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
-            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, against=self.file.objectives[1])
+            objective, against = self.file.objectives
+            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, objective=objective, against=against)
             if foreign := self._ledger.is_durable and self._has_checkpoint(number):
                 checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, number))
             with self._ledger.decision() as writer:
@@ -299,7 +300,7 @@ class Study:
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable must report it in every epoch")
         last = epoch == self.planned_epochs(trial)
-        judgement = judge_epoch(self.state, trial, epoch, metrics, objective=objective, last=last)
+        judgement = judge_epoch(self.state, trial, epoch, metrics, last=last)
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
             if judgement.state is not State.RUNNING:
@@ -519,7 +520,7 @@ class Study:
 
     @property
     def reference_point(self) -> tuple[float, float]:
-        """The reference point of the hypervolume: (chance level, largest allowed size)."""
+        """The reference point of the hypervolume: (score of a guess, largest allowed size); see `search.metrics`."""
         return self.state.reference_point
 
     def front(self) -> list[Trial]:

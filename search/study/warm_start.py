@@ -26,19 +26,25 @@ def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
     Raises:
         StudyFileError: If a source cannot be read, or contains no usable trial.
     """
-    space, against = file.joint_space(), file.objectives[1]
+    space, (objective, against) = file.joint_space(), file.objectives
     learned: list[LearnedTrial] = []
     for source in file.search.learn_from:
         complete = [trial for trial in _trials(source) if trial.state is State.COMPLETE and space.holds(trial.config)]
         _refuse_changed(file, source, pinned)
-        trials = [replace(t, against=against) for t in complete if against in PARAMETERS or against in t.metrics]
+        judged = [t for t in complete if objective in t.metrics]
+        if complete and not judged:
+            raise StudyFileError(
+                f"search.learn_from: {source} was not judged by {objective}, which this study's trials are; leave it out"
+            )
+        usable = [t for t in judged if against in PARAMETERS or against in t.metrics]
+        trials = [replace(t, objective=objective, against=against) for t in usable]
         if not trials:
             of_cost = "" if against in PARAMETERS else f" with a {against}"
             raise StudyFileError(
                 f"search.learn_from: {source} has no complete trial{of_cost} that is a point of this study's space"
             )
         members = {trial.number for trial in front(trials)}
-        learned += [LearnedTrial(dict(t.config), t.metrics["val/top1"], t.size, t.number in members) for t in trials]
+        learned += [LearnedTrial(dict(t.config), *t.objectives, t.number in members) for t in trials]
     return learned
 
 

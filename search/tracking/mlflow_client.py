@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.metrics import Metric
 from search.secret import SecretAddress, hide_secrets
 from search.storage.sqlite_address import sqlite_address, sqlite_path
 from search.tracking.mlflow_database import whole_database
@@ -35,18 +36,19 @@ MAX_METRICS_PER_CALL = 1000  # limit of one log_batch in MLflow
 MAX_RUNS_PER_HISTORY, MAX_POINTS_PER_HISTORY = 100, 25_000  # limits of one call for the history of a metric in MLflow
 
 
-def experiment_tags(against: str) -> dict[str, str]:
+def experiment_tags(metric: Metric, against: str) -> dict[str, str]:
     """Return the tags with which MLflow's pages recognise a model experiment and lay out its table of runs.
 
     Args:
+        metric: Metric of the first objective, by which the table is ordered, the best first.
         against: Second objective, shown as a column of the table.
     """
     sizes = [f"metrics.`{key}`" for key in dict.fromkeys((against, "adapter_params"))]
     tags = ["tags.`paretune.state`", "tags.`paretune.rank`"]
     view = {
-        "orderByKey": "metrics.`val/top1`",
-        "orderByAsc": False,
-        "selectedColumns": ["metrics.`val/top1`", *sizes, *tags, "attributes.`Duration`"],
+        "orderByKey": f"metrics.`{metric.key}`",
+        "orderByAsc": not metric.larger_is_better,
+        "selectedColumns": [f"metrics.`{metric.key}`", *sizes, *tags, "attributes.`Duration`"],
         "runsExpanded": {},
     }
     return {"mlflow.experimentKind": "custom_model_development", f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
@@ -103,19 +105,20 @@ class RunStore:
         self.experiment_id = experiment_id
 
     @classmethod
-    def open(cls, uri: str, name: str, storage: Path, against: str) -> RunStore:
+    def open(cls, uri: str, name: str, storage: Path, metric: Metric, against: str) -> RunStore:
         """Open the experiment of that name, creating it if it is missing.
 
         Args:
             uri: MLflow server or database.
             name: Name of the study.
             storage: Folder of the studies; artifacts are stored in it unless a server has its own location for them.
-            against: Second objective, see `experiment_tags`.
+            metric: Metric of the first objective, see `experiment_tags`.
+            against: Second objective.
         """
         uri = SecretAddress(uri)
         with whole_database(uri):
             client = _client(uri)
-            return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(against)))
+            return cls(client, uri, _experiment(client, uri, name, storage, experiment_tags(metric, against)))
 
     @classmethod
     def find(cls, uri: str, name: str) -> RunStore | None:

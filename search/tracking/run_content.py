@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from search.costs import epoch_seconds
 from search.front import front, hypervolume
+from search.metrics import Metric
 from search.results.study_state import StudyState
-from search.results.words import METHOD_NAMES, describe_knobs, format_percent
+from search.results.words import METHOD_NAMES, describe_knobs
 from search.storage.events import EventKind
 from search.storage.rows import Event, Report, StudyRow
 from search.trial import PARAMETERS, Metrics, State, Trial
@@ -121,7 +122,7 @@ def _standing(trial: Trial, rank: int | None) -> str:
         return f"failed after {trial.epochs} epochs: {trial.reason}"
     if trial.state is State.COMPLETE:
         where = "" if rank is None else ", on the front" if rank == 1 else f", on front {rank} of the ranking"
-        return f"complete after {trial.epochs} epochs with {format_percent(trial.metrics['val/top1'])} %{where}"
+        return f"complete after {trial.epochs} epochs with {trial.metric.words(trial.quality)}{where}"
     return trial.state.value.lower()
 
 
@@ -156,13 +157,14 @@ def _identity(study: StudyRow) -> dict[str, str]:
 
 
 class Progress:
-    """The front size, hypervolume, best accuracies, epochs and hours after each end of a trial, for events in any portions.
+    """The front size, hypervolume, best metric, epochs and hours after each end of a trial, for events in any portions.
 
-    The best accuracies are those of all trials, and of trials with up to 100, 1,000, 10,000 ... parameters, up to the largest
+    The best values are those of all trials, and of trials with up to 100, 1,000, 10,000 ... parameters, up to the largest
     allowed adapter.
     """
 
-    def __init__(self, reference_point: tuple[float, float], largest: float) -> None:
+    def __init__(self, metric: Metric, reference_point: tuple[float, float], largest: float) -> None:
+        self._metric = metric
         self._reference_point = reference_point
         self._best: dict[str, float] = {}
         self._limits = [10**decade for decade in range(2, 10) if 10**decade <= largest]
@@ -174,7 +176,7 @@ class Progress:
     @classmethod
     def of(cls, study: StudyRow) -> Progress:
         """Create the progress of a study, from its beginning."""
-        return cls(study.facts.reference_point, float(study.facts.max_params))
+        return cls(study.metric, study.facts.reference_point, float(study.facts.max_params))
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
         """Return one step for each trial that ended among the events."""
@@ -208,9 +210,10 @@ class Progress:
 
     def _completed(self, trial: Trial) -> None:
         self._complete = front([*self._complete, trial])
-        small = [f"best/top1_at_params_le_{limit}" for limit in self._limits if trial.adapter_params <= limit]
-        for key in ("best/top1", *small):
-            self._best[key] = max(trial.metrics["val/top1"], self._best.get(key, 0.0))
+        best, metric = f"best/{self._metric.name}", self._metric
+        small = [f"{best}_at_params_le_{limit}" for limit in self._limits if trial.adapter_params <= limit]
+        for key in (best, *small):
+            self._best[key] = max(trial.quality, self._best.get(key, trial.quality), key=metric.score)
 
 
 def _as_it_was(trial: Trial, last: Metrics) -> Trial:

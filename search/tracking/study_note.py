@@ -44,11 +44,11 @@ def write_note(
         f"**{answer(trials, study.facts.n_validation)}**",
         "",
     ]
-    drawn = [] if picture is None else ["", f"![The front: accuracy against {study.against}]({picture})"]
+    drawn = [] if picture is None else ["", f"![The front: {study.metric.label} against {study.against}]({picture})"]
     foot = [*drawn, "", *_facts(study, trials, state, spent), "", *_filters(study, trials, table)]
     cells = tables.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
-    size = "size" if study.against == "adapter_params" else study.against
-    title = f"#### Front: {len(front(trials))} adapters that no other beats in both accuracy and {size} (hypervolume {{:.4f}})"
+    objectives = f"{study.metric.label} and {'size' if study.against == 'adapter_params' else study.against}"
+    title = f"#### Front: {len(front(trials))} adapters that no other beats in both {objectives} (hypervolume {{:.4f}})"
     rows = [title.format(hypervolume(trials, reference_point)), "", *cells]
     if not front(trials):
         return "\n".join([*head, *foot])
@@ -105,10 +105,12 @@ def _filters(study: StudyRow, trials: Sequence[Trial], table: str) -> list[str]:
     else:  # the middle of the front: half of its members cost no more
         limit = float(f"{members[len(members) // 2].size if members else study.facts.reference_point[1] / 2:.3g}")
     rung = min((t.rung for t in trials if t.rung is not None), default=5)
-    order = "orderByKey=metrics.%60val%2Ftop1%60&orderByAsc=false"
+    order = (
+        f"orderByKey=metrics.{quote(f'`{study.metric.key}`', safe='')}&orderByAsc={str(not study.metric.larger_is_better).lower()}"
+    )
     rows = [
         f"| [{what}]({table}?searchFilter={quote(query, safe='')}&{order}) | `` {query} `` |"
         for what, query in filters(method, limit, rung, study.against).items()
     ]
-    every = f"| [every trial]({table}?viewStateShareKey={VIEW}) | all, with accuracy, size, state and rank |"
+    every = f"| [every trial]({table}?viewStateShareKey={VIEW}) | all, with {study.metric.label}, size, state and rank |"
     return ["#### Filters for the table of runs", "", "| | |", "|:--|:--|", every, *rows]

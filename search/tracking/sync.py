@@ -171,7 +171,8 @@ class _View:
         """Find the study's runs by their tags; the experiment is created if missing."""
         with _reading(ledger_path) as ledger:
             study = ledger.study()
-        view = cls(RunStore.open(uri, study.name, ledger_path.resolve().parent.parent, study.against), ledger_path, study)
+        storage = ledger_path.resolve().parent.parent
+        view = cls(RunStore.open(uri, study.name, storage, study.metric, study.against), ledger_path, study)
         for run in view._store.runs(study.uid):
             number = run.tags.get("paretune.trial")
             twin = view._parent if number is None else view._children.get(int(number))
@@ -289,7 +290,8 @@ class _View:
         """Record test accuracies on the members' runs, and the table on the study's run."""
         for row in rows:
             if (run := self._children.get(row["trial"])) is not None:
-                named = ("test/top1_mean", "test/top1_deviation", "p_front", "n")
+                test = self._study.metric.on_test
+                named = (f"{test}_mean", f"{test}_deviation", "p_front", "n")
                 values = {f"final/{key.removeprefix('test/')}": float(row[key]) for key in named}
                 self._store.log(run, {key: value for key, value in values.items() if math.isfinite(value)})
         if self._parent is not None:

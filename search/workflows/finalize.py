@@ -3,7 +3,8 @@
 The search has chosen among many configurations by their validation accuracy, which is biased towards the winners. Here nothing is
 chosen: the members are retrained from new seeds, and each retrained model is tested once. The sibling ledger in
 `<study>/final/` has one trial per member and seed, so finalizing can be interrupted, resumed, and extended by more seeds or by
-members that an extended search has found. The correctness of each model on each test image is stored with it.
+members that an extended search has found. The correctness of each model on each test image is stored with it; if the study is
+judged by another metric than accuracy, the probabilities that it gives to the classes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from search import pareto
 from search.backends.base import BackEnd, Order, Outcome
 from search.config.loading import check_stored
 from search.errors import RequestError
+from search.metrics import TOP1
 from search.results.saved_study import SavedStudy
 from search.seeds import seed_for
 from search.storage import checkpoints, location
@@ -34,11 +37,12 @@ from search.storage.whole_file import write_whole
 from search.tracking.mlflow_client import tracking_uri
 from search.tracking.sync import record_final
 from search.trial import State, Trial
+from search.workflows.front_odds import Answers, p_front, p_front_by
 
 _log = logging.getLogger(__name__)
 Retrain = Callable[[Iterable[Order]], Iterator[Outcome]]  # trains and tests models, and yields outcomes as they arrive
-N_BOOTSTRAP = 2000
 _CORRECT = "correct.npy"  # correctness of a model on each test image
+_ANSWERS = "answers.npz"  # its probabilities, and the labels; not if the study is judged by accuracy
 OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's configuration, in addition to the member's own
 
 
@@ -57,19 +61,19 @@ class Member:
     p_front: float
 
     @property
-    def top1(self) -> tuple[float, ...]:
-        """The test accuracy (fraction) of each retrained model."""
-        return tuple(model.metrics["test/top1"] for model in self.models)
+    def tested(self) -> tuple[float, ...]:
+        """The study's metric of each retrained model on the test split."""
+        return tuple(model.metrics[self.trial.metric.on_test] for model in self.models)
 
     @property
     def mean(self) -> float:
-        """The mean test accuracy over the seeds."""
-        return float(np.mean(self.top1))
+        """The mean of the metric over the seeds."""
+        return float(np.mean(self.tested))
 
     @property
     def deviation(self) -> float:
         """The standard deviation (n - 1) over the seeds; NaN for one seed."""
-        return float(np.std(self.top1, ddof=1)) if len(self.top1) > 1 else float("nan")
+        return float(np.std(self.tested, ddof=1)) if len(self.tested) > 1 else float("nan")
 
 
 def finalize_and_record(
@@ -135,6 +139,9 @@ def finalize(
             trial, order = started[outcome.number]
             if outcome.correct is not None:
                 checkpoints.write_file(order.folder, _CORRECT, _as_bytes(outcome.correct))
+            if outcome.answers is not None:
+                probabilities, labels = outcome.answers
+                checkpoints.write_file(order.folder, _ANSWERS, _as_zip(probabilities=probabilities, labels=labels))
             with ledger.decision() as writer:
                 if outcome.failure is not None:
                     writer.finish(trial, State.FAILED, reason=outcome.failure)
@@ -165,32 +172,15 @@ def finalized(study: SavedStudy) -> list[Member]:
     for trial in done:
         by_member.setdefault(cast(int, trial.config[OF]), []).append(trial)
     members = [member for member in study.members if member.number in by_member]
-    correct = [np.stack([_read(_folder(study, t.number)) for t in by_member[m.number]]) for m in members]
-    odds = p_front([member.size for member in members], correct, seed=study.row.file["search"]["seed"])
+    sizes, seed = [member.size for member in members], study.row.file["search"]["seed"]
+    folders = [[_folder(study, t.number) for t in by_member[m.number]] for m in members]
+    if study.metric.key == TOP1:
+        correct = [np.stack([_read(folder, _CORRECT) for folder in several]) for several in folders]
+        odds = p_front(sizes, correct, seed=seed)
+    else:
+        answers = [[_read_answers(folder) for folder in several] for several in folders]
+        odds = p_front_by(study.metric, sizes, answers, seed=seed)
     return [Member(member, tuple(by_member[member.number]), p) for member, p in zip(members, odds, strict=True)]
-
-
-def p_front(sizes: Sequence[float], correct: Sequence[NDArray[np.bool_]], *, seed: int, n: int = N_BOOTSTRAP) -> list[float]:
-    """Return the probability of each member of being non-dominated, by bootstrap over its seeds and over the test images.
-
-    The drawn images are the same for all members (all were tested on the same ones); the seeds are drawn for each member
-    separately.
-
-    Args:
-        sizes: Adapter parameters of each member, or the study's other second objective.
-        correct: Correctness of each member's models, as arrays (seeds, images).
-        seed: Seed of the draws.
-        n: Number of draws.
-    """
-    rng = np.random.default_rng(seed)
-    if not correct:
-        return []
-    n_images, hits = correct[0].shape[1], np.zeros(len(correct))
-    for _ in range(n):
-        weights = np.bincount(rng.integers(n_images, size=n_images), minlength=n_images) / n_images
-        top1 = [float(models[rng.integers(len(models), size=len(models))].mean(axis=0) @ weights) for models in correct]
-        hits += pareto.non_dominated([(a, float(size)) for a, size in zip(top1, sizes, strict=True)])
-    return [float(hit) for hit in hits / n]
 
 
 def write_views(study: SavedStudy, members: Sequence[Member]) -> None:
@@ -202,17 +192,17 @@ def write_views(study: SavedStudy, members: Sequence[Member]) -> None:
 
 def row(member: Member) -> dict[str, Any]:
     """Return a finalized member as plain values; accuracies are fractions."""
-    trial = member.trial
+    trial, metric = member.trial, member.trial.metric
     return {
         "trial": trial.number,
         "method": trial.method,
         "adapter_params": trial.adapter_params,
         "head_params": trial.head_params,
         "config": json.dumps(trial.config),
-        "val/top1": trial.metrics["val/top1"],
-        "test/top1_mean": member.mean,
-        "test/top1_deviation": member.deviation,
-        "n": len(member.top1),
+        metric.key: trial.quality,
+        f"{metric.on_test}_mean": member.mean,
+        f"{metric.on_test}_deviation": member.deviation,
+        "n": len(member.tested),
         "p_front": member.p_front,
     }
 
@@ -267,14 +257,25 @@ def _as_bytes(correct: NDArray[np.bool_]) -> bytes:
     return blob.getvalue()
 
 
-def _read(folder: Folder) -> NDArray[np.bool_]:
-    if (blob := checkpoints.read_file(folder, _CORRECT)) is None:
-        raise RequestError(f"{folder} has no {_CORRECT}: the test results of a finished retraining were deleted; restore the file")
+def _as_zip(**arrays: NDArray[Any]) -> bytes:
+    np.savez_compressed(blob := io.BytesIO(), **arrays)  # type: ignore[arg-type]
+    return blob.getvalue()
+
+
+def _read_answers(folder: Folder) -> Answers:
+    stored = _read(folder, _ANSWERS)
+    return stored["probabilities"], stored["labels"]
+
+
+def _read(folder: Folder, name: str) -> Any:
+    """Read an array, or a mapping of arrays, of a retrained model."""
+    if (blob := checkpoints.read_file(folder, name)) is None:
+        raise RequestError(f"{folder} has no {name}: the test results of a finished retraining were deleted; restore the file")
     try:
-        found: NDArray[np.bool_] = np.load(io.BytesIO(blob))
-    except (ValueError, EOFError, OSError):
+        found = np.load(io.BytesIO(blob))
+        return dict(found) if name == _ANSWERS else found
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error):
         raise RequestError(
-            f"{folder}/{_CORRECT} is not whole (a power cut leaves such files); restore it, or move the study's folder `final` "
+            f"{folder}/{name} is not whole (a power cut leaves such files); restore it, or move the study's folder `final` "
             "away and finalize again"
         ) from None
-    return found

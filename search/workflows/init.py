@@ -170,6 +170,8 @@ def _text(
         *_comment(f"{images} images of {seen.n_classes:,} classes; the smallest class has {seen.smallest_class:,} to train"),
         *(_comment("a fifth of the images is a test split, which only `paretune finalize` sees") if seen.draws_test else []),
         *(_comment(f"{seen.problems:,} images cannot be used; `paretune validate` names them") if seen.problems else []),
+        *(["objectives: [val/map, adapter_params]"] if seen.many_labels else []),
+        *(_comment("mean average precision, because an image has any number of labels") if seen.many_labels else []),
         f"methods: [{', '.join(choice.methods)}]",
         *_comment(f"{len(choice.methods)} methods have a fair start of {fair} trials together; `paretune methods` lists them all"),
         "budget:",

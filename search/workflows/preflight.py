@@ -15,7 +15,7 @@ from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import checkpoints
 from search.storage.facts import Pinned, TrialMemory
-from search.study.checks import note_on_budget
+from search.study.checks import note_on_balance, note_on_budget, refuse_unmeasurable
 from search.study.opening import Opening
 from search.workflows.validation import refuse_what_cannot_start
 from spaces import Config
@@ -82,8 +82,11 @@ def examine(
                 pinned = Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest, **digests)
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned)
-            if (note := note_on_budget(file)) is not None:
-                say(note)
+            if found is not None:
+                refuse_unmeasurable(file, found.classes, found.n_images["validation"])
+            for note in (note_on_budget(file), None if found is None else note_on_balance(file, found.classes)):
+                if note is not None:
+                    say(note)
             precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0

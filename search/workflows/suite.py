@@ -15,6 +15,7 @@ from search.config.sections import Section
 from search.config.study_file import StudyFile
 from search.config.yaml_text import assign, parse
 from search.errors import StudyFileError
+from search.metrics import TOP1
 from search.study.opening import find_study
 
 PACKAGED = resources.files("search") / "suites"
@@ -131,6 +132,8 @@ def _tasks(
                 for assignment in overrides:
                     assign(raw := _copied(raw), assignment)
                 file = check(raw, f"{suite.suite}: {name}", folder=folder)
+                if file.objectives[0] != TOP1:
+                    problems.append(f"{suite.suite}: {name}: objectives: the table of a suite has accuracies; use {TOP1}")
                 found.append(Task(name, group, file, earlier=version is not suite))
             except StudyFileError as error:
                 problems.append(str(error))

@@ -74,7 +74,7 @@ def best_of_search(study: SavedStudy) -> dict[str, float]:
     best: dict[str, float] = {}
     for trial in study.history:
         if trial.state is State.COMPLETE:
-            best[trial.method] = max(best.get(trial.method, 0.0), trial.metrics["val/top1"])
+            best[trial.method] = max(best.get(trial.method, 0.0), trial.quality)
     return best
 
 

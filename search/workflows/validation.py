@@ -15,7 +15,7 @@ from search.config.study_file import StudyFile
 from search.costs import Sizes
 from search.errors import RequestError, StudyFileError
 from search.storage.in_memory import InMemoryLedger
-from search.study.checks import facts_of, refuse_hopeless, refuse_impossible_values
+from search.study.checks import facts_of, refuse_hopeless, refuse_impossible_values, refuse_unfit_metric, refuse_unmeasurable
 from search.study.study import Study
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def validate(
             found = audit(worker["backbone"], worker["data"], progress=on_decoded)
         except ValueError as error:
             raise RequestError(str(error)) from error
+        if found is not None:
+            refuse_unmeasurable(file, found.classes, found.n_images["validation"])
         facts = facts_of(file, sizes)
         study = Study(file, InMemoryLedger(name=file.study, file=file.resolved(), facts=facts.as_json(), now=lambda: 0.0), sizes)
         for _ in range(len(file.methods) + N_ASKED):
@@ -89,12 +91,13 @@ def refuse_what_cannot_start(file: StudyFile, sizes: Sizes, *, on_tried: Progres
     """Refuse methods that break a law, values and methods without a possible configuration, and a backbone that takes no image.
 
     Raises:
-        StudyFileError: If a value or a method is impossible.
+        StudyFileError: If a value or a method is impossible, or the labels do not allow the metric.
         ValueError: If a method that the user brought breaks a law, or the backbone cannot be computed with.
     """
     from trainables import refuse_unlawful, rehearse
 
     refuse_what_is_not_meant(file)
+    refuse_unfit_metric(file, sizes)
     worker = file.worker()
     own = worker.get("methods", ())
     refuse_unlawful(own)

@@ -135,6 +135,7 @@ class MetaSizes:
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
         self._own = own_methods(methods)
         self.n_classes = data.n_classes(data_set)
+        self.many_labels = data.many_labels(data_set)
         self.n_validation = data.n_images(data_set, "validation")
         self._n_inputs = data.n_fixed_inputs(data_set)
         self._model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), "meta")

@@ -43,6 +43,7 @@ __all__ = [
     "load",
     "load_final",
     "look_again",
+    "many_labels",
     "n_classes",
     "n_fixed_inputs",
     "n_images",
@@ -71,6 +72,11 @@ def n_classes(data: Mapping[str, Any]) -> int:
         return count
     kinds = (*PACKAGED, *layouts.LAYOUTS, "none", "synthetic")
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
+
+
+def many_labels(data: Mapping[str, Any]) -> bool:
+    """Return whether an image has any number of labels; False if it has one."""
+    return data.get("kind") in layouts.LAYOUTS and _listing(data).sets is not None
 
 
 def n_images(data: Mapping[str, Any], split: str) -> int | None:
@@ -204,13 +210,14 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
         found = {name: decoded(listing, name, transform) for name in splits}
         n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
         notes, digest = (*listing.notes, *_doubts(listing, found, splits)), pinned.digest(listing)
-        tests = {"test": torch.tensor([image.label for image in images])} if (images := listing.splits.get("test")) else {}
+        if images := listing.splits.get("test"):
+            tests = {"test": torch.from_numpy(listing.targets(np.array([image.label for image in images])))}
     else:
         splits, skipped = load(data, preprocessing), []
     count = n_classes(data)
     names = class_names(data) or [str(number) for number in range(count)]
     labels = {name: split.labels for name, split in splits.items()} | tests
-    counts = {name: torch.bincount(found, minlength=count).tolist() for name, found in labels.items()}
+    counts = {name: _images_of_classes(found, count) for name, found in labels.items()}
     return Audit(
         {name: len(found) for name, found in labels.items()},
         count,
@@ -235,10 +242,15 @@ def _doubts(listing: Listing, found: Mapping[str, Decoded], splits: Mapping[str,
                 twice.append(image.path)
     if twice:
         doubts.append(f"the same bytes are in two classes: {in_short(twice, 3)}")
-    validated = set(splits["validation"].labels.tolist())
-    if without := [name for label, name in enumerate(listing.classes) if label not in validated]:
+    validated = _images_of_classes(splits["validation"].labels, len(listing.classes))
+    if without := [name for name, n in zip(listing.classes, validated, strict=True) if not n]:
         doubts.append(f"no validation image of {len(without):,} of {len(listing.classes):,} classes: {in_short(without, 5)}")
     return doubts
+
+
+def _images_of_classes(labels: torch.Tensor, n_classes: int) -> list[int]:
+    found = torch.bincount(labels, minlength=n_classes) if labels.ndim == 1 else labels.sum(0)
+    return [int(n) for n in found]
 
 
 def save_listing(data: Mapping[str, Any], path: Path) -> None:
@@ -298,7 +310,7 @@ def _from_files(
                 image_paths = [image.path for i, image in enumerate(listing.splits[name]) if i not in found[name].broken]
                 twice = [image_path for image_path, new in zip(image_paths, fresh, strict=True) if not new]
                 problems += [f"{name}: {image_path} has the same bytes as an image of a later split" for image_path in twice]
-            images, labels = found[name].images, found[name].labels
+            images, labels = found[name].images, listing.targets(found[name].labels)
             if not fresh.all():
                 images, labels = images[fresh], labels[fresh]
             augmented = augment if name == "train" else "none"

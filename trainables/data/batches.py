@@ -21,7 +21,8 @@ class Split:
     Attributes:
         images: Array (n, channels, height, width) uint8; on the host it may be a memory-mapped file. The images are larger than
             `size` if training crops them.
-        labels: Array (n,) int64, on the training device.
+        labels: Array (n,) int64, on the training device; or (n, classes) float32, 1 for each label of an image, if it has any
+            number of them.
         size: Pair (height, width) that the backbone takes.
         augment: Augmentation that `take` applies for training: "none", "flip" (mirror with probability 1/2) or "crop" (a random
             crop of `size`, and mirror). METHODS: "crop" is ARC's for FGVC, applied to the central square.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image as Picture
 
 from trainables.data.layouts import listing
@@ -30,6 +30,7 @@ class FirstLook:
         side: Median of the shorter sides of some training images, in pixels; 0 if none can be read.
         draws_test: True if the data set declares no splits, so that its test split is a drawn fifth of the images.
         problems: Number of images that cannot be used.
+        many_labels: True if an image has any number of labels.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class FirstLook:
     side: int
     draws_test: bool
     problems: int
+    many_labels: bool = False
 
 
 def look(path: Path) -> FirstLook:
@@ -51,17 +53,19 @@ def look(path: Path) -> FirstLook:
     found = listing(data := {"kind": kind, "path": str(path), **FRACTIONS})
     declared = listing(data | {"test_fraction": 0.0})
     train = found.splits["train"]
-    counts = Counter(image.label for image in train)
+    has = found.targets(np.array([image.label for image in train]))
+    counts = np.bincount(has) if found.sets is None else has.sum(0)
     few = replace(found, splits={"train": train[:: max(1, len(train) // N_OPENED)][:N_OPENED]})
     sides = [side for data in few.read("train") if data is not None and (side := _side(data)) is not None]
     return FirstLook(
         kind=kind,
         n_images={split: len(images) for split, images in found.splits.items()},
         n_classes=len(found.classes),
-        smallest_class=min(counts.values()),
+        smallest_class=int(counts[counts > 0].min()),
         side=round(statistics.median(sides)) if sides else 0,
         draws_test="test" in found.splits and "test" not in declared.splits,
         problems=len(found.problems),
+        many_labels=found.sets is not None,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.folder_tree import Folder, scan
+from trainables.data.labels_csv import labelled_files
 from trainables.data.listing import Draft, Labelled, without_labels
 from trainables.data.naming import is_image, says_only_images, split_of
 
@@ -16,6 +17,8 @@ def image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
     """List images whose folder is their class, and the folder around it, if there is one, their split."""
     if not root.is_dir():
         raise ValueError(f"data.path: {root} is a file; the layout imagefolder is a folder (a Parquet file: data.kind: parquet)")
+    if data.get("labels") is not None:
+        return labelled_files(root, data)
     found = scan(root, is_image, "image")
     draft = Draft(root, problems=found.problems, notes=found.notes)
     top = _unwrapped(found.top, draft)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from trainables.data.listing import Draft, Labelled, stamp_of
-from trainables.data.parquet_tables import several_labels
 
 
 def vtab(root: Path, data: Mapping[str, Any]) -> Draft:
@@ -45,7 +44,10 @@ def fgvc(root: Path, data: Mapping[str, Any]) -> Draft:
         if not isinstance(labels, dict):
             raise ValueError(f'data.path: {root / file} is not a mapping {{"image": label}}')
         if any(isinstance(label, list) for label in labels.values()):
-            raise ValueError(f"data.path: {several_labels(str(root / file))}")
+            raise ValueError(
+                f"data.path: {root / file} holds lists of labels, which the layout fgvc does not know; give each image one, or use "
+                "data.kind: imagefolder with data.labels"
+            )
         lines = []
         for image_path, label in labels.items():
             here = image_path if (root / image_path).is_file() else str(folder / image_path)

@@ -10,13 +10,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trainables.data.image_column import rows
+from trainables.data.label_sets import joined, names_of, strata
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -27,7 +32,7 @@ class Image:
 
     Attributes:
         path: Path relative to the root; with `#ROW` for a row of a Parquet file.
-        label: Number of its class.
+        label: Number of its class; of its set of labels, if images have any number of them.
         stamp: Size in bytes and modification time (ns) of the file.
     """
 
@@ -47,6 +52,7 @@ class Listing:
         problems: Problems that were found; the affected images are not in the splits.
         column: Image column of a Parquet file; None for plain files.
         notes: Files and folders that the rules left out, with the reasons; no problems.
+        sets: Classes of each set of labels, by its number; None if an image has one label.
     """
 
     root: Path
@@ -55,6 +61,21 @@ class Listing:
     problems: tuple[str, ...] = ()
     column: str | None = None
     notes: tuple[str, ...] = ()
+    sets: tuple[tuple[int, ...], ...] | None = None
+
+    def named(self, label: int) -> str:
+        """Return the name of an image's class, or of its set of labels."""
+        return self.classes[label] if self.sets is None else joined(self.classes[one] for one in self.sets[label])
+
+    def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float32]:
+        """Return what training aims at: the classes (n,), or, if images have any number of labels, 1 for each (n, classes)."""
+        if self.sets is None:
+            return labels
+        has = np.zeros((len(self.sets), len(self.classes)), np.float32)
+        for row, members in zip(has, self.sets, strict=True):
+            row[list(members)] = 1.0
+        found: NDArray[np.float32] = has[labels]
+        return found
 
     def read(self, split: str) -> Iterator[bytes | None]:
         """Yield the encoded images of a split, in its order; None for an unreadable one."""
@@ -86,6 +107,7 @@ class Draft:
         column: Column of a Parquet file that holds the images; None for plain files.
         declared: True if the splits are the data set's own; otherwise they are drawn here.
         notes: Files and folders that the layout's rules left out, with the reasons.
+        many: True if the class of an image is a set of labels (`label_sets.joined`).
     """
 
     root: Path
@@ -95,6 +117,7 @@ class Draft:
     column: str | None = None
     declared: bool = True
     notes: list[str] = field(default_factory=list)
+    many: bool = False
 
     def add_split(self, split: str, images: Sequence[Labelled], problems: Sequence[str], *, source: str) -> None:
         """Add the images of a split and the problems of its other images, which have no usable label.
@@ -129,7 +152,8 @@ def finish(draft: Draft, data: Mapping[str, Any]) -> Listing:
     """
     if not draft.declared or "validation" not in draft.splits:
         _split(draft, data)
-    return _numbered(draft, least=data.get("min_images", 0 if data["kind"] == "vtab" else 1))
+    least = data.get("min_images", 0 if data["kind"] == "vtab" else 1)
+    return _numbered_sets(draft, least) if draft.many else _numbered(draft, least)
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
@@ -146,13 +170,18 @@ def _split(draft: Draft, data: Mapping[str, Any]) -> None:
     fractions = {"validation": data.get("val_fraction", 0.2)}
     if not draft.declared:
         fractions["test"] = data.get("test_fraction", 0.0)
-    by_class: dict[str, list[Labelled]] = {}
-    for image in draft.splits["train"]:
-        by_class.setdefault(image[1], []).append(image)
+    needed = 1 + sum(fraction > 0 for fraction in fractions.values())
+    images, by_class = draft.splits["train"], dict[str, list[Labelled]]()
+    labels = [label for _, label, _ in images]
+    smallest = min((fraction for fraction in fractions.values() if fraction > 0), default=1.0)
+    groups = strata(labels, math.ceil(1 / smallest)) if draft.many else labels
+    for group, image in zip(groups, images, strict=True):
+        by_class.setdefault(group, []).append(image)
+    alone = by_class.pop("") if draft.many and len(by_class.get("", [])) < needed and "" in by_class else []
     seed = data.get("seed", 0)
     for name, images in sorted(by_class.items()):
         images.sort(key=lambda image: hashlib.sha256(f"{seed} {image[0]}".encode()).digest())
-        if len(images) < (needed := 1 + sum(fraction > 0 for fraction in fractions.values())):
+        if len(images) < needed:
             draft.problems.append(f"class {name}: {len(images)} image, too few for {needed} splits")
             images.clear()
     total = sum(map(len, by_class.values()))
@@ -162,7 +191,7 @@ def _split(draft: Draft, data: Mapping[str, Any]) -> None:
         shares = _shares(round(fraction * total), [len(images) for images in by_class.values()])
         taken = [images.pop() for images, n in zip(by_class.values(), shares, strict=True) for _ in range(n)]
         draft.splits[split] = sorted(taken, key=_by_place)
-    draft.splits["train"] = sorted((image for images in by_class.values() for image in images), key=_by_place)
+    draft.splits["train"] = sorted([*alone, *(image for images in by_class.values() for image in images)], key=_by_place)
 
 
 def _shares(total: int, sizes: Sequence[int]) -> list[int]:
@@ -212,6 +241,37 @@ def _numbered(draft: Draft, least: int) -> Listing:
             raise ValueError(f"data.path: {draft.root} has no usable {split} image; {in_short(problems) or 'its files are empty'}")
     told = (tuple(map(printable, lines)) for lines in (problems, notes))
     return Listing(draft.root, splits, tuple(classes), next(told), draft.column, next(told))
+
+
+def _numbered_sets(draft: Draft, least: int) -> Listing:
+    """Return the same for images with any number of labels: each set of labels that occurs has a number."""
+    counts = Counter(name for _, text, _ in draft.splits["train"] for name in names_of(text))
+    classes = draft.classes or sorted(counts, key=_natural)
+    problems, notes = list(draft.problems), list(draft.notes)
+    few = {name for name in classes if counts[name] < least}
+    problems += [f"label {name}: {counts[name]} training images, data.min_images is {least}" for name in classes if name in few]
+    classes = [name for name in classes if name not in few]
+    if len(classes) < 2:
+        raise ValueError(f"data.path: {draft.root} has {len(classes)} label; a study needs at least two to tell apart")
+    number = {name: n for n, name in enumerate(classes)}
+    sets: dict[tuple[int, ...], int] = {}
+    splits: dict[str, tuple[Image, ...]] = {}
+    for split in (name for name in SPLITS if name in draft.splits):
+        kept = []
+        for path, text, stamp in draft.splits[split]:
+            names = names_of(text)
+            unknown = [name for name in names if name not in number and name not in few]
+            problems += [
+                f"{path}: the {split} image's label {name!r} is not among the classes{_meant(name, classes)}" for name in unknown
+            ]
+            if not unknown:
+                members = tuple(sorted(number[name] for name in names if name in number))
+                kept.append(Image(path, sets.setdefault(members, len(sets)), stamp))
+        splits[split] = tuple(kept)
+        if not kept:
+            raise ValueError(f"data.path: {draft.root} has no usable {split} image; {in_short(problems) or 'its files are empty'}")
+    told = (tuple(map(printable, lines)) for lines in (problems, notes))
+    return Listing(draft.root, splits, tuple(classes), next(told), draft.column, next(told), tuple(sets))
 
 
 def _meant(label: str, classes: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from trainables.data.folder_tree import scan
 from trainables.data.image_column import encoded, is_bytes
+from trainables.data.label_sets import joined
 from trainables.data.listing import SPLITS, Draft, Labelled, in_short, stamp_of
 from trainables.data.naming import is_parquet, splits_in, why_unreadable
 
@@ -84,6 +85,7 @@ def add_rows(draft: Draft, columns: Mapping[str, Mapping[str, LabelColumn]]) -> 
         source = next(iter(of_files)) if len(of_files) == 1 else f"{split} ({len(of_files)} files)"
         draft.add_split(split, images, problems, source=source)
     draft.classes = names
+    draft.many = any(column.many for of_files in columns.values() for column in of_files.values())
     return draft
 
 
@@ -94,12 +96,15 @@ def _refuse_mixed_files(columns: Mapping[str, Mapping[str, LabelColumn]]) -> Non
         ValueError: If there are such files, or one declares a name twice.
     """
     every = [(path, column) for of_files in columns.values() for path, column in of_files.items()]
+    if len({column.many for _, column in every}) > 1:
+        lists = next(path for path, column in every if column.many)
+        raise ValueError(f"data.path: {lists} has lists of labels, and other files have one label each; are these two data sets?")
     declared = [(path, column.names) for path, column in every if column.names is not None]
     for path, names in declared:
         if len(set(names)) < len(names):
             twice = next(name for n, name in enumerate(names) if name in names[:n])
             raise ValueError(f"data.path: {path} declares the class {twice!r} twice; give every class a name of its own")
-    if not declared:
+    if not declared or every[0][1].many:
         return
     known = {*declared[0][1], None, "-1"}
     for path, column in every:
@@ -117,7 +122,7 @@ def _without_minus_one(columns: Mapping[str, Mapping[str, LabelColumn]]) -> Mapp
     """
     every = [column for of_files in columns.values() for column in of_files.values()]
     names = next((column.names for column in every if column.names is not None), None)
-    if names is None and not any("0" in column.labels for column in every):
+    if every[0].many or (names is None and not any("0" in column.labels for column in every)):
         return columns
 
     def read(column: LabelColumn) -> LabelColumn:
@@ -191,12 +196,14 @@ class LabelColumn:
         values: Values in the file.
         names: Names of all classes, if the file declares them.
         lacks: Reason why a value has no class name.
+        many: True if the labels are sets (`label_sets.joined`).
     """
 
     labels: Sequence[str | None]
     values: Sequence[Any]
     names: list[str] | None
     lacks: str
+    many: bool = False
 
 
 def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str | None]) -> LabelColumn:
@@ -213,17 +220,18 @@ def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str 
                 raise ValueError(f"data.path: {path} has {schema.names.count(column)} columns {column!r}; rename all but one")
         _refuse_other_images(path, image, schema.field(image).type)
         kind = schema.field(label).type
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            raise ValueError(f"data.path: {path}: {several_labels(f'the column {label!r}')}")
-        if pa.types.is_nested(kind):
+        many = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if pa.types.is_nested(kind.value_type if many else kind):
             raise ValueError(
-                f"data.path: column {label!r} of {path} is {kind}; a column with one name or number for each image is needed; "
+                f"data.path: column {label!r} of {path} is {kind}; a column with names or numbers, or lists of them, is needed; "
                 "set data.label_column"
             )
         values = pq.read_table(path, columns=[label]).column(label).to_pylist()
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ValueError(f"data.path: {path} cannot be read as Parquet ({why_unreadable(path) or error})") from None
     names = _declared(path, schema, label)
+    if many:
+        return _of_lists(values, names, class_name)
     if names is None:
         fraction = next((v for v in values if isinstance(v, float | Decimal) and (v % 1 > 0 or math.isinf(v))), None)
         if fraction is not None:
@@ -244,13 +252,31 @@ def _labels(path: Path, image: str, label: str, class_name: Callable[[Any], str 
     return LabelColumn([named(value) for value in values], values, names, f"is none of the file's {len(names):,} classes")
 
 
+def _of_lists(values: Sequence[Any], names: list[str] | None, class_name: Callable[[Any], str | None]) -> LabelColumn:
+    """Return a column of lists of labels, each as one text; without a list, or with an unknown label in it, a row has none."""
+
+    def one(value: Any) -> str | None:
+        if names is not None and isinstance(value, int):
+            return names[value] if 0 <= value < len(names) else None
+        found = class_name(value)
+        return found if names is None or found in names else None
+
+    rows = [None if value is None else [one(part) for part in value] for value in values]
+    labels = [None if row is None or None in row else joined(part for part in row if part is not None) for row in rows]
+    lacks = "has an empty label" if names is None else f"has a label that is none of the file's {len(names):,} classes"
+    return LabelColumn(labels, values, names, lacks, many=True)
+
+
 def _declared(path: Path, schema: pa.Schema, label: str) -> list[str] | None:
     """Return the names of the classes that Hugging Face's `datasets` wrote into a file; None if there are none."""
     if (written := (schema.metadata or {}).get(b"huggingface")) is None:
         return None
     try:
         info = json.loads(written).get("info") or {}
-        names = ((info.get("features") or {}).get(label) or {}).get("names")
+        feature: Any = (info.get("features") or {}).get(label) or {}
+        if isinstance(feature, list):  # of lists, as earlier versions of datasets wrote it
+            feature = feature[0] if feature else {}
+        names = (feature.get("feature") or feature).get("names")
         if names is not None and (not isinstance(names, list) or any(isinstance(name, list | dict) for name in names)):
             raise ValueError(names)
     except (ValueError, AttributeError):
@@ -258,11 +284,6 @@ def _declared(path: Path, schema: pa.Schema, label: str) -> list[str] | None:
             f"data.path: {path} has metadata `huggingface` that are not those of the library datasets; write the file without them"
         ) from None
     return None if names is None else [str(name) for name in names]
-
-
-def several_labels(what: str) -> str:
-    """Return why labels that are lists are refused."""
-    return f"{what} holds lists of labels; images with several labels are not supported: give each image the one class to tell"
 
 
 def _refuse_other_images(path: Path, column: str, kind: pa.DataType) -> None:

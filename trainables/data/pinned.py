@@ -57,7 +57,7 @@ def difference(listing: Listing, saved: Path) -> str:
 def _rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
     for split in SPLITS:
         for image in listing.splits.get(split, ()):
-            yield image.path, (split, listing.classes[image.label], image.stamp[0])
+            yield image.path, (split, listing.named(image.label), image.stamp[0])
 
 
 def _few(paths: set[str]) -> str:

@@ -59,7 +59,7 @@ class Card:
             `interpolation`.
         n_classes: Number of outputs of the head.
         class_names: Names of the classes in the order of the outputs; None if the data set has none.
-        data: Data section of the study.
+        data: Data section of the study, with `many_labels: true` if an image has any number of labels.
         metrics: Metrics of the last trained epoch.
         epochs: Numbers of epochs: `done` by the trial, and `planned` by the study.
         params: Numbers of parameters: `adapter`, `head` and `backbone`; the first two are trained.
@@ -217,7 +217,8 @@ class Exporter:
             preprocessing=wanted,
             n_classes=n_classes,
             class_names=data.class_names(self._data),
-            data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing")},
+            data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing")}
+            | ({"many_labels": True} if data.many_labels(self._data) else {}),
             metrics=saved.facts["metrics"],
             epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
             params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},

@@ -26,6 +26,7 @@ class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships n
         self._model = backbones.create(str(card.backbone["name"]), card.backbone["weights"], card.backbone["img_size"])
         load_adapter(self._model, folder)
         self._model.eval()
+        self._many_labels = card.data.get("many_labels", False)
         shape = (1, -1, 1, 1)
         self._mean, self._std = (torch.tensor(card.preprocessing[key]).view(shape) for key in ("mean", "std"))
 
@@ -38,11 +39,13 @@ class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships n
             params: Ignored.
 
         Returns:
-            (n, classes) float32 in the order of the card's class names.
+            (n, classes) float32 in the order of the card's class names; each row sums to one, unless an image has any number of
+            labels.
         """
         images = torch.from_numpy(np.ascontiguousarray(model_input)).float() / 255
         with torch.inference_mode():
-            return self._model((images - self._mean) / self._std).softmax(-1).numpy()
+            found = self._model((images - self._mean) / self._std)
+            return (found.sigmoid() if self._many_labels else found.softmax(-1)).numpy()
 
 
 mlflow.models.set_model(Served())

@@ -26,6 +26,8 @@ PRECISIONS: Final = ("float32", "bfloat16")
 SCHEDULES: Final = ("step", "epoch", "epoch_lightning", "epoch_transformers")
 OPTIMISERS: Final = ("adamw", "sgd")
 DECAYS: Final = ("matrices", "all")
+CLASS_WEIGHTS: Final = ("none", "balanced")
+BALANCED_NEEDS_ONE_LABEL: Final = "balanced needs one label for each image, and these have any number; use none"
 MOMENTUM: Final = 0.9  # of SGD
 _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
@@ -56,6 +58,9 @@ class Recipe:
             depth and dropout then do not act in blocks that nothing trains. None, in a study that began before: no training
             images are kept, and they act in all blocks.
         prefix_bytes: Most bytes of files of tokens on a machine.
+        class_weights: "none", or "balanced": the loss of each image is multiplied by n / (C n_c), for n training images of C
+            classes, n_c of which are of the image's.
+        metric: Metric of `trainables.training.quality` that is reported with every epoch, in addition to accuracy and loss.
         latency: True to measure a trial's inference latency after its first epoch (see `trainables.costs.latency`).
         n_threads: Torch threads of the worker, at least 1.
         device: Torch device; None for CUDA if available, else the CPU.
@@ -79,6 +84,8 @@ class Recipe:
     compile: bool = False
     prefix_cuts: Sequence[int] | None = None
     prefix_bytes: int = 0
+    class_weights: str = "none"
+    metric: str = "top1"
     latency: bool = False
     n_threads: int = 1
     device: str | None = None
@@ -99,6 +106,7 @@ class Recipe:
         self._require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "positive, or null for none")
         self._require(self.accumulate >= 1, "accumulate", "at least 1")
         self._require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+        self._require(self.class_weights in CLASS_WEIGHTS, "class_weights", f"one of {', '.join(CLASS_WEIGHTS)}")
         self._require(self.n_threads >= 1, "n_threads", "at least 1")
 
     @property

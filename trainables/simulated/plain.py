@@ -23,7 +23,7 @@ from typing import Any
 from trainables import folder as folders
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
-from trainables.simulated.surfaces import Surface, SurfaceTrainable
+from trainables.simulated.surfaces import Surface, SurfaceTrainable, judged
 
 N_BATCHES = 20
 N_CLASSES = 10
@@ -53,6 +53,7 @@ class SyntheticSizes:
     """The sizes of the synthetic surface, by formula; see `trainables.protocol.Sizes`."""
 
     n_classes = N_CLASSES
+    many_labels = False
     n_validation = None  # accuracies are exact
     backbone_params = BACKBONE_PARAMS
 
@@ -95,6 +96,7 @@ class SyntheticTrainable:
         diverges_above_lr: Learning rate above which metrics are NaN from the second epoch on.
         epoch_seconds: Duration of an epoch of `N_BATCHES` batches; the stop flag is polled between batches.
         memory_params: Number of adapter parameters above which the second epoch runs out of memory.
+        metric: Metric that is reported in addition to accuracy, see `judged`.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class SyntheticTrainable:
         diverges_above_lr: float | None = None,
         epoch_seconds: float = 0.0,
         memory_params: int | None = None,
+        metric: str = "top1",
     ) -> None:
         self._noise = noise
+        self._metric = metric
         self._epoch_seconds = epoch_seconds
         self._memory_params = memory_params
         self._diverges_above_lr = diverges_above_lr
@@ -148,14 +152,23 @@ class SyntheticTrainable:
         chance = 1.0 / N_CLASSES
         learnt = (1.0 - math.exp(-4.0 * self._epoch / self._epochs)) / (1.0 - math.exp(-4.0))
         top1 = chance + (self._final - chance) * learnt
-        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1} | costs(self._adapter_params)
+        return (
+            {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1}
+            | judged(top1, self._metric)
+            | costs(self._adapter_params)
+        )
 
 
 def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[str, Any]) -> SyntheticTrainable | SurfaceTrainable:
-    """Build a trainable, see `trainables.make`; only `data` matters: `surface` and `instance`, or the plain surface's options."""
+    """Build a trainable, see `trainables.make`.
+
+    Only `data` (`surface` and `instance`, or the plain surface's options) and the recipe's metric matter.
+    """
+    metric = recipe.get("metric", "top1")
     if (family := data.get("surface", "plain")) != "plain":
-        return SurfaceTrainable(Surface(family, data.get("instance", 0)))
-    return SyntheticTrainable(**{key: value for key, value in data.items() if key not in ("kind", "surface", "instance")})
+        return SurfaceTrainable(Surface(family, data.get("instance", 0)), metric)
+    options = {key: value for key, value in data.items() if key not in ("kind", "surface", "instance")}
+    return SyntheticTrainable(**options, metric=metric)
 
 
 def measure(backbone: Mapping[str, Any], data: Mapping[str, Any]) -> SyntheticSizes | Surface:

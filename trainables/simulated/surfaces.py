@@ -30,6 +30,7 @@ from typing import Any
 from trainables.folder import Folder
 
 FAMILIES = ("valley", "crossing")
+LOSSES = ("log_loss", "ece")  # metrics of which a smaller value is better
 N_CLASSES = 10
 HEAD_PARAMS = 650
 BACKBONE_PARAMS = 1_000_000
@@ -49,6 +50,7 @@ class Surface:
     """
 
     n_classes = N_CLASSES
+    many_labels = False
     n_validation = None  # accuracies are exact
     backbone_params = BACKBONE_PARAMS
 
@@ -207,11 +209,16 @@ def moves_size(key: str) -> bool:
     return knob in _RANKS or knob in _TARGETS or knob == "layers"
 
 
+def judged(top1: float, metric: str) -> dict[str, float]:
+    """Return the metric that a study adds to accuracy: as good as it, so that the surface's front is the same."""
+    return {} if metric == "top1" else {f"val/{metric}": 1.0 - top1 if metric in LOSSES else top1}
+
+
 class SurfaceTrainable:
     """A trainable whose metrics come from a surface; see `Trainable`. It keeps no checkpoint, so trials restart."""
 
-    def __init__(self, surface: Surface) -> None:
-        self._surface = surface
+    def __init__(self, surface: Surface, metric: str = "top1") -> None:
+        self._surface, self._metric = surface, metric
         self._left: Iterator[float] = iter(())
         self._costs: dict[str, float] = {}
 
@@ -227,7 +234,7 @@ class SurfaceTrainable:
     def step(self) -> dict[str, float]:
         """Run one epoch."""
         top1 = next(self._left)
-        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1} | self._costs
+        return {"val/top1": top1, "val/loss": 1.0 - top1, "train/loss": 1.0 - top1} | judged(top1, self._metric) | self._costs
 
     def finish(self) -> None:
         """Do nothing: there is no state to restore."""

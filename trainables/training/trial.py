@@ -13,7 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,10 +33,10 @@ from trainables.costs.memory import EVAL_BATCH, forget_peak, peak_bytes
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
 from trainables.recipe.cut import after, hold_frozen_blocks
-from trainables.recipe.recipe import learning_rate, learning_rate_of_epoch, recipe_of
-from trainables.recipe.step import backward, logits
+from trainables.recipe.recipe import BALANCED_NEEDS_ONE_LABEL, learning_rate, learning_rate_of_epoch, recipe_of
+from trainables.recipe.step import backward, batch_loss, class_weights, logits
 from trainables.torch_internals import use_deterministic_algorithms
-from trainables.training import checkpoint
+from trainables.training import checkpoint, quality
 from trainables.training.prefix import Inputs, Prefixes
 from trainables.training.run import Plan, Run
 
@@ -67,6 +69,7 @@ class AdapterWorker:
         self.device = torch.device(fixed.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), self.device)
         supported_blocks(self.model)
+        quality.load(fixed.metric)
         self._pristine = backbones.fingerprint(self.model)
         backbones.refuse_changed(backbone, backbones.digest_of(self._pristine))
         wanted = backbones.preprocessing(self.model, data_set.get("normalize", "backbone"))
@@ -147,12 +150,22 @@ class AdapterWorker:
         return dict(run.metrics)
 
     def _validated(self, run: Run) -> dict[str, float]:
-        top1, loss = self.evaluate("validation")
+        found = self.logits("validation")
+        accuracy, loss = self._judged("validation", found)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
             )
-        return {"val/top1": top1, "val/loss": loss}
+        return (
+            {f"val/{key}": value for key, value in accuracy.items()}
+            | {"val/loss": loss}
+            | self._own_metric("validation", "val", found)
+        )
+
+    def _own_metric(self, split: str, prefix: str, found: Tensor) -> dict[str, float]:
+        """Return the metric that the study adds to accuracy and loss, from the logits of a split."""
+        name = self._running().plan.recipe.metric
+        return {} if name == "top1" else {f"{prefix}/{name}": quality.measure(name, *self._answers(split, found))}
 
     def _train(self, run: Run) -> tuple[float, int]:
         train, recipe, model = self._inputs("train"), run.plan.recipe, self.model
@@ -165,13 +178,13 @@ class AdapterWorker:
         backbones.hold_statistics(model)
         if recipe.prefix_cuts is not None:
             hold_frozen_blocks(model)
-        forward = run.forward(train.cut)
+        forward, weights = run.forward(train.cut), self._class_weights(run)
         for i, index in enumerate(order):
             raise_if_stopped(run.plan.folder)
             step = run.epoch * n_steps + i
             parts = index.tensor_split(min(recipe.accumulate, batch))
             looked_at = ((train.take(part), labels.index_select(0, part)) for part in parts)
-            loss = backward(model, looked_at, batch, recipe, forward)
+            loss = backward(model, looked_at, batch, recipe, forward, weights=weights)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
             if recipe.schedule == "step":
@@ -192,30 +205,66 @@ class AdapterWorker:
                 )
         return sum(values) / len(values), n_steps * batch
 
+    def _class_weights(self, run: Run) -> Tensor | None:
+        labels = self._splits["train"].labels
+        if run.plan.recipe.class_weights == "none":
+            return None
+        if labels.ndim == 2:
+            raise ValueError(f"recipe.class_weights: {BALANCED_NEEDS_ONE_LABEL}")
+        return class_weights(labels, self.n_classes)
+
     def _gradients(self, run: Run) -> None:
-        train, recipe = self._inputs("train"), run.plan.recipe
+        train, recipe, weights = self._inputs("train"), run.plan.recipe, self._class_weights(run)
         labels, forward = train.split.labels, after(self.model, train.cut)
         for inputs, wanted in zip(train.batches(recipe.batch_size), torch.split(labels, recipe.batch_size), strict=True):
             raise_if_stopped(run.plan.folder)
             found = logits(self.model, inputs, recipe.precision, forward)
-            loss = F.cross_entropy(found, wanted, label_smoothing=recipe.label_smoothing, reduction="sum") / len(labels)
+            if weights is None and wanted.ndim == 1:
+                loss = F.cross_entropy(found, wanted, label_smoothing=recipe.label_smoothing, reduction="sum") / len(labels)
+            else:
+                loss = batch_loss(found, wanted, len(labels), recipe.label_smoothing, weights)
             loss.backward()  # type: ignore[no-untyped-call]
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Return the accuracy (fraction) and the mean cross-entropy of the current model on a loaded split."""
-        correct, loss = self.correct(split)
-        return correct.double().mean().item(), loss
+        accuracy, loss = self._judged(split, self.logits(split))
+        return accuracy["top1"], loss
 
-    def correct(self, split: str) -> tuple[Tensor, float]:
-        """Return, for each image of a loaded split, whether the current model is right, (n,) bool; and the mean cross-entropy."""
+    def _judged(self, split: str, found: Tensor) -> tuple[dict[str, float], float]:
+        """Return the accuracy, under its name, if an image has one label; and the loss without smoothing or weights."""
+        labels = self._splits[split].labels
+        if labels.ndim == 2:
+            return {}, batch_loss(found, labels, len(labels)).item()
+        return {"top1": (found.argmax(-1) == labels).double().mean().item()}, F.cross_entropy(found, labels).item()
+
+    def logits(self, split: str) -> Tensor:
+        """Compute the logits (n, classes) of the current model for all images of a loaded split, in order."""
         inputs = self._inputs(split)
-        labels, forward, found = inputs.split.labels, after(self.model, inputs.cut), []
+        forward, found = after(self.model, inputs.cut), []
         with torch.inference_mode():
             for batch in inputs.batches(EVAL_BATCH):
                 self._check()
                 found.append(logits(self.model, batch, self._precision, forward))
-            answers = torch.cat(found)
-            return answers.argmax(-1) == labels, F.cross_entropy(answers, labels).item()
+            return torch.cat(found)
+
+    def test(self) -> tuple[dict[str, float], NDArray[np.bool_] | None, quality.Answers | None]:
+        """Test the current model on the test split.
+
+        Returns:
+            The metrics under `test/`; for each image, whether the model is right (n,), None if images have any number of labels;
+            and its answers, if the study is judged by another metric than accuracy.
+        """
+        found = self.logits("test")
+        accuracy, loss = self._judged("test", found)
+        own, labels = self._own_metric("test", "test", found), self._splits["test"].labels
+        tested = {f"test/{key}": value for key, value in accuracy.items()} | {"test/loss": loss} | own
+        correct = (found.argmax(-1) == labels).cpu().numpy() if labels.ndim == 1 else None
+        return tested, correct, self._answers("test", found) if own else None
+
+    def _answers(self, split: str, found: Tensor) -> quality.Answers:
+        labels, found = self._splits[split].labels, found.double()
+        probabilities = found.softmax(-1) if labels.ndim == 1 else found.sigmoid()
+        return probabilities.cpu().numpy(), labels.long().cpu().numpy()
 
     def _inputs(self, split: str) -> Inputs:
         """Return what the trained part of the model takes of a loaded split; the model is left in eval mode."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainables import refuse_untestable
 from trainables.folder import Folder
 from trainables.imports import large_imports
+from trainables.training.quality import Answers
 
 if TYPE_CHECKING:
     from trainables.training.trial import AdapterWorker
@@ -23,12 +24,16 @@ class Final:
     """The result of one retraining.
 
     Attributes:
-        correct: Correctness of the prediction on each test image, (n,) bool, in the order of the split.
-        metrics: Metrics `test/top1` (fraction), `test/loss` (cross-entropy), and `train/loss` and `cost/*` of the last epoch.
+        correct: Correctness of the prediction on each test image, (n,) bool, in the order of the split; None if images have any
+            number of labels.
+        answers: Probabilities (n, classes) and labels of the test images, if the study is not judged by accuracy; else None.
+        metrics: Metrics `test/top1` (fraction), `test/loss` (cross-entropy), the study's own as `test/NAME`, and `train/loss` and
+            `cost/*` of the last epoch.
     """
 
-    correct: NDArray[np.bool_]
+    correct: NDArray[np.bool_] | None
     metrics: dict[str, float]
+    answers: Answers | None = None
 
 
 class Retrainer:
@@ -78,7 +83,6 @@ class Retrainer:
         metrics = trial.replay() or {}
         for _ in range(done, epochs):
             metrics = trial.step()
-        correct, loss = trial.correct("test")
-        found = correct.cpu().numpy()
+        tested, correct, answers = trial.test()
         trial.finish()
-        return Final(found, {"test/top1": float(found.mean()), "test/loss": loss, **metrics})
+        return Final(correct, {**tested, **metrics}, answers)

@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 import pytest
 
 from search.front import front, hypervolume
+from search.metrics import METRICS, TOP1
 from search.results import html_page, plotly_figures
+from search.results.curves_figure import curves_figure
 from search.results.growth import UNITS, Growth, growth, steps_of
-from search.results.recommendation import standard_error
 from search.storage.rows import Report
 from search.trial import State, Trial
 
@@ -40,7 +41,7 @@ def test_the_front_shows_every_measured_trial_and_members_with_standard_errors()
     for trial in (t for t in TRIALS if t.number in members):
         top1 = trial.metrics["val/top1"]
         assert drawn[trial.number]["y"] == 100 * top1
-        assert drawn[trial.number]["error"] == 100 * standard_error(top1, 800)
+        assert drawn[trial.number]["error"] == 100 * METRICS[TOP1].standard_error(top1, 800)
         assert drawn[trial.number]["opacity"] == 1.0
     assert all(drawn[n]["opacity"] < 0.5 and drawn[n]["error"] is None for n in drawn.keys() - members)
     assert all(drawn[n]["link"] == f"#/{n}" for n in drawn)
@@ -70,7 +71,7 @@ def test_the_learning_curves_show_every_epoch_of_the_best_trials_and_of_all_memb
     some = [t for t in TRIALS if t.state in (State.COMPLETE, State.PRUNED)]
     reports = [Report(t.number, e, 0.0, e, {"val/top1": t.metrics["val/top1"] * e / 3}) for t in some for e in (3, 1, 2)]
     members, most = {t.number for t in front(TRIALS)}, len(some) - 5
-    traces = plotly_figures.curves_figure(TRIALS, reports, most=most)["data"]
+    traces = curves_figure(TRIALS, reports, most=most)["data"]
     drawn = {text.split("</b>")[0][3:]: trace for trace in traces for text in trace["text"] if text}
     ranked = sorted(some, key=lambda t: (t.number not in members, -t.metrics["val/top1"]))
     assert drawn.keys() == {t.label for t in ranked[:most]}
@@ -102,7 +103,7 @@ def test_any_study_has_a_page(trials: list[Trial]) -> None:
         plotly_figures.front_figure(trials, REFERENCE),
         plotly_figures.methods_figure(trials, REFERENCE),
         plotly_figures.parallel_figure(trials),
-        plotly_figures.curves_figure(trials, [Report(t.number, 1, 0.0, 0, t.metrics) for t in trials]),
+        curves_figure(trials, [Report(t.number, 1, 0.0, 0, t.metrics) for t in trials]),
     ]
     drawn.append(plotly_figures.hypervolume_figure(growth(trials, [], REFERENCE)))
     for figure in drawn:

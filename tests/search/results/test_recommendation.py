@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from search.results.recommendation import answer, recommended, standard_error
+from search.metrics import METRICS, TOP1
+from search.results.recommendation import answer, recommended
 from search.trial import State, Trial
 
 
@@ -16,8 +17,10 @@ def trial(number: int, size: int, top1: float, *, method: str = "lora", **knobs:
 
 
 def test_the_standard_error_of_an_accuracy_is_the_binomial_one() -> None:
-    assert standard_error(0.9, 100) == pytest.approx(0.03)
-    assert standard_error(0.9, 100) == pytest.approx(math.sqrt(sum((x - 0.9) ** 2 for x in [1] * 90 + [0] * 10) / 100 / 100))
+    assert METRICS[TOP1].standard_error(0.9, 100) == pytest.approx(0.03)
+    assert METRICS[TOP1].standard_error(0.9, 100) == pytest.approx(
+        math.sqrt(sum((x - 0.9) ** 2 for x in [1] * 90 + [0] * 10) / 100 / 100)
+    )
 
 
 def test_the_smallest_member_within_one_standard_error_of_the_best_is_recommended() -> None:

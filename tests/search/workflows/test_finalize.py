@@ -79,7 +79,7 @@ def test_every_member_is_retrained_with_the_same_new_seeds(study: SavedStudy) ->
     for member in members:
         seeds = {order.seed for order in worker.orders}
         expected = [float((np.random.default_rng(seed).random(50) < 0.8).mean()) for seed in seeds]
-        assert sorted(member.top1) == sorted(expected)
+        assert sorted(member.tested) == sorted(expected)
         assert member.mean == pytest.approx(np.mean(expected))
         assert member.deviation == pytest.approx(np.std(expected, ddof=1))
 
@@ -95,7 +95,7 @@ def test_interrupted_it_goes_on_and_more_seeds_add_to_what_there_is(study: Saved
     third = Worker()
     members = finalize(study, n_seeds=3, retrain=third)
     assert len(third.orders) == len(study.members)
-    assert all(len(member.top1) == 3 for member in members)
+    assert all(len(member.tested) == 3 for member in members)
     assert finalized(study) == members
     assert finalize(study, n_seeds=3, retrain=Worker(stop_after=0)) == members  # nothing is met twice
     ledger = SqlLedger.open(study.folder / "final" / "ledger.db")

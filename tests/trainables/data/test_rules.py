@@ -527,7 +527,7 @@ def declared(names: object) -> str:
     [
         ({"label": [0.5, 1.0]}, None, "holds 0.5, which is no whole number and no name of a class"),
         ({"label": [1.0, float("inf")]}, None, "holds inf, which is no whole number and no name of a class"),
-        ({"label": [{"id": 1}, {"id": 2}]}, None, "a column with one name or number for each image is needed"),
+        ({"label": [{"id": 1}, {"id": 2}]}, None, "a column with names or numbers, or lists of them, is needed"),
         ({"label": [0, 1], "more": [0, 1]}, None, "has 2 columns 'label'; rename all but one"),
         ({"label": [0, 1]}, "no JSON", "has metadata `huggingface` that are not those of the library datasets"),
         (
@@ -588,10 +588,7 @@ def test_a_file_without_any_label_is_one_line(tmp_path: Path) -> None:
         of(tmp_path, "parquet")
 
 
-def test_lists_of_labels_are_refused_with_the_reason(tmp_path: Path) -> None:
-    table(tmp_path / "all.parquet", [[0, 1], [2]], names=None)
-    with pytest.raises(ValueError, match="holds lists of labels; images with several labels are not supported"):
-        of(tmp_path / "all.parquet", "parquet")
+def test_lists_of_labels_in_lists_of_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps({"a.png": [1, 2]}))
     with pytest.raises(ValueError, match="holds lists of labels"):
         of(tmp_path, "fgvc")

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import timm
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from timm.layers import DropPath
 from timm.scheduler import CosineLRScheduler
 from torch import nn
+from torch.nn import functional as F
 
 from trainables.adapters import Householder, adapt, trainable_parameters, undecayed_parameters
 from trainables.recipe.recipe import (
@@ -22,6 +24,7 @@ from trainables.recipe.recipe import (
     restore,
     set_drop_path,
 )
+from trainables.recipe.step import batch_loss, class_weights
 
 
 def test_the_learning_rate_rises_linearly_then_follows_a_half_cosine() -> None:
@@ -170,3 +173,61 @@ def test_a_configuration_overrides_what_the_study_fixes() -> None:
 def test_a_bad_recipe_is_refused_with_the_law_and_the_value(fixed: dict[str, Any], config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe_of(fixed, config)
+
+
+# -- class weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_balanced_weights_are_scikit_learns_and_a_class_without_images_has_none(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 5, (40,), generator=generator) ** 2 % 7  # 0, 1, 2, 4: never 3, 5 or 6
+    found = class_weights(labels, 7)
+    occurring = labels.unique()
+    expected = compute_class_weight("balanced", classes=occurring.numpy(), y=labels.numpy())
+    assert found[occurring].tolist() == pytest.approx(expected.tolist())
+    assert found[[3, 5, 6]].tolist() == [0, 0, 0]
+    assert found[labels].sum().item() == pytest.approx(len(labels))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_weighted_loss_is_the_sum_of_each_images_own_over_the_images(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(12, 4, generator=generator), torch.randint(0, 4, (12,), generator=generator)
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    by_hand = 0.0
+    for row, label in zip(logits.double(), labels.tolist(), strict=True):
+        aim = torch.full((4,), smoothing / 4, dtype=torch.double)
+        aim[label] += 1 - smoothing
+        by_hand -= float(weights[label] * (aim * row.log_softmax(0)).sum()) / 12
+    assert batch_loss(logits, labels, 12, smoothing, weights).item() == pytest.approx(by_hand, rel=1e-5)
+    if not smoothing:  # PyTorch divides by the weights of the batch, which depend on its other images
+        torchs = F.cross_entropy(logits, labels, weight=weights) * weights[labels].sum() / 12
+        assert batch_loss(logits, labels, 12, 0.0, weights).item() == pytest.approx(torchs.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_parts_of_a_batch_have_the_loss_of_the_whole(smoothing: float, weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(13, 3, generator=generator), torch.randint(0, 3, (13,), generator=generator)
+    weights = class_weights(labels, 3) if weighted else None
+    whole = batch_loss(logits, labels, 13, smoothing, weights)
+    parts = sum(batch_loss(logits[i], labels[i], 13, smoothing, weights) for i in torch.arange(13).tensor_split(4))
+    assert parts == pytest.approx(whole.item(), rel=1e-5)
+    other = batch_loss(logits.flip(0), labels.flip(0), 13, smoothing, weights)  # no image's loss depends on the others
+    assert other.item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_images_with_many_labels_is_the_binary_one_and_that_of_its_parts(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits, labels = torch.randn(7, 3, generator=generator), torch.randint(0, 2, (7, 3), generator=generator).float()
+    by_hand = 0.0
+    for found, label in zip(logits.double().flatten().tolist(), labels.flatten().tolist(), strict=True):
+        aim, p = label * (1 - smoothing) + smoothing / 2, 1 / (1 + math.exp(-found))
+        by_hand -= (aim * math.log(p) + (1 - aim) * math.log(1 - p)) / 21
+    whole = batch_loss(logits, labels, 7, smoothing)
+    assert whole.item() == pytest.approx(by_hand, rel=1e-5)
+    parts = sum(batch_loss(logits[i], labels[i], 7, smoothing) for i in torch.arange(7).tensor_split(3))
+    assert parts == pytest.approx(whole.item(), rel=1e-5)

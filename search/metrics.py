@@ -1,0 +1,130 @@
+"""The metrics by which a study may judge its trials: one table of their names, directions, units and chance levels.
+
+What compares trials (front, rungs, samplers, hypervolume) compares *scores*: larger is better and 1 is perfect. The score is the
+metric itself, or 1 minus it if smaller is better, so that 1 - score is an error in both cases. What a user sees is the metric.
+
+`trainables.training.quality` computes them; this module is plain data, so that reading a study needs no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of predictions.
+
+    Attributes:
+        key: Name under which epochs report it: `val/NAME`.
+        label: Name in sentences and on axes.
+        larger_is_better: True for accuracies, False for losses.
+        in_percent: True if it is a fraction that is shown in percent.
+        chance: Value of a guess among so many classes, where the hypervolume begins; None if an image must have several labels.
+        chance_of_many: The same for images with any number of labels; None if an image must have one label.
+        hides_rare_classes: True if it is good where only the commonest class is predicted well.
+    """
+
+    key: str
+    label: str
+    larger_is_better: bool
+    in_percent: bool
+    chance: Callable[[int], float] | None
+    chance_of_many: float | None = None
+    hides_rare_classes: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name without its split: `macro_f1`."""
+        return self.key.removeprefix("val/")
+
+    @property
+    def on_test(self) -> str:
+        """The name under which `finalize` reports it: `test/macro_f1`."""
+        return f"test/{self.name}"
+
+    @property
+    def heading(self) -> str:
+        """The heading of a table's column: `val/top1 %`."""
+        return self.key + (" %" if self.in_percent else "")
+
+    @property
+    def axis(self) -> str:
+        """The title of an axis."""
+        return f"validation {self.label}" + (", %" if self.in_percent else "")
+
+    def score(self, value: float) -> float:
+        """Return the score of a value, and the value of a score."""
+        return value if self.larger_is_better else 1.0 - value
+
+    def shown(self, value: float) -> float:
+        """Return a value in the unit in which it is shown."""
+        return 100.0 * value if self.in_percent else value
+
+    def format(self, value: float) -> str:
+        """Format a value without its unit: `93.12` of 100, or `0.2154`."""
+        return f"{100 * value:.2f}" if self.in_percent else f"{value:.4f}"
+
+    def words(self, value: float) -> str:
+        """Format a value with its unit."""
+        return self.format(value) + (" %" if self.in_percent else "")
+
+    def guess(self, n_classes: int, *, many: bool = False) -> float:
+        """Return the value of a guess among so many classes; `many` if an image has any number of labels."""
+        if many:
+            assert self.chance_of_many is not None  # noqa: S101 - `unfit` has refused it
+            return self.chance_of_many
+        assert self.chance is not None  # noqa: S101 - the same
+        return self.chance(n_classes)
+
+    def standard_error(self, value: float, n_images: int | None) -> float | None:
+        """Return the standard error of a value measured on n images: sqrt(p (1 - p) / n) of an accuracy, else None (unknown)."""
+        if n_images is None or self.key != TOP1:
+            return None
+        return math.sqrt(value * (1.0 - value) / n_images)
+
+
+TOP1: Final = "val/top1"
+_ALL: Final = (
+    Metric(TOP1, "accuracy", True, True, lambda n: 1.0 / n, hides_rare_classes=True),
+    Metric("val/macro_f1", "macro F1", True, True, lambda n: 1.0 / n, 0.0),
+    Metric("val/balanced_accuracy", "balanced accuracy", True, True, lambda n: 1.0 / n),
+    Metric("val/auroc", "AUROC", True, False, lambda n: 0.5, 0.5),
+    Metric("val/map", "mean average precision", True, True, None, 0.0),
+    Metric("val/log_loss", "log loss", False, False, math.log, hides_rare_classes=True),
+    Metric("val/ece", "calibration error", False, True, lambda n: 1.0 - 1.0 / n, hides_rare_classes=True),
+)
+METRICS: Final = {metric.key: metric for metric in _ALL}
+
+
+def unknown(key: str) -> str | None:
+    """Return what is wrong with the name of a metric, or None."""
+    if key in METRICS:
+        return None
+    word = key.rpartition("/")[2].lower()
+    words = (
+        {"mean_average_precision": "val/map"}
+        | {metric.label.lower(): metric.key for metric in _ALL}
+        | {metric.name: metric.key for metric in _ALL}
+    )
+    near = [word] if word in words else [known for known in words if word and word in known]
+    near = near or difflib.get_close_matches(word, words, n=1)
+    return f"{key!r} is not a metric" + (f"; did you mean {words[near[0]]}?" if near else f"; choose one of {', '.join(METRICS)}")
+
+
+def unfit(key: str, *, many: bool) -> str | None:
+    """Return why labels do not allow a metric, or None.
+
+    Args:
+        key: Name of the metric.
+        many: True if an image has any number of labels, False if it has one.
+    """
+    if (METRICS[key].chance_of_many if many else METRICS[key].chance) is not None:
+        return None
+    allowed = [m.key for m in _ALL if (m.chance_of_many if many else m.chance) is not None]
+    have = "a list of labels" if many else "one label"
+    return f"{key} does not fit these labels, because each image has {have}; choose one of {', '.join(allowed)}"
