@@ -15,13 +15,14 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cluster.ray_address import NO_SECRET, may_hold_secret
-from cluster.ray_internals import LOGGERS
+from cluster.ray_internals import LOGGERS, NO_AGENT, head_has_no_agent
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -113,7 +114,9 @@ class Jobs:
 
     def attempts(self, study: str | None = None) -> list[Attempt]:
         """Return the jobs of one study or of all that the cluster remembers, oldest first."""
-        found = [_attempt(job) for job in self._client.list_jobs() if "paretune.attempt" in (job.metadata or {})]
+        with _answering(self.address):
+            listed = self._client.list_jobs()
+        found = [_attempt(job) for job in listed if "paretune.attempt" in (job.metadata or {})]
         return sorted((a for a in found if study in (None, a.study)), key=lambda a: (a.started or time.time(), a.number))
 
     def newest(self, study: str) -> Attempt:
@@ -138,7 +141,7 @@ class Jobs:
             cargo: Files, variables and packages of the job.
 
         Raises:
-            ClusterError: If an attempt of the study has not ended.
+            ClusterError: If an attempt of the study has not ended, or the cluster takes no job.
         """
         number = 1
         if earlier := self.attempts(study):
@@ -148,13 +151,14 @@ class Jobs:
                     f"{newest.id} is still running {study}; follow it: paretune logs {study} -f --address {self.address}"
                 )
             number = newest.number + 1
-        self._client.submit_job(
-            entrypoint=shlex.join([*COMMAND, *command]),
-            submission_id=f"{study}-{number}",
-            metadata={"paretune.study": study, "paretune.attempt": str(number), "paretune.storage": storage},
-            runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage),
-        )
-        return _attempt(self._client.get_job_info(f"{study}-{number}"))
+        with self._taking_jobs():
+            self._client.submit_job(
+                entrypoint=shlex.join([*COMMAND, *command]),
+                submission_id=f"{study}-{number}",
+                metadata={"paretune.study": study, "paretune.attempt": str(number), "paretune.storage": storage},
+                runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage),
+            )
+            return _attempt(self._client.get_job_info(f"{study}-{number}"))
 
     def ask(self, name: str, command: Sequence[str], *, storage: str, cargo: Cargo, say: Callable[[str], object]) -> int:
         """Run a command of `paretune` on the cluster and wait for it.
@@ -168,17 +172,21 @@ class Jobs:
 
         Returns:
             The exit code of the command.
+
+        Raises:
+            ClusterError: If the cluster takes no job.
         """
         there = shlex.join([*COMMAND, *command])
-        job = self._client.submit_job(
-            entrypoint=f"echo {shlex.quote(_FIRST_WORD)} && {there}",
-            submission_id=f"{name}-asked-{uuid.uuid4().hex[:8]}",
-            runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage, COLUMNS="160"),
-        )
-        while self._client.get_job_status(job).value not in _ENDED:
-            time.sleep(_POLL_SECONDS)
-        details = self._client.get_job_info(job)
-        lines = self._client.get_job_logs(job).splitlines(keepends=True)
+        with self._taking_jobs():
+            job = self._client.submit_job(
+                entrypoint=f"echo {shlex.quote(_FIRST_WORD)} && {there}",
+                submission_id=f"{name}-asked-{uuid.uuid4().hex[:8]}",
+                runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage, COLUMNS="160"),
+            )
+            while self._client.get_job_status(job).value not in _ENDED:
+                time.sleep(_POLL_SECONDS)
+            details = self._client.get_job_info(job)
+            lines = self._client.get_job_logs(job).splitlines(keepends=True)
         printed = "".join(line for line in lines if not line.startswith("Running entrypoint for job "))  # may appear anywhere
         say(printed.partition(f"{_FIRST_WORD}\n")[2] or f"{printed}{details.message or ''}\n")
         code = details.driver_exit_code
@@ -187,19 +195,61 @@ class Jobs:
     def logs(self, attempt: Attempt, *, follow: bool) -> Iterator[str]:
         """Yield the output of an attempt so far and, with `follow`, its output until it ends."""
         if not follow:
-            yield self._client.get_job_logs(attempt.id)
+            with _answering(self.address):
+                text = self._client.get_job_logs(attempt.id)
+            yield text
             return
         lines = self._client.tail_job_logs(attempt.id)
         with asyncio.Runner() as runner:
-            while (part := runner.run(anext(lines, None))) is not None:
+            while (part := self._next_part(runner, lines)) is not None:
                 yield part
 
     def wait(self, attempt: Attempt, seconds: float) -> Attempt:
         """Wait until the attempt has ended or the time is up; return its current state."""
         end = time.monotonic() + seconds
-        while (now := _attempt(self._client.get_job_info(attempt.id))).at_work and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
+        with _answering(self.address):
+            while (now := _attempt(self._client.get_job_info(attempt.id))).at_work and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
         return now
+
+    def _next_part(self, runner: asyncio.Runner, lines: AsyncIterator[str]) -> str | None:
+        with _answering(self.address):
+            return runner.run(anext(lines, None))
+
+    @contextmanager
+    def _taking_jobs(self) -> Iterator[None]:
+        """Send a job inside the block. A head without a job agent is refused before anything is uploaded; Ray waits ten seconds."""
+        if head_has_no_agent(self._client):
+            raise ClusterError(_no_agent(self.address))
+        with _answering(self.address):
+            yield
+
+
+@contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Turn what Ray's client raises inside the block into one line.
+
+    Raises:
+        ClusterError: If the cluster does not do what the block requests; the message has the remedy of a missing job agent.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:  # also the errors of the client's HTTP library
+        if NO_AGENT in str(error):
+            raise ClusterError(_no_agent(address)) from error
+        raise ClusterError(f"{address} does not do what was requested: {_first_line(error)}") from error
+
+
+def _no_agent(address: str) -> str:
+    return (
+        f"{address} takes no jobs: its head has no job agent, most likely because another program (another Ray) has the agent's "
+        "port, 52365 (dashboard_agent.log on the head says so); start the head again with a free one: ray start --head "
+        "--dashboard-agent-listen-port PORT"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def open_to_anyone(address: str) -> str | None:
@@ -246,9 +296,8 @@ def _client(address: str) -> JobSubmissionClient:
     except ConnectionError as error:
         raise ClusterError(f"{address} cannot be reached; is the cluster up, and its dashboard on that port?") from error
     except (AuthenticationError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
         raise ClusterError(
-            f"{address} refuses access: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
+            f"{address} refuses access: {_first_line(error)} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
         ) from error
     for talkative in LOGGERS:
         logging.getLogger(talkative).setLevel(logging.WARNING)

@@ -127,7 +127,12 @@ def exit_code() -> int:
             return 2
         complain(f"{error}; nothing that was acknowledged is lost: fix this, and the same command resumes from here")
         return 1
-    except Exception:
+    except Exception as error:
+        from cluster.jobs import ClusterError
+
+        if isinstance(error, ClusterError):
+            complain(str(error))
+            return 2
         sys.stderr.write(hide_secrets(traceback.format_exc()))
         return 1
     return 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from search.config.study_file import StudyFile
 
 app = typer.Typer()
-_T = TypeVar("_T")
 Address = Annotated[
     str,
     typer.Option(
@@ -114,7 +113,7 @@ def ask(address: str, command: Sequence[str]) -> int:
         raise RequestError(f"{command[0]}: name a study: paretune --address {address} {command[0]} STUDY")
     name = _named(words[0])
     jobs = connected(address)
-    attempt = _asked(jobs.newest, name)
+    attempt = jobs.newest(name)
     if command[0] in _DETACHED:
         _start(jobs, attempt.study, command, attempt.storage, attempt.cargo)
         return 0
@@ -181,15 +180,15 @@ def connected(address: str, *, unprotected: bool = False) -> Jobs:
     """Return the cluster's jobs.
 
     Raises:
-        RequestError: If the cluster cannot be reached, refuses access, or accepts jobs from anyone.
+        ClusterError: If the cluster cannot be reached, refuses access, or accepts jobs from anyone.
     """
     from cluster.jobs import Jobs
 
-    return _asked(lambda where: Jobs(where, unprotected=unprotected), address)
+    return Jobs(address, unprotected=unprotected)
 
 
 def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: Cargo) -> None:
-    attempt = _asked(lambda name: jobs.submit(name, command, storage=storage, cargo=cargo), study)
+    attempt = jobs.submit(study, command, storage=storage, cargo=cargo)
     console = Terminal(soft_wrap=True)
     console.print(f"{attempt.id} submitted to {jobs.address}")
     console.print(f"  paretune logs {study} -f --address {jobs.address}")
@@ -197,7 +196,7 @@ def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: 
 
 
 def _print_logs(jobs: Jobs, study: str, *, follow: bool) -> None:
-    attempt = _asked(jobs.newest, study)
+    attempt = jobs.newest(study)
     if follow:
         stop_telling()
     for part in jobs.logs(attempt, follow=follow):
@@ -239,14 +238,3 @@ def _environment() -> dict[str, str]:
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment of the cluster's machines"
         )
     return {"MLFLOW_TRACKING_URI": uri}
-
-
-def _asked(question: Callable[[str], _T], about: str) -> _T:
-    """Send a request to the cluster; one that the cluster cannot fulfil becomes a RequestError."""
-    from cluster.jobs import ClusterError
-    from search.errors import RequestError
-
-    try:
-        return question(about)
-    except ClusterError as error:
-        raise RequestError(str(error)) from error
