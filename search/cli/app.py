@@ -94,7 +94,7 @@ def _command() -> typer.core.TyperGroup:
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
     name = next((word for word in sys.argv[1:] if word in _command().commands), None)
-    if name is not None and "--json" not in sys.argv:  # another program reads that, or a job, whose output is one stream
+    if name is not None and "--json" not in sys.argv and not cluster.is_short_job():  # a job's output is one stream
         tell_silence(name)
     with held():  # the libraries' warnings, for a study's log
         code = exit_code()
@@ -106,7 +106,7 @@ def main() -> None:
 
 def exit_code() -> int:
     """Run the command in `sys.argv`, and return the exit code of the process."""
-    from search.errors import RequestError
+    from search.errors import NoLedger, RequestError
     from search.secret import hide_secrets
 
     try:
@@ -117,6 +117,8 @@ def exit_code() -> int:
         complain("interrupted; nothing is lost, and the same command resumes from here")
         return 1
     except RequestError as error:
+        if isinstance(error, NoLedger) and cluster.is_before_its_study():
+            return cluster.NOT_YET
         complain(str(error))
         return 2
     except OSError as error:

@@ -45,6 +45,9 @@ def status(
             print_json(facts)
         elif not watch:
             console.print(_shown(facts))
+        elif not console.is_terminal:
+            stop_telling()
+            _print_changes(folder, facts, console)
         else:
             stop_telling()
             with Live(_shown(facts), console=console, auto_refresh=False) as live:
@@ -52,6 +55,20 @@ def status(
                     time.sleep(_EVERY_SECONDS)
                     facts = show_status(folder) | {"gpu_memory": gpus()}
                     live.update(_shown(facts), refresh=True)
+
+
+def _print_changes(folder: Path, facts: dict[str, Any], console: Terminal) -> None:
+    """Print the study's status, and once more whenever its state or the number of its trials in a state has changed."""
+    from search.results.study_state import StudyState
+
+    console.print(_shown(facts))
+    while facts["state"] == StudyState.RUNNING:
+        time.sleep(_EVERY_SECONDS)
+        before, facts = facts, show_status(folder) | {"gpu_memory": facts["gpu_memory"]}
+        if any(facts.get(key) != before.get(key) for key in ("state", "trials", "paused")):
+            console.print()
+            console.print(_shown(facts))
+            console.file.flush()
 
 
 def show_status(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from search.cli.cluster import list_jobs
 from search.cli.options import (
     DEFAULT_STORAGE,
     Json,
@@ -35,15 +36,21 @@ def list_studies(
         str | None, typer.Argument(metavar="[ADDRESS]", help="A PostgreSQL database, instead of the storage folder.")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
+    address: Annotated[
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster: the studies of its jobs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the studies in the storage folder, or in a database."""
+    """List the studies in the storage folder, in a database, or of a cluster."""
     from search.config.loading import packaged_names
     from search.errors import LedgerError
     from search.names import LAW, shortened
     from search.results.overview import overview
     from search.storage.location import list_locations
 
+    if address is not None and server is None:
+        list_jobs(address, as_json=as_json)
+        return
     listing = list_locations(storage, server)
     found, problems = [], []
     for listed in listing.studies:

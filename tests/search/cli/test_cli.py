@@ -12,6 +12,8 @@ from subprocess import CompletedProcess
 import pytest
 
 import spaces
+from cluster.jobs import SHORT_JOB
+from search.cli.cluster import NOT_YET
 from search.results.saved_study import load
 from search.trial import State
 
@@ -153,6 +155,12 @@ def test_a_wrong_request_is_one_clear_message_and_exit_code_two(tmp_path: Path, 
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_short_job_tells_a_study_that_its_first_job_has_not_made_yet_from_one_that_nobody_makes(tmp_path: Path) -> None:
+    assert paretune("front", "nothing", cwd=tmp_path).returncode == 2
+    not_yet = paretune("front", "nothing", cwd=tmp_path, **{SHORT_JOB: "nothing-1"})
+    assert (not_yet.returncode, not_yet.stdout, not_yet.stderr) == (NOT_YET, "", "")
 
 
 def test_a_trial_that_does_not_exist_is_refused(searched: Path) -> None:
