@@ -57,6 +57,7 @@ def plan(
     say(f"building {file.backbone.name} without its weights")
     from search.config.prefix_cache import prefix_fact
     from search.errors import RequestError
+    from search.study.checks import note_on_hours, notes_on
     from search.workflows import epoch_seconds, preflight
     from search.workflows import plan as planning
     from trainables import count_epochs, measure
@@ -99,6 +100,9 @@ def plan(
         }
         print_json(facts)
         return
+    for note in (*notes_on(file, work.n_training), note_on_hours(file, found.trials.guess)):
+        if note is not None:
+            complain(note)
     console = Terminal()
     console.print(_space_table(held))
     console.print(_legend(file, max_params), style="dim")

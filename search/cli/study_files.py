@@ -89,7 +89,7 @@ def validate(
     from search.cli.progress import Progress
     from search.config import loading
     from search.config.data_sections import Images
-    from search.study.checks import note_on_budget
+    from search.study.checks import notes_on
     from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
@@ -99,7 +99,7 @@ def validate(
         _print_data(file, found)
     if file.protocol is not None:
         _print_protocol(file)
-    if (note := note_on_budget(file)) is not None:
+    for note in notes_on(file, None if found is None else found.n_images.get("train")):
         complain(note)
     sys.stdout.write(yaml.safe_dump(file.written(), sort_keys=False))
 

@@ -16,7 +16,7 @@ from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import checkpoints
 from search.storage.facts import Pinned, TrialMemory
-from search.study.checks import note_on_budget
+from search.study.checks import notes_on
 from search.study.opening import Opening
 from search.workflows.validation import refuse_what_cannot_start
 from spaces import Config
@@ -86,7 +86,7 @@ def examine(
                 pinned = Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest, **digests)
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned, skipped=skipped)
-            if (note := note_on_budget(file)) is not None:
+            for note in notes_on(file, None if found is None else found.n_images.get("train")):
                 say(note)
             precision = computed = None
             if file.recipe.precision == "auto":
