@@ -18,6 +18,7 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """Show each method's share of the search and its contribution to the front."""
     from search.results.contributions import contributions as shares_of
     from search.results.saved_study import load
+    from search.results.tables import numbers_table
     from search.results.words import format_percent
 
     saved = load(folder_of(study, storage))
@@ -25,7 +26,8 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     if as_json:
         print_json([vars(share) | {"front": [trial.number for trial in share.front]} for share in found])
         return
-    table = Table("method", "trials", "complete", "epochs", "own front", "best %", "hypervolume", "contribution", box=None)
+    names = ("method", "trials", "complete", "epochs", "own front", "best %", "hypervolume", "contribution")
+    table = numbers_table(names, n_words=1)
     for share in found:
         best = format_percent(share.front[-1].metrics["val/top1"]) if share.front else "-"
         numbers = (share.n_trials, share.n_complete, share.n_epochs, len(share.front))
@@ -95,6 +97,7 @@ def compare(
     """Compare studies: fronts, hypervolume from one reference point, methods."""
     from search.results.comparison import SideBySide
     from search.results.saved_study import load
+    from search.results.tables import numbers_table
     from search.results.words import format_percent
 
     beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
@@ -104,7 +107,8 @@ def compare(
         return
     console = Terminal()
     for table in (beside.studies(), beside.methods()):
-        shown = Table(*("best %" if name == "best" else name for name in table.column_names), box=None)
+        names = ["best %" if name == "best" else name for name in table.column_names]
+        shown = numbers_table(names, n_words=2)  # study and state, or study and method
         for row in table.to_pylist():
             shown.add_row(*(_cell(name, value) for name, value in row.items()))
         console.print(shown)
