@@ -66,6 +66,10 @@ def submit(
         bool, typer.Option("--unprotected", help="Accept a cluster without a token; its network is private.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the job's output until it ends.")] = False,
+    then: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="See run; on the cluster, with the rights of the job.")
+    ] = None,
+    notify: Annotated[str | None, typer.Option(metavar="URL", help="See run; Ray's dashboard shows it.")] = None,
 ) -> None:
     """Run a study as a job of a Ray cluster: the same search as `run`. Submitting it again resumes it."""
     from cluster.jobs import Cargo
@@ -73,6 +77,7 @@ def submit(
     from search.config import loading
     from search.errors import RequestError
 
+    refuse_secret(notify)
     file = loading.load(study, overrides or (), storage)
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
@@ -80,6 +85,7 @@ def submit(
     jobs = connected(address, unprotected=unprotected)
     with _staged(file, file.places()) as (folder, named):  # a server's password must be known to the cluster only
         command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
+        command += [*(["--then", then] if then else []), *(["--notify", notify] if notify else [])]
         environment |= named | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
         cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)
@@ -116,6 +122,9 @@ def ask(address: str, command: Sequence[str]) -> int:
     if not words:
         raise RequestError(f"{command[0]}: name a study: paretune --address {address} {command[0]} STUDY")
     name = _named(words[0])
+    for word, value in zip(command, (*command[1:], ""), strict=True):
+        if word.partition("=")[0] == "--notify":
+            refuse_secret(word.partition("=")[2] or value)
     jobs = connected(address)
     attempt = jobs.newest(name)
     if command[0] in _DETACHED:
@@ -180,6 +189,29 @@ def _say_that_it_starts(attempt: Attempt, command: Sequence[str]) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def refuse_secret(notify: str | None) -> None:
+    """Refuse an address for `--notify` that is none, or that Ray's dashboard must not show.
+
+    Raises:
+        RequestError: If it is such an address; it is not repeated.
+    """
+    from search.errors import RequestError
+    from search.secret import SecretAddress
+    from search.workflows.notify import check_url
+
+    if notify is None:
+        return
+    try:
+        check_url(notify)
+    except ValueError as error:
+        raise RequestError(f"--notify: {error}") from None
+    if SecretAddress(notify).is_secret:
+        raise RequestError(
+            "--notify: this address holds a password or a token, which Ray's dashboard would show; set PARETUNE_NOTIFY in the "
+            "environment of the cluster's machines instead"
+        )
 
 
 def list_jobs(address: str, *, as_json: bool) -> None:

@@ -43,12 +43,14 @@ def list_studies(
 ) -> None:
     """List the studies in the storage folder, in a database, or of a cluster."""
     from search.config.loading import packaged_names
-    from search.errors import LedgerError
+    from search.errors import LedgerError, RequestError
     from search.names import LAW, shortened
     from search.results.overview import overview
     from search.storage.location import list_locations
 
-    if address is not None and server is None:
+    if address is not None:
+        if server is not None:
+            raise RequestError("ls: name a database or a cluster, not both; unset PARETUNE_ADDRESS to list the database")
         list_jobs(address, as_json=as_json)
         return
     listing = list_locations(storage, server)
