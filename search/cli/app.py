@@ -60,9 +60,20 @@ app.add_typer(suite.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"paretune {version('paretune')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
     context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     address: Annotated[
         str | None,
         typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster's address: run the command on a study there."),

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -161,6 +162,12 @@ def test_a_short_job_tells_a_study_that_its_first_job_has_not_made_yet_from_one_
     assert paretune("front", "nothing", cwd=tmp_path).returncode == 2
     not_yet = paretune("front", "nothing", cwd=tmp_path, **{SHORT_JOB: "nothing-1"})
     assert (not_yet.returncode, not_yet.stdout, not_yet.stderr) == (NOT_YET, "", "")
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    done = paretune("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"paretune {project['version']}\n")
 
 
 def test_a_trial_that_does_not_exist_is_refused(searched: Path) -> None:
