@@ -7,21 +7,19 @@ events, pruning a trial) is a short job of its own, which runs near the ledger w
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import logging
 import shlex
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cluster.open_dashboards import open_to_anyone
 from cluster.ray_address import NO_SECRET, may_hold_secret
-from cluster.ray_internals import LOGGERS
+from cluster.ray_internals import LOGGERS, NO_AGENT, head_has_no_agent
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 _ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 _FIRST_WORD = "---- paretune ----"  # printed by a short job before its answer, to separate it from Ray's own output
 _POLL_SECONDS = 0.25
-_ANSWERS_SECONDS = 10
+SHORT_JOB = "PARETUNE_SHORT_JOB"  # set in a short job: the id of the job that runs the study, empty if none does
 COMMAND = ("python", "-m", "search.cli")  # `paretune` on a node, where nothing is installed: the packages travel with the job
 
 
@@ -113,7 +111,9 @@ class Jobs:
 
     def attempts(self, study: str | None = None) -> list[Attempt]:
         """Return the jobs of one study or of all that the cluster remembers, oldest first."""
-        found = [_attempt(job) for job in self._client.list_jobs() if "paretune.attempt" in (job.metadata or {})]
+        with _answering(self.address):
+            listed = self._client.list_jobs()
+        found = [_attempt(job) for job in listed if "paretune.attempt" in (job.metadata or {})]
         return sorted((a for a in found if study in (None, a.study)), key=lambda a: (a.started or time.time(), a.number))
 
     def newest(self, study: str) -> Attempt:
@@ -138,7 +138,7 @@ class Jobs:
             cargo: Files, variables and packages of the job.
 
         Raises:
-            ClusterError: If an attempt of the study has not ended.
+            ClusterError: If an attempt of the study has not ended, or the cluster takes no job.
         """
         number = 1
         if earlier := self.attempts(study):
@@ -148,15 +148,26 @@ class Jobs:
                     f"{newest.id} is still running {study}; follow it: paretune logs {study} -f --address {self.address}"
                 )
             number = newest.number + 1
-        self._client.submit_job(
-            entrypoint=shlex.join([*COMMAND, *command]),
-            submission_id=f"{study}-{number}",
-            metadata={"paretune.study": study, "paretune.attempt": str(number), "paretune.storage": storage},
-            runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage),
-        )
-        return _attempt(self._client.get_job_info(f"{study}-{number}"))
+        with self._taking_jobs():
+            self._client.submit_job(
+                entrypoint=shlex.join([*COMMAND, *command]),
+                submission_id=f"{study}-{number}",
+                metadata={"paretune.study": study, "paretune.attempt": str(number), "paretune.storage": storage},
+                runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage),
+            )
+            return _attempt(self._client.get_job_info(f"{study}-{number}"))
 
-    def ask(self, name: str, command: Sequence[str], *, storage: str, cargo: Cargo, say: Callable[[str], object]) -> int:
+    def ask(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        storage: str,
+        cargo: Cargo,
+        say: Callable[[str], object],
+        follow: bool = False,
+        running: Attempt | None = None,
+    ) -> int:
         """Run a command of `paretune` on the cluster and wait for it.
 
         Args:
@@ -165,76 +176,127 @@ class Jobs:
             storage: Storage folder of the studies on the cluster.
             cargo: Files, variables and packages of the job; those of a study's newest attempt run the code that created the study.
             say: Callback that receives the output of the command.
+            follow: True to pass on the output while it is printed, and to stop the job if that is interrupted.
+            running: Job that runs the study; None if none does.
 
         Returns:
             The exit code of the command.
+
+        Raises:
+            ClusterError: If the cluster takes no job.
         """
         there = shlex.join([*COMMAND, *command])
-        job = self._client.submit_job(
-            entrypoint=f"echo {shlex.quote(_FIRST_WORD)} && {there}",
-            submission_id=f"{name}-asked-{uuid.uuid4().hex[:8]}",
-            runtime_env=cargo.runtime_env(PARETUNE_STORAGE=storage, COLUMNS="160"),
-        )
-        while self._client.get_job_status(job).value not in _ENDED:
-            time.sleep(_POLL_SECONDS)
-        details = self._client.get_job_info(job)
-        lines = self._client.get_job_logs(job).splitlines(keepends=True)
-        printed = "".join(line for line in lines if not line.startswith("Running entrypoint for job "))  # may appear anywhere
-        say(printed.partition(f"{_FIRST_WORD}\n")[2] or f"{printed}{details.message or ''}\n")
+        variables = {"PARETUNE_STORAGE": storage, "COLUMNS": "160", SHORT_JOB: "" if running is None else running.id}
+        with self._taking_jobs():
+            job = self._client.submit_job(
+                entrypoint=f"echo {shlex.quote(_FIRST_WORD)} && {there}",
+                submission_id=f"{name}-asked-{uuid.uuid4().hex[:8]}",
+                runtime_env=cargo.runtime_env(**variables),
+            )
+        answer = _Answer()
+        if follow:
+            try:
+                for part in self._parts(job):
+                    say(answer.new(part))
+            except BaseException:
+                self._client.stop_job(job)
+                raise
+        with _answering(self.address):
+            while self._client.get_job_status(job).value not in _ENDED:
+                time.sleep(_POLL_SECONDS)
+            details = self._client.get_job_info(job)
+            if not follow:
+                say(answer.new(self._client.get_job_logs(job)))
         code = details.driver_exit_code
+        if not answer.begun:
+            say(f"{answer.before}{details.message or ''}\n")
         return 1 if code is None else int(code)
 
     def logs(self, attempt: Attempt, *, follow: bool) -> Iterator[str]:
         """Yield the output of an attempt so far and, with `follow`, its output until it ends."""
-        if not follow:
-            yield self._client.get_job_logs(attempt.id)
+        if follow:
+            yield from self._parts(attempt.id)
             return
-        lines = self._client.tail_job_logs(attempt.id)
-        with asyncio.Runner() as runner:
-            while (part := runner.run(anext(lines, None))) is not None:
-                yield part
+        with _answering(self.address):
+            text = self._client.get_job_logs(attempt.id)
+        yield text
 
     def wait(self, attempt: Attempt, seconds: float) -> Attempt:
         """Wait until the attempt has ended or the time is up; return its current state."""
         end = time.monotonic() + seconds
-        while (now := _attempt(self._client.get_job_info(attempt.id))).at_work and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
+        with _answering(self.address):
+            while (now := _attempt(self._client.get_job_info(attempt.id))).at_work and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
         return now
 
+    def _parts(self, job: str) -> Iterator[str]:
+        """Yield the output of a job until it ends."""
+        lines = self._client.tail_job_logs(job)
+        with asyncio.Runner() as runner:
+            while True:
+                with _answering(self.address):
+                    part = runner.run(anext(lines, None))
+                if part is None:
+                    return
+                yield part
 
-def open_to_anyone(address: str) -> str | None:
-    """Return the flaw in a cluster's protection; None if it has a token, is on this machine alone, or cannot be reached.
+    @contextmanager
+    def _taking_jobs(self) -> Iterator[None]:
+        """Send a job inside the block. A head without a job agent is refused before anything is uploaded; Ray waits ten seconds."""
+        if head_has_no_agent(self._client):
+            raise ClusterError(_no_agent(self.address))
+        with _answering(self.address):
+            yield
 
-    A loopback address may be a tunnel, so the addresses of the nodes are asked for.
+
+class _Answer:
+    """The output of a short job without what Ray prints before and in it.
+
+    Attributes:
+        before: Output before the answer.
+        begun: True once the answer has begun.
+    """
+
+    def __init__(self) -> None:
+        self.before, self.begun = "", False
+
+    def new(self, part: str) -> str:
+        """Return the answer in a further part of the output, which ends with a line."""
+        lines = [line for line in part.splitlines(keepends=True) if not line.startswith("Running entrypoint for job ")]
+        if not self.begun:
+            if f"{_FIRST_WORD}\n" not in lines:
+                self.before += "".join(lines)
+                return ""
+            self.begun = True
+            lines = lines[lines.index(f"{_FIRST_WORD}\n") + 1 :]
+        return "".join(lines)
+
+
+@contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Turn what Ray's client raises inside the block into one line.
+
+    Raises:
+        ClusterError: If the cluster does not do what the block requests; the message has the remedy of a missing job agent.
     """
     try:
-        _get(address, "/api/jobs/")
-        machines = [node["ip"] for node in json.loads(_get(address, "/nodes?view=summary"))["data"]["summary"]]
-    except urllib.error.HTTPError as error:
-        if error.code in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
-            return None
-        return f"{address} does not say whether it asks for a token (HTTP status {error.code})"
-    except TimeoutError:
-        return f"{address} does not say within {_ANSWERS_SECONDS} s whether it asks for a token"
-    except (OSError, http.client.HTTPException) as error:
-        slow = isinstance(getattr(error, "reason", None), TimeoutError)
-        return f"{address} does not say within {_ANSWERS_SECONDS} s whether it asks for a token" if slow else None
-    except (ValueError, KeyError, TypeError):
-        machines = ["of an unknown address"]
-    if machines and all(_is_loopback(f"//{machine}") for machine in (*machines, urlsplit(address).hostname)):
-        return None
-    return f"{address} accepts jobs from anyone who can reach it"
+        yield
+    except (RuntimeError, OSError) as error:  # also the errors of the client's HTTP library
+        if NO_AGENT in str(error):
+            raise ClusterError(_no_agent(address)) from error
+        raise ClusterError(f"{address} does not do what was requested: {_first_line(error)}") from error
 
 
-def _get(address: str, path: str) -> bytes:
-    """Ask as a client without a token."""
-    with urllib.request.urlopen(f"{address.rstrip('/')}{path}", timeout=_ANSWERS_SECONDS) as answer:  # noqa: S310 - http only
-        content: bytes = answer.read()
-    return content
+def _no_agent(address: str) -> str:
+    return (
+        f"{address} takes no jobs: its head has no job agent, most likely because another program (another Ray) has the agent's "
+        "port, 52365 (dashboard_agent.log on the head says so); start the head again with a free one: ray start --head "
+        "--dashboard-agent-listen-port PORT"
+    )
 
 
-def _is_loopback(address: str) -> bool:
-    return urlsplit(address).hostname in ("127.0.0.1", "::1", "localhost")
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _client(address: str) -> JobSubmissionClient:
@@ -246,9 +308,9 @@ def _client(address: str) -> JobSubmissionClient:
     except ConnectionError as error:
         raise ClusterError(f"{address} cannot be reached; is the cluster up, and its dashboard on that port?") from error
     except (AuthenticationError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
         raise ClusterError(
-            f"{address} refuses access: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
+            f"{address} refuses access ({_first_line(error)}); set RAY_AUTH_MODE=token here, too, with the cluster's token in "
+            "~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names (docs/cluster.md)"
         ) from error
     for talkative in LOGGERS:
         logging.getLogger(talkative).setLevel(logging.WARNING)

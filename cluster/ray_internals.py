@@ -1,8 +1,8 @@
 """The private parts of Ray that we use, all of them, as read in Ray 2.60. Each has a way to do without.
 
-Neither the draining mark of a node, nor the node of an actor, nor the autoscaler's report is part of Ray's public interface,
-`ray.init` cannot leave out servers, and `ray.shutdown` resets signals. Where Ray has renamed something, the functions below behave
-as their docstrings say.
+Neither the draining mark of a node, nor the node of an actor, nor the port of a node's agent, nor the autoscaler's report is part
+of Ray's public interface, `ray.init` cannot leave out servers, and `ray.shutdown` resets signals. Where Ray has renamed something,
+the functions below behave as their docstrings say.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 _log = logging.getLogger(__name__)
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+NO_AGENT = "No available agent"  # the answer of a dashboard, after ten seconds, to a job while its head has no job agent
 _SERVERS = ("start_monitor", "start_log_monitor", "start_api_server")
 
 
@@ -59,6 +63,19 @@ def older_autoscaler_types() -> Mapping[str, str]:
     """Return node id to node type, as the older autoscaler reports it; empty before its first report."""
     told = json.loads(_internal_kv("__autoscaling_status") or b"{}")
     return (told.get("autoscaler_report") or {}).get("node_type_mapping") or {}
+
+
+def head_has_no_agent(client: JobSubmissionClient) -> bool:
+    """Return True if a cluster's head has no job agent, which could not open its port; False if it has, or that cannot be read."""
+    ask = getattr(client, "_do_request", None)
+    if ask is None:
+        return False
+    try:
+        told = ask("GET", "/nodes?view=summary", timeout=5).json()["data"]["summary"]
+        raylets = [node["raylet"] for node in told]
+        return any(raylet.get("isHeadNode") and raylet.get("dashboardAgentListenPort") == -1 for raylet in raylets)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return False
 
 
 def _internal_kv(key: str, namespace: str | None = None) -> bytes | None:

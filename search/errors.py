@@ -13,6 +13,10 @@ class LedgerError(RequestError):
     """The error that the ledger cannot be used as requested; the message names the law and the remedy."""
 
 
+class NoLedger(LedgerError):
+    """The error that a study does not exist, or does not exist yet."""
+
+
 class OwnedElsewhere(LedgerError):
     """The error that another driver holds the study."""
 

@@ -20,15 +20,15 @@ def shares(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Json =
     """Show each method's share of the search and its contribution to the front."""
     from search.results.contributions import contributions as shares_of
     from search.results.saved_study import load
+    from search.results.tables import numbers_table
 
     saved = load(folder_of(study, storage))
     found = shares_of(saved.history, saved.reference_point)
     if as_json:
         print_json([vars(share) | {"front": [trial.number for trial in share.front]} for share in found])
         return
-    table = Table(
-        "method", "trials", "complete", "epochs", "own front", _best(saved.metric), "hypervolume", "contribution", box=None
-    )
+    names = ("method", "trials", "complete", "epochs", "own front", _best(saved.metric), "hypervolume", "contribution")
+    table = numbers_table(names, n_words=1)
     for share in found:
         best = saved.metric.format(share.front[-1].quality) if share.front else "-"
         numbers = (share.n_trials, share.n_complete, share.n_epochs, len(share.front))
@@ -142,6 +142,7 @@ def compare(
     """Compare studies: fronts, hypervolume from one reference point, methods."""
     from search.results.comparison import SideBySide
     from search.results.saved_study import load
+    from search.results.tables import numbers_table
 
     beside = SideBySide(tuple(load(folder_of(study, storage)) for study in studies))
     if as_json:
@@ -150,7 +151,8 @@ def compare(
         return
     console, metric = Terminal(), beside.metric
     for table in (beside.studies(), beside.methods()):
-        shown = Table(*(_best(metric) if name == "best" else name for name in table.column_names), box=None)
+        names = [_best(metric) if name == "best" else name for name in table.column_names]
+        shown = numbers_table(names, n_words=2)  # study and state, or study and method
         for row in table.to_pylist():
             shown.add_row(*(_cell(name, value, metric) for name, value in row.items()))
         console.print(shown)

@@ -60,9 +60,20 @@ app.add_typer(suite.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"paretune {version('paretune')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
     context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     address: Annotated[
         str | None,
         typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster's address: run the command on a study there."),
@@ -94,7 +105,7 @@ def _command() -> typer.core.TyperGroup:
 def main() -> None:
     """Run the `paretune` command. Exit code 0: done; 1: the work failed or was interrupted; 2: the request was wrong."""
     name = next((word for word in sys.argv[1:] if word in _command().commands), None)
-    if name is not None and "--json" not in sys.argv:  # another program reads that, or a job, whose output is one stream
+    if name is not None and "--json" not in sys.argv and not cluster.is_short_job():  # a job's output is one stream
         tell_silence(name)
     with held():  # the libraries' warnings, for a study's log
         code = exit_code()
@@ -106,7 +117,7 @@ def main() -> None:
 
 def exit_code() -> int:
     """Run the command in `sys.argv`, and return the exit code of the process."""
-    from search.errors import RequestError
+    from search.errors import NoLedger, RequestError
     from search.secret import hide_secrets
 
     try:
@@ -117,6 +128,8 @@ def exit_code() -> int:
         complain("interrupted; nothing is lost, and the same command resumes from here")
         return 1
     except RequestError as error:
+        if isinstance(error, NoLedger) and cluster.is_before_its_study():
+            return cluster.NOT_YET
         complain(str(error))
         return 2
     except OSError as error:
@@ -127,7 +140,12 @@ def exit_code() -> int:
             return 2
         complain(f"{error}; nothing that was acknowledged is lost: fix this, and the same command resumes from here")
         return 1
-    except Exception:
+    except Exception as error:
+        from cluster.jobs import ClusterError
+
+        if isinstance(error, ClusterError):
+            complain(str(error))
+            return 2
         sys.stderr.write(hide_secrets(traceback.format_exc()))
         return 1
     return 0

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
+from rich.table import Table
 
-from search.cli.options import MaybeSlots, MaybeStorage, Overrides, complain
+from search.cli.options import MaybeSlots, MaybeStorage, Overrides, complain, print_json
 from search.cli.silence import stop_telling
 from search.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from cluster.jobs import Cargo, Jobs
+    from cluster.jobs import Attempt, Cargo, Jobs
     from search.config.study_file import StudyFile
 
 app = typer.Typer()
-_T = TypeVar("_T")
 Address = Annotated[
     str,
     typer.Option(
@@ -46,6 +47,8 @@ HERE = (
     "ui",
 )  # commands that are not passed on to the cluster
 _DETACHED = ("resume",)  # submitted as the study's next attempt
+NOT_YET = 75  # exit code of a short job on a study that its first job has not made yet
+_STARTS_SECONDS = 2.0  # between two looks at a study that is starting
 _STUDY_FILE = "study.yaml"
 _METHODS = "methods"  # folder of the user's methods in a job, where their names hide no module
 
@@ -63,6 +66,10 @@ def submit(
         bool, typer.Option("--unprotected", help="Accept a cluster without a token; its network is private.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print the job's output until it ends.")] = False,
+    then: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="See run; on the cluster, with the rights of the job.")
+    ] = None,
+    notify: Annotated[str | None, typer.Option(metavar="URL", help="See run; Ray's dashboard shows it.")] = None,
 ) -> None:
     """Run a study as a job of a Ray cluster: the same search as `run`. Submitting it again resumes it."""
     from cluster.jobs import Cargo
@@ -70,6 +77,7 @@ def submit(
     from search.config import loading
     from search.errors import RequestError
 
+    refuse_secret(notify)
     file = loading.load(study, overrides or (), storage)
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
@@ -77,6 +85,7 @@ def submit(
     jobs = connected(address, unprotected=unprotected)
     with _staged(file, file.places()) as (folder, named):  # a server's password must be known to the cluster only
         command = ["run", _STUDY_FILE, "--storage", str(file.storage), *(["--slots", str(slots)] if slots else [])]
+        command += [*(["--then", then] if then else []), *(["--notify", notify] if notify else [])]
         environment |= named | ({"PARETUNE_UNPROTECTED": "1"} if unprotected else {})
         cargo = Cargo(folder, environment, requirements(postgres=file.ledger is not None) if pip else None)
         _start(jobs, file.study, command, str(file.storage), cargo)
@@ -113,12 +122,114 @@ def ask(address: str, command: Sequence[str]) -> int:
     if not words:
         raise RequestError(f"{command[0]}: name a study: paretune --address {address} {command[0]} STUDY")
     name = _named(words[0])
+    for word, value in zip(command, (*command[1:], ""), strict=True):
+        if word.partition("=")[0] == "--notify":
+            refuse_secret(word.partition("=")[2] or value)
     jobs = connected(address)
-    attempt = _asked(jobs.newest, name)
+    attempt = jobs.newest(name)
     if command[0] in _DETACHED:
         _start(jobs, attempt.study, command, attempt.storage, attempt.cargo)
         return 0
-    return jobs.ask(attempt.study, command, storage=attempt.storage, cargo=attempt.cargo, say=sys.stdout.write)
+    watches = command[0] == "status" and not {"--watch", "-w"}.isdisjoint(command)
+    while (code := _answer(jobs, attempt, command, follow=watches)) == NOT_YET:
+        if not (attempt := jobs.newest(name)).at_work:
+            raise RequestError(f"{attempt.id} is {attempt.state} and has made no study; its output: paretune logs {name}")
+        _say_that_it_starts(attempt, command)
+        if not watches:
+            return 0 if command[0] == "status" else 2
+        time.sleep(_STARTS_SECONDS)
+    return code
+
+
+def _answer(jobs: Jobs, attempt: Attempt, command: Sequence[str], *, follow: bool) -> int:
+    """Run a command on a study's cluster, and print its answer.
+
+    Returns:
+        The exit code, `NOT_YET` if the study's first job has not made the study yet.
+    """
+    if attempt.state == "PENDING" and attempt.number == 1:
+        return NOT_YET  # a short job would wait for the same machines and packages
+    if follow:
+        stop_telling()
+    running = attempt if attempt.at_work else None
+    return jobs.ask(
+        attempt.study, command, storage=attempt.storage, cargo=attempt.cargo, say=_write, follow=follow, running=running
+    )
+
+
+def is_short_job() -> bool:
+    """Return whether this command is a short job, whose output a laptop prints."""
+    from cluster.jobs import SHORT_JOB
+
+    return SHORT_JOB in os.environ
+
+
+def is_before_its_study() -> bool:
+    """Return whether this command is a short job that was started while the first job of its study was at work."""
+    from cluster.jobs import SHORT_JOB
+
+    return bool(os.environ.get(SHORT_JOB))
+
+
+def _say_that_it_starts(attempt: Attempt, command: Sequence[str]) -> None:
+    """Say that a study is starting: as the answer to `status`, else as the reason why there is no answer."""
+    waits = attempt.message.strip().splitlines() if attempt.state == "PENDING" else []
+    why = f": {waits[0]}" if waits else ""
+    if command[0] != "status":
+        complain(
+            f"{attempt.study} is starting; {attempt.id} is {attempt.state} and has not made the study yet{why}; "
+            f"follow it: paretune logs {attempt.study} -f"
+        )
+    elif "--json" in command:
+        print_json({"study": attempt.study, "state": "STARTING", "job": attempt.id, "job_state": attempt.state})
+    else:
+        Terminal(soft_wrap=True).print(f"{attempt.study} is starting; {attempt.id} is {attempt.state}{why}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def refuse_secret(notify: str | None) -> None:
+    """Refuse an address for `--notify` that is none, or that Ray's dashboard must not show.
+
+    Raises:
+        RequestError: If it is such an address; it is not repeated.
+    """
+    from search.errors import RequestError
+    from search.secret import SecretAddress
+    from search.workflows.notify import check_url
+
+    if notify is None:
+        return
+    try:
+        check_url(notify)
+    except ValueError as error:
+        raise RequestError(f"--notify: {error}") from None
+    if SecretAddress(notify).is_secret:
+        raise RequestError(
+            "--notify: this address holds a password or a token, which Ray's dashboard would show; set PARETUNE_NOTIFY in the "
+            "environment of the cluster's machines instead"
+        )
+
+
+def list_jobs(address: str, *, as_json: bool) -> None:
+    """Print the studies of a cluster's jobs, each with its newest job."""
+    from search.config.loading import packaged_names
+
+    newest = {attempt.study: attempt for attempt in sorted(connected(address).attempts(), key=lambda attempt: attempt.number)}
+    attempts = [newest[study] for study in sorted(newest)]
+    if as_json:
+        told = [{"name": one.study, "state": one.state.lower(), "path": one.storage, "job": one.id} for one in attempts]
+        print_json({"studies": told, "packaged": packaged_names()})
+        return
+    table = Table("study", "newest job", "state", "storage on the cluster", box=None)
+    for one in attempts:
+        table.add_row(one.study, one.id, one.state.lower(), one.storage)
+    console = Terminal()
+    console.print(f"Studies of {address}; those of this machine: paretune ls without PARETUNE_ADDRESS", soft_wrap=True, style="dim")
+    console.print(table if attempts else "It has no job of a study.")
 
 
 def ask_about(file: StudyFile, address: str, command: str, words: Sequence[str], *, pip: bool, unprotected: bool) -> int:
@@ -181,15 +292,15 @@ def connected(address: str, *, unprotected: bool = False) -> Jobs:
     """Return the cluster's jobs.
 
     Raises:
-        RequestError: If the cluster cannot be reached, refuses access, or accepts jobs from anyone.
+        ClusterError: If the cluster cannot be reached, refuses access, or accepts jobs from anyone.
     """
     from cluster.jobs import Jobs
 
-    return _asked(lambda where: Jobs(where, unprotected=unprotected), address)
+    return Jobs(address, unprotected=unprotected)
 
 
 def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: Cargo) -> None:
-    attempt = _asked(lambda name: jobs.submit(name, command, storage=storage, cargo=cargo), study)
+    attempt = jobs.submit(study, command, storage=storage, cargo=cargo)
     console = Terminal(soft_wrap=True)
     console.print(f"{attempt.id} submitted to {jobs.address}")
     console.print(f"  paretune logs {study} -f --address {jobs.address}")
@@ -197,12 +308,11 @@ def _start(jobs: Jobs, study: str, command: Sequence[str], storage: str, cargo: 
 
 
 def _print_logs(jobs: Jobs, study: str, *, follow: bool) -> None:
-    attempt = _asked(jobs.newest, study)
+    attempt = jobs.newest(study)
     if follow:
         stop_telling()
     for part in jobs.logs(attempt, follow=follow):
-        sys.stdout.write(part)
-        sys.stdout.flush()
+        _write(part)
     if not follow:
         return
     ended = jobs.wait(attempt, seconds=10.0)
@@ -239,14 +349,3 @@ def _environment() -> dict[str, str]:
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment of the cluster's machines"
         )
     return {"MLFLOW_TRACKING_URI": uri}
-
-
-def _asked(question: Callable[[str], _T], about: str) -> _T:
-    """Send a request to the cluster; one that the cluster cannot fulfil becomes a RequestError."""
-    from cluster.jobs import ClusterError
-    from search.errors import RequestError
-
-    try:
-        return question(about)
-    except ClusterError as error:
-        raise RequestError(str(error)) from error

@@ -54,10 +54,13 @@ def gc(
     study: StudyName,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Also those of complete trials outside of the front, which cannot be exported then.")
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Delete checkpoints that are not needed: all except those of unfinished trials, of the front and of extended trials.
+    """Delete checkpoints that are not needed: all except those of unfinished and of complete trials.
 
     Half-written files of killed processes are deleted as well.
     """
@@ -65,14 +68,20 @@ def gc(
 
     from search.workflows import collect_checkpoints
 
-    found = collect_checkpoints.collect(folder_of(study, storage), dry_run=dry_run)
+    found = collect_checkpoints.collect(folder_of(study, storage), dry_run=dry_run, complete=complete)
     if as_json:
         print_json(asdict(found))
         return
     drafts = f" and {found.drafts} half-written files" if found.drafts else ""
     what = f"{len(found.trials)} checkpoints{drafts}, {collect_checkpoints.mebibytes(found.freed_bytes)}"
     words = "would be deleted" if dry_run else "deleted"
-    Terminal(soft_wrap=True).print(f"{what} {words}; {collect_checkpoints.mebibytes(found.kept_bytes)} kept")
+    console = Terminal(soft_wrap=True)
+    console.print(f"{what} {words}; {collect_checkpoints.mebibytes(found.kept_bytes)} kept")
+    if found.complete:
+        size = collect_checkpoints.mebibytes(found.complete_bytes)
+        console.print(
+            f"Of these, {size} are of {len(found.complete)} complete trials outside of the front: --complete deletes them."
+        )
 
 
 def ask(study: str, storage: Path, verb: str, trials: list[int], **detail: Any) -> None:

@@ -30,10 +30,18 @@ def cost(
 ) -> None:
     """Measure and record trials' latency for one image, unmerged and merged. Nothing else should run on the machine."""
     from search.results.saved_study import load
+    from search.workflows import busy
     from search.workflows.latency import measure
 
     saved = load(folder_of(study, storage))
-    found = list(measure(saved, trials or []))
+    others = busy.watch()
+    disturbed = others is not None and others.disturbs
+    if disturbed:
+        complain(
+            f"the machine is busy ({others}), so latencies are too long and uneven; they are recorded as measured on a busy "
+            "machine: measure again when nothing else runs"
+        )
+    found = list(measure(saved, trials or [], busy_cores=others.busy_cores if others is not None and disturbed else None))
     _show_elsewhere(load(saved.folder))
     if as_json:
         print_json([one.json() for one in found])
@@ -46,6 +54,8 @@ def cost(
         f"thread{'s' if how['threads'] > 1 else ''} in {how['precision']}; ± half the interquartile range.",
         style="dim",
     )
+    if disturbed:
+        console.print("Measured on a busy machine.", style="bold")
     for method, reason in {one.trial.method: one.found["unmergeable"] for one in found if one.found["unmergeable"]}.items():
         console.print(f"{method}: {reason}", style="dim")
 

@@ -58,11 +58,11 @@ def folder_of(study: str, storage: Path) -> Path:
 
 
 def complain(message: str) -> None:
-    """Print a problem to standard error."""
+    """Print a problem to standard error; a terminal would break its lines within words."""
     from search.secret import hide_secrets
 
     console = Terminal(stderr=True)
-    console.print(f"paretune: {hide_secrets(message)}", style="red", soft_wrap=True)
+    console.print(f"paretune: {hide_secrets(message)}", style="red", soft_wrap=not console.is_terminal)
 
 
 def print_json(value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,6 +57,7 @@ def plan(
     say(f"building {file.backbone.name} without its weights")
     from search.config.prefix_cache import prefix_fact
     from search.errors import RequestError
+    from search.study.checks import note_on_hours, notes_on
     from search.workflows import epoch_seconds, preflight
     from search.workflows import plan as planning
     from trainables import count_epochs, measure
@@ -99,6 +100,9 @@ def plan(
         }
         print_json(facts)
         return
+    for note in (*notes_on(file, work.n_training), note_on_hours(file, found.trials.guess)):
+        if note is not None:
+            complain(note)
     console = Terminal()
     console.print(_space_table(held))
     console.print(_legend(file, max_params), style="dim")
@@ -175,6 +179,7 @@ def _measured_here(file: StudyFile, sizes: Sizes, slots: int | None, say: _Told)
     reserved = resources.of_a_trial(trial_resources.reserved_memory(needed, most=room))["memory_per_trial"]
     n_slots = min(n_slots, max(1, room // reserved)) if reserved else n_slots
     memory = _bytes_of(told) if gpus > 0 and told else memory
+    note_on_slots(slots, n_slots, "this machine", say)
     return _Machine(speed, took, slots or n_slots, gpus, memory, slots or n_slots, "this machine")
 
 
@@ -186,7 +191,7 @@ def _measured_there(file: StudyFile, sizes: Sizes, slots: int | None, say: _Told
     """
     from cluster import capacity, connect
     from cluster.health import gpu_memory
-    from cluster.nodes import name_and_memory, on_each
+    from cluster.nodes import autoscales, name_and_memory, on_each
     from search.config import trial_resources
     from search.workflows import preflight
     from trainables import measure_speed
@@ -203,12 +208,23 @@ def _measured_there(file: StudyFile, sizes: Sizes, slots: int | None, say: _Told
         arguments = worker["backbone"], worker["recipe"]
         found = capacity.in_a_slot(measure_speed, *arguments, takes=takes, say=say, patience=_PATIENCE)
         n_slots = slots or capacity.FreeSlots(takes).at_most
+        if not autoscales():
+            note_on_slots(slots, capacity.FreeSlots(takes).at_most, "the cluster", say)
         sharing = connect.slots(**takes, node=found.node)
         name, memory = name_and_memory(found.node)
         told = on_each(gpu_memory, with_gpus=True).get(name, []) if gpus > 0 else []
     if told and not isinstance(told, str):
         memory = _bytes_of(told)
     return _Machine(found.value, found.seconds, n_slots, gpus, memory, sharing, f"node {name}")
+
+
+def note_on_slots(slots: int | None, fits: int, where: str, say: Callable[[str], None]) -> None:
+    """Say that more trials at once are planned than fit."""
+    if slots is not None and slots > fits:
+        say(
+            f"--slots {slots}: {where} has room for {fits} trial{'' if fits == 1 else 's'} at once; the times are those of a "
+            "larger one of the same speed"
+        )
 
 
 def _bytes_of(gpus: Sequence[str]) -> float:

@@ -30,6 +30,20 @@ if TYPE_CHECKING:
     from search.study.extension import Extension
 
 app = typer.Typer()
+Then = Annotated[
+    str | None,
+    typer.Option("--then", metavar="COMMAND", help="A shell command to run after the search; PARETUNE_STATE says how it ended."),
+]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        "--notify",
+        envvar="PARETUNE_NOTIFY",
+        show_envvar=True,
+        metavar="URL",
+        help="An address to which the end is posted as JSON: study, state, reason, answer.",
+    ),
+]
 
 
 @app.command()
@@ -41,25 +55,85 @@ def run(
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
     cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     slots: MaybeSlots = None,
+    then: Then = None,
+    notify: Notify = None,
 ) -> None:
     """Start a search here, or resume it. A finished study prints its front."""
     from search.config import loading
 
-    search(loading.load(study, overrides or (), storage), back_end, cpus, slots=slots)
+    _check_url(notify)
+    search(loading.load(study, overrides or (), storage), back_end, cpus, slots=slots, then=then, notify=notify)
 
 
-def search(file: StudyFile, back_end: str, cpus: int | None, extension: Extension | None = None, *, slots: int | None) -> None:
-    """Search, and show the front and the files. Exit code 1 if no trial is complete, or the study has not ended."""
+def search(
+    file: StudyFile,
+    back_end: str,
+    cpus: int | None,
+    extension: Extension | None = None,
+    *,
+    slots: int | None,
+    then: str | None = None,
+    notify: str | None = None,
+) -> None:
+    """Search, show the front and the files, and tell the end. Exit code 1 if no trial is complete, or the study has not ended.
+
+    Neither a message that fails nor a command that fails changes the exit code.
+    """
     from search.results.study_state import StudyState
 
-    study_at_end = search_quietly(file, back_end, cpus, extension, slots=slots)
+    try:
+        study_at_end = search_quietly(file, back_end, cpus, extension, slots=slots)
+    except BaseException as error:
+        _tell_error(file, error, then=then, notify=notify)
+        raise
     show_front(study_at_end)
     _show_places(study_at_end)
+    _tell_end(study_at_end, then=then, notify=notify)
     if study_at_end.state is StudyState.INTERRUPTED:
         _say_what_is_left(study_at_end)
         raise typer.Exit(1)
     if not study_at_end.members:
         raise typer.Exit(1)
+
+
+def _check_url(notify: str | None) -> None:
+    if notify is None:
+        return
+    from search.errors import RequestError
+    from search.workflows.notify import check_url
+
+    try:
+        check_url(notify)
+    except ValueError as error:
+        raise RequestError(f"--notify: {error}") from None
+
+
+def _tell_end(study: SavedStudy, *, then: str | None, notify: str | None) -> None:
+    """Send the message about a search that has ended by itself, and run the command."""
+    if then is None and notify is None:
+        return
+    from search.workflows import notify as notices
+
+    notice = notices.notice_of(study)
+    if notify is not None and (problem := notices.send(notify, notice)) is not None:
+        complain(f"--notify: {problem}")
+    if then is not None and (problem := notices.run_command(then, notice)) is not None:
+        complain(f"--then: {problem}")
+
+
+def _tell_error(file: StudyFile, error: BaseException, *, then: str | None, notify: str | None) -> None:
+    """Send the message about a search that an error or a signal has ended; the command runs after an error only."""
+    if then is None and notify is None:
+        return
+    from search.workflows import notify as notices
+
+    notice = notices.notice_of_error(file.study, str(file.folder), error)
+    interrupted = not isinstance(error, Exception)
+    patience = notices.SHORT_PATIENCE_SECONDS if interrupted else notices.PATIENCE_SECONDS
+    if notify is not None and (problem := notices.send(notify, notice, patience=patience)) is not None:
+        complain(f"--notify: {problem}")
+    if then is not None and not interrupted and (problem := notices.run_command(then, notice)) is not None:
+        complain(f"--then: {problem}")
 
 
 def search_quietly(
@@ -130,6 +204,8 @@ def resume(
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
     cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     slots: MaybeSlots = None,
+    then: Then = None,
+    notify: Notify = None,
 ) -> None:
     """Resume a study by its name, after an interruption or to extend it. A running study is extended where it runs."""
     from search.cli import control
@@ -139,6 +215,7 @@ def resume(
     from search.results.study_state import StudyState
     from search.study.extension import Extension, moment
 
+    _check_url(notify)
     folder = folder_of(study, storage)
     saved = overview(folder)
     try:
@@ -152,4 +229,4 @@ def resume(
         control.ask(study, storage, "extend", [] if trial is None else [trial], **detail)
         return
     file = loading.check_stored(saved.row.file).kept_in(saved.folder.parent, saved.row.facts.checkpoints)
-    search(file, back_end, cpus, extension, slots=slots)
+    search(file, back_end, cpus, extension, slots=slots, then=then, notify=notify)

@@ -44,14 +44,31 @@ def status(
         if as_json:
             print_json(facts)
         elif not watch:
-            console.print(_shown(facts))
+            console.print(shown(facts))
+        elif not console.is_terminal:
+            stop_telling()
+            _print_changes(folder, facts, console)
         else:
             stop_telling()
-            with Live(_shown(facts), console=console, auto_refresh=False) as live:
+            with Live(shown(facts), console=console, auto_refresh=False) as live:
                 while facts["state"] == StudyState.RUNNING:
                     time.sleep(_EVERY_SECONDS)
                     facts = show_status(folder) | {"gpu_memory": gpus()}
-                    live.update(_shown(facts), refresh=True)
+                    live.update(shown(facts), refresh=True)
+
+
+def _print_changes(folder: Path, facts: dict[str, Any], console: Terminal) -> None:
+    """Print the study's status, and once more whenever its state or the number of its trials in a state has changed."""
+    from search.results.study_state import StudyState
+
+    console.print(shown(facts))
+    while facts["state"] == StudyState.RUNNING:
+        time.sleep(_EVERY_SECONDS)
+        before, facts = facts, show_status(folder) | {"gpu_memory": facts["gpu_memory"]}
+        if any(facts.get(key) != before.get(key) for key in ("state", "trials", "paused")):
+            console.print()
+            console.print(shown(facts))
+            console.file.flush()
 
 
 def show_status(folder: Path) -> dict[str, Any]:
@@ -99,13 +116,14 @@ def facts_of(study: Overview, *, n_recent: int, now: float) -> dict[str, Any]:
             "state": study.state.value,
             "trials": {state.value: n for state, n in study.counts.of_state.items()},
             "n_trials": study.row.budget["n_trials"],
-            "slots_busy": len(study.running) if at_work else 0,
+            "slots_busy": len(study.running) - study.n_waiting if at_work else 0,
             "epochs_per_minute": 60.0 * n_recent / span if at_work else 0.0,
             "steps_per_second": sum(steps) if at_work else 0.0,
             "front": len(study.members),
             "hypervolume": study.hypervolume,
         }
         | ({} if (hours := study.row.budget.get("max_hours")) is None else {"max_hours": hours})
+        | ({"waiting": study.n_waiting} if study.n_waiting and at_work else {})
         | ({"paused": study.paused.words(study.row.name)} if study.paused is not None else {})
     )
 
@@ -115,8 +133,14 @@ def _budget(facts: Mapping[str, Any]) -> str:
     return " or ".join([*parts, *([f"{facts['max_hours']:g} h"] if "max_hours" in facts else [])])
 
 
-def _shown(facts: Mapping[str, Any]) -> Table:
-    states = ", ".join(f"{n:,} {state.lower()}" for state, n in facts["trials"].items()) or "none yet"
+def shown(facts: Mapping[str, Any]) -> Table:
+    """Return the facts as a table for a terminal."""
+    numbers = {state.lower(): n for state, n in facts["trials"].items()}
+    if (running := numbers.pop("running", 0)) and facts["state"] != "RUNNING":
+        numbers["to continue"] = running  # no driver is at work
+    elif running:
+        numbers = {"running": running - facts.get("waiting", 0), "waiting for a slot": facts.get("waiting", 0)} | numbers
+    states = ", ".join(f"{n:,} {state}" for state, n in numbers.items() if n) or "none yet"
     rows = {
         "study": f"{facts['study']}, {facts['state']}",
         "": facts.get("paused", ""),

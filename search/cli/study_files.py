@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from search.cli.cluster import list_jobs
 from search.cli.options import (
     DEFAULT_STORAGE,
     Json,
@@ -35,15 +36,23 @@ def list_studies(
         str | None, typer.Argument(metavar="[ADDRESS]", help="A PostgreSQL database, instead of the storage folder.")
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
+    address: Annotated[
+        str | None, typer.Option(envvar="PARETUNE_ADDRESS", metavar="URL", help="A Ray cluster: the studies of its jobs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the studies in the storage folder, or in a database."""
+    """List the studies in the storage folder, in a database, or of a cluster."""
     from search.config.loading import packaged_names
-    from search.errors import LedgerError
+    from search.errors import LedgerError, RequestError
     from search.names import LAW, shortened
     from search.results.overview import overview
     from search.storage.location import list_locations
 
+    if address is not None:
+        if server is not None:
+            raise RequestError("ls: name a database or a cluster, not both; unset PARETUNE_ADDRESS to list the database")
+        list_jobs(address, as_json=as_json)
+        return
     listing = list_locations(storage, server)
     found, problems = [], []
     for listed in listing.studies:
@@ -82,7 +91,7 @@ def validate(
     from search.cli.progress import Progress
     from search.config import loading
     from search.config.data_sections import Images
-    from search.study.checks import note_on_balance, note_on_budget
+    from search.study.checks import notes_on
     from search.workflows.validation import validate as check_start
 
     file = loading.load(study, overrides or ())
@@ -92,9 +101,8 @@ def validate(
         _print_data(file, found)
     if file.protocol is not None:
         _print_protocol(file)
-    for note in (note_on_budget(file), None if found is None else note_on_balance(file, found.classes)):
-        if note is not None:
-            complain(note)
+    for note in notes_on(file) if found is None else notes_on(file, found.n_images.get("train"), found.classes):
+        complain(note)
     sys.stdout.write(yaml.safe_dump(file.written(), sort_keys=False))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from typing import Annotated
 
 import typer
@@ -80,13 +81,16 @@ def register(
     complain(f"registering trial {trial} of {saved.name} as {name}")
     version = register_model(saved.folder, uri, trial, name)
     console = Terminal(soft_wrap=True)
-    console.print("import mlflow.pyfunc")
+    taken = json.loads((adapter / "card.json").read_text())["preprocessing"]
+    shape = (1, taken["channels"], *taken["size"])
+    console.print("import mlflow.pyfunc, numpy")
     if uri.is_secret:
         console.print("# with the environment variable MLFLOW_TRACKING_URI of this command, whose secret is not repeated here")
     else:
         console.print(f"mlflow.set_tracking_uri({uri.reveal()!r})")
     console.print(f'model = mlflow.pyfunc.load_model("models:/{name}/{version}")  # where Paretune is installed')
-    console.print("model.predict(images)  # (n, channels, height, width) uint8 -> (n, classes) probabilities")
+    console.print(f'images = numpy.zeros({shape}, "uint8")  # yours: (n, channels, height, width), pixels of 0 to 255')
+    console.print("model.predict(images)  # (n, classes) probabilities")
 
 
 @app.command()

@@ -215,6 +215,11 @@ class StudyFile(Section):
         return {"rules": facts.pinned.rules, **digest}
 
     @property
+    def log(self) -> Path:
+        """The study's log."""
+        return self.folder / "paretune.log"
+
+    @property
     def listing_path(self) -> Path:
         """The file in which the driver keeps the listing of the data set, to name later what has changed."""
         return self.folder / "data.parquet"

@@ -22,6 +22,9 @@ from search.storage.rows import Counts, Pause, StudyRow
 from search.storage.sql_ledger import SqlLedger
 from search.trial import PARAMETERS, State, Trial
 
+_WITHOUT_WORKER = (EventKind.UNPAUSED, EventKind.MOVED, EventKind.LOST)
+_WITH_WORKER = (EventKind.RESUMED, EventKind.PROMOTED)
+
 
 @dataclass(frozen=True)
 class Overview:
@@ -35,6 +38,7 @@ class Overview:
         members: The front, smallest member first.
         extended: The COMPLETE trials with more epochs than the budget's, smallest first.
         running: The trials that are RUNNING.
+        n_waiting: Number of these that wait for a slot: they were unpaused, or have lost or left their worker.
         hypervolume: The hypervolume of the front.
         ended: Reason why no more trials start although the budget has some left, or None.
         paused: Pause by a user, during which no more trials start, or None.
@@ -47,6 +51,7 @@ class Overview:
     members: tuple[Trial, ...]
     extended: tuple[Trial, ...]
     running: tuple[Trial, ...]
+    n_waiting: int
     hypervolume: float
     ended: str | None
     paused: Pause | None
@@ -72,13 +77,16 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
     objectives = ledger.objectives()
     on_front = _on_front(objectives)
     points = [(score, size) for number, score, size in objectives if number in on_front]
-    changes = ledger.events(kinds=(EventKind.ENDED, EventKind.EXTENDED, EventKind.MEASURED, EventKind.PAUSED, EventKind.UNPAUSED))
+    kinds = (EventKind.ENDED, EventKind.EXTENDED, EventKind.MEASURED, EventKind.PAUSED, *_WITHOUT_WORKER, *_WITH_WORKER)
+    changes = ledger.events(kinds=kinds)
     others = ledger.numbers(State.RUNNING) + ledger.numbers(State.COMPLETE, extended=True)
     shown = with_measured(ledger.trials([*on_front, *others]), changes)
     ended = ended_by(changes)
     paused: Pause | None = None
     for event in changes:
         paused = Pause.after(event, paused)
+    running = tuple(trial for trial in shown if trial.state is State.RUNNING)
+    newest = {event.trial: event.kind for event in changes if event.kind in (*_WITHOUT_WORKER, *_WITH_WORKER)}
     state = find_state(row, counts, ended=ended is not None, owner=ledger.owner())
     return Overview(
         folder,
@@ -87,7 +95,8 @@ def overview_of(ledger: Ledger, folder: Path) -> Overview:
         counts,
         members=tuple(front(trial for trial in shown if trial.number in on_front)),
         extended=tuple(beside(shown)),
-        running=tuple(trial for trial in shown if trial.state is State.RUNNING),
+        running=running,
+        n_waiting=sum(newest.get(trial.number) in _WITHOUT_WORKER for trial in running),
         hypervolume=pareto.hypervolume(points, row.facts.reference_point, linear=row.against not in PARAMETERS),
         ended=ended,
         paused=None if state is StudyState.FINISHED else paused,

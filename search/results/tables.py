@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.front import beside, front, judged_by
 from search.results.arrow_tables import UNITS
-from search.results.words import METHOD_NAMES, describe_knobs, format_quantity
+from search.results.words import METHOD_NAMES, describe_knobs, format_quantity, telling_apart
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -69,8 +69,12 @@ def extended_table(trials: Iterable[Trial]) -> Table:
 
 
 def trials_table(trials: Sequence[Trial], members: Collection[int]) -> Table:
-    """Return trials in the given order; those whose numbers are among `members` of the front are marked by a star."""
+    """Return trials in the given order; those whose numbers are among `members` of the front are marked by a star.
+
+    The knobs that tell the trials of a method apart come first, because a narrow terminal cuts the last ones.
+    """
     table = _table(None)
+    first = {method: telling_apart([trial for trial in trials if trial.method == method]) for method in {t.method for t in trials}}
     for heading, options in (("trial", _LEFT), ("state", _LEFT), ("method", _LEFT), ("knobs", _CUT), ("epoch", _RIGHT)):
         table.add_column(heading, **options)
     table.add_column("adapter", **_RIGHT)
@@ -78,9 +82,28 @@ def trials_table(trials: Sequence[Trial], members: Collection[int]) -> Table:
     for trial in trials:
         number = f"{trial.number:04d}{'*' if trial.number in members else ''}"
         shown = trial.metric.format(trial.quality) if math.isfinite(trial.quality) else ""
-        table.add_row(
-            number, trial.state, trial.method, describe_knobs(trial), str(trial.epochs), f"{trial.adapter_params:,}", shown
-        )
+        knobs = describe_knobs(trial, first[trial.method])
+        table.add_row(number, trial.state, trial.method, knobs, str(trial.epochs), f"{trial.adapter_params:,}", shown)
+    return table
+
+
+def numbers_table(names: Sequence[str], n_words: int) -> Table:
+    """Return a table without rules whose first columns hold words and the others numbers.
+
+    No heading and no number is cut at 80 columns: the words of a first column continue on the next line instead.
+
+    Args:
+        names: Headings of the columns; a space may break one.
+        n_words: Number of the first columns, which hold words; the last of these is a method or a state.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in names[: n_words - 1]:
+        table.add_column(name, overflow="fold")
+    table.add_column(names[n_words - 1], no_wrap=True)
+    for name in names[n_words:]:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True, vertical="bottom")
     return table
 
 

@@ -34,6 +34,8 @@ METHOD_NAMES = {
 }
 
 
+_SIZES = ("rank", "extra_rank", "n_experts", "n_spaces")
+_PLACES = ("targets", "position", "level", "layers")
 _SHORT = {
     "rank": "r",
     "n_experts": "e",
@@ -42,17 +44,48 @@ _SHORT = {
     "temperature": "T=",
     "scale": "s=",
     "dropout": "drop=",
+    "batch_size": "batch=",
+    "weight_decay": "wd=",
 }
 
 
-def describe_knobs(trial: Trial) -> str:
-    """Describe a configuration in a few words, starting with its size: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`."""
-    own = {k.removeprefix(f"{trial.method}."): v for k, v in trial.config.items() if k.startswith(f"{trial.method}.")}
-    words = [f"{_SHORT[key]}{_number(own.pop(key))}" for key in ("rank", "extra_rank", "n_experts", "n_spaces") if key in own]
-    words += [str(own.pop(key)) for key in ("targets", "position", "level", "layers") if key in own]
-    if (lr := trial.config.get("optim.lr")) is not None:
-        words.append(f"lr={_number(lr)}")
-    return " ".join(words + [f"{_SHORT.get(key, key + '=')}{_number(value)}" for key, value in own.items()])
+def describe_knobs(trial: Trial, first: Sequence[str] = ()) -> str:
+    """Describe a configuration in a few words, starting with its size: `r8 e4 kv_mlp last-2 lr=1e-3 s=10`.
+
+    Args:
+        trial: The trial.
+        first: Knobs that come before all others.
+    """
+    order = [*(key for key in first if key in trial.config), *(key for key in _usual_order(trial.config) if key not in first)]
+    return " ".join(_knob(key, trial.config[key]) for key in order)
+
+
+def telling_apart(trials: Sequence[Trial]) -> list[str]:
+    """Return the knobs that tell the trials of one method apart, by their words: the one that splits most of them first."""
+    keys = dict.fromkeys(key for trial in trials for key in (*_usual_order(trial.config), *trial.config) if key != "method")
+    groups: list[tuple[str, ...]] = [()] * len(trials)
+    chosen: list[str] = []
+    while len(set(groups)) < len(trials):
+        split = {key: [(*group, _knob(key, t.config.get(key))) for group, t in zip(groups, trials, strict=True)] for key in keys}
+        best = max(keys, key=lambda key: len(set(split[key])), default=None)  # of equal ones, the first in the usual order
+        if best is None or len(set(split[best])) == len(set(groups)):
+            break  # the same configuration with another seed
+        chosen.append(best)
+        groups = split[best]
+    return chosen
+
+
+def _usual_order(config: Mapping[str, object]) -> list[str]:
+    """Return the keys of a configuration that describe it: sizes, places, learning rate, and other knobs of the method."""
+    prefix = f"{config['method']}."
+    own = {key.removeprefix(prefix): key for key in config if key.startswith(prefix)}
+    order = [own.pop(name) for name in (*_SIZES, *_PLACES) if name in own]
+    return [*order, *(["optim.lr"] if config.get("optim.lr") is not None else []), *own.values()]
+
+
+def _knob(key: str, value: object) -> str:
+    name = key.rpartition(".")[2]
+    return str(value) if name in _PLACES else f"{_SHORT.get(name, name + '=')}{_number(value)}"
 
 
 def format_percent(top1: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
-from search.errors import LedgerError, OutOfReach, OwnedElsewhere
+from search.errors import LedgerError, NoLedger, OutOfReach, OwnedElsewhere
 from search.storage import location, owner, schema
 from search.storage.address import Address
 from search.storage.events import EventKind
@@ -91,7 +91,7 @@ class SqlLedger(LedgerReader):
         """
         with cls(path, address=address, now=now)._closed_by_errors() as ledger:
             if not ledger._database.exists():
-                raise LedgerError(f"{ledger._database} does not exist; list the existing studies: paretune ls")
+                raise NoLedger(f"{ledger._database} does not exist; list the existing studies: paretune ls")
             try:
                 with ledger._reading.connect() as connection:
                     version = ledger._version(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from search.study.warm_start import learn
 from spaces import Config, JointSpace
 
 N_FEASIBILITY_DRAWS = 50
+STEADY_STEPS = 50  # at the full learning rate before a first rung; the packaged study `emoji` has 52
+BATCH_SIZE = 32  # of a configuration that does not say
 
 
 def facts_of(
@@ -125,6 +128,18 @@ def note_on_balance(file: StudyFile, classes: Mapping[str, Mapping[str, int]]) -
     )
 
 
+def notes_on(file: StudyFile, n_training: int | None = None, classes: Mapping[str, Mapping[str, int]] | None = None) -> list[str]:
+    """Return warnings about a study that can start, and would probably not answer its question.
+
+    Args:
+        file: Study file.
+        n_training: Number of training images; None for a kind of data without images.
+        classes: Number of images of each class by split; None for the same.
+    """
+    notes = [note_on_budget(file), note_on_grace(file, n_training), None if classes is None else note_on_balance(file, classes)]
+    return [note for note in notes if note is not None]
+
+
 def note_on_budget(file: StudyFile) -> str | None:
     """Return a warning if the budget ends before `auto` has given each method its fair start; None otherwise."""
     methods, n = [method for method in file.methods if method != ANCHOR], file.budget.n_trials
@@ -134,6 +149,61 @@ def note_on_budget(file: StudyFile) -> str | None:
     return (
         f"budget.n_trials: the fair start takes {needed:,} trials (head-only, and the default and some draws of each method), so "
         f"nothing that is learnt decides within {n:,}; give {2 * needed:,} trials"
+        + (f", or {fewer} method{'s' if fewer > 1 else ''}" if fewer else "")
+    )
+
+
+def note_on_grace(file: StudyFile, n_training: int | None) -> str | None:
+    """Return a warning if the first rung compares learning rates rather than adapters, and the budget is in trials; None otherwise.
+
+    An optimiser like Adam moves a weight by about the learning rate in a step. Before `STEADY_STEPS` steps at the full rate
+    (methods differ in their default rates by a factor of ten), accuracies follow the rate more than anything else: on the recorded
+    digits the rank correlation of accuracy with the rate exceeds that with the final accuracy until shortly after the warm-up.
+
+    Args:
+        file: Study file.
+        n_training: Number of training images; None for a kind of data without images.
+    """
+    rungs, budget = file.search.rungs, file.budget
+    if rungs is None or n_training is None or rungs.grace >= budget.epochs or budget.max_hours is not None:
+        return None
+    space = file.joint_space()
+    defaults = [space.default(method) for method in file.methods]
+    if len(rates := {float(config["optim.lr"] or 0) for config in defaults}) == 1 and not any(
+        knob.key == "optim.lr" and not knob.distribution.single() for method in file.methods for knob in space.knobs(method)
+    ):
+        return None
+    steps = max(1, n_training // int(defaults[0].get("optim.batch_size") or BATCH_SIZE))  # of an epoch, without an incomplete batch
+    warm_up = file.recipe.warmup_fraction * budget.epochs * steps
+    if (steady := rungs.grace * steps - warm_up) >= STEADY_STEPS:
+        return None
+    enough = math.ceil((warm_up + STEADY_STEPS) / steps)
+    remedy = f"give grace: {enough}" if enough < budget.epochs else "give more epochs"
+    least, most = min(rates), max(rates)
+    differ = f", from {least:g} to {most:g} by default" if least < most else ""
+    when = f"{steady:.0f} steps after the warm-up" if steady > 0 else "within the warm-up"
+    return (
+        f"search.rungs: the first rung, after {rungs.grace} of {budget.epochs} epochs, is {when}; accuracies tell learning rates "
+        f"apart there{differ}, and not yet adapters, so good ones may be stopped; {remedy}, or rungs: null (all to the end)"
+    )
+
+
+def note_on_hours(file: StudyFile, n_trials: float) -> str | None:
+    """Return a warning if hours alone limit a study, and end it before each method has had its fair start; None otherwise.
+
+    Args:
+        file: Study file.
+        n_trials: Number of trials that the hours are expected to hold.
+    """
+    methods, hours = [method for method in file.methods if method != ANCHOR], file.budget.max_hours
+    needed = fair_start(len(methods))
+    if file.search.sampler != "auto" or file.budget.n_trials is not None or hours is None or n_trials >= needed:
+        return None
+    enough = 2 * needed * hours / max(n_trials, 1.0)
+    fewer = sum(fair_start(k) <= n_trials / 2 for k in range(1, len(methods)))
+    return (
+        f"budget.max_hours: {hours:g} h hold about {n_trials:,.0f} trials, and the fair start takes {needed:,} (head-only, and the "
+        f"default and some draws of each method), so nothing that is learnt decides; give {enough:.2g} h"
         + (f", or {fewer} method{'s' if fewer > 1 else ''}" if fewer else "")
     )
 

@@ -30,16 +30,20 @@ class Collection:
         freed_bytes: Size of the deleted checkpoints.
         kept_bytes: Size of the remaining checkpoints.
         drafts: Number of half-written files, of processes that were killed, which are deleted as well.
+        complete: Numbers of COMPLETE trials outside of the front whose checkpoints are kept, so that they can be exported.
+        complete_bytes: Size of these.
     """
 
     trials: tuple[int, ...]
     freed_bytes: int
     kept_bytes: int
     drafts: int = 0
+    complete: tuple[int, ...] = ()
+    complete_bytes: int = 0
 
 
 def needed(trials: Iterable[Trial], *, finished: bool) -> set[int]:
-    """Return the trials whose checkpoints are kept: unfinished ones (RUNNING, PAUSED), front members, and extended trials.
+    """Return the trials whose checkpoints are always kept: unfinished ones (RUNNING, PAUSED), front members, and extended trials.
 
     Until the study has finished, trials stopped by a rung are kept as well, because they may be promoted.
 
@@ -53,12 +57,13 @@ def needed(trials: Iterable[Trial], *, finished: bool) -> set[int]:
     return going_on | extended | {trial.number for trial in front(trials)}
 
 
-def collect(study: Path, *, dry_run: bool = False) -> Collection:
+def collect(study: Path, *, dry_run: bool = False, complete: bool = False) -> Collection:
     """Delete the checkpoints that are not needed; safe while the study runs.
 
     Args:
         study: Folder of the study.
         dry_run: True to only report what would be deleted.
+        complete: True to delete those of COMPLETE trials outside of the front as well, which cannot be exported then.
 
     Raises:
         LedgerError: If the checkpoints are another study's, or in use by another copy of its ledger; nothing was deleted.
@@ -68,7 +73,9 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
     keep = needed(trials, finished=saved.state is StudyState.FINISHED)
     taken = checkpoints.folder_sizes(saved.checkpoints / "trials")
     sizes = {trial.number: taken.get(f"{trial.number:04d}", 0) for trial in trials}
-    gone = tuple(number for number, size in sizes.items() if number not in keep and size)
+    spare = {number: size for number, size in sizes.items() if number not in keep and size}
+    weights = () if complete else tuple(t.number for t in trials if t.state is State.COMPLETE and t.number in spare)
+    gone = tuple(number for number in spare if number not in weights)
     found = {} if saved.state is StudyState.RUNNING else checkpoints.find_drafts(saved.checkpoints)
     drafts = {path: size for path, size in found.items() if int(path.parent.name) not in gone}
     others = _abandoned(study, time.time() - _ABANDONED_SECONDS)
@@ -83,7 +90,9 @@ def collect(study: Path, *, dry_run: bool = False) -> Collection:
             else:
                 draft.unlink(missing_ok=True)
     freed = sum(sizes[number] for number in gone) + sum(drafts.values())
-    return Collection(gone, freed + sum(others.values()), sum(sizes.values()) - freed, len(drafts) + len(others))
+    kept = sum(sizes.values()) - freed
+    n_drafts, complete_bytes = len(drafts) + len(others), sum(sizes[number] for number in weights)
+    return Collection(gone, freed + sum(others.values()), kept, n_drafts, weights, complete_bytes)
 
 
 def _abandoned(study: Path, before: float) -> dict[Path, int]:

@@ -36,12 +36,13 @@ class Measured:
         return {"trial": self.trial.number, "method": self.trial.method, "config": dict(self.trial.config)} | self.found
 
 
-def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
+def measure(study: SavedStudy, numbers: Sequence[int], *, busy_cores: float | None = None) -> Iterator[Measured]:
     """Measure trials one after the other, and write each result to the ledger at once.
 
     Args:
         study: Study in any state that no driver is running.
         numbers: Numbers of the trials; empty for the members of the front.
+        busy_cores: Cores that other programs keep busy, which is stored with the result; None if the machine is quiet.
 
     Raises:
         RequestError: If a trial does not exist, there is no front, or nothing can be measured.
@@ -62,6 +63,7 @@ def measure(study: SavedStudy, numbers: Sequence[int]) -> Iterator[Measured]:
                 found = measure_latency(**worker, config=trial.config, n_classes=n_classes)
             except ValueError as error:
                 raise RequestError(str(error)) from error
+            found |= {} if busy_cores is None else {"busy_cores": round(busy_cores, 1)}
             with ledger.decision() as writer:
                 writer.event(EventKind.MEASURED, trial.number, **found)
             yield Measured(trial, found)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.backends.base import BackEnd
@@ -15,7 +16,7 @@ from search.costs import Sizes
 from search.errors import RequestError
 from search.storage import checkpoints
 from search.storage.facts import Pinned, TrialMemory
-from search.study.checks import note_on_balance, note_on_budget, refuse_unmeasurable
+from search.study.checks import notes_on, refuse_unmeasurable
 from search.study.opening import Opening
 from search.workflows.validation import refuse_what_cannot_start
 from spaces import Config
@@ -39,6 +40,7 @@ class Preflight:
         computed_bytes: Computed memory of a worker; None if it is not needed, or has to be measured.
         pinned: Data and weights on which the study stands.
         n_validation: Number of validation images that can be used; None for a kind of data without images.
+        skipped: Parts of the data set that `data.on_problem: skip` leaves out, one line each.
     """
 
     sizes: Sizes
@@ -46,6 +48,7 @@ class Preflight:
     computed_bytes: int | None = None
     pinned: Pinned | None = None
     n_validation: int | None = None
+    skipped: tuple[str, ...] = ()
 
 
 def examine(
@@ -73,20 +76,20 @@ def examine(
             if opening.is_new:
                 refuse_what_cannot_start(file, sizes, on_tried=on_tried)  # before all images are decoded
             found = audit(worker["backbone"], worker["data"], progress=on_decoded)
-            if found is not None and found.skipped:
-                say(describe_skipped(found.skipped))
+            skipped = () if found is None else found.skipped
+            if skipped:
+                say(describe_skipped(skipped) if opening.is_new else count_skipped(skipped, file.log))
             rules = worker["data"].get("rules", DATA_RULES)
             digests = {"methods": {method["name"]: method["digest"] for method in own}} if own else {}
             pinned = None
             if found is not None:
                 pinned = Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest, **digests)
             if not opening.is_new:
-                return Preflight(sizes, pinned=pinned)
+                return Preflight(sizes, pinned=pinned, skipped=skipped)
             if found is not None:
                 refuse_unmeasurable(file, found.classes, found.n_images["validation"])
-            for note in (note_on_budget(file), None if found is None else note_on_balance(file, found.classes)):
-                if note is not None:
-                    say(note)
+            for note in notes_on(file) if found is None else notes_on(file, found.n_images.get("train"), found.classes):
+                say(note)
             precision = computed = None
             if file.recipe.precision == "auto":
                 gpu = file.resources.gpus_per_trial != 0
@@ -98,7 +101,8 @@ def examine(
                 from trainables.costs.memory import private_bytes
 
                 computed = bytes_needed(file, sizes, process_bytes=private_bytes(), gpus=gpus)
-            return Preflight(sizes, precision, computed, pinned, None if found is None else found.n_images.get("validation"))
+            n_validation = None if found is None else found.n_images.get("validation")
+            return Preflight(sizes, precision, computed, pinned, n_validation, skipped)
         except ValueError as error:
             raise RequestError(str(error)) from error
 
@@ -139,10 +143,15 @@ def refuse_unwritable(file: StudyFile) -> None:
         raise RequestError(f"{found.what}: {found.found}; {found.remedy}")
 
 
-def describe_skipped(skipped: Sequence[str], most: int = 20) -> str:
-    """Return the lines that list the skipped parts of a data set."""
-    more = [f"... and {len(skipped) - most} more"] if len(skipped) > most else []
+def describe_skipped(skipped: Sequence[str], most: int | None = 20) -> str:
+    """Return the lines that list the skipped parts of a data set, all of them if `most` is None."""
+    more = [f"... and {len(skipped) - most} more"] if most is not None and len(skipped) > most else []
     return "\n  ".join([f"data: skipped, as data.on_problem requests ({len(skipped)}):", *skipped[:most], *more])
+
+
+def count_skipped(skipped: Sequence[str], log: Path) -> str:
+    """Return the line for a study whose skipped parts were listed when it was created."""
+    return f"data: {len(skipped)} skipped, as data.on_problem requests; listed in {log}"
 
 
 def bytes_needed(file: StudyFile, sizes: Sizes, *, process_bytes: int, gpus: float) -> int:

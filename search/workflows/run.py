@@ -106,7 +106,9 @@ def run(
                 study = _open(opening, known, memory)
             if extension:
                 _extend(study, extension)
-            with logged_to(file.folder / "paretune.log"):
+            with logged_to(file.log):
+                if known.skipped:
+                    _log.info(preflight.describe_skipped(known.skipped, most=None))
                 _drive(study, driver, watch, recorder)
     except BaseException:
         recorder.leave(_RECORDED_WHEN_CUT)

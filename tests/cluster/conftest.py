@@ -59,6 +59,11 @@ class Head:
         finally:
             _end(node)  # it says so to the cluster: one killed would count for some seconds more, in another test
 
+    def beginning(self, *words: str) -> subprocess.Popen[str]:
+        """A command from the laptop that continues while a test does something else."""
+        command = [sys.executable, "-m", "search.cli", *words]
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
     def paretune(self, *words: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
         """A command from the laptop."""
         command = [sys.executable, "-m", "search.cli", *words]

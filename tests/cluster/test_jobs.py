@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from search.storage.sql_ledger import SqlLedger
 from search.trial import State
 
 from ..own_methods import GAIN
+from ..search.mlflow_database import with_mlflow_database
 from .conftest import Head
 from .watching import n_at_work, sleeping, wait_until
 
@@ -50,6 +54,20 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
     assert "flowers-1 submitted" in submitted.stdout
     assert "Traceback" not in submitted.stderr
 
+    wait_until(lambda: drivers(head))
+    for driver in drivers(head):
+        driver.suspend()  # before it has made the study
+    assert asked(head, "status", "flowers").startswith("flowers is starting; flowers-1 is RUNNING")
+    too_early = head.paretune("front", "flowers")
+    assert too_early.returncode == 2
+    assert "flowers is starting; flowers-1 is RUNNING and has not made the study yet" in too_early.stderr
+    assert [one["job"] for one in json.loads(asked(head, "ls", "--json"))["studies"] if one["name"] == "flowers"] == ["flowers-1"]
+    watching = head.beginning("status", "flowers", "--watch")
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("flowers is starting")
+    for driver in drivers(head):
+        driver.resume()
+
     again = head.paretune(*command)
     assert again.returncode == 2
     assert "flowers-1 is still running flowers" in again.stderr
@@ -72,6 +90,9 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
     for worker in trial_workers(head):
         worker.resume()
     acknowledged = {(r.trial, r.epoch): dict(r.metrics) for r in before.epochs}
+    watched, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert watched.index("flowers, RUNNING") < watched.index("flowers, INTERRUPTED")
 
     wait_until(lambda: "flowers-2 submitted" in head.paretune("resume", "flowers").stdout)
     followed = head.paretune("logs", "flowers", "--follow")
@@ -101,11 +122,27 @@ def test_without_the_token_the_cluster_refuses_us(head: Head) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_doctor_looks_at_every_node_of_the_cluster(head: Head) -> None:
-    findings = json.loads(asked(head, "doctor", "--storage", str(head.storage), "--json"))
-    assert all(finding["good"] for finding in findings), findings
-    [node] = [finding for finding in findings if finding["what"].startswith("node ")]
-    assert str(head.storage) in node["found"]
+def test_the_first_submit_of_the_page_works_as_it_is_written(head: Head, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    section = page.partition("## A first submit in five minutes\n")[2].partition("\n## ")[0]
+    commands = re.findall("^    (.+)$", section, re.MULTILINE)
+    start = next(command for command in commands if command.startswith("ray start --head"))
+    assert commands.index(start) > next(i for i, one in enumerate(commands) if one.startswith("export RAY_AUTH_MODE=token"))
+    commands.remove(start)  # this test's head, with the token that the first command would have made
+    script = "\n".join(commands).replace("http://127.0.0.1:8265", head.address)
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    shutil.copy(head.environment["RAY_AUTH_TOKEN_PATH"], token)
+    with_mlflow_database(tmp_path / "paretune-studies")
+    environment = {name: value for name, value in head.environment.items() if not name.startswith(("RAY_", "PARETUNE_"))}
+    command = ["bash", "-e", "-u", "-o", "pipefail", "-c", script]
+    environment |= {"HOME": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"good +node .*sees .*paretune-studies", done.stdout)
+    assert not re.search(r"^bad ", done.stdout, re.MULTILINE)
+    assert "Hypervolume" in done.stdout.partition("digits-1 submitted")[2]
+    assert re.search(r"digits +digits-1 +succeeded", done.stdout)
 
 
 def asked(head: Head, *words: str) -> str:
@@ -119,6 +156,16 @@ def trial_workers(head: Head) -> list[psutil.Process]:
     for process in psutil.Process(head.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error, IndexError):
             if process.cmdline()[0].startswith(("ray::TuneTrial", "ray::ResourceTrainable")):
+                found.append(process)
+    return found
+
+
+def drivers(head: Head) -> list[psutil.Process]:
+    """The processes that run studies as jobs."""
+    found = []
+    for process in psutil.Process(head.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline()[1:4] == ["-m", "search.cli", "run"]:
                 found.append(process)
     return found
 

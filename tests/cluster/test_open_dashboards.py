@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster import jobs
-from cluster.jobs import open_to_anyone
+from cluster import open_dashboards
+from cluster.open_dashboards import open_to_anyone
 
 Server = Callable[[int, list[str]], str]
 
@@ -60,7 +60,7 @@ def test_a_loopback_address_may_be_a_tunnel(server: Server, status: int, machine
 
 
 def test_a_cluster_that_takes_its_time_is_not_taken_for_a_protected_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_ANSWERS_SECONDS", 0.1)
+    monkeypatch.setattr(open_dashboards, "_ANSWERS_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         found = open_to_anyone(f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert found is not None

@@ -114,6 +114,9 @@ class EpochWork:
         recipe: The `recipe` argument of `trainables.make`.
         methods: The `methods` argument of `trainables.make`.
 
+    Attributes:
+        n_training: Number of training images.
+
     Raises:
         ValueError: If the backbone or data set is unknown, or the data set has no images.
     """
@@ -132,7 +135,7 @@ class EpochWork:
         sizes = data.n_images(data_set, "train"), data.n_images(data_set, "validation")
         if None in sizes:
             raise ValueError(f"data.kind {data_set['kind']!r} has no images: there is no epoch to predict")
-        self._n_training, self._n_validation = cast(tuple[int, int], sizes)
+        self.n_training, self._n_validation = cast(tuple[int, int], sizes)
         self._model = backbones.create(backbone["name"], img_size=backbone.get("img_size"), device="meta")
         self._known: dict[tuple[Any, ...], tuple[Work, Work]] = {}
 
@@ -149,10 +152,10 @@ class EpochWork:
     def epoch(self, config: Mapping[str, Any]) -> Work:
         """Count the work of training and validating one epoch; see `step`."""
         step, evaluation = self._passes(config)
-        return step * (self._n_training // self._batch(recipe_of(self._fixed, config))) + evaluation
+        return step * (self.n_training // self._batch(recipe_of(self._fixed, config))) + evaluation
 
     def _batch(self, recipe: Recipe) -> int:
-        return min(recipe.batch_size, self._n_training)
+        return min(recipe.batch_size, self.n_training)
 
     def _passes(self, config: Mapping[str, Any]) -> tuple[Work, Work]:
         method, recipe = method_of(config, self._own), recipe_of(self._fixed, config)
@@ -168,7 +171,7 @@ class EpochWork:
         backbones.set_head(self._model, self._n_classes, torch.Generator())
         try:
             adapt(self._model, method)
-            step = step_work(self._model, self._batch(recipe), recipe, self._cut(recipe, "train", self._n_training))
+            step = step_work(self._model, self._batch(recipe), recipe, self._cut(recipe, "train", self.n_training))
             return step, evaluation_work(self._model, self._n_validation, self._cut(recipe, "validation", self._n_validation))
         finally:
             if adaptation(self._model) is not None:

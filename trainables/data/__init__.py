@@ -30,7 +30,7 @@ from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.batches import Normaliser, Split
 from trainables.data.decoded import Decoded, Progress, Transform, decoded, decoding, digests
-from trainables.data.listing import SPLITS, Listing, in_short, printable
+from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
 from trainables.data.packaged import PACKAGED, resize
 from trainables.protocol import Changed
 
@@ -284,7 +284,8 @@ def _listed(data: str) -> Listing:
 def _refuse(data: Mapping[str, Any], problems: Sequence[str]) -> None:
     if problems and data.get("on_problem", "refuse") == "refuse":
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise ValueError(f"data: {count} in {data['path']}: {in_short(problems)}; fix them, or set data.on_problem: skip")
+        lines = "".join(f"\n  {line}" for line in listed(problems))
+        raise ValueError(f"data: {count} in {data['path']}; fix them, or set data.on_problem: skip{lines}")
 
 
 def _from_files(
@@ -298,25 +299,27 @@ def _from_files(
         problems += [f"{name}: {listing.splits[name][i].path}: {reason}" for i, reason in found[name].broken.items()]
     # an image in two splits is kept in the later one, so that evaluation splits never change
     seen = {name: found[name].digests if name in found else digests(listing, name) for name in listing.splits}
-    taken: set[bytes] = set()
+    later: dict[str, dict[bytes, str]] = {}  # per split: digests and paths of its images
     kept: dict[str, Split] = {}
     for name in reversed(SPLITS):
         if name not in seen:
             continue
         own = [row.tobytes() for row in seen[name]]
+        broken = found[name].broken if name in found else {}
+        paths = [image.path for i, image in enumerate(listing.splits[name]) if i not in broken]
         if name in found:
-            fresh = np.array([digest not in taken for digest in own], bool)
-            if not fresh.all():
-                image_paths = [image.path for i, image in enumerate(listing.splits[name]) if i not in found[name].broken]
-                twice = [image_path for image_path, new in zip(image_paths, fresh, strict=True) if not new]
-                problems += [f"{name}: {image_path} has the same bytes as an image of a later split" for image_path in twice]
+            fresh = np.array([not any(digest in taken for taken in later.values()) for digest in own], bool)
+            for image_path, digest, new in zip(paths, own, fresh, strict=True):
+                if not new:
+                    other = next(other for other, taken in later.items() if digest in taken)
+                    problems.append(f"{name}: {image_path} has the same bytes as {later[other][digest]} of the later split {other}")
             images, labels = found[name].images, listing.targets(found[name].labels)
             if not fresh.all():
                 images, labels = images[fresh], labels[fresh]
             augmented = augment if name == "train" else "none"
             digest = digest_of(found[name].digests[fresh], decoding(transform))
             kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented, digest)
-        taken.update(own)
+        later[name] = dict(zip(reversed(own), reversed(paths), strict=True))  # the first of equal ones
     problems = [printable(problem) for problem in problems]
     _refuse(data, problems)
     for name, split in kept.items():

@@ -301,5 +301,10 @@ def printable(text: str) -> str:
 
 def in_short(problems: Iterable[str], most: int = 20) -> str:
     """Join the first problems, and count the others."""
-    listed = [printable(problem) for problem in problems]
-    return "; ".join(listed[:most]) + (f"; and {len(listed) - most} more" if len(listed) > most else "")
+    return "; ".join(listed(problems, most))
+
+
+def listed(problems: Iterable[str], most: int = 20) -> list[str]:
+    """Return the first problems, one each, and the number of the others."""
+    every = [printable(problem) for problem in problems]
+    return every[:most] + ([f"and {len(every) - most} more"] if len(every) > most else [])

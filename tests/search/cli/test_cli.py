@@ -6,12 +6,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 import spaces
+from cluster.jobs import SHORT_JOB
+from search.cli.cluster import NOT_YET
 from search.results.saved_study import load
 from search.trial import State
 
@@ -153,6 +156,18 @@ def test_a_wrong_request_is_one_clear_message_and_exit_code_two(tmp_path: Path, 
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_short_job_tells_a_study_that_its_first_job_has_not_made_yet_from_one_that_nobody_makes(tmp_path: Path) -> None:
+    assert paretune("front", "nothing", cwd=tmp_path).returncode == 2
+    not_yet = paretune("front", "nothing", cwd=tmp_path, **{SHORT_JOB: "nothing-1"})
+    assert (not_yet.returncode, not_yet.stdout, not_yet.stderr) == (NOT_YET, "", "")
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    done = paretune("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"paretune {project['version']}\n")
 
 
 def test_a_trial_that_does_not_exist_is_refused(searched: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
 import pytest
 
 import search
+from search.cli.options import complain
 from search.names import printable
 from search.trial import State
 
@@ -68,3 +71,16 @@ def test_every_command_prints_through_the_terminal() -> None:
         str(path.relative_to(root)) for path in root.rglob("*.py") if re.search(r"\bConsole\b|(?<![.\w])print\(", path.read_text())
     }
     assert users - {"tracking/recorder.py"} == {"cli/terminal.py"}
+
+
+def test_a_problem_is_not_broken_within_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"train/red/red{number:02d}.png" for number in range(20)]
+    monkeypatch.setenv("COLUMNS", "50")
+    for terminal, lines in (("1", 10), ("0", 1)):
+        monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+        printed = io.StringIO()
+        with contextlib.redirect_stderr(printed):
+            complain(" ".join(words))
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
+        assert plain.split()[1:] == words
+        assert len(plain.splitlines()) == lines

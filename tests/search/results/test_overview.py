@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from search.cli.status import facts_of, shown
+from search.cli.terminal import Terminal
 from search.results.overview import best, overview
 from search.results.saved_study import SavedStudy, load
+from search.results.study_state import StudyState
 from search.storage.events import EventKind
 from search.storage.rows import Counts
 from search.storage.sql_ledger import open_ledger
@@ -48,6 +54,35 @@ def test_it_tells_what_the_history_says_at_every_step_of_a_study(tmp_path: Path)
     assert [trial.number for trial in saved.extended] == [len(HISTORY)]
     assert saved.members[-1].metrics["cost/latency_ms"] == 1.5
     study.ledger.close()
+
+
+def test_a_running_trial_without_a_worker_waits_for_a_slot_until_it_gets_one(tmp_path: Path) -> None:
+    study = ScriptedStudy(tmp_path, "scripted")
+    folder = study.path.parent
+    for number in range(3):
+        study.start(number)
+    assert overview(folder).n_waiting == 0
+    with study.ledger.decision() as writer:
+        writer.event(EventKind.UNPAUSED, 1)
+        writer.event(EventKind.MOVED, 2, goes_on="at epoch 1", reason="its node drains")
+    found = overview(folder)
+    assert (len(found.running), found.n_waiting) == (3, 2)
+    facts = facts_of(replace(found, state=StudyState.RUNNING), n_recent=0, now=found.row.created)
+    assert (facts["slots_busy"], facts["waiting"]) == (1, 2)
+    assert "1 running, 2 waiting for a slot" in printed(facts)
+    facts = facts_of(replace(found, state=StudyState.INTERRUPTED), n_recent=0, now=found.row.created)
+    assert facts["slots_busy"] == 0
+    assert "3 to continue" in printed(facts)
+    with study.ledger.decision() as writer:
+        study.trials[1] = writer.attempt(study.trials[1])
+    assert overview(folder).n_waiting == 1
+    study.ledger.close()
+
+
+def printed(facts: dict[str, Any]) -> str:
+    console = Terminal(file=io.StringIO(), width=100)
+    console.print(shown(facts | {"gpu_memory": []}))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_the_best_trials_come_by_accuracy(tmp_path: Path) -> None:

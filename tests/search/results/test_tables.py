@@ -102,6 +102,30 @@ def test_the_table_of_all_trials_marks_the_front() -> None:
     assert {int(row[0][:-1]) for row in rows if row[0].endswith("*")} == {trial.number for trial in front(TRIALS)}
 
 
+def test_at_80_columns_the_knobs_that_tell_trials_of_a_method_apart_are_whole() -> None:
+    config = {"method": "lora", "lora.rank": 8, "lora.targets": "qkvo_mlp", "lora.layers": "first-4", "lora.scale": 0.1}
+    config |= {"optim.lr": 3.8e-3, "optim.weight_decay": 0.0, "lora.dropout": 0.05, "recipe.drop_path": 0.05}
+    differ = ({}, {"optim.weight_decay": 0.01}, {"lora.dropout": 0.1}, {"lora.dropout": 0.1, "optim.weight_decay": 0.01})
+    trials = [replace(TRIALS[0], number=number, config=config | one) for number, one in enumerate(differ)]
+    other = replace(TRIALS[0], number=9, config={"method": "head_only", "optim.lr": 0.01})
+    rows = [line.split()[3:5] for line in lines_of(tables.trials_table([*trials, other], ())) if line.strip()][2:]
+    assert rows[:4] == [["drop=0.05", "wd=0"], ["drop=0.05", "wd=0.01"], ["drop=0.1", "wd=0"], ["drop=0.1", "wd=0.01"]]
+    assert words.telling_apart([trials[0], replace(trials[0], seed=5)]) == []
+    assert words.telling_apart([other]) == []
+
+
+def test_at_80_columns_no_heading_number_or_method_is_cut() -> None:
+    names = ("study", "method", "trials", "epochs", "front", "best %", "hypervolume", "contribution")
+    table = tables.numbers_table(names, n_words=2)
+    table.add_row("a-study-with-a-long-name", "peft.fourierft", "1,000", "30,000", "12", "100.00", "12.3456", "12.3456")
+    lines = lines_of(table)
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(lines)
+    assert "…" not in shown
+    assert all(word in shown.split() for name in names for word in name.split())
+    assert {"12.3456", "30,000", "peft.fourierft"} <= set(shown.split())
+
+
 def test_knobs_are_named_in_short_and_sizes_come_first() -> None:
     config = {"method": "lily", "lily.scale": 10.0, "lily.targets": "kv", "lily.n_experts": 4, "lily.rank": 8}
     config |= {"lily.layers": "last-2", "lily.temperature": 0.5, "optim.lr": 1e-3}

@@ -353,7 +353,7 @@ def files_below(folder: Path) -> set[Path]:
 def refused(study: Path, law: str) -> None:
     """What changes checkpoints refuses to."""
     with pytest.raises(LedgerError, match=law):
-        collect_checkpoints.collect(study)
+        collect_checkpoints.collect(study, complete=True)
     with pytest.raises(LedgerError, match=law):
         finalize(load(study), n_seeds=1, retrain=nothing_retrained)
 
@@ -424,7 +424,7 @@ def test_gc_leaves_in_the_store_what_is_needed_and_says_what_it_takes(store: Buc
         members = {trial.number for trial in study.front()}
     home = tmp_path / "disk" / "far"
     before = checkpoints.folder_sizes(ObjectStoreFolder(f"{store.address}/gc/far/trials"))
-    found = collect_checkpoints.collect(home)
+    found = collect_checkpoints.collect(home, complete=True)
     assert found.freed_bytes + found.kept_bytes == sum(before.values())
     after = {
         int(name) for name, size in checkpoints.folder_sizes(ObjectStoreFolder(f"{store.address}/gc/far/trials")).items() if size

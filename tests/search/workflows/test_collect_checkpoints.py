@@ -12,6 +12,7 @@ from search.study.study import Study
 from search.workflows import collect_checkpoints
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
 
+from ..command_line import paretune
 from ..studies import next_trial
 
 
@@ -37,16 +38,33 @@ def test_the_front_and_what_goes_on_keep_their_checkpoints_and_the_rest_is_colle
     assert gone
     size = len('{"epoch": 2}')
     expected = collect_checkpoints.Collection(gone, len(gone) * size + 1, len(kept) * size, drafts=1)
-    running = collect_checkpoints.collect(study.folder, dry_run=True)  # a live worker may be writing it
+    running = collect_checkpoints.collect(study.folder, dry_run=True, complete=True)  # a live worker may be writing it
     assert (running.drafts, running.freed_bytes) == (0, len(gone) * size)
     study.close()
-    assert collect_checkpoints.collect(study.folder, dry_run=True) == expected
+    assert collect_checkpoints.collect(study.folder, dry_run=True, complete=True) == expected
+    exportable = collect_checkpoints.collect(study.folder, dry_run=True)
+    assert (exportable.trials, exportable.complete, exportable.complete_bytes) == ((), gone, len(gone) * size)
+    assert exportable.freed_bytes + exportable.kept_bytes == expected.freed_bytes + expected.kept_bytes
     assert all(study.checkpoint_folder(number).exists() for number in gone)
-    assert collect_checkpoints.collect(study.folder) == expected
+    assert collect_checkpoints.collect(study.folder, complete=True) == expected
     assert not draft.exists()
     left = {int(folder.name) for folder in (study.folder / "trials").iterdir()}
     assert left == kept
     assert collect_checkpoints.collect(study.folder) == collect_checkpoints.Collection((), 0, len(kept) * size)
+
+
+def test_a_complete_trial_can_be_exported_after_gc_unless_its_deletion_was_asked_for(tmp_path: Path) -> None:
+    study = run_study(tmp_path)
+    study.close()
+    kept = paretune("gc", "s", "--storage", str(tmp_path), cwd=tmp_path)
+    assert kept.returncode == 0, kept.stderr
+    assert kept.stdout.startswith("0 checkpoints, 0.0 MiB deleted")
+    n_others = len(study.trials) - len(front(study.trials))
+    assert f"{n_others} complete trials outside of the front: --complete deletes them." in kept.stdout
+    assert all(study.checkpoint_folder(trial.number).exists() for trial in study.trials)
+    deleted = paretune("gc", "s", "--complete", "--storage", str(tmp_path), cwd=tmp_path)
+    assert deleted.stdout.startswith(f"{n_others} checkpoints,")
+    assert sum(study.checkpoint_folder(trial.number).exists() for trial in study.trials) == len(front(study.trials))
 
 
 def test_drafts_that_killed_processes_left_are_removed_once_nothing_has_changed_them_for_an_hour(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from search.config import loading
 from search.samplers.auto import EXPECTED, fair_start
-from search.study.checks import note_on_budget
+from search.study.checks import note_on_budget, note_on_grace, note_on_hours
 from search.workflows import first_file
 from search.workflows.first_file import METHODS, choose, hours_needed, image_sizes, usual_epochs
 from search.workflows.init import study_name
@@ -113,6 +113,38 @@ def test_a_budget_that_ends_within_the_fair_start_is_noted() -> None:
     assert note.endswith("within 12; give 26 trials, or 1 method")
     assert note_on_budget(loading.check(short | {"budget": {"n_trials": 13, "epochs": 2}})) is None
     assert note_on_budget(loading.check(short | {"search": {"sampler": "random"}})) is None
+
+
+def test_a_first_rung_that_compares_learning_rates_is_noted_with_a_grace_that_does_not() -> None:
+    raw = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora", "arc"], "search": {"rungs": {"grace": 3, "factor": 2}}}
+    by_trials = raw | {"budget": {"n_trials": 24, "epochs": 12}}
+    n_images = 753  # 23 steps in an epoch, of which 27.6 are the warm-up
+    note = str(note_on_grace(loading.check(by_trials), n_images))
+    assert "after 3 of 12 epochs, is 41 steps after the warm-up" in note
+    assert "from 0.001 to 0.01 by default" in note
+    assert "give grace: 4" in note
+    assert note_on_grace(loading.check(by_trials | {"search": {"rungs": {"grace": 4, "factor": 2}}}), n_images) is None
+    assert note_on_grace(loading.check(by_trials | {"search": {}}), n_images) is None
+    assert note_on_grace(loading.check(by_trials), 10 * n_images) is None
+    assert note_on_grace(loading.check(by_trials), None) is None
+    assert note_on_grace(loading.check(by_trials | {"space": {"optim.lr": 0.001}}), n_images) is None
+    assert note_on_grace(loading.check(raw | {"budget": {"max_hours": 1, "epochs": 12}}), n_images) is None
+    within = loading.check(raw | {"budget": {"n_trials": 24, "epochs": 30}})
+    assert "after 3 of 30 epochs, is within the warm-up" in str(note_on_grace(within, n_images))
+    few = str(note_on_grace(loading.check(by_trials), 32))
+    assert "give more epochs, or rungs: null (all to the end)" in few
+    assert note_on_grace(loading.load("emoji"), 1200) is None
+
+
+def test_hours_that_end_within_the_fair_start_are_noted() -> None:
+    raw = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora", "arc", "lily"]}
+    file = loading.check(raw | {"budget": {"max_hours": 0.5, "epochs": 12}})
+    note = str(note_on_hours(file, 6.5))
+    assert "0.5 h hold about 6 trials, and the fair start takes 13" in note
+    assert note.endswith("give 2 h")
+    assert str(note_on_hours(file, 12.0)).endswith("give 1.1 h, or 1 method")
+    assert note_on_hours(file, 13.0) is None
+    assert note_on_hours(loading.check(raw | {"budget": {"max_hours": 0.5, "n_trials": 5, "epochs": 12}}), 1.0) is None
 
 
 def test_any_folder_gives_a_study_name() -> None:

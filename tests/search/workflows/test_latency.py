@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +15,7 @@ from mlflow import MlflowClient
 from search.errors import OwnedElsewhere, RequestError
 from search.results.saved_study import load
 from search.storage.sql_ledger import SqlLedger
+from search.workflows.busy import busy_cores
 from search.workflows.latency import measure
 
 from ...trainables.data import pictures
@@ -81,6 +85,38 @@ def test_without_numbers_the_members_of_the_front_are_measured_and_the_table_say
         assert f"{member.number:04d}" in done.stdout
         assert "cost/latency_ms" in member.metrics
     assert "one at a time" in done.stdout
+
+
+def test_a_busy_machine_is_told_and_stays_with_the_result(searched: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "while True: pass",
+        "-m",
+        "search.cli",
+        "run",
+        "other.yaml",
+    ]  # looks like a search, and computes
+    with subprocess.Popen(command) as other:
+        try:
+            done = paretune("cost", "digits", "0", cwd=searched)
+        finally:
+            other.kill()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"the machine is busy \(\d\.\d of \d+ cores are busy; ", done.stderr)
+    assert f"paretune run is at work (process {other.pid})" in done.stderr
+    assert "Measured on a busy machine." in done.stdout
+    events = json.loads(paretune("events", "digits", "--json", cwd=searched).stdout)
+    [measured] = [event["detail"] for event in events if event["kind"] == "measured" and event["trial"] == 0][-1:]
+    assert measured["busy_cores"] > 0.0
+    assert "busy_cores" not in load(searched / "paretune-studies" / "digits").history[0].metrics
+
+
+def test_busy_cores_are_those_of_the_time_between_two_readings() -> None:
+    before = "cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 50 0 25 400 25 0 0 0 0 0\ncpu1 50 0 25 400 25 0 0 0 0 0\nintr 5"
+    after = "cpu  130 0 70 840 60 0 0 0 0 0\ncpu0 50 0 25 400 25 0 0 0 0 0\ncpu1 50 0 25 400 25 0 0 0 0 0\nintr 9"
+    assert busy_cores(before, after) == (pytest.approx(2 * 50 / 100), 2)  # of 100 ticks 50 were idle or waited for a disk
+    assert busy_cores(before, before) == (0.0, 2)
 
 
 def test_a_study_that_is_being_run_is_not_measured(searched: Path) -> None:

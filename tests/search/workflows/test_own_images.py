@@ -94,6 +94,13 @@ def test_problems_end_the_command_before_anything_runs_and_are_skipped_on_reques
     assert done.returncode == 0, done.stderr
     assert "data: skipped, as data.on_problem requests (2):" in done.stderr
     assert "down/001.png: " in done.stderr
+    log = tmp_path / "paretune-studies" / "own" / "paretune.log"
+    assert "down/001.png: " in log.read_text()
+    resumed = paretune("resume", "own", "--more-trials", "1", "--back-end", "in-process", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    shown_log = log.relative_to(tmp_path)
+    assert f"data: 2 skipped, as data.on_problem requests; listed in {shown_log}" in resumed.stderr
+    assert "down/001.png" not in resumed.stderr
     assert (
         saved_study.load(tmp_path / "paretune-studies" / "own").n_validation == len(drawn.splits["validation"]) - 1
     )  # standard errors use it

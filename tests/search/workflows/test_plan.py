@@ -10,6 +10,7 @@ import pytest
 
 from search.backends import simulated
 from search.backends.simulated import VirtualClock
+from search.cli.plan import note_on_slots
 from search.config.loading import check
 from search.workflows import plan
 from search.workflows.epoch_seconds import Predicted
@@ -175,6 +176,14 @@ def test_the_command_prints_a_plan_and_refuses_what_trains_nothing() -> None:
     refused = paretune("digits", "--set", "data={kind: synthetic}")
     assert refused.returncode == 2
     assert "a synthetic surface computes nothing: there is no cost to plan" in " ".join(refused.stderr.split())
+
+
+def test_more_slots_than_fit_are_told() -> None:
+    said: list[str] = []
+    for slots in (None, 1, 2, 8):
+        note_on_slots(slots, 2, "this machine", said.append)
+    [note] = said
+    assert note.startswith("--slots 8: this machine has room for 2 trials at once")
 
 
 def paretune(*words: str) -> CompletedProcess[str]:

@@ -368,8 +368,24 @@ def test_what_is_skipped_is_named_whatever_is_in_its_name(tmp_path: Path) -> Non
     assert found.skipped == (
         "train/red/zz.png: a link to /nowhere/x.png, which does not exist",
         "train: train/red/shot: 2.png: not an image that Pillow can read; if other programs can, convert it to PNG or JPEG",
-        "train: train/red/red00.png has the same bytes as an image of a later split",
+        "train: train/red/red00.png has the same bytes as val/red/shot: 1.png of the later split validation",
     )
+
+
+def test_an_image_of_several_later_splits_names_the_first_in_the_one_that_keeps_it(tmp_path: Path) -> None:
+    classes(tmp_path / "train", n=5)
+    classes(tmp_path / "val", n=2, first=50)
+    classes(tmp_path / "test", n=2, first=70)
+    copied = (tmp_path / "train" / "red" / "red00.png").read_bytes()
+    put(tmp_path / "test" / "red" / "broken.png", b"broken")  # has no digest
+    put(tmp_path / "val" / "red" / "x.png", copied)
+    put(tmp_path / "test" / "red" / "y.png", copied)
+    put(tmp_path / "test" / "red" / "z.png", copied)
+    found = audit({"kind": "imagefolder", "path": str(tmp_path), "on_problem": "skip"}, GREY)
+    assert [line for line in found.skipped if "same bytes" in line] == [
+        "validation: val/red/x.png has the same bytes as test/red/y.png of the later split test",
+        "train: train/red/red00.png has the same bytes as test/red/y.png of the later split test",
+    ]
 
 
 def test_a_name_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
