@@ -65,7 +65,13 @@ class Study:
 
     def run_words(self, name: str, settings: Sequence[str]) -> list[str]:
         """Return the words of a `paretune run` of the file that `init` wrote."""
-        every = [f"study={name}", f"budget.epochs={self.epochs}", "space.optim.batch_size=32", *settings]
+        every = [
+            f"study={name}",
+            f"budget.epochs={self.epochs}",
+            "space.optim.batch_size=32",
+            "recipe.precision=bfloat16",
+            *settings,
+        ]
         return ["run", str(self.file), "--back-end", "in-process", *(word for key in every for word in ("--set", key))]
 
     @property
