@@ -79,7 +79,7 @@ class Study:
         """What each of the searches sets in the file that `init` wrote."""
         everything = f"methods=[{','.join(self.methods)}]", *(f"space.{method}.layers={LAST_BLOCKS}" for method in self.methods)
         return {
-            "paretune": (*everything, "search.rungs.grace=2"),  # what `init` takes for so few epochs
+            "paretune": (*everything, "search.rungs={grace: 2}"),  # what `init` takes for so few epochs
             "random": (*everything, *TO_THE_END, "search.sampler=random"),
             "tpe": (*LORA, f"space.lora.layers={LAST_BLOCKS}", *TO_THE_END, "search.sampler=tpe"),
         }
