@@ -111,8 +111,13 @@ def images(study: Study) -> None:
 
 
 def search(study: Study) -> None:
-    """Without `n_trials`: the hours that `init` wrote into the file end them."""
-    study.side_by_side({name: study.run_words(name, settings) for name, settings in study.searches.items()})
+    """Without `n_trials`: only the hours end them, and more hours continue them."""
+    hours = f"{study.hours:g}"
+    commands = {name: study.run_words(name, (*settings, f"budget.max_hours={hours}")) for name, settings in study.searches.items()}
+    for name in commands:
+        if (study.root / name / "ledger.db").is_file():
+            commands[name] = ["resume", name, "--max-hours", hours, "--back-end", "in-process"]
+    study.side_by_side(commands)
 
 
 def baselines(study: Study) -> None:

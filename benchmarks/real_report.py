@@ -86,7 +86,7 @@ def best_and_answer(study: SavedStudy) -> tuple[Trial, Trial]:
 
 
 def interval(correct: np.ndarray, minus: np.ndarray | None = None) -> tuple[float, float]:
-    """95 % bootstrap interval over seeds and test images of an accuracy, or of a difference on the same images and seeds."""
+    """95 % bootstrap interval over seeds and test images of an accuracy, or of a difference; both have the same images drawn."""
     rng, n = np.random.default_rng(0), correct.shape[1]
     draws = np.empty(N_BOOTSTRAP)
     for i in range(N_BOOTSTRAP):
