@@ -19,14 +19,15 @@ app = typer.Typer()
 @app.command()
 def finalize(
     study: StudyName,
+    trials: Annotated[list[int] | None, typer.Argument(metavar="[T...]", min=0, help="Trials; none: all front members.")] = None,
     *,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of models for each front member.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of models for each of them.")] = 5,
     storage: Storage = DEFAULT_STORAGE,
     back_end: Annotated[str, typer.Option(help="ray or in-process.")] = "ray",
     cpus: Annotated[int | None, typer.Option(min=1, help="Maximum number of cores; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Retrain every front member on train and validation together, and test each model once on the test split."""
+    """Retrain front members, or the trials you name, on train and validation together; test each model once on the test split."""
     from search.backends.choose import make_back_end
     from search.cli.progress import retraining
     from search.cli.signals import interruptible
@@ -36,8 +37,11 @@ def finalize(
 
     driver = make_back_end(back_end, n_cpus=cpus)
     saved = load(folder_of(study, storage))
-    with interruptible(), retraining(saved, seeds) as on_done:
-        members = workflow.finalize_and_record(saved, n_seeds=seeds, back_end=driver, on_done=on_done, say=complain)
+    numbers = trials or []
+    with interruptible(), retraining(saved.name) as on_done:
+        members = workflow.finalize_and_record(
+            saved, n_seeds=seeds, back_end=driver, numbers=numbers, on_done=on_done, say=complain
+        )
     if as_json:
         print_json([workflow.row(member) for member in members])
         return

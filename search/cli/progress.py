@@ -22,7 +22,6 @@ from search.cli.terminal import Terminal
 from search.config.sections import Budget
 from search.config.study_file import StudyFile
 from search.results import tables, words
-from search.results.saved_study import SavedStudy
 from search.study.study import Study
 from search.trial import State, Trial
 
@@ -150,13 +149,22 @@ class _Clock:
 
 
 @contextmanager
-def retraining(study: SavedStudy, n_seeds: int) -> Iterator[Callable[[int, int], None]]:
-    """Show how many models of a front are retrained, on standard error; yield a callback for (finished models, all models)."""
+def retraining(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many models of a study are retrained, on standard error; yield a callback for (finished models, all models).
+
+    Off a terminal it is a line for each model.
+    """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Terminal(stderr=True)
     with RichProgress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(f"Finalizing {study.name}", total=len(study.members) * n_seeds)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task(f"Finalizing {name}", total=None)
+
+        def on_done(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+            if not console.is_terminal:
+                console.print(f"Finalizing {name}: {done} of {total} models")
+
+        yield on_done
 
 
 def _counts(trials: list[Trial], n_trials: int | None) -> str:

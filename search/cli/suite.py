@@ -53,7 +53,7 @@ def suite(
         best[task.name] = suite_tables.best_of_search(study)
         if finalize:
             found: dict[str, float] = {}
-            with retraining(study, finalize) as on_done:
+            with retraining(study.name) as on_done:
                 driver = make_back_end(back_end, n_cpus=cpus)
                 members = finalize_and_record(study, n_seeds=finalize, back_end=driver, on_done=on_done, say=complain)
             for member in members:

@@ -91,7 +91,10 @@ class SqlLedger(LedgerReader):
         """
         with cls(path, address=address, now=now)._closed_by_errors() as ledger:
             if not ledger._database.exists():
-                raise NoLedger(f"{ledger._database} does not exist; list the existing studies: paretune ls")
+                raise NoLedger(
+                    f"{ledger._database} does not exist (`run` makes it when its checks are done); list the existing studies: "
+                    "paretune ls"
+                )
             try:
                 with ledger._reading.connect() as connection:
                     version = ledger._version(connection)

@@ -1,10 +1,10 @@
-"""Unbiased evaluation: every front member is retrained on train and validation together, with several seeds, and tested once each.
+"""Unbiased evaluation: front members are retrained on train and validation together, with several seeds, and tested once each.
 
 The search has chosen among many configurations by their validation accuracy, which is biased towards the winners. Here nothing is
-chosen: the members are retrained from new seeds, and each retrained model is tested once. The sibling ledger in
-`<study>/final/` has one trial per member and seed, so finalizing can be interrupted, resumed, and extended by more seeds or by
-members that an extended search has found. The correctness of each model on each test image is stored with it; if the study is
-judged by another metric than accuracy, the probabilities that it gives to the classes.
+chosen: the members are retrained from new seeds, and each retrained model is tested once. Trials that are named take the place of
+the front. The sibling ledger in `<study>/final/` has one trial per member and seed, so finalizing can be interrupted, resumed, and
+extended by more seeds, other trials or members that an extended search has found. The correctness of each model on each test image
+is stored with it; if the study is judged by another metric than accuracy, the probabilities that it gives to the classes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OF, REPEAT = "finalize.trial", "finalize.repeat"  # keys of a final trial's conf
 
 @dataclass(frozen=True)
 class Member:
-    """One front member with its test results.
+    """One front member, or trial that was named, with its test results.
 
     Attributes:
         trial: Trial of the search.
@@ -81,6 +81,7 @@ def finalize_and_record(
     *,
     n_seeds: int,
     back_end: BackEnd,
+    numbers: Sequence[int] = (),
     on_done: Callable[[int, int], None] = lambda done, of: None,
     say: Callable[[str], None] = _log.warning,
 ) -> list[Member]:
@@ -90,16 +91,22 @@ def finalize_and_record(
         study: Study in any state, with a front.
         n_seeds: Number of models for each member.
         back_end: Back end for the retraining.
+        numbers: Numbers of COMPLETE trials to retrain instead of the front; empty for the front.
         on_done: Callback that receives (finished models, all models).
         say: Callback for problems that the user should know although the retraining succeeded (MLflow does not show it).
 
     Raises:
-        RequestError: If there is no front or no test split, or a model could not be trained; finished models are kept.
+        RequestError: If there is no front or no test split, a named trial is not COMPLETE, or a model could not be trained;
+            finished models are kept.
         LedgerError: If another process is finalizing the study.
     """
     file = check_stored(study.row.file)
     members = finalize(
-        study, n_seeds=n_seeds, retrain=lambda orders: back_end.retrain(file, study.row.facts, orders), on_done=on_done
+        study,
+        n_seeds=n_seeds,
+        retrain=lambda orders: back_end.retrain(file, study.row.facts, orders),
+        numbers=numbers,
+        on_done=on_done,
     )
     write_views(study, members)
     try:
@@ -110,7 +117,12 @@ def finalize_and_record(
 
 
 def finalize(
-    study: SavedStudy, *, n_seeds: int, retrain: Retrain, on_done: Callable[[int, int], None] = lambda done, of: None
+    study: SavedStudy,
+    *,
+    n_seeds: int,
+    retrain: Retrain,
+    numbers: Sequence[int] = (),
+    on_done: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Member]:
     """Retrain and test the missing models of a study's front, and summarise all results.
 
@@ -118,18 +130,19 @@ def finalize(
         study: Study in any state, with a front.
         n_seeds: Number of models for each member.
         retrain: Function that retrains models on a back end.
+        numbers: Numbers of COMPLETE trials to retrain instead of the front; empty for the front.
         on_done: Callback that receives (finished models, all models).
 
     Raises:
-        RequestError: If the front is empty, or a model could not be trained; finished models are kept.
+        RequestError: If the front is empty, a named trial is not COMPLETE, or a model could not be trained; finished models are
+            kept.
         LedgerError: If another process is finalizing the study, or its checkpoints are another study's.
     """
-    if not study.members:
-        raise RequestError(f"study {study.name} has no front yet: no trial is complete")
+    chosen = chosen_trials(study, numbers)
     study.own_checkpoints()
     ledger = _ledger(study)
     try:
-        wanted = [(member.number, repeat) for repeat in range(n_seeds) for member in study.members]
+        wanted = [(member.number, repeat) for repeat in range(n_seeds) for member in chosen]
         done = {(t.config[OF], t.config[REPEAT]) for t in ledger.trials() if t.state is State.COMPLETE}
         known = len(done.intersection(wanted))
         on_done(known, len(wanted))
@@ -153,14 +166,37 @@ def finalize(
         ledger.close()
     if failures:
         raise RequestError("a member could not be retrained: " + "; ".join(failures))
-    return finalized(study)
+    return finalized(study, numbers)
 
 
-def finalized(study: SavedStudy) -> list[Member]:
+def chosen_trials(study: SavedStudy, numbers: Sequence[int] = ()) -> list[Trial]:
+    """Return the trials to retrain, smallest first: the named ones, each once, or the front.
+
+    Raises:
+        RequestError: If a named trial does not exist or is not COMPLETE, or there is no front.
+    """
+    named = [study.trial(number) for number in dict.fromkeys(numbers)]
+    for trial in named:
+        if trial.state is not State.COMPLETE:
+            raise RequestError(
+                f"cannot retrain trial {trial.number}: it is {trial.state}, and only a COMPLETE trial has an accuracy to test; "
+                f"`paretune trials {study.name} --top 5` lists the best"
+            )
+    if not named and not study.members:
+        raise RequestError(f"study {study.name} has no front yet: no trial is complete")
+    return sorted(named, key=lambda trial: (trial.size, trial.number)) or list(study.members)
+
+
+def finalized(study: SavedStudy, numbers: Sequence[int] = ()) -> list[Member]:
     """Return the retrained members, smallest first, with their test results.
+
+    Args:
+        study: Study that was finalized.
+        numbers: Numbers of the trials that were named; empty for the front.
 
     Raises:
         LedgerError: If nothing has been finalized.
+        RequestError: If `chosen_trials` raises it.
     """
     sibling = location.final_location(study.folder)
     ledger = SqlLedger.open(sibling.find() or sibling.path)
@@ -171,7 +207,7 @@ def finalized(study: SavedStudy) -> list[Member]:
     by_member: dict[int, list[Trial]] = {}
     for trial in done:
         by_member.setdefault(cast(int, trial.config[OF]), []).append(trial)
-    members = [member for member in study.members if member.number in by_member]
+    members = [member for member in chosen_trials(study, numbers) if member.number in by_member]
     sizes, seed = [member.size for member in members], study.row.file["search"]["seed"]
     folders = [[_folder(study, t.number) for t in by_member[m.number]] for m in members]
     if study.metric.key == TOP1:

@@ -152,6 +152,7 @@ def _text(
     images = ", ".join(f"{n:,} {split}" for split, n in seen.n_images.items())
     data = [f"kind: {seen.kind}", f"path: {_quoted(str(path))}"]
     data += ["test_fraction: 0.2"] if seen.draws_test else []
+    data += ["on_problem: skip"] if seen.problems else []
     most = max(_LEAST, _rounded(_PART * network.n_params))
     hours = "as asked for" if asked else "the fewest that hold this search" if choice.fits else "a night"
     if not choice.fits:
@@ -169,7 +170,13 @@ def _text(
         f"data: {{{', '.join(data)}}}",
         *_comment(f"{images} images of {seen.n_classes:,} classes; the smallest class has {seen.smallest_class:,} to train"),
         *(_comment("a fifth of the images is a test split, which only `paretune finalize` sees") if seen.draws_test else []),
-        *(_comment(f"{seen.problems:,} images cannot be used; `paretune validate` names them") if seen.problems else []),
+        *(
+            _comment(
+                f"{seen.problems:,} of them are left out: broken, without a class or in two splits; `paretune validate` names them"
+            )
+            if seen.problems
+            else []
+        ),
         *(["objectives: [val/map, adapter_params]"] if seen.many_labels else []),
         *(_comment("mean average precision, because an image has any number of labels") if seen.many_labels else []),
         f"methods: [{', '.join(choice.methods)}]",

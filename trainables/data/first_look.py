@@ -12,9 +12,12 @@ from typing import Final
 import numpy as np
 from PIL import Image as Picture
 
+from trainables.data.decoded import digests
 from trainables.data.layouts import listing
+from trainables.data.listing import SPLITS, Listing
 
 N_OPENED: Final = 100  # images whose size is read
+N_COMPARED: Final = 20_000  # images; of more than these, only the search looks for the same bytes in two splits
 FRACTIONS: Final = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}  # of splits that a data set does not declare
 
 
@@ -29,7 +32,7 @@ class FirstLook:
         smallest_class: Number of training images of the smallest class.
         side: Median of the shorter sides of some training images, in pixels; 0 if none can be read.
         draws_test: True if the data set declares no splits, so that its test split is a drawn fifth of the images.
-        problems: Number of images that cannot be used.
+        problems: Number of images that cannot be used: without a class, say, or with the bytes of an image of a later split.
         many_labels: True if an image has any number of labels.
     """
 
@@ -64,9 +67,23 @@ def look(path: Path) -> FirstLook:
         smallest_class=int(counts[counts > 0].min()),
         side=round(statistics.median(sides)) if sides else 0,
         draws_test="test" in found.splits and "test" not in declared.splits,
-        problems=len(found.problems),
+        problems=len(found.problems) + _in_later_splits(found),
         many_labels=found.sets is not None,
     )
+
+
+def _in_later_splits(found: Listing) -> int:
+    """Return how many images have the same bytes as one of a later split; 0 if there are too many images to look."""
+    if sum(map(len, found.splits.values())) > N_COMPARED:
+        return 0
+    seen: set[bytes] = set()
+    n_twice = 0
+    for split in reversed(SPLITS):
+        if split in found.splits:
+            own = [row.tobytes() for row in digests(found, split)]
+            n_twice += sum(digest in seen for digest in own)
+            seen.update(own)
+    return n_twice
 
 
 def layout_of(path: Path) -> str:

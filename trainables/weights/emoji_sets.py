@@ -112,7 +112,7 @@ def read(folder: Path) -> list[Emoji]:
         key = _key(row["unified"])
         drawings = {name: _rgba(files[key]) for name, files in held.items() if key in files}
         if row["category"] not in ("Component", "Flags") and drawings:
-            emoji.append(Emoji(row["unified"], _subject(row["unified"], row["subcategory"]), drawings))
+            emoji.append(Emoji(row["unified"], subject_of(row["unified"], row["subcategory"]), drawings))
     return emoji
 
 
@@ -168,7 +168,8 @@ def _key(code: str) -> str:
     return "-".join(point for point in code.upper().split("-") if point not in ("200D", "FE0F"))
 
 
-def _subject(code: str, subcategory: str) -> str:
+def subject_of(code: str, subcategory: str) -> str:
+    """Return the key of what an emoji shows: its code points without those of men, women and signs; all families are one."""
     if subcategory == "family":
         return "family"
     return "-".join(point for point in code.split("-") if point not in _PEOPLE | _SIGNS) or "person"

@@ -106,6 +106,25 @@ def test_interrupted_it_goes_on_and_more_seeds_add_to_what_there_is(study: Saved
     assert sorted((trial.config[OF], trial.config[REPEAT]) for trial in trials) == sorted(pairs)
 
 
+def test_named_trials_take_the_place_of_the_front(study: SavedStudy) -> None:
+    last, worker, again = study.members[-1].number, Worker(), Worker()
+    named = finalize(study, n_seeds=2, retrain=worker, numbers=[last, last])
+    assert [member.trial.number for member in named] == [last]
+    assert len(worker.orders) == 2
+    whole = finalize(study, n_seeds=2, retrain=again)
+    assert len(again.orders) == 2 * (len(study.members) - 1)  # the named one is known already
+    assert [member.trial.number for member in whole] == [member.number for member in study.members]
+
+
+def test_only_complete_trials_can_be_named(study: SavedStudy) -> None:
+    first, *rest = study.history
+    pruned = dataclasses.replace(study, history=(dataclasses.replace(first, state=State.PRUNED), *rest))
+    with pytest.raises(RequestError, match=f"trial {first.number}: it is PRUNED.*paretune trials digits --top 5"):
+        finalize(pruned, n_seeds=1, retrain=Worker(), numbers=[first.number])
+    with pytest.raises(RequestError, match="no trial 99"):
+        finalize(study, n_seeds=1, retrain=Worker(), numbers=[99])
+
+
 def test_a_model_that_fails_is_named_and_the_others_are_kept(study: SavedStudy) -> None:
     with pytest.raises(RequestError, match=r"could not be retrained: trial \d+: the loss is not finite"):
         finalize(study, n_seeds=2, retrain=Worker(fail=1))
@@ -190,6 +209,7 @@ def test_the_command_retrains_on_train_and_validation_and_tests_once(searched: P
     again = paretune("finalize", "digits", "--seeds", "2", cwd=folder)  # with Ray, which is not even started
     assert again.returncode == 0, again.stderr
     assert "P(front)" in again.stdout
+    assert f"Finalizing digits: {2 * len(rows)} of {2 * len(rows)} models" in again.stderr
 
 
 def test_on_ray_it_is_the_same(searched: Path, tmp_path: Path, embedded_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:

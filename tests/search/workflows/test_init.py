@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,17 +86,35 @@ def test_a_folder_tells_layout_counts_and_size(photos: Path) -> None:
     assert found.smallest_class == 12
 
 
-def test_the_file_that_init_writes_is_accepted_and_another_one_is_not_overwritten(photos: Path, tmp_path: Path) -> None:
-    words = ("init", str(photos), "--backbone", "vit_glyphs", "--hours", "0.5")
+@pytest.fixture
+def split_photos(photos: Path) -> Path:
+    """Photos in train and val, of which val has one that train has, too."""
+    root = photos.parent / "split photos"
+    shutil.copytree(photos, root / "train")
+    for label in ("cat", 'dog\'s, "own"'):
+        (root / "val" / label).mkdir(parents=True)
+        for n in range(20, 25):
+            (root / "val" / label / f"{n}.png").write_bytes(picture(len(label) % 2, n, size=(40, 30)))
+    shutil.copy(root / "train" / "cat" / "3.png", root / "val" / "cat" / "again.png")
+    return root
+
+
+def test_an_image_in_two_splits_is_counted(split_photos: Path) -> None:
+    assert look(split_photos).problems == 1
+
+
+def test_the_file_that_init_writes_is_accepted_and_another_one_is_not_overwritten(split_photos: Path, tmp_path: Path) -> None:
+    words = ("init", str(split_photos), "--backbone", "vit_glyphs", "--hours", "0.5")
     done = paretune(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "my-photos.yaml written" in done.stdout
-    file = loading.load(tmp_path / "my-photos.yaml")
-    assert (file.study, file.backbone.name, file.budget.max_hours) == ("my-photos", "vit_glyphs", 0.5)
-    assert getattr(file.data, "path", None) == photos
+    assert "split-photos.yaml written" in done.stdout
+    file = loading.load(tmp_path / "split-photos.yaml")
+    assert (file.study, file.backbone.name, file.budget.max_hours) == ("split-photos", "vit_glyphs", 0.5)
+    assert file.data.model_dump().items() >= {"path": split_photos, "on_problem": "skip"}.items()
+    assert "1 of them are left out" in (tmp_path / "split-photos.yaml").read_text()
     again = paretune(*words, cwd=tmp_path)
     assert again.returncode == 2
-    assert "my-photos.yaml exists" in again.stderr
+    assert "split-photos.yaml exists" in again.stderr
     none = paretune("init", str(tmp_path / "nothing"), cwd=tmp_path)
     assert none.returncode == 2
     assert "does not exist" in none.stderr

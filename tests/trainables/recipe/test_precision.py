@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,29 @@ def test_the_probe_says_what_it_measured_and_chooses_by_it() -> None:
     assert found["speedup"] > 0
     assert found["loss_difference"] < 0.02
     assert found["chosen"] == ("bfloat16" if "times as fast" in found["why"] and found["speedup"] >= 1.15 else "float32")
+
+
+def test_the_probe_does_not_count_the_time_for_which_another_process_has_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that waits stands for one on a busy machine: a study's precision depended on who else was at work."""
+
+    def probe() -> float:
+        return float(try_both(timm.create_model("test_vit", num_classes=0, img_size=32).eval(), CPU)["speedup"])
+
+    waited, clock = [0.0], time.perf_counter
+    monkeypatch.setattr("trainables.recipe.precision.time.perf_counter", lambda: clock() + waited[0])
+
+    def waiting(model: torch.nn.Module, parts: Any, n_images: int, recipe: Recipe) -> torch.Tensor:
+        waited[0] += 100.0 if recipe.precision == "bfloat16" else 0.0
+        return backward(model, parts, n_images, recipe)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = probe()
+        monkeypatch.setattr("trainables.recipe.precision.backward", waiting)
+        assert probe() > alone / 10  # by the clock it is some milliseconds over 100 seconds
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_packaged_backbone_is_probed_on_cpus_with_amx_only() -> None:
