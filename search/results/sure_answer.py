@@ -23,7 +23,7 @@ class SureAnswer:
     Attributes:
         belief: Belief about the study's complete trials.
         choice: The choice; None if no trial is complete or small enough.
-        within: What may be lost against the best, in the metric's own unit.
+        within: Loss against the best that is allowed, in the metric's own unit.
         max_size: Largest size that was asked for.
     """
 
