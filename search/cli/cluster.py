@@ -76,8 +76,9 @@ def submit(
     from cluster.upload import local_paths, requirements
     from search.config import loading
     from search.errors import RequestError
+    from search.workflows.notify import check_url
 
-    refuse_secret(notify)
+    check_url(notify, public=True)
     file = loading.load(study, overrides or (), storage)
     if problems := list(local_paths(file.resolved(), file.storage, file.shared)):
         raise RequestError("\n".join(problems))
@@ -117,6 +118,7 @@ def ask(address: str, command: Sequence[str]) -> int:
         The exit code.
     """
     from search.errors import RequestError
+    from search.workflows.notify import check_url
 
     words = [word for word in command[1:] if not word.startswith("-")]
     if not words:
@@ -124,7 +126,7 @@ def ask(address: str, command: Sequence[str]) -> int:
     name = _named(words[0])
     for word, value in zip(command, (*command[1:], ""), strict=True):
         if word.partition("=")[0] == "--notify":
-            refuse_secret(word.partition("=")[2] or value)
+            check_url(word.partition("=")[2] or value, public=True)
     jobs = connected(address)
     attempt = jobs.newest(name)
     if command[0] in _DETACHED:
@@ -189,29 +191,6 @@ def _say_that_it_starts(attempt: Attempt, command: Sequence[str]) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def refuse_secret(notify: str | None) -> None:
-    """Refuse an address for `--notify` that is none, or that Ray's dashboard must not show.
-
-    Raises:
-        RequestError: If it is such an address; it is not repeated.
-    """
-    from search.errors import RequestError
-    from search.secret import SecretAddress
-    from search.workflows.notify import check_url
-
-    if notify is None:
-        return
-    try:
-        check_url(notify)
-    except ValueError as error:
-        raise RequestError(f"--notify: {error}") from None
-    if SecretAddress(notify).is_secret:
-        raise RequestError(
-            "--notify: this address holds a password or a token, which Ray's dashboard would show; set PARETUNE_NOTIFY in the "
-            "environment of the cluster's machines instead"
-        )
 
 
 def list_jobs(address: str, *, as_json: bool) -> None:

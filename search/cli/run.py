@@ -60,8 +60,9 @@ def run(
 ) -> None:
     """Start a search here, or resume it. A finished study prints its front."""
     from search.config import loading
+    from search.workflows.notify import check_url
 
-    _check_url(notify)
+    check_url(notify)
     search(loading.load(study, overrides or (), storage), back_end, cpus, slots=slots, then=then, notify=notify)
 
 
@@ -94,18 +95,6 @@ def search(
         raise typer.Exit(1)
     if not study_at_end.members:
         raise typer.Exit(1)
-
-
-def _check_url(notify: str | None) -> None:
-    if notify is None:
-        return
-    from search.errors import RequestError
-    from search.workflows.notify import check_url
-
-    try:
-        check_url(notify)
-    except ValueError as error:
-        raise RequestError(f"--notify: {error}") from None
 
 
 def _tell_end(study: SavedStudy, *, then: str | None, notify: str | None) -> None:
@@ -214,8 +203,9 @@ def resume(
     from search.results.overview import overview
     from search.results.study_state import StudyState
     from search.study.extension import Extension, moment
+    from search.workflows.notify import check_url
 
-    _check_url(notify)
+    check_url(notify)
     folder = folder_of(study, storage)
     saved = overview(folder)
     try:

@@ -17,8 +17,9 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
+from search.errors import RequestError
 from search.results.saved_study import SavedStudy
-from search.secret import hide_secrets
+from search.secret import SecretAddress, hide_secrets
 from search.storage.events import EventKind
 from search.storage.sql_ledger import open_ledger
 
@@ -70,22 +71,32 @@ def notice_of_error(study: str, folder: str, error: BaseException) -> Notice:
     return Notice(study, "FAILED", hide_secrets(f"{type(error).__name__}: {first}"), "", folder)
 
 
-def check_url(url: str) -> str:
-    """Return an address to which a message can be sent.
+def check_url(url: str | None, *, public: bool = False) -> None:
+    """Refuse an address to which no message can be sent.
+
+    Args:
+        url: Address; None for none.
+        public: True if Ray's dashboard will show it.
 
     Raises:
-        ValueError: If it is none; the message does not repeat it, because it may hold a secret.
+        RequestError: If it is none, or holds a secret and is public; the message does not repeat it.
     """
+    if url is None:
+        return
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         usable = False
     if not usable:
-        raise ValueError(
-            "give an address like https://hooks.example.org/search; it is not repeated here, because it may hold a secret"
+        raise RequestError(
+            "--notify: give an address like https://hooks.example.org/search; yours is not repeated, because it may hold a secret"
         )
-    return url
+    if public and SecretAddress(url).is_secret:
+        raise RequestError(
+            "--notify: this address holds a password or a token, which Ray's dashboard would show; set PARETUNE_NOTIFY in the "
+            "environment of the cluster's machines instead"
+        )
 
 
 def send(url: str, notice: Notice, *, patience: float = PATIENCE_SECONDS) -> str | None:
