@@ -23,7 +23,7 @@ if Path(sys.path[0]) == Path(__file__).parent:
     sys.path.pop(0)  # where `search` would be benchmarks/search.py
 
 FLOOR = """
-import torch, ray
+import torch, timm, ray  # as a script imports them: with torch's compiler, which our own processes leave out
 from ray import tune
 from trainables import make
 make({"name": "vit_glyphs"}, {"kind": "digits"}, {})
