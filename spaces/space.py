@@ -139,13 +139,25 @@ class JointSpace:
         """Return the paper's configuration of a method, with each knob moved to the nearest value in the space."""
         return {"method": method} | {knob.key: knob.nearest_default for knob in self.knobs(method)}
 
+    def expanded(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a `space:` section in which `*.layers` stands for this knob of every method that has it.
+
+        A knob that is also named itself keeps its own value. A key that stands for nothing stays as it is.
+        """
+        found = dict[str, Any]()
+        for key, value in overrides.items():
+            knobs = [k.key for s in self.spaces for k in s.knobs if str(key) == f"*.{k.key.partition('.')[2]}"]
+            found |= {knob: value for knob in knobs if knob not in overrides} if knobs else {key: value}
+        return found
+
     def problems(self, overrides: Mapping[str, Any]) -> dict[str, str]:
         """Return the problem of each invalid key in a study file's `space:` section; empty if all are valid."""
         keys = {knob.key for space in self.spaces for knob in space.knobs} | {knob.key for knob in self.shared}
         found = {}
         for key, value in overrides.items():
             if key not in keys:
-                near = difflib.get_close_matches(str(key).casefold(), keys, n=1)
+                every = {f"*.{known.partition('.')[2]}" for known in keys} if str(key).startswith("*.") else keys
+                near = difflib.get_close_matches(str(key).casefold(), every, n=1)
                 found[str(key)] = "no such knob" + (f"; did you mean {near[0]}?" if near else "")
                 continue
             try:

@@ -193,6 +193,7 @@ def _typed(raw: Mapping[str, Any], problems: list[tuple[KeyPath, str]], own: Map
     if not isinstance(overrides, Mapping) or not isinstance(methods, list | tuple):
         return raw
     known = spaces.joint([*(m for m in methods if isinstance(m, str) and spaces.unknown_method(m, own) is None), ANCHOR], own)
+    overrides = known.expanded(overrides)
     values, found = known.typed(overrides)
     problems += [(("space", key), problem) for key, problem in found.items()]
     return {**raw, "space": {key: values.get(key, value) for key, value in overrides.items()}}

@@ -15,7 +15,7 @@ MINIMAL = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budge
 def test_the_packaged_study_is_the_default_and_valid() -> None:
     file = loading.load(None)
     assert file.study == "emoji"
-    assert file.methods == ("lora", "arc", "ssf", "adapter", "adaptformer", "convpass")
+    assert file.methods == ("arc", "convpass", "lora", "adaptformer")
     assert loading.load("digits").methods == ("lora", "arc", "lily")
     assert loading.packaged_names() == ["digits", "emoji"]
 
@@ -296,3 +296,18 @@ def test_a_gradient_is_clipped_for_methods_that_exist() -> None:
     assert loading.check({**MINIMAL, "recipe": {"clip_norm": {"arc": 1.0}}}).recipe.clip_norm == {"arc": 1.0}
     with pytest.raises(StudyFileError, match=r"study: recipe.clip_norm: ark: no such method; did you mean arc\?"):
         loading.check({**MINIMAL, "recipe": {"clip_norm": {"ark": 1.0}}})
+
+
+def test_a_star_stands_for_every_method_that_has_the_knob() -> None:
+    file = loading.check(
+        MINIMAL | {"methods": ["lora", "arc", "ssf", "lily"], "space": {"*.rank": [2, 4], "lora.rank": 8, "*.layers": "last-2"}}
+    )
+    assert {key: value for key, value in file.space.items() if key.endswith(".rank")} == {
+        "arc.rank": [2, 4],
+        "lily.rank": [2, 4],
+        "lora.rank": 8,
+    }
+    assert {key for key in file.space if key.endswith(".layers")} == {"lora.layers", "arc.layers", "ssf.layers", "lily.layers"}
+    assert loading.check(file.written()).space == file.space
+    with pytest.raises(StudyFileError, match=r"space\.\*\.layer: no such knob; did you mean \*\.layers\?"):
+        loading.check(MINIMAL | {"methods": ["lora"], "space": {"*.layer": "all"}})
