@@ -115,6 +115,11 @@ def main() -> None:
     os._exit(code)  # a clean interpreter shutdown with torch, Ray and Optuna loaded would take seconds
 
 
+def _interrupted() -> int:
+    complain("interrupted; nothing is lost, and the same command resumes from here")
+    return 1
+
+
 def exit_code() -> int:
     """Run the command in `sys.argv`, and return the exit code of the process."""
     from search.errors import NoLedger, RequestError
@@ -125,8 +130,7 @@ def exit_code() -> int:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
-        complain("interrupted; nothing is lost, and the same command resumes from here")
-        return 1
+        return _interrupted()
     except RequestError as error:
         if isinstance(error, NoLedger) and cluster.is_before_its_study():
             return cluster.NOT_YET

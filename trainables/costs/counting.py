@@ -57,9 +57,13 @@ class KernelCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         self.operations += 0 if count is None else count(*args, **(kwargs or {}), out_val=found)
-        self.bytes += 0 if func.is_view else sum(tensor.nbytes for tensor in _tensors((args, found)))
+        self.bytes += 0 if func.is_view else sum(map(_n_bytes, _tensors((args, found))))
         self.calls += 1
         return found
+
+
+def _n_bytes(tensor: Tensor) -> int:
+    return tensor.nbytes if tensor.layout is torch.strided else 0  # a sparse tensor does not say
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

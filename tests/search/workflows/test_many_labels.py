@@ -25,7 +25,7 @@ from search.study.study import Study
 from search.workflows.finalize import finalize, finalized, row
 from search.workflows.front_odds import p_front, p_front_by
 from trainables import make, measure
-from trainables.export.adapter import export_adapter, read_card
+from trainables.export.adapter import Exporter, read_card
 from trainables.protocol import DATA_RULES
 from trainables.training.quality import measure as measured
 
@@ -91,15 +91,8 @@ def test_a_study_on_images_with_many_labels_learns_and_its_front_is_tested(tmp_p
     assert measured("map", answers["probabilities"], answers["labels"]) in members[0].tested
     assert finalized(saved) == members
     to = tmp_path / "adapter"
-    export_adapter(
-        made.folder / "trials" / f"{best.number:04d}",
-        to,
-        config=best.config,
-        seed=best.seed,
-        backbone=worker["backbone"],
-        data_set=worker["data"],
-        origin={},
-    )
+    exporter = Exporter(worker["backbone"], worker["data"])
+    exporter.write(made.folder / "trials" / f"{best.number:04d}", to, config=best.config, seed=best.seed, origin={})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow reads type hints as a schema, and warns
         from trainables.export.mlflow_model import Served
