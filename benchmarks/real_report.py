@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from search.results.contributions import contributions
 from search.results.growth import Growth, growth
 from search.results.plot_style import SizeAxis
-from search.results.recommendation import describe_trial, recommended, standard_error
+from search.results.recommendation import describe_trial, recommended
 from search.results.saved_study import SavedStudy, load
 from search.results.words import METHOD_NAMES
 from search.trial import State, Trial
@@ -209,7 +209,7 @@ def verdict(study: SavedStudy, tested: dict[int, np.ndarray]) -> str:
     correct = {trial.number: tested[trial.number] for trial in (best, answer)}
     means = {number: float(found.mean()) for number, found in correct.items()}
     n_images = correct[best.number].shape[1]
-    error, lead = standard_error(means[best.number], n_images), means[best.number] - means[answer.number]
+    error, lead = math.sqrt(means[best.number] * (1.0 - means[best.number]) / n_images), means[best.number] - means[answer.number]
     low, high = interval(correct[best.number], minus=correct[answer.number])
     kept, promised = means[answer.number] / means[best.number], answer.metrics["val/top1"] / best.metrics["val/top1"]
     words = "bear that out" if lead <= error else "do not bear that out"
