@@ -137,10 +137,11 @@ class StudyFile(Section):
             return {} if self.ledger is None else {"ledger": self.ledger}
         return {"storage": self.shared, "ledger": self.ledger or str(self.storage)}
 
-    def joint_space(self) -> spaces.JointSpace:
-        """Return the spaces of the methods with this file's overrides."""
-        own = {key: value for key, value in self.space.items() if not key.startswith("head_only.")}
-        return spaces.joint(self.methods, {name: method.space for name, method in self._own.items()}).with_overrides(own)
+    def joint_space(self, *, with_anchor: bool = False) -> spaces.JointSpace:
+        """Return the spaces of the methods with this file's overrides; `with_anchor` also that of head_only."""
+        methods = (*self.methods, ANCHOR) if with_anchor and ANCHOR not in self.methods else self.methods
+        own = {key: value for key, value in self.space.items() if ANCHOR in methods or not key.startswith(f"{ANCHOR}.")}
+        return spaces.joint(methods, {name: method.space for name, method in self._own.items()}).with_overrides(own)
 
     def points(self) -> list[spaces.Config]:
         """Return the configurations of `search.points`, completed with defaults.

@@ -155,7 +155,7 @@ class SavedStudy:
         from search.results.sure_answer import SureAnswer
 
         file = check_stored(self.row.file)
-        belief = believe(file.joint_space(), self.history, self.n_validation, seed=file.search.seed)
+        belief = believe(file.joint_space(with_anchor=True), self.history, self.n_validation, seed=file.search.seed)
         return SureAnswer.of(belief, within=within, max_size=max_size)
 
     def plot_front(self, *paths: Path) -> Any:

@@ -311,3 +311,12 @@ def test_a_star_stands_for_every_method_that_has_the_knob() -> None:
     assert loading.check(file.written()).space == file.space
     with pytest.raises(StudyFileError, match=r"space\.\*\.layer: no such knob; did you mean \*\.layers\?"):
         loading.check(MINIMAL | {"methods": ["lora"], "space": {"*.layer": "all"}})
+
+
+def test_the_anchor_is_a_part_of_the_space_where_it_is_asked_for() -> None:
+    file = loading.check(MINIMAL)
+    assert file.joint_space().methods == ("lora",)
+    space = file.joint_space(with_anchor=True)
+    assert space.methods == ("lora", "head_only")
+    assert space.holds(space.default("head_only"))
+    assert loading.check(MINIMAL | {"methods": ["head_only"]}).joint_space(with_anchor=True).methods == ("head_only",)
