@@ -261,13 +261,13 @@ def picture(path: Path, rows: Sequence[Tested], studies: dict[str, SavedStudy], 
         )
     left.set_xticks([position for position, _ in axis.ticks], [label for _, label in axis.ticks])
     left.set(xlabel=axis.label, ylabel="test accuracy, %, with 95 % intervals")
-    left.legend(fontsize=7, frameon=False)
+    left.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     for name, (who, colour) in SEARCHES.items():
         curve = grown(studies[name])
         hours = [one.spent("hours") or 0.0 for one in curve]
         right.step(hours, [one.hypervolume for one in curve], where="post", color=colour, label=who.replace("`", ""))
     right.set(xlabel="trained hours", ylabel="hypervolume of the front, validation")
-    right.legend(fontsize=8, frameon=False, loc="lower right")
+    right.legend(fontsize=8, frameon=False, loc="upper left")
     figure.savefig(path)
 
 
