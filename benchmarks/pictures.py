@@ -27,6 +27,10 @@ FRAME = "iframe"
 POINTS = "[...document.querySelectorAll('#figure-0 .trace .point')]"
 TRAINING = "[...document.querySelectorAll('label, button, span')].find(e => e.innerText === 'Model training')"
 SMALL = "[...document.images].some(i => i.src.includes('front-small.png') && i.complete && i.naturalWidth > 700)"
+PATH = (
+    "[...document.querySelectorAll('*')].filter(e => e.innerText?.startsWith('Path: file:') && !e.querySelector('iframe'))"
+    ".forEach(e => e.style.opacity = 0)"
+)
 ASSISTANT = "[...document.querySelectorAll('button[aria-label*=\"lose\"]')].forEach(button => button.click())"
 
 
@@ -61,6 +65,7 @@ def photograph(storage: Path, name: str) -> None:
         left, top = browser.evaluate(f"(r => [r.x, r.y])(document.querySelector('{FRAME}').getBoundingClientRect())")
         browser.move(x + left, y + top)
         browser.wait("document.querySelector('.hoverlayer .hovertext')?.textContent", frame=FRAME)
+        browser.evaluate(PATH)  # of this machine
         browser.screenshot(IMAGES / "mlflow-front.png")
 
         browser.open(f"{pages}/runs?viewStateShareKey=paretune")
@@ -75,7 +80,7 @@ def main() -> None:
     parser.add_argument("--study", default="emoji")
     asked = parser.parse_args()
     shutil.copy(asked.storage / asked.study / "front.png", IMAGES / "front.png")
-    photograph(asked.storage, asked.study)
+    photograph(asked.storage.resolve(), asked.study)
 
 
 if __name__ == "__main__":
