@@ -66,7 +66,7 @@ def answer(
     if found.choice is None:
         return
     table = Table("trial", "adapter", box=None, pad_edge=False, header_style="bold")
-    metric = found.belief.trials[0].metric
+    metric = belief.trials[0].metric
     unit = " %" if metric.in_percent else ""
     for name in ("size", f"measured{unit}", f"expected{unit}", "90 % interval", "P(front)"):
         table.add_column(name, justify="right")

@@ -2,8 +2,8 @@
 
 An accuracy is measured on a few hundred images, after one training from one seed. The best of many such numbers is best in part by
 chance, and is expected to be lower on other images (the winner's curse). The belief here is the posterior of the Gaussian process
-that `auto` predicts with (`search.samplers.gaussian_process`): it knows the noise of the images, estimates that of the seeds from
-all trials together, and draws trials of similar configurations towards each other.
+that `auto` predicts with (`search.samplers.gaussian_process`): it knows the noise of the images, takes that of a seed to be
+`SEEDS`, and draws trials of similar configurations towards each other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from search.front import front
 from search.metrics import TOP1
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, fit
@@ -82,7 +83,7 @@ class Belief:
         best = draws.max(1)
         odds = (draws >= best[:, None] - within).mean(0)
         kept = [n for n in range(len(allowed)) if odds[n] >= level]
-        chosen = kept[0] if kept else int(np.lexsort((np.arange(len(allowed)), -draws.mean(0)))[0])
+        chosen = kept[0] if kept else int(draws.mean(0).argmax())
         smaller = [n for n in range(chosen) if self.trials[allowed[n]].size < self.trials[allowed[chosen]].size]
         rival = max(smaller, key=lambda n: (odds[n], -n), default=None)
         return Choice(
@@ -94,7 +95,7 @@ class Belief:
         )
 
     def gain(self, index: int, points: float) -> int | None:
-        """Return the smallest larger trial that is more likely than not so much better (fraction) than a trial; None if none is."""
+        """Return the smallest larger trial whose score is more likely than not so much better than a trial's; None if none is."""
         for other in range(index + 1, len(self.trials)):
             larger = self.trials[other].size > self.trials[index].size
             if larger and (self.draws[:, other] - self.draws[:, index] >= points).mean() >= 0.5:
@@ -134,7 +135,8 @@ def believe(
         n_draws: Number of draws.
     """
     complete = [t for t in trials if t.state is State.COMPLETE and t.planned_epochs is None and space.holds(t.config)]
-    complete = sorted(complete[-N_KNOWN:], key=lambda t: (t.size, t.number))
+    used = {t.number: t for t in (*front(complete), *complete[-N_KNOWN:])}
+    complete = sorted(used.values(), key=lambda t: (t.size, t.number))
     rng = np.random.default_rng(seed)
     if not complete:
         return Belief((), np.zeros((n_draws, 0)))

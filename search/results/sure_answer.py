@@ -75,13 +75,11 @@ class SureAnswer:
         return " ".join(said)
 
     def _next_point(self, index: int) -> str:
-        found = self.belief.gain(index, POINT)
-        point = "point" if self.belief.trials[index].metric.in_percent else f"{POINT:g}"
+        found, in_points = self.belief.gain(index, POINT), self.belief.trials[index].metric.in_percent
         if found is None:
-            return f"No larger one is expected to be {'a point' if point == 'point' else point} better."
-        return (
-            f"One more {point} costs {cost_in_words(self.belief.trials[found])} ({_named(self.belief.trials[found], short=True)})."
-        )
+            return f"No larger one is expected to be {'a point' if in_points else f'{POINT:g}'} better."
+        larger = self.belief.trials[found]
+        return f"One more {'point' if in_points else f'{POINT:g}'} costs {cost_in_words(larger)} ({_named(larger, short=True)})."
 
     def as_json(self) -> Mapping[str, Any]:
         """Return the answer as JSON values, in the metric's own unit; accuracies are fractions."""

@@ -124,12 +124,6 @@ class Surrogate:
         variance = self._hyperparameters.amplitudes.sum() - ((cross @ self._inverse) * cross).sum(1)
         return self._mean + self._std * (cross @ self._alpha), self._std * np.sqrt(np.maximum(variance, 1e-10))
 
-    def joint(self, x: Array) -> tuple[Array, Array]:
-        """Predict mean (m,) and covariance (m, m) of the noise-free targets at features (m, F)."""
-        cross = self._kernel(x, self._x, self._hyperparameters)
-        covariance = self._kernel(x, x, self._hyperparameters) - cross @ self._inverse @ cross.T
-        return self._mean + self._std * (cross @ self._alpha), self._std**2 * covariance
-
 
 def fit(kernel: Kernel, prior: Hyperparameters, x: Array, y: Array, extra: Array) -> Hyperparameters:
     """Return the most probable hyperparameters for n observations, as in `Surrogate`; O(n^3) for each of 30 steps."""

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import spaces
+from search.front import front
 from search.results.belief import LEVEL, N_LEAST, TIE, Belief, believe
 from search.results.sure_answer import SureAnswer
 from search.samplers.random_sampler import draw_uniformly
@@ -116,3 +117,11 @@ def test_the_answer_names_the_trial_what_it_will_score_and_what_would_change_it(
     assert "50.00 % were measured" in text
     assert "trial 0 (10 parameters) would do with probability 0." in text
     assert str(SureAnswer.of(belief, within=0.0)).startswith("Not settled: LoRA r=8, trial 2 (3,000 parameters) is expected to be")
+
+
+def test_of_many_trials_the_newest_and_the_whole_front_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.results.belief.N_KNOWN", 5)
+    trials, _ = noisy(1, 20)
+    used = {t.number for t in believe(SPACE, trials, N_IMAGES).trials}
+    assert used == {t.number for t in trials[-5:]} | {t.number for t in front(trials)}
+    assert used - {t.number for t in trials[-5:]}
