@@ -291,7 +291,8 @@ class _View:
         for row in rows:
             if (run := self._children.get(row["trial"])) is not None:
                 test = self._study.metric.on_test
-                named = (f"{test}_mean", f"{test}_deviation", "p_front", "n")
+                watched = (key for key in row if key.startswith("watch/"))
+                named = (f"{test}_mean", f"{test}_deviation", "p_front", "n", *watched)
                 values = {f"final/{key.removeprefix('test/')}": float(row[key]) for key in named}
                 self._store.log(run, {key: value for key, value in values.items() if math.isfinite(value)})
         if self._parent is not None:
