@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 100  # terminal columns; a wider row would be hard to follow
 
 
-def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
-    """Return the front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead."""
+def front_table(trials: Iterable[Trial], *, title: str | None = None, odds: Mapping[int, float] | None = None) -> Table:
+    """Return the front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead.
+
+    Args:
+        trials: Trials of a study; only members of the front are shown.
+        title: Title of the table.
+        odds: Probability that a trial is truly on the front, by its number; shown if there are any.
+    """
     table = _table(title)
     for heading, options in (
         ("trial", _RIGHT),
@@ -42,13 +48,19 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
     for key in against:
         table.add_column(key, **_RIGHT)
     watched = _watched(members)
-    for heading in (judged_by(members).heading, *watched):
+    for heading in (judged_by(members).heading, *watched, *(["P(front)"] if odds else [])):
         table.add_column(heading, **_RIGHT)
     for trial in members:
         sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against))
         numbers = (*sizes, trial.metric.format(trial.quality), *_watched_cells(trial, watched))
-        table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers)
+        table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers, *_odds_cell(trial, odds))
     return table
+
+
+def _odds_cell(trial: Trial, odds: Mapping[int, float] | None) -> list[str]:
+    if not odds:
+        return []
+    return [f"{odds[trial.number]:.2f}" if trial.number in odds else ""]
 
 
 def _against(trials: Sequence[Trial]) -> list[str]:
@@ -131,16 +143,19 @@ def _table(title: str | None) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, expand=True)
 
 
-def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None = None) -> str:
+def front_markdown(
+    trials: Iterable[Trial], *, links: Mapping[int, str] | None = None, odds: Mapping[int, float] | None = None
+) -> str:
     """Return the front as a Markdown table, smallest member first.
 
     Args:
         trials: Trials of a study; only members of the front are shown.
         links: Address of some trials, whose number becomes a link.
+        odds: Probability that a trial is truly on the front, by its number; shown if there are any.
     """
     members = front(trials)
     against, watched = _against(members), _watched(members)
-    headings = [*against, judged_by(members).key, *watched]
+    headings = [*against, judged_by(members).key, *watched, *(["P(front)"] if odds else [])]
     lines = [
         "".join(["| trial | method | knobs | adapter | head |", *(f" {heading} |" for heading in headings)]),
         "".join(["|:--|:--|:--|--:|--:|", *("--:|" for _ in headings)]),
@@ -151,7 +166,7 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
             label = f"[{label}]({links[trial.number]})"
         name = METHOD_NAMES.get(trial.method, trial.method)
         sizes = [f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against)]
-        scores = [trial.metric.words(trial.quality), *_watched_cells(trial, watched)]
+        scores = [trial.metric.words(trial.quality), *_watched_cells(trial, watched), *_odds_cell(trial, odds)]
         lines.append("| " + " | ".join([label, name, describe_knobs(trial), *sizes, *scores]) + " |")
     return "\n".join(lines)
 
