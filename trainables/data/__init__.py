@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.batches import Normaliser, Split
-from trainables.data.decoded import Decoded, Progress, Transform, decoded, decoding, digests
+from trainables.data.decoded import Decoded, Progress, decoded, decoding, digests
 from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
 from trainables.data.packaged import PACKAGED, resize
+from trainables.pixels import Transform, transform_of
 from trainables.protocol import Changed
 
 __all__ = [
@@ -50,8 +51,6 @@ __all__ = [
     "refuse_untestable",
     "save_listing",
 ]
-
-UNIT: Final = 224 / 256  # the papers' crop: resize to 256, crop 224
 
 
 def n_classes(data: Mapping[str, Any]) -> int:
@@ -338,12 +337,4 @@ def digest_of(*parts: str | np.ndarray[Any, Any] | None) -> str:
 
 
 def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
-    size: tuple[int, int] = wanted.size
-    crop: float | None = data.get("crop_fraction", UNIT)
-    if data.get("resize", "squash" if data["kind"] == "vtab" else "crop") == "squash":
-        crop = None
-    elif data.get("augment") == "crop":
-        height, width = (round(side / data.get("crop_fraction", UNIT)) for side in wanted.size)
-        size, crop = (height, width), 1.0
-    interpolation = data.get("interpolation") or wanted.interpolation
-    return Transform(wanted.channels, size, crop, interpolation, data.get("exif") == "apply", data.get("background"))
+    return transform_of(data, channels=wanted.channels, size=wanted.size, interpolation=wanted.interpolation)
