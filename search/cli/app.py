@@ -21,6 +21,7 @@ from search.cli import (
     finalize,
     methods,
     plan,
+    predict,
     run,
     show,
     simulate,
@@ -51,6 +52,7 @@ app.add_typer(control.app)
 app.add_typer(simulate.app)
 app.add_typer(show.app)
 app.add_typer(export.app)
+app.add_typer(predict.app)
 app.add_typer(analyse.app)
 app.add_typer(methods.app)
 app.add_typer(tracking.app)

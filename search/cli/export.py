@@ -19,26 +19,43 @@ def export_adapter(
     trial: TrialNumber,
     to: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     *,
-    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into the weights: a plain timm model.")] = False,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="paretune (default): for the frozen backbone; peft; merged: a plain timm model; or onnx."),
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="The same as --format merged.")] = False,
+    rank: Annotated[int | None, typer.Option(min=1, help="peft: rank of the conversion to LoRA.")] = None,
+    loses: Annotated[
+        float | None,
+        typer.Option(
+            help="peft: take the smallest rank that loses at most this many points of accuracy; default: 0.2, LoRA: exact."
+        ),
+    ] = None,
+    normalize_inside: Annotated[
+        bool, typer.Option("--normalize-inside", help="onnx: take uint8 pixels and normalise them in the graph.")
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
-    """Export a trial's adapter as safetensors with a descriptive card; print the Python code that loads it."""
-    from dataclasses import asdict
-
+    """Export a trial's adapter with a descriptive card, for the backbone, PEFT, plain timm or ONNX; print the loading code."""
     from search.results.saved_study import load
     from search.trial import State
-    from search.workflows.export_adapter import export_adapter
+    from search.workflows.export_adapter import Format, export_adapter
 
+    if merge and form not in (None, "merged"):
+        raise typer.BadParameter(f"it is --format merged, and the format is {form}", param_hint="--merge")
     saved = load(folder_of(study, storage))
-    card = export_adapter(saved, trial, to, merged=merge)
+    chosen = Format("merged" if merge else form or "paretune", rank, loses, normalize_inside)
+    card = export_adapter(saved, trial, to, form=chosen)
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)
         complain(f"trial {trial} is {card.origin['state']}: the export has {done}")
     if as_json:
-        print_json({"path": str(to), "file": card.file, "card": asdict(card), "load": card.lines(to)})
+        print_json({"path": str(to), "file": card.file, "card": card.fields(), "load": card.lines(to)})
         return
     console = Terminal(soft_wrap=True)
+    for line in card.facts():
+        console.print(line)
     console.print(f"{to / card.file} and {to / 'card.json'} written; to load the adapter:\n\n{card.lines(to)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.storage import checkpoints
 from search.trial import State
+from trainables.export.card import FORMATS
 
 if TYPE_CHECKING:
-    from trainables.export.adapter import Card, Exporter
+    from trainables.export.adapter import Card, Exporter, Form
 
 LARGEST = 10_000_000  # parameters of an adapter that is kept with the study, 40 MB; this excludes full fine-tuning
 
@@ -26,8 +28,47 @@ def exporter(study: SavedStudy) -> Exporter:
     return Exporter(worker["backbone"], worker["data"], worker.get("methods", ()))
 
 
-def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = False, using: Exporter | None = None) -> Card:
-    """Write the adapter of a trial, or the model merged with it, and its card to the folder `to`; return the card.
+@dataclass(frozen=True)
+class Format:
+    """The format of an export and its options.
+
+    Attributes:
+        name: One of `trainables.export.card.FORMATS`: paretune, peft, merged or onnx.
+        rank: Rank of a conversion to LoRA, for peft; None to choose it.
+        loses: Points of validation accuracy that the conversion may lose; None for 0.2, or for none if the method is LoRA.
+        normalize_inside: True to normalise pixels in the graph, for onnx.
+    """
+
+    name: str = "paretune"
+    rank: int | None = None
+    loses: float | None = None
+    normalize_inside: bool = False
+
+    def form(self) -> Form:
+        """Return the exporter's form.
+
+        Raises:
+            RequestError: If an option is of another format, or has a value that cannot be.
+        """
+        from trainables.export.adapter import Form, Rank
+
+        if self.name not in FORMATS:
+            raise RequestError(f"the format of an export must be one of {', '.join(FORMATS)}; got {self.name!r}")
+        try:
+            return Form(FORMATS[self.name], Rank(self.rank, self.loses), self.normalize_inside)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+
+def export_adapter(
+    study: SavedStudy,
+    number: int,
+    to: Path,
+    *,
+    form: Format = Format(),
+    using: Exporter | None = None,
+) -> Card:
+    """Write a trial's adapter, or the model with it, and its card to the folder `to`; return the card.
 
     If the trial is not COMPLETE, its newest checkpoint is exported; the card's `origin` and `epochs` say so.
 
@@ -35,12 +76,12 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
         study: The study.
         number: Number of the trial.
         to: Target folder; it must not exist, or be empty.
-        merged: True to merge the adapter into the backbone.
+        form: Format of the export.
         using: Exporter of the study, if several trials are exported.
 
     Raises:
-        RequestError: If the trial does not exist, has FAILED or has no checkpoint, `to` is not empty, or the method cannot be
-            merged. Nothing is written.
+        RequestError: If the trial does not exist, has FAILED or has no checkpoint, `to` is not empty, or the method does not have
+            this format. Nothing is written.
     """
     trial = study.trial(number)
     if trial.state is State.FAILED:
@@ -57,7 +98,7 @@ def export_adapter(study: SavedStudy, number: int, to: Path, *, merged: bool = F
     try:
         at_least = trial.epochs if trial.state.finished else 0
         by = exporter(study) if using is None else using
-        return by.write(folder, to, config=trial.config, seed=trial.seed, origin=origin, at_least=at_least, merged=merged)
+        return by.write(folder, to, config=trial.config, seed=trial.seed, origin=origin, at_least=at_least, form=form.form())
     except ValueError as error:
         raise RequestError(str(error)) from error
 

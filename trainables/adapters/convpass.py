@@ -105,8 +105,8 @@ class Bypass(nn.Module):
         """Map (batch, ..., d), the tokens or a Swin's grid, to the same shape."""
         code = _quick_gelu(F.linear(h.flatten(1, -2), self.down, self.down_bias))
         prefix, patches = code[:, : self.layout.n_prefix], code[:, self.layout.n_prefix :]
-        image = patches.mT.reshape(len(h), -1, *self.layout.grid)
-        patches = F.conv2d(image, self.kernel, self.kernel_bias, padding=1).flatten(2).mT
+        image = patches.transpose(1, 2).reshape(h.shape[0], -1, *self.layout.grid)
+        patches = F.conv2d(image, self.kernel, self.kernel_bias, padding=1).flatten(2).transpose(1, 2)
         prefix = F.linear(prefix, self.kernel[:, :, 1, 1], self.kernel_bias)
         code = F.dropout(_quick_gelu(torch.cat((prefix, patches), 1)), self.dropout, self.training)
         return F.linear(code, self.scale * self.up, self.scale * self.up_bias).view_as(h)

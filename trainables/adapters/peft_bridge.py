@@ -27,19 +27,21 @@ This is the only file that imports PEFT.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import typing
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Final, cast
 
 import torch
 from torch import Tensor, nn
 
-from trainables.adapters.base import Layer, Method, check_layers
+from trainables.adapters.base import Adaptation, Layer, Method, adaptation, adapted_layers, check_layers
 from trainables.adapters.families import Blocks
 
 PREFIX: Final = "peft."
@@ -96,24 +98,33 @@ class PeftMethod(Method):
                 shape = f"{linear.in_features} in, {linear.out_features} out"
                 raise ValueError(f"{self.name} does not fit {first} ({shape}) as configured; PEFT says: {error}") from error
 
+    def _config(self, targets: list[str], feedforward: list[str]) -> Any:
+        """Return PEFT's configuration.
+
+        Args:
+            targets: Paths of the adapted linears, or the ends of their paths.
+            feedforward: Those among them whose input IA3 scales; it scales the output of the others.
+        """
+        kind = _config_class(self.tuner)
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del own["targets"], own["layers"]
+        names = {field.name for field in dataclasses.fields(kind)}
+        fixed: dict[str, Any] = {"target_modules": targets}
+        if "feedforward_modules" in names:
+            fixed["feedforward_modules"] = feedforward
+        if "progressbar" in names:
+            fixed["progressbar"] = False
+        if own.get("random_seed", 0) is None:
+            fixed["random_seed"] = 0
+        return kind(**own | fixed)
+
     def _tuned(self, linears: Mapping[str, nn.Linear]) -> dict[str, nn.Module]:
         """Return PEFT's layers by path; each holds its linear as `base_layer`."""
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        kind = _config_class(self.tuner)
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        suffixes = list(TARGETS[own.pop("targets")])
-        del own["layers"]
-        names = {field.name for field in dataclasses.fields(kind)}
-        fixed: dict[str, Any] = {"target_modules": suffixes}
-        if "feedforward_modules" in names:  # IA3 scales the input of these, and the output of the others
-            fixed["feedforward_modules"] = [suffix for suffix in suffixes if suffix == "mlp.fc2"]
-        if "progressbar" in names:
-            fixed["progressbar"] = False
-        if own.get("random_seed", 0) is None:
-            fixed["random_seed"] = 0
-        config = kind(**own | fixed)
+        suffixes = list(TARGETS[self.targets])
+        config = self._config(suffixes, [suffix for suffix in suffixes if suffix == "mlp.fc2"])
         tree = _tree(linears)
         PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](tree, config, "default")
         tuners = {path: tree.get_submodule(path) for path in linears}
@@ -261,3 +272,74 @@ class PeftLayer(Layer):
             return cast(Tensor, self.tuner.eval()(x))
         finally:
             self.tuner.train(training)
+
+
+# -- files that PEFT loads ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PeftModelFiles:
+    """The files of a model of PEFT.
+
+    Attributes:
+        folder: Folder of the files.
+        name: Name of the backbone, which PEFT's configuration states.
+        head: Path of the classifier, which they hold.
+    """
+
+    folder: Path
+    name: str
+    head: str
+
+
+def save_native(model: nn.Module, plain: nn.Module, files: PeftModelFiles, images: Tensor) -> Tensor | None:
+    """Write a model that a tuner of PEFT adapts as PEFT does, and load it again.
+
+    Args:
+        model: Adapted model.
+        plain: The model before it was adapted, with the trained classifier.
+        files: Files to write.
+        images: Normalised images.
+
+    Returns:
+        The logits of the images by the model that PEFT has loaded; None if PEFT cannot build the adapter on the plain model, whose
+        linears have other names while it is adapted (EVA-02).
+    """
+    import peft
+
+    layers = dict(adapted_layers(model))
+    present = {path for path, _ in plain.named_modules()}
+    if not layers.keys() <= present:
+        return None
+    method = cast(PeftMethod, cast(Adaptation, adaptation(model)).method)
+    config = method._config(list(layers), [path for path in layers if path.endswith("mlp.fc2")])
+    config.modules_to_save, config.base_model_name_or_path = [files.head], files.name
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        made = peft.get_peft_model(copy.deepcopy(plain), config)
+        try:
+            for path, layer in layers.items():
+                made.get_base_model().get_submodule(path).load_state_dict(cast(PeftLayer, layer).tuner.state_dict(), strict=False)
+        except RuntimeError:  # another shape: PEFT shares tensors between stages that have their own here
+            return None
+        made.save_pretrained(str(files.folder))
+        (files.folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+        found: Tensor = load_native(copy.deepcopy(plain), files.folder).eval()(images)
+    return found
+
+
+def load_native(plain: nn.Module, folder: Path) -> nn.Module:
+    """Load files of `save_native` as PEFT's model of a plain one with a classifier.
+
+    Raises:
+        ValueError: If PEFT is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError(
+            f"{folder} holds a tuner of Hugging Face PEFT, which cannot be imported ({error}): pip install peft"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cast(nn.Module, peft.PeftModel.from_pretrained(plain, str(folder)))

@@ -51,7 +51,7 @@ class TokenLayer(Layer):
     def forward(self, x: Tensor, **attention: Any) -> Tensor:
         """Map (batch, tokens, d); `attention` is passed on to the block's attention (`attn_mask`, `rope`, ...)."""
         begin, n = self.layout.n_prefix, self.n_tokens
-        tokens = self.entering(len(x))
+        tokens = self.entering(x.shape[0])
         if tokens is not None:
             x = torch.cat((x[:, :begin], tokens.to(x.dtype), x[:, begin:]), 1)
         with _longer_bias(cast(nn.Module, self.base.attn), begin, n):

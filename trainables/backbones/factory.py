@@ -299,16 +299,16 @@ def set_head(model: nn.Module, n_classes: int, generator: torch.Generator, init:
             nn.init.trunc_normal_(weight, std=0.02, generator=generator)
         head.weight, head.bias = nn.Parameter(weight.to(like)), nn.Parameter(bias.to(like))
     model.num_classes = n_classes  # type: ignore[assignment]
-    model.set_submodule(_classifier(model), head)
+    model.set_submodule(classifier(model), head)
 
 
 def remove_head(model: nn.Module) -> None:
     """Remove the classifier."""
     model.num_classes = 0  # type: ignore[assignment]
-    model.set_submodule(_classifier(model), nn.Identity())
+    model.set_submodule(classifier(model), nn.Identity())
 
 
-def _classifier(model: nn.Module) -> str:
+def classifier(model: nn.Module) -> str:
     """Return the path of the submodule that holds the classifier's linear layer."""
     return "head.fc" if isinstance(model.head, ClassifierHead) else "head"
 

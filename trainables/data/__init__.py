@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
 from trainables.data.batches import Normaliser, Split
-from trainables.data.decoded import Decoded, Progress, Transform, decoded, decoding, digests
+from trainables.data.decoded import Decoded, Progress, decoded, decoding, digests
 from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
 from trainables.data.packaged import PACKAGED, resize
+from trainables.pixels import Transform, transform_of
 from trainables.protocol import Changed
 
 __all__ = [
@@ -50,8 +51,6 @@ __all__ = [
     "refuse_untestable",
     "save_listing",
 ]
-
-UNIT: Final = 224 / 256  # the papers' crop: resize to 256, crop 224
 
 
 def n_classes(data: Mapping[str, Any]) -> int:
@@ -207,7 +206,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     tests: dict[str, torch.Tensor] = {}  # their labels are listed, and no image is decoded
     digest = None
     if data.get("kind") in layouts.LAYOUTS:
-        listing, transform = listing_of(data), transform_of(data, preprocessing)
+        listing, transform = listing_of(data), transform_for(data, preprocessing)
         splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
         found = {name: decoded(listing, name, transform) for name in splits}
         n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
@@ -294,7 +293,7 @@ def _from_files(
     data: Mapping[str, Any], preprocessing: Preprocessing, splits: Sequence[str], progress: Progress | None
 ) -> tuple[dict[str, Split], list[str]]:
     listing, augment = listing_of(data), data.get("augment", "none")
-    transform = transform_of(data, preprocessing)
+    transform = transform_for(data, preprocessing)
     found = {name: decoded(listing, name, transform, progress=progress) for name in splits}
     problems = list(listing.problems)
     for name in splits:
@@ -339,13 +338,6 @@ def digest_of(*parts: str | np.ndarray[Any, Any] | None) -> str:
     return digest.hexdigest()
 
 
-def transform_of(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
-    size: tuple[int, int] = wanted.size
-    crop: float | None = data.get("crop_fraction", UNIT)
-    if data.get("resize", "squash" if data["kind"] == "vtab" else "crop") == "squash":
-        crop = None
-    elif data.get("augment") == "crop":
-        height, width = (round(side / data.get("crop_fraction", UNIT)) for side in wanted.size)
-        size, crop = (height, width), 1.0
-    interpolation = data.get("interpolation") or wanted.interpolation
-    return Transform(wanted.channels, size, crop, interpolation, data.get("exif") == "apply", data.get("background"))
+def transform_for(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
+    """Return the conversion of the study's encoded images into pixels at the backbone's size."""
+    return transform_of(data, channels=wanted.channels, size=wanted.size, interpolation=wanted.interpolation)

@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -24,99 +23,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import PIL
 import pyarrow as pa
-from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
 
 from trainables.data import shared_files
 from trainables.data.listing import Listing
 from trainables.data.naming import why_unreadable
 from trainables.data.shared_files import made, sums_of
+from trainables.pixels import Pixels, Transform
 
 FORMAT: Final = 3  # version of the files, part of their names
 _AT_ONCE: Final = 64  # images decoded at a time by all threads together
-_RESAMPLING: Final = {
-    "bilinear": Pillow.Resampling.BILINEAR,
-    "bicubic": Pillow.Resampling.BICUBIC,
-    "nearest": Pillow.Resampling.NEAREST,
-}
 _NO_BYTES: Final = bytes(16)
-_TURNED: Final = range(2, 9)  # EXIF orientations other than upright; other numbers are errors of a camera
 Progress = Callable[[int, int], None]  # (decoded images, total)
-
-
-@dataclass(frozen=True)
-class Transform:
-    """The conversion of an encoded image into pixels.
-
-    Attributes:
-        channels: Number of channels: 1 (grey) or 3 (RGB).
-        size: Height and width in pixels.
-        crop: None to squash the whole image to `size`, as the VTAB-1k papers do; otherwise the fraction of the largest central
-            rectangle of the shape of `size` (0.875 is "resize to 256, crop 224").
-        interpolation: Resize filter: "bilinear", "bicubic" or "nearest".
-        upright: True to turn images as their EXIF orientation says; False to ignore it.
-        background: Colour behind transparent pixels, "black" or "white"; None for the colour that the file stores below them.
-    """
-
-    channels: int
-    size: tuple[int, int]
-    crop: float | None
-    interpolation: str
-    upright: bool = False
-    background: str | None = None
-
-    def __call__(self, encoded: bytes) -> Pixels:
-        """Decode an image.
-
-        Raises:
-            OSError, SyntaxError, ValueError: If it is not an image, is broken, or has more than 8 bits per channel.
-        """
-        with Pillow.open(io.BytesIO(encoded)) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(
-                    f"mode {image.mode}: more than 8 bits per channel; convert it to 8 bits: which values are black and white "
-                    "only its camera tells"
-                )
-            turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-            whole = ImageOps.exif_transpose(image) if turned and self.upright else image
-            transparent = False
-            if whole.has_transparency_data:
-                layers = whole.convert("RGBA")  # in this order a palette needs no warning
-                transparent = bool(np.asarray(layers)[..., 3].min() < 255)
-                if transparent and self.background is not None:
-                    whole = Pillow.alpha_composite(Pillow.new("RGBA", layers.size, self.background), layers)
-                elif whole.mode == "P":
-                    whole = layers
-            pixels = whole.convert("RGB" if self.channels == 3 else "L")
-        height, width = self.size
-        across, down = map(float, pixels.size)
-        if self.crop is not None:
-            side = self.crop * min(across / width, down / height)
-            across, down = side * width, side * height
-        left, top = (pixels.width - across) / 2, (pixels.height - down) / 2
-        if (box := (left, top, left + across, top + down)) != (0, 0, width, height):
-            pixels = pixels.resize((width, height), _RESAMPLING[self.interpolation], box=box)
-        found = np.asarray(pixels)
-        return Pixels(found[None] if self.channels == 1 else found.transpose(2, 0, 1), turned, transparent)
-
-
-class Pixels(NamedTuple):
-    """A decoded image.
-
-    Attributes:
-        values: Array (channels, height, width).
-        turned: True if its EXIF data say that it is rotated or mirrored.
-        transparent: True if some of its pixels are.
-    """
-
-    values: np.ndarray[Any, np.dtype[np.uint8]]
-    turned: bool
-    transparent: bool
 
 
 @dataclass(frozen=True)

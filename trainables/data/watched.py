@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from trainables.backbones import Preprocessing
-from trainables.data import listing_of, pinned, transform_of
+from trainables.data import listing_of, pinned, transform_for
 from trainables.data.batches import Split
 from trainables.data.decoded import Progress, decoded
 from trainables.data.first_look import layout_of
@@ -71,7 +71,7 @@ def _load(
     name: str, watch: Mapping[str, Any], data: Mapping[str, Any], preprocessing: Preprocessing, progress: Progress | None
 ) -> Watched:
     own = listing_of(data)
-    listing, transform = _listing(name, watch, data, own), transform_of(data, preprocessing)
+    listing, transform = _listing(name, watch, data, own), transform_for(data, preprocessing)
     found = decoded(listing, WATCHED, transform, progress=progress)
     problems = [*listing.problems, *(f"{listing.splits[WATCHED][i].path}: {reason}" for i, reason in found.broken.items())]
     whole = [image for i, image in enumerate(listing.splits[WATCHED]) if i not in found.broken]

@@ -1,18 +1,21 @@
-"""The export of an adapter: the trained tensors of a trial in one safetensors file, with a card that describes them.
+"""The export of a trial: its newest checkpoint without the optimiser, in one of four forms, with a card that describes it.
 
-    DIR/card.json              method, configuration, backbone, preprocessing, classes, metrics, counts, origin: see `Card`
-    DIR/adapter.safetensors    the trained tensors and the head, for the frozen backbone; or, if merged,
-    DIR/model.safetensors      the complete state of a plain timm model
+    DIR/card.json              see `trainables.export.card.Card`
+    DIR/adapter.safetensors    form adapter: the trained tensors and the head, for the frozen backbone
+    DIR/model.safetensors      form merged: the complete state of a plain timm model
+    DIR/adapter_model.safetensors, adapter_config.json    form peft: see `trainables.export.peft_format`
+    DIR/model.onnx             form onnx: see `trainables.export.onnx_format`
 
     model = timm.create_model("vit_base_patch16_224", pretrained=True, num_classes=10)
     card = load_adapter(model, DIR)
     model.eval()
 
-The merged form does not need Paretune: `timm.create_model(name, num_classes=C, checkpoint_path="DIR/model.safetensors")`.
+The other forms do not need Paretune; `Card.lines` has the code that loads them.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
 import json
@@ -20,128 +23,66 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainables import backbones, data
-from trainables.adapters import PeftMethod, adapt, load_trainable_state, merge, method_of, remove, trainable_state
+from trainables.adapters import (
+    Method,
+    PeftMethod,
+    adapt,
+    load_trainable_state,
+    merge,
+    method_of,
+    remove,
+    trainable_state,
+    unmergeable,
+)
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import count_parameters
+from trainables.export import onnx_format, peft_format
+from trainables.export.card import CARD, FILES, FORMATS, UNMERGED, VERSION, Card, read_card
+from trainables.export.peft_format import Rank
+from trainables.export.validation import Validation, validation
 from trainables.folder import Folder
 from trainables.method_files import find_file
 from trainables.training import checkpoint
 
-VERSION: Final = 1
-CARD: Final = "card.json"
-FILES: Final = {"adapter": "adapter.safetensors", "merged": "model.safetensors"}  # form -> file
+__all__ = ["FORMATS", "Card", "Exporter", "Form", "Rank", "load_adapter", "read_card"]
+
 _PACKAGES: Final = ("paretune", "torch", "timm", "safetensors")
+_FORM_PACKAGES: Final = {"peft": ("peft",), "onnx": ("onnx", "onnxruntime")}
 
 
 @dataclass(frozen=True)
-class Card:
-    """The description of an exported adapter, with the fields of card.json.
+class Form:
+    """The form of an export and its options.
 
     Attributes:
-        version: Version of this format.
-        form: Form of the export, "adapter" or "merged".
-        method: Name of the method.
-        config: Configuration of the trial, flat and dotted.
-        backbone: Mapping with the study's `name`, `weights` and `img_size`, and the `digest` of the frozen weights.
-        preprocessing: Mapping with `channels`, `size` (height, width, pixels), `mean`, `std` (for values in [0, 1]) and
-            `interpolation`.
-        n_classes: Number of outputs of the head.
-        class_names: Names of the classes in the order of the outputs; None if the data set has none.
-        data: Data section of the study, with `many_labels: true` if an image has any number of labels.
-        metrics: Metrics of the last trained epoch.
-        epochs: Numbers of epochs: `done` by the trial, and `planned` by the study.
-        params: Numbers of parameters: `adapter`, `head` and `backbone`; the first two are trained.
-        seed: Seed of the trial.
-        origin: Origin of the adapter: `study`, `trial` and the trial's `state`; `code`, the `source` and `digest` of a method that
-            the user brought.
-        packages: Versions of the packages that wrote the export.
+        name: Name, a key of `trainables.export.card.FILES`.
+        rank: Choice of the rank, for the form `peft`.
+        normalize_inside: True to normalise pixels in the graph, for the form `onnx`.
     """
 
-    version: int
-    form: str
-    method: str
-    config: Mapping[str, Any]
-    backbone: Mapping[str, Any]
-    preprocessing: Mapping[str, Any]
-    n_classes: int
-    class_names: list[str] | None
-    data: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    epochs: Mapping[str, int]
-    params: Mapping[str, int]
-    seed: int
-    origin: Mapping[str, Any]
-    packages: Mapping[str, str]
+    name: str = "adapter"
+    rank: Rank = field(default_factory=Rank)
+    normalize_inside: bool = False
 
-    @property
-    def file(self) -> str:
-        """The name of the tensor file next to the card."""
-        return FILES[self.form]
-
-    def lines(self, folder: Path) -> str:
-        """Return the Python code that loads the export from `folder`."""
-        name, weights, size = (self.backbone[key] for key in ("name", "weights", "img_size"))
-        own = {key: tuple(self.preprocessing[key]) for key in ("mean", "std")}  # which timm's transforms then use
-        normalised = self.data.get("normalize", "backbone") != "backbone"
-        known = timm.get_pretrained_cfg(name) if weights not in (None, backbones.RANDOM) else None
-        if known is not None:  # a folder of weights has a size and a normalisation of its own
-            size = size or (height if (height := self.preprocessing["size"][0]) != known.input_size[-1] else None)
-            normalised = normalised or own != {"mean": tuple(known.mean), "std": tuple(known.std)}
-        sized = "" if size is None else f", img_size={size}"
-        timm_name = f"{name!r}, num_classes={self.n_classes}{sized}" + (f", pretrained_cfg_overlay={own}" if normalised else "")
-        if self.form == "merged":
-            ours = f"import trainables.backbones  # registers {name}\n" if name in backbones.OURS else ""
-            path = str(folder / self.file)
-            return f"import timm\n{ours}model = timm.create_model({timm_name}, checkpoint_path={path!r}).eval()"
-        load = f"from trainables.export.adapter import load_adapter\n{{}}\ncard = load_adapter(model, {str(folder)!r})"
-        if weights is None:
-            return "import timm\n" + load.format(f"model = timm.create_model({timm_name}, pretrained=True).eval()")
-        return "from trainables.backbones import create\n" + load.format(f"model = create({name!r}, {weights!r}, {size!r})")
-
-
-def read_card(folder: str | Path) -> Card:
-    """Read the card in `folder`.
-
-    Raises:
-        ValueError: If there is no card, or it is not one of this version.
-    """
-    path = Path(folder) / CARD
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} must be the card of an exported adapter; it cannot be read: {error}") from error
-    if not isinstance(values, dict) or values.get("version") != VERSION:
-        version = values.get("version") if isinstance(values, dict) else None
-        raise ValueError(f"{path} must be a card of version {VERSION}; got {version!r}; export the trial again")
-    fields = {field.name: str(field.type) for field in dataclasses.fields(Card)}
-    if wrong := sorted(fields.keys() ^ values.keys()):
-        raise ValueError(f"{path} must have exactly the fields of a card; missing or unknown: {', '.join(wrong)}")
-    kinds: dict[str, tuple[type, ...]] = {"int": (int,), "str": (str,), "list[str] | None": (list, type(None))}
-    for name, kind in fields.items():
-        if isinstance(values[name], bool) or not isinstance(values[name], kinds.get(kind, (dict,))):
-            raise ValueError(f"{path}: {name} must be of type {kind}; got {values[name]!r}")
-    if values["form"] not in FILES:
-        raise ValueError(f"{path}: form must be {' or '.join(FILES)}; got {values['form']!r}")
-    for name in ("name", "weights", "img_size", "digest"):
-        if name not in values["backbone"]:
-            raise ValueError(f"{path}: backbone must have {name}; got {', '.join(values['backbone']) or 'nothing'}")
-    if values["config"].get("method") != values["method"]:
-        raise ValueError(
-            f"{path}: method must be the configuration's; got {values['method']!r} and {values['config'].get('method')!r}"
-        )
-    return Card(**values)
+    def __post_init__(self) -> None:
+        if self.name not in FILES:
+            raise ValueError(f"the form of an export must be one of {', '.join(FILES)}; got {self.name!r}")
+        if self.rank != Rank() and self.name != "peft":
+            raise ValueError("a rank, or points of accuracy that may be lost, belong to the format peft")
+        if self.normalize_inside and self.name != "onnx":
+            raise ValueError("only the format onnx can hold the normalisation of images")
 
 
 class Exporter:
@@ -156,6 +97,7 @@ class Exporter:
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
         self._backbone, self._data, self._methods = backbone, data_set, methods
         self._loaded: nn.Module | None = None
+        self._validation: Validation | None = None
 
     def write(
         self,
@@ -166,7 +108,7 @@ class Exporter:
         seed: int,
         origin: Mapping[str, Any],
         at_least: int = 0,
-        merged: bool = False,
+        form: Form = Form(),
     ) -> Card:
         """Write a trial's newest checkpoint to the folder `to`, atomically.
 
@@ -177,57 +119,63 @@ class Exporter:
             seed: Seed of the trial, which the checkpoint must match.
             origin: Origin of the adapter, stored in the card.
             at_least: Number of epochs that the checkpoint must hold.
-            merged: True to merge the adapter into the weights and write a complete state instead of the trained tensors.
+            form: Form of the export.
 
         Raises:
             ValueError: If this trial has no checkpoint, `to` is not empty, the backbone is unavailable or does not fit the
-                checkpoint, or the method cannot be merged. Nothing is written.
+                checkpoint, or the method does not have this form. Nothing is written.
         """
         if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
             raise ValueError(f"{to} must not exist or be an empty folder; choose another")
         saved = _checkpoint(trial, config, seed, at_least)
         model, identity = self._model(), {key: self._backbone.get(key) for key in ("name", "weights", "img_size")}
         identity["digest"] = backbones.digest(model)
-        wanted = dataclasses.asdict(backbones.preprocessing(model, self._data.get("normalize", "backbone")))
+        wanted = backbones.preprocessing(model, self._data.get("normalize", "backbone"))
         n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(self._data)
         method = method_of(saved.facts["config"], own_methods(self._methods))
         code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in self._methods}.get(method.name)
         self._loaded = None  # until the model is again as it was
         backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
-        plain = model.state_dict().keys()
+        plain = copy.deepcopy(model) if form.name == "peft" else None
+        names = model.state_dict().keys()
         adapt(model, method)
         load_trainable_state(model, saved.group("trainable"))
         n_adapter, n_head = count_parameters(model)
-        tensors = trainable_state(model)
-        if merged:
-            merge(model)
-            tensors = model.state_dict()
-            if other := sorted(tensors.keys() ^ plain):
-                raise ValueError(
-                    f"{method.name} cannot be merged on {self._backbone['name']}: the merged function needs tensors for which "
-                    f"timm's plain model has no place, or a different one ({', '.join(other[:3])}); export it unmerged"
+        if form.name in ("peft", "onnx") and self._validation is None:
+            self._validation = validation(self._data, wanted)
+        packages = (*_PACKAGES, *(("peft",) if isinstance(method, PeftMethod) else _FORM_PACKAGES.get(form.name, ())))
+        with _draft(to) as draft:
+            if form.name in ("adapter", "merged"):
+                conversion: Mapping[str, Any] = {}
+                _save(
+                    trainable_state(model) if form.name == "adapter" else self._merged(model, method, names),
+                    draft / FILES[form.name],
                 )
-        packages = (*_PACKAGES, "peft") if isinstance(method, PeftMethod) else _PACKAGES
-        card = Card(
-            version=VERSION,
-            form="merged" if merged else "adapter",
-            method=method.name,
-            config=dict(config),
-            backbone=identity,
-            preprocessing=wanted,
-            n_classes=n_classes,
-            class_names=data.class_names(self._data),
-            data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing", "watch")}
-            | ({"many_labels": True} if data.many_labels(self._data) else {}),
-            metrics=saved.facts["metrics"],
-            epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
-            params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
-            seed=seed,
-            origin=dict(origin) if code is None else {**origin, "code": code},
-            packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
-        )
-        _write(to, card, tensors)
-        if not merged:
+            elif plain is not None:
+                conversion = self._as_peft(model, plain, draft, form.rank)
+            else:
+                conversion = self._as_onnx(model, draft, normalize_inside=form.normalize_inside)
+            card = Card(
+                version=VERSION,
+                form=form.name,
+                method=method.name,
+                config=dict(config),
+                backbone=identity,
+                preprocessing=dataclasses.asdict(wanted),
+                n_classes=n_classes,
+                class_names=data.class_names(self._data),
+                data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing", "watch")}
+                | ({"many_labels": True} if data.many_labels(self._data) else {}),
+                metrics=saved.facts["metrics"],
+                epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
+                params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
+                seed=seed,
+                origin=dict(origin) if code is None else {**origin, "code": code},
+                packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+                conversion=conversion,
+            )
+            (draft / CARD).write_text(json.dumps(card.fields(), indent=2) + "\n", encoding="utf-8")
+        if form.name == "adapter":
             remove(model)
             backbones.remove_head(model)
             self._loaded = model
@@ -239,6 +187,33 @@ class Exporter:
             self._loaded = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
             backbones.refuse_changed(self._backbone, backbones.digest(self._loaded))
         return self._loaded
+
+    def _merged(self, model: nn.Module, method: Method, plain: Set[str]) -> Mapping[str, Tensor]:
+        """Merge the adapter and return the complete state, which must have the plain model's names."""
+        if (reason := unmergeable(model)) is not None:
+            raise ValueError(f"{reason}; {UNMERGED}")
+        merge(model)
+        tensors: Mapping[str, Tensor] = model.state_dict()
+        if other := sorted(tensors.keys() ^ plain):
+            raise ValueError(
+                f"{method.name} cannot be merged on {self._backbone['name']}: the merged function needs tensors for which "
+                f"timm's plain model has no place, or a different one ({', '.join(other[:3])}); {UNMERGED}"
+            )
+        return tensors
+
+    def _as_peft(self, model: nn.Module, plain: nn.Module, draft: Path, rank: Rank) -> Mapping[str, Any]:
+        """Write PEFT's files."""
+        head = backbones.classifier(plain)
+        plain.get_submodule(head).load_state_dict(model.get_submodule(head).state_dict())
+        assert self._validation is not None  # noqa: S101 - `write` has loaded it
+        return peft_format.write(model.eval(), plain.eval(), draft, self._backbone["name"], rank, on=self._validation)
+
+    def _as_onnx(self, model: nn.Module, draft: Path, *, normalize_inside: bool) -> Mapping[str, Any]:
+        """Write an ONNX model, merged where the adapter can be."""
+        if merged := unmergeable(model) is None:
+            merge(model)
+        assert self._validation is not None  # noqa: S101 - `write` has loaded it
+        return onnx_format.write(model.eval(), draft, on=self._validation, merged=merged, normalize_inside=normalize_inside)
 
 
 def _checkpoint(trial: Path | Folder, config: Mapping[str, Any], seed: int, at_least: int) -> checkpoint.Checkpoint:
@@ -263,18 +238,23 @@ def _checkpoint(trial: Path | Folder, config: Mapping[str, Any], seed: int, at_l
     return saved
 
 
-def _write(to: Path, card: Card, tensors: Mapping[str, Tensor]) -> None:
+@contextmanager
+def _draft(to: Path) -> Iterator[Path]:
+    """Give a folder that takes the place of `to` when the block ends, or vanishes with an error."""
     to = to.resolve()
     unfinished = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
     unfinished.mkdir(parents=True)
     try:
-        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(own, unfinished / card.file, metadata={"format": "pt"})
-        (unfinished / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n", encoding="utf-8")
+        yield unfinished
         os.replace(unfinished, to)  # an empty folder is replaced
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(own, path, metadata={"format": "pt"})
 
 
 def _own_code(card: Card) -> list[dict[str, str]]:
@@ -302,7 +282,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     """
     card, path = read_card(folder), Path(folder) / FILES["adapter"]
     if card.form != "adapter":
-        raise ValueError(f"{folder} holds a merged model, which needs no adapter; load it with:\n{card.lines(Path(folder))}")
+        raise ValueError(
+            f"{folder} holds the form {card.form}, which needs no `load_adapter`; load it with:\n{card.lines(Path(folder))}"
+        )
     name = str(card.backbone["name"])
     own = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if own != name.partition(".")[0]:

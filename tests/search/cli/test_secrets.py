@@ -50,6 +50,8 @@ WORDS = {
     "source": "vtab1k",
     "root": "nowhere",
     "path": "nowhere",
+    "folder": "nowhere",
+    "images": "nowhere.png",
     "server": "{ledger}",
 }
 # What keeps a command short.

@@ -22,7 +22,7 @@ from search.errors import RequestError
 from search.results.saved_study import SavedStudy
 from search.tracking.mlflow_client import tracking_uri
 from search.trial import State
-from search.workflows.export_adapter import export_adapter, keep_adapters
+from search.workflows.export_adapter import Format, export_adapter, keep_adapters
 from trainables import data
 from trainables.backbones import Preprocessing
 from trainables.export.adapter import Card, read_card
@@ -71,13 +71,26 @@ def test_both_forms_load_as_documented_and_reproduce_the_recorded_accuracy(
         folder = tmp_path / trial.method
         folder.mkdir()
         monkeypatch.chdir(folder)
-        for to, merged, snippet in (("my-adapter", False, SNIPPETS[0]), ("my-model", True, SNIPPETS[1])):
-            card = export_adapter(study, trial.number, Path(to), merged=merged)
+        for to, form, snippet in (
+            ("my-adapter", "paretune", SNIPPETS[0]),
+            ("my-model", "merged", SNIPPETS[1]),
+            ("my-peft", "peft", SNIPPETS[2]),
+        ):
+            card = export_adapter(study, trial.number, Path(to), form=Format(form))
             assert card.metrics["val/top1"] == trial.metrics["val/top1"]
             assert (card.params["adapter"], card.params["head"]) == (trial.adapter_params, trial.head_params)
             assert card.origin == {"study": "small", "trial": trial.number, "state": "COMPLETE"}
             for program in (snippet, card.lines(Path(to))):
                 assert top1(executed(program), card) == pytest.approx(trial.metrics["val/top1"], abs=1e-12)
+
+
+def test_an_onnx_model_runs_as_documented(study: SavedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = export_adapter(study, 1, Path("my-onnx"), form=Format("onnx"))
+    for program in (SNIPPETS[3], card.lines(Path("my-onnx"))):
+        names: dict[str, Any] = {}
+        exec(program, names)  # noqa: S102
+        assert names["logits"].shape == (1, 10)
 
 
 def test_the_command_writes_the_files_and_prints_the_lines_that_load_them(study: SavedStudy, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from trainables.backbones import Preprocessing
 from trainables.data import Split, audit, class_names, load, n_classes
-from trainables.data.decoded import Transform, cache, decoded
+from trainables.data.decoded import cache, decoded
 from trainables.data.layouts import listing
+from trainables.pixels import Transform
 
 from . import pictures
 

@@ -19,7 +19,7 @@ from trainables import make
 from trainables.adapters import METHODS, adapt, adaptation, method_of, trainable_state
 from trainables.backbones import create, fingerprint, set_head
 from trainables.costs.counting import MetaSizes
-from trainables.export.adapter import Card, Exporter, load_adapter, read_card
+from trainables.export.adapter import Card, Exporter, Form, load_adapter, read_card
 from trainables.training import checkpoint
 
 from ..backbones.published import published
@@ -59,7 +59,7 @@ class Trained:
     def export(self, to: Path, *, merged: bool = False, **other: Any) -> Card:
         known: dict[str, Any] = {"config": self.config, "seed": SEED, "origin": {"trial": 0}}
         exporter = Exporter(other.pop("backbone", BACKBONE), other.pop("data_set", DIGITS), other.pop("methods", ()))
-        return exporter.write(self.folder, to, **{**known, **other}, merged=merged)
+        return exporter.write(self.folder, to, **{**known, **other}, form=Form("merged" if merged else "adapter"))
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_a_model_that_does_not_fit_is_refused_and_untouched(trained: dict[str, T
         (timm.create_model("test_vit", num_classes=10), "lora", "is for the backbone vit_glyphs; got test_vit"),
         (plain(pretrained=False), "lora", "was trained on other weights of vit_glyphs"),
         (plain(7), "lora", "has 10 classes, the model 7"),
-        (plain(), "merged", "holds a merged model, which needs no adapter"),
+        (plain(), "merged", "holds the form merged, which needs no `load_adapter`"),
         (plain(), "nowhere", "must be the card of an exported adapter"),
     ):
         before = fingerprint(model)
@@ -258,7 +258,7 @@ def test_a_damaged_file_or_card_is_refused_and_the_model_untouched(trained: dict
     for change, message in (
         ({"version": 2}, "must be a card of version 1; got 2"),
         ({"n_classes": "10"}, "n_classes must be of type int; got '10'"),
-        ({"form": "zip"}, "form must be adapter or merged"),
+        ({"form": "zip"}, "form must be one of adapter, merged, peft, onnx"),
         ({"method": "arc"}, "method must be the configuration's"),
         ({"extra": 1}, "missing or unknown: extra"),
         ({"backbone": {}}, "backbone must have name"),
