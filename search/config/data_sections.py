@@ -10,19 +10,34 @@ from pydantic import Field, model_validator
 from search.config.sections import Section
 
 
-class Digits(Section):
+class Folded(Section):
+    """A data set whose training and validation images can be divided into folds.
+
+    Attributes:
+        folds: Number of folds, at least 2: training and validation images together are divided into as many parts, with each
+            class's share in each. Every trial validates on the first part and trains on the others; the best ones are trained again
+            with other parts as validation split. Null: the data set's own validation split, or the one that is drawn.
+    """
+
+    folds: int | None = Field(default=None, ge=2)
+
+
+class Digits(Folded):
     """The bundled handwritten digits of scikit-learn: 200 images to train, 800 to validate, 797 to test."""
 
     kind: Literal["digits"]
 
 
-class Emoji(Section):
-    """The bundled emoji, and who drew them: 1,200 images to train, 1,000 to validate, 1,156 to test."""
+class Emoji(Folded):
+    """The bundled emoji, and who drew them: 1,200 images to train, 1,000 to validate, 1,156 to test.
+
+    In folds, all drawings of an emoji and of its variants stay together.
+    """
 
     kind: Literal["emoji"]
 
 
-class Synthetic(Section):
+class Synthetic(Folded):
     """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
 
     Attributes:
@@ -62,7 +77,7 @@ class Normalization(Section):
         return self
 
 
-class Images(Section):
+class Images(Folded):
     """Images on a disk; see `trainables.data.layouts` for the supported layouts.
 
     Attributes:
@@ -80,6 +95,8 @@ class Images(Section):
         background: Colour behind transparent pixels, `black` or `white`; null for the colour that the file stores below them.
         normalize: Normalisation (pixel - mean) / std of pixels in [0, 1]: `backbone` (the values of its weights), `imagenet`,
             `none` (mean 0, std 1), or `{mean: [...], std: [...]}` with a value per channel.
+        group: Images that stay in one fold, because they show the same object: a column of the Parquet files or of the CSV file of
+            labels; or a regular expression with one group in parentheses, for an image's path below `path`. Null: each for itself.
     """
 
     path: Path
@@ -92,6 +109,13 @@ class Images(Section):
     exif: Literal["ignore", "apply"] = "ignore"
     background: Literal["black", "white"] | None = None
     normalize: Literal["backbone", "imagenet", "none"] | Normalization = "backbone"
+    group: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _groups_are_of_folds(self) -> Images:
+        if self.group is not None and self.folds is None:
+            raise ValueError("group says which images stay in one fold; it needs folds: K")
+        return self
 
     @model_validator(mode="after")
     def _crop_is_possible(self) -> Images:

@@ -187,6 +187,8 @@ class StudyFile(Section):
             backbone["weights"] = str(Path(backbone["weights"]).expanduser().absolute())
         if isinstance(self.data, Images):
             data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
+        elif self.data.folds is not None:
+            data["seed"] = self.search.seed
         if facts is not None:
             data |= self._as_pinned(facts)
             if facts.pinned is not None and facts.pinned.weights is not None:

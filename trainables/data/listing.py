@@ -190,8 +190,8 @@ def _split(draft: Draft, data: Mapping[str, Any]) -> None:
             continue
         shares = _shares(round(fraction * total), [len(images) for images in by_class.values()])
         taken = [images.pop() for images, n in zip(by_class.values(), shares, strict=True) for _ in range(n)]
-        draft.splits[split] = sorted(taken, key=_by_place)
-    draft.splits["train"] = sorted([*alone, *(image for images in by_class.values() for image in images)], key=_by_place)
+        draft.splits[split] = sorted(taken, key=by_place)
+    draft.splits["train"] = sorted([*alone, *(image for images in by_class.values() for image in images)], key=by_place)
 
 
 def _shares(total: int, sizes: Sequence[int]) -> list[int]:
@@ -200,7 +200,8 @@ def _shares(total: int, sizes: Sequence[int]) -> list[int]:
     return [max(1, min(share, size - 1)) if size else 0 for share, size in zip(whole, sizes, strict=True)]
 
 
-def _by_place(image: Labelled) -> tuple[str, int]:
+def by_place(image: Labelled) -> tuple[str, int]:
+    """Return the key by which images are sorted: their path, and in a Parquet file their row."""
     file, _, row = image[0].rpartition("#")
     return (file, int(row)) if file and row.isdecimal() else (image[0], 0)
 

@@ -167,7 +167,7 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
     metric = recipe.get("metric", "top1")
     if (family := data.get("surface", "plain")) != "plain":
         return SurfaceTrainable(Surface(family, data.get("instance", 0)), metric)
-    options = {key: value for key, value in data.items() if key not in ("kind", "surface", "instance")}
+    options = {key: value for key, value in data.items() if key not in ("kind", "surface", "instance", "folds", "seed")}
     return SyntheticTrainable(**options, metric=metric)
 
 
