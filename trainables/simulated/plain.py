@@ -116,7 +116,7 @@ class SyntheticTrainable:
         self._sizes = SyntheticSizes()
         self._epoch = 0
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None, fold: int = 0) -> int:
         """Set up a trial, or resume it after the epoch stored in `folder`."""
         self._config, self._epochs, self._folder = dict(config), epochs, folder
         self._adapter_params, _ = self._sizes.count(config)
