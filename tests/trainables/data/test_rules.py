@@ -649,8 +649,8 @@ def test_orientation_and_transparency_are_counted_and_applied_on_request(tmp_pat
 
 
 def pixels_of(data: dict[str, Any], name: str) -> Any:
-    from trainables.data import transform_for
     from trainables.data.decoded import decoded
+    from trainables.data.files import transform_for
 
     found = listing(data)
     for split, images in found.splits.items():
