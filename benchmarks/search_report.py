@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- measured: python benchmarks/search.py report -->", "<!-- end -->"
 MAX_EPOCHS = 18_600  # of a run: a little more than the whole recorded table
 REACHED = (0.90, 0.95, 0.99)
+AFTER = (10, 20, 40, 80)  # trials, head-only among them
 RIVALS = ("random", "tpe", "nsga2", "halving")
 ABLATIONS = ("auto without rungs", "auto without promotion", "auto without free size", "auto without fairness", "random with rungs")
 TITLES = {

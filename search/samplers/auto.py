@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from search.pareto import Axis, Front
 from search.samplers.base import ALL_PARTS, Answer, NewConfig, Part, Promote, Result, SamplerContext
-from search.samplers.candidates import CandidateGenerator, Candidates
+from search.samplers.candidates import N_STRUCTURES, CandidateGenerator, Candidates
 from search.samplers.cost_model import PredictedCost
 from search.samplers.encoding import Coding
 from search.samplers.epoch_seconds import EpochSeconds
@@ -71,6 +71,8 @@ class Auto:
         n_trials: Number of trials of the budget, which the start fits; None if only hours limit it.
         n_images: Number of images that accuracies are measured on; None if they count as exact.
         parts: Parts with which the study began.
+        elsewhere: Configurations of studies with other data, and the standardised goodness of each.
+        n_structures: Number of different sizes among the points drawn for one method: few where counting is slow.
     """
 
     def __init__(
@@ -88,11 +90,15 @@ class Auto:
         n_trials: int | None = None,
         n_images: int | None = None,
         parts: frozenset[Part] = ALL_PARTS,
+        elsewhere: Sequence[tuple[Config, float]] = (),
+        n_structures: int = N_STRUCTURES,
     ) -> None:
         self._front, self._n_epochs, self._fair, self._parts = front, n_epochs, fair, parts
         axis = Axis(max_size) if measured else front.axis
         self._coding = SharedColumns(space) if Part.SHARED in parts else Coding(space)
-        self._choice = CandidateGenerator(self._coding, size=size, max_size=max_size, axis=axis, pool=pool)
+        self._choice = CandidateGenerator(
+            self._coding, size=size, max_size=max_size, axis=axis, pool=pool, n_structures=n_structures
+        )
         self._start = Start(space.methods, n_trials)
         self._defaults = {method: space.default(method) for method in space.methods}
         self._cost = PredictedCost(self._coding) if measured else None
@@ -100,7 +106,8 @@ class Auto:
         self._known = Observations(len(self._coding.groups))
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
-        self._accuracy = PredictedAccuracy(self._coding, parts, n_images)
+        others = [(self._choice.point(config).features, standing) for config, standing in elsewhere if space.holds(config)]
+        self._accuracy = PredictedAccuracy(self._coding, parts, n_images, others)
         self._nearness = np.sqrt([COST_WEIGHTS.get(name, COST_WEIGHT_OF_OTHERS) for name in self._coding.names])[
             self._coding.groups
         ]
@@ -126,6 +133,7 @@ class Auto:
             n_trials=context.n_trials,
             n_images=context.n_images,
             parts=context.parts,
+            elsewhere=context.elsewhere,
         )
 
     # -- results -------------------------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ class SamplerContext:
         n_trials: Number of trials of the budget with which the study began; None if only hours limit it.
         n_images: Number of images that accuracies are measured on; None if that is unknown, or the metric is another one.
         parts: Parts of `auto` with which the study began.
+        elsewhere: Configurations of studies with other data, and the standardised goodness of each within its study.
     """
 
     space: JointSpace
@@ -122,6 +123,7 @@ class SamplerContext:
     n_trials: int | None = None
     n_images: int | None = None
     parts: frozenset[Part] = ALL_PARTS
+    elsewhere: Sequence[tuple[Config, float]] = ()
 
 
 class Sampler(Protocol):

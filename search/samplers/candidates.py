@@ -15,6 +15,7 @@ from spaces import Config, key_of
 
 Array = NDArray[np.float64]
 N_DRAWN, N_CHANGED = 320, 192  # candidates of one ask: drawn from the space, and modified from good trials
+N_COUNTED = 100_000  # sizes that are remembered
 N_SMALL = 64  # candidates of a method's smallest sensible size
 N_NEAR = 3  # the same in a pool
 N_STRUCTURES = 8  # different sizes among the points drawn for one method, which keeps counting cheap
@@ -69,6 +70,7 @@ class CandidateGenerator:
         max_size: Largest allowed size.
         axis: Axis of sizes.
         pool: The only available configurations; None for the whole space.
+        n_structures: Number of different sizes among the points drawn for one method.
     """
 
     def __init__(
@@ -79,9 +81,10 @@ class CandidateGenerator:
         max_size: float,
         axis: Axis,
         pool: Sequence[Config] | None = None,
+        n_structures: int = N_STRUCTURES,
     ) -> None:
         self.coding = coding
-        self._size, self._max_size, self._axis = size, max_size, axis
+        self._size, self._max_size, self._axis, self._n_structures = size, max_size, axis, n_structures
         self._counted: dict[tuple[str, bytes], float] = {}  # sizes by method and the codes of the knobs that affect size
         self._taken: set[str] = set()
         self._pool = None if pool is None else [(key_of(config), self.point(config)) for config in pool]
@@ -163,7 +166,7 @@ class CandidateGenerator:
         """Draw codes of a method: few different settings of the knobs that affect its size, many of the others."""
         codes = self.coding.draw(method, n, random)
         sized = self.coding.sized[method]
-        codes[:, sized] = codes[random.integers(min(n, N_STRUCTURES), size=n)][:, sized]
+        codes[:, sized] = codes[random.integers(min(n, self._n_structures), size=n)][:, sized]
         return codes
 
     def _changed(
@@ -180,6 +183,8 @@ class CandidateGenerator:
     def _allowed(self, points: list[tuple[str, Array]]) -> Candidates | None:
         """Keep valid and small enough points, with their sizes and features; each different size is counted once."""
         kept, sizes, features = [], [], []
+        if len(self._counted) > N_COUNTED:  # a range that changes sizes has ever new ones
+            self._counted.clear()
         for method, codes in points:
             keys = [(method, row.tobytes()) for row in np.ascontiguousarray(codes[:, self.coding.sized[method]])]
             for key, code in zip(keys, codes, strict=True):

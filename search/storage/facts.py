@@ -33,6 +33,7 @@ class LearnedTrial(NamedTuple):
     top1: float  # score of the first objective
     size: float  # second objective, in the unit of this study
     on_front: bool  # True if it was on the front of its own study
+    standing: float | None = None  # standardised goodness within its own study, if that had other data; None for the same data
 
 
 class PrecisionFact(_Stored):

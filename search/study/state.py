@@ -77,6 +77,7 @@ class SearchState:
             n_trials=None if row.facts.auto is None else row.facts.auto.n_trials,
             n_images=row.facts.n_validation if file.objectives[0] == TOP1 else None,
             parts=parts,
+            elsewhere=tuple((t.config, t.standing) for t in row.facts.learned if t.standing is not None),
         )
         self._by_seconds = row.facts.by_seconds
         self.sampler = SeededSampler.make(file.search.sampler, context, seed=file.search.seed)
@@ -99,8 +100,8 @@ class SearchState:
         self._trial_of: dict[int | None, int] = {}  # the sampler's ticket -> trial number
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to detect duplicates
         self._n_extended = 0  # trials that continue an ended one, which `budget.n_trials` does not count
-        for config, score, size, _ in row.facts.learned:
-            if (known := self.sampler.add(config, drawn=False)) is not None:
+        for config, score, size, _, standing in row.facts.learned:
+            if standing is None and (known := self.sampler.add(config, drawn=False)) is not None:
                 self.sampler.tell(known, Result.COMPLETE, top1=score, size=size)
         self._replay(ledger)
 
@@ -272,7 +273,7 @@ def _first_configs(file: StudyFile, row: StudyRow) -> list[Config]:
     The defaults are left to the sampler if it has a start of its own.
     """
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
-    fronts = [config for config, _, _, on_front in row.facts.learned if on_front]
+    fronts = [trial.config for trial in row.facts.learned if trial.on_front]
     methods = (ANCHOR,) if Part.START in _parts_of(row) else everything.methods
     first = [everything.default(method) for method in methods] + file.points() + fronts
     return list({key_of(config): config for config in first}.values())
