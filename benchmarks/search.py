@@ -30,7 +30,7 @@ from typing import Any, cast
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution
-from search_report import AFTER, MAX_EPOCHS, gathered, lines, report
+from search_report import AFTER, MAX_EPOCHS, lines, report
 
 sys.path.pop(0)  # this file's own folder, where `search` would be this file
 
@@ -303,7 +303,7 @@ def run(asked: argparse.Namespace) -> None:
         for seed in seeds:
             for name in problems:
                 in_seconds = name == "seconds"
-                where = problem("table" if in_seconds else name, seed)
+                where = problem("table" if in_seconds else name.removesuffix(" of today"), seed)
                 ways = IN_SECONDS if in_seconds else {contender: CONTENDERS[contender] for contender in contenders}
                 for contender, how in ways.items():
                     if (name, contender, seed) in done or time.monotonic() - begun > 60 * minutes:
@@ -333,7 +333,7 @@ def main() -> None:
     if asked.verb == "run":
         run(asked)
     else:
-        report(gathered(asked.path))
+        report(asked.path)
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_a_first_rung_that_compares_learning_rates_is_noted_with_a_grace_that_do
     assert "after 3 of 30 epochs, is within the warm-up" in str(note_on_grace(within, n_images))
     few = str(note_on_grace(loading.check(by_trials), 32))
     assert "give more epochs, or rungs: null (all to the end)" in few
-    assert note_on_grace(loading.load("emoji"), 1200) is None
+    assert note_on_grace(loading.load("emoji"), 1200) is note_on_grace(loading.load("digits"), 200) is None
 
 
 def test_hours_that_end_within_the_fair_start_are_noted() -> None:
