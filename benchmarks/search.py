@@ -10,6 +10,8 @@ in epochs, what a search pays; a seed's runs are paired over the contenders. Hyp
 The problem `seconds` is the recorded table again, with four workers at once and the recorded seconds as time. There `auto` has a
 budget in trials, as everywhere, and `auto, hours` has one in hours. A rule for hours was chosen on seeds 100 to 119.
 
+`auto 312f83d` is `auto` as it was on that commit: a study that began then continues so. Parts are added to it, alone and together.
+
 A run is kept as one line of results/search.jsonl; a second call goes on with what is missing.
 """
 
@@ -28,7 +30,7 @@ from typing import Any, cast
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution
-from search_report import MAX_EPOCHS, gathered, lines, report
+from search_report import AFTER, MAX_EPOCHS, lines, report
 
 sys.path.pop(0)  # this file's own folder, where `search` would be this file
 
@@ -37,10 +39,13 @@ from search import pareto
 from search.backends.simulated import VirtualClock, create
 from search.backends.simulated import run as simulate
 from search.config.loading import check
-from search.config.study_file import ANCHOR
+from search.config.study_file import ANCHOR, StudyFile
 from search.samplers.auto import Auto
+from search.samplers.base import Part
 from search.samplers.candidates import CandidateGenerator, Candidates
 from search.samplers.observations import Observations
+from search.storage.in_memory import InMemoryLedger
+from search.study.checks import facts_of
 from search.study.rungs import Rungs, Verdict
 from search.study.study import Study
 from search.trial import Decision, State
@@ -54,6 +59,7 @@ METHODS = tuple(method for method in spaces.SPACES if method not in ("head_only"
 EPOCHS, MAX_PARAMS, MAX_MS = 30, 100_000, 4.0
 RUNGS = {"grace": 3, "factor": 2}
 HALVING = {"grace": 3, "factor": 3}
+N_VALIDATION = 800  # images of the recorded digits
 ENOUGH = 0.992  # of the reference: the run ends
 SEEDS = range(20)
 
@@ -108,12 +114,14 @@ class Contender:
         rungs: As in a study file, or None.
         change: Takes a part away from the study, for an ablation.
         hours: Budget in hours instead of trials, or None.
+        parts: Parts of `auto`; None for all of today.
     """
 
     sampler: str
     rungs: dict[str, Any] | None = None
     change: Callable[[Study], None] | None = None
     hours: float | None = None
+    parts: tuple[Part, ...] | None = None
 
 
 class AccuracyRungs(Rungs):
@@ -167,6 +175,11 @@ def engine(study: Study) -> Auto:
 
 CONTENDERS: dict[str, Contender] = {
     "auto": Contender("auto", RUNGS),
+    "auto 312f83d": Contender("auto", RUNGS, parts=()),
+    "auto 312f83d with shared columns": Contender("auto", RUNGS, parts=(Part.SHARED, Part.CLIPPED)),
+    "auto 312f83d with noise": Contender("auto", RUNGS, parts=(Part.NOISE,)),
+    "auto without noise": Contender("auto", RUNGS, parts=(Part.SHARED, Part.CLIPPED, Part.START)),
+    "auto 312f83d with the start": Contender("auto", RUNGS, parts=(Part.START,)),
     "random": Contender("random"),
     "tpe": Contender("tpe"),
     "nsga2": Contender("nsga2"),
@@ -227,8 +240,19 @@ def search_in_seconds(where: Problem, how: Contender, seed: int) -> list[tuple[f
     return curve
 
 
-def search(where: Problem, how: Contender, seed: int) -> list[tuple[int, float]]:
-    """(epochs spent, normalised hypervolume) whenever it grew, until 99.9 % or the budget is spent."""
+def study_of(file: StudyFile, where: Problem, how: Contender, clock: VirtualClock) -> Study:
+    """A study in memory, with the contender's parts of `auto`."""
+    facts = facts_of(file, where.sizes).as_json()
+    if how.parts is not None:
+        facts["auto"] = {"parts": list(how.parts), "n_trials": file.budget.n_trials}
+    if where.pool is not None:
+        facts["n_validation"] = N_VALIDATION
+    ledger = InMemoryLedger(name=file.study, file=file.resolved(), facts=facts, now=clock)
+    return Study(file, ledger, where.sizes, pool=where.pool)
+
+
+def search(where: Problem, how: Contender, seed: int, *, most: int) -> tuple[list[tuple[int, float]], list[float]]:
+    """(epochs spent, normalised hypervolume) whenever it grew, until `ENOUGH` or `most` epochs; the latter by trial too."""
     file = check(
         {
             "study": "benchmark",
@@ -239,14 +263,15 @@ def search(where: Problem, how: Contender, seed: int) -> list[tuple[int, float]]
             "search": {"sampler": how.sampler, "rungs": how.rungs, "seed": seed},
         }
     )
-    study = create(file, where.sizes, VirtualClock(), pool=where.pool)
+    study = study_of(file, where, how, VirtualClock())
     if how.change is not None:
         how.change(study)
-    trainable, spent, curve = where.make(), 0, [(0, 0.0)]
+    trainable, spent, curve, after = where.make(), 0, [(0, 0.0)], list[float]()
     linear = where.against != "adapter_params"
     reference = pareto.hypervolume(where.front, study.reference_point, linear=linear)
     anchor = math.nan
-    while spent < MAX_EPOCHS and (trial := study.ask()) is not None:
+    while spent < most and (trial := study.ask()) is not None:
+        after += [curve[-1][1]] * (len(study.trials) - 1 - len(after))
         trainable.start(trial.config, seed=trial.seed, epochs=EPOCHS, folder=None)
         for _ in range(trial.epochs):
             trainable.step()
@@ -266,27 +291,31 @@ def search(where: Problem, how: Contender, seed: int) -> list[tuple[int, float]]
             curve.append((spent, reached))
         if reached >= ENOUGH:
             break
-    return curve
+    return curve, after
 
 
-def run(path: Path, problems: Sequence[str], contenders: Sequence[str], seeds: Sequence[int], minutes: float) -> None:
+def run(asked: argparse.Namespace) -> None:
     """Runs what is missing."""
+    path, problems, contenders, seeds, minutes = asked.path, asked.problems, asked.contenders, range(*asked.seeds), asked.minutes
     done = {(line["problem"], line["contender"], line["seed"]) for line in lines(path)}
     begun = time.monotonic()
     with path.open("a") as file:
         for seed in seeds:
             for name in problems:
                 in_seconds = name == "seconds"
-                where = problem("table" if in_seconds else name, seed)
+                where = problem("table" if in_seconds else name.removesuffix(" of today"), seed)
                 ways = IN_SECONDS if in_seconds else {contender: CONTENDERS[contender] for contender in contenders}
                 for contender, how in ways.items():
                     if (name, contender, seed) in done or time.monotonic() - begun > 60 * minutes:
                         continue
                     at = time.perf_counter()
-                    curve = (search_in_seconds if in_seconds else search)(where, how, seed)
+                    curve, after = (
+                        (search_in_seconds(where, how, seed), []) if in_seconds else search(where, how, seed, most=asked.most)
+                    )
                     seconds = time.perf_counter() - at
                     line = {"problem": name, "contender": contender, "seed": seed, "seconds": round(seconds, 1)}
                     line["curve"] = [(epochs, round(share, 5)) for epochs, share in curve]
+                    line["after"] = {str(n): round(after[n], 4) for n in AFTER if n < len(after)}
                     file.write(json.dumps(line) + "\n")
                     file.flush()
 
@@ -299,11 +328,12 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS))
     parser.add_argument("--seeds", nargs=2, type=int, default=(SEEDS.start, SEEDS.stop))
     parser.add_argument("--minutes", type=float, default=24 * 60.0)
+    parser.add_argument("--most", type=int, default=MAX_EPOCHS, help="epochs of a search")
     asked = parser.parse_args()
     if asked.verb == "run":
-        run(asked.path, asked.problems, asked.contenders, range(*asked.seeds), asked.minutes)
+        run(asked)
     else:
-        report(gathered(asked.path))
+        report(asked.path)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,24 @@ DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- measured: python benchmarks/search.py report -->", "<!-- end -->"
 MAX_EPOCHS = 18_600  # of a run: a little more than the whole recorded table
 REACHED = (0.90, 0.95, 0.99)
-RIVALS = ("random", "tpe", "nsga2", "halving")
-ABLATIONS = ("auto without rungs", "auto without promotion", "auto without free size", "auto without fairness", "random with rungs")
+AFTER = (10, 20, 40, 80)  # trials, head-only among them
+RIVALS = ("auto 312f83d", "random", "tpe", "nsga2", "halving")
+BEFORE = "auto 312f83d"  # the sampler before its parts
+NEW_PARTS = (
+    BEFORE,
+    "auto 312f83d with shared columns",
+    "auto 312f83d with noise",
+    "auto 312f83d with the start",
+    "auto without noise",
+    "auto",
+)
+ABLATIONS = (
+    "auto 312f83d without rungs",
+    "auto 312f83d without promotion",
+    "auto 312f83d without free size",
+    "auto 312f83d without fairness",
+    "random with rungs",
+)
 TITLES = {
     "table": "recorded table",
     "valley": "family `valley`",
@@ -27,6 +43,13 @@ IN_SECONDS_TEXT = (
     "`auto, hours` has a budget in hours and rungs from the first epoch on; `auto` is as above. Two rows",
     "have only one of the two. Ratios are medians of pairs with the same seed.",
 )
+AFTER_TEXT = (
+    "The share of the hypervolume after so many trials, head-only among them: means over the seeds. In",
+    "parentheses is the paired difference to `auto 312f83d`, with its 95 % interval. `auto` has all",
+    "parts.",
+)
+N_EPOCHS = 30  # of a trial that no rung stops
+OF_TODAY = {"valley of today": "family `valley`", "crossing of today": "family `crossing`"}
 Curves = dict[tuple[str, str], dict[int, list[tuple[float, float]]]]  # (problem, contender) -> seed -> curve
 
 
@@ -62,9 +85,9 @@ def middle(values: Sequence[float]) -> tuple[float, float, float]:
     return float(found[len(array) // 2]), float(medians[50]), float(medians[1949])
 
 
-def ratio(curves: Curves, name: str, other: str, share: float) -> str:
-    """Epochs of auto over another's, paired by seed: median and interval. Who has not arrived counts with the whole budget."""
-    ours, theirs = (epochs_to(curves, name, contender, share) for contender in ("auto", other))
+def ratio(curves: Curves, name: str, pair: tuple[str, str], share: float) -> str:
+    """Epochs of one over another's, paired by seed: median and interval. Who has not arrived counts with the whole budget."""
+    ours, theirs = (epochs_to(curves, name, contender, share) for contender in pair)
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds or all(math.isinf(theirs[seed]) and math.isinf(ours[seed]) for seed in seeds):
         return "-"
@@ -109,17 +132,45 @@ def _number(value: float, digits: int = 0) -> str:
     return "never" if math.isinf(value) else f"{value:,.{digits}f}"
 
 
+def after(path: Path, name: str) -> list[str]:
+    """Markdown: the share after some numbers of trials, and its paired difference to `auto` before its parts."""
+    found: dict[str, dict[int, dict[int, float]]] = {}  # contender -> seed -> trials -> share
+    for line in lines(path):
+        if line["problem"] == name and line["contender"] in ("tpe", "random"):
+            steps = [(max(share for at, share in line["curve"] if at <= n * N_EPOCHS), n) for n in AFTER]
+            found.setdefault(line["contender"], {})[line["seed"]] = {n: share for share, n in steps}
+        elif line["problem"] == name and "after" in line:
+            found.setdefault(line["contender"], {})[line["seed"]] = {int(n): share for n, share in line["after"].items()}
+    heads = " | ".join(f"after {n}" for n in AFTER)
+    rows = [f"| contender | seeds | {heads} |", "|---|---:|" + "---:|" * len(AFTER)]
+    for contender in (*NEW_PARTS, "tpe", "random"):
+        cells, seeds = [], found.get(contender, {})
+        for n in AFTER:
+            own = [shares[n] for shares in seeds.values() if n in shares]
+            pairs = [(shares, found[BEFORE][seed]) for seed, shares in seeds.items() if seed in found.get(BEFORE, {})]
+            gain = np.array([ours[n] - theirs[n] for ours, theirs in pairs if n in ours and n in theirs])
+            cells.append("" if not own else f"{np.mean(own):.2f}")
+            if len(gain) > 1 and contender != BEFORE:
+                means = gain[np.random.default_rng(0).integers(len(gain), size=(2000, len(gain)))].mean(1)
+                low, high = np.quantile(means, [0.025, 0.975])
+                cells[-1] += f" ({gain.mean():+.2f} [{low:+.2f}, {high:+.2f}])"
+        if seeds:
+            rows.append(f"| {contender} | {len(seeds)} | {' | '.join(cells)} |")
+    return rows
+
+
 def table_of(curves: Curves, name: str, contenders: Sequence[str]) -> list[str]:
-    """Markdown: a row for each contender."""
+    """Markdown: a row for each contender, and the ratio of the first one's epochs to its own."""
+    whose = contenders[0]
     heads = " | ".join(f"epochs to {share:.0%}" for share in REACHED)
-    ratios = " | ".join(f"auto / it at {share:.0%}" for share in REACHED[1:])
-    lines = [f"| contender | seeds | {heads} | {ratios} |", "|---|" + "---:|" * (2 * len(REACHED))]
+    ratios = " | ".join(f"{whose} / it at {share:.0%}" for share in REACHED)
+    rows = [f"| contender | seeds | {heads} | {ratios} |", "|---|" + "---:|" * (1 + 2 * len(REACHED))]
     for contender in contenders:
         cells = [cell(epochs_to(curves, name, contender, share)) for share in REACHED]
-        against = ["" if contender == "auto" else ratio(curves, name, contender, share) for share in REACHED[1:]]
+        against = ["" if contender == whose else ratio(curves, name, (whose, contender), share) for share in REACHED]
         n_seeds = len(curves.get((name, contender), {}))
-        lines.append(f"| {contender} | {n_seeds} | {' | '.join(cells)} | {' | '.join(against)} |")
-    return lines
+        rows.append(f"| {contender} | {n_seeds} | {' | '.join(cells)} | {' | '.join(against)} |")
+    return rows
 
 
 def picture(curves: Curves, path: Path) -> None:
@@ -130,7 +181,7 @@ def picture(curves: Curves, path: Path) -> None:
     figure = Figure(figsize=(4.0 * len(TITLES), 4.2), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     grid = np.unique(np.round(np.geomspace(30, MAX_EPOCHS, 240)))
-    colours = dict(zip(("auto", *RIVALS), ("#D55E00", "#222222", "#0072B2", "#009E73", "#CC79A7"), strict=True))
+    colours = dict(zip(("auto", *RIVALS), ("#D55E00", "#E69F00", "#222222", "#0072B2", "#009E73", "#CC79A7"), strict=True))
     for axes, name in zip(figure.subplots(1, len(TITLES), sharey=True), TITLES, strict=True):
         for contender, colour in colours.items():
             runs = curves.get((name, contender), {}).values()
@@ -156,23 +207,30 @@ def _steps(curve: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [*xs, float(MAX_EPOCHS)], [*ys, ys[-1]]
 
 
-def report(curves: Curves) -> None:
+def report(path: Path) -> None:
     """Writes docs/search.md between its marks, and the pictures."""
+    curves = gathered(path)
     text = [
         f"Median over the seeds, with its 95 % interval; `never`: not within {MAX_EPOCHS:,} epochs. Ratios are medians",
         f"too, of pairs with the same seed. A search that has not arrived counts as {MAX_EPOCHS:,} epochs, and",
-        "`at most` marks a ratio if half of the searches or more have not.",
+        "`at most` marks a ratio if half of the searches or more have not. `auto 312f83d` is `auto` before",
+        "its parts (shared columns, noise, the start). The searches of the families and those in seconds were",
+        "recorded with earlier spaces and the earlier `auto`. What the parts bring on the families of today",
+        "is below.",
         "",
     ]
     for name, title in TITLES.items():
         rivals = [rival for rival in RIVALS if (name, rival) in curves]
-        text += [f"### The {title}", "", *table_of(curves, name, ["auto", *rivals]), ""]
+        text += [f"### The {title}", "", *table_of(curves, name, ["auto", *rivals] if (name, "auto") in curves else rivals), ""]
     if ("seconds", "auto") in curves:
         text += ["### The recorded table, in seconds", "", *IN_SECONDS_TEXT, "", *table_in_seconds(curves), ""]
-    text += ["### What each part brings", "", "`auto` without one of its parts, and random search with rungs.", ""]
+    text += ["### What the parts of `auto` bring", "", *AFTER_TEXT, ""]
+    for name, title in ({"table": TITLES["table"]} | OF_TODAY).items():
+        text += [f"The {title}:", "", *after(path, name), ""]
+    text += ["### What the earlier parts bring", "", "`auto 312f83d` without one of its parts, and random search with rungs.", ""]
     for name, title in TITLES.items():
         if ablations := [ablation for ablation in ABLATIONS if (name, ablation) in curves]:
-            text += [f"The {title}:", "", *table_of(curves, name, ["auto", *ablations]), ""]
+            text += [f"The {title}:", "", *table_of(curves, name, [BEFORE, *ablations]), ""]
     page = DOCS / "search.md"
     before, _, rest = page.read_text().partition(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(text) + f"\n{END}{rest.partition(END)[2]}")

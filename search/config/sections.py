@@ -190,7 +190,8 @@ class Search(Section):
     Attributes:
         sampler: Sampler: `auto`, `tpe`, `nsga2`, `gp`, `random` or `grid`; see `search.samplers`.
         rungs: Rungs at which trials are compared and the worse ones stopped; null to train all to the end.
-        points: Configurations to try right after the papers' defaults; missing knobs take their default.
+        points: Configurations to try right after head-only (`auto`), or the papers' defaults (other samplers); missing knobs take
+            their default.
         learn_from: Folders of other studies, or their `trials.parquet`: the sampler learns from their complete trials, and the
             members of their fronts are tried after the points.
         seed: Root of every random stream of the study.

@@ -47,7 +47,7 @@ def importance(
         if trial.is_complete:
             known.complete(tickets[number], metric.score(trial.metrics[metric.key]))
         elif trial.state is State.FAILED:
-            known.drop(tickets[number])
+            known.drop(tickets[number], failed=True)
     observed = known.observed()[-N_OBSERVED:]
     if len(observed) < N_LEAST:
         return {}

@@ -8,10 +8,13 @@ mean over its predicted values.
 
 - Effort: candidates and stopped trials are compared by their promise for each epoch that is left. If the budget is in hours, they
   are compared by their promise for each second (`search.samplers.epoch_seconds`).
-- Fairness: before promise decides, every method gets `N_FAIR` sampled configurations (the most promising of its candidates).
+- Fairness: before promise decides, every method gets a start (`search.samplers.start`). A study that began before that was written
+  continues as it began: with `N_FAIR` sampled configurations of each method, the most promising of its candidates.
 - Free checks: candidates that are too large, invalid or already known are dropped before they are evaluated.
 - All trials count: a trial that runs, or was stopped at a rung, counts with the accuracy predicted for its end, from a regression
   over the complete trials. The earlier the epoch, the larger the uncertainty.
+- Divergence: accuracies far below the others are clipped, so that they do not set the scale; failed trials make their like less
+  likely.
 - Reproducibility: the state depends only on the reported results, in their order, so a study rebuilt from the ledger continues
   exactly.
 """
@@ -25,36 +28,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.pareto import Axis, Front
-from search.samplers.base import Answer, NewConfig, Promote, Result, SamplerContext
-from search.samplers.candidates import CandidateGenerator
+from search.samplers.base import ALL_PARTS, Answer, NewConfig, Part, Promote, Result, SamplerContext
+from search.samplers.candidates import N_STRUCTURES, CandidateGenerator, Candidates
 from search.samplers.cost_model import PredictedCost
+from search.samplers.encoding import Coding
 from search.samplers.epoch_seconds import EpochSeconds
-from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit, squared
-from search.samplers.learning_curve import SPREAD, expected_gain, goodness
+from search.samplers.gaussian_process import Surrogate
+from search.samplers.learning_curve import expected_gain, goodness
 from search.samplers.observations import Observations, Tickets
+from search.samplers.predicted_accuracy import PredictedAccuracy, likely
+from search.samplers.shared_columns import RATE, STEP, SharedColumns
+from search.samplers.start import Kind, Start, Turn, suits
 from spaces import Config, JointSpace
 
 Array = NDArray[np.float64]
 N_FAIR = 3  # sampled configurations of each method before promise decides
 N_PARENTS = 24  # good trials whose neighbours are candidates
-N_KNOWN, N_RUNNING = 256, 48  # maximum numbers of trials for the surrogate: with reports, and running without any
 N_STOPPED = 64  # stopped trials that are considered for promotion
 EXPECTED = 0.5  # share of its epochs that a new trial is expected to train before a rung stops it; chosen on the recorded table
-N_LEAST = 4  # observations required for predictions
-N_FIT_FIRST, N_FIT = 12, 192  # observations for the first fit of hyperparameters, and at most
-
-# Initial squared inverse length scales of a fit, by group; the unit is a knob's whole range, and four decades of size.
-PRIOR_WEIGHTS = {"size": 8.0, "shared lr": 12.0, "method": 1.0, "rank": 1.0, "scale": 3.0, "layers": 1.0}
-PRIOR_WEIGHT_OF_OTHERS = 0.3
-# The same for predicting whether a trial keeps a measured limit: size matters most; knobs that no cost depends on are ignored.
+# Squared inverse length scales (as in `predicted_accuracy`) for predicting whether a trial keeps a measured limit: size matters
+# most; knobs that no cost depends on are ignored.
 COST_WEIGHTS = {"size": 128.0, "method": 2.0, "shared lr": 0.0, "shared weight_decay": 0.0, "scale": 0.0, "dropout": 0.0}
+COST_WEIGHTS |= {STEP: 0.0}
 COST_WEIGHT_OF_OTHERS = 0.3
 LIKELY = 0.5  # candidates that are less likely to keep a limit come after all others
-
-
-def fair_start(n_methods: int) -> int:
-    """Return the number of trials before promise decides: head-only, and of each method its default and `N_FAIR` draws."""
-    return 1 + n_methods * (1 + N_FAIR)
 
 
 class Auto:
@@ -71,6 +68,11 @@ class Auto:
         pool: The only available configurations; None for the whole space.
         by_seconds: True to weigh gain against seconds, False against epochs.
         fair: True to give each method its share first.
+        n_trials: Number of trials of the budget, which the start fits; None if only hours limit it.
+        n_images: Number of images that accuracies are measured on; None if they count as exact.
+        parts: Parts with which the study began.
+        elsewhere: Configurations of studies with other data, and the standardised goodness of each.
+        n_structures: Number of different sizes among the points drawn for one method: few where counting is slow.
     """
 
     def __init__(
@@ -85,24 +87,30 @@ class Auto:
         pool: Sequence[Config] | None = None,
         by_seconds: bool = False,
         fair: bool = True,
+        n_trials: int | None = None,
+        n_images: int | None = None,
+        parts: frozenset[Part] = ALL_PARTS,
+        elsewhere: Sequence[tuple[Config, float]] = (),
+        n_structures: int = N_STRUCTURES,
     ) -> None:
-        self._front, self._n_epochs, self._fair = front, n_epochs, fair
+        self._front, self._n_epochs, self._fair, self._parts = front, n_epochs, fair, parts
         axis = Axis(max_size) if measured else front.axis
-        self._choice = CandidateGenerator(space, size=size, max_size=max_size, axis=axis, pool=pool)
-        self._coding = self._choice.coding
+        self._coding = SharedColumns(space) if Part.SHARED in parts else Coding(space)
+        self._choice = CandidateGenerator(
+            self._coding, size=size, max_size=max_size, axis=axis, pool=pool, n_structures=n_structures
+        )
+        self._start = Start(space.methods, n_trials)
+        self._defaults = {method: space.default(method) for method in space.methods}
         self._cost = PredictedCost(self._coding) if measured else None
         self._seconds = EpochSeconds(self._coding) if by_seconds else None
         self._known = Observations(len(self._coding.groups))
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
-        self._kernel = Kernel(self._coding.groups, self._coding.shared)
-        self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, PRIOR_WEIGHT_OF_OTHERS) for name in self._coding.names])
-        self._hyperparameters = self._prior
+        others = [(self._choice.point(config).features, standing) for config, standing in elsewhere if space.holds(config)]
+        self._accuracy = PredictedAccuracy(self._coding, parts, n_images, others)
         self._nearness = np.sqrt([COST_WEIGHTS.get(name, COST_WEIGHT_OF_OTHERS) for name in self._coding.names])[
             self._coding.groups
         ]
-        self._n_ended, self._next_fit = 0, N_FIT_FIRST
-        self._to_fit: tuple[Array, Array, Array] | None = None  # features, values and variances for the next fit
 
     @classmethod
     def make(cls, context: SamplerContext) -> Auto:
@@ -122,6 +130,10 @@ class Auto:
             measured=context.measured,
             pool=context.pool,
             by_seconds=context.by_seconds,
+            n_trials=context.n_trials,
+            n_images=context.n_images,
+            parts=context.parts,
+            elsewhere=context.elsewhere,
         )
 
     # -- results -------------------------------------------------------------------------------------------------------------------
@@ -135,6 +147,7 @@ class Auto:
         if drawn:
             self._sampled.add(ticket)
             self._n_sampled[point.method] += 1
+            self._start.add(ticket, config, best_rate=self._best_rate())
         return ticket
 
     def report(self, ticket: int, epoch: int, top1: float, size: float | None = None, seconds: float | None = None) -> None:
@@ -153,17 +166,21 @@ class Auto:
         if result is Result.COMPLETE:
             assert top1 is not None  # noqa: S101 - guaranteed by the protocol
             self._known.complete(ticket, top1)
+            self._start.complete(ticket, self._known.methods[ticket])
         elif result in (Result.PRUNED, Result.STOPPED):
             self._known.stop(ticket, for_good=result is Result.PRUNED)
         elif result is Result.OVER_LIMIT:
             self._known.exceed(ticket)
         else:
-            self._known.drop(ticket)
+            self._known.drop(ticket, failed=result is Result.FAILED)
             if result is Result.REJECTED and ticket in self._sampled:
                 self._n_sampled[self._known.methods[ticket]] -= 1
+                self._start.reject(ticket, self._known.methods[ticket])
             return
         self._measured(ticket, size)
-        self._ended()
+        if self._accuracy.ended(self._known) and self._cost is not None:
+            placed = self._known.positioned()
+            self._cost.fit_to(self._known.features(placed), self._known.axis_positions(placed))
 
     def promote(self, ticket: int) -> None:
         """Record that a stopped trial resumes."""
@@ -177,41 +194,34 @@ class Auto:
         if self._cost is not None and size is not None:
             self._known.set_axis_position(ticket, self._front.axis(size))
 
-    def _ended(self) -> None:
-        """Schedule a new fit of the hyperparameters to the current results whenever the ended trials grew by half."""
-        self._n_ended += 1
-        if self._n_ended == self._next_fit:
-            self._next_fit = self._next_fit * 3 // 2 if self._next_fit * 3 // 2 <= N_FIT else 0
-            observed = self._known.observed()[-N_FIT:]
-            if len(observed) >= N_LEAST:
-                self._to_fit = self._known.features(observed), *self._known.ends(observed)
-            if self._cost is not None:
-                placed = self._known.positioned()
-                self._cost.fit_to(self._known.features(placed), self._known.axis_positions(placed))
-
     # -- choosing ------------------------------------------------------------------------------------------------------------------
 
     def ask(self, seed: int) -> Answer:
         """Propose the configuration that promises most, or a stopped trial that promises more."""
         random = np.random.default_rng(seed)
         observed = self._known.observed()
-        ends, variances = self._known.ends(observed)
+        ends = self._known.ends(observed)[0]
         if self._cost is not None:
             placed = self._known.positioned()
             predicts = self._cost.learn(self._known.features(placed), self._known.axis_positions(placed))
         else:
             predicts = True
         below = self._below(self._positions(observed), ends) if predicts else -ends
-        surrogate = self._surrogate(observed, ends, variances, below) if predicts else None
+        surrogate = self._accuracy.learn(self._known, observed, below) if predicts else None
         parents = observed[np.argsort(below, kind="stable")[:N_PARENTS]]
         near = [(self._known.methods[ticket], self._known.codes[ticket]) for ticket in parents]
         due = self._due()
-        for methods in [[method] for method in due] + [list(self._coding.methods)]:
-            found = self._choice.among(methods, near, random)
+        blocked = bool(due) and Part.START not in self._parts  # an old study promotes nothing while a method is due
+        for turn in [*due, None]:
+            if turn is not None and turn.kind is Kind.DEFAULT:
+                return NewConfig(self._defaults[turn.method])
+            found = self._candidates(turn, near, random)
             if found is None:
                 continue
             if surrogate is None:
                 promise = random.random(len(found.sizes)) * self._within_limits(found.features)
+            elif turn is not None and turn.kind is Kind.SMALL:
+                promise = surrogate.predict(found.features)[0]
             else:
                 promise = self._promise(surrogate, found.features, found.sizes)
             rate = promise / self._effort(found.features)
@@ -220,7 +230,7 @@ class Auto:
                 config = found.config(int(i), self._coding)
                 if self._choice.is_taken(config):
                     continue
-                if surrogate is not None and not due:
+                if surrogate is not None and turn is None and not blocked:
                     ticket, gain = self._best_stopped(surrogate, below, observed)
                     if ticket is not None and gain > rate[i]:
                         return Promote(ticket)
@@ -229,6 +239,19 @@ class Auto:
             return Promote(ticket)
         # Nothing can be trained any more. The study rejects the proposal, and counts up to the end of the space.
         return NewConfig(self._choice.anything(random))
+
+    def _candidates(self, turn: Turn | None, near: Sequence[tuple[str, Array]], random: np.random.Generator) -> Candidates | None:
+        """Return the candidates of a turn; None if there is none."""
+        if turn is None:
+            return self._choice.among(self._coding.methods, near, random)
+        if turn.kind is Kind.SMALL and not self._start.is_refused(turn.method):
+            return self._choice.smallest(turn.method, self._defaults[turn.method], random)
+        found = self._choice.among([turn.method], near, random)
+        if turn.kind is not Kind.RATE or found is None:
+            return found
+        best = self._best_rate()
+        rates = (found.config(i, self._coding).get(RATE) for i in range(len(found.sizes)))
+        return found.where(np.array([best is None or suits(rate, best) for rate in rates]))
 
     def _promise(self, surrogate: Surrogate, features: Array, sizes: Array) -> Array:
         """Return the expected hypervolume improvement (n,) of untried points."""
@@ -240,7 +263,7 @@ class Auto:
         """Return the same for sizes at (m, n) positions of (m,) weights; if nothing can be improved, prefer likely good points."""
         mean, std = surrogate.predict(features)
         gain = weights @ np.stack([expected_gain(self._front, mean, std, row) for row in positions])
-        promise: Array = (gain + 1e-12 * (mean + std)) * self._within_limits(features)
+        promise: Array = (gain + 1e-12 * (mean + std)) * self._within_limits(features) * self._accuracy.works(features, self._known)
         return promise
 
     def _effort(self, features: Array) -> Array | float:
@@ -262,10 +285,8 @@ class Auto:
         over, within = self._known.over(), self._known.within()
         if not len(over):
             return np.ones(len(features))
-        scaled = features * self._nearness
-        near = [np.exp(-squared(scaled, self._known.features(tickets) * self._nearness)).sum(1) for tickets in (over, within)]
-        likely: Array = (0.5 + near[1]) / (0.5 + near[0] + near[1])
-        return np.where(likely < LIKELY, 1e-12 * likely, likely)
+        found = likely(features, self._known.features(over), self._known.features(within), self._nearness)
+        return np.where(found < LIKELY, 1e-12 * found, found)
 
     def _best_stopped(self, surrogate: Surrogate, below: Array, observed: Tickets) -> tuple[int | None, float]:
         """Return the stopped trial with the largest promise per remaining epoch or second, and that promise."""
@@ -282,10 +303,23 @@ class Auto:
             gain /= self._seconds.of_trials(stopped, self._known.features(stopped))
         return int(stopped[gain.argmax()]), float(gain.max())
 
-    def _due(self) -> list[str]:
-        """Return the methods that have not had their share yet, starting with the smallest share."""
+    def _due(self) -> list[Turn]:
+        """Return the trials that methods are due, the most urgent first."""
+        if not self._fair:
+            return []
+        if Part.START in self._parts:
+            return self._start.turns(lambda m: self._choice.is_available(self._defaults[m]), self._known.running_methods())
         n = self._n_sampled
-        return sorted((m for m in n if n[m] < N_FAIR), key=lambda m: n[m]) if self._fair else []
+        return [Turn(m, Kind.DRAW) for m in sorted((m for m in n if n[m] < N_FAIR), key=lambda m: n[m])]
+
+    def _best_rate(self) -> float | None:
+        """Return the learning rate of the trial that is expected to end best; None if there is none."""
+        observed = self._known.observed()
+        if not len(observed):
+            return None
+        best = int(observed[self._known.ends(observed)[0].argmax()])
+        rate = self._coding.config(self._known.methods[best], self._known.codes[best]).get(RATE)
+        return float(rate) if isinstance(rate, int | float) else None
 
     def _below(self, positions: Array, ends: Array) -> Array:
         """Return how far (n,) the predicted ends are below the front, in goodness."""
@@ -293,28 +327,3 @@ class Auto:
         strip = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, len(levels) - 1)
         found: Array = np.array([goodness(top1) for top1 in levels])[strip] - ends
         return found
-
-    # -- learning ------------------------------------------------------------------------------------------------------------------
-
-    def _surrogate(self, observed: Tickets, ends: Array, variances: Array, below: Array) -> Surrogate | None:
-        """Return the surrogate of the current observations; None if there are too few."""
-        if len(observed) < N_LEAST:
-            return None
-        if self._to_fit is not None:
-            self._hyperparameters, self._to_fit = fit(self._kernel, self._prior, *self._to_fit), None
-        if len(observed) > N_KNOWN:  # those nearest to the front, and an even part of the others
-            order = np.argsort(below, kind="stable")
-            near, others = order[: N_KNOWN // 2], np.sort(order[N_KNOWN // 2 :])
-            part = others[np.linspace(0, len(others) - 1, N_KNOWN - len(near)).astype(np.int64)]
-            taken = np.concatenate([near, part])
-            observed, ends, variances = observed[taken], ends[taken], variances[taken]
-        silent = self._known.features(self._known.silent()[-N_RUNNING:])
-        return Surrogate(
-            self._kernel,
-            self._hyperparameters,
-            self._known.features(observed),
-            ends,
-            variances,
-            pending=silent,
-            pending_extra=SPREAD**2,
-        )

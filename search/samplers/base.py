@@ -69,6 +69,18 @@ class Done:
 Answer = NewConfig | Promote | Wait | Done
 
 
+class Part(enum.StrEnum):
+    """A part of `auto` that came after its first version. The facts of a study name the parts with which it began."""
+
+    SHARED = "shared columns"  # knobs of one meaning are the same columns for every method (`search.samplers.shared_columns`)
+    CLIPPED = "clipped"  # accuracies of diverged trials are clipped, and failed trials make their like less likely
+    NOISE = "noise"  # each accuracy counts with the standard error of its images and of a seed
+    START = "start"  # a start that fits the budget, the smallest sensible size first (`search.samplers.start`)
+
+
+ALL_PARTS = frozenset(Part)
+
+
 class Result(enum.Enum):
     """The result of a configuration."""
 
@@ -94,6 +106,10 @@ class SamplerContext:
         n_epochs: Epochs of a complete trial.
         pool: The only configurations that exist (the rows of a recorded table); None for the whole space.
         by_seconds: True if the budget is in hours, so that what a trial adds is weighed against its seconds.
+        n_trials: Number of trials of the budget with which the study began; None if only hours limit it.
+        n_images: Number of images that accuracies are measured on; None if that is unknown, or the metric is another one.
+        parts: Parts of `auto` with which the study began.
+        elsewhere: Configurations of studies with other data, and the standardised goodness of each within its study.
     """
 
     space: JointSpace
@@ -104,6 +120,10 @@ class SamplerContext:
     n_epochs: int = 1
     pool: Sequence[Config] | None = None
     by_seconds: bool = False
+    n_trials: int | None = None
+    n_images: int | None = None
+    parts: frozenset[Part] = ALL_PARTS
+    elsewhere: Sequence[tuple[Config, float]] = ()
 
 
 class Sampler(Protocol):

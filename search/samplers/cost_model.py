@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, Surrogate, fit
+from search.samplers.shared_columns import STEP
 
 Array = NDArray[np.float64]
 N_KNOWN = 128  # measurements that are used: the newest, and evenly spaced others
@@ -21,6 +22,7 @@ LEAST = 1e-9  # of the limit: lower bound of a measured cost
 # Initial squared inverse length scales of a fit, by group (as in `auto`): a cost depends on the structure of a model, not on
 # knobs that only affect its training.
 PRIOR_WEIGHTS = {"size": 8.0, "method": 2.0, "shared lr": 1e-3, "shared weight_decay": 1e-3, "scale": 1e-3, "dropout": 1e-3}
+PRIOR_WEIGHTS |= {STEP: 1e-3}
 PRIOR_WEIGHT_OF_OTHERS = 0.5
 
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(3)

@@ -8,7 +8,7 @@ A *code* is a row of numbers, one for each knob of the method: the index of a ch
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -48,9 +48,36 @@ class Column:
         ranks = np.argsort(np.argsort(np.asarray(choices, dtype=np.float64)))
         return (ranks / (len(choices) - 1))[:, None]
 
+    @property
+    def ends(self) -> list[Value]:
+        """The choices of the knob, or the ends of its range."""
+        if self.choices is not None:
+            return self.choices
+        values = cast(FloatDistribution | IntDistribution, self.values)
+        return [values.low, values.high]
+
+    @property
+    def is_number(self) -> bool:
+        """True if all values are numbers."""
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.ends)
+
+    @property
+    def smallest(self) -> float:
+        """The code of the smallest value of a number."""
+        return 0.0 if self.choices is None else float(np.argmin(np.array(self.choices, dtype=np.float64)))
+
     def draw(self, n: int, random: np.random.Generator) -> Array:
         """Draw `n` codes, uniform over the choices or the range."""
         return random.integers(len(self.choices), size=n).astype(float) if self.choices is not None else random.random(n)
+
+    def numbers(self, codes: Array) -> Array:
+        """Return the values (n,) of codes of a knob whose values are numbers; a range is not rounded to its steps."""
+        if self.choices is not None:
+            return np.array(self.choices, dtype=np.float64)[codes.astype(np.int64)]
+        values = cast(FloatDistribution | IntDistribution, self.values)
+        low, high = float(values.low), float(values.high)
+        found: Array = low * (high / low) ** codes if values.log else low + codes * (high - low)
+        return found
 
     def features(self, codes: Array) -> Array:
         """Convert codes (n,) to features (n, width)."""
@@ -126,6 +153,10 @@ class Coding:
                 at = self._columns[method, column.key]
                 labels[at] = [(column.suffix, column.width, j) for j in range(column.width)]
         return labels
+
+    def columns_of(self, method: str, knobs: Sequence[int]) -> list[int]:
+        """Return the feature columns of some knobs of a method, given by their indices."""
+        return [i for j in knobs for i in range(*self._columns[method, self.columns[method][j].key].indices(len(self.groups)))]
 
     def draw(self, method: str, n: int, random: np.random.Generator) -> Array:
         """Draw codes (n, knobs), uniform over the method's space."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search.samplers.encoding import Array, Coding
+from search.samplers.shared_columns import SharedColumns
 from spaces import Config, JointSpace, key_of
 
 
@@ -23,6 +24,7 @@ class FinitePool:
         self._left = {key_of(config): config for config in configs}
         # The configurations of each method, in order, with their features, which define the distance between two of them.
         self._of = {method: [c for c in configs if c["method"] == method] for method in space.methods}
+        self._shared = SharedColumns(space)
         self._features = {method: np.stack([self._distance_code(c) for c in rows]) for method, rows in self._of.items() if rows}
 
     def take(self, config: Mapping[str, object]) -> None:
@@ -30,20 +32,26 @@ class FinitePool:
         self._left.pop(key_of(config), None)
 
     def nearest(self, config: Config) -> Config:
-        """Return the nearest unused configuration of the same method; else of another method; else any used one.
+        """Return the nearest unused configuration of the same method; else of all methods; else any used one.
 
-        The distance is measured in knobs: two values of a named choice have distance 1, as have the ends of a scale or range.
+        The distance is measured in knobs: two values of a named choice have distance 1, as have the ends of a scale or range. Other
+        methods are compared by the knobs that they share (`search.samplers.shared_columns`).
         """
-        target = self._distance_code(config)
-        for method in sorted(self._features, key=lambda m: m != config["method"]):
-            rows = self._of[method]
+        method = str(config["method"])
+        if method in self._features:
+            target, rows = self._distance_code(config), self._of[method]
             distance = ((self._features[method] - target) ** 2).sum(1)
             for i in np.argsort(distance, kind="stable"):
                 if key_of(rows[i]) in self._left:
                     return dict(rows[i])
-        return dict(next(row for rows in self._of.values() for row in rows))
+        if not self._left:
+            return dict(next(row for rows in self._of.values() for row in rows))
+        target = self._code_in(self._shared, config)
+        return dict(min(self._left.values(), key=lambda row: float(((self._code_in(self._shared, dict(row)) - target) ** 2).sum())))
 
     def _distance_code(self, config: Config) -> Array:
-        code = self._coding.code(config)[None, :]
-        target: Array = self._coding.features(str(config["method"]), code, np.zeros(1))[0]
+        return self._code_in(self._coding, config)
+
+    def _code_in(self, coding: Coding, config: Config) -> Array:
+        target: Array = coding.features(str(config["method"]), coding.code(config)[None, :], np.zeros(1))[0]
         return target

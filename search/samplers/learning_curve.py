@@ -16,6 +16,10 @@ from search.pareto import Front
 Array = NDArray[np.float64]
 LEAST_ERROR = 0.005  # added to every error before its logarithm
 SPREAD = 0.35  # prior standard deviation of the gain in goodness from the first epoch to the end
+CLIP = 2.0  # an end further below the median than this many times the best tenth is above it is clipped
+LEAST_CLIP = 0.1  # in goodness: the least that the best tenth counts as above the median
+SEED_SPREAD = 0.01  # standard deviation of an accuracy from seed to seed, where the error is `SEED_ERROR` (our recorded table)
+SEED_ERROR = 0.05
 WEIGHT = 4.0  # weight of this prior, in trials
 N_CURVES = 200  # newest complete trials that are used
 UNKNOWN = (1.0, 0.0, SPREAD**2)  # slope, shift, variance
@@ -26,6 +30,28 @@ NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 def goodness(top1: float) -> float:
     """Return -log(error) of an accuracy (fraction), about 5.3 at most."""
     return -math.log(1.0 + LEAST_ERROR - min(top1, 1.0))
+
+
+def clipped(ends: Array) -> Array:
+    """Return goodness (n,) at least `CLIP` times as far below the median as the best tenth is above it.
+
+    A trial that diverged says that its like diverge. How far it fell says nothing, and would set the scale of all others.
+    """
+    middle = float(np.median(ends))
+    above = max(float(np.quantile(ends, 0.9)) - middle, LEAST_CLIP)
+    found: Array = np.maximum(ends, middle - CLIP * above)
+    return found
+
+
+def noise_variance(ends: Array, n_images: int) -> Array:
+    """Return the variances (n,) of goodness that was measured on n images after one training from one seed.
+
+    The images give an accuracy p the variance p (1 - p) / n. That of a seed is taken to be proportional to its error.
+    """
+    error = np.clip((np.exp(-ends) - LEAST_ERROR) * n_images + 0.5, 0.5, n_images) / (n_images + 1.0)  # no error is exactly 0
+    images, seed = error * (1.0 - error) / n_images, SEED_SPREAD**2 * np.minimum(error / SEED_ERROR, 2.0)
+    found: Array = (images + seed) / (error + LEAST_ERROR) ** 2
+    return found
 
 
 class Extrapolation:

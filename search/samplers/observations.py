@@ -82,9 +82,10 @@ class Observations:
         """Record that the trial resumes."""
         self._rows[ticket]["running"], self._rows[ticket]["stopped"] = True, False
 
-    def drop(self, ticket: int) -> None:
-        """Record that the configuration was rejected or has failed, so that its accuracy stays unknown."""
-        self._rows[ticket]["gone"], self._rows[ticket]["running"] = True, False
+    def drop(self, ticket: int, *, failed: bool) -> None:
+        """Record that the configuration has failed or was rejected, so that its accuracy stays unknown."""
+        row = self._rows[ticket]
+        row["gone"], row["running"], row["failed"] = True, False, failed
 
     # -- queries -------------------------------------------------------------------------------------------------------------------
 
@@ -97,6 +98,14 @@ class Observations:
         """Return the tickets of running trials without any epoch."""
         rows = self._rows[: len(self)]
         return np.flatnonzero(rows["running"] & (rows["n_epochs"] == 0))
+
+    def running_methods(self) -> set[str]:
+        """Return the methods of running trials."""
+        return {self.methods[ticket] for ticket in np.flatnonzero(self._rows["running"][: len(self)])}
+
+    def failed(self) -> Tickets:
+        """Return the tickets of trials that have failed."""
+        return np.flatnonzero(self._rows["failed"][: len(self)])
 
     def stopped(self) -> Tickets:
         """Return the tickets of stopped trials that may resume."""
@@ -136,5 +145,5 @@ class Observations:
 
 _ROW = np.dtype(
     [("position", float), ("last", float), ("n_epochs", np.int64)]
-    + [(flag, bool) for flag in ("running", "complete", "stopped", "over", "gone")]
+    + [(flag, bool) for flag in ("running", "complete", "stopped", "over", "gone", "failed")]
 )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.errors import LedgerError
 
-__all__ = ["Facts", "LearnedTrial", "Pinned", "PrecisionFact", "PrefixFact", "TrialMemory", "read_facts"]
+__all__ = ["AutoFact", "Facts", "LearnedTrial", "Pinned", "PrecisionFact", "PrefixFact", "TrialMemory", "read_facts"]
 
 
 class _Stored(BaseModel):
@@ -33,6 +33,7 @@ class LearnedTrial(NamedTuple):
     top1: float  # score of the first objective
     size: float  # second objective, in the unit of this study
     on_front: bool  # True if it was on the front of its own study
+    standing: float | None = None  # standardised goodness within its own study, if that had other data; None for the same data
 
 
 class PrecisionFact(_Stored):
@@ -99,6 +100,18 @@ class Pinned(_Stored):
     watched: Mapping[str, str] = Field(default_factory=dict)
 
 
+class AutoFact(_Stored):
+    """What the sampler `auto` was when the study began.
+
+    Attributes:
+        parts: Parts that came after its first version (`search.samplers.base.Part`).
+        n_trials: Number of trials of the budget, which its start fits; None if only hours limited it.
+    """
+
+    parts: tuple[str, ...] = ()
+    n_trials: int | None = None
+
+
 class Facts(_Stored):
     """The values that were measured once, when a study was created.
 
@@ -116,6 +129,7 @@ class Facts(_Stored):
             stochastic depth and dropout act in blocks that nothing trains, too.
         by_seconds: True if `auto` and the rungs weigh what a trial adds against its seconds: the budget was in hours when the study
             began. A study that began before continues by epochs.
+        auto: Parts of `auto` with which the study began; None for a study that began before it had any, which continues without.
         pinned: Data, weights and users' methods of the study; None for a study that began before it was recorded and has had no
             driver since.
     """
@@ -131,6 +145,7 @@ class Facts(_Stored):
     checkpoints: str | None = None
     prefix: PrefixFact | None = None
     by_seconds: bool = False
+    auto: AutoFact | None = None
     pinned: Pinned | None = None
 
     @property

@@ -12,10 +12,10 @@ from search.config.study_file import ANCHOR, StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
 from search.metrics import METRICS, unfit
-from search.samplers.auto import fair_start
-from search.samplers.base import SamplerContext
+from search.samplers.base import Part, SamplerContext
 from search.samplers.sampler import SeededSampler
-from search.storage.facts import Facts, Pinned, PrecisionFact, TrialMemory
+from search.samplers.start import n_start
+from search.storage.facts import AutoFact, Facts, Pinned, PrecisionFact, TrialMemory
 from search.storage.rows import StudyRow
 from search.study.warm_start import learn
 from spaces import Config, JointSpace
@@ -55,6 +55,8 @@ def facts_of(
     known |= {} if memory is None else {"memory": memory}
     known |= {"prefix": prefix_fact(file, sizes)}
     known |= {} if file.budget.max_hours is None else {"by_seconds": True}
+    if file.search.sampler == "auto":
+        known |= {"auto": AutoFact(parts=tuple(Part), n_trials=file.budget.n_trials)}
     known |= {} if file.shared is None else {"checkpoints": file.shared}
     return Facts(
         n_classes=sizes.n_classes,
@@ -143,12 +145,12 @@ def notes_on(file: StudyFile, n_training: int | None = None, classes: Mapping[st
 def note_on_budget(file: StudyFile) -> str | None:
     """Return a warning if the budget ends before `auto` has given each method its fair start; None otherwise."""
     methods, n = [method for method in file.methods if method != ANCHOR], file.budget.n_trials
-    if file.search.sampler != "auto" or n is None or n >= (needed := fair_start(len(methods))):
+    if file.search.sampler != "auto" or n is None or n >= (needed := n_start(len(methods))):
         return None
-    fewer = sum(fair_start(k) <= n // 2 for k in range(1, len(methods)))
+    fewer = sum(n_start(k) <= n // 2 for k in range(1, len(methods)))
     return (
-        f"budget.n_trials: the fair start takes {needed:,} trials (head-only, and the default and some draws of each method), so "
-        f"nothing that is learnt decides within {n:,}; give {2 * needed:,} trials"
+        f"budget.n_trials: the fair start takes {needed:,} trials (head-only, and the smallest size and the default "
+        f"of each method, with others in between), so {n:,} leave some out; give {2 * needed:,} trials"
         + (f", or {fewer} method{'s' if fewer > 1 else ''}" if fewer else "")
     )
 
@@ -196,14 +198,14 @@ def note_on_hours(file: StudyFile, n_trials: float) -> str | None:
         n_trials: Number of trials that the hours are expected to hold.
     """
     methods, hours = [method for method in file.methods if method != ANCHOR], file.budget.max_hours
-    needed = fair_start(len(methods))
+    needed = n_start(len(methods))
     if file.search.sampler != "auto" or file.budget.n_trials is not None or hours is None or n_trials >= needed:
         return None
     enough = 2 * needed * hours / max(n_trials, 1.0)
-    fewer = sum(fair_start(k) <= n_trials / 2 for k in range(1, len(methods)))
+    fewer = sum(n_start(k) <= n_trials / 2 for k in range(1, len(methods)))
     return (
         f"budget.max_hours: {hours:g} h hold about {n_trials:,.0f} trials, and the fair start takes {needed:,} (head-only, and the "
-        f"default and some draws of each method), so nothing that is learnt decides; give {enough:.2g} h"
+        f"smallest size and the default of each method, with others in between), so some are left out; give {enough:.2g} h"
         + (f", or {fewer} method{'s' if fewer > 1 else ''}" if fewer else "")
     )
 

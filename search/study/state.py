@@ -16,8 +16,8 @@ from search.config import trial_resources
 from search.config.study_file import ANCHOR, StudyFile
 from search.costs import Sizes, epoch_seconds
 from search.front import compared
-from search.metrics import METRICS
-from search.samplers.base import Answer, NewConfig, Result, SamplerContext
+from search.metrics import METRICS, TOP1
+from search.samplers.base import Answer, NewConfig, Part, Result, SamplerContext
 from search.samplers.sampler import SeededSampler
 from search.samplers.size_cache import CachedSize
 from search.storage.events import EventKind
@@ -65,7 +65,7 @@ class SearchState:
         self.reference_point = row.facts.reference_point
         self.trials: list[Trial] = []
         self.front = pareto.Front(self.reference_point, linear=file.objectives[1] not in PARAMETERS)
-        space = file.joint_space()
+        space, parts = file.joint_space(), _parts_of(row)
         context = SamplerContext(
             space,
             size=CachedSize(self.costs.size, space, exact=pool is not None, operations=self.costs.counts_operations),
@@ -75,6 +75,10 @@ class SearchState:
             n_epochs=file.budget.epochs,
             pool=pool,
             by_seconds=row.facts.by_seconds,
+            n_trials=None if row.facts.auto is None else row.facts.auto.n_trials,
+            n_images=row.facts.n_validation if file.objectives[0] == TOP1 else None,
+            parts=parts,
+            elsewhere=tuple((t.config, t.standing) for t in row.facts.learned if t.standing is not None),
         )
         self._by_seconds, self._n_epochs = row.facts.by_seconds, file.budget.epochs
         self.sampler = SeededSampler.make(file.search.sampler, context, seed=file.search.seed)
@@ -98,8 +102,8 @@ class SearchState:
         self._trial_of: dict[int | None, int] = {}  # the sampler's ticket -> trial number
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to detect duplicates
         self._n_extended = 0  # trials that continue an ended one, which `budget.n_trials` does not count
-        for config, score, size, _ in row.facts.learned:
-            if (known := self.sampler.add(config, drawn=False)) is not None:
+        for config, score, size, _, standing in row.facts.learned:
+            if standing is None and (known := self.sampler.add(config, drawn=False)) is not None:
                 self.sampler.tell(known, Result.COMPLETE, top1=score, size=size)
         self._replay(ledger)
 
@@ -297,8 +301,18 @@ def _rounded(config: Config) -> str:
 
 
 def _first_configs(file: StudyFile, row: StudyRow) -> list[Config]:
-    """Return the first configurations: head-only as the small end, the papers' defaults, the file's points, learned fronts."""
+    """Return the first configurations: head-only as the small end, the papers' defaults, the file's points, learned fronts.
+
+    The defaults are left to the sampler if it has a start of its own.
+    """
     everything = file.model_copy(update={"methods": (ANCHOR, *file.methods)}).joint_space()
-    fronts = [config for config, _, _, on_front in row.facts.learned if on_front]
-    first = [everything.default(method) for method in everything.methods] + file.points() + fronts
+    fronts = [trial.config for trial in row.facts.learned if trial.on_front]
+    methods = (ANCHOR,) if Part.START in _parts_of(row) else everything.methods
+    first = [everything.default(method) for method in methods] + file.points() + fronts
     return list({key_of(config): config for config in first}.values())
+
+
+def _parts_of(row: StudyRow) -> frozenset[Part]:
+    """Return the parts of `auto` with which a study began; a part of a newer Paretune is not known here."""
+    known = () if row.facts.auto is None else row.facts.auto.parts
+    return frozenset(part for part in Part if part in known)

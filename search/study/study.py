@@ -202,8 +202,8 @@ class Study:
         """Return the next trial to run, or None if nothing can start.
 
         A trial that ran when the last driver ended comes first, under its own number. Then come head-only, the paper's default of
-        each method, and the sampler's proposals. Configurations that are too large, invalid or already known are rejected on the
-        way, in the same transaction.
+        each method unless the sampler starts by itself, and the sampler's proposals. Configurations that are too large, invalid
+        or already known are rejected on the way, in the same transaction.
         """
         if self._stopping is Stopping.NOW:
             return None

@@ -1,5 +1,7 @@
 """The warm start of a study from others: their results for the sampler, and their fronts to try first.
 
+A study of other data has accuracies on another scale. Its trials count with their standing among each other, and may be tried here.
+
 They are read once, when the study is created, and stored among its facts, so the study does not depend on the others afterwards.
 """
 
@@ -11,10 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
+from search.samplers.learning_curve import clipped, goodness
 from search.storage.facts import LearnedTrial, Pinned
 from search.trial import PARAMETERS, State, Trial
 from spaces import Config
@@ -44,8 +49,30 @@ def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
                 f"search.learn_from: {source} has no complete trial{of_cost} that is a point of this study's space"
             )
         members = {trial.number for trial in front(trials)}
-        learned += [LearnedTrial(dict(t.config), *t.objectives, t.number in members) for t in trials]
+        standings = [None] * len(trials) if _same_data(file, source, pinned) else _standings(trials)
+        learned += [
+            LearnedTrial(dict(t.config), *t.objectives, t.number in members, standing)
+            for t, standing in zip(trials, standings, strict=True)
+        ]
     return learned
+
+
+def _same_data(file: StudyFile, source: Path, pinned: Pinned | None) -> bool:
+    """Return whether a study's accuracies can be compared with this one's: same data and backbone. A Parquet file does not say."""
+    if not source.is_dir():
+        return True
+    row, now = load(source).row, file.resolved()
+    then = row.facts.pinned
+    if pinned is not None and then is not None and None not in (pinned.data, pinned.weights):
+        return (then.data, then.weights) == (pinned.data, pinned.weights)
+    return bool(row.file["data"] == now["data"] and row.file["backbone"] == now["backbone"])
+
+
+def _standings(trials: Sequence[Trial]) -> list[float]:
+    """Return the standardised goodness of each trial among all of its study."""
+    values = clipped(np.array([goodness(trial.objectives[0]) for trial in trials]))
+    found: list[float] = ((values - values.mean()) / max(float(values.std()), 1e-3)).tolist()
+    return found
 
 
 def _refuse_changed(file: StudyFile, source: Path, pinned: Pinned | None) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from search.samplers.auto import EXPECTED, fair_start
+from search.samplers.auto import EXPECTED
+from search.samplers.start import n_start
 
 METHODS: Final = ("lora", "arc", "lily", "adaptformer", "fact", "ssf", "convpass", "householder")  # the order in which they stay
 FEWEST_METHODS: Final = 3
@@ -93,7 +94,7 @@ def choose(
     whole = usual_epochs(n_images)
     for given in HOURS if hours is None else (hours,):
         for chosen, size, epochs in _concessions(methods, sizes, whole, any_of_them=hours is not None or given == HOURS[-1]):
-            if (n := n_trials(chosen, size, epochs, given)) >= ENOUGH * fair_start(len(chosen)):
+            if (n := n_trials(chosen, size, epochs, given)) >= ENOUGH * n_start(len(chosen)):
                 return Choice(tuple(chosen), size, epochs, given, n, fits=True)
     least = methods[:FEWEST_METHODS], sizes[-1], max(EPOCHS[0], whole // 4)
     given = HOURS[-1] if hours is None else hours
@@ -102,7 +103,7 @@ def choose(
 
 def hours_needed(choice: Choice) -> float:
     """Return the hours into which the fair starts of a choice that does not fit would fit."""
-    return choice.hours * ENOUGH * fair_start(len(choice.methods)) / max(1, choice.n_trials)
+    return choice.hours * ENOUGH * n_start(len(choice.methods)) / max(1, choice.n_trials)
 
 
 def _concessions(

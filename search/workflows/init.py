@@ -17,7 +17,7 @@ from search.config import loading
 from search.config.yaml_text import parse
 from search.errors import RequestError
 from search.names import is_study_name
-from search.samplers.auto import fair_start
+from search.samplers.start import n_start
 from search.workflows import busy, first_file
 from search.workflows.first_file import Choice
 
@@ -146,7 +146,7 @@ def _text(
     n_slots: int,
     asked: bool,
 ) -> str:
-    n_train, fair = seen.n_images["train"], fair_start(len(choice.methods))
+    n_train, fair = seen.n_images["train"], n_start(len(choice.methods))
     size, own = choice.img_size, network.own_size
     pixels = f"{size} of its own {own} pixels" if size is not None and size != own else f"its own {own} pixels"
     backbone = [f"name: {network.name}", *([f"weights: {_quoted(network.weights)}"] if network.weights is not None else [])]

@@ -55,7 +55,7 @@ def test_what_is_known_to_cost_too_much_is_never_trained(tmp_path: Path, key: st
     assert max(trial.adapter_params for trial in study.trials) <= 5_000  # each of the limits comes to that
     rejections = load(study.folder).rejections
     words = "adapter parameters are more than budget.max_params = 5,000" if key == "adapter_params" else f"{key} "
-    assert [reason for _, reason in rejections if words in reason]
+    assert sampler == "auto" or [reason for _, reason in rejections if words in reason]  # auto knows sizes before it proposes
 
 
 def test_a_method_of_which_nothing_keeps_the_limits_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -28,12 +28,16 @@ def made(storage: Path, name: str, **search: object) -> Study:
     return new_study(storage, **RAW | {"study": name, "search": search})
 
 
-def test_points_are_tried_after_the_defaults_and_filled_up_from_them(tmp_path: Path) -> None:
-    study = made(tmp_path, "s", points=[{"method": "arc", "arc.rank": 5}, {"method": "lora", "lora.rank": 1, "optim.lr": 0.002}])
-    asked = [trial.config for trial in (study.ask() for _ in range(5)) if trial is not None]
-    assert [config["method"] for config in asked] == ["head_only", "lora", "arc", "arc", "lora"]
-    assert asked[3] == asked[2] | {"arc.rank": 5}
-    assert asked[4] == asked[1] | {"lora.rank": 1, "optim.lr": 0.002}
+@pytest.mark.parametrize(("sampler", "first"), [("random", ["head_only", "lora", "arc"]), ("auto", ["head_only"])])
+def test_points_are_filled_up_from_the_defaults_and_tried_after_them_or_before_the_start(
+    tmp_path: Path, sampler: str, first: list[str]
+) -> None:
+    points = [{"method": "arc", "arc.rank": 5}, {"method": "lora", "lora.rank": 1, "optim.lr": 0.002}]
+    study = made(tmp_path, "s", sampler=sampler, points=points)
+    asked = [trial.config for trial in (study.ask() for _ in range(len(first) + 2)) if trial is not None]
+    assert [config["method"] for config in asked] == [*first, "arc", "lora"]
+    space = study.file.joint_space()
+    assert asked[-2:] == [space.default(str(point["method"])) | point for point in points]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.config import loading
-from search.samplers.auto import EXPECTED, fair_start
+from search.samplers.auto import EXPECTED
+from search.samplers.start import n_start
 from search.study.checks import note_on_budget, note_on_grace, note_on_hours
 from search.workflows import first_file
 from search.workflows.first_file import METHODS, choose, hours_needed, image_sizes, usual_epochs
@@ -42,7 +43,7 @@ def test_what_fits_holds_two_fair_starts_and_what_does_not_says_what_would(
     start, epoch = zip(*(seconds_of(per_pixel)(method, found.img_size) for method in found.methods), strict=True)
     needed = sum(start) + EXPECTED * found.epochs * sum(epoch)
     assert found.n_trials == pytest.approx(math.floor(found.hours * 3600 * n_slots / (needed / len(found.methods))), abs=1)
-    assert found.fits == (found.n_trials >= 2 * fair_start(len(found.methods)))
+    assert found.fits == (found.n_trials >= 2 * n_start(len(found.methods)))
     assert found.hours == hours or (hours is None and found.hours in first_file.HOURS)
     assert found.methods == METHODS[: len(found.methods)]
     assert found.img_size in sizes
@@ -125,12 +126,12 @@ def test_a_budget_that_ends_within_the_fair_start_is_noted() -> None:
         "study": "s",
         "data": {"kind": "synthetic"},
         "methods": ["lora", "arc", "lily"],
-        "budget": {"n_trials": 12, "epochs": 2},
+        "budget": {"n_trials": 10, "epochs": 2},
     }
     note = str(note_on_budget(loading.check(short)))
-    assert "the fair start takes 13 trials" in note
-    assert note.endswith("within 12; give 26 trials, or 1 method")
-    assert note_on_budget(loading.check(short | {"budget": {"n_trials": 13, "epochs": 2}})) is None
+    assert "the fair start takes 11 trials" in note
+    assert note.endswith("so 10 leave some out; give 22 trials, or 1 method")
+    assert note_on_budget(loading.check(short | {"budget": {"n_trials": 11, "epochs": 2}})) is None
     assert note_on_budget(loading.check(short | {"search": {"sampler": "random"}})) is None
 
 
@@ -152,17 +153,17 @@ def test_a_first_rung_that_compares_learning_rates_is_noted_with_a_grace_that_do
     assert "after 3 of 30 epochs, is within the warm-up" in str(note_on_grace(within, n_images))
     few = str(note_on_grace(loading.check(by_trials), 32))
     assert "give more epochs, or rungs: null (all to the end)" in few
-    assert note_on_grace(loading.load("emoji"), 1200) is None
+    assert note_on_grace(loading.load("emoji"), 1200) is note_on_grace(loading.load("digits"), 200) is None
 
 
 def test_hours_that_end_within_the_fair_start_are_noted() -> None:
     raw = {"study": "s", "data": {"kind": "synthetic"}, "methods": ["lora", "arc", "lily"]}
     file = loading.check(raw | {"budget": {"max_hours": 0.5, "epochs": 12}})
     note = str(note_on_hours(file, 6.5))
-    assert "0.5 h hold about 6 trials, and the fair start takes 13" in note
-    assert note.endswith("give 2 h")
-    assert str(note_on_hours(file, 12.0)).endswith("give 1.1 h, or 1 method")
-    assert note_on_hours(file, 13.0) is None
+    assert "0.5 h hold about 6 trials, and the fair start takes 11" in note
+    assert note.endswith("give 1.7 h")
+    assert str(note_on_hours(file, 10.0)).endswith("give 1.1 h, or 1 method")
+    assert note_on_hours(file, 11.0) is None
     assert note_on_hours(loading.check(raw | {"budget": {"max_hours": 0.5, "n_trials": 5, "epochs": 12}}), 1.0) is None
 
 
