@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: search test quick lint format docs clean
+.PHONY: search test quick lint format docs dist clean
 
 search: $(VENV)/.installed
 	$(BIN)/paretune run
@@ -29,6 +29,13 @@ format: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct)
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	sha256sum dist/*
+
 clean:
 	rm -rf $(VENV) build dist
 
@@ -47,4 +54,8 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-docs: $(VENV)/.installed-test
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-release: $(VENV)/.installed-test
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[release]'
 	@touch $@
