@@ -12,6 +12,7 @@ adapter parameters is drawn again. `full` has more than that. All are trained wi
 
 `record` works in slices: every finished run is one line in a file of its worker, a second call goes on with what is missing, and
 several workers share the runs (`--worker 0 --workers 2`). The order takes all methods in turn, so that a part is a fair sample.
+`collect` may write a part; runs that the table in results/ has already are not trained again.
 """
 
 from __future__ import annotations
@@ -129,11 +130,12 @@ def key_of(run: Run) -> str:
     return json.dumps([run[1], run[3]], sort_keys=True)
 
 
-def record(question: Question, parts: Path, worker: int, n_workers: int, minutes: float) -> None:
+def record(name: str, parts: Path, worker: int, n_workers: int, minutes: float) -> None:
     """Trains what is missing of this worker's share, for at most so many minutes."""
+    question = QUESTIONS[name]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parts.mkdir(parents=True, exist_ok=True)
-    done = {json.dumps([line["config"], line["seed"]], sort_keys=True) for line in recorded(parts)}
+    done = {json.dumps([line["config"], line["seed"]], sort_keys=True) for line in recorded(name, parts)}
     everything = enumerate(runs(question))
     # Turned by one each round: otherwise, with an even number of methods, one worker would get all runs of the slow ones.
     mine = [run for i, run in everything if (i + i // (len(ADAPTERS) + len(question.anchors))) % n_workers == worker]
@@ -161,22 +163,40 @@ def record(question: Question, parts: Path, worker: int, n_workers: int, minutes
             print(f"{n + 1} of {len(todo)}, {left / 60:.0f} min left", flush=True)
 
 
-def recorded(parts: Path) -> list[dict[str, Any]]:
-    """Every whole line that the workers have written; a line torn by a kill is left out and its run made again."""
-    lines = []
+def recorded(name: str, parts: Path) -> list[dict[str, Any]]:
+    """The runs of the table in results/, and every whole line that workers have written; a line torn by a kill is left out."""
+    lines = in_results(name)
+    known = {json.dumps([line["config"], line["seed"]], sort_keys=True) for line in lines}
     for part in sorted(parts.glob("worker-*.jsonl")):
         for text in part.read_text().splitlines():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except json.JSONDecodeError:
                 continue
+            if json.dumps([line["config"], line["seed"]], sort_keys=True) not in known:
+                lines.append(line)
     return lines
 
 
-def collect(name: str, question: Question, parts: Path) -> None:
+def in_results(name: str) -> list[dict[str, Any]]:
+    """The runs of the table in results/, if there is one of this question."""
+    if not (path := RESULTS / f"{name}-table.parquet").is_file():
+        return []
+    table = pq.read_table(path)
+    recipe, question = json.loads(table.schema.metadata[b"paretune.recipe"]), QUESTIONS[name]
+    if any(
+        recipe.get(key, {}) != value
+        for key, value in (question.make | {"epochs": question.epochs, "space": question.space}).items()
+    ):
+        raise SystemExit(f"{path} is of another question; move it away")
+    return [row | {"config": json.loads(row["config"])} for row in table.to_pylist()]
+
+
+def collect(name: str, parts: Path) -> None:
     """Writes what is recorded as one Parquet with its recipe, and the summary beside it."""
+    question = QUESTIONS[name]
     order = {key_of(run): i for i, run in enumerate(runs(question))}
-    lines = sorted(recorded(parts), key=lambda line: order[json.dumps([line["config"], line["seed"]], sort_keys=True)])
+    lines = sorted(recorded(name, parts), key=lambda line: order[json.dumps([line["config"], line["seed"]], sort_keys=True)])
     sizes = question.sizes()
     recipe = question.make | {
         "epochs": question.epochs,
@@ -253,12 +273,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=24 * 60.0)
     asked = parser.parse_args()
-    question = QUESTIONS[asked.question]
     parts = asked.parts or Path("paretune-studies") / f"{asked.question}-table"
     if asked.verb == "record":
-        record(question, parts, asked.worker, asked.workers, asked.minutes)
+        record(asked.question, parts, asked.worker, asked.workers, asked.minutes)
     else:
-        collect(asked.question, question, parts)
+        collect(asked.question, parts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,11 @@ class Metric:
     def on_test(self) -> str:
         """The name under which `finalize` reports it: `test/macro_f1`."""
         return f"test/{self.name}"
+
+    def on_watched(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the metric on each watched data set, `watch/SET/macro_f1`, by the set's name."""
+        first, last = "watch/", f"/{self.name}"
+        return {k[len(first) : -len(last)]: v for k, v in scores.items() if k.startswith(first) and k.endswith(last)}
 
     @property
     def heading(self) -> str:

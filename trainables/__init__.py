@@ -219,15 +219,19 @@ def audit(
     with large_imports():
         from trainables import backbones
         from trainables import data as images
+        from trainables.data import watched
 
         model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
         normalize = data.get("normalize", "backbone")
         wanted = backbones.preprocessing(model, normalize)
         found = images.audit(data, wanted, progress=progress)
+        seen = watched.load(data, wanted, progress=progress)
+        problems = (*found.skipped, *(problem for one in seen.values() for problem in one.skipped))
+        facts = {name: (one.n_images, one.digest) for name, one in seen.items()}
         digest = backbones.digest(model)
         backbones.refuse_changed(backbone, digest)
         normalisation = backbones.describe_normalisation(model, backbone.get("weights"), normalize)
-        return replace(found, weights_digest=digest, normalisation=normalisation)
+        return replace(found, skipped=problems, watched=facts, weights_digest=digest, normalisation=normalisation)
 
 
 def rehearse(
@@ -304,10 +308,12 @@ def refuse_changed(backbone: Mapping[str, Any], data: Mapping[str, Any], methods
     with large_imports():
         from trainables import backbones
         from trainables import data as images
+        from trainables.data import watched
 
         if data.get("digest") is not None:
             images.look_again()
             images.n_classes(data)
+            watched.refuse_changed(data)
         if backbone.get("digest") is not None:
             model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"))
             backbones.refuse_changed(backbone, backbones.digest(model))

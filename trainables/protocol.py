@@ -65,7 +65,8 @@ class Trainable(Protocol):
 
         Returns:
             `val/top1` (fraction in [0, 1]; not if an image has any number of labels), the study's metric (`val/NAME`, see
-            `trainables.training.quality`), `val/loss` (cross-entropy), `train/loss` (the training objective: cross-entropy,
+            `trainables.training.quality`), the same of each watched data set after the last epoch (`watch/NAME/top1` and so on, see
+            `trainables.data.watched`), `val/loss` (cross-entropy), `train/loss` (the training objective: cross-entropy,
             weighted if the recipe says so, plus the method's regulariser, if it has one), `cost/train_seconds`,
             `cost/eval_seconds`, `cost/images_per_second`, `cost/step_seconds`, `cost/peak_memory_bytes` (see
             `trainables.costs.memory`), `cost/gflops` (see `trainables.costs.counting`), and, if the recipe asks for them,
@@ -118,6 +119,10 @@ class Audit(Protocol):
     @property
     def data_digest(self) -> str | None:
         """The digest of names, sizes and labels of all images; None for a packaged data set."""
+
+    @property
+    def watched(self) -> Mapping[str, tuple[int, str]]:
+        """The number of images of each watched data set, and the digest of its names, sizes and labels."""
 
     @property
     def weights_digest(self) -> str:

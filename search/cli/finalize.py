@@ -61,7 +61,8 @@ def table(members: list[Member]) -> Table:
 
     metric = judged_by(member.trial for member in members)
     test = metric.heading.replace(metric.key, metric.on_test)
-    shown = Table("trial", "method", "params", metric.heading, test, "n", "P(front)", box=None)
+    watched = sorted({name for member in members for name in member.watched})
+    shown = Table("trial", "method", "params", metric.heading, test, *watched, "n", "P(front)", box=None)
     for member in members:
         spread = f" ± {metric.format(member.deviation)}" if len(member.tested) > 1 else ""
         shown.add_row(
@@ -70,6 +71,7 @@ def table(members: list[Member]) -> Table:
             f"{member.trial.adapter_params:,}",
             metric.format(member.trial.quality),
             metric.format(member.mean) + spread,
+            *(metric.format(member.watched[name]) if name in member.watched else "" for name in watched),
             str(len(member.tested)),
             f"{member.p_front:.2f}",
         )

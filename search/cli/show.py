@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -50,9 +51,9 @@ def front(
     grown = _growth(folder_of(study, storage), found.row.facts.reference_point) if growth else None
     if as_json:
         more = {} if grown is None else {"growth": [one.as_json() for one in grown]}
-        print_json(front_json(found.row, [*found.members, *found.extended]) | more)
+        print_json(front_json(found.row, [*found.members, *found.extended], _p_front(found)) | more)
         return
-    show_front(found)
+    show_front(found, _p_front(found))
     if grown:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in ("hypervolume", "trials ended", "epochs", "trained hours"):
@@ -61,6 +62,13 @@ def front(
             hours = one.spent("hours")
             table.add_row(f"{one.hypervolume:.4f}", f"{one.trials:,}", f"{one.epochs:,}", "-" if hours is None else f"{hours:,.3f}")
         Terminal().print(table)
+
+
+def _p_front(study: Overview) -> dict[int, float]:
+    """Return the probability that a trial is truly on the front, by its number; it takes all trials of the study."""
+    from search.results.saved_study import load
+
+    return load(study.folder).p_front() if study.members else {}
 
 
 def _growth(folder: Path, reference_point: tuple[float, float]) -> list[Growth]:
@@ -215,18 +223,20 @@ def _show_rejections(folder: Path, *, as_json: bool) -> None:
     Terminal().print(table)
 
 
-def show_front(study: Overview | SavedStudy) -> None:
-    """Print the front as a table, and the extended trials."""
+def show_front(study: Overview | SavedStudy, odds: Mapping[int, float] | None = None) -> None:
+    """Print the front as a table, with the probability that a member is truly on it if it is known, and the extended trials."""
     from search.results import tables, words
 
     console = Terminal()
     if not study.members:
         console.print("No trial is complete: the front is empty.")
         return
-    console.print(Constrain(tables.front_table(study.members), tables.TABLE_WIDTH))
+    console.print(Constrain(tables.front_table(study.members, odds=odds), tables.TABLE_WIDTH))
     if study.extended:
         console.print(Constrain(tables.extended_table(study.extended), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim")
+    if odds:
+        console.print("P(front): probability that no trial of its size or smaller is truly better.", style="dim")
     if study.ended:
         console.print(words.format_end(study.row.budget["n_trials"], study.ended), soft_wrap=True)
 

@@ -80,6 +80,8 @@ class Images(Section):
         background: Colour behind transparent pixels, `black` or `white`; null for the colour that the file stores below them.
         normalize: Normalisation (pixel - mean) / std of pixels in [0, 1]: `backbone` (the values of its weights), `imagenet`,
             `none` (mean 0, std 1), or `{mean: [...], std: [...]}` with a value per channel.
+        watch: Other data sets with the same classes, a path by name. A trial is scored on them when it is complete; nothing is
+            trained or chosen on them.
     """
 
     path: Path
@@ -92,6 +94,7 @@ class Images(Section):
     exif: Literal["ignore", "apply"] = "ignore"
     background: Literal["black", "white"] | None = None
     normalize: Literal["backbone", "imagenet", "none"] | Normalization = "backbone"
+    watch: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")], Path] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _crop_is_possible(self) -> Images:

@@ -187,8 +187,11 @@ class StudyFile(Section):
             backbone["weights"] = str(Path(backbone["weights"]).expanduser().absolute())
         if isinstance(self.data, Images):
             data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
+            data["watch"] = {name: {"path": str(path.expanduser().absolute())} for name, path in self.data.watch.items()}
         if facts is not None:
             data |= self._as_pinned(facts)
+            for name, digest in ({} if facts.pinned is None else facts.pinned.watched).items():
+                data["watch"][name]["digest"] = digest
             if facts.pinned is not None and facts.pinned.weights is not None:
                 backbone["digest"] = facts.pinned.weights
         recipe = self.recipe.model_dump(mode="json") | {"n_threads": self.resources.cpus_per_trial}

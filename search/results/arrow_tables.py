@@ -105,6 +105,7 @@ def _arrow(columns: Mapping[str, pa.Array], study: StudyRow | None) -> pa.Table:
     own = {} if study is None else stored_spaces(study.file)
     named = [space_of(method, own) for method in methods if unknown_method(method, own) is None]
     units = {knob.key: knob.unit for space in named for knob in space.knobs} | {k.key: k.unit for k in SHARED} | UNITS
+    units |= {key: "nats" if key.endswith("loss") else "fraction" for key in columns if key.startswith("watch/")}
     fields = [
         pa.field(key, column.type, metadata={"unit": units[key]} if units.get(key) else None) for key, column in columns.items()
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.front import beside, front, hypervolume
@@ -29,14 +29,17 @@ def trial_json(trial: Trial) -> dict[str, Any]:
     }
 
 
-def front_json(study: StudyRow, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the front as plain JSON values: `reference_point` as [metric, size], `members` as `trial_json`, smallest first."""
-    reference = study.facts.reference_point
+def front_json(study: StudyRow, trials: Sequence[Trial], odds: Mapping[int, float] | None = None) -> dict[str, Any]:
+    """Return the front as plain JSON values: `reference_point` as [metric, size], `members` as `trial_json`, smallest first.
+
+    Each member also has `p_front`, its value in `odds` (the probability that it is truly on the front), null if it is unknown.
+    """
+    reference, known = study.facts.reference_point, odds or {}
     return {
         "study": study.name,
         "objectives": list(objectives_of(study.file)),
         "reference_point": [study.metric.score(reference[0]), reference[1]],
         "hypervolume": hypervolume(trials, reference),
-        "members": [trial_json(trial) for trial in front(trials)],
+        "members": [trial_json(trial) | {"p_front": known.get(trial.number)} for trial in front(trials)],
         "extended": [trial_json(trial) for trial in beside(trials)],
     }

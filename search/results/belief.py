@@ -46,6 +46,10 @@ class Belief:
     trials: tuple[Trial, ...]
     draws: Array
 
+    def odds(self) -> dict[int, float]:
+        """Return `p_front` of each trial by its number."""
+        return {trial.number: float(p) for trial, p in zip(self.trials, self.p_front(), strict=True)}
+
     @property
     def mean(self) -> Array:
         """The expected score (trials,) of each trial, corrected for the choice of the best ones."""

@@ -32,6 +32,7 @@ def front_figure(
     *,
     n_validation: int | None = None,
     links: Mapping[int, str] | None = None,
+    odds: Mapping[int, float] | None = None,
 ) -> Figure:
     """Draw accuracy against size: the front as a step line, dominated trials pale, stopped ones faint and open.
 
@@ -40,6 +41,7 @@ def front_figure(
         reference_point: Reference point (score, size), where the axis of sizes ends.
         n_validation: Number of images that accuracies were measured on; if given, members have bars of one standard error.
         links: Address of the run of each trial, which a click on the trial opens.
+        odds: Probability that a trial is truly on the front, by its number; members tell it.
     """
     members = front(trials)
     behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
@@ -65,7 +67,7 @@ def front_figure(
         ]
         for every, style in kinds:
             some = [t for t in every if t.method == method]
-            known: Figure = {"n_validation": n_validation, "links": links or {}}
+            known: Figure = {"n_validation": n_validation, "links": links or {}, "odds": (odds or {}) if every is members else {}}
             drawn = _points(some, size_axis, floor=floor, colour=colour, style=style, **known)
             if some and every is members and any(errors.values()):
                 bars = [errors[t.number] for t in some]
@@ -96,6 +98,7 @@ def _points(
     style: Mapping[str, Any],
     n_validation: int | None,
     links: Mapping[int, str],
+    odds: Mapping[int, float],
 ) -> Figure:
     """Draw trials as markers; those below the floor are drawn on it, as triangles that point down."""
     below = [height(t) < floor for t in trials]
@@ -105,14 +108,14 @@ def _points(
         "y": [y if t.metric.larger_is_better else -y for t, y in zip(trials, heights, strict=True)],
         "marker": {"color": colour, **style, "symbol": ["triangle-down-open" if low else style["symbol"] for low in below]},
         "customdata": [[t.number, t.label, links.get(t.number, ""), describe_knobs(t)] for t in trials],
-        "text": [hover(t, n_validation) for t in trials],
+        "text": [hover(t, n_validation, odds.get(t.number)) for t in trials],
         "hovertemplate": "%{text}<extra></extra>",
         "cliponaxis": False,
     }
 
 
-def hover(trial: Trial, n_validation: int | None = None) -> str:
-    """Return the hover text of a trial: name, accuracy, sizes, state, and every knob."""
+def hover(trial: Trial, n_validation: int | None = None, odds: float | None = None) -> str:
+    """Return the hover text of a trial: name, accuracy, P(front) if it is known, sizes, state, and every knob."""
     known = standard_error(trial, n_validation) if trial.state is State.COMPLETE else None
     error = "" if known is None else f" ± {trial.metric.format(known)}"
     named = "" if trial.objective == TOP1 else f"{trial.metric.label} "
@@ -120,6 +123,7 @@ def hover(trial: Trial, n_validation: int | None = None) -> str:
     lines = [
         f"<b>{html.escape(trial.label)}</b>",
         f"{named}{trial.metric.words(trial.quality)}{error}",
+        *([] if odds is None else [f"truly on the front with probability {odds:.2f}"]),
         *([] if trial.against in ("adapter_params", "head_params") else [f"{trial.against} {format_quantity(trial.size)}"]),
         f"{trial.adapter_params:,} parameters, head {trial.head_params:,}",
         f"{trial.state.value.lower()}{stopped}, {trial.epochs} epochs",

@@ -26,6 +26,7 @@ from search.trial import Trial, find_trial
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from search.results.belief import Belief
     from search.results.sure_answer import SureAnswer
     from spaces import Config
 
@@ -150,13 +151,31 @@ class SavedStudy:
         Raises:
             RequestError: If this version does not know all knobs of the study.
         """
-        from search.config.loading import check_stored
-        from search.results.belief import believe
         from search.results.sure_answer import SureAnswer
 
+        return SureAnswer.of(self.belief(), within=within, max_size=max_size)
+
+    def belief(self) -> Belief:
+        """Return the belief about the true scores of the complete trials (see `search.results.belief`).
+
+        Raises:
+            RequestError: If this version does not know all knobs of the study.
+        """
+        from search.config.loading import check_stored
+        from search.results.belief import believe
+
         file = check_stored(self.row.file)
-        belief = believe(file.joint_space(with_anchor=True), self.history, self.n_validation, seed=file.search.seed)
-        return SureAnswer.of(belief, within=within, max_size=max_size)
+        return believe(file.joint_space(with_anchor=True), self.history, self.n_validation, seed=file.search.seed)
+
+    def p_front(self) -> dict[int, float]:
+        """Return the probability that a complete trial is truly on the front, by its number.
+
+        Empty if this version does not know all knobs of the study.
+        """
+        try:
+            return self.belief().odds()
+        except RequestError:
+            return {}
 
     def plot_front(self, *paths: Path) -> Any:
         """Return the front as an interactive plotly figure, or draw it into the given `.png` and `.svg` files."""

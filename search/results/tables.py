@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 100  # terminal columns; a wider row would be hard to follow
 
 
-def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
-    """Return the front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead."""
+def front_table(trials: Iterable[Trial], *, title: str | None = None, odds: Mapping[int, float] | None = None) -> Table:
+    """Return the front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead.
+
+    Args:
+        trials: Trials of a study; only members of the front are shown.
+        title: Title of the table.
+        odds: Probability that a trial is truly on the front, by its number; shown if there are any.
+    """
     table = _table(title)
     for heading, options in (
         ("trial", _RIGHT),
@@ -41,17 +47,35 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None) -> Table:
     against = _against(members)
     for key in against:
         table.add_column(key, **_RIGHT)
-    table.add_column(judged_by(members).heading, **_RIGHT)
+    watched = _watched(members)
+    for heading in (judged_by(members).heading, *watched, *(["P(front)"] if odds else [])):
+        table.add_column(heading, **_RIGHT)
     for trial in members:
         sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against))
-        numbers = (*sizes, trial.metric.format(trial.quality))
-        table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers)
+        numbers = (*sizes, trial.metric.format(trial.quality), *_watched_cells(trial, watched))
+        table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers, *_odds_cell(trial, odds))
     return table
+
+
+def _odds_cell(trial: Trial, odds: Mapping[int, float] | None) -> list[str]:
+    if not odds:
+        return []
+    return [f"{odds[trial.number]:.2f}" if trial.number in odds else ""]
 
 
 def _against(trials: Sequence[Trial]) -> list[str]:
     """Return the second objective, if it has no column already."""
     return [trial.against for trial in trials[:1] if trial.against not in ("adapter_params", "head_params")]
+
+
+def _watched(trials: Sequence[Trial]) -> list[str]:
+    """Return the names of the watched data sets on which some of the trials were scored."""
+    return sorted({name for trial in trials for name in trial.metric.on_watched(trial.metrics)})
+
+
+def _watched_cells(trial: Trial, names: Sequence[str]) -> list[str]:
+    scores = trial.metric.on_watched(trial.metrics)
+    return [trial.metric.format(scores[name]) if name in scores else "" for name in names]
 
 
 def extended_table(trials: Iterable[Trial]) -> Table:
@@ -119,18 +143,22 @@ def _table(title: str | None) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, expand=True)
 
 
-def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None = None) -> str:
+def front_markdown(
+    trials: Iterable[Trial], *, links: Mapping[int, str] | None = None, odds: Mapping[int, float] | None = None
+) -> str:
     """Return the front as a Markdown table, smallest member first.
 
     Args:
         trials: Trials of a study; only members of the front are shown.
         links: Address of some trials, whose number becomes a link.
+        odds: Probability that a trial is truly on the front, by its number; shown if there are any.
     """
     members = front(trials)
-    against = _against(members)
+    against, watched = _against(members), _watched(members)
+    headings = [*against, judged_by(members).key, *watched, *(["P(front)"] if odds else [])]
     lines = [
-        "".join(["| trial | method | knobs | adapter | head |", *(f" {key} |" for key in against), f" {judged_by(members).key} |"]),
-        "".join(["|:--|:--|:--|--:|--:|", *("--:|" for _ in against), "--:|"]),
+        "".join(["| trial | method | knobs | adapter | head |", *(f" {heading} |" for heading in headings)]),
+        "".join(["|:--|:--|:--|--:|--:|", *("--:|" for _ in headings)]),
     ]
     for trial in members:
         label = f"{trial.number:04d}"
@@ -138,7 +166,8 @@ def front_markdown(trials: Iterable[Trial], *, links: Mapping[int, str] | None =
             label = f"[{label}]({links[trial.number]})"
         name = METHOD_NAMES.get(trial.method, trial.method)
         sizes = [f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against)]
-        lines.append("| " + " | ".join([label, name, describe_knobs(trial), *sizes, trial.metric.words(trial.quality)]) + " |")
+        scores = [trial.metric.words(trial.quality), *_watched_cells(trial, watched), *_odds_cell(trial, odds)]
+        lines.append("| " + " | ".join([label, name, describe_knobs(trial), *sizes, *scores]) + " |")
     return "\n".join(lines)
 
 
@@ -147,11 +176,12 @@ def front_html(trials: Iterable[Trial]) -> str:
     import html
 
     rows, members = [], front(trials)
+    watched = _watched(members)
     for trial in members:
         name = METHOD_NAMES.get(trial.method, trial.method)
         sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", trial.metric.words(trial.quality))
-        rows.append((f"{trial.number:04d}", name, describe_knobs(trial), *sizes))
-    heads = ("trial", "method", "knobs", "adapter", "head", judged_by(members).key)
+        rows.append((f"{trial.number:04d}", name, describe_knobs(trial), *sizes, *_watched_cells(trial, watched)))
+    heads = ("trial", "method", "knobs", "adapter", "head", judged_by(members).key, *map(html.escape, watched))
     lines = ["".join(f"<th>{head}</th>" for head in heads)]
     lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

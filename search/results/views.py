@@ -44,12 +44,13 @@ def write_page(
     grown = growth(every, study.epochs, point)
     size = "size" if study.against == "adapter_params" else study.against
     named: Mapping[str, Any] = {"metric": study.metric, "against": study.against}
+    odds = study.p_front() if importance else {}
     sections = [
         (
             "The front",
             f"No trial beats its members in both {study.metric.label} and {size}. "
             "Hover over a trial for its knobs, click for its run.",
-            plotly_figures.front_figure(every, point, n_validation=study.n_validation, links=links),
+            plotly_figures.front_figure(every, point, n_validation=study.n_validation, links=links, odds=odds),
         ),
         (
             "Learning curves",
@@ -68,11 +69,14 @@ def write_page(
     sections.append(
         ("Every complete trial at once", "Drag along an axis to select a range.", plotly_figures.parallel_figure(every)),
     )
-    if importance and (found := _importance(study)):
+    mattered = _importance(study) if importance else {}
+    if mattered:
         words = "The first-order Sobol index of a Gaussian process fitted to the trials."
-        sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(found)))
+        sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(mattered)))
     title = f"{study.name}: {study.metric.label} against {study.size_in_words}"
     more = _how_sure(study) if importance else ""
+    if importance and not mattered:
+        more += " Which knobs mattered cannot be told before a method has eight trials."
     text = html_page.page(title, study.answer, sections, more=more, server=server)
     html_page.write(study.folder / "front.html", text)
 

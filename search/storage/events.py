@@ -232,6 +232,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         optional={
             "path": "the new `data.path` of an equal data set that has moved",
             "methods": "digest of the code of each method that the user brought",
+            "watched": "digest of each watched data set",
         },
     ),
     EventKind.MEASURED: EventSpec(

@@ -89,12 +89,14 @@ class Pinned(_Stored):
         data: Digest of names, sizes and labels of all images; None for data without files.
         weights: Digest of the backbone's weights; None for a synthetic surface.
         methods: Digest of the code of each method that the user brought, by name.
+        watched: Digest of each watched data set, by name.
     """
 
     rules: int
     data: str | None = None
     weights: str | None = None
     methods: Mapping[str, str] = Field(default_factory=dict)
+    watched: Mapping[str, str] = Field(default_factory=dict)
 
 
 class Facts(_Stored):

@@ -166,7 +166,7 @@ class Study:
         """Record data and weights: of a study that began before this was done at once, or whose data have moved."""
         path = str(self.file.data.path) if isinstance(self.file.data, Images) else None
         moved: dict[str, Any] = {} if path is None or path == self.row.file["data"]["path"] else {"path": path}
-        own: dict[str, Any] = {"methods": dict(pinned.methods)} if pinned.methods else {}
+        own: dict[str, Any] = {key: dict(digests) for key in ("methods", "watched") if (digests := getattr(pinned, key))}
         with self._ledger.decision() as writer:
             writer.event(EventKind.PINNED, rules=pinned.rules, data=pinned.data, weights=pinned.weights, **own, **moved)
         self.row = self._ledger.study()

@@ -24,6 +24,7 @@ def write_note(
     table: str,
     spent: tuple[int, float],
     picture: str | None = None,
+    odds: Mapping[int, float] | None = None,
 ) -> str:
     """Write the question, the answer, the front, the state of the search, and filters for MLflow's table of runs.
 
@@ -35,6 +36,7 @@ def write_note(
         table: Address of MLflow's table of the study's runs.
         spent: Epochs of all trials, and their hours of training and validation.
         picture: Address of the front's picture.
+        odds: Probability that a trial is truly on the front, by its number.
     """
     file, reference_point = study.file, study.facts.reference_point
     data = file["data"]["path"] if file["data"].get("path") else file["data"]["kind"]
@@ -46,7 +48,8 @@ def write_note(
     ]
     drawn = [] if picture is None else ["", f"![The front: {study.metric.label} against {study.against}]({picture})"]
     foot = [*drawn, "", *_facts(study, trials, state, spent), "", *_filters(study, trials, table)]
-    cells = tables.front_markdown(trials, links=links).replace(" |", "&ensp;|").splitlines()  # MLflow's cells have no margins
+    cells = tables.front_markdown(trials, links=links, odds=odds).splitlines()
+    cells = [line.replace(" |", "&ensp;|") for line in cells]  # MLflow's cells have no margins
     objectives = f"{study.metric.label} and {'size' if study.against == 'adapter_params' else study.against}"
     title = f"#### Front: {len(front(trials))} adapters that no other beats in both {objectives} (hypervolume {{:.4f}})"
     rows = [title.format(hypervolume(trials, reference_point)), "", *cells]

@@ -165,6 +165,7 @@ class _View:
         self._ended: str | None = None
         self._ranks: dict[int, int] = {}
         self._drawn: tuple[float, set[int]] = (time.monotonic(), set())  # time of the plot, and the members in it
+        self._odds: dict[int, float] = {}  # probability that a trial is truly on the front, at the time of the plot
 
     @classmethod
     def look_up(cls, ledger_path: Path, uri: str) -> _View:
@@ -225,15 +226,24 @@ class _View:
             f"get-artifact?path=front-small.png&run_uuid={parent.id}" if "paretune.drawn_at_event" in parent.tags or final else None
         )
         steps = self._progress.advance(events, reports, trials)
+        is_due = final or (members != self._drawn[1] and now - self._drawn[0] >= artifact_period)
+        if is_due:
+            self._odds = load(self._ledger_path.parent).p_front()
         text = write_note(
-            self._study, trials, state, links=self._links(), table=self._table, spent=self._progress.spent, picture=picture
+            self._study,
+            trials,
+            state,
+            links=self._links(),
+            table=self._table,
+            spent=self._progress.spent,
+            picture=picture,
+            odds=self._odds,
         )
         self._store.send(parent, run_content.study_content(self._study, trials, state, steps, text))
         self._last_event = last_event
-        drawn_at, drawn_members = self._drawn
         if final:
             self._attach_everything(parent)
-        elif members != drawn_members and now - drawn_at >= artifact_period:
+        elif is_due:
             write_views(load(self._ledger_path.parent))
             self._attach(parent, *PICTURES, "front.parquet", "trials.parquet")
             self._store.log(parent, tags={"paretune.drawn_at_event": str(last_event)})
@@ -291,7 +301,8 @@ class _View:
         for row in rows:
             if (run := self._children.get(row["trial"])) is not None:
                 test = self._study.metric.on_test
-                named = (f"{test}_mean", f"{test}_deviation", "p_front", "n")
+                watched = (key for key in row if key.startswith("watch/"))
+                named = (f"{test}_mean", f"{test}_deviation", "p_front", "n", *watched)
                 values = {f"final/{key.removeprefix('test/')}": float(row[key]) for key in named}
                 self._store.log(run, {key: value for key, value in values.items() if math.isfinite(value)})
         if self._parent is not None:

@@ -71,6 +71,12 @@ class Member:
         return float(np.mean(self.tested))
 
     @property
+    def watched(self) -> dict[str, float]:
+        """The mean of the metric on each watched data set, by its name."""
+        scores = [self.trial.metric.on_watched(model.metrics) for model in self.models]
+        return {name: float(np.mean([each[name] for each in scores])) for name in scores[0] if all(name in each for each in scores)}
+
+    @property
     def deviation(self) -> float:
         """The standard deviation (n - 1) over the seeds; NaN for one seed."""
         return float(np.std(self.tested, ddof=1)) if len(self.tested) > 1 else float("nan")
@@ -238,6 +244,7 @@ def row(member: Member) -> dict[str, Any]:
         metric.key: trial.quality,
         f"{metric.on_test}_mean": member.mean,
         f"{metric.on_test}_deviation": member.deviation,
+        **{f"watch/{name}/{metric.name}_mean": mean for name, mean in member.watched.items()},
         "n": len(member.tested),
         "p_front": member.p_front,
     }

@@ -33,7 +33,9 @@ def write_hub_files(study: SavedStudy, card: Card, folder: Path, *, licence: str
     study.plot_front(folder / "front.png")
     file = {key: value for key, value in study.row.file.items() if key not in PRIVATE}
     file["search"] = {key: value for key, value in file["search"].items() if key != "learn_from"}  # paths
-    file["data"] = {key: "..." if key in ("path", "labels") and value else value for key, value in file["data"].items()}
+    file["data"] = {
+        key: "..." if key in ("path", "labels") and value else value for key, value in file["data"].items() if key != "watch"
+    }
     (folder / "study.yaml").write_text(yaml.safe_dump(file, sort_keys=False), encoding="utf-8")
     (folder / "README.md").write_text(_readme(study, card, licence), encoding="utf-8")
 

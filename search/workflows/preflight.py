@@ -80,10 +80,15 @@ def examine(
             if skipped:
                 say(describe_skipped(skipped) if opening.is_new else count_skipped(skipped, file.log))
             rules = worker["data"].get("rules", DATA_RULES)
-            digests = {"methods": {method["name"]: method["digest"] for method in own}} if own else {}
             pinned = None
             if found is not None:
-                pinned = Pinned(rules=rules, data=found.data_digest, weights=found.weights_digest, **digests)
+                pinned = Pinned(
+                    rules=rules,
+                    data=found.data_digest,
+                    weights=found.weights_digest,
+                    methods={method["name"]: method["digest"] for method in own},
+                    watched={name: digest for name, (_, digest) in found.watched.items()},
+                )
             if not opening.is_new:
                 return Preflight(sizes, pinned=pinned, skipped=skipped)
             if found is not None:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainables import pixels
 from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import layouts, pinned
@@ -32,7 +33,7 @@ from trainables.data.batches import Normaliser, Split
 from trainables.data.decoded import Decoded, Progress, decoded, decoding, digests
 from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
 from trainables.data.packaged import PACKAGED, resize
-from trainables.pixels import Transform, transform_of
+from trainables.pixels import Transform
 from trainables.protocol import Changed
 
 __all__ = [
@@ -63,7 +64,7 @@ def n_classes(data: Mapping[str, Any]) -> int:
     if kind in PACKAGED:
         return len(PACKAGED[kind].classes)
     if kind in layouts.LAYOUTS:
-        return len(_listing(data).classes)
+        return len(listing_of(data).classes)
     if kind == "none":
         count = data.get("n_classes")
         if not isinstance(count, int) or count < 1:
@@ -75,13 +76,13 @@ def n_classes(data: Mapping[str, Any]) -> int:
 
 def many_labels(data: Mapping[str, Any]) -> bool:
     """Return whether an image has any number of labels; False if it has one."""
-    return data.get("kind") in layouts.LAYOUTS and _listing(data).sets is not None
+    return data.get("kind") in layouts.LAYOUTS and listing_of(data).sets is not None
 
 
 def n_images(data: Mapping[str, Any], split: str) -> int | None:
     """Return the size of a split without decoding it; None for data without images. Images that are skipped count."""
     if data.get("kind") in layouts.LAYOUTS:
-        return len(_listing(data).splits[split])
+        return len(listing_of(data).splits[split])
     packaged = PACKAGED.get(data.get("kind", ""))
     return packaged.sizes[split] if packaged else None
 
@@ -95,7 +96,7 @@ def n_fixed_inputs(data: Mapping[str, Any]) -> int:
 def class_names(data: Mapping[str, Any]) -> list[str] | None:
     """Return the names of the classes, in the order of their labels; None if the data set does not name them."""
     if data.get("kind") in layouts.LAYOUTS:
-        return list(_listing(data).classes)
+        return list(listing_of(data).classes)
     packaged = PACKAGED.get(data.get("kind", ""))
     return list(packaged.classes) if packaged else None
 
@@ -119,7 +120,7 @@ def load(
         ValueError: If the kind or split is unknown, the kind has no images, or images have problems that may not be skipped.
     """
     n_classes(data)
-    known = tuple(_listing(data).splits) if data["kind"] in layouts.LAYOUTS else SPLITS
+    known = tuple(listing_of(data).splits) if data["kind"] in layouts.LAYOUTS else SPLITS
     if data["kind"] not in (*PACKAGED, *layouts.LAYOUTS):
         usable = ", ".join((*PACKAGED, *layouts.LAYOUTS))
         raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of {usable}")
@@ -154,8 +155,8 @@ def refuse_untestable(data: Mapping[str, Any]) -> None:
         ValueError: If there is none, or `n_classes` raises it.
     """
     n_classes(data)
-    if data["kind"] in layouts.LAYOUTS and "test" not in _listing(data).splits:
-        unlabelled = "; ".join(note for note in _listing(data).notes if "has no test split" in note)
+    if data["kind"] in layouts.LAYOUTS and "test" not in listing_of(data).splits:
+        unlabelled = "; ".join(note for note in listing_of(data).notes if "has no test split" in note)
         raise ValueError(
             f"data: {data['path']} has no test split"
             + (f" ({unlabelled})" if unlabelled else "")
@@ -176,6 +177,7 @@ class Audit:
         n_turned: Number of images with an EXIF orientation.
         n_transparent: Number of images with transparent pixels.
         data_digest: Digest of names, sizes and labels of all images; None for a packaged data set.
+        watched: Number of images of each watched data set, and the digest of its names, sizes and labels.
         weights_digest: Digest of the backbone's weights.
         normalisation: Normalisation of the images and where it comes from, in words.
     """
@@ -188,6 +190,7 @@ class Audit:
     n_turned: int = 0
     n_transparent: int = 0
     data_digest: str | None = None
+    watched: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     weights_digest: str = ""
     normalisation: str = ""
 
@@ -204,7 +207,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     tests: dict[str, torch.Tensor] = {}  # their labels are listed, and no image is decoded
     digest = None
     if data.get("kind") in layouts.LAYOUTS:
-        listing, transform = _listing(data), _transform(data, preprocessing)
+        listing, transform = listing_of(data), transform_of(data, preprocessing)
         splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
         found = {name: decoded(listing, name, transform) for name in splits}
         n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
@@ -255,13 +258,13 @@ def _images_of_classes(labels: torch.Tensor, n_classes: int) -> list[int]:
 def save_listing(data: Mapping[str, Any], path: Path) -> None:
     """Write the listing of a data set to a file, to name later what has changed; does nothing for packaged data."""
     if data.get("kind") in layouts.LAYOUTS:
-        pinned.save(_listing(data), path)
+        pinned.save(listing_of(data), path)
 
 
 # -- images on a disk --------------------------------------------------------------------------------------------------------------
 
 
-def _listing(data: Mapping[str, Any]) -> Listing:
+def listing_of(data: Mapping[str, Any]) -> Listing:
     """List the files; their problems are reported together with those of the pixels, once the images are decoded."""
     return _listed(json.dumps(dict(data), sort_keys=True, default=str))
 
@@ -290,8 +293,8 @@ def _refuse(data: Mapping[str, Any], problems: Sequence[str]) -> None:
 def _from_files(
     data: Mapping[str, Any], preprocessing: Preprocessing, splits: Sequence[str], progress: Progress | None
 ) -> tuple[dict[str, Split], list[str]]:
-    listing, augment = _listing(data), data.get("augment", "none")
-    transform = _transform(data, preprocessing)
+    listing, augment = listing_of(data), data.get("augment", "none")
+    transform = transform_of(data, preprocessing)
     found = {name: decoded(listing, name, transform, progress=progress) for name in splits}
     problems = list(listing.problems)
     for name in splits:
@@ -336,5 +339,6 @@ def digest_of(*parts: str | np.ndarray[Any, Any] | None) -> str:
     return digest.hexdigest()
 
 
-def _transform(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
-    return transform_of(data, channels=wanted.channels, size=wanted.size, interpolation=wanted.interpolation)
+def transform_of(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
+    """Return the conversion of an encoded image that a data section asks for, at the backbone's size."""
+    return pixels.transform_of(data, channels=wanted.channels, size=wanted.size, interpolation=wanted.interpolation)

@@ -33,7 +33,7 @@ def image_folder(root: Path, data: Mapping[str, Any]) -> Draft:
         images = _of_classes(top, draft, split=None)
         if images:
             draft.splits["train"] = images
-    if not draft.splits.get("train"):
+    if not draft.splits.get("train") and not (data.get("any_split") and any(draft.splits.values())):
         raise ValueError(f"data.path: {root} has no CLASS/IMAGE, nor train/CLASS/IMAGE" + _instead(top, by_split, draft))
     return draft
 

@@ -152,7 +152,15 @@ def finish(draft: Draft, data: Mapping[str, Any]) -> Listing:
     """
     if not draft.declared or "validation" not in draft.splits:
         _split(draft, data)
-    least = data.get("min_images", 0 if data["kind"] == "vtab" else 1)
+    return numbered(draft, data.get("min_images", 0 if data["kind"] == "vtab" else 1))
+
+
+def numbered(draft: Draft, least: int) -> Listing:
+    """Return the listing with numbers as labels, without classes that have fewer than `least` training images.
+
+    Raises:
+        ValueError: If a split has no usable image, or there is one class only.
+    """
     return _numbered_sets(draft, least) if draft.many else _numbered(draft, least)
 
 
@@ -190,8 +198,8 @@ def _split(draft: Draft, data: Mapping[str, Any]) -> None:
             continue
         shares = _shares(round(fraction * total), [len(images) for images in by_class.values()])
         taken = [images.pop() for images, n in zip(by_class.values(), shares, strict=True) for _ in range(n)]
-        draft.splits[split] = sorted(taken, key=_by_place)
-    draft.splits["train"] = sorted([*alone, *(image for images in by_class.values() for image in images)], key=_by_place)
+        draft.splits[split] = sorted(taken, key=by_place)
+    draft.splits["train"] = sorted([*alone, *(image for images in by_class.values() for image in images)], key=by_place)
 
 
 def _shares(total: int, sizes: Sequence[int]) -> list[int]:
@@ -200,7 +208,8 @@ def _shares(total: int, sizes: Sequence[int]) -> list[int]:
     return [max(1, min(share, size - 1)) if size else 0 for share, size in zip(whole, sizes, strict=True)]
 
 
-def _by_place(image: Labelled) -> tuple[str, int]:
+def by_place(image: Labelled) -> tuple[str, int]:
+    """Return the key that sorts images by their paths, rows of a file by their numbers."""
     file, _, row = image[0].rpartition("#")
     return (file, int(row)) if file and row.isdecimal() else (image[0], 0)
 
@@ -209,7 +218,7 @@ def _numbered(draft: Draft, least: int) -> Listing:
     """Return the listing with numbers as labels, without images of unknown classes and classes with too few images."""
     classes = draft.classes or sorted({label for _, label, _ in draft.splits["train"]}, key=_natural)
     problems, notes = list(draft.problems), list(draft.notes)
-    counts = Counter(label for _, label, _ in draft.splits["train"])
+    counts = Counter(label for _, label, _ in draft.splits.get("train", ()))
     few = {name for name in classes if counts[name] < least}
     problems += [f"class {name}: {counts[name]} training images, data.min_images is {least}" for name in classes if name in few]
     classes = [name for name in classes if name not in few]
@@ -224,7 +233,7 @@ def _numbered(draft: Draft, least: int) -> Listing:
     ]
     number = {name: n for n, name in enumerate(classes)}
     splits: dict[str, tuple[Image, ...]] = {}
-    for split in (name for name in SPLITS if name in draft.splits):
+    for split in sorted(draft.splits, key=[*SPLITS, *draft.splits].index):
         images = draft.splits[split]
         kept = [Image(image_path, number[label], stamp) for image_path, label, stamp in images if label in number]
         unknown = [(image_path, label) for image_path, label, _ in images if label not in number and label not in few]
@@ -245,7 +254,7 @@ def _numbered(draft: Draft, least: int) -> Listing:
 
 def _numbered_sets(draft: Draft, least: int) -> Listing:
     """Return the same for images with any number of labels: each set of labels that occurs has a number."""
-    counts = Counter(name for _, text, _ in draft.splits["train"] for name in names_of(text))
+    counts = Counter(name for _, text, _ in draft.splits.get("train", ()) for name in names_of(text))
     classes = draft.classes or sorted(counts, key=_natural)
     problems, notes = list(draft.problems), list(draft.notes)
     few = {name for name in classes if counts[name] < least}
@@ -256,7 +265,7 @@ def _numbered_sets(draft: Draft, least: int) -> Listing:
     number = {name: n for n, name in enumerate(classes)}
     sets: dict[tuple[int, ...], int] = {}
     splits: dict[str, tuple[Image, ...]] = {}
-    for split in (name for name in SPLITS if name in draft.splits):
+    for split in sorted(draft.splits, key=[*SPLITS, *draft.splits].index):
         kept = []
         for path, text, stamp in draft.splits[split]:
             names = names_of(text)

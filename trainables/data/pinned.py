@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainables.data.listing import SPLITS, Listing, printable
+from trainables.data.listing import Listing, printable
 
 _Row = tuple[str, str, int]  # split, class, size in bytes
 
@@ -55,8 +55,8 @@ def difference(listing: Listing, saved: Path) -> str:
 
 
 def _rows(listing: Listing) -> Iterator[tuple[str, _Row]]:
-    for split in SPLITS:
-        for image in listing.splits.get(split, ()):
+    for split, images in listing.splits.items():
+        for image in images:
             yield image.path, (split, listing.named(image.label), image.stamp[0])
 
 

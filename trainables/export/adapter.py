@@ -164,7 +164,7 @@ class Exporter:
                 preprocessing=dataclasses.asdict(wanted),
                 n_classes=n_classes,
                 class_names=data.class_names(self._data),
-                data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing")}
+                data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing", "watch")}
                 | ({"many_labels": True} if data.many_labels(self._data) else {}),
                 metrics=saved.facts["metrics"],
                 epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},

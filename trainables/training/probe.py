@@ -19,7 +19,7 @@ class Short(AdapterWorker):
 
     def start(self, config: Mapping[str, Any], **rest: Any) -> int:
         """See `AdapterWorker.start`."""
-        self._whole = dict(self._splits)
+        self._whole, self._watched = dict(self._splits), {}  # a watched data set takes the batches of the validation split
         begun = super().start(config, **rest)
         sizes = {"train": N_BATCHES * self._running().plan.recipe.batch_size, "validation": N_BATCHES * EVAL_BATCH}
         for name, split in self._whole.items():

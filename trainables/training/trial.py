@@ -30,6 +30,7 @@ from trainables.adapters import (
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import forward_gflops, structure
 from trainables.costs.memory import EVAL_BATCH, forget_peak, peak_bytes
+from trainables.data import watched
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
 from trainables.recipe.cut import after, hold_frozen_blocks
@@ -77,6 +78,7 @@ class AdapterWorker:
         self.n_classes = data.n_classes(data_set)
         splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)
         self._splits = {name: split.to(self.device) for name, split in splits.items()}
+        self._watched = {name: one.split.to(self.device) for name, one in watched.load(data_set, wanted).items()}
         self._normalise = data.Normaliser(wanted, self.device)
         self._requires_grad = [parameter.requires_grad for parameter in self.model.parameters()]
         about = {"name": backbone["name"], "weights": data.digest_of(repr(sorted(self._pristine.items()))), "input": asdict(wanted)}
@@ -133,39 +135,53 @@ class AdapterWorker:
         trained = time.perf_counter()
         validated = self._validated(run) if "validation" in self._splits else {}
         evaluated = time.perf_counter()
+        seen = self._watched_scores(run) if run.epoch + 1 == run.plan.epochs else {}
         if smaller or not run.costs:
             run.costs = self._of_a_forward_pass(run)
         run.epoch += 1
-        run.metrics = validated | {
-            "train/loss": train_loss,
-            "cost/train_seconds": trained - begun,
-            "cost/eval_seconds": evaluated - trained,
-            "cost/images_per_second": n_images / (trained - begun),
-            "cost/step_seconds": (trained - begun) / math.ceil(n_images / run.plan.recipe.batch_size),
-            "cost/peak_memory_bytes": float(peak_bytes(self.device)),
-            **run.costs,
-        }
+        run.metrics = (
+            validated
+            | seen
+            | {
+                "train/loss": train_loss,
+                "cost/train_seconds": trained - begun,
+                "cost/eval_seconds": evaluated - trained,
+                "cost/images_per_second": n_images / (trained - begun),
+                "cost/step_seconds": (trained - begun) / math.ceil(n_images / run.plan.recipe.batch_size),
+                "cost/peak_memory_bytes": float(peak_bytes(self.device)),
+                **run.costs,
+            }
+        )
         if run.plan.folder is not None:
             checkpoint.write(run.plan.folder, run.saved())
         return dict(run.metrics)
 
     def _validated(self, run: Run) -> dict[str, float]:
         found = self.logits("validation")
-        accuracy, loss = self._judged("validation", found)
+        labels = self._splits["validation"].labels
+        accuracy, loss = _judged(labels, found)
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
             )
         return (
-            {f"val/{key}": value for key, value in accuracy.items()}
-            | {"val/loss": loss}
-            | self._own_metric("validation", "val", found)
+            {f"val/{key}": value for key, value in accuracy.items()} | {"val/loss": loss} | self._own_metric(labels, "val", found)
         )
 
-    def _own_metric(self, split: str, prefix: str, found: Tensor) -> dict[str, float]:
+    def _watched_scores(self, run: Run) -> dict[str, float]:
+        """Return accuracy, loss and the study's metric on each watched data set, of a model whose training is complete."""
+        scores: dict[str, float] = {}
+        for name, split in self._watched.items():
+            found, prefix = self._logits(Inputs(split, 0, self._normalise)), f"watch/{name}"
+            accuracy, loss = _judged(split.labels, found)
+            own = self._own_metric(split.labels, prefix, found)
+            scores |= {f"{prefix}/{key}": value for key, value in accuracy.items()} | {f"{prefix}/loss": loss} | own
+        return scores
+
+    def _own_metric(self, labels: Tensor, prefix: str, found: Tensor) -> dict[str, float]:
         """Return the metric that the study adds to accuracy and loss, from the logits of a split."""
         name = self._running().plan.recipe.metric
-        return {} if name == "top1" else {f"{prefix}/{name}": quality.measure(name, *self._answers(split, found))}
+        return {} if name == "top1" else {f"{prefix}/{name}": quality.measure(name, *_answers(labels, found))}
 
     def _train(self, run: Run) -> tuple[float, int]:
         train, recipe, model = self._inputs("train"), run.plan.recipe, self.model
@@ -227,19 +243,15 @@ class AdapterWorker:
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Return the accuracy (fraction) and the mean cross-entropy of the current model on a loaded split."""
-        accuracy, loss = self._judged(split, self.logits(split))
+        accuracy, loss = _judged(self._splits[split].labels, self.logits(split))
         return accuracy["top1"], loss
-
-    def _judged(self, split: str, found: Tensor) -> tuple[dict[str, float], float]:
-        """Return the accuracy, under its name, if an image has one label; and the loss without smoothing or weights."""
-        labels = self._splits[split].labels
-        if labels.ndim == 2:
-            return {}, batch_loss(found, labels, len(labels)).item()
-        return {"top1": (found.argmax(-1) == labels).double().mean().item()}, F.cross_entropy(found, labels).item()
 
     def logits(self, split: str) -> Tensor:
         """Compute the logits (n, classes) of the current model for all images of a loaded split, in order."""
-        inputs = self._inputs(split)
+        return self._logits(self._inputs(split))
+
+    def _logits(self, inputs: Inputs) -> Tensor:
+        self.model.eval()
         forward, found = after(self.model, inputs.cut), []
         with torch.inference_mode():
             for batch in inputs.batches(EVAL_BATCH):
@@ -254,17 +266,12 @@ class AdapterWorker:
             The metrics under `test/`; for each image, whether the model is right (n,), None if images have any number of labels;
             and its answers, if the study is judged by another metric than accuracy.
         """
-        found = self.logits("test")
-        accuracy, loss = self._judged("test", found)
-        own, labels = self._own_metric("test", "test", found), self._splits["test"].labels
+        found, labels = self.logits("test"), self._splits["test"].labels
+        accuracy, loss = _judged(labels, found)
+        own = self._own_metric(labels, "test", found)
         tested = {f"test/{key}": value for key, value in accuracy.items()} | {"test/loss": loss} | own
         correct = (found.argmax(-1) == labels).cpu().numpy() if labels.ndim == 1 else None
-        return tested, correct, self._answers("test", found) if own else None
-
-    def _answers(self, split: str, found: Tensor) -> quality.Answers:
-        labels, found = self._splits[split].labels, found.double()
-        probabilities = found.softmax(-1) if labels.ndim == 1 else found.sigmoid()
-        return probabilities.cpu().numpy(), labels.long().cpu().numpy()
+        return tested, correct, _answers(labels, found) if own else None
 
     def _inputs(self, split: str) -> Inputs:
         """Return what the trained part of the model takes of a loaded split; the model is left in eval mode."""
@@ -300,3 +307,16 @@ class AdapterWorker:
         if self._run is None:
             raise RuntimeError("no trial is running; start one")
         return self._run
+
+
+def _judged(labels: Tensor, found: Tensor) -> tuple[dict[str, float], float]:
+    """Return the accuracy, under its name, if an image has one label; and the loss without smoothing or weights."""
+    if labels.ndim == 2:
+        return {}, batch_loss(found, labels, len(labels)).item()
+    return {"top1": (found.argmax(-1) == labels).double().mean().item()}, F.cross_entropy(found, labels).item()
+
+
+def _answers(labels: Tensor, found: Tensor) -> quality.Answers:
+    found = found.double()
+    probabilities = found.softmax(-1) if labels.ndim == 1 else found.sigmoid()
+    return probabilities.cpu().numpy(), labels.long().cpu().numpy()

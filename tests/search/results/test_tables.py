@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.front import front, hypervolume
-from search.results import arrow_tables, as_json, front_plot, tables, words
+from search.results import arrow_tables, as_json, front_plot, plotly_figures, tables, words
 from search.results.saved_study import load
 from search.results.words import METHOD_NAMES
 from search.storage.rows import StudyRow
@@ -93,6 +93,18 @@ def test_the_front_table_shows_accuracy_and_both_sizes_of_every_member_smallest_
     for row, trial in zip(rows, front(TRIALS), strict=True):
         assert row.split()[0] == f"{trial.number:04d}"
         assert row.split()[-3:] == [f"{trial.adapter_params:,}", "970", f"{100 * trial.metrics['val/top1']:.2f}"]
+
+
+def test_the_front_shows_how_likely_a_member_is_truly_on_it_where_that_is_known() -> None:
+    members = front(TRIALS)
+    odds = {member.number: 0.125 * n for n, member in enumerate(members, 1)}
+    rows = [line for line in lines_of(tables.front_table(TRIALS, odds=odds)) if line.strip()]
+    assert rows[0].split()[-1] == "P(front)"
+    assert [row.split()[-1] for row in rows[2:]] == [f"{odds[member.number]:.2f}" for member in members]
+    assert tables.front_markdown(TRIALS, odds=odds).splitlines()[2].endswith(f"| {odds[members[0].number]:.2f} |")
+    figure = plotly_figures.front_figure(TRIALS, REFERENCE, odds=odds)
+    told = [text for trace in figure["data"] for text in trace.get("text", ()) if "truly on the front" in text]
+    assert len(told) == len(members)
 
 
 def test_the_table_of_all_trials_marks_the_front() -> None:
@@ -168,9 +180,11 @@ def test_the_json_of_the_front_has_the_fields_that_others_build_on() -> None:
         "objectives": ["val/top1", "adapter_params"],
         "reference_point": [0.1, 50_000.0],
         "hypervolume": hypervolume(TRIALS, REFERENCE),
-        "members": [as_json.trial_json(trial) for trial in front(TRIALS)],
+        "members": [as_json.trial_json(trial) | {"p_front": None} for trial in front(TRIALS)],
         "extended": [],
     }
+    odds = {front(TRIALS)[0].number: 0.25}
+    assert as_json.front_json(STUDY, TRIALS, odds)["members"][0]["p_front"] == 0.25
 
 
 # -- Parquet -----------------------------------------------------------------------------------------------------------
