@@ -1,9 +1,11 @@
 """The pages say what the code says, and can be read: no dead link, no path that is gone, no long line."""
 
 import importlib.util
+import json
 import math
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from search.config import data_sections, sections
+from search.config import data_sections, loading, sections
 from search.config.loading import check
 from search.config.protocols import differences, packaged_names, protocol
 from search.config.study_file import StudyFile
@@ -78,6 +80,37 @@ def test_a_study_file_reaches_every_value_that_a_paper_used_outside_the_searched
             assert widened.holds(config), f"{key}: {value}"
             method_of(config)
             recipe_of({}, config)
+
+
+def test_the_schema_of_study_files_is_current_and_knows_what_they_hold() -> None:
+    made = script("make_schema")
+    schema = json.loads(made.SCHEMA.read_text())
+    assert schema == made.schema(), "run: python docs/make_schema.py"
+    assert schema["properties"].keys() == StudyFile.model_fields.keys()
+    assert schema["$defs"]["Budget"]["properties"]["epochs"]["description"] == "Epochs of a complete trial."
+    assert {"lora.rank", "optim.lr"} <= schema["properties"]["space"]["properties"].keys()
+
+
+def test_a_copied_study_file_names_its_schema_where_an_editor_finds_it() -> None:
+    for name in loading.packaged_names():
+        named = "# yaml-language-server: $schema="
+        packaged, copied = (text.partition("\n")[0] for text in (loading.packaged_text(name), loading.packaged_copy(name)))
+        assert (ROOT / "search" / "studies" / packaged.removeprefix(named)).is_file()
+        assert Path(copied.removeprefix(named)).is_file()
+        assert Path(copied.removeprefix(named)).is_absolute()
+
+
+def test_nothing_asks_to_install_paretune_from_an_index_that_does_not_hold_it() -> None:
+    """Others could take the name there. A clone or a wheel is installed by its path."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    by_name = re.compile(r"(?:pip|uv|pipx) (?:pip )?install\b[^\n;&|]*?\s['\"]?paretune(?![\w./*-]*\.whl)\b(?!/)")
+    assert by_name.search("pip install 'paretune[peft]'")
+    assert by_name.search("pip install --quiet paretune")
+    assert not by_name.search("~/paretune/bin/pip install /shared/paretune-*.whl")
+    for name in tracked:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".yml", ".toml", ".sh", "") and path.is_file() and name != "tests/test_docs.py":
+            assert not by_name.search(path.read_text(errors="replace")), name
 
 
 # -- every page ------------------------------------------------------------------------------------------------------------------

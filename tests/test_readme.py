@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works."""
+"""What the README and the tour of the commands tell a newcomer to type works."""
 
 import re
 import shlex
@@ -10,11 +10,12 @@ from .own_methods import GAIN
 from .search.command_line import paretune, paretune_process
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-STEERING = "### Steer a running study"  # its commands need a study that runs: tests/search/cli/test_control.py
+TOUR = (Path(__file__).parents[1] / "docs" / "tour.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", TOUR, re.DOTALL)
+STEERING = "## Steer a running study"  # its commands need a study that runs: tests/search/cli/test_control.py
 COMMANDS = [
     command
-    for section in re.split(r"^(?=##)", README, flags=re.MULTILINE)
+    for section in re.split(r"^(?=##)", TOUR, flags=re.MULTILINE)
     if not section.startswith(STEERING)
     for command in re.findall(r"^\| `(paretune [^`]+)` \|", section, re.MULTILINE)
 ]
@@ -31,9 +32,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_command_of_the_readme_works_in_its_order(digits: Path) -> None:
+def test_every_command_of_the_tour_works_in_its_order(digits: Path) -> None:
     assert len(COMMANDS) >= 23
-    assert STEERING in README
+    assert STEERING in TOUR
     for command in COMMANDS:
         words = shlex.split(command)[1:]
         if words[0] == "run":
@@ -44,9 +45,9 @@ def test_every_command_of_the_readme_works_in_its_order(digits: Path) -> None:
         assert done.stdout
 
 
-def test_the_adapters_work_as_the_readme_says() -> None:
+def test_the_adapters_work_as_the_tour_says() -> None:
     program = next(block for block in PYTHON if "adapt(" in block)
-    exec(compile(program, "README.md", "exec"), {})  # noqa: S102 - our own file
+    exec(compile(program, "tour.md", "exec"), {})  # noqa: S102 - our own file
 
 
 def test_every_link_of_the_readme_to_a_file_leads_somewhere() -> None:

@@ -12,13 +12,20 @@ import pytest
 CLONE = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(CLONE)]
-    subprocess.run(build, check=True, capture_output=True, text=True)
+def build(folder: Path) -> Path:
+    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(CLONE)]
+    subprocess.run(words, check=True, capture_output=True, text=True, env=os.environ | {"SOURCE_DATE_EPOCH": "1767225600"})
     (built,) = folder.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_of_one_commit_has_the_same_bytes_each_time(wheel: Path, tmp_path: Path) -> None:
+    assert build(tmp_path).read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_holds_our_four_packages_and_their_data_and_nothing_else(wheel: Path) -> None:
@@ -27,6 +34,7 @@ def test_the_wheel_holds_our_four_packages_and_their_data_and_nothing_else(wheel
     assert {top for top in tops if not top.endswith(".dist-info")} == {"search", "trainables", "spaces", "cluster"}
     assert "search/studies/digits.yaml" in names
     assert "search/studies/emoji.yaml" in names
+    assert "search/study.schema.json" in names
     for name in ("vit_glyphs", "vit_emoji"):
         assert {f"trainables/weights/{name}.safetensors", f"trainables/weights/{name}.json"} <= set(names)
     assert {f"trainables/data/emoji{end}" for end in (".webp", ".json", "-NOTICE.md")} <= set(names)

@@ -34,6 +34,7 @@ def export_adapter(
     normalize_inside: Annotated[
         bool, typer.Option("--normalize-inside", help="onnx: take uint8 pixels and normalise them in the graph.")
     ] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Add the card, picture and study file of a Hugging Face repository.")] = False,
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +48,10 @@ def export_adapter(
     saved = load(folder_of(study, storage))
     chosen = Format("merged" if merge else form or "paretune", rank, loses, normalize_inside)
     card = export_adapter(saved, trial, to, form=chosen)
+    if hub:
+        from search.workflows.hub_folder import licence_of, write_hub_files
+
+        write_hub_files(saved, card, to, licence=licence_of(card))
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)
         complain(f"trial {trial} is {card.origin['state']}: the export has {done}")

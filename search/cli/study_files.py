@@ -198,7 +198,7 @@ def copy(
     """Copy a packaged study file, which contains its own manual, as a starting point."""
     from search.config import loading
 
-    text = loading.packaged_text(name)
+    text = loading.packaged_copy(name)
     target = to or Path(f"{name}.yaml")
     if target.is_dir():
         target /= f"{name}.yaml"

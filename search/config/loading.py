@@ -21,6 +21,7 @@ from search.errors import StudyFileError
 from search.storage import object_store
 
 PACKAGED = resources.files("search") / "studies"
+SCHEMA = resources.files("search") / "study.schema.json"  # of study files, for editors
 DEFAULT = "emoji"  # what `paretune run` without a file runs
 
 
@@ -103,6 +104,15 @@ def packaged_text(name: str) -> str:
     if name not in packaged_names():
         raise StudyFileError(f"{name}: no packaged study of that name; choose one of {', '.join(packaged_names())}")
     return (PACKAGED / f"{name}.yaml").read_text()
+
+
+def packaged_copy(name: str) -> str:
+    """Return the file of a packaged study for another folder: its schema, which editors read, is that of this installation.
+
+    Raises:
+        StudyFileError: If there is no packaged study of that name.
+    """
+    return packaged_text(name).replace("$schema=../study.schema.json", f"$schema={SCHEMA}", 1)
 
 
 def _find(name: str) -> Path | Traversable:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from search.config.study_file import ANCHOR, StudyFile
 from search.pareto import Axis
 from search.results.belief import POINT, Posterior, drawn, posterior
-from search.samplers.auto import fair_start
 from search.samplers.learning_curve import LEAST_ERROR
+from search.samplers.start import n_start
 from search.storage.facts import Facts
 from search.study.state import SearchState
 from search.trial import State, Trial
@@ -60,7 +60,7 @@ class FurtherRuns:
     def why_sure(self, state: SearchState) -> str | None:
         """Return why the study ends, if its answer is as sure as `budget.sure` requires and each method had its fair start."""
         level, methods = self._file.budget.sure, [method for method in self._file.methods if method != ANCHOR]
-        if level is None or sum(trial.state.finished for trial in state.trials) < fair_start(len(methods)):
+        if level is None or sum(trial.state.finished for trial in state.trials) < n_start(len(methods)):
             return None
         found = self._posterior(state)
         choice = drawn(found, seed=self._file.search.seed).choose(within=POINT, level=level) if found.trials else None

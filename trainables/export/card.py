@@ -26,7 +26,7 @@ LIBRARIES: Final = {  # form -> the packages with which its lines run
     "onnx": ("onnxruntime", "numpy"),
 }
 _RANDOM: Final = "random"  # `trainables.backbones.RANDOM`, which needs torch
-_OURS: Final = ("vit_glyphs", "vit_emoji")  # `trainables.backbones.OURS`
+OURS: Final = ("vit_glyphs", "vit_emoji")  # `trainables.backbones.OURS`
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Card:
     @property
     def libraries(self) -> tuple[str, ...]:
         """The packages with which `lines` runs; the packaged backbones need Paretune, which registers them with timm."""
-        ours = self.backbone["name"] in _OURS or self.backbone["weights"] is not None
-        if (self.form == "peft" and ours) or (self.form == "merged" and self.backbone["name"] in _OURS):
+        ours = self.backbone["name"] in OURS or self.backbone["weights"] is not None
+        if (self.form == "peft" and ours) or (self.form == "merged" and self.backbone["name"] in OURS):
             return (*LIBRARIES[self.form], "paretune")
         return LIBRARIES[self.form]
 
@@ -126,7 +126,7 @@ class Card:
             )
         name, weights, size = (self.backbone[key] for key in ("name", "weights", "img_size"))
         timm_name = self._timm_name()
-        ours = f"import trainables.backbones  # registers {name}\n" if name in _OURS else ""
+        ours = f"import trainables.backbones  # registers {name}\n" if name in OURS else ""
         if self.form == "merged":
             return f"import timm\n{ours}model = timm.create_model({timm_name}, checkpoint_path={path!r}).eval()"
         if self.form == "peft":

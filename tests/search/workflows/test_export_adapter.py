@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from torch import nn
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from search.results.saved_study import SavedStudy
 from search.tracking.mlflow_client import tracking_uri
 from search.trial import State
 from search.workflows.export_adapter import Format, export_adapter, keep_adapters
+from search.workflows.hub_folder import licence_of, write_hub_files
 from trainables import data
 from trainables.backbones import Preprocessing
 from trainables.export.adapter import Card, read_card
@@ -91,6 +93,26 @@ def test_an_onnx_model_runs_as_documented(study: SavedStudy, tmp_path: Path, mon
         names: dict[str, Any] = {}
         exec(program, names)  # noqa: S102
         assert names["logits"].shape == (1, 10)
+
+
+def test_a_folder_for_the_hub_has_a_card_whose_lines_run_and_tells_nothing_of_this_machine(
+    study: SavedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = export_adapter(study, 1, tmp_path / "hub", form=Format("merged"))
+    write_hub_files(study, card, tmp_path / "hub", licence=licence_of(card))
+    monkeypatch.chdir(tmp_path / "hub")
+    readme = Path("README.md").read_text()
+    front, _, text = readme.removeprefix("---\n").partition("---\n")
+    assert yaml.safe_load(front)["license"] == "apache-2.0"
+    assert f"| `val/top1` | {study.trial(1).metrics['val/top1']:.4g} |" in text
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(program.splitlines()) <= 5
+    assert top1(executed(program), card) == pytest.approx(study.trial(1).metrics["val/top1"], abs=1e-12)
+    assert Path("front.png").read_bytes().startswith(b"\x89PNG")
+    kept = yaml.safe_load(Path("study.yaml").read_text())
+    assert kept["methods"] == study.row.file["methods"]
+    assert not {"storage", "ledger", "resources"} & kept.keys()
+    assert str(study.folder.parent) not in readme + Path("study.yaml").read_text()
 
 
 def test_the_command_writes_the_files_and_prints_the_lines_that_load_them(study: SavedStudy, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trainables.adapters import METHODS, adapt, method_of, trainable_parameters,
 from trainables.adapters.peft_bridge import peft_method
 from trainables.backbones import create, preprocessing, set_head
 from trainables.export import peft_format
-from trainables.export.adapter import Card, Exporter, Form, Rank, read_card
+from trainables.export.adapter import Card, Exporter, Form, Rank
 from trainables.export.low_rank import smallest_rank, update_of
 from trainables.export.peft_format import load_lora
 from trainables.export.validation import validation
@@ -222,18 +222,23 @@ def test_the_smallest_rank_that_is_enough_is_found(largest: int, enough: int) ->
     assert smallest_rank(largest, lambda rank: rank >= enough) == min(largest, enough)
 
 
+ANSWER = "with torch.no_grad(): numpy.save('{name}.npy', model(torch.from_numpy(images)).numpy())\n"
+
+
 @pytest.mark.slow
 def test_every_format_opens_with_the_libraries_that_it_names_alone(tmp_path: Path) -> None:
     own = made(CONFIGS["lora"], tmp_path / "trial", {"name": "test_vit", "weights": "random"})
     np.save(tmp_path / "images.npy", own.images.numpy())
-    for name, ours in (("merged", ()), ("onnx", ()), ("peft", ("trainables",)), ("adapter", ("trainables",))):
-        card = own.export(tmp_path / name, name)
-        assert set(card.libraries) & {"paretune"} == ({"paretune"} if ours else set())
-        program = card.lines(Path(name)) + "\nimport numpy\nimages = numpy.load('images.npy')\n"
-        if name == "onnx":
-            program += "logits = session.run(['logits'], {'images': images})[0]\n"
-        else:
-            program += "import torch\nwith torch.no_grad(): logits = model(torch.from_numpy(images)).numpy()\n"
-        run_alone(program + "numpy.save('logits.npy', logits)", *card.libraries, ours=ours, folder=tmp_path)
-        np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), own.logits.numpy(), rtol=0, atol=1e-4)
-    assert read_card(tmp_path / "onnx").libraries == ("onnxruntime", "numpy")
+    cards = {name: own.export(tmp_path / name, name) for name in ("merged", "peft", "onnx")}
+    lines = {name: f"{card.lines(Path(name))}\nimport numpy\nimages = numpy.load('images.npy')\n" for name, card in cards.items()}
+    program = lines["merged"] + "import sys, torch\n" + ANSWER.format(name="merged")
+    program += "assert not {'peft', 'trainables'} & sys.modules.keys()\n"  # one process, because torch takes its time
+    program += lines["peft"] + ANSWER.format(name="peft")
+    assert cards["peft"].libraries == ("timm", "peft", "safetensors", "paretune")  # random weights are ours
+    assert cards["merged"].libraries == ("timm", "safetensors")
+    run_alone(program, "timm", "peft", "safetensors", ours=["trainables"], folder=tmp_path)
+    assert cards["onnx"].libraries == ("onnxruntime", "numpy")
+    answer = "numpy.save('onnx.npy', session.run(['logits'], {'images': images})[0])"
+    run_alone(lines["onnx"] + answer, *cards["onnx"].libraries, folder=tmp_path)
+    for name in cards:
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), own.logits.numpy(), rtol=0, atol=1e-4)
