@@ -6,9 +6,9 @@ validation images. Two ways to choose a trial of at most 1,000, 10,000 and 100,0
 validation accuracy, and the best expected accuracy of `search.results.belief`. *Regret* is the true accuracy that is lost against
 the truly best trial of that size; *flattery* is by how much the accuracy that is told exceeds the true one.
 
-A third way spends as many epochs on fewer configurations: a share of them (`budget.confirm`) goes to further runs that
-`search.study.further_runs` chooses, on other folds with other images, or from other seeds on the same images. It loses, in
-addition, what the configurations that it did not try are better by.
+Further runs (`budget.confirm`) are compared in whole searches by `auto`, simulated on the same surfaces with the same noise. With
+them a search tries fewer configurations in as many epochs; the further runs are on other folds with other images, or from other
+seeds on the same images. Regret is there against the best that is possible below the size limit.
 """
 
 from __future__ import annotations
@@ -20,20 +20,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
 
 sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folder, where `search` would be benchmarks/search.py
 
 import spaces
-from search.pareto import Axis
-from search.results.belief import believe, posterior
+from search.backends.simulated import VirtualClock, create
+from search.backends.simulated import run as simulate
+from search.config.loading import check
+from search.config.study_file import ANCHOR
+from search.results.belief import believe
 from search.samplers.random_sampler import draw_uniformly
-from search.study.further_runs import MOST_SEEDS, choose_trial
+from search.study.study import Study
 from search.trial import State, Trial
-from trainables.simulated.surfaces import FAMILIES, Surface
+from spaces import key_of
+from trainables.simulated.surfaces import FAMILIES, Surface, SurfaceTrainable
 
 RESULT = Path(__file__).parent / "results" / "choice.md"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "reliability.png"
@@ -50,9 +58,22 @@ COLUMNS = (
     "expected",
     "90 % intervals hold",
 )
-CONFIRMED = ("family", "runs in all", "confirm", "regret, measured once", "folds", "ratio", "seeds", "ratio", "90 % intervals hold")
+CONFIRMED = (
+    "family",
+    "trials",
+    "confirm",
+    "against the best possible: measured",
+    "expected",
+    "folds",
+    "seeds",
+    "against the best trial: measured",
+    "expected",
+    "folds",
+    "seeds",
+    "epochs",
+    "90 % intervals hold",
+)
 N_FOLDS = 5
-AXIS = Axis(float(max(LIMITS)))
 BINS = np.array([0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 
 
@@ -96,96 +117,93 @@ def study(found: Found, family: str, instance: int, n_trials: int) -> None:
     found.front += list(zip(belief.p_front().tolist(), (truth >= np.maximum.accumulate(truth)[ends]).tolist(), strict=True))
 
 
-class Noisy:
-    """One study's configurations and their noise; a run is a measurement of one of them."""
+class Measured(Surface):
+    """A surface whose accuracies are measured on `N_IMAGES` images."""
 
-    def __init__(self, family: str, instance: int, n_trials: int) -> None:
-        surface, by = Surface(family, instance), random.Random(instance)  # noqa: S311 - not cryptography
-        self.space, self.rng = spaces.joint(METHODS), np.random.default_rng(instance)
-        self.true: list[float] = []
-        self.trials: list[Trial] = []
-        self.of_images: list[float] = []  # what the images of the first split add
-        while len(self.trials) < n_trials:
-            config = draw_uniformly(self.space, by)
-            if (size := surface.count(config)[0]) <= max(LIMITS):
-                self.true.append(surface.final(config))
-                once = self._seed(len(self.trials))
-                value = self.rng.binomial(N_IMAGES, once) / N_IMAGES
-                self.of_images.append(value - once)
-                self.trials.append(Trial(len(self.trials), State.COMPLETE, config, 0, size, 650, 30, {"val/top1": value}))
+    n_validation = N_IMAGES
 
-    def _seed(self, number: int) -> float:
-        return min(1.0, max(0.0, self.true[number] + self.rng.normal(0.0, OF_SEEDS)))
 
-    def run(self, number: int, n_folds: int | None) -> dict[str, float]:
-        """Train a configuration again, on other images if there are folds."""
-        once = self._seed(number)
-        again = once + self.of_images[number] if n_folds is None else self.rng.binomial(N_IMAGES, once) / N_IMAGES
-        return {"val/top1": min(1.0, max(0.0, again))}
+class MeasuredTrainable(SurfaceTrainable):
+    """A trainable with the noise of a seed, and of images, which are others in each fold and the same for every seed."""
 
-    def confirmed(self, confirm: float, n_folds: int | None) -> list[Trial]:
-        """The trials after a search that keeps a share of its runs for those that are worth most."""
-        n_runs = len(self.trials)
-        trials = [replace(trial, n_folds=n_folds) for trial in self.trials[: n_runs - int(confirm * n_runs)]]
-        most = N_FOLDS if n_folds else MOST_SEEDS
-        for _ in range(n_runs - len(trials)):
-            found = posterior(self.space, trials, N_IMAGES)
-            if (chosen := choose_trial(found, AXIS, lambda trial: len(trial.values) < most)) is None:
-                break
-            one = trials[chosen.number]
-            trials[one.number] = one.with_runs([*(one.runs or [one.metrics]), self.run(one.number, n_folds)])
-        return trials
+    def start(self, config: Mapping[str, Any], *, seed: int, fold: int = 0, **others: Any) -> int:
+        """Set up a trial, and draw its noise."""
+        self._noise = OF_SEEDS * random.Random(seed).gauss(0.0, 1.0)  # noqa: S311 - not cryptography
+        self._images = random.Random(f"{key_of(dict(config))} {fold}").gauss(0.0, 1.0)  # noqa: S311 - the same
+        return super().start(config, seed=seed, fold=fold, **others)
 
-    def regret(self, trials: list[Trial]) -> tuple[float, float]:
-        """The mean regret over the limits of the expected best, and the share of 90 % intervals that hold the truth."""
-        belief = believe(self.space, trials, N_IMAGES)
-        truth, sizes = np.array([self.true[t.number] for t in belief.trials]), np.array([t.size for t in belief.trials])
-        lost = []
-        for limit in LIMITS:
-            best = max((true for t, true in zip(self.trials, self.true, strict=True) if t.size <= limit), default=None)
-            if best is not None and (sizes <= limit).any():
-                lost.append(best - truth[np.where(sizes <= limit, belief.mean, -np.inf).argmax()])
-        low, high = np.quantile(belief.draws, [0.05, 0.95], axis=0)
-        return float(np.mean(lost)), float(((truth >= low) & (truth <= high)).mean())
+    def step(self) -> dict[str, float]:
+        """Run one epoch."""
+        found = super().step()
+        true = min(1.0, max(0.0, found["val/top1"] + self._noise))
+        measured = true + self._images * (true * (1.0 - true) / N_IMAGES) ** 0.5
+        return found | {"val/top1": min(1.0, max(0.0, measured))}
 
-    def measured(self) -> float:
-        """The mean regret over the limits of the best single validation accuracy among all trials."""
-        sets = [few for limit in LIMITS if (few := [t for t in self.trials if t.size <= limit])]
-        best = [max(self.true[trial.number] for trial in few) for few in sets]
-        lost = np.array(best) - [self.true[max(few, key=lambda trial: trial.quality).number] for few in sets]
-        return float(np.mean(lost))
+
+def searched(family: str, instance: int, n_trials: int, **how: Any) -> tuple[Study, Measured]:
+    """Simulate a search by `auto` with rungs, one worker."""
+    surface = Measured(family, instance)
+    file = check(
+        {
+            "study": "choice",
+            "data": {"kind": "synthetic", "surface": family, "instance": instance, "folds": how.get("folds")},
+            "methods": METHODS,
+            "budget": {"n_trials": n_trials, "epochs": 9, "max_params": max(LIMITS), "confirm": how.get("confirm")},
+            "search": {"rungs": {"grace": 1, "factor": 3}, "seed": instance},
+        }
+    )
+    study = create(file, surface, clock := VirtualClock())
+    simulate(study, lambda: MeasuredTrainable(surface), clock, n_workers=1)
+    return study, surface
+
+
+def regrets(study: Study, surface: Measured) -> NDArray[np.float64]:
+    """The mean over the limits of what the best measured and the best expected trial lose.
+
+    Two numbers against the best that is possible, two against the best trial of the study; and the share of intervals that hold.
+    """
+    space = study.file.joint_space(with_anchor=True)
+    belief = believe(space, study.trials, N_IMAGES)
+    truth, sizes = np.array([surface.final(t.config) for t in belief.trials]), np.array([t.size for t in belief.trials])
+    measured = np.array([trial.quality for trial in belief.trials])
+    points = [surface.best({"method": (ANCHOR,)})[0]]
+    for method, values in ((m, study.file.joint_space().distributions(m)) for m in METHODS):
+        choices = {key: d.choices if isinstance(d, CategoricalDistribution) else None for key, d in values.items()}
+        points += surface.best({**choices, "method": (method,)})
+    lost = []
+    for limit in LIMITS:
+        best, few = max(true for true, size in points if size <= limit), sizes <= limit
+        chosen = [truth[np.where(few, by, -np.inf).argmax()] for by in (measured, belief.mean)]
+        lost.append([*(best - true for true in chosen), *(truth[few].max() - true for true in chosen)])
+    low, high = np.quantile(belief.draws, [0.05, 0.95], axis=0)
+    return np.array([*np.mean(lost, axis=0), ((truth >= low) & (truth <= high)).mean()])
 
 
 def confirmed_row(family: str, n_trials: int, confirm: float, n_studies: int) -> str:
     """The row of one family, length and share."""
-    once, folds, seeds, inside = list[float](), list[float](), list[float](), list[float]()
+    found: dict[str, list[NDArray[np.float64]]] = {"once": [], "folds": [], "seeds": []}
+    epochs = dict.fromkeys(found, 0)
     for instance in range(n_studies):
-        once.append(Noisy(family, instance, n_trials).measured())
-        for n_folds, found in ((N_FOLDS, folds), (None, seeds)):
-            noisy = Noisy(family, instance, n_trials)
-            lost, held = noisy.regret(noisy.confirmed(confirm, n_folds))
-            found.append(lost)
-            inside += [held] if n_folds else []
-    of = 100 * np.mean(once), 100 * np.mean(folds), 100 * np.mean(seeds)
-    cells = (
-        family,
-        str(n_trials),
-        f"{confirm:g}",
-        f"{of[0]:.2f}",
-        f"{of[1]:.2f}",
-        _ratio(folds, once),
-        f"{of[2]:.2f}",
-        _ratio(seeds, once),
-    )
-    return "| " + " | ".join((*cells, f"{100 * np.mean(inside):.1f} %")) + " |"
+        for name, how in (("once", {}), ("folds", {"folds": N_FOLDS, "confirm": confirm}), ("seeds", {"confirm": confirm})):
+            study, surface = searched(family, instance, n_trials, **how)
+            found[name].append(regrets(study, surface))
+            epochs[name] += sum(trial.epochs for trial in study.trials)
+    by = {name: np.array(rows) for name, rows in found.items()}
+    cells = [family, str(n_trials), f"{confirm:g}"]
+    for against in (0, 2):  # the best that is possible, the best of the study
+        measured = by["once"][:, against]
+        cells.append(f"{100 * measured.mean():.2f}")
+        for name in found:
+            expected = by[name][:, against + 1]
+            cells.append(f"{100 * expected.mean():.2f} ({_ratio(expected, measured)})")
+    return "| " + " | ".join((*cells, f"{epochs['folds'] / epochs['once']:.2f}", f"{100 * by['folds'][:, 4].mean():.1f} %")) + " |"
 
 
-def _ratio(over: list[float], under: list[float]) -> str:
+def _ratio(over: NDArray[np.float64], under: NDArray[np.float64]) -> str:
     """The ratio of two means over studies, with the 95 % interval of a bootstrap."""
-    rng, a, b = np.random.default_rng(0), np.array(over), np.array(under)
-    drawn = rng.integers(len(a), size=(2000, len(a)))
-    low, high = np.quantile(a[drawn].mean(1) / b[drawn].mean(1), [0.025, 0.975])
-    return f"{a.mean() / b.mean():.2f} [{low:.2f}, {high:.2f}]"
+    drawn = np.random.default_rng(0).integers(len(over), size=(2000, len(over)))
+    low, high = np.quantile(over[drawn].mean(1) / under[drawn].mean(1), [0.025, 0.975])
+    return f"{over.mean() / under.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
 def row(family: str, n_trials: int, found: Found, rng: np.random.Generator) -> str:
@@ -268,11 +286,12 @@ def main() -> None:
 
 ## Further runs
 
-As many runs in all as studies above have trials: a share of them is kept for further runs near the front, on {N_FOLDS} folds or
-from other seeds. Regret is against the best of all configurations, also of those that were not tried for it.
+Whole searches by `auto`, with rungs: the best single validation accuracy and the best expected one of a search without further
+runs; and the best expected one where a share of as many epochs goes to further runs, on {N_FOLDS} folds or from other seeds. Mean
+regret, and its ratio to that of the first column with a 95 % interval. `epochs`: those with folds, divided by those without.
 
 | {" | ".join(CONFIRMED)} |
-|---|---:|---:|---:|---:|---|---:|---|---:|
+|---|---:|---:|---:|---|---|---|---:|---|---|---|---:|---:|
 """
     )
     text += (

@@ -93,7 +93,7 @@ def importance(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: Js
     from search.results.saved_study import load
 
     saved = load(folder_of(study, storage))
-    found = importance_of(check_stored(saved.row.file).joint_space(), saved.history, saved.epochs, metric=saved.metric)
+    found = importance_of(check_stored(saved.row.file).joint_space(), saved.history, saved.first_epochs, metric=saved.metric)
     if as_json:
         print_json(found)
         return

@@ -118,7 +118,7 @@ class _Clock:
 
     def epochs_done(self) -> int:
         full = self._study.file.budget.epochs
-        return sum(full if trial.state.finished else trial.epochs for trial in self._study.trials)
+        return sum(max(full, trial.epochs) if trial.state.finished else trial.epochs for trial in self._study.trials)
 
     def share(self) -> float:
         """Return the part of the budget that is used, in [0, 1]: of trials or of hours, whichever ends the study first."""
@@ -226,7 +226,11 @@ class Lines:
         for trial in self._study.trials:
             if trial.number in self._ended and not trial.state.finished:
                 self._ended.remove(trial.number)
-                yield f"{trial.label} continues at epoch {trial.epochs + 1}: the search expects more of it than of a new trial"
+                if trial.runs:
+                    how = "on another fold" if trial.n_folds else "from another seed"
+                    yield f"{trial.label} is trained again, run {trial.run} {how}: the front depends on it"
+                else:
+                    yield f"{trial.label} continues at epoch {trial.epochs + 1}: the search expects more of it than of a new trial"
             elif trial.number not in self._ended and trial.state.finished:
                 self._ended.add(trial.number)
                 yield _line(self._study, trial, len(self._ended), left)
@@ -235,6 +239,7 @@ class Lines:
 def _line(study: Study, trial: Trial, n_finished: int, left: float | None) -> str:
     line = f"[{_out_of(n_finished, study.file.budget.n_trials)}] {trial.label} {trial.state.lower()}"
     if trial.state is State.COMPLETE:
+        line += "" if len(trial.runs) < 2 else f" again (run {len(trial.runs)})"
         line += f", {trial.objective} {trial.metric.format(trial.quality)} with {trial.adapter_params:,} adapter parameters"
     elif trial.reason:
         line += f": {trial.reason}"

@@ -160,9 +160,10 @@ def show(
     from search.metrics import METRICS
     from search.results import tables
     from search.results.as_json import trial_json
+    from search.results.noise import standard_error
     from search.results.words import format_value, sparkline
 
-    one, reports = _read_trial(folder_of(study, storage), trial)
+    one, reports, n_validation = _read_trial(folder_of(study, storage), trial)
     if as_json:
         history = [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in reports]
         print_json(trial_json(one) | {"reports": history})
@@ -176,6 +177,10 @@ def show(
     facts.add_row("head_params", f"{one.head_params:,}")
     for key, value in tables.costs(one.metrics):
         facts.add_row(key, value)
+    if one.runs:
+        error = standard_error(one, n_validation)
+        facts.add_row(one.objective, one.metric.words(one.quality) + ("" if error is None else f" ± {one.metric.format(error)}"))
+        facts.add_row("runs", f"{tables.n_runs(one)} ({', '.join(map(one.metric.format, one.values))})")
     console.print(facts)
     keys = [key for key in (reports[-1].metrics if reports else {}) if not key.startswith("cost/")]
     curve = Table("epoch", *(METRICS[key].heading if key in METRICS else key for key in keys), box=None)
@@ -186,8 +191,8 @@ def show(
         console.print(f"{one.objective}  {sparkline([r.metrics[one.objective] for r in reports])}", style="dim")
 
 
-def _read_trial(folder: Path, number: int) -> tuple[Trial, list[Report]]:
-    """Read one trial, with costs measured after its end, and its epochs.
+def _read_trial(folder: Path, number: int) -> tuple[Trial, list[Report], int | None]:
+    """Read one trial, with costs measured after its end, its epochs, and the number of images that they were measured on.
 
     Raises:
         RequestError: If the study has no such trial.
@@ -202,7 +207,7 @@ def _read_trial(folder: Path, number: int) -> tuple[Trial, list[Report]]:
         if not (found := ledger.trials([number])):
             raise RequestError(no_trial(number, ledger.counts().n_trials, f"study {ledger.study().name}"))
         [one] = with_measured(found, ledger.events(kinds=[EventKind.MEASURED]))
-        return one, ledger.reports(trial=number)
+        return one, ledger.reports(trial=number), ledger.study().facts.n_validation
 
 
 def _show_rejections(folder: Path, *, as_json: bool) -> None:
@@ -231,7 +236,8 @@ def show_front(study: Overview | SavedStudy, odds: Mapping[int, float] | None = 
     if not study.members:
         console.print("No trial is complete: the front is empty.")
         return
-    console.print(Constrain(tables.front_table(study.members, odds=odds), tables.TABLE_WIDTH))
+    table = tables.front_table(study.members, odds=odds, n_validation=study.row.facts.n_validation)
+    console.print(Constrain(table, tables.TABLE_WIDTH))
     if study.extended:
         console.print(Constrain(tables.extended_table(study.extended), tables.TABLE_WIDTH))
     console.print(f"Hypervolume {study.hypervolume:.4f}", style="dim")

@@ -106,7 +106,7 @@ class Budget(Section):
         stall_trials: Number of consecutive complete or pruned trials without a change of the front after which no trial is started;
             null for no limit.
         confirm: Share of the budget that is kept for further runs of trials near the front, on other folds, or from other seeds if
-            there are no folds; null: a quarter with folds (`data.folds`), else nothing.
+            there are no folds; null: a tenth with folds (`data.folds`), else nothing.
         sure: Probability with which the answer has to hold (`paretune answer`) for the study to end early; null: it does not.
     """
 

@@ -20,7 +20,7 @@ from search.metrics import TOP1
 from search.storage.address import check_server
 from search.storage.facts import Facts
 
-CONFIRM = 0.25  # share of the budget for further runs of a study with folds; see benchmarks/results/choice.md
+CONFIRM = 0.1  # share of the budget for further runs of a study with folds; see benchmarks/results/choice.md
 ANCHOR = "head_only"  # always runs first, for any choice of methods
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.front import front
 from search.metrics import METRICS, TOP1
+from search.results.noise import standard_error
 from search.storage.whole_file import write_whole
 from search.trial import Trial
 
@@ -46,6 +47,8 @@ UNITS = {
 def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> pa.Table:
     """Return one row per trial: its state and sizes, one column per knob, one per metric of the last epoch.
 
+    If trials were trained again, `runs` lists the study's metric of each complete run, and the metrics are means over them.
+
     A knob that the trial's method does not have is null. Each column's unit is in its metadata (`unit`). The table's metadata
     contain `paretune.schema_version`, and name and id of the study.
     """
@@ -67,6 +70,10 @@ def trials_arrow(trials: Sequence[Trial], *, study: StudyRow | None = None) -> p
         "started": pa.array([t.started for t in trials], pa.float64()),
         "finished": pa.array([t.finished for t in trials], pa.float64()),
     }
+    if any(t.runs for t in trials):
+        columns["runs"] = pa.array([list(t.values) if t.is_complete else [] for t in trials], pa.list_(pa.float64()))
+        n_validation = None if study is None else study.facts.n_validation
+        columns["standard_error"] = pa.array([standard_error(t, n_validation) for t in trials], pa.float64())
     for key in _keys([t.config for t in trials], first="method"):
         columns[key] = _column([t.config.get(key) for t in trials])
     for key in _keys([t.metrics for t in trials], first=TOP1):

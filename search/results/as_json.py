@@ -12,8 +12,12 @@ from search.trial import Trial
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """Return one trial as plain JSON values (NaN is null). Other programs build on these fields: add fields, but keep these."""
-    return {
+    """Return one trial as plain JSON values (NaN is null). Other programs build on these fields: add fields, but keep these.
+
+    `runs` is the study's metric of each complete run, if its trials may have several; the metrics are means over them then.
+    """
+    runs = {} if trial.n_folds is None and not trial.runs else {"n_folds": trial.n_folds, "runs": list(trial.values)}
+    return runs | {
         "trial": trial.number,
         "state": trial.state.value,
         "method": trial.method,

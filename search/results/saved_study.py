@@ -20,6 +20,7 @@ from search.storage.checkpoints import Folder
 from search.storage.events import EventKind
 from search.storage.location import ledger_in
 from search.storage.rows import Counts, Report, StudyRow
+from search.storage.runs import is_repeated
 from search.storage.sql_ledger import SqlLedger
 from search.trial import Trial, find_trial
 
@@ -119,6 +120,15 @@ class SavedStudy:
     def reports(self) -> pa.Table:
         """Return one row per epoch of every trial."""
         return arrow_tables.reports_arrow(self.epochs, study=self.row)
+
+    @property
+    def first_epochs(self) -> tuple[Report, ...]:
+        """The reports of the first run of each trial; those of further runs, on other folds or from other seeds, are left out."""
+        if not is_repeated(self.row.file):
+            return self.epochs
+        usual = int(self.row.budget["epochs"])
+        longer = {trial.number for trial in self.history if trial.planned_epochs is not None}
+        return tuple(report for report in self.epochs if report.epoch <= usual or report.trial in longer)
 
     @property
     def n_validation(self) -> int | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.front import beside, front, judged_by
 from search.results.arrow_tables import UNITS
+from search.results.noise import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs, format_quantity, telling_apart
 from search.trial import Trial
 
@@ -26,13 +27,22 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 100  # terminal columns; a wider row would be hard to follow
 
 
-def front_table(trials: Iterable[Trial], *, title: str | None = None, odds: Mapping[int, float] | None = None) -> Table:
+def front_table(
+    trials: Iterable[Trial],
+    *,
+    title: str | None = None,
+    odds: Mapping[int, float] | None = None,
+    n_validation: int | None = None,
+) -> Table:
     """Return the front, smallest member first, for a terminal. At 80 columns nothing wraps: the knobs are cut instead.
+
+    If members were trained again, the table has their standard errors and their runs.
 
     Args:
         trials: Trials of a study; only members of the front are shown.
         title: Title of the table.
         odds: Probability that a trial is truly on the front, by its number; shown if there are any.
+        n_validation: Number of images that accuracies were measured on.
     """
     table = _table(title)
     for heading, options in (
@@ -44,17 +54,30 @@ def front_table(trials: Iterable[Trial], *, title: str | None = None, odds: Mapp
     ):
         table.add_column(heading, **options)
     members = front(trials)
-    against = _against(members)
+    against, repeated = _against(members), any(trial.runs for trial in members)
     for key in against:
         table.add_column(key, **_RIGHT)
     watched = _watched(members)
-    for heading in (judged_by(members).heading, *watched, *(["P(front)"] if odds else [])):
+    further = [*(("±", "runs") if repeated else ()), *watched, *(["P(front)"] if odds else [])]
+    for heading in (judged_by(members).heading, *further):
         table.add_column(heading, **_RIGHT)
     for trial in members:
         sizes = (f"{trial.adapter_params:,}", f"{trial.head_params:,}", *(format_quantity(trial.cost(key)) for key in against))
-        numbers = (*sizes, trial.metric.format(trial.quality), *_watched_cells(trial, watched))
+        runs = (_spread(trial, n_validation), n_runs(trial)) if repeated else ()
+        numbers = (*sizes, trial.metric.format(trial.quality), *runs, *_watched_cells(trial, watched))
         table.add_row(f"{trial.number:04d}", trial.method, describe_knobs(trial), *numbers, *_odds_cell(trial, odds))
     return table
+
+
+def n_runs(trial: Trial) -> str:
+    """Return how many runs of a trial are complete: `3`, or `3 of 5` folds."""
+    done = len(trial.values) if trial.is_complete else 0
+    return f"{done}" if trial.n_folds is None else f"{done} of {trial.n_folds}"
+
+
+def _spread(trial: Trial, n_validation: int | None) -> str:
+    error = standard_error(trial, n_validation)
+    return "" if error is None else trial.metric.format(error)
 
 
 def _odds_cell(trial: Trial, odds: Mapping[int, float] | None) -> list[str]:
@@ -103,11 +126,14 @@ def trials_table(trials: Sequence[Trial], members: Collection[int]) -> Table:
         table.add_column(heading, **options)
     table.add_column("adapter", **_RIGHT)
     table.add_column(judged_by(trials).heading.removeprefix("val/"), **_RIGHT)
+    if repeated := any(trial.runs for trial in trials):
+        table.add_column("runs", **_RIGHT)
     for trial in trials:
         number = f"{trial.number:04d}{'*' if trial.number in members else ''}"
         shown = trial.metric.format(trial.quality) if math.isfinite(trial.quality) else ""
         knobs = describe_knobs(trial, first[trial.method])
-        table.add_row(number, trial.state, trial.method, knobs, str(trial.epochs), f"{trial.adapter_params:,}", shown)
+        numbers = (str(trial.epochs), f"{trial.adapter_params:,}", shown, *((n_runs(trial),) if repeated else ()))
+        table.add_row(number, trial.state, trial.method, knobs, *numbers)
     return table
 
 

@@ -56,7 +56,7 @@ def write_page(
             "Learning curves",
             "Strong lines are members of the front."
             + (f" The best {most} trials are drawn." if len(every) > (most := curves_figure.MOST_CURVES) else ""),
-            curves_figure.curves_figure(every, study.epochs),
+            curves_figure.curves_figure(every, study.first_epochs),
         ),
         ("Every method's own front", "", plotly_figures.methods_figure(every, point)),
         ("Hypervolume over trials", "", plotly_figures.hypervolume_figure(grown, **named)),
@@ -96,4 +96,4 @@ def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:
         space = check_stored(study.row.file).joint_space()
     except RequestError:  # written by a version with knobs that this version does not know
         return {}
-    return importance(space, study.history, study.epochs, metric=study.metric)
+    return importance(space, study.history, study.first_epochs, metric=study.metric)

@@ -102,7 +102,7 @@ def epochs_spent(trials: Sequence[Trial], epochs: int) -> tuple[int, int]:
 def n_affordable(file: StudyFile, trials: Sequence[Trial], *, racing: bool) -> int:
     """Return how many further runs may start now.
 
-    Of all epochs, at most the share `confirm` is for further runs. If only hours limit the study, this holds while new
+    At most the share `confirm` of all epochs is for further runs. If only hours limit the study, this holds while new
     configurations are started, and afterwards the hours do.
 
     Args:

@@ -16,6 +16,7 @@ from search.results.study_state import StudyState
 from search.results.words import METHOD_NAMES, describe_knobs
 from search.storage.events import EventKind
 from search.storage.rows import Event, Report, StudyRow
+from search.storage.runs import is_repeated
 from search.trial import PARAMETERS, Metrics, State, Trial
 
 MAX_TAG_CHARACTERS = 5000
@@ -96,11 +97,28 @@ def trial_content(study: StudyRow, trial: Trial, reports: Iterable[Report], *, r
         trial.finished,
         tags,
         "paretune.epochs",
-        [Step(report.epoch, report.time, report.metrics) for report in reports],
+        [Step(report.epoch, report.time, _shown(study, trial, report)) for report in reports],
         params={key: str(value) for key, value in {**trial.config, "trial": trial.number, "seed": trial.seed}.items()},
         sizes={key: float(trial.cost(key)) for key in dict.fromkeys(("adapter_params", "head_params", *_counted(trial)))},
         optional=("paretune.rank", "paretune.rung", "paretune.reason"),
     )
+
+
+def _shown(study: StudyRow, trial: Trial, report: Report) -> Metrics:
+    """Return the metrics of an epoch, as MLflow shows them.
+
+    Those of a further run have names of their own, `fold-2/val/top1` or `run-2/val/top1`. Its last epoch also has the mean of the
+    study's metric over the runs until then.
+    """
+    length = int(study.budget["epochs"])
+    if trial.planned_epochs is not None or report.epoch <= length or not is_repeated(study.file):
+        return report.metrics
+    run = (report.epoch - 1) // length + 1
+    word = "run" if trial.n_folds is None else "fold"
+    own = {f"{word}-{run}/{key}": value for key, value in report.metrics.items() if not key.startswith("cost/")}
+    if report.epoch % length == 0 and run <= len(trial.runs):
+        own[trial.objective] = trial.with_runs(trial.runs[:run]).quality
+    return own
 
 
 def trial_note(trial: Trial, rank: int | None) -> str:
@@ -122,7 +140,8 @@ def _standing(trial: Trial, rank: int | None) -> str:
         return f"failed after {trial.epochs} epochs: {trial.reason}"
     if trial.state is State.COMPLETE:
         where = "" if rank is None else ", on the front" if rank == 1 else f", on front {rank} of the ranking"
-        return f"complete after {trial.epochs} epochs with {trial.metric.words(trial.quality)}{where}"
+        runs = f", the mean of {len(trial.runs)} runs" if len(trial.runs) > 1 else ""
+        return f"complete after {trial.epochs} epochs with {trial.metric.words(trial.quality)}{runs}{where}"
     return trial.state.value.lower()
 
 
@@ -163,20 +182,23 @@ class Progress:
     allowed adapter.
     """
 
-    def __init__(self, metric: Metric, reference_point: tuple[float, float], largest: float) -> None:
+    def __init__(self, metric: Metric, reference_point: tuple[float, float], largest: float, *, is_repeated: bool = False) -> None:
+        self._is_repeated = is_repeated
         self._metric = metric
         self._reference_point = reference_point
         self._best: dict[str, float] = {}
         self._limits = [10**decade for decade in range(2, 10) if 10**decade <= largest]
         self._running: dict[int, Metrics] = {}  # metrics of the last epoch of each trial that has not ended
         self._complete: list[Trial] = []  # trials that may still be on the front
+        self._every: dict[int, Trial] = {}  # all complete trials of a study in which they may be trained again
         self._n_ended = 0
         self._n_epochs, self._seconds = 0, 0.0  # of all trials, up to the last event
 
     @classmethod
     def of(cls, study: StudyRow) -> Progress:
         """Create the progress of a study, from its beginning."""
-        return cls(study.metric, study.facts.reference_point, float(study.facts.max_params))
+        largest = float(study.facts.max_params)
+        return cls(study.metric, study.facts.reference_point, largest, is_repeated=is_repeated(study.file))
 
     def advance(self, events: Iterable[Event], reports: Iterable[Report], trials: Sequence[Trial]) -> list[Step]:
         """Return one step for each trial that ended among the events."""
@@ -193,7 +215,7 @@ class Progress:
                 self._n_ended += 1
                 last = self._running.pop(event.trial, None)
                 if event.kind is EventKind.COMPLETED and last is not None and trials[event.trial].planned_epochs is None:
-                    self._completed(_as_it_was(trials[event.trial], last))
+                    self._completed(_as_it_was(trials[event.trial], last, event.detail.get("runs", 0)))
                 values = {
                     "front/size": float(len(self._complete)),
                     "front/hypervolume": hypervolume(self._complete, self._reference_point),
@@ -209,13 +231,23 @@ class Progress:
         return self._n_epochs, self._seconds / 3600.0
 
     def _completed(self, trial: Trial) -> None:
+        if self._is_repeated:  # a mean may be less than the first run was
+            self._every[trial.number] = trial
+            self._complete, self._best = front(self._every.values()), {}
+            for one in self._every.values():
+                self._note_best(one)
+            return
         self._complete = front([*self._complete, trial])
+        self._note_best(trial)
+
+    def _note_best(self, trial: Trial) -> None:
         best, metric = f"best/{self._metric.name}", self._metric
         small = [f"{best}_at_params_le_{limit}" for limit in self._limits if trial.adapter_params <= limit]
         for key in (best, *small):
             self._best[key] = max(trial.quality, self._best.get(key, trial.quality), key=metric.score)
 
 
-def _as_it_was(trial: Trial, last: Metrics) -> Trial:
-    """Return the trial in its state at completion."""
-    return replace(trial, state=State.COMPLETE, metrics=last)
+def _as_it_was(trial: Trial, last: Metrics, n_runs: int) -> Trial:
+    """Return the trial in its state at completion, with so many runs."""
+    then = replace(trial, state=State.COMPLETE)
+    return then.with_runs(trial.runs[:n_runs]) if n_runs and trial.runs else replace(then, metrics=last, runs=())

@@ -96,7 +96,8 @@ def export_adapter(
         )
     origin = {"study": study.name, "trial": number, "state": str(trial.state)}
     try:
-        at_least = trial.epochs if trial.state.finished else 0
+        first = trial.first_run(int(study.row.budget["epochs"]))  # whose checkpoint is kept
+        at_least = first.epochs if trial.is_complete or trial.state.finished else 0
         by = exporter(study) if using is None else using
         return by.write(folder, to, config=trial.config, seed=trial.seed, origin=origin, at_least=at_least, form=form.form())
     except ValueError as error:

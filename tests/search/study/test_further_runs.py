@@ -40,7 +40,8 @@ EPOCHS = 4
 
 def study_file(storage: Path, *, folds: int | None = 3, n_trials: int = 16, sampler: str = "random", **budget: Any) -> StudyFile:
     data = {"kind": "synthetic", "noise": 0.01} | ({"folds": folds} if folds else {})
-    budget = {"n_trials": n_trials, "epochs": EPOCHS, "max_params": 20_000, **budget}
+    usual = {"n_trials": n_trials, "epochs": EPOCHS, "max_params": 20_000, "confirm": 0.25 if folds else None}
+    budget = {**usual, **budget}
     return studies.study_file(
         storage, data=data, budget=budget, search={"sampler": sampler, "rungs": {"grace": 2, "factor": 3}, "seed": 2}
     )
