@@ -94,7 +94,7 @@ def rerun(events: list[Event]) -> int:
     ended: set[int | None] = set()
     again: set[int | None] = set()
     for event in events:
-        if event.kind == "promoted":  # a trial that a rung had stopped goes on
+        if event.kind in ("promoted", "continued"):  # a trial that a rung had stopped goes on, or a complete one is trained again
             ended.discard(event.trial)
         if event.trial in ended and event.kind in ("started", "resumed", "reported"):
             again.add(event.trial)
@@ -108,11 +108,13 @@ def behind(folder: Path) -> int:
     with closing(SqlLedger.open(ledger_of(folder))) as ledger:
         again = {event.trial for event in ledger.events() if event.kind == "restarted"}  # from the first epoch, their reports stay
         running = [t for t in ledger.trials() if t.state is State.RUNNING and t.epochs and t.number not in again]
-    return sum(_checkpoint(folder, trial) < trial.epochs for trial in running)
+        epochs = ledger.study().budget["epochs"]
+    return sum(_checkpoint(folder, trial) < trial.epochs - epochs * len(trial.runs) for trial in running)
 
 
 def _checkpoint(folder: Path, trial: Trial) -> int:
-    path = ledger_of(folder).parent / "trials" / f"{trial.number:04d}" / "epoch.json"
+    name = "epoch.json" if trial.run == 1 else f"run-{trial.run}-epoch.json"
+    path = ledger_of(folder).parent / "trials" / f"{trial.number:04d}" / name
     return int(json.loads(path.read_text())["epoch"]) if path.exists() else 0
 
 

@@ -162,7 +162,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     EventKind.CONFIRMING: EventSpec(
         Subject.STUDY,
         f"{_STUDY}._confirm",
-        "No new configuration is started; what is left of the budget goes to further runs.",
+        "No new configuration is started; the rest of the budget goes to further runs.",
         replay="ends the search for configurations, until an `extended` follows",
         required=_WHY,
     ),
