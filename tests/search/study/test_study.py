@@ -115,7 +115,8 @@ def test_an_exception_in_the_trainable_fails_the_trial_with_its_text(tmp_path: P
 
 
 def test_what_is_too_large_is_rejected_with_the_law_and_takes_no_number(tmp_path: Path) -> None:
-    study = new_study(tmp_path, budget={"n_trials": 10, "epochs": 1, "max_params": 3_000})
+    budget = {"n_trials": 10, "epochs": 1, "max_params": 3_000}
+    study = new_study(tmp_path, budget=budget, search={"sampler": "random"})  # auto proposes nothing too large
     in_process.run(study, SyntheticTrainable())
     assert [trial.number for trial in study.trials] == list(range(10))
     assert all(trial.adapter_params <= 3_000 for trial in study.trials)
