@@ -73,7 +73,7 @@ class PredictedAccuracy:
         Args:
             known: Observations.
             observed: Tickets (n,) with at least one epoch.
-            below: How far (n,) they end below the front: of too many, the nearest are used, and an even part of the others.
+            below: Distances (n,) of their ends below the front: of too many, the nearest are used, and an even part of the others.
         """
         if len(observed) < N_LEAST:
             return None

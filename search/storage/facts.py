@@ -101,7 +101,7 @@ class Pinned(_Stored):
 
 
 class AutoFact(_Stored):
-    """What the sampler `auto` was when the study began.
+    """The sampler `auto` as it was when the study began.
 
     Attributes:
         parts: Parts that came after its first version (`search.samplers.base.Part`).

@@ -31,12 +31,16 @@ def history(study: Study) -> list[tuple[str, int | None, str]]:
     return [(event.kind, event.trial, json.dumps(dict(event.detail))) for event in events]
 
 
-def test_head_only_is_asked_first_then_the_default_of_every_method(tmp_path: Path) -> None:
-    study = new_study(tmp_path, budget={"n_trials": 12, "epochs": 3, "max_params": 10**9})
+@pytest.mark.parametrize(("sampler", "rank"), [("random", 8), ("auto", 1)])
+def test_head_only_is_asked_first_then_the_default_of_every_method_or_its_smallest_size(
+    tmp_path: Path, sampler: str, rank: int
+) -> None:
+    budget = {"n_trials": 12, "epochs": 3, "max_params": 10**9}
+    study = new_study(tmp_path, budget=budget, search={"sampler": sampler})
     asked = [study.ask() for _ in range(4)]
     assert [trial.config["method"] for trial in asked if trial] == ["head_only", "lora", "arc", "lily"]
     assert asked[1] is not None
-    assert asked[1].config["lora.rank"] == 8
+    assert asked[1].config["lora.rank"] == rank
 
 
 def test_a_study_runs_exactly_its_trials_and_then_asks_for_nothing(tmp_path: Path) -> None:
@@ -111,7 +115,8 @@ def test_an_exception_in_the_trainable_fails_the_trial_with_its_text(tmp_path: P
 
 
 def test_what_is_too_large_is_rejected_with_the_law_and_takes_no_number(tmp_path: Path) -> None:
-    study = new_study(tmp_path, budget={"n_trials": 10, "epochs": 1, "max_params": 3_000})
+    budget = {"n_trials": 10, "epochs": 1, "max_params": 3_000}
+    study = new_study(tmp_path, budget=budget, search={"sampler": "random"})  # auto proposes nothing too large
     in_process.run(study, SyntheticTrainable())
     assert [trial.number for trial in study.trials] == list(range(10))
     assert all(trial.adapter_params <= 3_000 for trial in study.trials)
