@@ -5,6 +5,10 @@ each trained once; its accuracy has the noise of a seed (a standard deviation of
 validation images. Two ways to choose a trial of at most 1,000, 10,000 and 100,000 parameters from the same trials: the best single
 validation accuracy, and the best expected accuracy of `search.results.belief`. *Regret* is the true accuracy that is lost against
 the truly best trial of that size; *flattery* is by how much the accuracy that is told exceeds the true one.
+
+A third way spends as many epochs on fewer configurations: a share of them (`budget.confirm`) goes to further runs that
+`search.study.further_runs` chooses, on other folds with other images, or from other seeds on the same images. It loses, in
+addition, what the configurations that it did not try are better by.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +28,10 @@ import numpy as np
 sys.path[0] = str(Path(__file__).parents[1])  # instead of this file's own folder, where `search` would be benchmarks/search.py
 
 import spaces
-from search.results.belief import believe
+from search.pareto import Axis
+from search.results.belief import believe, posterior
 from search.samplers.random_sampler import draw_uniformly
+from search.study.further_runs import MOST_SEEDS, choose_trial
 from search.trial import State, Trial
 from trainables.simulated.surfaces import FAMILIES, Surface
 
@@ -44,6 +50,9 @@ COLUMNS = (
     "expected",
     "90 % intervals hold",
 )
+CONFIRMED = ("family", "runs in all", "confirm", "regret, measured once", "folds", "ratio", "seeds", "ratio", "90 % intervals hold")
+N_FOLDS = 5
+AXIS = Axis(float(max(LIMITS)))
 BINS = np.array([0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 
 
@@ -87,6 +96,98 @@ def study(found: Found, family: str, instance: int, n_trials: int) -> None:
     found.front += list(zip(belief.p_front().tolist(), (truth >= np.maximum.accumulate(truth)[ends]).tolist(), strict=True))
 
 
+class Noisy:
+    """One study's configurations and their noise; a run is a measurement of one of them."""
+
+    def __init__(self, family: str, instance: int, n_trials: int) -> None:
+        surface, by = Surface(family, instance), random.Random(instance)  # noqa: S311 - not cryptography
+        self.space, self.rng = spaces.joint(METHODS), np.random.default_rng(instance)
+        self.true: list[float] = []
+        self.trials: list[Trial] = []
+        self.of_images: list[float] = []  # what the images of the first split add
+        while len(self.trials) < n_trials:
+            config = draw_uniformly(self.space, by)
+            if (size := surface.count(config)[0]) <= max(LIMITS):
+                self.true.append(surface.final(config))
+                once = self._seed(len(self.trials))
+                value = self.rng.binomial(N_IMAGES, once) / N_IMAGES
+                self.of_images.append(value - once)
+                self.trials.append(Trial(len(self.trials), State.COMPLETE, config, 0, size, 650, 30, {"val/top1": value}))
+
+    def _seed(self, number: int) -> float:
+        return min(1.0, max(0.0, self.true[number] + self.rng.normal(0.0, OF_SEEDS)))
+
+    def run(self, number: int, n_folds: int | None) -> dict[str, float]:
+        """Train a configuration again, on other images if there are folds."""
+        once = self._seed(number)
+        again = once + self.of_images[number] if n_folds is None else self.rng.binomial(N_IMAGES, once) / N_IMAGES
+        return {"val/top1": min(1.0, max(0.0, again))}
+
+    def confirmed(self, confirm: float, n_folds: int | None) -> list[Trial]:
+        """The trials after a search that keeps a share of its runs for those that are worth most."""
+        n_runs = len(self.trials)
+        trials = [replace(trial, n_folds=n_folds) for trial in self.trials[: n_runs - int(confirm * n_runs)]]
+        most = N_FOLDS if n_folds else MOST_SEEDS
+        for _ in range(n_runs - len(trials)):
+            found = posterior(self.space, trials, N_IMAGES)
+            if (chosen := choose_trial(found, AXIS, lambda trial: len(trial.values) < most)) is None:
+                break
+            one = trials[chosen.number]
+            trials[one.number] = one.with_runs([*(one.runs or [one.metrics]), self.run(one.number, n_folds)])
+        return trials
+
+    def regret(self, trials: list[Trial]) -> tuple[float, float]:
+        """The mean regret over the limits of the expected best, and the share of 90 % intervals that hold the truth."""
+        belief = believe(self.space, trials, N_IMAGES)
+        truth, sizes = np.array([self.true[t.number] for t in belief.trials]), np.array([t.size for t in belief.trials])
+        lost = []
+        for limit in LIMITS:
+            best = max((true for t, true in zip(self.trials, self.true, strict=True) if t.size <= limit), default=None)
+            if best is not None and (sizes <= limit).any():
+                lost.append(best - truth[np.where(sizes <= limit, belief.mean, -np.inf).argmax()])
+        low, high = np.quantile(belief.draws, [0.05, 0.95], axis=0)
+        return float(np.mean(lost)), float(((truth >= low) & (truth <= high)).mean())
+
+    def measured(self) -> float:
+        """The mean regret over the limits of the best single validation accuracy among all trials."""
+        sets = [few for limit in LIMITS if (few := [t for t in self.trials if t.size <= limit])]
+        best = [max(self.true[trial.number] for trial in few) for few in sets]
+        lost = np.array(best) - [self.true[max(few, key=lambda trial: trial.quality).number] for few in sets]
+        return float(np.mean(lost))
+
+
+def confirmed_row(family: str, n_trials: int, confirm: float, n_studies: int) -> str:
+    """The row of one family, length and share."""
+    once, folds, seeds, inside = list[float](), list[float](), list[float](), list[float]()
+    for instance in range(n_studies):
+        once.append(Noisy(family, instance, n_trials).measured())
+        for n_folds, found in ((N_FOLDS, folds), (None, seeds)):
+            noisy = Noisy(family, instance, n_trials)
+            lost, held = noisy.regret(noisy.confirmed(confirm, n_folds))
+            found.append(lost)
+            inside += [held] if n_folds else []
+    of = 100 * np.mean(once), 100 * np.mean(folds), 100 * np.mean(seeds)
+    cells = (
+        family,
+        str(n_trials),
+        f"{confirm:g}",
+        f"{of[0]:.2f}",
+        f"{of[1]:.2f}",
+        _ratio(folds, once),
+        f"{of[2]:.2f}",
+        _ratio(seeds, once),
+    )
+    return "| " + " | ".join((*cells, f"{100 * np.mean(inside):.1f} %")) + " |"
+
+
+def _ratio(over: list[float], under: list[float]) -> str:
+    """The ratio of two means over studies, with the 95 % interval of a bootstrap."""
+    rng, a, b = np.random.default_rng(0), np.array(over), np.array(under)
+    drawn = rng.integers(len(a), size=(2000, len(a)))
+    low, high = np.quantile(a[drawn].mean(1) / b[drawn].mean(1), [0.025, 0.975])
+    return f"{a.mean() / b.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
 def row(family: str, n_trials: int, found: Found, rng: np.random.Generator) -> str:
     """The row of one family and length; the interval of the ratio is a bootstrap over studies."""
     regret, flattery = np.array(found.regret), 100 * np.array(found.flattery).mean(0)
@@ -126,7 +227,20 @@ def draw(points: list[tuple[float, float, int]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=50, help="of each family and length")
+    parser.add_argument(
+        "--confirm", type=float, nargs="*", default=[0.25], help="shares of the runs that are kept for further ones"
+    )
+    parser.add_argument("--lengths", type=int, nargs="*", default=[20, 40, 80], help="of the studies, in runs")
+    parser.add_argument("--only-confirm", action="store_true", help="print the table of further runs, and write nothing")
     asked = parser.parse_args()
+    confirmed = list[str]()
+    for family in FAMILIES:
+        for n_trials in asked.lengths:
+            for confirm in asked.confirm:
+                confirmed.append(confirmed_row(family, n_trials, confirm, asked.studies))
+                print(confirmed[-1], flush=True)
+    if asked.only_confirm:
+        return
     rng, rows, front = np.random.default_rng(0), list[str](), list[tuple[float, bool]]()
     for family in FAMILIES:
         for n_trials in (20, 40, 80):
@@ -148,7 +262,23 @@ def main() -> None:
 | {" | ".join(COLUMNS)} |
 |---|---:|---:|---:|---|---:|---:|---:|
 """
-    text += "\n".join(rows) + f"\n\n| P(front), as told | truly on the front | trials |\n|---:|---:|---:|\n{lines}\n"
+    text += (
+        "\n".join(rows)
+        + f"""
+
+## Further runs
+
+As many runs in all as studies above have trials: a share of them is kept for further runs near the front, on {N_FOLDS} folds or
+from other seeds. Regret is against the best of all configurations, also of those that were not tried for it.
+
+| {" | ".join(CONFIRMED)} |
+|---|---:|---:|---:|---:|---|---:|---|---:|
+"""
+    )
+    text += (
+        "\n".join(confirmed)
+        + f"\n\n## P(front)\n\n| P(front), as told | truly on the front | trials |\n|---:|---:|---:|\n{lines}\n"
+    )
     RESULT.write_text(text, encoding="utf-8")
 
 

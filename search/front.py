@@ -43,8 +43,8 @@ def hypervolume(trials: Iterable[Trial], reference_point: tuple[float, float]) -
 
 
 def compared(trial: Trial) -> bool:
-    """Return whether a trial is COMPLETE with the epochs of the budget."""
-    return trial.state is State.COMPLETE and trial.planned_epochs is None
+    """Return whether a trial is complete with the epochs of the budget."""
+    return trial.is_complete and trial.planned_epochs is None
 
 
 def beside(trials: Iterable[Trial]) -> list[Trial]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,6 +222,12 @@ class Front:
         last = bisect_right(self._top1s, top1, first)  # larger or equal points that are not more accurate are removed
         self._sizes[first:last], self._top1s[first:last], self._members[first:last] = [size], [top1], [[member]]
         return True
+
+    def rebuild(self, points: Iterable[tuple[float, float, int]]) -> None:
+        """Replace all points, each (top1, size, number): some of them have changed."""
+        self._sizes, self._top1s, self._members, self.hypervolume = [], [], [], 0.0
+        for point in points:
+            self.add(*point)
 
     def gain(self, top1: float, size: float) -> float:
         """Compute the hypervolume that a point would add: its area above the front, strip by strip from its size upwards."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from search.metrics import METRICS, TOP1, Metric
@@ -61,6 +61,9 @@ class Trial:
         planned_epochs: Total epochs of an extended trial; None for the budget's.
         against: Second objective of its study.
         objective: First objective of its study.
+        runs: Metrics of each complete run, if it was trained again on another fold or from another seed; else empty. `metrics` is
+            their mean then.
+        n_folds: Number of folds of its study; None if it has none.
     """
 
     number: int
@@ -80,6 +83,32 @@ class Trial:
     planned_epochs: int | None = None
     against: str = "adapter_params"
     objective: str = TOP1
+    runs: tuple[Metrics, ...] = ()
+    n_folds: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """True if it has an objective: it is COMPLETE, or was and is trained again."""
+        return self.state is State.COMPLETE or bool(self.runs)
+
+    @property
+    def run(self) -> int:
+        """The number of its current run, counted from 1; of a trial that has ended, of its last complete run."""
+        return len(self.runs) + (not self.state.finished) if self.runs else 1
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The first objective of each complete run."""
+        return tuple(one.get(self.objective, math.nan) for one in self.runs or (self.metrics,))
+
+    def with_runs(self, runs: Sequence[Metrics]) -> Trial:
+        """Return the trial with the metrics of so many complete runs."""
+        keys = [key for key in runs[0] if all(key in one for one in runs)]
+        return replace(self, runs=tuple(runs), metrics={key: math.fsum(one[key] for one in runs) / len(runs) for key in keys})
+
+    def first_run(self, epochs: int) -> Trial:
+        """Return the trial as it was after its first run of so many epochs."""
+        return replace(self, epochs=epochs, metrics=self.runs[0], runs=()) if self.runs else self
 
     @property
     def method(self) -> str:
@@ -88,7 +117,7 @@ class Trial:
 
     @property
     def objectives(self) -> tuple[float, float]:
-        """The pair (score of the last epoch, size); meaningful for COMPLETE trials."""
+        """The pair (score of the last epoch, or of the mean of its runs; size); meaningful for COMPLETE trials."""
         return self.metric.score(self.quality), float(self.size)
 
     @property

@@ -70,7 +70,38 @@ class FencedFolder:
             raise Superseded
 
 
+class RunFolder:
+    """A trial's folder in a further run: its files are next to those of the first run; the stop flag and the fence are the trial's.
+
+    Args:
+        folder: Folder of the trial, local or in an object store.
+        run: Number of the run, counted from 1.
+    """
+
+    def __init__(self, folder: Path | Folder, run: int) -> None:
+        self.folder, self.run = folder, run
+
+    def __str__(self) -> str:
+        return f"{self.folder}, run {self.run}"
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file; see `Folder.read`."""
+        return read(self.folder, self._own(name))
+
+    def write(self, name: str, blob: bytes) -> None:
+        """Create or replace a file; see `Folder.write`."""
+        _write(self.folder, self._own(name), blob, synchronised=name != FENCE)
+
+    def exists(self, name: str) -> bool:
+        """Return whether a file exists; see `Folder.exists`."""
+        return exists(self.folder, self._own(name))
+
+    def _own(self, name: str) -> str:
+        return name if name in _OF_THE_TRIAL else f"run-{self.run}-{name}"
+
+
 FENCE = ".worker"  # file in a trial's folder: the token of its newest worker
+_OF_THE_TRIAL = (FENCE, "stop")  # files of all runs; the second is `trainables.protocol.STOP_FLAG`
 
 
 def read(folder: Path | Folder, name: str) -> bytes | None:

@@ -50,8 +50,10 @@ def limit_gpu_memory(share: float) -> None:
 class Trainable(Protocol):
     """The training loop of one worker; a single object, reused for all its trials."""
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None, fold: int = 0) -> int:
         """Set up the trial of `config` and `seed`, or resume it from the checkpoint in `folder`.
+
+        With folds, part `fold` of the pool is the validation split.
 
         Returns:
             The number of epochs already done; 0 for a fresh trial.

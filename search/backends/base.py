@@ -33,7 +33,9 @@ from search.config.study_file import StudyFile
 from search.storage.checkpoints import Folder
 from search.storage.facts import Facts, TrialMemory
 from search.study.study import Study
+from search.trial import Trial
 from spaces import Config
+from trainables.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Outcome:
     correct: NDArray[np.bool_] | None
     failure: str | None = None
     answers: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
+
+
+def folder_of_run(study: Study, trial: Trial) -> Folder | RunFolder:
+    """Return the folder of a trial's checkpoint as a worker of its current run sees it."""
+    folder = study.checkpoint_folder(trial.number)
+    return folder if trial.run == 1 else RunFolder(folder, trial.run)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from cluster.capacity import at_a_time
-from search.backends.base import Capacity, LocalBackEnd, Order, Outcome
+from search.backends.base import Capacity, LocalBackEnd, Order, Outcome, folder_of_run
 from search.config.study_file import StudyFile
 from search.errors import OutOfReach, RequestError
 from search.storage.facts import Facts
@@ -88,8 +88,10 @@ def _attempt(study: Study, trainable: Trainable, trial: Trial) -> None:
 
 
 def _train(study: Study, trainable: Trainable, trial: Trial) -> None:
-    folder = study.checkpoint_folder(trial.number)
-    epoch = trainable.start(trial.config, seed=trial.seed, epochs=study.planned_epochs(trial), folder=folder)
+    folder = folder_of_run(study, trial)
+    epoch = trainable.start(
+        trial.config, seed=trial.seed, epochs=study.planned_epochs(trial), folder=folder, fold=study.fold(trial)
+    )
     metrics = trainable.replay() if epoch > trial.epochs else None
     decision = Decision.CONTINUE
     while decision is Decision.CONTINUE:

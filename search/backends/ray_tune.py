@@ -25,7 +25,7 @@ from ray.tune.search import Searcher
 from cluster import nodes, scratch
 from cluster.capacity import FreeSlots, bundle_of, gpus_of, in_a_slot
 from search.backends import tune_internals
-from search.backends.base import Order, Outcome
+from search.backends.base import Order, Outcome, folder_of_run
 from search.backends.node_watch import NodeWatch
 from search.config.sections import Resources
 from search.errors import OutOfReach, RequestError
@@ -214,8 +214,9 @@ class _StudySearcher(Searcher):  # type: ignore[misc]
             "seed": trial.seed,
             "epochs": self._study.planned_epochs(trial),
             "reported": trial.epochs,
+            "fold": self._study.fold(trial),
             "gpus": self._study.gpu_share(trial.number),
-            "folder": self._study.checkpoint_folder(trial.number),
+            "folder": folder_of_run(self._study, trial),
         }
 
     @property

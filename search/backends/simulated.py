@@ -170,7 +170,8 @@ class _Worker:
     def start(self, study: Study, trial: Trial) -> None:
         """Start a trial, or resume a paused one by skipping its reported epochs."""
         self._trial, self._done = trial.number, trial.epochs
-        self.trainable.start(trial.config, seed=trial.seed, epochs=study.planned_epochs(trial), folder=None)
+        planned, fold = study.planned_epochs(trial), study.fold(trial)
+        self.trainable.start(trial.config, seed=trial.seed, epochs=planned, folder=None, fold=fold)
         for _ in range(trial.epochs):
             self.trainable.step()
         self._next()

@@ -10,19 +10,34 @@ from pydantic import Field, model_validator
 from search.config.sections import Section
 
 
-class Digits(Section):
+class Folded(Section):
+    """A data set whose training and validation images can be divided into folds.
+
+    Attributes:
+        folds: Number of folds, at least 2: training and validation images together are divided into as many parts, with each
+            class's share in each. Every trial validates on the first part and trains on the others; the best ones are trained again
+            with other parts as validation split. Null: the data set's own validation split, or the one that is drawn.
+    """
+
+    folds: int | None = Field(default=None, ge=2)
+
+
+class Digits(Folded):
     """The bundled handwritten digits of scikit-learn: 200 images to train, 800 to validate, 797 to test."""
 
     kind: Literal["digits"]
 
 
-class Emoji(Section):
-    """The bundled emoji, and who drew them: 1,200 images to train, 1,000 to validate, 1,156 to test."""
+class Emoji(Folded):
+    """The bundled emoji, and who drew them: 1,200 images to train, 1,000 to validate, 1,156 to test.
+
+    In folds, all drawings of an emoji and of its variants stay together.
+    """
 
     kind: Literal["emoji"]
 
 
-class Synthetic(Section):
+class Synthetic(Folded):
     """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
 
     Attributes:
@@ -62,7 +77,7 @@ class Normalization(Section):
         return self
 
 
-class Images(Section):
+class Images(Folded):
     """Images on a disk; see `trainables.data.layouts` for the supported layouts.
 
     Attributes:
@@ -82,6 +97,8 @@ class Images(Section):
             `none` (mean 0, std 1), or `{mean: [...], std: [...]}` with a value per channel.
         watch: Other data sets with the same classes, a path by name. A trial is scored on them when it is complete; nothing is
             trained or chosen on them.
+        group: Images that stay in one fold, because they show the same object: a column of the Parquet files or of the CSV file of
+            labels; or a regular expression with one group in parentheses, for an image's path below `path`. Null: each for itself.
     """
 
     path: Path
@@ -95,6 +112,13 @@ class Images(Section):
     background: Literal["black", "white"] | None = None
     normalize: Literal["backbone", "imagenet", "none"] | Normalization = "backbone"
     watch: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")], Path] = Field(default_factory=dict)
+    group: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _groups_are_of_folds(self) -> Images:
+        if self.group is not None and self.folds is None:
+            raise ValueError("group says which images stay in one fold; it needs folds: K")
+        return self
 
     @model_validator(mode="after")
     def _crop_is_possible(self) -> Images:

@@ -105,6 +105,9 @@ class Budget(Section):
         until: Moment after which no trial is started (2026-12-24T18:00, in this machine's time zone unless it names one); or null.
         stall_trials: Number of consecutive complete or pruned trials without a change of the front after which no trial is started;
             null for no limit.
+        confirm: Share of the budget that is kept for further runs of trials near the front, on other folds, or from other seeds if
+            there are no folds; null: a quarter with folds (`data.folds`), else nothing.
+        sure: Probability with which the answer has to hold (`paretune answer`) for the study to end early; null: it does not.
     """
 
     n_trials: int | None = Field(default=None, gt=0)
@@ -114,6 +117,8 @@ class Budget(Section):
     max_hours: float | None = Field(default=None, gt=0.0)
     until: datetime | None = None
     stall_trials: int | None = Field(default=None, gt=0)
+    confirm: float | None = Field(default=None, ge=0.0, le=0.75)
+    sure: float | None = Field(default=None, ge=0.5, lt=1.0)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,9 +138,14 @@ class Budget(Section):
             raise ValueError("must have n_trials, max_hours or both: the number of trials, and the hours, after which it ends")
         return self
 
-    def trials_left(self, n_searched: int) -> int:
-        """Return how many of `n_trials` trials are left after so many; a large number if only the hours count."""
-        return ENDLESS if self.n_trials is None else self.n_trials - n_searched
+    def trials_left(self, n_searched: int, confirm: float = 0.0) -> int:
+        """Return how many of `n_trials` trials are left after so many; a large number if only the hours count.
+
+        Args:
+            n_searched: Number of trials that were started.
+            confirm: Share that is kept for further runs.
+        """
+        return ENDLESS if self.n_trials is None else self.n_trials - int(confirm * self.n_trials) - n_searched
 
     @field_validator("limits")
     @classmethod

@@ -20,6 +20,7 @@ from search.metrics import TOP1
 from search.storage.address import check_server
 from search.storage.facts import Facts
 
+CONFIRM = 0.25  # share of the budget for further runs of a study with folds; see benchmarks/results/choice.md
 ANCHOR = "head_only"  # always runs first, for any choice of methods
 
 
@@ -51,6 +52,13 @@ class StudyFile(Section):
         if problems := [problem for problem in found if problem is not None]:
             raise ValueError("; ".join(problems))
         return objectives
+
+    @property
+    def confirm(self) -> float:
+        """The share of the budget that is kept for further runs of trials; 0 if each is trained once."""
+        if self.budget.confirm is not None:
+            return self.budget.confirm
+        return 0.0 if self.data.folds is None else CONFIRM
 
     @property
     def folder(self) -> Path:
@@ -188,6 +196,8 @@ class StudyFile(Section):
         if isinstance(self.data, Images):
             data |= {"path": str(self.data.path.expanduser().absolute()), "seed": self.search.seed}
             data["watch"] = {name: {"path": str(path.expanduser().absolute())} for name, path in self.data.watch.items()}
+        elif self.data.folds is not None:
+            data["seed"] = self.search.seed
         if facts is not None:
             data |= self._as_pinned(facts)
             for name, digest in ({} if facts.pinned is None else facts.pinned.watched).items():

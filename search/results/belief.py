@@ -2,8 +2,9 @@
 
 An accuracy is measured on a few hundred images, after one training from one seed. The best of many such numbers is best in part by
 chance, and is expected to be lower on other images (the winner's curse). The belief here is the posterior of the Gaussian process
-that `auto` predicts with (`search.samplers.gaussian_process`): it knows the noise of the images, takes that of a seed to be
-`SEEDS`, and draws trials of similar configurations towards each other.
+that `auto` predicts with (`search.samplers.gaussian_process`): it knows the noise of the images and of a seed, and draws trials of
+similar configurations towards each other. The mean of several runs (`Trial.runs`) has less noise: of seeds in any case, of images
+if the runs are on different folds. The noise of a seed is `SEEDS` until further runs tell more (`seed_deviation`).
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from numpy.typing import NDArray
 
 from search.front import front
 from search.metrics import TOP1
+from search.results.noise import seed_deviation
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, fit
 from search.samplers.learning_curve import LEAST_ERROR, goodness
-from search.trial import PARAMETERS, State, Trial
+from search.trial import PARAMETERS, Trial
 from spaces import JointSpace
 
 Array = NDArray[np.float64]
 N_DRAWS = 4000
 N_LEAST = 4  # complete trials, below which only the noise of the images is known
 N_KNOWN = 512  # complete trials that are used: the newest, and all of the front
-SEEDS = 0.01  # standard deviation of an accuracy (fraction) from seed to seed; that of our recorded table
 TIE = 0.001  # accuracy (fraction) below which two trials are equally good
+POINT = 0.01  # score that is a point of accuracy
 LEVEL = 0.9  # probability with which an answer holds
 
 
@@ -138,27 +140,66 @@ def believe(
         seed: Seed of the draws.
         n_draws: Number of draws.
     """
-    complete = [t for t in trials if t.state is State.COMPLETE and t.planned_epochs is None and space.holds(t.config)]
+    return drawn(posterior(space, trials, n_validation), seed=seed, n_draws=n_draws)
+
+
+def drawn(found: Posterior, *, seed: int = 0, n_draws: int = N_DRAWS) -> Belief:
+    """Return a belief as draws; the arguments are those of `believe`."""
+    if not found.trials:
+        return Belief((), np.zeros((n_draws, 0)))
+    draws = np.random.default_rng(seed).multivariate_normal(found.mean, found.covariance, size=n_draws, method="eigh")
+    return Belief(found.trials, np.minimum(1.0 + LEAST_ERROR - np.exp(-draws), 1.0))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The belief about the true goodness (`learning_curve.goodness`) of complete trials, before draws.
+
+    Attributes:
+        trials: Complete trials, smallest first.
+        mean: Expected goodness (n,).
+        covariance: Covariance (n, n).
+        of_a_run: Variance (n,) that a measurement by one more run adds.
+    """
+
+    trials: tuple[Trial, ...]
+    mean: Array
+    covariance: Array
+    of_a_run: Array
+
+
+def posterior(space: JointSpace, trials: Iterable[Trial], n_validation: int | None) -> Posterior:
+    """Return the belief about the complete trials of a study as a normal distribution; the arguments are those of `believe`."""
+    complete = [t for t in trials if t.is_complete and t.planned_epochs is None and space.holds(t.config)]
     used = {t.number: t for t in (*front(complete), *complete[-N_KNOWN:])}
     complete = sorted(used.values(), key=lambda t: (t.size, t.number))
-    rng = np.random.default_rng(seed)
     if not complete:
-        return Belief((), np.zeros((n_draws, 0)))
+        return Posterior((), np.zeros(0), np.zeros((0, 0)), np.zeros(0))
     scores = [t.objectives[0] for t in complete]
     y = np.array([goodness(score) for score in scores])
     known = complete[0].metric.key == TOP1 or n_validation is None  # the noise of another metric is estimated with that of seeds
-    of_images = np.array([_variance(score, n_validation) if known else 0.0 for score in scores])
-    measured = of_images + np.array([(SEEDS / (1.0 + LEAST_ERROR - score)) ** 2 for score in scores])
+    of_a_split = np.array([_variance(score, n_validation) if known else 0.0 for score in scores])
+    deviation, n_runs = seed_deviation(complete, n_validation if known else None), np.array([len(t.values) for t in complete])
+    of_a_seed = np.array([(deviation / (1.0 + LEAST_ERROR - score)) ** 2 for score in scores])
+    folded = complete[0].n_folds is not None
+    of_images = of_a_split / n_runs if folded else of_a_split
+    measured = of_images + of_a_seed / n_runs
     if len(complete) < N_LEAST:
         mean, covariance = y, np.diag(measured)
     else:
-        mean, covariance = _posterior(space, complete, y, measured, of_images, known=known)
-    draws = rng.multivariate_normal(mean, covariance, size=n_draws, method="eigh")
-    return Belief(tuple(complete), np.minimum(1.0 + LEAST_ERROR - np.exp(-draws), 1.0))
+        mean, covariance = _posterior(space, complete, y, measured, of_images, known=known, n_runs=n_runs)
+    return Posterior(tuple(complete), mean, covariance, of_a_seed + of_a_split if folded else of_a_seed)
 
 
 def _posterior(
-    space: JointSpace, trials: Sequence[Trial], y: Array, measured: Array, of_images: Array, *, known: bool
+    space: JointSpace,
+    trials: Sequence[Trial],
+    y: Array,
+    measured: Array,
+    of_images: Array,
+    *,
+    known: bool,
+    n_runs: NDArray[np.int64],
 ) -> tuple[Array, Array]:
     """Return mean (n,) and covariance (n, n) of the true goodness of the trials.
 
@@ -176,7 +217,7 @@ def _posterior(
     noise = fitted.noise * scale**2
     own = max(noise - float(np.median(measured - of_images)), 0.0) if known else 0.0
     covariance = scale**2 * kernel(x, x, fitted) + own * np.eye(len(y))
-    gain = np.linalg.solve(covariance + np.diag(measured if known else np.maximum(measured, noise)), covariance).T
+    gain = np.linalg.solve(covariance + np.diag(measured if known else np.maximum(measured, noise / n_runs)), covariance).T
     return mean + gain @ (y - mean), covariance - gain @ covariance
 
 

@@ -10,7 +10,6 @@ from search.front import hypervolume
 from search.metrics import METRICS, TOP1, Metric
 from search.results.contributions import contributions
 from search.results.saved_study import SavedStudy
-from search.trial import State
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +56,7 @@ class SideBySide:
                 "study": study.name,
                 "state": study.state.value,
                 "trials": len(study.history),
-                "complete": sum(trial.state is State.COMPLETE for trial in study.history),
+                "complete": sum(trial.is_complete for trial in study.history),
                 "front": len(study.members),
                 "best": study.members[-1].quality if study.members else None,
                 "hypervolume": hypervolume(study.history, self.reference_point),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from search.config.study_file import ANCHOR
 from search.front import front, hypervolume
-from search.trial import State, Trial
+from search.trial import Trial
 
 N_POINTS, N_PLACES = 512, 8  # averaged over by importance: points of a method's space, values of a range
 
@@ -46,7 +46,7 @@ def contributions(trials: Sequence[Trial], reference_point: tuple[float, float])
             MethodContribution(
                 method,
                 len(mine),
-                sum(trial.state is State.COMPLETE for trial in mine),
+                sum(trial.is_complete for trial in mine),
                 sum(trial.epochs for trial in mine),
                 tuple(front(mine)),
                 hypervolume([*mine, *anchors] if method != ANCHOR else mine, reference_point),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from search.front import front, hypervolume, judged_by
 from search.results import plot_style
+from search.results.noise import standard_error
 from search.results.plot_style import FAINT as _FAINT
 from search.results.plot_style import INK as _INK
 from search.results.plot_style import SizeAxis
-from search.results.recommendation import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs
 from search.storage.whole_file import write_whole
 from search.trial import State, Trial
@@ -71,7 +71,7 @@ def draw_front(
     """Draw the plot of `plot_front` into a given figure."""
     axes = figure.add_subplot()
     members = front(trials)
-    behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
+    behind = [t for t in trials if t.is_complete and t not in members]
     pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.quality)]
     styles = plot_style.styles(t.method for t in trials)
 

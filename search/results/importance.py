@@ -44,7 +44,7 @@ def importance(
         if report.trial in of and np.isfinite(value := report.metrics.get(metric.key, np.nan)):
             known.report(tickets[report.trial], metric.score(value))
     for number, trial in of.items():
-        if trial.state is State.COMPLETE:
+        if trial.is_complete:
             known.complete(tickets[number], metric.score(trial.metrics[metric.key]))
         elif trial.state is State.FAILED:
             known.drop(tickets[number])

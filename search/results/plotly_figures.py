@@ -15,8 +15,8 @@ from search.front import front, judged_by
 from search.metrics import METRICS, TOP1, Metric
 from search.results.contributions import contributions
 from search.results.growth import UNITS, Growth
+from search.results.noise import standard_error
 from search.results.plot_style import FAINT, INK, SizeAxis, height, styles
-from search.results.recommendation import standard_error
 from search.results.words import METHOD_NAMES, describe_knobs, format_quantity
 from search.trial import PARAMETERS, State, Trial
 
@@ -44,7 +44,7 @@ def front_figure(
         odds: Probability that a trial is truly on the front, by its number; members tell it.
     """
     members = front(trials)
-    behind = [t for t in trials if t.state is State.COMPLETE and t not in members]
+    behind = [t for t in trials if t.is_complete and t not in members]
     pruned = [t for t in trials if t.state is State.PRUNED and math.isfinite(t.quality)]
     size_axis = SizeAxis.of((*members, *behind, *pruned), reference_point)
     traces: list[Figure] = []
@@ -116,7 +116,7 @@ def _points(
 
 def hover(trial: Trial, n_validation: int | None = None, odds: float | None = None) -> str:
     """Return the hover text of a trial: name, accuracy, P(front) if it is known, sizes, state, and every knob."""
-    known = standard_error(trial, n_validation) if trial.state is State.COMPLETE else None
+    known = standard_error(trial, n_validation) if trial.is_complete else None
     error = "" if known is None else f" ± {trial.metric.format(known)}"
     named = "" if trial.objective == TOP1 else f"{trial.metric.label} "
     stopped = f" at epoch {trial.rung}" if trial.rung is not None else ""
@@ -171,7 +171,7 @@ _UNIT_WORDS = {
 
 def methods_figure(trials: Sequence[Trial], reference_point: tuple[float, float]) -> Figure:
     """Draw every method's own front."""
-    complete = [t for t in trials if t.state is State.COMPLETE]
+    complete = [t for t in trials if t.is_complete]
     size_axis, looks = SizeAxis.of(complete, reference_point), styles(t.method for t in trials)
     traces = [
         _front_line(METHOD_NAMES.get(share.method, share.method), share.front, size_axis, *looks[share.method])
@@ -212,7 +212,7 @@ def parallel_figure(trials: Sequence[Trial]) -> Figure:
 
     Sizes are the numbers of parameters, and the study's second objective if that is another cost.
     """
-    complete = [t for t in trials if t.state is State.COMPLETE]
+    complete = [t for t in trials if t.is_complete]
     rows: list[dict[str, Any]] = [
         {"method": t.method} | {k.removeprefix(f"{t.method}."): v for k, v in t.config.items()} for t in complete
     ]

@@ -11,13 +11,9 @@ from collections.abc import Iterable
 
 from search.front import front
 from search.metrics import TOP1
+from search.results.noise import standard_error
 from search.results.words import METHOD_NAMES, format_quantity
 from search.trial import PARAMETERS, Trial
-
-
-def standard_error(trial: Trial, n_validation: int | None) -> float | None:
-    """Return the standard error of a trial's first objective, in its own unit; None if it is unknown or none."""
-    return trial.metric.standard_error(trial.quality, n_validation)
 
 
 def recommended(trials: Iterable[Trial], n_validation: int | None) -> Trial | None:

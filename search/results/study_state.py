@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from search.storage.events import EventKind
 from search.storage.rows import Counts, Event, StudyRow
+from search.storage.runs import is_repeated
 from search.trial import Trial
 
 
@@ -29,7 +30,8 @@ def find_state(record: StudyRow, counts: Counts, *, ended: bool, owner: str | No
         owner: Driver that is running it, or None.
     """
     n_trials = record.budget["n_trials"]  # None if only hours end the study
-    all_started = ended or (n_trials is not None and counts.n_searched >= int(n_trials))
+    confirms = is_repeated(record.file) and record.budget.get("confirm") != 0  # further runs follow, until the study is ended
+    all_started = ended or (n_trials is not None and counts.n_searched >= int(n_trials) and not confirms)
     if all_started and counts.all_finished:
         return StudyState.FINISHED
     return StudyState.RUNNING if owner is not None else StudyState.INTERRUPTED

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from search.results.belief import LEVEL, Belief, Choice
+from search.results.belief import LEVEL, POINT, Belief, Choice
 from search.results.recommendation import cost_in_words, describe_trial
 from search.trial import Trial
-
-POINT = 0.01
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,10 @@ class Auto:
         """Record that a stopped trial resumes."""
         self._known.revive(ticket)
 
+    def revise(self, ticket: int, top1: float, n_runs: int) -> None:
+        """Record the mean score of a complete trial after a further run."""
+        self._known.revise(ticket, top1)
+
     def _measured(self, ticket: int, size: float | None) -> None:
         if self._cost is not None and size is not None:
             self._known.set_axis_position(ticket, self._front.axis(size))

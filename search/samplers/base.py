@@ -143,3 +143,6 @@ class Sampler(Protocol):
 
     def promote(self, ticket: int) -> None:
         """Record that a STOPPED trial resumes; `report` and `tell` will be called for it again."""
+
+    def revise(self, ticket: int, top1: float, n_runs: int) -> None:
+        """Record the score of a COMPLETE trial after a further run: the mean of so many."""

@@ -66,6 +66,10 @@ class Observations:
         row["n_epochs"] = max(1, row["n_epochs"])
         self._extrapolation.add(self._curves[ticket])
 
+    def revise(self, ticket: int, top1: float) -> None:
+        """Replace the accuracy of a complete trial by the mean of its runs."""
+        self._rows[ticket]["last"] = goodness(top1)
+
     def stop(self, ticket: int, *, for_good: bool) -> None:
         """Record that the trial was stopped early; unless `for_good`, it may resume."""
         self._rows[ticket]["running"], self._rows[ticket]["stopped"] = False, not for_good

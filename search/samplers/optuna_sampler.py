@@ -95,6 +95,9 @@ class OptunaSampler:
         """Refuse: results in Optuna are final, and it never proposes a promotion."""
         raise NotImplementedError
 
+    def revise(self, ticket: int, top1: float, n_runs: int) -> None:
+        """Do nothing: results in Optuna are final."""
+
     def _sampler(self, seed: int) -> BaseSampler:
         if self._kind == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)

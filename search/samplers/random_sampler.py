@@ -63,3 +63,6 @@ class RandomSampler:
 
     def promote(self, ticket: int) -> None:
         """Learn nothing."""
+
+    def revise(self, ticket: int, top1: float, n_runs: int) -> None:
+        """Learn nothing."""

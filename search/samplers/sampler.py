@@ -87,6 +87,10 @@ class SeededSampler:
         """Record the result of a configuration; see `Sampler.tell`."""
         self.rule.tell(ticket, result, top1=top1, size=size)
 
+    def revise(self, ticket: int, top1: float, n_runs: int) -> None:
+        """Record the score of a complete trial after a further run; see `Sampler.revise`."""
+        self.rule.revise(ticket, top1, n_runs)
+
     def promote(self, ticket: int) -> None:
         """Record that a stopped trial resumes; it counts as a draw."""
         self._n_draws += 1

@@ -226,11 +226,27 @@ def trial_folder(study: Folder, number: int) -> Folder:
     return study / "trials" / f"{number:04d}"
 
 
-def has_checkpoint(study: Folder, number: int) -> bool:
-    """Return whether a trial's folder contains anything but its stop flag and drafts of a worker that was killed."""
+def has_checkpoint(study: Folder, number: int, run: int = 1) -> bool:
+    """Return whether a trial's folder contains anything of a run but the stop flag and drafts of a worker that was killed."""
+    return any(name != FLAG and not name.startswith(".") for name in _files_of_run(trial_folder(study, number), run))
+
+
+def remove_run(study: Folder, number: int, run: int) -> None:
+    """Delete the files of one run of a trial; they may be missing."""
     folder = trial_folder(study, number)
+    if run == 1:
+        remove_folder(folder)
+        return
+    for name in _files_of_run(folder, run):
+        if isinstance(folder, ObjectStoreFolder):
+            folder.delete(name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _files_of_run(folder: Folder, run: int) -> list[str]:
     names = folder.sizes() if isinstance(folder, ObjectStoreFolder) else [file.name for file in folder.glob("*")]
-    return any(name != FLAG and not name.startswith(".") for name in names)
+    return [name for name in names if (name.startswith(f"run-{run}-") if run > 1 else not name.startswith("run-"))]
 
 
 def set_stop_flag(study: Folder, numbers: Iterable[int], *, patient: bool = True) -> None:

@@ -27,6 +27,8 @@ class EventKind(enum.StrEnum):
     PRUNED = "pruned"
     FAILED = "failed"
     PROMOTED = "promoted"
+    CONTINUED = "continued"
+    CONFIRMING = "confirming"
     PAUSED = "paused"
     UNPAUSED = "unpaused"
     STOPPING = "stopping"
@@ -119,14 +121,14 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         f"{_WRITER}.report",
         "A trial has finished an epoch; the metrics are a row of `reports`.",
         replay="shows the epoch to rungs and sampler, if all its numbers are finite and within the limits",
-        required={"epoch": "which one, counted from 1"},
+        required={"epoch": "which one, counted from 1; those of a further run follow those of the run before"},
     ),
     EventKind.COMPLETED: EventSpec(
         Subject.TRIAL,
         f"{_WRITER}.finish",
-        "A trial has trained all its epochs.",
-        replay="sets the state; adds the trial to the front; tells the sampler",
-        optional=_WHY,
+        "A trial has trained all its epochs; or a further run has ended, and what is complete counts.",
+        replay="sets the state; adds the trial to the front, or changes its place there; tells the sampler",
+        optional={"reason": "why its last run ended early, and no other follows", "runs": "complete runs, if it was trained again"},
     ),
     EventKind.PRUNED: EventSpec(
         Subject.TRIAL,
@@ -149,6 +151,20 @@ EVENTS: Mapping[EventKind, EventSpec] = {
         "A trial that was pruned at a rung runs again.",
         replay="sets the state; tells the sampler",
         required={"epoch": "the epoch that it continues from"},
+    ),
+    EventKind.CONTINUED: EventSpec(
+        Subject.TRIAL,
+        f"{_WRITER}.continue_",
+        "A complete trial is trained again from its beginning, on another fold or from another seed.",
+        replay="sets the state; what is complete stays on the front",
+        required={"run": "which one, counted from 1", "seed": "its seed", "fold": "the part of the pool that validates"},
+    ),
+    EventKind.CONFIRMING: EventSpec(
+        Subject.STUDY,
+        f"{_STUDY}._confirm",
+        "No new configuration is started; what is left of the budget goes to further runs.",
+        replay="ends the search for configurations, until an `extended` follows",
+        required=_WHY,
     ),
     EventKind.PAUSED: EventSpec(
         Subject.EITHER,

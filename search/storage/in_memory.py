@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 from search.errors import LedgerError
 from search.storage.events import EventKind
-from search.storage.rows import Counts, Event, Report, Request, StudyRow
+from search.storage.rows import Counts, Event, Report, Request, StudyRow, objectives_among
+from search.storage.runs import is_repeated, with_runs
 from search.storage.writer import LedgerWriter
-from search.trial import PARAMETERS, Metrics, State, Trial
+from search.trial import Metrics, State, Trial
 
 WHO = "simulated"
 
@@ -53,9 +54,14 @@ class InMemoryLedger:
     def trials(self, numbers: Collection[int] | None = None) -> list[Trial]:
         """Read trials; see `Ledger.trials`."""
         read: list[Trial] = []
+        file = self._row.file
+        repeated, usual = is_repeated(file), file.get("budget", {}).get("epochs", 0)
         for row in self._rows.trials:
-            other = None if row.extends is None or row.epochs else read[row.extends]  # it continues where the other one ended
-            read.append(row if other is None else replace(row, epochs=other.epochs, metrics=other.metrics))
+            other = None if row.extends is None or row.epochs else read[row.extends].first_run(usual)  # where that ended
+            if other is not None:
+                read.append(replace(row, epochs=other.epochs, metrics=other.metrics))
+            else:
+                read.append(with_runs(row, self._reports_of(row.number), file) if repeated else row)
         return [trial for trial in read if numbers is None or trial.number in numbers]
 
     def counts(self) -> Counts:
@@ -69,9 +75,7 @@ class InMemoryLedger:
 
     def objectives(self) -> list[tuple[int, float, float]]:
         """Read the objectives of the trials on the front; see `Ledger.objectives`."""
-        complete = [trial for trial in self._rows.trials if trial.state is State.COMPLETE and trial.planned_epochs is None]
-        found = [(trial.number, *trial.objectives) for trial in complete if trial.against in (*PARAMETERS, *trial.metrics)]
-        return [one for one in found if math.isfinite(one[1]) and math.isfinite(one[2])]
+        return objectives_among(self.trials() if is_repeated(self._row.file) else self._rows.trials)
 
     def states(self, numbers: Collection[int] | None = None) -> dict[int, State]:
         """Read the states of trials; see `Ledger.states`."""
@@ -85,6 +89,9 @@ class InMemoryLedger:
             for number, event in enumerate(events[after + 1 :], after + 1)
             if event.epoch is not None and event.trial is not None and trial in (None, event.trial)
         ]
+
+    def _reports_of(self, trial: int) -> dict[int, Metrics]:
+        return {event.epoch.number: event.epoch.metrics for event in self._rows.events if event.epoch and event.trial == trial}
 
     def events(self, *, after: int = -1, kinds: Collection[EventKind] | None = None) -> list[Event]:
         """Read the history; see `Ledger.events`."""

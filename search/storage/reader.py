@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,9 +15,10 @@ from search.names import LAW, is_study_name, shortened
 from search.storage import owner, schema
 from search.storage.database import Database
 from search.storage.events import EventKind
-from search.storage.rows import Counts, Event, Report, Request, StudyRow, objectives_of
+from search.storage.rows import Counts, Event, Report, Request, StudyRow, objectives_among, objectives_of
+from search.storage.runs import is_repeated, with_runs
 from search.storage.writer import none_to_nan
-from search.trial import State, Trial
+from search.trial import Metrics, State, Trial
 
 
 class LedgerReader:
@@ -86,6 +87,8 @@ class LedgerReader:
             sa.select(sa.func.max(reports.epoch)).where(reports.trial == trials.number).correlate(schema.trials).scalar_subquery()
         )
         with self._read() as connection:
+            if is_repeated(_file(connection)):
+                return objectives_among(read_trials(connection))
             objective, against = _objectives(connection)
             counted = {
                 "adapter_params": trials.adapter_params,
@@ -198,16 +201,36 @@ def read_trials(connection: sa.Connection, numbers: Collection[int] | None = Non
     if numbers is not None:
         query = query.where(trials.c.number.in_(numbers))
     read = {row.number: _trial_of(row, *objectives) for row in connection.execute(query)}
+    file = _file(connection)
+    if is_repeated(file):
+        read = _with_runs(connection, read, file)
     begun = {n: t.extends for n, t in read.items() if t.extends is not None and not t.epochs}  # they continue where others ended
     others = read if numbers is None or not begun else {t.number: t for t in read_trials(connection, set(begun.values()))}
     for number, extends in begun.items():
-        read[number] = replace(read[number], epochs=others[extends].epochs, metrics=others[extends].metrics)
+        other = others[extends].first_run(file.get("budget", {}).get("epochs", 0))
+        read[number] = replace(read[number], epochs=other.epochs, metrics=other.metrics)
     return list(read.values())
+
+
+def _with_runs(connection: sa.Connection, trials: Mapping[int, Trial], file: Mapping[str, Any]) -> dict[int, Trial]:
+    """Return trials with the runs that some of them have had; the metrics of the last epoch of each run are read."""
+    reports = schema.reports.c
+    query = sa.select(reports.trial, reports.epoch, reports.metrics).where(reports.epoch % int(file["budget"]["epochs"]) == 0)
+    ends: dict[int, dict[int, Metrics]] = {}
+    for trial, epoch, metrics in connection.execute(query):
+        ends.setdefault(trial, {})[epoch] = none_to_nan(metrics)
+    return {number: with_runs(trial, ends.get(number, {}), file) for number, trial in trials.items()}
+
+
+def _file(connection: sa.Connection) -> Mapping[str, Any]:
+    """Return the stored study file."""
+    file: Mapping[str, Any] = connection.execute(sa.select(schema.study.c.file)).scalar_one()
+    return file
 
 
 def _objectives(connection: sa.Connection) -> tuple[str, str]:
     """Return both objectives of the study."""
-    return objectives_of(connection.execute(sa.select(schema.study.c.file)).scalar_one())
+    return objectives_of(_file(connection))
 
 
 def _trial_of(row: Any, objective: str, against: str) -> Trial:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from search.errors import LedgerError
 from search.metrics import METRICS, Metric
 from search.storage.events import EventKind
 from search.storage.facts import Facts, read_facts
-from search.trial import Metrics, State, Trial
+from search.trial import PARAMETERS, Metrics, State, Trial
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,13 @@ def objectives_of(file: Mapping[str, Any]) -> tuple[str, str]:
     if objective not in METRICS:
         raise LedgerError(f"the study is judged by {objective}, which this Paretune does not know; use a newer version")
     return str(objective), str(against)
+
+
+def objectives_among(trials: Iterable[Trial]) -> list[tuple[int, float, float]]:
+    """Return (number, score, size) of the trials that are compared on the front, and have reported both objectives."""
+    complete = [trial for trial in trials if trial.is_complete and trial.planned_epochs is None]
+    found = [(trial.number, *trial.objectives) for trial in complete if trial.against in (*PARAMETERS, *trial.metrics)]
+    return [one for one in found if math.isfinite(one[1]) and math.isfinite(one[2])]
 
 
 @dataclass(frozen=True)

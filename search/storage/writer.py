@@ -71,7 +71,7 @@ class LedgerWriter(ABC):
         """Add an epoch and return the trial with it."""
         event = self.event(EventKind.REPORTED, trial.number, epoch=epoch)
         self._insert_report(trial.number, epoch, event, metrics)
-        return replace(trial, epochs=epoch, metrics=dict(metrics))
+        return replace(trial, epochs=epoch, metrics=trial.metrics if trial.runs else dict(metrics))
 
     def pause(self, trial: Trial, reason: str | None) -> Trial:
         """Pause a trial, which keeps its checkpoint and frees its slot; return it as PAUSED."""
@@ -92,6 +92,13 @@ class LedgerWriter(ABC):
         self.event(EventKind.PROMOTED, trial.number, epoch=trial.epochs)
         return trial
 
+    def continue_(self, trial: Trial, *, seed: int, fold: int) -> Trial:
+        """Train a complete trial again from its beginning; return it as RUNNING."""
+        trial = self._changed(trial, state=State.RUNNING, finished=None, n_attempts=trial.n_attempts + 1)
+        trial = trial.with_runs(trial.runs or [trial.metrics])
+        self.event(EventKind.CONTINUED, trial.number, run=trial.run, seed=seed, fold=fold)
+        return trial
+
     def finish(
         self, trial: Trial, state: State, *, reason: str | None = None, rung: int | None = None, limit: str | None = None
     ) -> Trial:
@@ -105,7 +112,8 @@ class LedgerWriter(ABC):
             limit: Cost that exceeded its limit.
         """
         trial = self._changed(trial, state=state, reason=_storable(reason), rung=rung, finished=self._now)
-        self.event(_KIND_AT_END[state], trial.number, **_given(reason=trial.reason, rung=rung, limit=limit))
+        runs = len(trial.runs) or None
+        self.event(_KIND_AT_END[state], trial.number, **_given(reason=trial.reason, rung=rung, limit=limit, runs=runs))
         return trial
 
     def answer(self, request: Request, refusal: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from search.config.sections import Budget
+from search.config.study_file import StudyFile
 from search.study.state import SearchState
 
 
@@ -26,12 +26,26 @@ class BudgetClock:
         self._read_at = now
         return self._seconds
 
-    def why_spent(self, budget: Budget, state: SearchState) -> str | None:
+    def why_spent(self, file: StudyFile, state: SearchState) -> str | None:
         """Return why the budget ends the study now: hours, date or patience; None if it does not."""
+        budget = file.budget
         if budget.max_hours is not None and self.seconds_used() >= 3600 * budget.max_hours:
             return f"budget.max_hours = {budget.max_hours:g} is spent"
         if budget.until is not None and self._now() >= budget.until.timestamp():
             return f"budget.until = {budget.until:%Y-%m-%d %H:%M} is over"
-        if budget.stall_trials is not None and state.n_ended - state.last_front_change >= budget.stall_trials:
-            return f"the front has not moved for {budget.stall_trials} trials (budget.stall_trials)"
-        return None
+        return None if file.confirm else self._why_stalled(file, state)
+
+    def why_searched(self, file: StudyFile, state: SearchState) -> str | None:
+        """Return why no new configuration is started, and the rest is for further runs: trials, hours or patience; else None."""
+        budget, hours = file.budget, file.budget.max_hours
+        if budget.trials_left(state.n_searched, file.confirm) <= 0:
+            return f"{state.n_searched} configurations have been tried"
+        if hours is not None and self.seconds_used() >= 3600 * (1.0 - file.confirm) * hours:
+            return f"{1.0 - file.confirm:.0%} of budget.max_hours = {hours:g} are spent"
+        return self._why_stalled(file, state)
+
+    def _why_stalled(self, file: StudyFile, state: SearchState) -> str | None:
+        patience = file.budget.stall_trials
+        if patience is None or state.n_ended - state.last_front_change < patience:
+            return None
+        return f"the front has not moved for {patience} trials (budget.stall_trials)"

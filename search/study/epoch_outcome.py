@@ -35,10 +35,7 @@ def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, 
         metrics: Metrics of the epoch.
         last: True if it was the trial's last epoch.
     """
-    broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
-    if broken is None and (key := state.costs.missing(metrics)) is not None:
-        broken = f"the epoch does not report {key}, which the study uses"
-    if broken is not None:
+    if (broken := why_broken(state, epoch, metrics)) is not None:
         return EpochOutcome(State.FAILED, False, {"reason": broken})
     if (dear := state.costs.broken(epoch, metrics)) is not None:
         limit, reason = dear
@@ -56,3 +53,11 @@ def judge_epoch(state: SearchState, trial: Trial, epoch: int, metrics: Metrics, 
             )
             return EpochOutcome(State.PRUNED, True, {"reason": reason, "rung": epoch})
     return EpochOutcome(State.RUNNING, True)
+
+
+def why_broken(state: SearchState, epoch: int, metrics: Metrics) -> str | None:
+    """Return why an epoch cannot be compared: a number is not finite, or a cost is missing; None if it can."""
+    broken = next((f"{key} is {value} at epoch {epoch}" for key, value in metrics.items() if not math.isfinite(value)), None)
+    if broken is None and (key := state.costs.missing(metrics)) is not None:
+        broken = f"the epoch does not report {key}, which the study uses"
+    return broken

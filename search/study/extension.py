@@ -103,7 +103,7 @@ def extended_trial(trials: list[Trial], number: int, epochs: int | None, *, usua
     Raises:
         ValueError: If the trial cannot continue, or already has as many epochs.
     """
-    ended = find_trial(trials, number)
+    ended = find_trial(trials, number).first_run(usual)
     if ended.state not in (State.COMPLETE, State.PRUNED):
         raise ValueError(
             f"cannot extend trial {number}: it is {ended.state.value} (only COMPLETE or PRUNED trials can be extended)"

@@ -27,6 +27,10 @@ class InFlight:
         """The trial that resumes before anything new starts."""
         return self._waiting[0] if self._waiting else None
 
+    def has(self, number: int) -> bool:
+        """Return whether a worker has the trial, or it waits for one."""
+        return number in self._at_work or number in self._waiting
+
     def hand_out(self, number: int) -> None:
         """Record that a worker gets the trial."""
         if number in self._waiting:

@@ -52,6 +52,7 @@ class SearchState:
         lost_workers: Lost workers of the trials.
         paused: True if nothing new starts until the study is unpaused.
         ended: Reason why nothing new starts although the budget has trials left, or None.
+        confirming: Reason why no new configuration is started, and further runs of trials are; or None.
         n_ended: Number of trials that had their chance: trained to the end, or stopped because others were better.
         last_front_change: Value of `n_ended` when the front last changed.
         seconds: Time spent on the study by all drivers, up to the last event.
@@ -75,7 +76,7 @@ class SearchState:
             pool=pool,
             by_seconds=row.facts.by_seconds,
         )
-        self._by_seconds = row.facts.by_seconds
+        self._by_seconds, self._n_epochs = row.facts.by_seconds, file.budget.epochs
         self.sampler = SeededSampler.make(file.search.sampler, context, seed=file.search.seed)
         rungs = file.search.rungs
         self.rungs = None if rungs is None else Rungs(**rungs.model_dump(exclude={"promote"}), epochs=file.budget.epochs)
@@ -86,6 +87,7 @@ class SearchState:
         )
         self.paused: Pause | None = None
         self.ended: str | None = None
+        self.confirming: str | None = None
         self.n_ended = 0
         self.n_rejected = 0
         self.last_front_change = 0
@@ -152,6 +154,11 @@ class SearchState:
         self.trials[trial.number] = trial
         self.n_ended -= 1
 
+    def continue_(self, trial: Trial) -> None:
+        """Record that a complete trial is trained again; it stays on the front with the runs that it has."""
+        self.trials[trial.number] = trial
+        self.n_ended -= trial.extends is None
+
     def report(self, trial: Trial, epoch: int, metrics: Metrics) -> None:
         """Record one more epoch of a trial, within the limits."""
         if self.rungs is not None and trial.extends is None:
@@ -175,6 +182,10 @@ class SearchState:
         """Record a trial's new state, and tell the sampler if it has ended. `limit` is the limit that it was stopped for."""
         self.trials[trial.number] = trial
         self.n_ended += trial.extends is None and trial.state in (State.COMPLETE, State.PRUNED)
+        if trial.runs:
+            if trial.state is State.COMPLETE:
+                self._revise(trial)
+            return
         if compared(trial) and self.front.add(*trial.objectives, trial.number):
             self.last_front_change = self.n_ended
         ticket = self._tickets[trial.number]
@@ -191,9 +202,18 @@ class SearchState:
         elif trial.state is State.FAILED:
             self.sampler.tell(ticket, Result.FAILED)
 
+    def _revise(self, trial: Trial) -> None:
+        """Record that a further run has ended: the objectives may have changed, and with them the front."""
+        before = set(self.front)
+        self.front.rebuild((*other.objectives, other.number) for other in self.trials if compared(other))
+        if set(self.front) != before:
+            self.last_front_change = self.n_ended
+        if (ticket := self._tickets[trial.number]) is not None:
+            self.sampler.revise(ticket, trial.objectives[0], len(trial.runs))
+
     def extend(self) -> None:
         """Record a larger budget: the study is no longer ended, and patience starts again."""
-        self.ended = None
+        self.ended = self.confirming = None
         self.last_front_change = self.n_ended
 
     # -- replaying -----------------------------------------------------------------------------------------------------------------
@@ -221,6 +241,8 @@ class SearchState:
             self.reject(self._taken_up(event.detail["config"]))
         elif event.kind is EventKind.ENDED:
             self.ended = str(event.detail["reason"])
+        elif event.kind is EventKind.CONFIRMING:
+            self.confirming = str(event.detail["reason"])
         elif event.kind is EventKind.EXTENDED:
             self.extend()
         elif event.kind in (EventKind.PAUSED, EventKind.UNPAUSED):
@@ -228,20 +250,27 @@ class SearchState:
 
     def _replay_of_trial(self, event: Event, trial: Trial, reports: dict[int, Report]) -> None:
         """Replay an event of a trial; `trial` is its current state, which may be newer than the event."""
-        number = trial.number
+        number, first = trial.number, trial.first_run(self._n_epochs)
         if event.kind is EventKind.STARTED:
             ticket = self._taken_up(trial.config) if trial.extends is None else None
-            self.start(replace(trial, state=State.RUNNING), ticket)
+            self.start(replace(first, state=State.RUNNING), ticket)
         elif event.kind is EventKind.REPORTED:
             report = reports[event.number]
-            if math.isfinite(self.score(report.metrics)) and self.costs.counts(report.epoch, report.metrics):
+            is_further = trial.planned_epochs is None and report.epoch > self._n_epochs
+            finite = math.isfinite(self.score(report.metrics))
+            if finite and not is_further and self.costs.counts(report.epoch, report.metrics):
                 self._report(number, report.epoch, report.metrics)
         elif event.kind is EventKind.PRUNED:  # it may have resumed since
-            self.set_standing(replace(trial, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
+            self.set_standing(replace(first, state=State.PRUNED, rung=event.detail.get("rung")), limit=event.detail.get("limit"))
         elif event.kind is EventKind.PROMOTED:
-            self.promote(replace(trial, state=State.RUNNING))
+            self.promote(replace(first, state=State.RUNNING))
             if (ticket := self._tickets[number]) is not None:
                 self.sampler.promote(ticket)
+        elif event.kind is EventKind.CONTINUED:
+            self.continue_(_after_runs(replace(trial, state=State.RUNNING), event.detail["run"] - 1))
+        elif event.kind is EventKind.COMPLETED and trial.runs:
+            then = replace(trial, state=State.COMPLETE, reason=event.detail.get("reason"))
+            self.set_standing(_after_runs(then, event.detail["runs"]) if "runs" in event.detail else then.first_run(self._n_epochs))
         elif event.kind in (EventKind.COMPLETED, EventKind.FAILED):
             self.set_standing(trial)
         elif event.kind is EventKind.LOST:
@@ -256,6 +285,10 @@ class SearchState:
         if first:
             self._first.remove(config)
         return self.sampler.add(config, drawn=not first)
+
+
+def _after_runs(trial: Trial, n_runs: int) -> Trial:
+    return trial.with_runs(trial.runs[:n_runs])
 
 
 def _rounded(config: Config) -> str:

@@ -10,6 +10,7 @@ import enum
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ from search.storage.sql_ledger import SqlLedger
 from search.study import user_requests
 from search.study.budget_clock import BudgetClock
 from search.study.checks import facts_of, refuse_changes, refuse_hopeless
-from search.study.epoch_outcome import judge_epoch
+from search.study.epoch_outcome import judge_epoch, why_broken
 from search.study.extension import Extension, copy_checkpoint, extended_trial, widened_file
+from search.study.further_runs import FurtherRuns, n_affordable
 from search.study.heartbeat import Heartbeat
 from search.study.in_flight import InFlight
 from search.study.lost_workers import WorkerLoss
@@ -99,6 +101,7 @@ class Study:
 
     def _replay(self) -> None:
         """Rebuild the in-memory state from the ledger; called on open and after the space is widened."""
+        self._further = FurtherRuns(self.file, self.row.facts)
         self.state = SearchState(self.file, self.row, self._sizes, self._ledger, pool=self._pool)
         self._in_flight.queue(self.state.trials)
 
@@ -207,7 +210,7 @@ class Study:
         if (waits := self._in_flight.first_waiting) is not None:
             with self._ledger.decision() as writer:
                 trial = writer.attempt(self.state.trials[waits])
-                is_gone = trial.epochs and not self._has_checkpoint(trial.number)
+                is_gone = self._of_this_run(trial).epochs and not self._has_checkpoint(trial.number, trial.run)
                 if is_gone and trial.number not in self._dropped:
                     reason = "its checkpoint is gone: its reports stay, and the same epochs are trained again"
                     writer.event(EventKind.RESTARTED, trial.number, reason=reason)
@@ -216,6 +219,8 @@ class Study:
             return self._handed_out(trial)
         if self._stopping is not None or self.state.paused or self._budget_spent():
             return None
+        if (further := self._further_run()) is not None or self.state.confirming or self.state.ended:
+            return further
         rejections: list[tuple[Config, str]] = []
         in_all = max_rejections(self.file.budget.n_trials)
         while len(rejections) < MAX_REJECTIONS_IN_A_ROW and self.state.n_rejected < in_all:
@@ -223,8 +228,7 @@ class Study:
             if isinstance(answer, Promote):
                 return self._promoted(self.state.trial_of(answer.ticket), rejections)
             if not isinstance(answer, NewConfig):
-                self._rest(answer, rejections)
-                return None
+                return self._rest(answer, rejections)
             config, ticket = answer.config, answer.ticket
             try:
                 adapter_params, head_params = self.state.check(config)
@@ -235,7 +239,17 @@ class Study:
             number = len(self.state.trials)
             seed = seed_for(self.file.search.seed, "trial", self.state.n_searched)
             objective, against = self.file.objectives
-            trial = Trial(number, State.RUNNING, config, seed, adapter_params, head_params, objective=objective, against=against)
+            trial = Trial(
+                number,
+                State.RUNNING,
+                config,
+                seed,
+                adapter_params,
+                head_params,
+                objective=objective,
+                against=against,
+                n_folds=self.file.data.folds,
+            )
             if foreign := self._ledger.is_durable and self._has_checkpoint(number):
                 checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, number))
             with self._ledger.decision() as writer:
@@ -251,18 +265,70 @@ class Study:
             if self.state.n_rejected >= in_all
             else f"{MAX_REJECTIONS_IN_A_ROW:,} configurations in a row"
         )
-        self._end(f"the space is exhausted: {how_many} were rejected", rejections)
-        return None
+        return self._no_more(f"the space is exhausted: {how_many} were rejected", rejections)
 
-    def _rest(self, answer: Wait | Done, rejections: Sequence[tuple[Config, str]]) -> None:
-        """Start nothing until a trial reports, or for good."""
+    def _rest(self, answer: Wait | Done, rejections: Sequence[tuple[Config, str]]) -> Trial | None:
+        """Start no new configuration until a trial reports, or for good."""
         if isinstance(answer, Done):
-            self._end(f"the sampler is done: {answer.reason}", rejections)
-        elif all(trial.state.finished for trial in self.state.trials):
-            self._end("the sampler waits, but every trial has ended", rejections)
-        elif rejections:
+            return self._no_more(f"the sampler is done: {answer.reason}", rejections)
+        if all(trial.state.finished for trial in self.state.trials):
+            return self._no_more("the sampler waits, but every trial has ended", rejections)
+        if rejections:
             with self._ledger.decision() as writer:
                 writer.reject(rejections)
+        return None
+
+    def _no_more(self, reason: str, rejections: Sequence[tuple[Config, str]] = ()) -> Trial | None:
+        """Start no new configuration for good; return a further run, if some of the budget is kept for them."""
+        if not self.file.confirm:
+            self._end(reason, rejections)
+            return None
+        with self._ledger.decision() as writer:
+            writer.reject(rejections)
+            writer.event(EventKind.CONFIRMING, reason=reason)
+        self.state.confirming = reason
+        return self._further_run()
+
+    def _further_run(self) -> Trial | None:
+        """Train a complete trial again if that is worth it now; end the study if its answer is sure, or nothing is worth more."""
+        if (sure := self._further.why_sure(self.state)) is not None:
+            self._end(sure)
+            return None
+        if not self.file.confirm:
+            return None
+        if self.state.confirming is None and (reason := self._clock.why_searched(self.file, self.state)) is not None:
+            return self._no_more(reason)
+        trial, why = self._further.choose(self.state, lambda number: not self._in_flight.has(number))
+        if trial is not None:
+            return self._continued(trial)
+        if self.state.confirming is not None and all(trial.state.finished for trial in self.state.trials):
+            self._end(f"{self.state.confirming}; {why}")
+        return None
+
+    def _continued(self, trial: Trial) -> Trial:
+        """Begin a further run of a complete trial."""
+        run = len(trial.values) + 1
+        seed = seed_for(self.file.search.seed, f"run {run}", trial.number)
+        if self._ledger.is_durable:
+            checkpoints.remove_run(self.checkpoints, trial.number, run)  # left by a ledger that was restored from a copy
+        with self._ledger.decision() as writer:
+            trial = writer.continue_(trial, seed=seed, fold=self._fold(run))
+        self.state.continue_(trial)
+        return self._handed_out(trial)
+
+    def _fold(self, run: int) -> int:
+        return 0 if self.file.data.folds is None else run - 1
+
+    def fold(self, trial: Trial) -> int:
+        """Return the part of the pool that validates in a trial's current run; 0 in a study without folds."""
+        return self._fold(trial.run)
+
+    def _of_this_run(self, trial: Trial) -> Trial:
+        """Return a RUNNING trial with the epochs and the seed of its current run."""
+        if not trial.runs:
+            return trial
+        done = trial.epochs - len(trial.runs) * self.file.budget.epochs
+        return replace(trial, epochs=done, seed=seed_for(self.file.search.seed, f"run {trial.run}", trial.number))
 
     def _promoted(self, trial: Trial, rejections: Sequence[tuple[Config, str]]) -> Trial:
         """Resume a trial that a rung had stopped, because the sampler expects more of it than of any new one."""
@@ -274,7 +340,7 @@ class Study:
 
     def _handed_out(self, trial: Trial) -> Trial:
         self._in_flight.hand_out(trial.number)
-        return trial
+        return self._of_this_run(trial)
 
     def report(self, number: int, epoch: int, metrics: Metrics) -> Decision:
         """Record one epoch of a trial and decide whether it continues.
@@ -292,14 +358,16 @@ class Study:
         trial = self.state.trials[number]
         if trial.state is not State.RUNNING:
             return Decision.STOP
-        if epoch <= trial.epochs:
+        if epoch <= (known := self._of_this_run(trial).epochs):
             return Decision.CONTINUE
-        if epoch > trial.epochs + 1:
+        if epoch > known + 1:
             self._drop_checkpoint(trial, epoch)
             return Decision.STOP
         if (objective := self.file.objectives[0]) not in metrics:
             raise ValueError(f"trial {number} reported no {objective}; a trainable must report it in every epoch")
         last = epoch == self.planned_epochs(trial)
+        if trial.runs:
+            return self._report_further(trial, epoch, metrics, last=last)
         judgement = judge_epoch(self.state, trial, epoch, metrics, last=last)
         with self._ledger.decision() as writer:
             trial = writer.report(trial, epoch, metrics)
@@ -311,25 +379,44 @@ class Study:
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
 
-    def _has_checkpoint(self, number: int) -> bool:
-        return checkpoints.has_checkpoint(self.checkpoints, number)
+    def _report_further(self, trial: Trial, epoch: int, metrics: Metrics, *, last: bool) -> Decision:
+        """Record an epoch of a further run. No rung stops it: the mean of those that survive would be too good."""
+        broken = why_broken(self.state, epoch, metrics)
+        with self._ledger.decision() as writer:
+            trial = writer.report(trial, trial.epochs + 1, metrics)
+            if broken is not None:
+                trial = writer.finish(trial, State.COMPLETE, reason=f"run {trial.run}: {broken}")
+            elif last:
+                trial = writer.finish(trial.with_runs([*trial.runs, metrics]), State.COMPLETE)
+        self.state.set_standing(trial)
+        goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
+        return Decision.CONTINUE if goes_on else Decision.STOP
+
+    def _has_checkpoint(self, number: int, run: int = 1) -> bool:
+        return checkpoints.has_checkpoint(self.checkpoints, number, run)
 
     def _drop_checkpoint(self, trial: Trial, epoch: int) -> None:
         """Delete a checkpoint that is ahead of the ledger; the same epochs are trained again."""
         reason = (
-            f"its checkpoint has {epoch} epochs, the ledger {trial.epochs}: the ledger is older, as after a restore from a copy; "
+            f"its checkpoint has {epoch} epochs, the ledger {self._of_this_run(trial).epochs}: the ledger is older, as after a "
+            "restore from a copy; "
             "the same epochs are trained again"
         )
         with self._ledger.decision() as writer:
             writer.event(EventKind.RESTARTED, trial.number, reason=reason)
-        checkpoints.remove_folder(checkpoints.trial_folder(self.checkpoints, trial.number))
+        checkpoints.remove_run(self.checkpoints, trial.number, trial.run)
         self._dropped.add(trial.number)
 
     def tell(self, number: int, state: State, reason: str) -> None:
-        """End a trial before its last epoch: FAILED by itself or its worker, or PRUNED by a user."""
+        """End a trial before its last epoch: FAILED by itself or its worker, or PRUNED by a user.
+
+        If a further run ends so, the trial is COMPLETE with the runs that it has, and is not trained again.
+        """
         trial = self.state.trials[number]
         if trial.state.finished:
             return
+        if trial.runs:
+            state, reason = State.COMPLETE, f"run {trial.run}: {reason}"
         with self._ledger.decision() as writer:
             trial = writer.finish(trial, state, reason=reason)
         self.state.set_standing(trial)
@@ -373,7 +460,11 @@ class Study:
 
         Every back end calls this once for every trial that it was given.
         """
-        self._in_flight.leave(self.state.trials[number])
+        trial = self.state.trials[number]
+        self._in_flight.leave(trial)
+        if trial.runs and trial.state is State.COMPLETE and self._ledger.is_durable:
+            for run in range(max(2, len(trial.runs)), len(trial.runs) + 2):  # the one that is complete, or ended early
+                checkpoints.remove_run(self.checkpoints, number, run)
 
     # -- requests of users ---------------------------------------------------------------------------------------------------------
 
@@ -496,17 +587,21 @@ class Study:
         """
         if self._stopping is Stopping.NOW:
             return 0
-        new = (
-            0
-            if self._stopping or self.state.paused or self._budget_spent()
-            else self.file.budget.trials_left(self.state.n_searched)
-        )
-        return new + sum(trial.state is State.RUNNING for trial in self.state.trials)
+        new = 0 if self._stopping or self.state.paused or self._budget_spent() else self._trials_left
+        if new <= 0 and self.file.confirm and self._budget_left:
+            new = n_affordable(self.file, self.state.trials, racing=False)
+        return max(0, new) + sum(trial.state is State.RUNNING for trial in self.state.trials)
 
     @property
     def _budget_left(self) -> bool:
         """True if the budget has trials left, as far as that is known without reading the clock."""
-        return self.state.ended is None and self.file.budget.trials_left(self.state.n_searched) > 0
+        return self.state.ended is None and (self._trials_left > 0 or self.file.confirm > 0)
+
+    @property
+    def _trials_left(self) -> int:
+        if self.state.confirming is not None:
+            return 0
+        return self.file.budget.trials_left(self.state.n_searched, self.file.confirm)
 
     @property
     def stopping(self) -> Stopping | None:
@@ -544,7 +639,7 @@ class Study:
 
     def _budget_spent(self) -> bool:
         """Return whether the budget, in trials, in hours or in patience, is spent; end the study if it is."""
-        if self._budget_left and (reason := self._clock.why_spent(self.file.budget, self.state)) is not None:
+        if self._budget_left and (reason := self._clock.why_spent(self.file, self.state)) is not None:
             self._end(reason)
         return not self._budget_left
 

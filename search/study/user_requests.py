@@ -69,7 +69,11 @@ def carry_out(writer: LedgerWriter, request: Request, trial: Trial | None) -> Tr
     if trial is None:
         writer.event(DONE[request.verb], **request.detail)
     elif request.verb == "prune":
-        trial = writer.finish(trial, State.PRUNED, reason="pruned by a user" + (f": {reason}" if reason else ""))
+        why = "pruned by a user" + (f": {reason}" if reason else "")
+        if trial.runs:  # it keeps the runs that are complete
+            trial = writer.finish(trial, State.COMPLETE, reason=f"run {trial.run}: {why}")
+        else:
+            trial = writer.finish(trial, State.PRUNED, reason=why)
     elif request.verb == "pause":
         trial = writer.pause(trial, reason)
     else:

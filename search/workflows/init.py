@@ -18,7 +18,7 @@ from search.config.yaml_text import parse
 from search.errors import RequestError
 from search.names import is_study_name
 from search.samplers.auto import fair_start
-from search.workflows import first_file
+from search.workflows import busy, first_file
 from search.workflows.first_file import Choice
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def init(path: Path, *, backbone: str | None, weights: Path | None, hours: float
             memory = _FOR_WORKERS * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             n_slots = n_gpus or max(1, min(n_cores, int(memory // bytes_of_a_trial)))
             middle = {"name": name, "img_size": sizes[len(sizes) // 2]}
+            if (others := busy.watch()) is not None and others.disturbs:
+                say(f"the machine is busy ({others}): the hours are what a trial takes here now, and fewer when it is quiet")
             say("measuring this machine with a few steps of training on noise")
             speed = measure_speed(middle, {"n_threads": 1})
             trial_seconds = _seconds(name, data, speed, say)

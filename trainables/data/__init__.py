@@ -9,14 +9,12 @@ A study's `data` is one of:
 
 Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
 `interpolation`, `augment` ("none", "flip", "crop"), `exif` ("ignore", "apply"), `background` (null, "black", "white"), `normalize`
-("backbone", "imagenet", "none", or `mean` and `std`), and the keys of their layout.
+("backbone", "imagenet", "none", or `mean` and `std`), and the keys of their layout. Training and validation images are one pool in
+`folds` parts if it is given: part `fold` (0 by default) is the validation split then, and images of one `group` stay together.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,16 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainables import pixels
 from trainables.adapters import near
 from trainables.backbones import Preprocessing
-from trainables.data import layouts, pinned
+from trainables.data import folds, layouts, pinned
 from trainables.data.batches import Normaliser, Split
-from trainables.data.decoded import Decoded, Progress, decoded, decoding, digests
-from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
+from trainables.data.decoded import Decoded, Progress, decoded
+from trainables.data.files import digest_of, from_files, list_images, list_pool, look_again, parts, transform_for
+from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.data.packaged import PACKAGED, resize
-from trainables.pixels import Transform
-from trainables.protocol import Changed
 
 __all__ = [
     "Audit",
@@ -42,6 +38,7 @@ __all__ = [
     "Split",
     "audit",
     "class_names",
+    "digest_of",
     "load",
     "load_final",
     "look_again",
@@ -64,7 +61,7 @@ def n_classes(data: Mapping[str, Any]) -> int:
     if kind in PACKAGED:
         return len(PACKAGED[kind].classes)
     if kind in layouts.LAYOUTS:
-        return len(listing_of(data).classes)
+        return len(list_images(data).classes)
     if kind == "none":
         count = data.get("n_classes")
         if not isinstance(count, int) or count < 1:
@@ -76,13 +73,15 @@ def n_classes(data: Mapping[str, Any]) -> int:
 
 def many_labels(data: Mapping[str, Any]) -> bool:
     """Return whether an image has any number of labels; False if it has one."""
-    return data.get("kind") in layouts.LAYOUTS and listing_of(data).sets is not None
+    return data.get("kind") in layouts.LAYOUTS and list_images(data).sets is not None
 
 
 def n_images(data: Mapping[str, Any], split: str) -> int | None:
     """Return the size of a split without decoding it; None for data without images. Images that are skipped count."""
+    if data.get("folds") and split != "test" and data.get("kind") in (*PACKAGED, *layouts.LAYOUTS):
+        return len(folds.rows_of_fold(list(parts(data).values()), data.get("fold", 0))[split])
     if data.get("kind") in layouts.LAYOUTS:
-        return len(listing_of(data).splits[split])
+        return len(list_images(data).splits[split])
     packaged = PACKAGED.get(data.get("kind", ""))
     return packaged.sizes[split] if packaged else None
 
@@ -96,7 +95,7 @@ def n_fixed_inputs(data: Mapping[str, Any]) -> int:
 def class_names(data: Mapping[str, Any]) -> list[str] | None:
     """Return the names of the classes, in the order of their labels; None if the data set does not name them."""
     if data.get("kind") in layouts.LAYOUTS:
-        return list(listing_of(data).classes)
+        return list(list_images(data).classes)
     packaged = PACKAGED.get(data.get("kind", ""))
     return list(packaged.classes) if packaged else None
 
@@ -120,15 +119,18 @@ def load(
         ValueError: If the kind or split is unknown, the kind has no images, or images have problems that may not be skipped.
     """
     n_classes(data)
-    known = tuple(listing_of(data).splits) if data["kind"] in layouts.LAYOUTS else SPLITS
+    known = tuple(list_images(data).splits) if data["kind"] in layouts.LAYOUTS else SPLITS
     if data["kind"] not in (*PACKAGED, *layouts.LAYOUTS):
         usable = ", ".join((*PACKAGED, *layouts.LAYOUTS))
         raise ValueError(f"data.kind {data['kind']!r} has no images to train on; use one of {usable}")
     if unknown := set(splits) - set(known):
         raise ValueError(f"splits are {', '.join(known)}; got {sorted(unknown)}")
     if data["kind"] in layouts.LAYOUTS:
-        return _from_files(data, preprocessing, splits, progress)[0]
-    (images, labels), order = PACKAGED[data["kind"]].images(), PACKAGED[data["kind"]].split()
+        return from_files(data, preprocessing, splits, progress)[0]
+    packaged = PACKAGED[data["kind"]]
+    (images, labels), order = packaged.images(), dict(packaged.split())
+    if data.get("folds"):
+        order |= folds.rows_of_fold(list(parts(data).values()), data.get("fold", 0), packaged.pool())
     size = preprocessing.size
     sized = {name: resize(images[order[name]], preprocessing) for name in splits}
     return {name: Split(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}
@@ -141,7 +143,7 @@ def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[st
         ValueError: If `load` raises it, or the data set has no test split.
     """
     refuse_untestable(data)
-    splits = load(data, preprocessing, SPLITS)
+    splits = load({**data, "folds": None}, preprocessing, SPLITS)
     train, validation = splits["train"], splits["validation"]
     images, labels = torch.cat([train.images, validation.images]), torch.cat([train.labels, validation.labels])
     together = replace(train, images=images, labels=labels, digest=digest_of(train.digest, validation.digest))
@@ -155,8 +157,8 @@ def refuse_untestable(data: Mapping[str, Any]) -> None:
         ValueError: If there is none, or `n_classes` raises it.
     """
     n_classes(data)
-    if data["kind"] in layouts.LAYOUTS and "test" not in listing_of(data).splits:
-        unlabelled = "; ".join(note for note in listing_of(data).notes if "has no test split" in note)
+    if data["kind"] in layouts.LAYOUTS and "test" not in list_images(data).splits:
+        unlabelled = "; ".join(note for note in list_images(data).notes if "has no test split" in note)
         raise ValueError(
             f"data: {data['path']} has no test split"
             + (f" ({unlabelled})" if unlabelled else "")
@@ -207,11 +209,11 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     tests: dict[str, torch.Tensor] = {}  # their labels are listed, and no image is decoded
     digest = None
     if data.get("kind") in layouts.LAYOUTS:
-        listing, transform = listing_of(data), transform_of(data, preprocessing)
-        splits, skipped = _from_files(data, preprocessing, ("train", "validation"), progress)
-        found = {name: decoded(listing, name, transform) for name in splits}
+        listing, transform = list_pool(data), transform_for(data, preprocessing)
+        splits, skipped = from_files(data, preprocessing, ("train", "validation"), progress)
+        found = {name: decoded(listing, name, transform) for name in splits if name in listing.splits}
         n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
-        notes, digest = (*listing.notes, *_doubts(listing, found, splits)), pinned.digest(listing)
+        notes, digest = (*listing.notes, *_doubts(listing, found, splits)), pinned.digest(list_images(data))
         if images := listing.splits.get("test"):
             tests = {"test": torch.from_numpy(listing.targets(np.array([image.label for image in images])))}
     else:
@@ -258,87 +260,4 @@ def _images_of_classes(labels: torch.Tensor, n_classes: int) -> list[int]:
 def save_listing(data: Mapping[str, Any], path: Path) -> None:
     """Write the listing of a data set to a file, to name later what has changed; does nothing for packaged data."""
     if data.get("kind") in layouts.LAYOUTS:
-        pinned.save(listing_of(data), path)
-
-
-# -- images on a disk --------------------------------------------------------------------------------------------------------------
-
-
-def listing_of(data: Mapping[str, Any]) -> Listing:
-    """List the files; their problems are reported together with those of the pixels, once the images are decoded."""
-    return _listed(json.dumps(dict(data), sort_keys=True, default=str))
-
-
-def look_again() -> None:
-    """Forget all listings, because files may have changed since; call it where a data set is used again."""
-    _listed.cache_clear()
-
-
-@functools.lru_cache(maxsize=4)
-def _listed(data: str) -> Listing:
-    section = json.loads(data)
-    found = layouts.listing(section)
-    if (then := section.get("digest")) is not None and pinned.digest(found) != then:
-        raise Changed(pinned.refusal(section, found))
-    return found
-
-
-def _refuse(data: Mapping[str, Any], problems: Sequence[str]) -> None:
-    if problems and data.get("on_problem", "refuse") == "refuse":
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        lines = "".join(f"\n  {line}" for line in listed(problems))
-        raise ValueError(f"data: {count} in {data['path']}; fix them, or set data.on_problem: skip{lines}")
-
-
-def _from_files(
-    data: Mapping[str, Any], preprocessing: Preprocessing, splits: Sequence[str], progress: Progress | None
-) -> tuple[dict[str, Split], list[str]]:
-    listing, augment = listing_of(data), data.get("augment", "none")
-    transform = transform_of(data, preprocessing)
-    found = {name: decoded(listing, name, transform, progress=progress) for name in splits}
-    problems = list(listing.problems)
-    for name in splits:
-        problems += [f"{name}: {listing.splits[name][i].path}: {reason}" for i, reason in found[name].broken.items()]
-    # an image in two splits is kept in the later one, so that evaluation splits never change
-    seen = {name: found[name].digests if name in found else digests(listing, name) for name in listing.splits}
-    later: dict[str, dict[bytes, str]] = {}  # per split: digests and paths of its images
-    kept: dict[str, Split] = {}
-    for name in reversed(SPLITS):
-        if name not in seen:
-            continue
-        own = [row.tobytes() for row in seen[name]]
-        broken = found[name].broken if name in found else {}
-        paths = [image.path for i, image in enumerate(listing.splits[name]) if i not in broken]
-        if name in found:
-            fresh = np.array([not any(digest in taken for taken in later.values()) for digest in own], bool)
-            for image_path, digest, new in zip(paths, own, fresh, strict=True):
-                if not new:
-                    other = next(other for other, taken in later.items() if digest in taken)
-                    problems.append(f"{name}: {image_path} has the same bytes as {later[other][digest]} of the later split {other}")
-            images, labels = found[name].images, listing.targets(found[name].labels)
-            if not fresh.all():
-                images, labels = images[fresh], labels[fresh]
-            augmented = augment if name == "train" else "none"
-            digest = digest_of(found[name].digests[fresh], decoding(transform))
-            kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented, digest)
-        later[name] = dict(zip(reversed(own), reversed(paths), strict=True))  # the first of equal ones
-    problems = [printable(problem) for problem in problems]
-    _refuse(data, problems)
-    for name, split in kept.items():
-        if len(split) == 0:
-            raise ValueError(f"data: {data['path']} has no usable {name} image; {in_short(problems)}")
-    return {name: kept[name] for name in splits}, problems
-
-
-def digest_of(*parts: str | np.ndarray[Any, Any] | None) -> str:
-    """Return a digest of texts and arrays."""
-    digest = hashlib.sha256()
-    for part in parts:
-        content = part.tobytes() if isinstance(part, np.ndarray) else str(part).encode()
-        digest.update(f"{len(content)}:".encode() + content)
-    return digest.hexdigest()
-
-
-def transform_of(data: Mapping[str, Any], wanted: Preprocessing) -> Transform:
-    """Return the conversion of an encoded image that a data section asks for, at the backbone's size."""
-    return pixels.transform_of(data, channels=wanted.channels, size=wanted.size, interpolation=wanted.interpolation)
+        pinned.save(list_images(data), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,6 +28,7 @@ class Split:
         augment: Augmentation that `take` applies for training: "none", "flip" (mirror with probability 1/2) or "crop" (a random
             crop of `size`, and mirror). METHODS: "crop" is ARC's for FGVC, applied to the central square.
         digest: Digest of the images, in their order; None if they have no name that another process could know.
+        rows: Rows (n,) of `images` that are the split's, on the host; None for all of them.
     """
 
     images: Tensor
@@ -34,23 +36,31 @@ class Split:
     size: tuple[int, int]
     augment: str = "none"
     digest: str | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def of_rows(self, rows: Tensor, *, augmented: bool) -> Split:
+        """Return some of the images, which are not copied, as another split; only training images are augmented."""
+        digest = None if self.digest is None else hashlib.sha256(self.digest.encode() + rows.numpy().tobytes()).hexdigest()
+        augment = self.augment if augmented else "none"
+        return replace(self, labels=self.labels[rows], augment=augment, digest=digest, rows=rows)
+
     def to(self, device: torch.device) -> Split:
         """Move the split to a device for training: upload it as a whole if it fits its share of the memory, else per batch."""
-        images = self.images
-        if device.type == "cuda" and images.nbytes <= SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
-            images = images.to(device)
-        return replace(self, images=images, labels=self.labels.to(device))
+        images, rows = self.images, self.rows
+        n_bytes = len(self) * images[:1].nbytes
+        if device.type == "cuda" and n_bytes <= SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+            images, rows = (images if rows is None else images[rows]).to(device), None
+        return replace(self, images=images, labels=self.labels.to(device), rows=rows)
 
     def take(self, index: Tensor) -> Tensor:
         """Return the augmented images of a training batch, (len(index), channels, height, width) uint8, on the labels' device.
 
         Random numbers come from torch's default generator on the CPU.
         """
-        return _augmented(rows_of(self.images, index, self.labels.device), self.size, self.augment)
+        return _augmented(self._at(index), self.size, self.augment)
 
     def draw(self, index: Tensor) -> Tensor:
         """Return the rows that `take` would return, in a tensor of all images followed by all mirrored ones; it draws the same.
@@ -65,8 +75,13 @@ class Split:
     def batches(self, size: int, *, mirrored: bool = False) -> Iterator[Tensor]:
         """Yield all images in order, without augmentation, in batches of at most `size`; or all of them mirrored."""
         for first in range(0, len(self), size):
-            images = _middle(rows_of(self.images, slice(first, first + size), self.labels.device), self.size)
+            images = _middle(self._at(slice(first, first + size)), self.size)
             yield images.flip(-1) if mirrored else images
+
+    def _at(self, index: Tensor | slice) -> Tensor:
+        if self.rows is not None:
+            index = self.rows[index] if isinstance(index, slice) else self.rows[index.cpu()]
+        return rows_of(self.images, index, self.labels.device)
 
 
 def rows_of(tensor: Tensor, index: Tensor | slice, device: torch.device) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from trainables.weights.emoji_sets import subject_of
+
 SIDE: Final = 32  # of an image, in pixels
 COLUMNS: Final = 64  # images in a row of the picture
 EMOJI_SETS: Final = ("noto", "blob", "twemoji", "emojione")
@@ -37,6 +39,17 @@ def emoji_split() -> dict[str, Tensor]:
     """Return the indices of each split: the picture holds one after the other. No emoji, nor a variant of it, is in two of them."""
     parts = torch.split(torch.arange(sum(EMOJI_SPLIT.values())), list(EMOJI_SPLIT.values()))
     return dict(zip(EMOJI_SPLIT, parts, strict=True))
+
+
+def emoji_groups() -> list[str]:
+    """Return what each image shows: the drawings of an emoji and of its variants have the same group."""
+    codes = [code for name in EMOJI_SPLIT for code in emoji_card()["splits"][name]]
+    return [_subject(code) for code in codes for _ in EMOJI_SETS]
+
+
+def _subject(code: str) -> str:
+    children = {"1F466", "1F467"}
+    return subject_of(code, "family" if children & set(code.split("-")[1:]) else "")
 
 
 def emoji_card() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from trainables.backbones import Preprocessing
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split
-from trainables.data.emoji import EMOJI_SETS, EMOJI_SPLIT, emoji, emoji_split
+from trainables.data.emoji import EMOJI_SETS, EMOJI_SPLIT, emoji, emoji_groups, emoji_split
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,24 @@ class Packaged:
         classes: Names of the classes, in the order of their labels.
         images: Function that loads all images (n, channels, height, width) uint8, and labels (n,) int64.
         split: Function that returns the indices of each split.
+        groups: Function that returns the group of each image, which stays in one fold; None if an image has none but its own.
     """
 
     sizes: Mapping[str, int]
     classes: tuple[str, ...]
     images: Callable[[], tuple[Tensor, Tensor]]
     split: Callable[[], dict[str, Tensor]]
+    groups: Callable[[], list[str]] | None = None
+
+    def pool(self) -> Tensor:
+        """Return the indices of training and validation images, which folds divide."""
+        order = self.split()
+        return torch.cat([order["train"], order["validation"]]).sort().values
 
 
 PACKAGED: Final = {
     "digits": Packaged(DIGITS_SPLIT, tuple(str(digit) for digit in range(10)), digits, digits_split),
-    "emoji": Packaged(EMOJI_SPLIT, EMOJI_SETS, emoji, emoji_split),
+    "emoji": Packaged(EMOJI_SPLIT, EMOJI_SETS, emoji, emoji_split, emoji_groups),
 }
 
 

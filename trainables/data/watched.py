@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from trainables.backbones import Preprocessing
-from trainables.data import listing_of, pinned, transform_of
+from trainables.data import pinned
 from trainables.data.batches import Split
 from trainables.data.decoded import Progress, decoded
+from trainables.data.files import list_images, list_pool, transform_for
 from trainables.data.first_look import layout_of
 from trainables.data.layouts import LAYOUTS
 from trainables.data.listing import Draft, Listing, by_place, in_short, listed, numbered, printable
@@ -64,18 +65,18 @@ def load(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pro
 def refuse_changed(data: Mapping[str, Any]) -> None:
     """Refuse watched data sets that are not those with which a study began; see `load`."""
     for name, watch in data.get("watch", {}).items():
-        _listing(name, watch, data, listing_of(data))
+        _listing(name, watch, data, list_images(data))
 
 
 def _load(
     name: str, watch: Mapping[str, Any], data: Mapping[str, Any], preprocessing: Preprocessing, progress: Progress | None
 ) -> Watched:
-    own = listing_of(data)
-    listing, transform = _listing(name, watch, data, own), transform_of(data, preprocessing)
+    own = list_pool(data)
+    listing, transform = _listing(name, watch, data, own), transform_for(data, preprocessing)
     found = decoded(listing, WATCHED, transform, progress=progress)
     problems = [*listing.problems, *(f"{listing.splits[WATCHED][i].path}: {reason}" for i, reason in found.broken.items())]
     whole = [image for i, image in enumerate(listing.splits[WATCHED]) if i not in found.broken]
-    chosen_on = {row.tobytes(): split for split in ("validation", "train") for row in decoded(own, split, transform).digests}
+    chosen_on = {row.tobytes(): split for split in own.splits if split != "test" for row in decoded(own, split, transform).digests}
     splits = [chosen_on.get(row.tobytes()) for row in found.digests]
     problems += [
         f"{image.path} has the same bytes as an image of the study's split {split}"

@@ -116,7 +116,7 @@ class SyntheticTrainable:
         self._sizes = SyntheticSizes()
         self._epoch = 0
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None, fold: int = 0) -> int:
         """Set up a trial, or resume it after the epoch stored in `folder`."""
         self._config, self._epochs, self._folder = dict(config), epochs, folder
         self._adapter_params, _ = self._sizes.count(config)
@@ -167,7 +167,7 @@ def make(backbone: Mapping[str, Any], data: Mapping[str, Any], recipe: Mapping[s
     metric = recipe.get("metric", "top1")
     if (family := data.get("surface", "plain")) != "plain":
         return SurfaceTrainable(Surface(family, data.get("instance", 0)), metric)
-    options = {key: value for key, value in data.items() if key not in ("kind", "surface", "instance")}
+    options = {key: value for key, value in data.items() if key not in ("kind", "surface", "instance", "folds", "seed")}
     return SyntheticTrainable(**options, metric=metric)
 
 

@@ -123,7 +123,7 @@ class RecordedTrainable:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None, fold: int = 0) -> int:
         """Set up a trial.
 
         Raises:

@@ -222,7 +222,7 @@ class SurfaceTrainable:
         self._left: Iterator[float] = iter(())
         self._costs: dict[str, float] = {}
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None, fold: int = 0) -> int:
         """Set up a trial."""
         self._left, self._costs = self._surface.curve(config, seed=seed, epochs=epochs), self._surface.costs(config)
         return 0

@@ -76,6 +76,7 @@ class AdapterWorker:
         wanted = backbones.preprocessing(self.model, data_set.get("normalize", "backbone"))
         data.look_again()
         self.n_classes = data.n_classes(data_set)
+        self._data_set, self._wanted, self._fold = dict(data_set), wanted, 0
         splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)
         self._splits = {name: split.to(self.device) for name, split in splits.items()}
         self._watched = {name: one.split.to(self.device) for name, one in watched.load(data_set, wanted).items()}
@@ -86,7 +87,7 @@ class AdapterWorker:
         self._gflops: dict[Any, float] = {}
         self._run: Run | None = None
 
-    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None) -> int:
+    def start(self, config: Mapping[str, Any], *, seed: int, epochs: int, folder: Path | Folder | None, fold: int = 0) -> int:
         """See `trainables.protocol.Trainable.start`.
 
         Raises:
@@ -94,6 +95,7 @@ class AdapterWorker:
         """
         if self._run is not None or adaptation(self.model) is not None:
             self.finish()
+        self._divide(fold)
         method, recipe = method_of(config, self._own), recipe_of(self._fixed, config)
         plan = Plan(dict(config), seed, epochs, recipe, folder)
         saved = None if folder is None else checkpoint.read(folder)
@@ -110,6 +112,14 @@ class AdapterWorker:
             self._run.load(saved)
         forget_peak(self.device)
         return self._run.epoch
+
+    def _divide(self, fold: int) -> None:
+        """Load the splits of another fold, unless they are loaded."""
+        if fold != self._fold:
+            splits = data.load({**self._data_set, "fold": fold}, self._wanted)
+            self._splits = {name: split.to(self.device) for name, split in splits.items()}
+            self._prefixes.forget()
+            self._fold = fold
 
     def _of_a_forward_pass(self, run: Run) -> dict[str, float]:
         """Return the per-image costs of the current model; operations are counted once for all trials of the same structure."""

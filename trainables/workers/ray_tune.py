@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables import make
-from trainables.folder import FencedFolder, Folder, Superseded, Unwritable
+from trainables.folder import FencedFolder, Folder, RunFolder, Superseded, Unwritable
 from trainables.imports import large_imports
 from trainables.protocol import Changed, Stopped, Trainable, is_out_of_memory, limit_gpu_memory
 
@@ -26,7 +26,7 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
     one. The trial never reports that it is done: the study decides.
 
     The configuration of a Tune trial has the keys `make` (the arguments of `trainables.make`), `trial`, `config`, `seed`, `epochs`,
-    `reported` (epochs that the ledger holds) and `folder` (of the checkpoint).
+    `reported` (epochs that the ledger holds), `fold` (the part of the pool that validates) and `folder` (of the checkpoint).
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -78,7 +78,11 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
                 limit_gpu_memory(config.get("gpus", 0.0))
                 self._trainable = make(**config["make"])
             self._done = self._trainable.start(
-                config["config"], seed=config["seed"], epochs=config["epochs"], folder=FencedFolder(config["folder"])
+                config["config"],
+                seed=config["seed"],
+                epochs=config["epochs"],
+                folder=FencedFolder(config["folder"]),
+                fold=config["fold"],
             )
             if self._done > config["reported"]:
                 self._pending = self._trainable.replay()
@@ -108,4 +112,5 @@ class TuneTrial(tune.Trainable):  # type: ignore[misc]
 
 def _unseen(folder: Path | Folder) -> str | None:
     """Return the study's folder if it does not exist on this node, where other nodes could not see its checkpoints; else None."""
+    folder = folder.folder if isinstance(folder, RunFolder) else folder
     return None if not isinstance(folder, Path) or (study := folder.parents[1]).is_dir() else str(study)

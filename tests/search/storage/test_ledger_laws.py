@@ -20,7 +20,7 @@ from search.storage.rows import Counts, Event, Report, Request
 from search.storage.sql_ledger import SqlLedger
 from search.trial import State, Trial
 
-FILE: dict[str, Any] = {"objectives": ["val/top1", "cost/gflops"], "budget": {"n_trials": 3, "epochs": 2}}
+FILE: dict[str, Any] = {"objectives": ["val/top1", "cost/gflops"], "budget": {"n_trials": 3, "epochs": 2}, "data": {"folds": 3}}
 FACTS = {"n_classes": 10, "backbone_params": 600_000, "max_params": 1000, "reference_point": [0.1, 1000]}
 NAMES = ("sqlite", "postgresql", "memory")
 
@@ -54,7 +54,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 def trial(number: int = 0, **values: Any) -> Trial:
     config = {"method": "lora", "lora.rank": 2, "optim.lr": 1e-3}
-    return Trial(number, State.RUNNING, config, 7 + number, 300, 10, against="cost/gflops", **values)
+    return Trial(number, State.RUNNING, config, 7 + number, 300, 10, against="cost/gflops", n_folds=3, **values)
 
 
 def move(ledger: Ledger) -> None:
@@ -80,6 +80,10 @@ def move(ledger: Ledger) -> None:
         writer.event(EventKind.MEASURED, 0, latency_ms=1.5)
         first = writer.report(first, 2, {"val/top1": 0.75, "cost/gflops": 1.5})
         first = writer.finish(first, State.COMPLETE)
+        first = writer.continue_(first, seed=5, fold=1)
+        first = writer.report(first, 3, {"val/top1": 0.25, "cost/gflops": 1.5})
+        first = writer.finish(first, State.COMPLETE, reason="run 2: pruned by a user")
+        writer.event(EventKind.CONFIRMING, reason="3 configurations have been tried")
         writer.start(trial(2, extends=0, planned_epochs=4))
         writer.event(EventKind.ENDED, reason="patience")
         writer.event(EventKind.EXTENDED, n_trials=5)
@@ -135,7 +139,7 @@ def test_a_reader_follows_from_the_last_number_that_it_has_seen(ledger: Ledger) 
     for last in (-1, 0, 5, events[-1].number, 10_000):
         assert ledger.events(after=last) == [event for event in events if event.number > last]
         assert [r.event for r in ledger.reports(after=last)] == [r.event for r in reports if r.event > last]
-    assert [report.epoch for report in ledger.reports(trial=0)] == [1, 2]
+    assert [report.epoch for report in ledger.reports(trial=0)] == [1, 2, 3]
 
 
 def test_what_is_counted_and_picked_is_what_the_whole_history_holds(ledger: Ledger) -> None:
@@ -170,7 +174,7 @@ def test_an_extended_trial_is_picked_with_the_epochs_of_the_other_one(ledger: Le
 
 def test_a_number_that_is_not_finite_is_read_back_as_nan(ledger: Ledger) -> None:
     move(ledger)
-    first, second, _ = ledger.reports()
+    first, second, *_ = ledger.reports()
     assert math.isnan(first.metrics["cost/step_seconds"])
     assert math.isnan(second.metrics["val/top1"])
     assert math.isnan(ledger.trials()[1].metrics["val/top1"])
@@ -193,7 +197,8 @@ def test_a_trial_is_read_back_as_its_decision_returned_it(ledger: Ledger) -> Non
 def test_an_extended_trial_begins_with_the_epochs_of_the_other_one(ledger: Ledger) -> None:
     move(ledger)
     other, _, extended = ledger.trials()
-    assert (extended.epochs, extended.metrics) == (other.epochs, other.metrics)
+    assert (other.epochs, other.runs, other.metrics) == (3, (other.metrics,), other.metrics)  # half of a further run does not count
+    assert extended.metrics == other.metrics
     assert (extended.epochs, extended.metrics["val/top1"]) == (2, 0.75)
 
 

@@ -649,14 +649,14 @@ def test_orientation_and_transparency_are_counted_and_applied_on_request(tmp_pat
 
 
 def pixels_of(data: dict[str, Any], name: str) -> Any:
-    from trainables.data import transform_of
     from trainables.data.decoded import decoded
+    from trainables.data.files import transform_for
 
     found = listing(data)
     for split, images in found.splits.items():
         for i, image in enumerate(images):
             if image.path.endswith(name):
-                return decoded(found, split, transform_of(data, GREY)).images[i, 0]
+                return decoded(found, split, transform_for(data, GREY)).images[i, 0]
     raise AssertionError(name)
 
 
