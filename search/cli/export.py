@@ -49,9 +49,9 @@ def export_adapter(
     chosen = Format("merged" if merge else form or "paretune", rank, loses, normalize_inside)
     card = export_adapter(saved, trial, to, form=chosen)
     if hub:
-        from search.workflows.hub_folder import licence_of, write_hub_files
+        from search.workflows.hub_folder import write_hub_files
 
-        write_hub_files(saved, card, to, licence=licence_of(card))
+        write_hub_files(saved, card, to)
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)
         complain(f"trial {trial} is {card.origin['state']}: the export has {done}")

@@ -10,25 +10,24 @@ Nothing is sent: `hf upload NAME DIR` of `huggingface_hub` does that.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
 from search.results.saved_study import SavedStudy
-from trainables.export.card import OURS, Card
+from trainables.export.card import Card
 
 PRIVATE: Final = ("storage", "ledger", "resources")  # sections of a study file that tell of machines and servers
 _OURS: Final = "Paretune (the wheel, or `pip install .` in its clone; it is on no package index)"
 
 
-def write_hub_files(study: SavedStudy, card: Card, folder: Path, *, licence: str | None) -> None:
+def write_hub_files(study: SavedStudy, card: Card, folder: Path) -> None:
     """Write the files of a Hub repository next to an export.
 
     Args:
         study: Study of the export.
         card: Card of the export.
         folder: Folder of the export.
-        licence: Licence of the backbone's weights, as the Hub names licences; None if it is not known.
     """
     study.plot_front(folder / "front.png")
     file = {key: value for key, value in study.row.file.items() if key not in PRIVATE}
@@ -37,10 +36,11 @@ def write_hub_files(study: SavedStudy, card: Card, folder: Path, *, licence: str
         key: "..." if key in ("path", "labels") and value else value for key, value in file["data"].items() if key != "watch"
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(file, sort_keys=False), encoding="utf-8")
-    (folder / "README.md").write_text(_readme(study, card, licence), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(study, card), encoding="utf-8")
 
 
-def _readme(study: SavedStudy, card: Card, licence: str | None) -> str:
+def _readme(study: SavedStudy, card: Card) -> str:
+    licence = card.licence()
     backbone, weights = str(card.backbone["name"]), card.backbone["weights"]
     top = {
         "library_name": {"peft": "peft", "merged": "timm", "onnx": "onnx"}.get(card.form, "timm"),
@@ -93,15 +93,3 @@ It is trial {card.origin["trial"]} of the study in `study.yaml`.
 |---|---|
 {knobs}
 """
-
-
-def licence_of(card: Card) -> str | None:
-    """Return the licence of a backbone's own weights, as timm states it; None if it is not known, as for a local file."""
-    if card.backbone["weights"] is not None:
-        return None
-    if card.backbone["name"] in OURS:
-        return "apache-2.0"  # as Paretune, which holds them
-    import timm
-
-    known: Any = timm.get_pretrained_cfg(str(card.backbone["name"]))
-    return None if known is None else known.license

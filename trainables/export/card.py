@@ -107,6 +107,17 @@ class Card:
             lines.append(f"PEFT has no place for {', '.join(made['left_out'])}: they keep their pretrained values")
         return lines
 
+    def licence(self) -> str | None:
+        """Return the licence of a backbone's own weights, as timm states it; None if it is not known, as for a local file."""
+        if self.backbone["weights"] is not None:
+            return None
+        if self.backbone["name"] in OURS:
+            return "apache-2.0"  # as Paretune, which holds them
+        import timm
+
+        known: Any = timm.get_pretrained_cfg(str(self.backbone["name"]))
+        return None if known is None else known.license
+
     def fields(self) -> dict[str, Any]:
         """Return the content of card.json."""
         fields = dataclasses.asdict(self)

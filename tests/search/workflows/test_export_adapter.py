@@ -24,7 +24,7 @@ from search.results.saved_study import SavedStudy
 from search.tracking.mlflow_client import tracking_uri
 from search.trial import State
 from search.workflows.export_adapter import Format, export_adapter, keep_adapters
-from search.workflows.hub_folder import licence_of, write_hub_files
+from search.workflows.hub_folder import write_hub_files
 from trainables import data
 from trainables.backbones import Preprocessing
 from trainables.export.adapter import Card, read_card
@@ -99,7 +99,7 @@ def test_a_folder_for_the_hub_has_a_card_whose_lines_run_and_tells_nothing_of_th
     study: SavedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = export_adapter(study, 1, tmp_path / "hub", form=Format("merged"))
-    write_hub_files(study, card, tmp_path / "hub", licence=licence_of(card))
+    write_hub_files(study, card, tmp_path / "hub")
     monkeypatch.chdir(tmp_path / "hub")
     readme = Path("README.md").read_text()
     front, _, text = readme.removeprefix("---\n").partition("---\n")
