@@ -27,7 +27,7 @@ from search.seeds import seed_for
 from spaces import Config, JointSpace, Knob, Space, Value
 
 PROPOSED = "paretune:proposed"  # attribute of a trial: the configuration that was proposed for it, as JSON
-N_RANDOM = 10  # trials with which a space is found that nobody has described
+N_RANDOM = 10  # trials with which a space without a description is found
 
 
 class ParetoSampler(BaseSampler):
