@@ -32,7 +32,7 @@ SYNTHETIC = {
     "data": {"kind": "synthetic", "noise": 0.01, "diverges_above_lr": 0.015},
     "methods": ["lora", "arc", "lily"],
     "budget": {"n_trials": 20, "epochs": 3, "max_params": 20_000},
-    "search": {"seed": 3, "rungs": {"grace": 1, "factor": 3}},
+    "search": {"seed": 3, "rungs": {"grace": 1, "factor": 3}, "points": [{"method": "lora", "lora.rank": 32}]},  # too large
 }
 DIGITS = {
     "data": {"kind": "digits"},
@@ -141,7 +141,7 @@ def killing(when: Callable[[], bool]) -> Iterator[threading.Event]:
 MEMORY = SYNTHETIC | {
     "data": {"kind": "synthetic", "memory_params": 3_000},
     "budget": {"n_trials": 4, "epochs": 3, "max_params": 20_000},
-    "search": {"seed": 3},
+    "search": {"seed": 3, "points": [{"method": "lora"}, {"method": "lora", "lora.rank": 4}]},
 }
 
 

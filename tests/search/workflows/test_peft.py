@@ -65,10 +65,11 @@ def test_without_peft_a_study_of_a_tuner_is_refused_with_the_remedy_alone(tmp_pa
     (tmp_path / "bridged.yaml").write_text(STUDY)
     refused = without_peft(tmp_path, "run", "bridged.yaml")
     assert refused.returncode == 2
-    assert refused.stderr == (
+    told = [line for line in refused.stderr.splitlines() if "at work" not in line]  # which a slow machine says after a second
+    assert told == [
         "paretune: bridged.yaml:3: methods.1: peft.vera: needs Hugging Face PEFT, which is not installed; "
-        "install it: pip install peft\n"
-    )
+        "install it: pip install peft"
+    ]
     assert not (tmp_path / "paretune-studies").exists()
     counted = without_peft(tmp_path, "count", "--method", "peft.vera")
     assert counted.returncode == 2

@@ -21,7 +21,7 @@ def reported(worker: TuneTrial) -> dict[str, Any]:
 def test_of_two_workers_of_a_trial_the_older_one_stops_at_its_next_epoch(tmp_path: Path) -> None:
     folder = tmp_path / "trials" / "0003"
     config = study_file().joint_space().default("lora")
-    order = {"make": study_file().worker(), "trial": 3, "config": config, "seed": 0, "epochs": 4}
+    order = {"make": study_file().worker(), "trial": 3, "config": config, "seed": 0, "epochs": 4, "fold": 0}
     lost = TuneTrial(order | {"reported": 0, "folder": folder})
     assert reported(lost)["epoch"] == 1
     following = TuneTrial(order | {"reported": 1, "folder": folder})  # the node of the first one was cut off
@@ -34,6 +34,6 @@ def test_of_two_workers_of_a_trial_the_older_one_stops_at_its_next_epoch(tmp_pat
 def test_a_node_that_joins_with_other_images_refuses_its_trial(tmp_path: Path) -> None:
     image_folder(tmp_path / "set")
     data: dict[str, Any] = {"kind": "imagefolder", "path": str(tmp_path / "set")}
-    order = {"trial": 0, "config": {"method": "head_only"}, "seed": 0, "epochs": 1, "reported": 0, "folder": tmp_path / "s" / "0"}
+    order = {"trial": 0, "config": {"method": "head_only"}, "seed": 0, "epochs": 1, "reported": 0, "fold": 0, "folder": tmp_path / "s" / "0"}
     begun = TuneTrial({"make": {"backbone": {"name": "vit_glyphs"}, "data": data | {"digest": "another"}, "recipe": {}}} | order)
     assert "is not what it was when the study began" in reported(begun)["changed"]
