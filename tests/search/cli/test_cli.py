@@ -249,7 +249,9 @@ def test_help_and_reading_commands_import_none_of_the_heavy_libraries(searched: 
 def test_a_copied_packaged_study_is_valid_and_says_so_resolved(tmp_path: Path) -> None:
     copied = paretune("cp", "digits", cwd=tmp_path)
     assert copied.returncode == 0
-    assert (tmp_path / "digits.yaml").read_text().startswith("# Which adapter is worth training")
+    editors, begins, *_ = (tmp_path / "digits.yaml").read_text().splitlines()
+    assert editors.startswith("# yaml-language-server: $schema=/")
+    assert begins.startswith("# Which adapter is worth training")
     resolved = paretune("validate", "digits.yaml", "--set", "search.seed=3", cwd=tmp_path)
     assert resolved.returncode == 0
     assert "seed: 3" in resolved.stdout

@@ -20,6 +20,7 @@ from search.results.belief import Posterior, posterior
 from search.results.noise import SEEDS, seed_deviation, standard_error
 from search.results.saved_study import load
 from search.results.study_state import StudyState
+from search.samplers.start import n_start
 from search.storage import owner
 from search.storage.events import EventKind
 from search.storage.rows import Event
@@ -246,7 +247,7 @@ def test_the_study_ends_early_when_its_answer_is_sure(tmp_path: Path) -> None:
     study = finished(study_file(tmp_path, folds=None, n_trials=200, sure=0.6))
     assert len(study.trials) < 200
     assert "the answer is sure: trial" in str(study.ended)
-    assert len(study.trials) >= 13  # the fair start of three methods
+    assert len(study.trials) >= n_start(3)
 
 
 def test_an_extended_study_searches_again_and_then_confirms(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_of_two_workers_of_a_trial_the_older_one_stops_at_its_next_epoch(tmp_pat
 def test_a_node_that_joins_with_other_images_refuses_its_trial(tmp_path: Path) -> None:
     image_folder(tmp_path / "set")
     data: dict[str, Any] = {"kind": "imagefolder", "path": str(tmp_path / "set")}
-    order = {"trial": 0, "config": {"method": "head_only"}, "seed": 0, "epochs": 1, "reported": 0, "fold": 0, "folder": tmp_path / "s" / "0"}
+    order = {
+        "trial": 0,
+        "config": {"method": "head_only"},
+        "seed": 0,
+        "epochs": 1,
+        "reported": 0,
+        "fold": 0,
+        "folder": tmp_path / "s" / "0",
+    }
     begun = TuneTrial({"make": {"backbone": {"name": "vit_glyphs"}, "data": data | {"digest": "another"}, "recipe": {}}} | order)
     assert "is not what it was when the study began" in reported(begun)["changed"]
