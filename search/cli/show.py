@@ -65,10 +65,14 @@ def front(
 
 
 def _p_front(study: Overview) -> dict[int, float]:
-    """Return the probability that a trial is truly on the front, by its number; it takes all trials of the study."""
-    from search.results.saved_study import load
+    """Return the probability that a trial is truly on the front, by its number; it takes all trials of the study, and no epochs."""
+    from search.results.belief import odds_of
+    from search.storage.sql_ledger import open_ledger
 
-    return load(study.folder).p_front() if study.members else {}
+    if not study.members:
+        return {}
+    with open_ledger(study.folder) as ledger:
+        return odds_of(study.row, ledger.trials())
 
 
 def _growth(folder: Path, reference_point: tuple[float, float]) -> list[Growth]:

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from search.config.loading import check_stored
+from search.errors import RequestError
 from search.front import front
 from search.metrics import TOP1
 from search.results.noise import seed_deviation
 from search.samplers.encoding import Coding
 from search.samplers.gaussian_process import Hyperparameters, Kernel, fit
 from search.samplers.learning_curve import LEAST_ERROR, goodness
+from search.storage.rows import StudyRow
 from search.trial import PARAMETERS, Trial
 from spaces import JointSpace
 
@@ -126,6 +129,27 @@ class Choice:
     holds: bool
     rival: int | None
     rival_probability: float
+
+
+def belief_of(study: StudyRow, trials: Iterable[Trial]) -> Belief:
+    """Return the belief about a study's complete trials, with the draws of the study's seed.
+
+    Raises:
+        RequestError: If this version does not know all knobs of the study.
+    """
+    file = check_stored(study.file)
+    return believe(file.joint_space(with_anchor=True), trials, study.facts.n_validation, seed=file.search.seed)
+
+
+def odds_of(study: StudyRow, trials: Iterable[Trial]) -> dict[int, float]:
+    """Return the probability that a complete trial is truly on the front, by its number.
+
+    It is empty if this version does not know all knobs of the study.
+    """
+    try:
+        return belief_of(study, trials).odds()
+    except RequestError:
+        return {}
 
 
 def believe(

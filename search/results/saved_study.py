@@ -171,21 +171,9 @@ class SavedStudy:
         Raises:
             RequestError: If this version does not know all knobs of the study.
         """
-        from search.config.loading import check_stored
-        from search.results.belief import believe
+        from search.results.belief import belief_of
 
-        file = check_stored(self.row.file)
-        return believe(file.joint_space(with_anchor=True), self.history, self.n_validation, seed=file.search.seed)
-
-    def p_front(self) -> dict[int, float]:
-        """Return the probability that a complete trial is truly on the front, by its number.
-
-        Empty if this version does not know all knobs of the study.
-        """
-        try:
-            return self.belief().odds()
-        except RequestError:
-            return {}
+        return belief_of(self.row, self.history)
 
     def plot_front(self, *paths: Path) -> Any:
         """Return the front as an interactive plotly figure, or draw it into the given `.png` and `.svg` files."""

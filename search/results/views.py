@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.errors import RequestError
 from search.results import arrow_tables
 from search.results.saved_study import SavedStudy
+
+if TYPE_CHECKING:
+    from search.results.belief import Belief
 
 PICTURES = ("front.png", "front.svg", "front-small.png")  # of the front; the small one is for descriptions
 
@@ -39,12 +42,14 @@ def write_page(
     """
     from search.results import curves_figure, html_page, plotly_figures
     from search.results.growth import growth
+    from search.results.sure_answer import SureAnswer
 
     every, point = study.history, study.reference_point
     grown = growth(every, study.epochs, point)
     size = "size" if study.against == "adapter_params" else study.against
     named: Mapping[str, Any] = {"metric": study.metric, "against": study.against}
-    odds = study.p_front() if importance else {}
+    belief = _belief(study) if importance else None
+    odds = None if belief is None else belief.odds()
     sections = [
         (
             "The front",
@@ -74,18 +79,18 @@ def write_page(
         words = "The first-order Sobol index of a Gaussian process fitted to the trials."
         sections.append(("Which knobs mattered", words, plotly_figures.importance_figure(mattered)))
     title = f"{study.name}: {study.metric.label} against {study.size_in_words}"
-    more = _how_sure(study) if importance else ""
+    more = "" if belief is None else str(SureAnswer.of(belief))
     if importance and not mattered:
         more += " Which knobs mattered cannot be told before a method has eight trials."
     text = html_page.page(title, study.answer, sections, more=more, server=server)
     html_page.write(study.folder / "front.html", text)
 
 
-def _how_sure(study: SavedStudy) -> str:
+def _belief(study: SavedStudy) -> Belief | None:
     try:
-        return str(study.sure_answer()) if study.members else ""
+        return study.belief() if study.members else None
     except RequestError:  # written by a version with knobs that this version does not know
-        return ""
+        return None
 
 
 def _importance(study: SavedStudy) -> Mapping[str, Mapping[str, float]]:

@@ -201,9 +201,9 @@ class Study:
     def ask(self) -> Trial | None:
         """Return the next trial to run, or None if nothing can start.
 
-        A trial that ran when the last driver ended comes first, under its own number. Then come head-only, the paper's default of
-        each method unless the sampler starts by itself, and the sampler's proposals. Configurations that are too large, invalid
-        or already known are rejected on the way, in the same transaction.
+        A trial that ran when the last driver ended comes first, under its own number. Then comes a further run of a complete trial,
+        if one is worth it now (`search.study.further_runs`), then head-only, the points of the study file, and the sampler's
+        proposals. Configurations that are too large, invalid or already known are rejected on the way, in the same transaction.
         """
         if self._stopping is Stopping.NOW:
             return None
@@ -308,13 +308,15 @@ class Study:
     def _continued(self, trial: Trial) -> Trial:
         """Begin a further run of a complete trial."""
         run = len(trial.values) + 1
-        seed = seed_for(self.file.search.seed, f"run {run}", trial.number)
         if self._ledger.is_durable:
             checkpoints.remove_run(self.checkpoints, trial.number, run)  # left by a ledger that was restored from a copy
         with self._ledger.decision() as writer:
-            trial = writer.continue_(trial, seed=seed, fold=self._fold(run))
+            trial = writer.continue_(trial, seed=self._seed(trial, run), fold=self._fold(run))
         self.state.continue_(trial)
         return self._handed_out(trial)
+
+    def _seed(self, trial: Trial, run: int) -> int:
+        return seed_for(self.file.search.seed, f"run {run}", trial.number)
 
     def _fold(self, run: int) -> int:
         return 0 if self.file.data.folds is None else run - 1
@@ -328,7 +330,7 @@ class Study:
         if not trial.runs:
             return trial
         done = trial.epochs - len(trial.runs) * self.file.budget.epochs
-        return replace(trial, epochs=done, seed=seed_for(self.file.search.seed, f"run {trial.run}", trial.number))
+        return replace(trial, epochs=done, seed=self._seed(trial, trial.run))
 
     def _promoted(self, trial: Trial, rejections: Sequence[tuple[Config, str]]) -> Trial:
         """Resume a trial that a rung had stopped, because the sampler expects more of it than of any new one."""
@@ -376,8 +378,7 @@ class Study:
         if judgement.counts:
             self.state.report(trial, epoch, metrics)
         self.state.set_standing(trial, limit=judgement.why.get("limit"))
-        goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
-        return Decision.CONTINUE if goes_on else Decision.STOP
+        return self._decision(trial)
 
     def _report_further(self, trial: Trial, epoch: int, metrics: Metrics, *, last: bool) -> Decision:
         """Record an epoch of a further run. No rung stops it: the mean of those that survive would be too good."""
@@ -389,6 +390,9 @@ class Study:
             elif last:
                 trial = writer.finish(trial.with_runs([*trial.runs, metrics]), State.COMPLETE)
         self.state.set_standing(trial)
+        return self._decision(trial)
+
+    def _decision(self, trial: Trial) -> Decision:
         goes_on = trial.state is State.RUNNING and self._stopping is not Stopping.NOW
         return Decision.CONTINUE if goes_on else Decision.STOP
 
@@ -399,8 +403,7 @@ class Study:
         """Delete a checkpoint that is ahead of the ledger; the same epochs are trained again."""
         reason = (
             f"its checkpoint has {epoch} epochs, the ledger {self._of_this_run(trial).epochs}: the ledger is older, as after a "
-            "restore from a copy; "
-            "the same epochs are trained again"
+            "restore from a copy; the same epochs are trained again"
         )
         with self._ledger.decision() as writer:
             writer.event(EventKind.RESTARTED, trial.number, reason=reason)

@@ -25,6 +25,7 @@ from typing import Any
 
 from search.errors import RequestError
 from search.front import ranks
+from search.results.belief import odds_of
 from search.results.front_plot import plot_front
 from search.results.saved_study import load
 from search.results.study_state import StudyState, ended_by, find_state, measured_by
@@ -228,7 +229,7 @@ class _View:
         steps = self._progress.advance(events, reports, trials)
         is_due = final or (members != self._drawn[1] and now - self._drawn[0] >= artifact_period)
         if is_due:
-            self._odds = load(self._ledger_path.parent).p_front()
+            self._odds = odds_of(self._study, trials)
         text = write_note(
             self._study,
             trials,

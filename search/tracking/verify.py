@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search.front import ranks
-from search.results.saved_study import load
+from search.results.belief import odds_of
 from search.results.study_state import ended_by, find_state, measured_by
 from search.storage.events import EventKind
 from search.storage.rows import Counts
@@ -73,7 +73,7 @@ def differences(ledger_path: Path, tracking_uri: str) -> list[str]:
         table=table,
         spent=progress.spent,
         picture=picture if parents and "paretune.drawn_at_event" in parents[0].tags else None,
-        odds=load(ledger_path.parent).p_front() if shows_odds else None,
+        odds=odds_of(study, trials) if shows_odds else None,
     )
     wanted = {None: run_content.study_content(study, trials, state, steps, text)} | {
         t.number: run_content.trial_content(study, t, of_trial.get(t.number, []), rank=known_ranks.get(t.number), parent=parent)
