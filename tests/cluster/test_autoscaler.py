@@ -96,7 +96,7 @@ def test_shares_that_are_to_be_measured_want_to_know_which_node_is_to_be_started
     study = {"study": "measured", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 2, "epochs": 1}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(study | {"resources": {"gpus_per_trial": "auto"}}))
     asked = cluster.paretune_on_node("run", str(tmp_path / "s.yaml"), "--storage", str(cluster.storage))
-    printed, _ = asked.communicate(timeout=120)
+    printed, _ = asked.communicate(timeout=240)
     assert asked.returncode == 2
     assert "set resources.accelerator_type, so that the autoscaler starts one" in " ".join(printed.split())
     assert not (cluster.storage / "measured").exists()
