@@ -70,6 +70,7 @@ class Auto:
         fair: True to give each method its share first.
         n_trials: Number of trials of the budget, which the start fits; None if only hours limit it.
         n_images: Number of images that accuracies are measured on; None if they count as exact.
+        folds: True if each run of a trial is measured on other images.
         parts: Parts with which the study began.
         elsewhere: Configurations of studies with other data, and the standardised goodness of each.
         n_structures: Number of different sizes among the points drawn for one method: few where counting is slow.
@@ -89,6 +90,7 @@ class Auto:
         fair: bool = True,
         n_trials: int | None = None,
         n_images: int | None = None,
+        folds: bool = False,
         parts: frozenset[Part] = ALL_PARTS,
         elsewhere: Sequence[tuple[Config, float]] = (),
         n_structures: int = N_STRUCTURES,
@@ -107,7 +109,7 @@ class Auto:
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
         others = [(self._choice.point(config).features, standing) for config, standing in elsewhere if space.holds(config)]
-        self._accuracy = PredictedAccuracy(self._coding, parts, n_images, others)
+        self._accuracy = PredictedAccuracy(self._coding, parts, n_images, others, folds=folds)
         self._nearness = np.sqrt([COST_WEIGHTS.get(name, COST_WEIGHT_OF_OTHERS) for name in self._coding.names])[
             self._coding.groups
         ]
@@ -132,6 +134,7 @@ class Auto:
             by_seconds=context.by_seconds,
             n_trials=context.n_trials,
             n_images=context.n_images,
+            folds=context.folds,
             parts=context.parts,
             elsewhere=context.elsewhere,
         )
@@ -188,7 +191,7 @@ class Auto:
 
     def revise(self, ticket: int, top1: float, n_runs: int) -> None:
         """Record the mean score of a complete trial after a further run."""
-        self._known.revise(ticket, top1)
+        self._known.revise(ticket, top1, n_runs)
 
     def _measured(self, ticket: int, size: float | None) -> None:
         if self._cost is not None and size is not None:

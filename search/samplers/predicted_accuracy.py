@@ -37,14 +37,22 @@ class PredictedAccuracy:
         parts: Parts of `auto` with which the study began.
         n_images: Number of images that accuracies are measured on; None if they count as exact.
         elsewhere: Features (F,) of trials of studies with other data, and the standardised goodness of each.
+        folds: True if each run of a trial is measured on other images.
     """
 
     def __init__(
-        self, coding: Coding, parts: frozenset[Part], n_images: int | None, elsewhere: Sequence[tuple[Array, float]] = ()
+        self,
+        coding: Coding,
+        parts: frozenset[Part],
+        n_images: int | None,
+        elsewhere: Sequence[tuple[Array, float]] = (),
+        *,
+        folds: bool = False,
     ) -> None:
         part = [elsewhere[i] for i in _evenly(len(elsewhere), N_ELSEWHERE)]
         self._elsewhere = np.array([row for row, _ in part]).reshape(-1, len(coding.groups)), np.array([z for _, z in part])
         self._clips, self._n_images = Part.CLIPPED in parts, n_images if Part.NOISE in parts else None
+        self._counts_runs, self._folds = Part.RUNS in parts, folds
         self._kernel = Kernel(coding.groups, coding.shared)
         others = PRIOR_WEIGHT_OF_OTHERS_SHARED if Part.SHARED in parts else PRIOR_WEIGHT_OF_OTHERS
         self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, others) for name in coding.names])
@@ -64,7 +72,7 @@ class PredictedAccuracy:
         self._next_fit = self._next_fit * 3 // 2 if self._next_fit * 3 // 2 <= N_FIT else 0
         observed = known.observed()[-N_FIT:]
         if len(observed) >= N_LEAST:
-            self._to_fit = known.features(observed), *self._targets(*known.ends(observed))
+            self._to_fit = known.features(observed), *self._targets(known, observed)
         return True
 
     def learn(self, known: Observations, observed: Tickets, below: Array) -> Surrogate | None:
@@ -79,7 +87,7 @@ class PredictedAccuracy:
             return None
         if self._to_fit is not None:
             self._hyperparameters, self._to_fit = fit(self._kernel, self._prior, *self._to_fit), None
-        ends, variances = self._targets(*known.ends(observed))
+        ends, variances = self._targets(known, observed)
         if len(observed) > N_KNOWN:
             order = np.argsort(below, kind="stable")
             near, others = order[: N_KNOWN // 2], np.sort(order[N_KNOWN // 2 :])
@@ -107,10 +115,12 @@ class PredictedAccuracy:
         surrogate = Surrogate(self._kernel, self._of_failures, x, y, np.full(len(y), DOUBT**2), pending=x[:0], pending_extra=0.0)
         return np.clip(surrogate.predict(features)[0], DOUBT, 1.0)
 
-    def _targets(self, ends: Array, variances: Array) -> tuple[Array, Array]:
+    def _targets(self, known: Observations, observed: Tickets) -> tuple[Array, Array]:
         """Return what the surrogate learns: ends (n,) and their variances."""
+        ends, variances = known.ends(observed)
         if self._n_images is not None:
-            variances = variances + noise_variance(ends, self._n_images)
+            n_runs = known.n_runs(observed) if self._counts_runs else np.ones(len(observed), dtype=np.int64)
+            variances = variances + noise_variance(ends, self._n_images, n_runs, folds=self._folds)
         return (clipped(ends) if self._clips and len(ends) else ends), variances
 
 

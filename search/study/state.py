@@ -77,6 +77,7 @@ class SearchState:
             by_seconds=row.facts.by_seconds,
             n_trials=None if row.facts.auto is None else row.facts.auto.n_trials,
             n_images=row.facts.n_validation if file.objectives[0] == TOP1 else None,
+            folds=file.data.folds is not None,
             parts=parts,
             elsewhere=tuple((t.config, t.standing) for t in row.facts.learned if t.standing is not None),
         )
