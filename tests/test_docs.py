@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +17,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from search import costs, metrics
 from search.config import data_sections, loading, sections
 from search.config.loading import check
 from search.config.protocols import differences, packaged_names, protocol
 from search.config.study_file import StudyFile
 from search.workflows.suite import load as load_suite
-from trainables.adapters import method_of
+from trainables.adapters import METHODS, method_of
 from trainables.recipe.recipe import recipe_of
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +102,20 @@ def test_a_copied_study_file_names_its_schema_where_an_editor_finds_it() -> None
         assert Path(copied.removeprefix(named)).is_absolute()
 
 
+def test_a_schema_whose_path_has_a_space_is_named_by_an_address_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Editors take everything up to the first space."""
+    monkeypatch.setattr(loading, "SCHEMA", Path("/my tools/search/study.schema.json"))
+    assert loading.schema_line() == "# yaml-language-server: $schema=file:///my%20tools/search/study.schema.json"
+
+
+def test_the_newest_section_of_the_changelog_is_of_this_version_grouped_and_read_within_three_minutes() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1]
+    assert re.match(rf"{re.escape(version)} \(20\d\d-\d\d-\d\d\)\n", newest)
+    assert re.findall(r"^### (.+)$", newest, re.MULTILINE) == ["Added", "Changed", "Fixed"]
+    assert len(newest.split()) <= 3 * 240  # words
+
+
 def test_nothing_asks_to_install_paretune_from_an_index_that_does_not_hold_it() -> None:
     """Others could take the name there. A clone or a wheel is installed by its path."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
@@ -111,6 +127,30 @@ def test_nothing_asks_to_install_paretune_from_an_index_that_does_not_hold_it() 
         path = ROOT / name
         if path.suffix in (".py", ".md", ".yaml", ".yml", ".toml", ".sh", "") and path.is_file() and name != "tests/test_docs.py":
             assert not by_name.search(path.read_text(errors="replace")), name
+
+
+def test_the_page_of_python_has_every_name_of_ours_that_another_page_imports() -> None:
+    reference = script("site/reference")
+    listed = {name for _, names in reference.PYTHON.values() for name in names}
+    listed |= {f"trainables.adapters.{kind.__name__}" for kind in METHODS.values()}  # its table of the methods' classes
+    imported = {
+        f"{module}.{name.strip()}"
+        for name_of_page in PAGES
+        for module, names in re.findall(
+            rf"^from ((?:{'|'.join(PACKAGES)})[\w.]*) import (.+?)(?:  #.*)?$", PAGES[name_of_page].read_text(), re.MULTILINE
+        )
+        for name in names.split(",")
+    }
+    assert len(imported) > 8
+    assert imported <= listed
+    text = "\n".join(reference.python())
+    assert all(f"\n### {name}\n" in text for _, names in reference.PYTHON.values() for name in names)
+    assert "| `LoRA` | `lora` | `rank=8`" in text
+
+
+def test_the_page_of_metrics_and_costs_has_each_that_objectives_may_name() -> None:
+    text = "\n".join(script("site/reference").metrics())
+    assert set(re.findall(r"^\| `([\w/]+)` \|", text, re.MULTILINE)) == {*metrics.METRICS, *costs.COSTS}
 
 
 # -- every page ------------------------------------------------------------------------------------------------------------------

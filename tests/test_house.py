@@ -16,6 +16,7 @@ from search.tracking.sync import MODEL_CODE
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("search", "trainables", "spaces", "cluster")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LONGEST = 350  # lines
 NAME = re.compile(rf"(?<![\w/.])(?:{'|'.join(PACKAGES)})(?:\.[a-zA-Z_]\w*)+(?![\w/(]|\.\w)")
 SECTION = {f"search.{key}" for key in Search.model_fields}  # keys of a study file, in the section `search`
 
@@ -29,6 +30,11 @@ def test_no_circle_of_imports_not_even_of_late_or_type_only_ones() -> None:
         for imported in imports.values():
             imported.difference_update(leaves)
     assert imports == {}, "these import each other"
+
+
+def test_no_file_of_the_packages_is_too_long_to_read_from_top_to_bottom() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path: n for path, n in lengths.items() if n > LONGEST} == {}
 
 
 def test_optunas_samplers_are_used_in_two_files() -> None:

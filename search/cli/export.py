@@ -51,7 +51,7 @@ def export_adapter(
     if hub:
         from search.workflows.hub_folder import write_hub_files
 
-        write_hub_files(saved, card, to)
+        card = write_hub_files(saved, card, to)
     if card.origin["state"] != State.COMPLETE:
         done = "{done} of {planned} epochs".format(**card.epochs)
         complain(f"trial {trial} is {card.origin['state']}: the export has {done}")

@@ -112,7 +112,16 @@ def packaged_copy(name: str) -> str:
     Raises:
         StudyFileError: If there is no packaged study of that name.
     """
-    return packaged_text(name).replace("$schema=../study.schema.json", f"$schema={SCHEMA}", 1)
+    return packaged_text(name).replace("# yaml-language-server: $schema=../study.schema.json", schema_line(), 1)
+
+
+def schema_line() -> str:
+    """Return the first line of a study file, with which editors find the schema of this installation.
+
+    The line ends at the first space for them, so a path with one is written as an address.
+    """
+    path = str(SCHEMA)
+    return f"# yaml-language-server: $schema={Path(path).as_uri() if any(map(str.isspace, path)) else path}"
 
 
 def _find(name: str) -> Path | Traversable:

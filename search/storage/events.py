@@ -76,13 +76,14 @@ class EventSpec:
 
 _WRITER = "search.storage.writer.LedgerWriter"
 _STUDY = "search.study.study.Study"
+_SESSION = "search.study.session.Session"
 _WHY = {"reason": "why, in words"}
 _REASON = {"reason": "what the user gave as the reason"}
 
 EVENTS: Mapping[EventKind, EventSpec] = {
     EventKind.OPENED: EventSpec(
         Subject.STUDY,
-        f"{_STUDY}.__init__",
+        f"{_SESSION}.__init__",
         "A driver has opened the study.",
         replay="starts the clock of a driver: the time since the previous event is not counted",
         optional={
@@ -112,7 +113,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     ),
     EventKind.RESTARTED: EventSpec(
         Subject.TRIAL,
-        f"{_STUDY}.ask",
+        "search.study.next_trial.NextTrial.start",
         "A trial's checkpoint is gone, or does not fit the ledger: it trains from its first epoch again; its reports stay.",
         required=_WHY,
     ),
@@ -161,7 +162,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     ),
     EventKind.CONFIRMING: EventSpec(
         Subject.STUDY,
-        f"{_STUDY}._confirm",
+        "search.study.next_run.NextRun.stop_searching",
         "No new configuration is started; the rest of the budget goes to further runs.",
         replay="ends the search for configurations, until an `extended` follows",
         required=_WHY,
@@ -188,7 +189,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     ),
     EventKind.LOST: EventSpec(
         Subject.TRIAL,
-        f"{_STUDY}.worker_lost",
+        "search.study.trial_ends.TrialEnds.worker_lost",
         "A trial has lost its worker and waits for another.",
         replay="counts the loss, which decides about the next one and about the share of a GPU",
         required={"loss": "DEATH or MEMORY", "goes_on": "how it continues, in words", **_WHY},
@@ -196,7 +197,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     ),
     EventKind.MOVED: EventSpec(
         Subject.TRIAL,
-        f"{_STUDY}.requeue",
+        "search.study.trial_ends.TrialEnds.requeue",
         "A trial has left its worker without a fault and waits for another.",
         required={"goes_on": "how it continues, in words", **_WHY},
     ),
@@ -215,14 +216,14 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     ),
     EventKind.ENDED: EventSpec(
         Subject.STUDY,
-        f"{_STUDY}._end",
+        f"{_SESSION}.end",
         "The study starts nothing new, although the budget has trials left.",
         replay="ends the study, until an `extended` follows",
         required=_WHY,
     ),
     EventKind.EXTENDED: EventSpec(
         Subject.STUDY,
-        f"{_STUDY}.extend",
+        "search.study.extending.extend",
         "The budget was enlarged.",
         replay="overlays the budget; an ended study continues; patience (`budget.stall_trials`) begins again",
         optional={
@@ -234,7 +235,7 @@ EVENTS: Mapping[EventKind, EventSpec] = {
     ),
     EventKind.WIDENED: EventSpec(
         Subject.STUDY,
-        f"{_STUDY}.extend",
+        "search.study.extending.extend",
         "The space was widened.",
         replay="replaces the study file, before anything else is replayed",
         required={"file": "the new study file, resolved"},

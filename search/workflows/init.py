@@ -161,6 +161,7 @@ def _text(
         hours += f", too few to learn from: {first_file.hours_needed(choice):.1f} hours would hold the fair start twice"
     grace = max(2, choice.epochs // 8)
     lines = [
+        loading.schema_line(),
         f"# Which adapter is worth training on {path.name}? Written by `paretune init` for this machine.",
         "# Change what you like; `paretune validate` checks it, and `paretune plan` says what it would take.",
         f"study: {study_name(path)}",

@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -49,7 +48,7 @@ from trainables.adapters import (
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import count_parameters
 from trainables.export import onnx_format, peft_format
-from trainables.export.card import CARD, FILES, FORMATS, UNMERGED, VERSION, Card, read_card
+from trainables.export.card import FILES, FORMATS, UNMERGED, VERSION, Card, read_card, write_card
 from trainables.export.peft_format import Rank
 from trainables.export.validation import Validation, validation
 from trainables.folder import Folder
@@ -174,7 +173,7 @@ class Exporter:
                 packages={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
                 conversion=conversion,
             )
-            (draft / CARD).write_text(json.dumps(card.fields(), indent=2) + "\n", encoding="utf-8")
+            write_card(card, draft)
         if form.name == "adapter":
             remove(model)
             backbones.remove_head(model)

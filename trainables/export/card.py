@@ -125,6 +125,15 @@ class Card:
             del fields["conversion"]
         return fields
 
+    def public(self) -> Card:
+        """Return the card for others: without the folders of this machine, which it has of images, weights and a user's method."""
+        backbone, data, origin = dict(self.backbone), without_paths(self.data), dict(self.origin)
+        if backbone["weights"] is not None:
+            backbone["weights"] = Path(backbone["weights"]).name
+        if (code := origin.get("code")) is not None:
+            origin["code"] = {**code, "source": Path(code["source"]).name}
+        return dataclasses.replace(self, backbone=backbone, data=data, origin=origin)
+
     def lines(self, folder: Path) -> str:
         """Return the Python code that loads the export from `folder`."""
         path = str(folder / self.file)
@@ -172,6 +181,16 @@ class Card:
             return "(n, channels, height, width), pixels of 0 to 255"
         mean, std = (self.preprocessing[key] for key in ("mean", "std"))
         return f"(n, channels, height, width), (pixels / 255 - {mean}) / {std}"
+
+
+def without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data section whose images may be anywhere, and which watches no other data set."""
+    return {key: "..." if key in ("path", "labels") and value else value for key, value in data.items() if key != "watch"}
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write card.json into a folder."""
+    (folder / CARD).write_text(json.dumps(card.fields(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_card(folder: str | Path) -> Card:

@@ -138,6 +138,8 @@ def _model(card: Card, folder: Path) -> nn.Module:
     from trainables import backbones
 
     name, weights, size = str(card.backbone["name"]), card.backbone["weights"], card.backbone["img_size"]
+    if weights is not None and (folder / weights).exists():  # a folder for the Hub names a file next to its card
+        weights = str(folder / weights)
     if card.form == "merged":
         import timm
         from safetensors import SafetensorError

@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_written_ends_the_search_and_fails_no_trial(tmp_
 def test_a_worker_that_cannot_be_built_fails_its_trials_with_the_reason(tmp_path: Path) -> None:
     study = new_study(tmp_path, study="broken", **SYNTHETIC | {"budget": {"n_trials": 3, "epochs": 2, "max_params": 20_000}})
     nowhere = {"backbone": {"name": "vit_nowhere"}, "data": {"kind": "digits"}}
-    study.file = check(study.file.resolved() | nowhere | {"storage": str(tmp_path)})
+    study._session.file = check(study.file.resolved() | nowhere | {"storage": str(tmp_path)})
     ray_tune.run(study, n_slots=2)
     assert [trial.state for trial in study.trials] == [State.FAILED] * 3
     assert all("vit_nowhere" in str(trial.reason) for trial in study.trials)

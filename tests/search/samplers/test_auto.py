@@ -62,7 +62,7 @@ def test_the_start_keeps_its_promise_in_every_budget_from_20_trials(
         assert all(mine[0][knob.key] == min(knob.distribution.choices) for knob in ranks)
         assert configs.index(mine[0]) < max(1 + len(methods), 0.75 * n_trials)
         default = space.default(method)
-        if study._sizes.count(default)[0] <= 50_000 and n_start(len(methods)) <= 0.75 * n_trials:
+        if study._session.sizes.count(default)[0] <= 50_000 and n_start(len(methods)) <= 0.75 * n_trials:
             assert configs.index(default) < 0.75 * n_trials
         if len(trials) > 0.75 * n_trials and all(trial.state.finished for trial in trials):
             complete = any(trial.state is State.COMPLETE for trial in trials if trial.config["method"] == method)

@@ -16,7 +16,8 @@ from search.errors import OwnedElsewhere, StudyFileError
 from search.storage.rows import Event
 from search.storage.sql_ledger import SqlLedger
 from search.study.extension import Extension
-from search.study.study import MAX_REJECTIONS_IN_A_ROW, Study, max_rejections
+from search.study.next_trial import MAX_REJECTIONS_IN_A_ROW, max_rejections
+from search.study.study import Study
 from search.trial import Decision, State, Trial
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable, best
 
@@ -145,7 +146,7 @@ def test_a_configuration_that_differs_in_the_last_bit_is_known(tmp_path: Path) -
 
 
 def test_the_rejections_of_a_study_are_bounded_over_all_of_its_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.study.study.max_rejections", lambda n_trials: n_trials)
+    monkeypatch.setattr("search.study.next_trial.max_rejections", lambda n_trials: n_trials)
     study = new_study(tmp_path, budget={"n_trials": 60, "epochs": 1, "max_params": 3_000}, search={"sampler": "random"})
     while study.state.n_rejected < 30:
         assert study.ask() is not None

@@ -112,7 +112,9 @@ def test_the_file_that_init_writes_is_accepted_and_another_one_is_not_overwritte
     file = loading.load(tmp_path / "split-photos.yaml")
     assert (file.study, file.backbone.name, file.budget.max_hours) == ("split-photos", "vit_glyphs", 0.5)
     assert file.data.model_dump().items() >= {"path": split_photos, "on_problem": "skip"}.items()
-    assert "1 of them are left out" in (tmp_path / "split-photos.yaml").read_text()
+    text = (tmp_path / "split-photos.yaml").read_text()
+    assert "1 of them are left out" in text
+    assert Path(text.partition("\n")[0].removeprefix("# yaml-language-server: $schema=")).is_file()
     again = paretune(*words, cwd=tmp_path)
     assert again.returncode == 2
     assert "split-photos.yaml exists" in again.stderr
