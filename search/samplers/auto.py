@@ -39,7 +39,7 @@ from search.samplers.observations import Observations, Tickets
 from search.samplers.predicted_accuracy import PredictedAccuracy, likely
 from search.samplers.shared_columns import RATE, STEP, SharedColumns
 from search.samplers.start import Kind, Start, Turn, suits
-from spaces import Config, JointSpace
+from spaces import Config, JointSpace, key_of
 
 Array = NDArray[np.float64]
 N_FAIR = 3  # sampled configurations of each method before promise decides
@@ -73,6 +73,7 @@ class Auto:
         folds: True if each run of a trial is measured on other images.
         parts: Parts with which the study began.
         elsewhere: Configurations of studies with other data, and the standardised goodness of each.
+        of_prior: Keys of the configurations with which a prior begins.
         n_structures: Number of different sizes among the points drawn for one method: few where counting is slow.
     """
 
@@ -93,9 +94,10 @@ class Auto:
         folds: bool = False,
         parts: frozenset[Part] = ALL_PARTS,
         elsewhere: Sequence[tuple[Config, float]] = (),
+        of_prior: frozenset[str] = frozenset(),
         n_structures: int = N_STRUCTURES,
     ) -> None:
-        self._front, self._n_epochs, self._fair, self._parts = front, n_epochs, fair, parts
+        self._front, self._n_epochs, self._fair, self._parts, self._of_prior = front, n_epochs, fair, parts, of_prior
         axis = Axis(max_size) if measured else front.axis
         self._coding = SharedColumns(space) if Part.SHARED in parts else Coding(space)
         self._choice = CandidateGenerator(
@@ -137,6 +139,7 @@ class Auto:
             folds=context.folds,
             parts=context.parts,
             elsewhere=context.elsewhere,
+            of_prior=context.of_prior,
         )
 
     # -- results -------------------------------------------------------------------------------------------------------------------
@@ -147,7 +150,7 @@ class Auto:
         self._choice.take(config)
         position = math.nan if self._cost is not None else self._front.axis(point.size)
         ticket = self._known.add(point.method, point.code, position, point.features)
-        if drawn:
+        if drawn or (self._of_prior and key_of(config) in self._of_prior):
             self._sampled.add(ticket)
             self._n_sampled[point.method] += 1
             self._start.add(ticket, config, best_rate=self._best_rate())

@@ -76,6 +76,7 @@ class Part(enum.StrEnum):
     CLIPPED = "clipped"  # accuracies of diverged trials are clipped, and failed trials make their like less likely
     NOISE = "noise"  # each accuracy counts with the standard error of its images and of a seed
     RUNS = "runs"  # the mean of several runs counts with the standard error of a mean
+    AGREEMENT = "agreement"  # trials on other data count as far as this study's trials agree with them
     START = "start"  # a start that fits the budget, the smallest sensible size first (`search.samplers.start`)
 
 
@@ -112,6 +113,8 @@ class SamplerContext:
         folds: True if each run of a trial is measured on other images.
         parts: Parts of `auto` with which the study began.
         elsewhere: Configurations of studies with other data, and the standardised goodness of each within its study.
+        of_prior: Keys of the configurations with which a prior begins: they are trials of their methods as if `auto` had proposed
+            them.
     """
 
     space: JointSpace
@@ -127,6 +130,7 @@ class SamplerContext:
     folds: bool = False
     parts: frozenset[Part] = ALL_PARTS
     elsewhere: Sequence[tuple[Config, float]] = ()
+    of_prior: frozenset[str] = frozenset()
 
 
 class Sampler(Protocol):

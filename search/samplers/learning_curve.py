@@ -7,6 +7,7 @@ keeps it finite at an error of zero. The error is 1 minus the score of the study
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,18 @@ NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
 def goodness(top1: float) -> float:
     """Return -log(error) of an accuracy (fraction), about 5.3 at most."""
     return -math.log(1.0 + LEAST_ERROR - min(top1, 1.0))
+
+
+def accuracy_of(ends: float) -> float:
+    """Return the accuracy of a goodness."""
+    return 1.0 + LEAST_ERROR - math.exp(-ends)
+
+
+def standings(top1: Sequence[float]) -> Array:
+    """Return the standardised goodness (n,) of each of a study's accuracies (n,) among all of them."""
+    values = clipped(np.array([goodness(value) for value in top1]))
+    found: Array = (values - values.mean()) / max(float(values.std()), 1e-3)
+    return found
 
 
 def clipped(ends: Array) -> Array:

@@ -45,7 +45,7 @@ def _study_file(study: SavedStudy) -> dict[str, Any]:
     stored = check_stored(study.row.file)
     methods = {name: f"./{Path(own.source).name}" for name, own in stored.own_methods.items() if own.source.endswith(".py")}
     file = {key: value for key, value in stored.written(methods).items() if key not in PRIVATE}
-    file["search"] = {key: value for key, value in file["search"].items() if key != "learn_from"}  # paths
+    file["search"] = {key: value for key, value in file["search"].items() if key not in ("learn_from", "prior")}  # paths
     file["data"] = without_paths(file["data"])
     if (weights := file["backbone"]["weights"]) is not None:
         file["backbone"]["weights"] = Path(weights).name

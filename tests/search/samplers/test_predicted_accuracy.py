@@ -32,3 +32,23 @@ def test_the_mean_of_more_runs_is_believed_more() -> None:
 def test_a_study_that_began_before_runs_counted_continues_so() -> None:
     parts = ALL_PARTS - {Part.RUNS}
     assert uncertainty(4, parts) == pytest.approx(uncertainty(1, parts), rel=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_trials_on_other_data_count_as_far_as_ours_agree_with_them(sign: float) -> None:
+    random = np.random.default_rng(0)
+    rows = CODING.features("lora", CODING.draw("lora", 60, random), np.full(60, 1_000.0))
+    rate = rows[:, list(CODING.groups).index(CODING.names.index("shared lr"))]
+    standings = -((rate - 0.6) ** 2)
+    standings = (standings - standings.mean()) / standings.std()
+    known = Observations(len(CODING.groups))
+    for row, standing in zip(rows[:20], standings[:20], strict=True):
+        known.complete(known.add("lora", np.zeros(0), 0.5, row), 0.8 + 0.05 * sign * standing)
+    elsewhere = list(zip(rows[:40], standings[:40], strict=True))
+    found = {}
+    for parts in (ALL_PARTS, ALL_PARTS - {Part.AGREEMENT}):
+        surrogate = PredictedAccuracy(CODING, parts, None, elsewhere).learn(known, np.arange(20), np.zeros(20))
+        assert surrogate is not None
+        found[parts] = np.corrcoef(surrogate.predict(rows[20:])[0], sign * standings[20:])[0, 1]
+    now, before = found.values()
+    assert now > max(before, 0.8)
