@@ -31,6 +31,8 @@ from trainables.data.decoded import Decoded, Progress, decoded
 from trainables.data.files import digest_of, from_files, list_images, list_pool, look_again, parts, transform_for
 from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.data.packaged import PACKAGED, resize
+from trainables.tasks.base import Task
+from trainables.tasks.classification import ONE_LABEL
 
 __all__ = [
     "Audit",
@@ -42,12 +44,12 @@ __all__ = [
     "load",
     "load_final",
     "look_again",
-    "many_labels",
     "n_classes",
     "n_fixed_inputs",
     "n_images",
     "refuse_untestable",
     "save_listing",
+    "task_of",
 ]
 
 
@@ -71,9 +73,9 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
-def many_labels(data: Mapping[str, Any]) -> bool:
-    """Return whether an image has any number of labels; False if it has one."""
-    return data.get("kind") in layouts.LAYOUTS and list_images(data).sets is not None
+def task_of(data: Mapping[str, Any]) -> Task:
+    """Return the task that the labels of a data set ask."""
+    return list_images(data).task if data.get("kind") in layouts.LAYOUTS else ONE_LABEL
 
 
 def n_images(data: Mapping[str, Any], split: str) -> int | None:
@@ -218,10 +220,10 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
             tests = {"test": torch.from_numpy(listing.targets(np.array([image.label for image in images])))}
     else:
         splits, skipped = load(data, preprocessing), []
-    count = n_classes(data)
+    count, task = n_classes(data), task_of(data)
     names = class_names(data) or [str(number) for number in range(count)]
     labels = {name: split.labels for name, split in splits.items()} | tests
-    counts = {name: _images_of_classes(found, count) for name, found in labels.items()}
+    counts = {name: task.images_of_classes(found, count) for name, found in labels.items()}
     return Audit(
         {name: len(found) for name, found in labels.items()},
         count,
@@ -246,15 +248,10 @@ def _doubts(listing: Listing, found: Mapping[str, Decoded], splits: Mapping[str,
                 twice.append(image.path)
     if twice:
         doubts.append(f"the same bytes are in two classes: {in_short(twice, 3)}")
-    validated = _images_of_classes(splits["validation"].labels, len(listing.classes))
+    validated = listing.task.images_of_classes(splits["validation"].labels, len(listing.classes))
     if without := [name for name, n in zip(listing.classes, validated, strict=True) if not n]:
         doubts.append(f"no validation image of {len(without):,} of {len(listing.classes):,} classes: {in_short(without, 5)}")
     return doubts
-
-
-def _images_of_classes(labels: torch.Tensor, n_classes: int) -> list[int]:
-    found = torch.bincount(labels, minlength=n_classes) if labels.ndim == 1 else labels.sum(0)
-    return [int(n) for n in found]
 
 
 def save_listing(data: Mapping[str, Any], path: Path) -> None:

@@ -62,6 +62,14 @@ class Split:
         """
         return _augmented(self._at(index), self.size, self.augment)
 
+    def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the augmented images of a training batch, as `take` does, and their labels."""
+        return self.take(index), self.labels.index_select(0, index)
+
+    def labels_of(self, rows: Tensor) -> Tensor:
+        """Return the labels of rows that `draw` has returned."""
+        return self.labels.index_select(0, rows % len(self))
+
     def draw(self, index: Tensor) -> Tensor:
         """Return the rows that `take` would return, in a tensor of all images followed by all mirrored ones; it draws the same.
 

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from trainables.data.image_column import rows
 from trainables.data.label_sets import joined, names_of, strata
+from trainables.tasks.base import Task
+from trainables.tasks.classification import MANY_LABELS, ONE_LABEL
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -62,6 +64,11 @@ class Listing:
     column: str | None = None
     notes: tuple[str, ...] = ()
     sets: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task that these labels ask."""
+        return ONE_LABEL if self.sets is None else MANY_LABELS
 
     def named(self, label: int) -> str:
         """Return the name of an image's class, or of its set of labels."""

@@ -54,6 +54,8 @@ from trainables.export.peft_format import Rank
 from trainables.export.validation import Validation, validation
 from trainables.folder import Folder
 from trainables.method_files import find_file
+from trainables.tasks.base import Task
+from trainables.tasks.classification import MANY_LABELS, ONE_LABEL
 from trainables.training import checkpoint
 
 __all__ = ["FORMATS", "Card", "Exporter", "Form", "Rank", "load_adapter", "read_card"]
@@ -132,10 +134,11 @@ class Exporter:
         identity["digest"] = backbones.digest(model)
         wanted = backbones.preprocessing(model, self._data.get("normalize", "backbone"))
         n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(self._data)
+        task = data.task_of(self._data)
         method = method_of(saved.facts["config"], own_methods(self._methods))
         code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in self._methods}.get(method.name)
         self._loaded = None  # until the model is again as it was
-        backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
+        task.set_head(model, n_classes, torch.Generator().manual_seed(0))
         plain = copy.deepcopy(model) if form.name == "peft" else None
         names = model.state_dict().keys()
         adapt(model, method)
@@ -165,7 +168,7 @@ class Exporter:
                 n_classes=n_classes,
                 class_names=data.class_names(self._data),
                 data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing", "watch")}
-                | ({"many_labels": True} if data.many_labels(self._data) else {}),
+                | ({"many_labels": True} if task is MANY_LABELS else {}),
                 metrics=saved.facts["metrics"],
                 epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
                 params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
@@ -177,7 +180,7 @@ class Exporter:
             (draft / CARD).write_text(json.dumps(card.fields(), indent=2) + "\n", encoding="utf-8")
         if form.name == "adapter":
             remove(model)
-            backbones.remove_head(model)
+            task.remove_head(model)
             self._loaded = model
         return read_card(to)
 
@@ -268,6 +271,11 @@ def _own_code(card: Card) -> list[dict[str, str]]:
     return [find_file(card.method, code["source"], code["digest"]).as_argument(card.method, code["digest"])]
 
 
+def task_of(card: Card) -> Task:
+    """Return the task that an exported model answers."""
+    return MANY_LABELS if card.data.get("many_labels", False) else ONE_LABEL
+
+
 def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     """Adapt `model` in place with an adapter and a head from an unmerged export; the mode (train, eval) stays.
 
@@ -301,8 +309,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} must hold the tensors of its card; it cannot be read: {error}") from error
+    task = task_of(card)
     if n_outputs == 0:
-        backbones.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
+        task.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
     try:
         adapt(model, method_of(card.config, own_methods(_own_code(card))))
         try:
@@ -312,6 +321,6 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
             raise
     except ValueError:
         if n_outputs == 0:
-            backbones.remove_head(model)
+            task.remove_head(model)
         raise
     return card
