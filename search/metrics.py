@@ -30,9 +30,11 @@ class TaskWords:
 
 CLASSIFICATION: Final = "classification"
 MULTILABEL: Final = "multilabel"
+SEGMENTATION: Final = "segmentation"
 TASKS: Final = {  # as `trainables.tasks` names them
     CLASSIFICATION: TaskWords("one label", "one label"),
     MULTILABEL: TaskWords("any number", "a list of labels"),
+    SEGMENTATION: TaskWords("masks", "a mask"),
 }
 
 
@@ -114,12 +116,14 @@ def _chances(one: Callable[[int], float] | None = None, many: float | None = Non
 
 
 TOP1: Final = "val/top1"
+MIOU: Final = "val/miou"
 _ALL: Final = (
     Metric(TOP1, "accuracy", True, True, _chances(lambda n: 1.0 / n), hides_rare_classes=True),
     Metric("val/macro_f1", "macro F1", True, True, _chances(lambda n: 1.0 / n, 0.0)),
     Metric("val/balanced_accuracy", "balanced accuracy", True, True, _chances(lambda n: 1.0 / n)),
     Metric("val/auroc", "AUROC", True, False, _chances(lambda n: 0.5, 0.5)),
     Metric("val/map", "mean average precision", True, True, _chances(many=0.0)),
+    Metric(MIOU, "mean IoU", True, True, {SEGMENTATION: lambda n: 1.0 / (2.0 * n - 1.0)}),
     Metric("val/log_loss", "log loss", False, False, _chances(math.log), hides_rare_classes=True),
     Metric("val/ece", "calibration error", False, True, _chances(lambda n: 1.0 - 1.0 / n), hides_rare_classes=True),
 )
@@ -132,7 +136,7 @@ def unknown(key: str) -> str | None:
         return None
     word = key.rpartition("/")[2].lower()
     words = (
-        {"mean_average_precision": "val/map"}
+        {"mean_average_precision": "val/map", "iou": MIOU, "mean_iou": MIOU}
         | {metric.label.lower(): metric.key for metric in _ALL}
         | {metric.name: metric.key for metric in _ALL}
     )

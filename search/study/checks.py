@@ -100,6 +100,7 @@ def refuse_unmeasurable(file: StudyFile, classes: Mapping[str, Mapping[str, int]
     lacking = {
         "val/auroc": ("with and without a class", any(0 < n < n_validation for n in counts)),
         "val/map": ("with a label", any(counts)),
+        "val/miou": ("with a pixel of a class", any(counts)),
     }
     what, determined = lacking.get(file.objectives[0], ("", True))
     if not determined:

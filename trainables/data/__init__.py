@@ -5,6 +5,7 @@ A study's `data` is one of:
     {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, packaged
     {"kind": "emoji"}                    3,356 emoji and who drew them, packaged
     {"kind": "imagefolder", "path": P}   and `vtab`, `fgvc`, `parquet`: images on a disk, see `trainables.data.layouts`
+    {"kind": "masks", "path": P}         and `voc`, `ade20k`: images with masks, see `trainables.data.mask_layouts`
     {"kind": "none", "n_classes": C}     no images: for counting parameters
 
 Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
@@ -33,6 +34,7 @@ from trainables.data.listing import SPLITS, Listing, in_short, printable
 from trainables.data.packaged import PACKAGED, resize
 from trainables.tasks.base import Task
 from trainables.tasks.classification import ONE_LABEL
+from trainables.tasks.segmentation import SEGMENTATION
 
 __all__ = [
     "Audit",
@@ -50,6 +52,7 @@ __all__ = [
     "refuse_untestable",
     "save_listing",
     "task_of",
+    "task_of_kind",
 ]
 
 
@@ -76,6 +79,11 @@ def n_classes(data: Mapping[str, Any]) -> int:
 def task_of(data: Mapping[str, Any]) -> Task:
     """Return the task that the labels of a data set ask."""
     return list_images(data).task if data.get("kind") in layouts.LAYOUTS else ONE_LABEL
+
+
+def task_of_kind(kind: str) -> Task:
+    """Return a task with the head that models of this kind of data have; no file is read."""
+    return SEGMENTATION if kind in layouts.WITH_MASKS else ONE_LABEL
 
 
 def n_images(data: Mapping[str, Any], split: str) -> int | None:
@@ -208,6 +216,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     look_again()
     n_turned = n_transparent = 0
     notes: tuple[str, ...] = ()
+    untold: dict[str, int] = {}
     tests: dict[str, torch.Tensor] = {}  # their labels are listed, and no image is decoded
     digest = None
     if data.get("kind") in layouts.LAYOUTS:
@@ -216,7 +225,9 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
         found = {name: decoded(listing, name, transform) for name in splits if name in listing.splits}
         n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
         notes, digest = (*listing.notes, *_doubts(listing, found, splits)), pinned.digest(list_images(data))
-        if images := listing.splits.get("test"):
+        images = listing.splits.get("test", ())
+        untold = {"test": len(images)} if images and listing.masks is not None else {}  # their masks are not read before they are
+        if images and not untold:
             tests = {"test": torch.from_numpy(listing.targets(np.array([image.label for image in images])))}
     else:
         splits, skipped = load(data, preprocessing), []
@@ -225,7 +236,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     labels = {name: split.labels for name, split in splits.items()} | tests
     counts = {name: task.images_of_classes(found, count) for name, found in labels.items()}
     return Audit(
-        {name: len(found) for name, found in labels.items()},
+        {name: len(found) for name, found in labels.items()} | untold,
         count,
         tuple(skipped),
         {printable(name): {split: counts[split][label] for split in counts} for label, name in enumerate(names)},

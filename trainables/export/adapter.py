@@ -56,6 +56,7 @@ from trainables.folder import Folder
 from trainables.method_files import find_file
 from trainables.tasks.base import Task
 from trainables.tasks.classification import MANY_LABELS, ONE_LABEL
+from trainables.tasks.segmentation import SEGMENTATION
 from trainables.training import checkpoint
 
 __all__ = ["FORMATS", "Card", "Exporter", "Form", "Rank", "load_adapter", "read_card"]
@@ -129,12 +130,15 @@ class Exporter:
         """
         if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
             raise ValueError(f"{to} must not exist or be an empty folder; choose another")
+        task = data.task_of(self._data)
+        if form.name not in task.formats:
+            own = [name for name, one in FORMATS.items() if one in task.formats]
+            raise ValueError(f"a model for {task.name} has the format {', '.join(own)}; got {_format_of(form)}")
         saved = _checkpoint(trial, config, seed, at_least)
         model, identity = self._model(), {key: self._backbone.get(key) for key in ("name", "weights", "img_size")}
         identity["digest"] = backbones.digest(model)
         wanted = backbones.preprocessing(model, self._data.get("normalize", "backbone"))
         n_backbone, n_classes = sum(p.numel() for p in model.parameters()), data.n_classes(self._data)
-        task = data.task_of(self._data)
         method = method_of(saved.facts["config"], own_methods(self._methods))
         code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in self._methods}.get(method.name)
         self._loaded = None  # until the model is again as it was
@@ -168,7 +172,7 @@ class Exporter:
                 n_classes=n_classes,
                 class_names=data.class_names(self._data),
                 data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing", "watch")}
-                | ({"many_labels": True} if task is MANY_LABELS else {}),
+                | ({"many_labels": True} if task is MANY_LABELS else {"task": task.name} if task is SEGMENTATION else {}),
                 metrics=saved.facts["metrics"],
                 epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
                 params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
@@ -217,6 +221,10 @@ class Exporter:
             merge(model)
         assert self._validation is not None  # noqa: S101 - `write` has loaded it
         return onnx_format.write(model.eval(), draft, on=self._validation, merged=merged, normalize_inside=normalize_inside)
+
+
+def _format_of(form: Form) -> str:
+    return next(name for name, one in FORMATS.items() if one == form.name)
 
 
 def _checkpoint(trial: Path | Folder, config: Mapping[str, Any], seed: int, at_least: int) -> checkpoint.Checkpoint:
@@ -273,6 +281,8 @@ def _own_code(card: Card) -> list[dict[str, str]]:
 
 def task_of(card: Card) -> Task:
     """Return the task that an exported model answers."""
+    if card.answers_pixels:
+        return SEGMENTATION
     return MANY_LABELS if card.data.get("many_labels", False) else ONE_LABEL
 
 
@@ -298,6 +308,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     if own != name.partition(".")[0]:
         raise ValueError(f"the adapter in {folder} is for the backbone {name}; got {own or type(model).__name__}; create {name}")
     n_outputs = cast(int, model.num_classes)
+    if card.answers_pixels and n_outputs:
+        raise ValueError(f"the adapter in {folder} has a head for pixels; create {name} without a head: num_classes=0")
     if n_outputs not in (0, card.n_classes):
         raise ValueError(f"the adapter in {folder} has {card.n_classes} classes, the model {n_outputs}; create it with as many")
     if backbones.digest(model) != card.backbone["digest"]:

@@ -2,6 +2,7 @@
 
     classification.ONE_LABEL      an image is of one class
     classification.MANY_LABELS    an image has any number of labels
+    segmentation.SEGMENTATION     each pixel is of one class
 
 The labels of a data set determine its task (`trainables.data.task_of`). Everything else takes a task and asks it: no other file
 has cases for kinds of labels, but for the listing that reads them (`trainables.data.listing`).

@@ -167,7 +167,7 @@ class AdapterWorker:
         return dict(run.metrics)
 
     def _validated(self, run: Run) -> dict[str, float]:
-        found = self._scores("val", self._splits["validation"].labels, self.kept("validation"))
+        found = self._scores("val", self._splits["validation"].targets, self.kept("validation"))
         if not math.isfinite(loss := found["val/loss"]):
             raise FloatingPointError(
                 f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
@@ -178,7 +178,7 @@ class AdapterWorker:
         """Return accuracy, loss and the study's metric on each watched data set, of a model whose training is complete."""
         scores: dict[str, float] = {}
         for name, split in self._watched.items():
-            scores |= self._scores(f"watch/{name}", split.labels, self._kept(Inputs(split, 0, self._normalise)))
+            scores |= self._scores(f"watch/{name}", split.targets, self._kept(Inputs(split, 0, self._normalise)))
         return scores
 
     def _scores(self, prefix: str, labels: Tensor, kept: Tensor) -> dict[str, float]:
@@ -235,7 +235,7 @@ class AdapterWorker:
 
     def _gradients(self, run: Run) -> None:
         train, recipe, weights = self._inputs("train"), run.plan.recipe, self._class_weights(run)
-        labels, forward = train.split.labels, after(self.model, train.cut)
+        labels, forward = train.split.targets, after(self.model, train.cut)
         for inputs, wanted in zip(train.batches(recipe.batch_size), torch.split(labels, recipe.batch_size), strict=True):
             raise_if_stopped(run.plan.folder)
             found = logits(self.model, inputs, recipe.precision, forward)
@@ -244,7 +244,7 @@ class AdapterWorker:
 
     def evaluate(self, split: str) -> dict[str, float]:
         """Return the scores of the current model on a loaded split that every epoch reports."""
-        return self.task.scores(self.kept(split), self._splits[split].labels)
+        return self.task.scores(self.kept(split), self._splits[split].targets)
 
     def kept(self, split: str) -> Tensor:
         """Return what the task keeps of the current model's logits for all images of a loaded split, in order."""
@@ -254,7 +254,7 @@ class AdapterWorker:
         self.model.eval()
         forward, kept, size = after(self.model, inputs.cut), [], self.task.eval_batch
         with torch.inference_mode():
-            for batch, labels in zip(inputs.batches(size), torch.split(inputs.split.labels, size), strict=True):
+            for batch, labels in zip(inputs.batches(size), torch.split(inputs.split.targets, size), strict=True):
                 self._check()
                 kept.append(self.task.keep(logits(self.model, batch, self._precision, forward), labels))
             return torch.cat(kept)
@@ -266,7 +266,7 @@ class AdapterWorker:
             The metrics under `test/`; for each image, whether the model is right (n,), None if an answer is more than right or
             wrong; and its answers, if the study is judged by another metric than accuracy.
         """
-        kept, labels = self.kept("test"), self._splits["test"].labels
+        kept, labels = self.kept("test"), self._splits["test"].targets
         answers = None if self._own_metric is None else self.task.answers(kept, labels)
         return self._scores("test", labels, kept), self.task.correct(kept, labels), answers
 

@@ -39,7 +39,9 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
         ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: a list of values must not be empty"]),
         (
             {"data": {"kind": "imagenet"}},
-            ["data.kind: must be one of digits, emoji, imagefolder, vtab, fgvc, parquet, synthetic (got 'imagenet')"],
+            [
+                "data.kind: must be one of digits, emoji, imagefolder, vtab, fgvc, parquet, masks, voc, ade20k, synthetic (got 'imagenet')"
+            ],
         ),
         ({"objectives": ["val/loss", "adapter_params"]}, ["objectives: 'val/loss' is not a metric; did you mean val/log_loss?"]),
         ({"objectives": ["macro_f1", "adapter_params"]}, ["objectives: 'macro_f1' is not a metric; did you mean val/macro_f1?"]),
