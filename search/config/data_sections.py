@@ -37,6 +37,12 @@ class Emoji(Folded):
     kind: Literal["emoji"]
 
 
+class Scenes(Folded):
+    """The packaged scenes of emoji on photographs, with masks: 300 images to train, 150 to validate, 150 to test."""
+
+    kind: Literal["scenes"]
+
+
 class Synthetic(Folded):
     """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
 
@@ -246,5 +252,6 @@ DATA_KINDS: dict[str, type[Section]] = {
     "masks": Masks,
     "voc": Voc,
     "ade20k": Ade20k,
+    "scenes": Scenes,
     "synthetic": Synthetic,
 }

@@ -22,6 +22,7 @@ from search.config.data_sections import (
     Images,
     Masks,
     Parquet,
+    Scenes,
     Synthetic,
     Voc,
     Vtab,
@@ -46,7 +47,8 @@ class StudyFile(Section):
     task: Literal["classification", "segmentation"] = "classification"
     backbone: Backbone = Backbone()
     data: Annotated[
-        Digits | Emoji | ImageFolder | Vtab | Fgvc | Parquet | Masks | Voc | Ade20k | Synthetic, Field(discriminator="kind")
+        Digits | Emoji | ImageFolder | Vtab | Fgvc | Parquet | Masks | Voc | Ade20k | Scenes | Synthetic,
+        Field(discriminator="kind"),
     ]
     methods: tuple[str, ...] = Field(min_length=1)
     space: dict[str, Any] = Field(default_factory=dict)
@@ -80,9 +82,9 @@ class StudyFile(Section):
 
     @model_validator(mode="after")
     def _data_of_the_task(self) -> StudyFile:
-        kinds = [kind for kind, section in DATA_KINDS.items() if issubclass(section, WithMasks)]
-        if (self.task == metrics.SEGMENTATION) != isinstance(self.data, WithMasks):
-            if isinstance(self.data, WithMasks):
+        kinds = [kind for kind, section in DATA_KINDS.items() if issubclass(section, (WithMasks, Scenes))]
+        if (self.task == metrics.SEGMENTATION) != (self.data.kind in kinds):
+            if self.data.kind in kinds:
                 raise ValueError(f"task: data.kind {self.data.kind} has masks; write task: segmentation")
             raise ValueError(f"task: segmentation needs data with masks, of data.kind {', '.join(kinds)}; got {self.data.kind}")
         return self

@@ -4,6 +4,7 @@ A study's `data` is one of:
 
     {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, packaged
     {"kind": "emoji"}                    3,356 emoji and who drew them, packaged
+    {"kind": "scenes"}                   600 scenes of emoji on photographs, with masks, packaged
     {"kind": "imagefolder", "path": P}   and `vtab`, `fgvc`, `parquet`: images on a disk, see `trainables.data.layouts`
     {"kind": "masks", "path": P}         and `voc`, `ade20k`: images with masks, see `trainables.data.mask_layouts`
     {"kind": "none", "n_classes": C}     no images: for counting parameters
@@ -27,11 +28,11 @@ import torch
 from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import folds, layouts, pinned
-from trainables.data.batches import Normaliser, Split
+from trainables.data.batches import MaskedSplit, Normaliser, Split
 from trainables.data.decoded import Decoded, Progress, decoded
 from trainables.data.files import digest_of, from_files, list_images, list_pool, look_again, parts, transform_for
 from trainables.data.listing import SPLITS, Listing, in_short, printable
-from trainables.data.packaged import PACKAGED, resize
+from trainables.data.packaged import PACKAGED, resize, resize_masks
 from trainables.tasks.base import Task
 from trainables.tasks.classification import ONE_LABEL
 from trainables.tasks.segmentation import SEGMENTATION
@@ -78,11 +79,14 @@ def n_classes(data: Mapping[str, Any]) -> int:
 
 def task_of(data: Mapping[str, Any]) -> Task:
     """Return the task that the labels of a data set ask."""
-    return list_images(data).task if data.get("kind") in layouts.LAYOUTS else ONE_LABEL
+    kind = str(data.get("kind"))
+    return list_images(data).task if kind in layouts.LAYOUTS else task_of_kind(kind)
 
 
 def task_of_kind(kind: str) -> Task:
     """Return a task with the head that models of this kind of data have; no file is read."""
+    if kind in PACKAGED:
+        return PACKAGED[kind].task
     return SEGMENTATION if kind in layouts.WITH_MASKS else ONE_LABEL
 
 
@@ -143,7 +147,10 @@ def load(
         order |= folds.rows_of_fold(list(parts(data).values()), data.get("fold", 0), packaged.pool())
     size = preprocessing.size
     sized = {name: resize(images[order[name]], preprocessing) for name in splits}
-    return {name: Split(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}
+    if packaged.task is SEGMENTATION:
+        labels = resize_masks(labels, preprocessing)
+    kind = MaskedSplit if packaged.task is SEGMENTATION else Split
+    return {name: kind(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}
 
 
 def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Split]:

@@ -19,6 +19,7 @@ from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
 from trainables.data.packaged import PACKAGED
 from trainables.pixels import Transform, transform_of
 from trainables.protocol import Changed
+from trainables.tasks.classification import ONE_LABEL
 
 
 def list_images(data: Mapping[str, Any]) -> Listing:
@@ -41,7 +42,8 @@ def parts(data: Mapping[str, Any]) -> Mapping[str, int]:
         return folds.parts_of(list_pool(data), data)
     packaged = PACKAGED[data["kind"]]
     pool = [int(index) for index in packaged.pool()]
-    labels, groups = packaged.images()[1].tolist(), None if packaged.groups is None else packaged.groups()
+    found, groups = packaged.images()[1], None if packaged.groups is None else packaged.groups()
+    labels = found.tolist() if packaged.task is ONE_LABEL else [0] * len(found)  # a mask is of no one class
     return folds.parts_of_packaged(pool, labels, groups, data)
 
 

@@ -104,7 +104,10 @@ def test_a_study_on_masks_learns_and_its_front_is_tested_and_exported(here: Path
     ("changes", "law"),
     [
         ({"task": "classification"}, "task: data.kind masks has masks; write task: segmentation"),
-        ({"data": {"kind": "digits"}}, "task: segmentation needs data with masks, of data.kind masks, voc, ade20k; got digits"),
+        (
+            {"data": {"kind": "digits"}},
+            "task: segmentation needs data with masks, of data.kind masks, voc, ade20k, scenes; got digits",
+        ),
         ({"data": FILE["data"] | {"watch": {"a": "b"}}}, "watch is for images with labels, and these have masks; leave it out"),
         ({"data": FILE["data"] | {"ignore_index": 256}}, "data.ignore_index"),
     ],
