@@ -55,17 +55,25 @@ class Knob:
     @property
     def nearest_default(self) -> Value:
         """The default, or the nearest value of the distribution (an override may exclude the paper's value)."""
+        return self.nearest(self.default)
+
+    def nearest(self, value: Value) -> Value:
+        """Return the value of the distribution that is nearest to another; among words that do not hold it, the first.
+
+        Raises:
+            TypeError: If the distribution is a range, and the value is no number.
+        """
         values = self.distribution
         if isinstance(values, CategoricalDistribution):
-            if self.default in values.choices:
-                return self.default
-            if isinstance(self.default, int | float) and all(isinstance(v, int | float) for v in values.choices):
-                default = self.default
-                return min(values.choices, key=lambda v: abs(float(v) - default))  # type: ignore[arg-type]
+            if value in values.choices:
+                return value
+            if isinstance(value, int | float) and all(isinstance(v, int | float) for v in values.choices):
+                return min(values.choices, key=lambda v: abs(float(v) - value))  # type: ignore[arg-type]
             return values.choices[0]
-        if isinstance(values, IntDistribution | FloatDistribution) and isinstance(self.default, int | float):
-            within = min(max(self.default, values.low), values.high)
-            return within if values.step is None else values.low + round((within - values.low) / values.step) * values.step
+        if isinstance(values, IntDistribution | FloatDistribution) and isinstance(value, int | float):
+            within = min(max(value, values.low), values.high)
+            within = within if values.step is None else values.low + round((within - values.low) / values.step) * values.step
+            return round(within) if isinstance(values, IntDistribution) else within
         raise TypeError(f"{self.key}: {values!r} has no default")
 
     @property

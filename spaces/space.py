@@ -139,6 +139,22 @@ class JointSpace:
         """Return the paper's configuration of a method, with each knob moved to the nearest value in the space."""
         return {"method": method} | {knob.key: knob.nearest_default for knob in self.knobs(method)}
 
+    def nearest(self, config: Mapping[str, Value]) -> Config | None:
+        """Return the point that is nearest to a configuration of another space, with defaults for what it lacks.
+
+        Return None if its method is not in this space, or one of its values has another type than the knob.
+        """
+        method = str(config.get("method"))
+        if method not in self.methods:
+            return None
+        found: Config = {"method": method}
+        try:
+            for knob in self.knobs(method):
+                found[knob.key] = knob.nearest(config[knob.key]) if knob.key in config else knob.nearest_default
+        except TypeError:
+            return None
+        return found
+
     def expanded(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Return a `space:` section in which `*.layers` stands for this knob of every method that has it.
 

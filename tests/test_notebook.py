@@ -27,7 +27,7 @@ def kinds(notebook: nbformat.NotebookNode) -> list[list[str]]:
 def test_the_example_notebook_runs_and_gives_what_it_shows(tmp_path: Path) -> None:
     shown = nbformat.read(NOTEBOOK, as_version=4)
     made = nbformat.from_dict(shown)
-    NotebookClient(made, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(made, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert kinds(made) == kinds(nbformat.read(NOTEBOOK, as_version=4))
     assert "stderr" not in NOTEBOOK.read_text()
     assert any("text/html" in kind for kind in kinds(made))

@@ -1,9 +1,9 @@
 """The private parts of torch, torchvision and timm that keep torch's compiler away, whose import takes as long as torch's own.
 
 The compiler (`torch._dynamo`, and with it inductor, sympy and triton) is imported by torchvision for a helper of an operation that
-we never call, by timm to mark methods of one model, and by every optimiser for calls that do nothing outside compiled code: as read
-in torch 2.15, torchvision 0.29 and timm 1.0. What compiles nothing needs none of it. Where a library has changed, the compiler is
-imported as usual.
+we never call, by timm to mark methods of one model, by every optimiser for calls that do nothing outside compiled code, and by
+operations on the meta device: as read in torch 2.15, torchvision 0.29 and timm 1.0. What compiles nothing needs none of it. Where a
+library has changed, the compiler is imported as usual.
 """
 
 from __future__ import annotations
@@ -55,6 +55,26 @@ def shapes_only() -> Iterator[None]:
 
     with torch.device("meta"), Unfilled():
         yield
+
+
+@contextmanager
+def meta_kernels() -> Iterator[None]:
+    """Keep the compiler away from operations on the meta device inside the block.
+
+    torch's forms of them in Python import it only to hide themselves from it. Its symbolic shapes are imported all the same.
+    """
+    import torch
+
+    if _COMPILER in sys.modules:
+        yield
+        return
+    compiler = ModuleType(_COMPILER)
+    compiler.disable = lambda function, *_, **__: function  # type: ignore[attr-defined]
+    sys.modules[_COMPILER] = vars(torch)["_dynamo"] = compiler
+    try:
+        yield
+    finally:
+        del sys.modules[_COMPILER], vars(torch)["_dynamo"]
 
 
 def use_deterministic_algorithms(*, warn_only: bool, compiled: bool) -> None:

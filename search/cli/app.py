@@ -19,6 +19,7 @@ from search.cli import (
     doctor,
     export,
     finalize,
+    learn,
     methods,
     plan,
     predict,
@@ -58,6 +59,7 @@ app.add_typer(methods.app)
 app.add_typer(tracking.app)
 app.add_typer(finalize.app)
 app.add_typer(cost.app)
+app.add_typer(learn.app)
 app.add_typer(suite.app)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 

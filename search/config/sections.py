@@ -194,6 +194,8 @@ class Search(Section):
             their default.
         learn_from: Folders of other studies, or their `trials.parquet`: the sampler learns from their complete trials, and the
             members of their fronts are tried after the points.
+        prior: File of `paretune learn`, which other data taught: its first configurations are tried after the points, and `auto`
+            believes what it says until this study's trials say otherwise. Null for none.
         seed: Root of every random stream of the study.
     """
 
@@ -201,6 +203,7 @@ class Search(Section):
     rungs: RungsSection | None = None
     points: tuple[dict[str, Any], ...] = ()
     learn_from: tuple[Path, ...] = ()
+    prior: Path | None = None
     seed: int = Field(default=0, ge=0)
 
 

@@ -39,7 +39,7 @@ from search.samplers.observations import Observations, Tickets
 from search.samplers.predicted_accuracy import PredictedAccuracy, likely
 from search.samplers.shared_columns import RATE, STEP, SharedColumns
 from search.samplers.start import Kind, Start, Turn, suits
-from spaces import Config, JointSpace
+from spaces import Config, JointSpace, key_of
 
 Array = NDArray[np.float64]
 N_FAIR = 3  # sampled configurations of each method before promise decides
@@ -70,8 +70,10 @@ class Auto:
         fair: True to give each method its share first.
         n_trials: Number of trials of the budget, which the start fits; None if only hours limit it.
         n_images: Number of images that accuracies are measured on; None if they count as exact.
+        folds: True if each run of a trial is measured on other images.
         parts: Parts with which the study began.
         elsewhere: Configurations of studies with other data, and the standardised goodness of each.
+        of_prior: Keys of the configurations with which a prior begins.
         n_structures: Number of different sizes among the points drawn for one method: few where counting is slow.
     """
 
@@ -89,11 +91,13 @@ class Auto:
         fair: bool = True,
         n_trials: int | None = None,
         n_images: int | None = None,
+        folds: bool = False,
         parts: frozenset[Part] = ALL_PARTS,
         elsewhere: Sequence[tuple[Config, float]] = (),
+        of_prior: frozenset[str] = frozenset(),
         n_structures: int = N_STRUCTURES,
     ) -> None:
-        self._front, self._n_epochs, self._fair, self._parts = front, n_epochs, fair, parts
+        self._front, self._n_epochs, self._fair, self._parts, self._of_prior = front, n_epochs, fair, parts, of_prior
         axis = Axis(max_size) if measured else front.axis
         self._coding = SharedColumns(space) if Part.SHARED in parts else Coding(space)
         self._choice = CandidateGenerator(
@@ -107,7 +111,7 @@ class Auto:
         self._n_sampled = dict.fromkeys(self._coding.methods, 0)
         self._sampled: set[int] = set()
         others = [(self._choice.point(config).features, standing) for config, standing in elsewhere if space.holds(config)]
-        self._accuracy = PredictedAccuracy(self._coding, parts, n_images, others)
+        self._accuracy = PredictedAccuracy(self._coding, parts, n_images, others, folds=folds)
         self._nearness = np.sqrt([COST_WEIGHTS.get(name, COST_WEIGHT_OF_OTHERS) for name in self._coding.names])[
             self._coding.groups
         ]
@@ -132,8 +136,10 @@ class Auto:
             by_seconds=context.by_seconds,
             n_trials=context.n_trials,
             n_images=context.n_images,
+            folds=context.folds,
             parts=context.parts,
             elsewhere=context.elsewhere,
+            of_prior=context.of_prior,
         )
 
     # -- results -------------------------------------------------------------------------------------------------------------------
@@ -144,7 +150,7 @@ class Auto:
         self._choice.take(config)
         position = math.nan if self._cost is not None else self._front.axis(point.size)
         ticket = self._known.add(point.method, point.code, position, point.features)
-        if drawn:
+        if drawn or (self._of_prior and key_of(config) in self._of_prior):
             self._sampled.add(ticket)
             self._n_sampled[point.method] += 1
             self._start.add(ticket, config, best_rate=self._best_rate())
@@ -188,7 +194,7 @@ class Auto:
 
     def revise(self, ticket: int, top1: float, n_runs: int) -> None:
         """Record the mean score of a complete trial after a further run."""
-        self._known.revise(ticket, top1)
+        self._known.revise(ticket, top1, n_runs)
 
     def _measured(self, ticket: int, size: float | None) -> None:
         if self._cost is not None and size is not None:

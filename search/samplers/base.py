@@ -75,6 +75,8 @@ class Part(enum.StrEnum):
     SHARED = "shared columns"  # knobs of one meaning are the same columns for every method (`search.samplers.shared_columns`)
     CLIPPED = "clipped"  # accuracies of diverged trials are clipped, and failed trials make their like less likely
     NOISE = "noise"  # each accuracy counts with the standard error of its images and of a seed
+    RUNS = "runs"  # the mean of several runs counts with the standard error of a mean
+    AGREEMENT = "agreement"  # trials on other data count as far as this study's trials agree with them
     START = "start"  # a start that fits the budget, the smallest sensible size first (`search.samplers.start`)
 
 
@@ -108,8 +110,11 @@ class SamplerContext:
         by_seconds: True if the budget is in hours, so that what a trial adds is weighed against its seconds.
         n_trials: Number of trials of the budget with which the study began; None if only hours limit it.
         n_images: Number of images that accuracies are measured on; None if that is unknown, or the metric is another one.
+        folds: True if each run of a trial is measured on other images.
         parts: Parts of `auto` with which the study began.
         elsewhere: Configurations of studies with other data, and the standardised goodness of each within its study.
+        of_prior: Keys of the configurations with which a prior begins: they are trials of their methods as if `auto` had proposed
+            them.
     """
 
     space: JointSpace
@@ -122,8 +127,10 @@ class SamplerContext:
     by_seconds: bool = False
     n_trials: int | None = None
     n_images: int | None = None
+    folds: bool = False
     parts: frozenset[Part] = ALL_PARTS
     elsewhere: Sequence[tuple[Config, float]] = ()
+    of_prior: frozenset[str] = frozenset()
 
 
 class Sampler(Protocol):

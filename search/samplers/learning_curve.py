@@ -7,6 +7,7 @@ keeps it finite at an error of zero. The error is 1 minus the score of the study
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,18 @@ def goodness(top1: float) -> float:
     return -math.log(1.0 + LEAST_ERROR - min(top1, 1.0))
 
 
+def accuracy_of(ends: float) -> float:
+    """Return the accuracy of a goodness."""
+    return 1.0 + LEAST_ERROR - math.exp(-ends)
+
+
+def standings(top1: Sequence[float]) -> Array:
+    """Return the standardised goodness (n,) of each of a study's accuracies (n,) among all of them."""
+    values = clipped(np.array([goodness(value) for value in top1]))
+    found: Array = (values - values.mean()) / max(float(values.std()), 1e-3)
+    return found
+
+
 def clipped(ends: Array) -> Array:
     """Return goodness (n,) at least `CLIP` times as far below the median as the best tenth is above it.
 
@@ -43,14 +56,20 @@ def clipped(ends: Array) -> Array:
     return found
 
 
-def noise_variance(ends: Array, n_images: int) -> Array:
-    """Return the variances (n,) of goodness that was measured on n images after one training from one seed.
+def noise_variance(ends: Array, n_images: int, n_runs: NDArray[np.int64], *, folds: bool) -> Array:
+    """Return the variances (n,) of goodness that was measured on so many images as the mean of runs with other seeds.
 
-    The images give an accuracy p the variance p (1 - p) / n. That of a seed is taken to be proportional to its error.
+    The images give an accuracy p the variance p (1 - p) / n_images. That of a seed is taken to be proportional to its error.
+
+    Args:
+        ends: Goodness (n,).
+        n_images: Number of images of a validation split.
+        n_runs: Number (n,) of runs of each trial.
+        folds: True if each run is measured on other images.
     """
     error = np.clip((np.exp(-ends) - LEAST_ERROR) * n_images + 0.5, 0.5, n_images) / (n_images + 1.0)  # no error is exactly 0
     images, seed = error * (1.0 - error) / n_images, SEED_SPREAD**2 * np.minimum(error / SEED_ERROR, 2.0)
-    found: Array = (images + seed) / (error + LEAST_ERROR) ** 2
+    found: Array = (images / (n_runs if folds else 1) + seed / n_runs) / (error + LEAST_ERROR) ** 2
     return found
 
 

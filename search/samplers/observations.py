@@ -44,7 +44,7 @@ class Observations:
         self._curves.append([])
         self._features[ticket] = features
         self._rows[ticket]["position"] = position
-        self._rows[ticket]["running"] = True
+        self._rows[ticket]["running"], self._rows[ticket]["n_runs"] = True, 1
         return ticket
 
     # -- results -------------------------------------------------------------------------------------------------------------------
@@ -66,9 +66,9 @@ class Observations:
         row["n_epochs"] = max(1, row["n_epochs"])
         self._extrapolation.add(self._curves[ticket])
 
-    def revise(self, ticket: int, top1: float) -> None:
-        """Replace the accuracy of a complete trial by the mean of its runs."""
-        self._rows[ticket]["last"] = goodness(top1)
+    def revise(self, ticket: int, top1: float, n_runs: int) -> None:
+        """Replace the accuracy of a complete trial by the mean of so many runs."""
+        self._rows[ticket]["last"], self._rows[ticket]["n_runs"] = goodness(top1), n_runs
 
     def stop(self, ticket: int, *, for_good: bool) -> None:
         """Record that the trial was stopped early; unless `for_good`, it may resume."""
@@ -136,6 +136,10 @@ class Observations:
         """Return the number (n,) of reported epochs."""
         return self._rows["n_epochs"][tickets]
 
+    def n_runs(self, tickets: Tickets) -> NDArray[np.int64]:
+        """Return the number (n,) of runs whose mean a result is."""
+        return self._rows["n_runs"][tickets]
+
     def ends(self, tickets: Tickets) -> tuple[Array, Array]:
         """Return the predicted goodness at the end of observed trials, and its variance: 0 for complete ones."""
         rows = self._rows[tickets]
@@ -144,6 +148,6 @@ class Observations:
 
 
 _ROW = np.dtype(
-    [("position", float), ("last", float), ("n_epochs", np.int64)]
+    [("position", float), ("last", float), ("n_epochs", np.int64), ("n_runs", np.int64)]
     + [(flag, bool) for flag in ("running", "complete", "stopped", "over", "gone", "failed")]
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,9 @@ from search.samplers.shared_columns import STEP
 N_LEAST = 4  # observations required for predictions
 N_KNOWN, N_RUNNING = 256, 48  # maximum numbers of trials for the surrogate: with reports, and running without any
 N_ELSEWHERE = 128  # trials of studies with other data
-ELSEWHERE = 1.0  # standard deviation of what such a trial says, in standard deviations of this study's trials
+# Correlation of what they say with this study's trials: before any is known, with the weight of that many trials, and the least.
+AGREEMENT, N_AGREEMENT, LEAST_AGREEMENT = math.sqrt(0.5), 8, 0.1
+ELSEWHERE = 1.0  # standard deviation of what such a trial says, in standard deviations of this study's trials, at that correlation
 N_FIT_FIRST, N_FIT = 12, 192  # observations for the first fit of hyperparameters, and at most
 
 # Initial squared inverse length scales of a fit, by group; the unit is a knob's whole range, and four decades of size.
@@ -37,14 +41,22 @@ class PredictedAccuracy:
         parts: Parts of `auto` with which the study began.
         n_images: Number of images that accuracies are measured on; None if they count as exact.
         elsewhere: Features (F,) of trials of studies with other data, and the standardised goodness of each.
+        folds: True if each run of a trial is measured on other images.
     """
 
     def __init__(
-        self, coding: Coding, parts: frozenset[Part], n_images: int | None, elsewhere: Sequence[tuple[Array, float]] = ()
+        self,
+        coding: Coding,
+        parts: frozenset[Part],
+        n_images: int | None,
+        elsewhere: Sequence[tuple[Array, float]] = (),
+        *,
+        folds: bool = False,
     ) -> None:
         part = [elsewhere[i] for i in _evenly(len(elsewhere), N_ELSEWHERE)]
         self._elsewhere = np.array([row for row, _ in part]).reshape(-1, len(coding.groups)), np.array([z for _, z in part])
         self._clips, self._n_images = Part.CLIPPED in parts, n_images if Part.NOISE in parts else None
+        self._counts_runs, self._folds, self._compares = Part.RUNS in parts, folds, Part.AGREEMENT in parts
         self._kernel = Kernel(coding.groups, coding.shared)
         others = PRIOR_WEIGHT_OF_OTHERS_SHARED if Part.SHARED in parts else PRIOR_WEIGHT_OF_OTHERS
         self._prior = Hyperparameters.prior([PRIOR_WEIGHTS.get(name, others) for name in coding.names])
@@ -64,7 +76,7 @@ class PredictedAccuracy:
         self._next_fit = self._next_fit * 3 // 2 if self._next_fit * 3 // 2 <= N_FIT else 0
         observed = known.observed()[-N_FIT:]
         if len(observed) >= N_LEAST:
-            self._to_fit = known.features(observed), *self._targets(*known.ends(observed))
+            self._to_fit = known.features(observed), *self._targets(known, observed)
         return True
 
     def learn(self, known: Observations, observed: Tickets, below: Array) -> Surrogate | None:
@@ -79,7 +91,8 @@ class PredictedAccuracy:
             return None
         if self._to_fit is not None:
             self._hyperparameters, self._to_fit = fit(self._kernel, self._prior, *self._to_fit), None
-        ends, variances = self._targets(*known.ends(observed))
+        ends, variances = self._targets(known, observed)
+        doubt = self._doubt(known.features(observed), ends)
         if len(observed) > N_KNOWN:
             order = np.argsort(below, kind="stable")
             near, others = order[: N_KNOWN // 2], np.sort(order[N_KNOWN // 2 :])
@@ -92,10 +105,29 @@ class PredictedAccuracy:
             self._hyperparameters,
             np.concatenate([known.features(observed), self._elsewhere[0]]),
             np.concatenate([ends, ends.mean() + spread * self._elsewhere[1]]),
-            np.concatenate([variances, np.full(len(self._elsewhere[1]), (ELSEWHERE * spread) ** 2)]),
+            np.concatenate([variances, np.full(len(self._elsewhere[1]), (doubt * spread) ** 2)]),
             pending=silent,
             pending_extra=SPREAD**2,
         )
+
+    def _doubt(self, features: Array, ends: Array) -> float:
+        """Return the standard deviation of what a trial on other data says, in standard deviations of this study's ends (n,)."""
+        if not self._compares or self._other is None:
+            return ELSEWHERE
+        expected = self._other.predict(features)[0]
+        spreads = float(expected.std() * ends.std())
+        agreement = float(np.mean((expected - expected.mean()) * (ends - ends.mean()))) / spreads if spreads > 0 else 0.0
+        trust = (N_AGREEMENT * AGREEMENT + len(ends) * max(agreement, LEAST_AGREEMENT)) / (N_AGREEMENT + len(ends))
+        return math.sqrt(1.0 / trust**2 - 1.0)
+
+    @cached_property
+    def _other(self) -> Surrogate | None:
+        """The surrogate of the trials on other data alone; None if there are too few."""
+        features, standings = self._elsewhere
+        if len(standings) < N_LEAST:
+            return None
+        variances = np.full(len(standings), ELSEWHERE**2)
+        return Surrogate(self._kernel, self._prior, features, standings, variances, pending=features[:0], pending_extra=0.0)
 
     def works(self, features: Array, known: Observations) -> Array:
         """Return the probability (n,) that points do not fail: a regression over the trials that did or did not."""
@@ -107,10 +139,12 @@ class PredictedAccuracy:
         surrogate = Surrogate(self._kernel, self._of_failures, x, y, np.full(len(y), DOUBT**2), pending=x[:0], pending_extra=0.0)
         return np.clip(surrogate.predict(features)[0], DOUBT, 1.0)
 
-    def _targets(self, ends: Array, variances: Array) -> tuple[Array, Array]:
+    def _targets(self, known: Observations, observed: Tickets) -> tuple[Array, Array]:
         """Return what the surrogate learns: ends (n,) and their variances."""
+        ends, variances = known.ends(observed)
         if self._n_images is not None:
-            variances = variances + noise_variance(ends, self._n_images)
+            n_runs = known.n_runs(observed) if self._counts_runs else np.ones(len(observed), dtype=np.int64)
+            variances = variances + noise_variance(ends, self._n_images, n_runs, folds=self._folds)
         return (clipped(ends) if self._clips and len(ends) else ends), variances
 
 

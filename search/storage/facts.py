@@ -27,12 +27,12 @@ class _Stored(BaseModel):
 
 
 class LearnedTrial(NamedTuple):
-    """A complete trial of another study (`search.learn_from`)."""
+    """A complete trial of another study (`search.learn_from`, `search.prior`)."""
 
     config: dict[str, Any]
-    top1: float  # score of the first objective
-    size: float  # second objective, in the unit of this study
-    on_front: bool  # True if it was on the front of its own study
+    top1: float | None  # score of the first objective; None of a prior's trial, of which only the standing is known
+    size: float | None  # second objective, in the unit of this study; None of a prior's trial
+    on_front: bool  # True to try it first: it was on the front of its own study, or is one of a prior's first configurations
     standing: float | None = None  # standardised goodness within its own study, if that had other data; None for the same data
 
 

@@ -64,7 +64,7 @@ def facts_of(
         backbone_params=sizes.backbone_params,
         max_params=max_params,
         reference_point=(metric.score(metric.guess(sizes.n_classes, sizes.task)), largest),
-        learned=tuple(learn(file, pinned)) if file.search.learn_from else (),
+        learned=tuple(learn(file, pinned)) if file.search.learn_from or file.search.prior else (),
         pinned=pinned,
         **known,
     )

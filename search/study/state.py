@@ -77,7 +77,9 @@ class SearchState:
             by_seconds=row.facts.by_seconds,
             n_trials=None if row.facts.auto is None else row.facts.auto.n_trials,
             n_images=row.facts.n_validation if file.objectives[0] == TOP1 else None,
+            folds=file.data.folds is not None,
             parts=parts,
+            of_prior=frozenset(key_of(trial.config) for trial in row.facts.learned if trial.on_front and trial.top1 is None),
             elsewhere=tuple((t.config, t.standing) for t in row.facts.learned if t.standing is not None),
         )
         self._by_seconds, self._n_epochs = row.facts.by_seconds, file.budget.epochs
@@ -103,7 +105,7 @@ class SearchState:
         self._numbers: dict[str, int] = {}  # configuration -> number of its trial, to detect duplicates
         self._n_extended = 0  # trials that continue an ended one, which `budget.n_trials` does not count
         for config, score, size, _, standing in row.facts.learned:
-            if standing is None and (known := self.sampler.add(config, drawn=False)) is not None:
+            if standing is None and score is not None and (known := self.sampler.add(config, drawn=False)) is not None:
                 self.sampler.tell(known, Result.COMPLETE, top1=score, size=size)
         self._replay(ledger)
 

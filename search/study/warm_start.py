@@ -1,6 +1,7 @@
 """The warm start of a study from others: their results for the sampler, and their fronts to try first.
 
 A study of other data has accuracies on another scale. Its trials count with their standing among each other, and may be tried here.
+A prior (`search.prior`) is what several such studies say together.
 
 They are read once, when the study is created, and stored among its facts, so the study does not depend on the others afterwards.
 """
@@ -13,24 +14,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from search.config.prior_file import read_prior
 from search.config.study_file import StudyFile
 from search.errors import StudyFileError
 from search.front import front
 from search.results.saved_study import load
-from search.samplers.learning_curve import clipped, goodness
+from search.samplers.learning_curve import standings
 from search.storage.facts import LearnedTrial, Pinned
 from search.trial import PARAMETERS, State, Trial
 from spaces import Config
+from spaces.space import key_of
 
 
 def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
-    """Read the complete trials of other studies that are points of this study's space.
+    """Read what a study file names of other studies.
 
     Raises:
-        StudyFileError: If a source cannot be read, or contains no usable trial.
+        StudyFileError: If a source cannot be read, or contains nothing that this study can use.
     """
+    return _of_studies(file, pinned) + ([] if file.search.prior is None else of_prior(file, file.search.prior))
+
+
+def of_prior(file: StudyFile, path: Path) -> list[LearnedTrial]:
+    """Read a prior: its first configurations, then the standings of others, moved to the nearest points of this study's space."""
+    space, prior = file.joint_space(), read_prior(path)
+    first = {key_of(config): config for config in map(space.nearest, prior.first) if config is not None}
+    moved = [(space.nearest(one.config), one.standing) for one in prior.trials]
+    learned = [LearnedTrial(config, None, None, True) for config in first.values()]
+    learned += [LearnedTrial(config, None, None, False, standing) for config, standing in moved if config is not None]
+    if not learned:
+        raise StudyFileError(
+            f"search.prior: {path} knows none of the methods {', '.join(file.methods)}; learn it from studies that have them"
+        )
+    return learned
+
+
+def _of_studies(file: StudyFile, pinned: Pinned | None) -> list[LearnedTrial]:
+    """Read the complete trials of other studies that are points of this study's space."""
     space, (objective, against) = file.joint_space(), file.objectives
     learned: list[LearnedTrial] = []
     for source in file.search.learn_from:
@@ -49,10 +69,14 @@ def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
                 f"search.learn_from: {source} has no complete trial{of_cost} that is a point of this study's space"
             )
         members = {trial.number for trial in front(trials)}
-        standings = [None] * len(trials) if _same_data(file, source, pinned) else _standings(trials)
+        within = (
+            [None] * len(trials)
+            if _same_data(file, source, pinned)
+            else standings([trial.objectives[0] for trial in trials]).tolist()
+        )
         learned += [
             LearnedTrial(dict(t.config), *t.objectives, t.number in members, standing)
-            for t, standing in zip(trials, standings, strict=True)
+            for t, standing in zip(trials, within, strict=True)
         ]
     return learned
 
@@ -66,13 +90,6 @@ def _same_data(file: StudyFile, source: Path, pinned: Pinned | None) -> bool:
     if pinned is not None and then is not None and None not in (pinned.data, pinned.weights):
         return (then.data, then.weights) == (pinned.data, pinned.weights)
     return bool(row.file["data"] == now["data"] and row.file["backbone"] == now["backbone"])
-
-
-def _standings(trials: Sequence[Trial]) -> list[float]:
-    """Return the standardised goodness of each trial among all of its study."""
-    values = clipped(np.array([goodness(trial.objectives[0]) for trial in trials]))
-    found: list[float] = ((values - values.mean()) / max(float(values.std()), 1e-3)).tolist()
-    return found
 
 
 def _refuse_changed(file: StudyFile, source: Path, pinned: Pinned | None) -> None:

@@ -31,7 +31,7 @@ def write_hub_files(study: SavedStudy, card: Card, folder: Path) -> None:
     """
     study.plot_front(folder / "front.png")
     file = {key: value for key, value in study.row.file.items() if key not in PRIVATE}
-    file["search"] = {key: value for key, value in file["search"].items() if key != "learn_from"}  # paths
+    file["search"] = {key: value for key, value in file["search"].items() if key not in ("learn_from", "prior")}  # paths
     file["data"] = {
         key: "..." if key in ("path", "labels") and value else value for key, value in file["data"].items() if key != "watch"
     }

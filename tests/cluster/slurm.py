@@ -61,7 +61,7 @@ class Slurm:
 
     def __call__(self, *words: str) -> str:
         """What one of Slurm's commands prints."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
         return done.stdout.strip()
 
@@ -104,7 +104,7 @@ def slurm() -> Iterator[Slurm]:
             daemon(name, *there, "slurmd", "-D", "-N", name)
         made = Slurm(tuple(addresses), environment)
         stack.callback(_end, made, folder)
-        wait_until(lambda: made("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * len(addresses), 60)
+        wait_until(lambda: made("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * len(addresses))
         yield made
 
 
@@ -149,7 +149,7 @@ def _end(cluster: Slurm, folder: Path) -> None:
 
     with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
         cluster("scancel", "--user=root")
-        wait_until(lambda: not cluster("squeue", "--noheader"), 60)
+        wait_until(lambda: not cluster("squeue", "--noheader"))
     for process in psutil.process_iter(["cmdline"]):
         if any(str(folder) in word for word in process.info["cmdline"] or ()) and process.pid != os.getpid():
             process.kill()

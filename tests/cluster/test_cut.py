@@ -61,7 +61,7 @@ def test_an_open_cluster_is_refused_when_a_machine_joins_and_a_cut_off_node_cost
                 folder = tmp_path / "paretune-studies" / "open"
                 wait_until(lambda: driver.poll() is not None or n_at_work(folder) == 1)
                 stack.enter_context(cut.node(cable, address, environment))  # until then the head was alone
-                _, complaint = driver.communicate(timeout=120)
+                _, complaint = driver.communicate(timeout=240)
             finally:
                 driver.kill()
         assert driver.returncode == 2, complaint

@@ -26,17 +26,10 @@ from .conftest import Head
 from .watching import n_at_work, sleeping, wait_until
 
 
-def test_a_study_with_a_method_of_the_user_is_planned_where_it_would_run_and_later_commands_find_the_method(
-    head: Head, tmp_path: Path
-) -> None:
+def test_a_study_with_a_method_of_the_user_is_searched_and_later_commands_find_the_method(head: Head, tmp_path: Path) -> None:
     study = {"study": "own", "data": {"kind": "digits"}, "methods": ["./gain.py"], "budget": {"n_trials": 2, "epochs": 1}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(study))
     (tmp_path / "gain.py").write_text(GAIN)
-    planned = head.paretune("plan", str(tmp_path / "own.yaml"), "--json")
-    assert planned.returncode == 0, planned.stdout + planned.stderr
-    told = json.loads(planned.stdout)
-    assert told["n_slots"] == 2  # the head's cores
-    assert {one["config"]["method"] for one in told["predictions"]} == {"head_only", "gain"}
     submitted = head.paretune("submit", str(tmp_path / "own.yaml"), "--storage", str(head.storage), "-f")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     (tmp_path / "gain.py").unlink()
@@ -90,7 +83,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
     for worker in trial_workers(head):
         worker.resume()
     acknowledged = {(r.trial, r.epoch): dict(r.metrics) for r in before.epochs}
-    watched, _ = watching.communicate(timeout=60)
+    watched, _ = watching.communicate(timeout=240)
     assert watching.returncode == 0
     assert watched.index("flowers, RUNNING") < watched.index("flowers, INTERRUPTED")
 
@@ -104,8 +97,6 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
     assert len(after.history) == 3
     kept = {(r.trial, r.epoch): dict(r.metrics) for r in after.epochs}
     assert acknowledged.items() <= kept.items()
-    front = json.loads(asked(head, "front", "flowers", "--json"))
-    assert [member["trial"] for member in front["members"]] == [trial.number for trial in after.members]
 
 
 def test_a_command_about_a_study_that_the_cluster_does_not_know_is_refused(head: Head) -> None:

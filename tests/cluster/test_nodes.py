@@ -31,7 +31,7 @@ def test_a_node_without_the_storage_ends_the_search_with_its_name_and_nothing_lo
         folder = head.storage / "blind"
         wait_until(lambda: driver.poll() is not None or n_at_work(folder) == 2)
         with head.another_node(*hidden):
-            printed, _ = driver.communicate(timeout=120)
+            printed, _ = driver.communicate(timeout=240)
     finally:
         driver.kill()
     assert driver.returncode == 2, printed

@@ -126,7 +126,7 @@ def drain(cluster: Any, node: Any, seconds: int) -> None:
         [ray, *words, "--reason-message", "a spot machine", "--deadline-remaining-seconds", str(seconds)],
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=240,
     )
 
 

@@ -44,7 +44,7 @@ def test_a_job_searches_on_all_its_nodes_is_requeued_when_its_time_is_over_and_g
     [token] = tmp_path.glob(".paretune-token*")
     assert token.stat().st_mode & 0o777 == 0o600
     cluster("scancel", "--batch", "--signal=USR1", job)  # as Slurm does two minutes before the time is over
-    wait_until(lambda: cluster.state(job) == "PENDING", 60)
+    wait_until(lambda: cluster.state(job) == "PENDING")
     assert "nothing is lost" in printed.read_text()
     assert not token.exists()
 

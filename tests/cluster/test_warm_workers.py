@@ -35,7 +35,7 @@ file = check(raw | {"budget": {"n_trials": 3, "epochs": 2}})
 with embedded(n_cpus=1, preload=("colorsys",)):
     from search.backends import ray_tune
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (waiting := workers("ray::IDLE")):
         assert time.monotonic() < deadline
         time.sleep(0.1)

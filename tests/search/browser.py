@@ -124,7 +124,7 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def follow(self, timeout: float = 20.0) -> None:
+    def follow(self, timeout: float = 60.0) -> None:
         """Go on in the page that has been opened last, by a click for example."""
         deadline, self._session, target = time.monotonic() + timeout, None, None
         while target is None:

@@ -54,7 +54,7 @@ class SlowProxy:
             return
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         self._closed.wait(self._delay)
-        connection = http.client.HTTPConnection(self._real, timeout=60)
+        connection = http.client.HTTPConnection(self._real, timeout=240)
         try:
             connection.request(request.command, request.path, body, dict(request.headers))
             answer = connection.getresponse()

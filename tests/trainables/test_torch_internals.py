@@ -16,11 +16,17 @@ from trainables.workers import preload
 config = {"method": "lora", "lora.rank": 2, "lora.scale": 1.0, "lora.targets": "qv", "lora.layers": "all", "lora.dropout": 0.0}
 config |= {"optim.lr": 1e-3, "optim.weight_decay": 1e-4, "optim.batch_size": 32, "recipe.drop_path": 0.1}
 backbone, data = {"name": "vit_glyphs"}, {"kind": "digits"}
-measure(backbone, data).count(config)
+sizes = measure(backbone, data)
+sizes.count(config)
 trial = make(backbone, data, {"n_threads": 1})
 trial.start(config, seed=0, epochs=1, folder=None)
 trial.step()
-assert not {"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys()
+assert "sympy" not in sys.modules
+sizes.gflops(config)
+sizes.training_bytes(config, 32)
+from trainables.costs.work import EpochWork
+EpochWork(backbone, data, {}).epoch(config)
+assert not {"torch._dynamo", "torch._inductor"} & sys.modules.keys()
 
 import torch, torchvision
 image, box = torch.arange(16.0).reshape(1, 1, 4, 4), [torch.tensor([[0.0, 0.0, 3.0, 3.0]])]

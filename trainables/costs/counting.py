@@ -22,6 +22,7 @@ from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
 from trainables.tasks.base import Task
 from trainables.tasks.classification import ONE_LABEL
+from trainables.torch_internals import meta_kernels
 
 _FLOAT_BYTES = 4
 _OVER = 2  # memory of a step over what it keeps: kernel buffers, gradients in flight, fragmentation; measured: 1.05 to 1.45
@@ -85,7 +86,7 @@ def forward_gflops(model: nn.Module) -> float:
     image = torch.zeros(1, wanted.channels, *wanted.size, device=next(model.parameters()).device)
     was_training, explicit = model.training, explicit_attention(model)
     try:
-        with KernelCounter() as counter, torch.no_grad():
+        with KernelCounter() as counter, torch.no_grad(), meta_kernels():
             model.eval()(image)
     finally:
         fused_attention(explicit)
@@ -118,7 +119,7 @@ def kept_bytes(model: nn.Module, n_images: int, task: Task = ONE_LABEL) -> int:
         return tensor
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), meta_kernels():
             task.loss(model.train()(images), labels, n_images)
     finally:
         model.train(was_training)

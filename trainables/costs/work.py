@@ -24,6 +24,7 @@ from trainables.recipe.recipe import Recipe, recipe_of, restore, set_drop_path
 from trainables.recipe.step import backward, logits
 from trainables.tasks.base import Task
 from trainables.tasks.classification import ONE_LABEL
+from trainables.torch_internals import meta_kernels
 
 _FLOAT_BYTES = 4
 _ADAM_PASSES = 7  # of an optimiser step over the trained parameters: reads parameter, gradient, two moments; writes all but one
@@ -54,7 +55,7 @@ class Work:
 
 def count(function: Callable[[], object]) -> Work:
     """Count the work of a function's kernels."""
-    with KernelCounter() as counter:
+    with KernelCounter() as counter, meta_kernels():
         function()
     return Work(counter.operations, counter.bytes, counter.calls)
 

@@ -211,7 +211,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped_and_ends_the_same(search
         if line.startswith("["):
             break
     process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "interrupted" in complaint
     assert "Traceback" not in complaint, complaint
@@ -329,6 +329,6 @@ def test_a_command_that_prints_nothing_for_a_while_says_that_it_is_at_work(tmp_p
         "threading.Event().wait(0.6)\n"
         "silence.stop_telling()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=240)
     assert done.stdout == "begun\n"
     assert done.stderr == "paretune plan: at work, 0 s\n"

@@ -274,7 +274,7 @@ def driver(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def said(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments, cwd=cwd), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command(*arguments, cwd=cwd), capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_from_another_terminal_a_trial_is_pruned_within_an_epoch_of_20_seconds(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_from_another_terminal_a_trial_is_pruned_within_an_epoch_of_20_seconds(t
         assert "trial 0: it is PRUNED" in refused.stderr
         assert load(tmp_path / "slow").history[1].state is State.RUNNING
         assert said("stop", "slow", "--now", cwd=tmp_path).returncode == 0
-        _, complaint = process.communicate(timeout=60)
+        _, complaint = process.communicate(timeout=240)
         assert process.returncode == 1
         assert "paretune resume slow" in complaint
         assert "Traceback" not in complaint

@@ -41,11 +41,11 @@ def searched(seed: int, n_trials: int, methods: tuple[str, ...] = METHODS, *, wo
     return study
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=5, unique=True),
-    n_trials=st.integers(20, 40),
+    n_trials=st.integers(20, 32),
     workers=st.sampled_from([1, 4]),
     rungs=st.sampled_from([None, {"grace": 1, "factor": 3}]),
 )

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.pareto import Front
-from search.samplers.learning_curve import LEAST_ERROR, SPREAD, Extrapolation, expected_gain, goodness
+from search.samplers.learning_curve import (
+    LEAST_ERROR,
+    SEED_ERROR,
+    SEED_SPREAD,
+    SPREAD,
+    Extrapolation,
+    expected_gain,
+    goodness,
+    noise_variance,
+)
 
 TOP1 = st.floats(0.0, 1.0)
 SIZES = st.integers(0, 200_000)
@@ -64,3 +73,15 @@ def test_curves_of_another_length_teach_nothing() -> None:
     extrapolation.add([0.0, 1.0, 5.0])
     extrapolation.add([])
     assert end(extrapolation, 0.5) == before
+
+
+def test_a_mean_of_runs_is_as_noisy_as_drawn_means_are() -> None:
+    """Images are others in each fold; runs without folds share them."""
+    random, n_images, n_runs, n = np.random.default_rng(0), 500, 4, 20_000
+    accuracy = 1 - SEED_ERROR
+    seeds = random.normal(0.0, SEED_SPREAD, (n, n_runs)).mean(1)
+    images = {True: random.binomial(n_images, accuracy, (n, n_runs)).mean(1), False: random.binomial(n_images, accuracy, n)}
+    for folds, n_right in images.items():
+        drawn = [goodness(value) for value in n_right / n_images + seeds]
+        found = noise_variance(np.array([goodness(accuracy)]), n_images, np.array([n_runs]), folds=folds)
+        assert found[0] == pytest.approx(np.var(drawn), rel=0.15)

@@ -52,7 +52,11 @@ def as_nobody(ledger: Path) -> list[str]:
     for file in ledger.parent.iterdir():
         file.chmod(0o666)
     asked = subprocess.run(
-        [*HIDDEN, sys.executable, "-c", ASK, str(ledger), str(os.getpid())], capture_output=True, text=True, timeout=60, check=False
+        [*HIDDEN, sys.executable, "-c", ASK, str(ledger), str(os.getpid())],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert asked.returncode == 0, asked.stderr
     return asked.stdout.splitlines()
@@ -88,7 +92,7 @@ def test_a_driver_that_has_died_is_known_to_be_dead_at_once_by_everybody(shared:
             str(shared / "ledger.db"),
         ],
         check=True,
-        timeout=60,
+        timeout=240,
     )
     assert child.returncode == 0
     assert as_nobody(shared / "ledger.db") == ["None", "claimed"]

@@ -336,7 +336,7 @@ def test_without_the_driver_one_is_told_what_to_install(tmp_path: Path, postgres
     path = write_study_file(tmp_path, "s", postgresql.address())
     program = "import sys; sys.modules['psycopg'] = None; from search.cli import main; main()"
     command = [sys.executable, "-c", program, "run", str(path), "--back-end", "in-process"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2
     assert "pip install 'psycopg[binary]'" in done.stderr
 
@@ -395,5 +395,5 @@ def test_machines_whose_clocks_differ_agree_on_whether_a_driver_is_at_work(tmp_p
             "from search.storage.sql_ledger import SqlLedger; print(SqlLedger.open(Path(sys.argv[1])).owner())"
         )
         command = [sys.executable, "-c", program, str(place.path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
         assert "elsewhere" in done.stdout

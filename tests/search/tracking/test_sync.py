@@ -261,7 +261,7 @@ def test_studies_that_begin_a_storage_at_once_are_all_recorded(tmp_path: Path) -
     )
     studies = [ScriptedStudy(tmp_path, f"study-{n}") for n in range(2)]
     command = [sys.executable, "-c", program, *(str(study.path) for study in studies), tracking_uri(tmp_path)]
-    assert subprocess.run(command, check=False, timeout=120).returncode == 0
+    assert subprocess.run(command, check=False, timeout=240).returncode == 0
     for study in studies:
         assert_equal_to_the_ledger(tracking_uri(tmp_path), study)
         study.ledger.close()

@@ -23,23 +23,23 @@ def chaos() -> ModuleType:
 def test_worker_driver_and_raylet_of_a_search_on_ray_are_killed_and_nothing_is_lost(chaos: ModuleType, tmp_path: Path) -> None:
     victims = ["worker", "driver", "raylet"]
     with_mlflow_database(tmp_path / "paretune-studies")
-    outcome = chaos.search(tmp_path, 0, back_end="ray", victims=victims, n_trials=16, epoch_seconds=0.25, seed=0)
+    outcome = chaos.search(tmp_path, 0, back_end="ray", victims=victims, n_trials=10, epoch_seconds=0.25, seed=0)
     assert outcome.kills == {"worker": 1, "driver": 1, "raylet": 1}
-    assert outcome.n_trials == 16
+    assert outcome.n_trials == 10
     assert outcome.flaws == 0, outcome
 
 
 @pytest.mark.slow
-def test_power_cuts_a_restored_ledger_and_signals_leave_a_study_that_ends_as_if_nothing_had_happened(
+def test_a_power_cut_a_restored_ledger_and_a_signal_leave_a_study_that_ends_as_if_nothing_had_happened(
     chaos: ModuleType, tmp_path: Path
 ) -> None:
-    accidents = ["power", "restore", "interrupt", "power"]
+    accidents = ["restore", "interrupt", "power"]
     try:
-        outcome = chaos.search(tmp_path, 0, back_end="in-process", victims=accidents, n_trials=12, epoch_seconds=0.05, seed=0)
+        outcome = chaos.search(tmp_path, 0, back_end="in-process", victims=accidents, n_trials=8, epoch_seconds=0.05, seed=0)
     except chaos.NotPermitted as error:  # no root, or a container without loop devices: nothing that we could install
         pytest.skip(f"needs a disk whose power can be cut: {error}")
-    assert outcome.kills == {"power": 2, "restore": 1, "interrupt": 1}
-    assert outcome.n_trials == 12
+    assert outcome.kills == {"power": 1, "restore": 1, "interrupt": 1}
+    assert outcome.n_trials == 8
     assert outcome.flaws == 0, outcome
 
 

@@ -393,7 +393,7 @@ def test_processes_that_race_for_the_images_decode_them_once(tmp_path: Path) -> 
     racers = [context.Process(target=_decode, args=(path, out)) for _ in range(3)]
     for racer in racers:
         racer.start()
-    results = [out.get(timeout=60) for _ in racers]
+    results = [out.get(timeout=240) for _ in racers]
     for racer in racers:
         racer.join(60)
     assert sorted(count for count, _ in results) == [0, 0, 72]

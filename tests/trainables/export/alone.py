@@ -46,6 +46,6 @@ def run_alone(program: str, *libraries: str, ours: Iterable[str] = (), folder: P
         (site / package).symlink_to(CLONE / package)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | {"PYTHONPATH": str(site)}
     command = [sys.executable, "-S", "-c", program]  # no site-packages
-    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
