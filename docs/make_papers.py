@@ -31,7 +31,15 @@ validate` prints the differences. What a protocol sets becomes part of the study
 papers'; none of them has been measured again with Paretune.
 
 Three things are the same under every protocol here. The last epoch counts, and not the best one. Validation images choose, and only \
-`--finalize` sees test images, after the choice. A last incomplete batch is dropped."""
+`--finalize` sees test images, after the choice. A last incomplete batch is dropped.
+
+Some of the papers also adapt diffusion models and language models: Serial LoRA generates images, and Lily also answers questions of \
+common sense and generates images. A trial of these takes hours of a large GPU, and its metric is another network's opinion or a benchmark \
+of text, so they are out of scope: no data set, loss or metric of theirs is here, and none of their numbers can be compared with ours. \
+What there is: the layers of PEFT that [the bridge](peft.md) offers, among them `peft.lora` and `peft.lily`, are PEFT's own, which PEFT \
+puts on such models without Paretune (Serial LoRA is not among them; ours is written for the linears of a Vision Transformer); and \
+[the sampler](optuna.md) searches their ranks and rates in an Optuna study of your own, against the number of parameters. Segmentation, \
+on which Serial LoRA is shown, too, is [a task](segmentation.md)."""
 
 
 def page() -> str:

@@ -36,8 +36,8 @@ class Sizes(Protocol):
         """The number of classes of the data set."""
 
     @property
-    def many_labels(self) -> bool:
-        """True if an image has any number of labels, False if it has one."""
+    def task(self) -> str:
+        """The name of the task (`trainables.tasks`)."""
 
     @property
     def n_validation(self) -> int | None:

@@ -3,7 +3,7 @@
 What compares trials (front, rungs, samplers, hypervolume) compares *scores*: larger is better and 1 is perfect. The score is the
 metric itself, or 1 minus it if smaller is better, so that 1 - score is an error in both cases. What a user sees is the metric.
 
-`trainables.training.quality` computes them; this module is plain data, so that reading a study needs no torch.
+`trainables.tasks.quality` computes them; this module is plain data, so that reading a study needs no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,29 @@ from typing import Final
 
 
 @dataclass(frozen=True)
+class TaskWords:
+    """The labels of a task, in words.
+
+    Attributes:
+        labels: Labels of an image: "one label".
+        each: Labels of each image where they are told apart: "a list of labels".
+    """
+
+    labels: str
+    each: str
+
+
+CLASSIFICATION: Final = "classification"
+MULTILABEL: Final = "multilabel"
+SEGMENTATION: Final = "segmentation"
+TASKS: Final = {  # as `trainables.tasks` names them
+    CLASSIFICATION: TaskWords("one label", "one label"),
+    MULTILABEL: TaskWords("any number", "a list of labels"),
+    SEGMENTATION: TaskWords("masks", "a mask"),
+}
+
+
+@dataclass(frozen=True)
 class Metric:
     """One metric of predictions.
 
@@ -24,8 +47,7 @@ class Metric:
         label: Name in sentences and on axes.
         larger_is_better: True for accuracies, False for losses.
         in_percent: True if it is a fraction that is shown in percent.
-        chance: Value of a guess among so many classes, where the hypervolume begins; None if an image must have several labels.
-        chance_of_many: The same for images with any number of labels; None if an image must have one label.
+        chances: Value of a guess among so many classes, where the hypervolume begins, for each task that the metric fits.
         hides_rare_classes: True if it is good where only the commonest class is predicted well.
     """
 
@@ -33,8 +55,7 @@ class Metric:
     label: str
     larger_is_better: bool
     in_percent: bool
-    chance: Callable[[int], float] | None
-    chance_of_many: float | None = None
+    chances: Mapping[str, Callable[[int], float]]
     hides_rare_classes: bool = False
 
     @property
@@ -78,13 +99,9 @@ class Metric:
         """Format a value with its unit."""
         return self.format(value) + (" %" if self.in_percent else "")
 
-    def guess(self, n_classes: int, *, many: bool = False) -> float:
-        """Return the value of a guess among so many classes; `many` if an image has any number of labels."""
-        if many:
-            assert self.chance_of_many is not None  # noqa: S101 - `unfit` has refused it
-            return self.chance_of_many
-        assert self.chance is not None  # noqa: S101 - the same
-        return self.chance(n_classes)
+    def guess(self, n_classes: int, task: str = CLASSIFICATION) -> float:
+        """Return the value of a guess among so many classes in a task that the metric fits."""
+        return self.chances[task](n_classes)
 
     def standard_error(self, value: float, n_images: int | None) -> float | None:
         """Return the standard error of a value measured on n images: sqrt(p (1 - p) / n) of an accuracy, else None (unknown)."""
@@ -93,15 +110,22 @@ class Metric:
         return math.sqrt(value * (1.0 - value) / n_images)
 
 
+def _chances(one: Callable[[int], float] | None = None, many: float | None = None) -> dict[str, Callable[[int], float]]:
+    """Return the chance levels for images with one label, and with any number of them."""
+    return ({} if one is None else {CLASSIFICATION: one}) | ({} if many is None else {MULTILABEL: lambda n: many})
+
+
 TOP1: Final = "val/top1"
+MIOU: Final = "val/miou"
 _ALL: Final = (
-    Metric(TOP1, "accuracy", True, True, lambda n: 1.0 / n, hides_rare_classes=True),
-    Metric("val/macro_f1", "macro F1", True, True, lambda n: 1.0 / n, 0.0),
-    Metric("val/balanced_accuracy", "balanced accuracy", True, True, lambda n: 1.0 / n),
-    Metric("val/auroc", "AUROC", True, False, lambda n: 0.5, 0.5),
-    Metric("val/map", "mean average precision", True, True, None, 0.0),
-    Metric("val/log_loss", "log loss", False, False, math.log, hides_rare_classes=True),
-    Metric("val/ece", "calibration error", False, True, lambda n: 1.0 - 1.0 / n, hides_rare_classes=True),
+    Metric(TOP1, "accuracy", True, True, _chances(lambda n: 1.0 / n), hides_rare_classes=True),
+    Metric("val/macro_f1", "macro F1", True, True, _chances(lambda n: 1.0 / n, 0.0)),
+    Metric("val/balanced_accuracy", "balanced accuracy", True, True, _chances(lambda n: 1.0 / n)),
+    Metric("val/auroc", "AUROC", True, False, _chances(lambda n: 0.5, 0.5)),
+    Metric("val/map", "mean average precision", True, True, _chances(many=0.0)),
+    Metric(MIOU, "mean IoU", True, True, {SEGMENTATION: lambda n: 1.0 / (2.0 * n - 1.0)}),
+    Metric("val/log_loss", "log loss", False, False, _chances(math.log), hides_rare_classes=True),
+    Metric("val/ece", "calibration error", False, True, _chances(lambda n: 1.0 - 1.0 / n), hides_rare_classes=True),
 )
 METRICS: Final = {metric.key: metric for metric in _ALL}
 
@@ -112,7 +136,7 @@ def unknown(key: str) -> str | None:
         return None
     word = key.rpartition("/")[2].lower()
     words = (
-        {"mean_average_precision": "val/map"}
+        {"mean_average_precision": "val/map", "iou": MIOU, "mean_iou": MIOU}
         | {metric.label.lower(): metric.key for metric in _ALL}
         | {metric.name: metric.key for metric in _ALL}
     )
@@ -121,15 +145,14 @@ def unknown(key: str) -> str | None:
     return f"{key!r} is not a metric" + (f"; did you mean {words[near[0]]}?" if near else f"; choose one of {', '.join(METRICS)}")
 
 
-def unfit(key: str, *, many: bool) -> str | None:
+def unfit(key: str, task: str) -> str | None:
     """Return why labels do not allow a metric, or None.
 
     Args:
         key: Name of the metric.
-        many: True if an image has any number of labels, False if it has one.
+        task: Name of the task that the labels ask.
     """
-    if (METRICS[key].chance_of_many if many else METRICS[key].chance) is not None:
+    if task in METRICS[key].chances:
         return None
-    allowed = [m.key for m in _ALL if (m.chance_of_many if many else m.chance) is not None]
-    have = "a list of labels" if many else "one label"
-    return f"{key} does not fit these labels, because each image has {have}; choose one of {', '.join(allowed)}"
+    allowed = [metric.key for metric in _ALL if task in metric.chances]
+    return f"{key} does not fit these labels, because each image has {TASKS[task].each}; choose one of {', '.join(allowed)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -36,7 +36,9 @@ from trainables.adapters import METHODS
 from trainables.adapters.base import Layer, Method
 from trainables.adapters.families import Blocks
 from trainables.data import layouts
+from trainables.data.packaged import PACKAGED
 from trainables.simulated.plain import SyntheticSizes, SyntheticTrainable
+from trainables.tasks.classification import OneLabel
 from trainables.training.trial import AdapterWorker
 
 from .own_methods import GAIN
@@ -105,6 +107,33 @@ def test_a_method_is_a_file_of_adapters_and_a_file_of_spaces(tmp_path: Path, mon
         ("scaling", State.COMPLETE),
     ]
     assert study.history[1].adapter_params == 6 * 3 * 64  # blocks, q k v, width
+
+
+# -- a task ------------------------------------------------------------------------------------------------------------
+
+
+class Squared(OneLabel):
+    """A toy: squared errors of the probabilities instead of the cross-entropy, and the share of wrong answers as a score."""
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, n_images: int, label_smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        aims = torch.nn.functional.one_hot(labels, logits.shape[-1])
+        return (self.probabilities(logits) - aims).square().sum() / n_images
+
+    def scores(self, kept: Tensor, labels: Tensor) -> dict[str, float]:
+        accuracy = super().scores(kept, labels)["top1"]
+        return {"top1": accuracy, "loss": self.loss(kept, labels, len(labels)).item(), "wrong": 1 - accuracy}
+
+
+def test_a_task_is_one_object_and_the_search_does_not_know_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast(dict[str, Any], PACKAGED), "digits", replace(PACKAGED["digits"], task=Squared()))
+    file = {"study": "s", "methods": ["lora"], "data": {"kind": "digits"}, "budget": {"n_trials": 2, "epochs": 2}}
+    study = search.run({**file, "storage": str(tmp_path)}, back_end="in-process")
+    assert [trial.state for trial in study.history] == [State.COMPLETE, State.COMPLETE]
+    for trial in study.history:
+        assert trial.metrics["val/wrong"] == 1 - trial.metrics["val/top1"]
+        assert 0 < trial.metrics["val/loss"] < 1  # a guess of ten classes has 0.9
 
 
 # -- a sampler ---------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ def test_the_wheel_holds_our_four_packages_and_their_data_and_nothing_else(wheel
     assert {top for top in tops if not top.endswith(".dist-info")} == {"search", "trainables", "spaces", "cluster"}
     assert "search/studies/digits.yaml" in names
     assert "search/studies/emoji.yaml" in names
+    assert "search/studies/scenes.yaml" in names
     assert "search/study.schema.json" in names
     for name in ("vit_glyphs", "vit_emoji"):
         assert {f"trainables/weights/{name}.safetensors", f"trainables/weights/{name}.json"} <= set(names)

@@ -103,8 +103,8 @@ def measure_latency(
         n_classes: Number of outputs of the head.
 
     Returns:
-        The metrics `cost/latency_ms` and `cost/latency_merged_ms` (absent if the adapter cannot be merged), and the conditions of
-        the measurement: `unmergeable`, `repeats`, `spread_ms`, `device`, `threads`, `precision`; see `trainables.costs.latency`.
+        The metrics `cost/latency_ms` and `cost/latency_merged_ms` (not if it cannot be merged), and `unmergeable`, `repeats`,
+        `spread_ms`, `device`, `threads`, `precision`; see `trainables.costs.latency`.
 
     Raises:
         ValueError: If the data are a synthetic surface, or the backbone or the configuration is invalid.
@@ -113,8 +113,9 @@ def measure_latency(
         raise ValueError("a synthetic surface computes nothing: there is no latency to measure")
     with large_imports():
         from trainables.costs.latency import measure as measured
+        from trainables.data import task_of_kind
 
-        return measured(backbone, recipe, n_classes, config, methods)
+        return measured(backbone, recipe, n_classes, config, methods, task=task_of_kind(data["kind"]))
 
 
 def count_epochs(
@@ -162,10 +163,7 @@ def measure_speed(
 
 
 def probed_memory(worker: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Measure the memory of a few training steps; see `trainables.training.probe.memory`.
-
-    This is a module-level function so that Ray can run it remotely.
-    """
+    """Measure the memory of a few steps, also on a node of Ray's; see `trainables.training.probe.memory`."""
     with large_imports():
         from trainables.training.probe import memory
     return memory(**worker, configs=configs)

@@ -64,6 +64,12 @@ class Transform:
                 elif whole.mode == "P":
                     whole = layers
             pixels = whole.convert("RGB" if self.channels == 3 else "L")
+        found = np.asarray(self.placed(pixels, _RESAMPLING[self.interpolation]))
+        values = found[None] if self.channels == 1 else found.transpose(2, 0, 1)
+        return Pixels(values, turned, transparent, pixels.size)
+
+    def placed(self, pixels: Pillow.Image, resampling: Pillow.Resampling) -> Pillow.Image:
+        """Cut an image out and resize it, as every image is."""
         height, width = self.size
         across, down = map(float, pixels.size)
         if self.crop is not None:
@@ -71,9 +77,8 @@ class Transform:
             across, down = side * width, side * height
         left, top = (pixels.width - across) / 2, (pixels.height - down) / 2
         if (box := (left, top, left + across, top + down)) != (0, 0, width, height):
-            pixels = pixels.resize((width, height), _RESAMPLING[self.interpolation], box=box)
-        found = np.asarray(pixels)
-        return Pixels(found[None] if self.channels == 1 else found.transpose(2, 0, 1), turned, transparent)
+            return pixels.resize((width, height), resampling, box=box)
+        return pixels
 
 
 class Pixels(NamedTuple):
@@ -83,11 +88,13 @@ class Pixels(NamedTuple):
         values: Array (channels, height, width).
         turned: True if its EXIF data say that it is rotated or mirrored.
         transparent: True if some of its pixels are.
+        source: Width and height before it was cut and resized.
     """
 
     values: np.ndarray[Any, np.dtype[np.uint8]]
     turned: bool
     transparent: bool
+    source: tuple[int, int]
 
 
 def transform_of(data: Mapping[str, Any], *, channels: int, size: tuple[int, int], interpolation: str) -> Transform:

@@ -67,7 +67,7 @@ class Trainable(Protocol):
 
         Returns:
             `val/top1` (fraction in [0, 1]; not if an image has any number of labels), the study's metric (`val/NAME`, see
-            `trainables.training.quality`), the same of each watched data set after the last epoch (`watch/NAME/top1` and so on, see
+            `trainables.tasks.quality`), the same of each watched data set after the last epoch (`watch/NAME/top1` and so on, see
             `trainables.data.watched`), `val/loss` (cross-entropy), `train/loss` (the training objective: cross-entropy,
             weighted if the recipe says so, plus the method's regulariser, if it has one), `cost/train_seconds`,
             `cost/eval_seconds`, `cost/images_per_second`, `cost/step_seconds`, `cost/peak_memory_bytes` (see
@@ -143,8 +143,8 @@ class Sizes(Protocol):
         """The number of classes of the data set; chance level is 1 / n_classes."""
 
     @property
-    def many_labels(self) -> bool:
-        """True if an image has any number of labels, False if it has one."""
+    def task(self) -> str:
+        """The name of the task (`trainables.tasks`)."""
 
     @property
     def n_validation(self) -> int | None:

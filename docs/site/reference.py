@@ -124,7 +124,7 @@ def events() -> Iterator[str]:
 def metrics() -> Iterator[str]:
     """Yield the page of what epochs report: metrics that may judge a study, and costs."""
     from search.costs import COSTS, KNOWN
-    from search.metrics import METRICS
+    from search.metrics import METRICS, MULTILABEL, TASKS
     from search.results.arrow_tables import UNITS
 
     yield "# Metrics and costs\n"
@@ -132,8 +132,9 @@ def metrics() -> Iterator[str]:
     yield "([Costs and limits](../cost.md)). Tables, `--json`, Parquet and MLflow have these names and units.\n"
     yield "| metric | meaning | better | unit | a guess among 10 classes | labels of an image |\n|---|---|---|---|---|---|"
     for key, metric in METRICS.items():
-        guess = "" if metric.chance is None else metric.words(metric.chance(10))
-        kinds = [kind for kind, fits in (("one", metric.chance), ("any number", metric.chance_of_many)) if fits is not None]
+        of_one = next((task for task in metric.chances if task != MULTILABEL), None)
+        guess = "" if of_one is None else metric.words(metric.guess(10, of_one))
+        kinds = [TASKS[task].labels for task in metric.chances]
         better = "larger" if metric.larger_is_better else "smaller"
         yield f"| `{key}` | {metric.label} | {better} | {UNITS[key]} | {guess} | {', '.join(kinds)} |"
     yield "\n| cost | unit | known |\n|---|---|---|"

@@ -37,6 +37,12 @@ class Emoji(Folded):
     kind: Literal["emoji"]
 
 
+class Scenes(Folded):
+    """The packaged scenes of emoji on photographs, with masks: 300 images to train, 150 to validate, 150 to test."""
+
+    kind: Literal["scenes"]
+
+
 class Synthetic(Folded):
     """A synthetic surface with a known front instead of training, to try searches without torch (see `trainables.simulated.plain`).
 
@@ -180,6 +186,62 @@ class Fgvc(Images):
     val_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
 
 
+class WithMasks(Images):
+    """Images with masks, whose pixels have classes.
+
+    A mask is resized and cut out as its image is, by nearest neighbour; by default both are squashed, so that every pixel counts.
+    """
+
+    resize: Literal["crop", "squash"] = "squash"
+    min_images: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _classes_are_of_pixels(self) -> WithMasks:
+        for key in ("watch", "min_images"):
+            if getattr(self, key):
+                raise ValueError(f"{key} is for images with labels, and these have masks; leave it out")
+        return self
+
+
+class Masks(WithMasks):
+    """Folders images and masks: images/train/x.jpg has masks/train/x.png; or images/x.jpg, split by the study's seed.
+
+    Attributes:
+        classes: File below `path` with a name of a class in each line, the first of the value 0 in masks.
+        ignore_index: Value of pixels that are neither trained nor measured on, and no class; null for no such value.
+        val_fraction: Fraction of the images for validation, if the data set has no validation split.
+        test_fraction: Fraction of the images for the test split, if the data set has no splits at all; 0 for none.
+    """
+
+    kind: Literal["masks"]
+    classes: Path = Path("classes.txt")
+    ignore_index: int | None = Field(default=255, ge=0, le=255)
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Voc(WithMasks):
+    """The folder VOC2012 of PASCAL VOC: its train.txt to train and validate, its val.txt to test.
+
+    Attributes:
+        val_fraction: Fraction of the training images for validation.
+    """
+
+    kind: Literal["voc"]
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+
+
+class Ade20k(WithMasks):
+    """The folder ADEChallengeData2016 of ADE20K: its training images to train and validate, its validation images to test.
+
+    Attributes:
+        val_fraction: Fraction of the training images for validation.
+    """
+
+    kind: Literal["ade20k"]
+    val_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+
+
 DATA_KINDS: dict[str, type[Section]] = {
     "digits": Digits,
     "emoji": Emoji,
@@ -187,5 +249,9 @@ DATA_KINDS: dict[str, type[Section]] = {
     "vtab": Vtab,
     "fgvc": Fgvc,
     "parquet": Parquet,
+    "masks": Masks,
+    "voc": Voc,
+    "ade20k": Ade20k,
+    "scenes": Scenes,
     "synthetic": Synthetic,
 }

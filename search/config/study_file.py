@@ -6,17 +6,32 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 import spaces
 from search import costs, metrics, names
-from search.config.data_sections import Digits, Emoji, Fgvc, ImageFolder, Images, Parquet, Synthetic, Vtab
+from search.config.data_sections import (
+    DATA_KINDS,
+    Ade20k,
+    Digits,
+    Emoji,
+    Fgvc,
+    ImageFolder,
+    Images,
+    Masks,
+    Parquet,
+    Scenes,
+    Synthetic,
+    Voc,
+    Vtab,
+    WithMasks,
+)
 from search.config.own_methods import OwnMethod
 from search.config.sections import Backbone, Budget, Recipe, Resources, Search, Section
 from search.errors import RequestError, StudyFileError
-from search.metrics import TOP1
+from search.metrics import MIOU, TOP1
 from search.storage.address import check_server
 from search.storage.facts import Facts
 
@@ -29,8 +44,12 @@ class StudyFile(Section):
 
     study: str = Field(pattern=names.PATTERN)
     protocol: str | None = None  # for information: the other keys contain what it sets, see `search.config.protocols`
+    task: Literal["classification", "segmentation"] = "classification"
     backbone: Backbone = Backbone()
-    data: Annotated[Digits | Emoji | ImageFolder | Vtab | Fgvc | Parquet | Synthetic, Field(discriminator="kind")]
+    data: Annotated[
+        Digits | Emoji | ImageFolder | Vtab | Fgvc | Parquet | Masks | Voc | Ade20k | Scenes | Synthetic,
+        Field(discriminator="kind"),
+    ]
     methods: tuple[str, ...] = Field(min_length=1)
     space: dict[str, Any] = Field(default_factory=dict)
     objectives: tuple[str, str] = (TOP1, "adapter_params")
@@ -45,6 +64,14 @@ class StudyFile(Section):
     _protocols_keys: Sequence[tuple[str, str]] = PrivateAttr(())
     _lines: Mapping[str, str] = PrivateAttr(default_factory=dict)  # the place of each dotted key that was written: s.yaml:3
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_metric_of_the_task(cls, raw: Any) -> Any:
+        """Judge segmentation by mean IoU unless the file says otherwise."""
+        if isinstance(raw, Mapping) and raw.get("task") == metrics.SEGMENTATION and "objectives" not in raw:
+            return {**raw, "objectives": (MIOU, costs.ADAPTER_PARAMS)}
+        return raw
+
     @field_validator("objectives")
     @classmethod
     def _a_metric_against_a_cost(cls, objectives: tuple[str, str]) -> tuple[str, str]:
@@ -52,6 +79,15 @@ class StudyFile(Section):
         if problems := [problem for problem in found if problem is not None]:
             raise ValueError("; ".join(problems))
         return objectives
+
+    @model_validator(mode="after")
+    def _data_of_the_task(self) -> StudyFile:
+        kinds = [kind for kind, section in DATA_KINDS.items() if issubclass(section, (WithMasks, Scenes))]
+        if (self.task == metrics.SEGMENTATION) != (self.data.kind in kinds):
+            if self.data.kind in kinds:
+                raise ValueError(f"task: data.kind {self.data.kind} has masks; write task: segmentation")
+            raise ValueError(f"task: segmentation needs data with masks, of data.kind {', '.join(kinds)}; got {self.data.kind}")
+        return self
 
     @property
     def confirm(self) -> float:

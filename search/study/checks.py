@@ -11,7 +11,7 @@ from search.config.prefix_cache import prefix_fact
 from search.config.study_file import ANCHOR, StudyFile
 from search.costs import ADAPTER_PARAMS, Sizes
 from search.errors import StudyFileError
-from search.metrics import METRICS, unfit
+from search.metrics import CLASSIFICATION, METRICS, TASKS, unfit
 from search.samplers.base import Part, SamplerContext
 from search.samplers.sampler import SeededSampler
 from search.samplers.start import n_start
@@ -63,7 +63,7 @@ def facts_of(
         n_validation=sizes.n_validation if n_validation is None else n_validation,
         backbone_params=sizes.backbone_params,
         max_params=max_params,
-        reference_point=(metric.score(metric.guess(sizes.n_classes, many=sizes.many_labels)), largest),
+        reference_point=(metric.score(metric.guess(sizes.n_classes, sizes.task)), largest),
         learned=tuple(learn(file, pinned)) if file.search.learn_from or file.search.prior else (),
         pinned=pinned,
         **known,
@@ -76,11 +76,12 @@ def refuse_unfit_metric(file: StudyFile, sizes: Sizes) -> None:
     Raises:
         StudyFileError: If there is one; the message names those that are allowed.
     """
-    if (problem := unfit(file.objectives[0], many=sizes.many_labels)) is not None:
+    if (problem := unfit(file.objectives[0], sizes.task)) is not None:
         raise StudyFileError(f"objectives: {problem}")
-    if sizes.many_labels and file.recipe.class_weights != "none":
+    if sizes.task != CLASSIFICATION and file.recipe.class_weights != "none":
         raise StudyFileError(
-            f"recipe.class_weights: {file.recipe.class_weights} needs one label for each image, and these have any number; use none"
+            f"recipe.class_weights: {file.recipe.class_weights} needs one label for each image, and these have "
+            f"{TASKS[sizes.task].labels}; use none"
         )
 
 
@@ -99,6 +100,7 @@ def refuse_unmeasurable(file: StudyFile, classes: Mapping[str, Mapping[str, int]
     lacking = {
         "val/auroc": ("with and without a class", any(0 < n < n_validation for n in counts)),
         "val/map": ("with a label", any(counts)),
+        "val/miou": ("with a pixel of a class", any(counts)),
     }
     what, determined = lacking.get(file.objectives[0], ("", True))
     if not determined:

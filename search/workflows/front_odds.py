@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from search import pareto
 from search.metrics import Metric
-from trainables.training.quality import Answers, measure
+from trainables.tasks.quality import Answers, measure
 
 __all__ = ["Answers", "p_front", "p_front_by"]
 

@@ -54,6 +54,13 @@ def small_post_norm_eva(pretrained: bool = False, **kwargs: Any) -> Eva:
 
 
 @register_model
+def small_eva(pretrained: bool = False, **kwargs: Any) -> Eva:
+    """Rotary embeddings and a joined gate and value, as in eva02_tiny_patch14_224."""
+    args = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2, "swiglu_mlp": True, "use_rot_pos_emb": True}
+    return cast(Eva, small(Eva, "small_eva", **args | kwargs))
+
+
+@register_model
 def small_swin(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
     """Two stages of two blocks."""
     args = {"patch_size": 4, "window_size": 4, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)}

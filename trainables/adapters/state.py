@@ -23,8 +23,13 @@ def undecayed_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the trained tensors of an adapted model; with the method and the frozen backbone they restore the function."""
-    return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
+    """Return the trained tensors of an adapted model; with the method and the frozen backbone they restore the function.
+
+    Buffers of the head, the statistics of a norm, move while it is trained, and belong to them.
+    """
+    state = {name: parameter.detach() for name, parameter in trainable_parameters(model)}
+    own = {id(buffer) for buffer in cast(Any, model).get_classifier().buffers()}
+    return state | {name: buffer for name, buffer in model.named_buffers() if id(buffer) in own}
 
 
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -11,16 +11,17 @@ from typing import Any, cast
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables import backbones, data
 from trainables.adapters import Method, PeftMethod, adapt, method_of, remove, sequence_growth, supported_blocks, unmergeable
 from trainables.adapters.own import own_methods
-from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.costs.memory import PREFIX_BYTES
 from trainables.recipe.cut import bytes_at, deepest_cut
 from trainables.recipe.precision import explicit_attention, fused_attention
 from trainables.recipe.recipe import recipe_of
+from trainables.tasks.base import Task
+from trainables.tasks.classification import ONE_LABEL
 from trainables.torch_internals import meta_kernels
 
 _FLOAT_BYTES = 4
@@ -93,7 +94,7 @@ def forward_gflops(model: nn.Module) -> float:
     return float(counter.operations) / 1e9
 
 
-def kept_bytes(model: nn.Module, n_images: int) -> int:
+def kept_bytes(model: nn.Module, n_images: int, task: Task = ONE_LABEL) -> int:
     """Count the bytes that a training step's forward pass keeps for the backward pass, without parameters.
 
     Also works on the meta device.
@@ -101,11 +102,12 @@ def kept_bytes(model: nn.Module, n_images: int) -> int:
     Args:
         model: Adapted model; its mode is restored.
         n_images: Number of images of the step.
+        task: The task.
     """
     was_training = model.training
     wanted = backbones.preprocessing(model)
     images = torch.zeros(n_images, wanted.channels, *wanted.size, device=next(model.parameters()).device)
-    labels = torch.zeros(n_images, dtype=torch.long, device=images.device)
+    labels = task.no_labels(n_images, wanted.size, images.device)
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     # Storages, because views share one; held until they are summed, so that no address is reused.
     kept: dict[int, torch.UntypedStorage] = {}
@@ -118,7 +120,7 @@ def kept_bytes(model: nn.Module, n_images: int) -> int:
 
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), meta_kernels():
-            F.cross_entropy(model.train()(images), labels)
+            task.loss(model.train()(images), labels, n_images)
     finally:
         model.train(was_training)
     return sum(storage.nbytes() for storage in kept.values())
@@ -140,13 +142,14 @@ class MetaSizes:
     def __init__(self, backbone: Mapping[str, Any], data_set: Mapping[str, Any], methods: Sequence[Mapping[str, Any]] = ()) -> None:
         self._own = own_methods(methods)
         self.n_classes = data.n_classes(data_set)
-        self.many_labels = data.many_labels(data_set)
+        self._task = data.task_of(data_set)
+        self.task = self._task.name
         self.n_validation = data.n_images(data_set, "validation")
         self._n_inputs = data.n_fixed_inputs(data_set)
         self._model = backbones.create(backbone["name"], backbone.get("weights"), backbone.get("img_size"), "meta")
         self.backbone_params = sum(p.numel() for p in self._model.parameters())
         supported_blocks(self._model)
-        backbones.set_head(self._model, self.n_classes, torch.Generator())
+        self._task.set_head(self._model, self.n_classes, torch.Generator())
 
     def count(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `trainables.protocol.Sizes.count`."""
@@ -169,7 +172,7 @@ class MetaSizes:
         with self._adapted(config) as model:
             n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
             try:
-                kept = kept_bytes(model, batch_size)
+                kept = kept_bytes(model, batch_size, self._task)
             except (NotImplementedError, RuntimeError):  # see `gflops`
                 kept = None
             longer = sequence_growth(model)
@@ -186,11 +189,11 @@ class MetaSizes:
     @cached_property
     def _evaluation_bytes(self) -> int:
         """The bytes of an evaluation batch without added tokens: nothing is kept, so only one block's tensors exist at a time."""
-        return _OVER * self._kept_by_full(EVAL_BATCH) // len(supported_blocks(self._model))
+        return _OVER * self._kept_by_full(self._task.eval_batch) // len(supported_blocks(self._model))
 
     def _kept_by_full(self, n_images: int) -> int:
         with self._adapted({"method": "full"}) as model:
-            return kept_bytes(model, n_images)
+            return kept_bytes(model, n_images, self._task)
 
     def unmergeable(self, config: Mapping[str, Any]) -> str | None:
         """See `trainables.protocol.Sizes.unmergeable`."""

@@ -21,6 +21,8 @@ from trainables.adapters import adapt, adapted_layers, merge, method_of, unmerge
 from trainables.adapters.own import own_methods
 from trainables.recipe.recipe import recipe_of
 from trainables.recipe.step import logits
+from trainables.tasks.base import Task
+from trainables.tasks.classification import ONE_LABEL
 
 N_WARM_UP: Final = 5
 MIN_REPEATS: Final = 20
@@ -91,6 +93,8 @@ def measure(
     n_classes: int,
     config: Mapping[str, Any],
     methods: Sequence[Mapping[str, Any]] = (),
+    *,
+    task: Task = ONE_LABEL,
 ) -> dict[str, Any]:
     """Measure the latency of a configuration without its weights: no checkpoint, no data and no training is needed.
 
@@ -102,6 +106,7 @@ def measure(
         n_classes: Number of outputs of the head.
         config: The configuration.
         methods: The `methods` argument of `trainables.make`.
+        task: Task whose head the model has.
 
     Returns:
         The result of `trainables.measure_latency`.
@@ -117,7 +122,7 @@ def measure(
         size = backbones.image_size(backbone.get("weights"), backbone.get("img_size"))
         model = backbones.create(backbone["name"], backbones.RANDOM, size, device)
         generator = torch.Generator().manual_seed(0)
-        backbones.set_head(model, n_classes, generator)
+        task.set_head(model, n_classes, generator)
         adapt(model, method, generator=generator)
         method.shrink_to_final_size(model)
         found = latency(model, precision=own.precision)

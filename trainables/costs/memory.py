@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-EVAL_BATCH = 200  # images; affects only speed and memory, except with Lily's router "batch"
 PREFIX_BYTES = 2**27  # largest set of activations that a worker keeps, see `trainables.training.prefix`
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -18,10 +18,12 @@ from trainables import backbones, data
 from trainables.adapters import Full, Method, adapt, adaptation, method_of, remove, trainable_parameters, transformer_blocks
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import KernelCounter, structure
-from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.costs.memory import PREFIX_BYTES
 from trainables.recipe.cut import after, kept_at, shape_at
 from trainables.recipe.recipe import Recipe, recipe_of, restore, set_drop_path
 from trainables.recipe.step import backward, logits
+from trainables.tasks.base import Task
+from trainables.tasks.classification import ONE_LABEL
 from trainables.torch_internals import meta_kernels
 
 _FLOAT_BYTES = 4
@@ -58,7 +60,7 @@ def count(function: Callable[[], object]) -> Work:
     return Work(counter.operations, counter.bytes, counter.calls)
 
 
-def step_work(model: nn.Module, n_images: int, recipe: Recipe, cut: int = 0) -> Work:
+def step_work(model: nn.Module, n_images: int, recipe: Recipe, cut: int = 0, task: Task = ONE_LABEL) -> Work:
     """Count the work of one optimiser step of an adapted model on the meta device; its mode is restored.
 
     Args:
@@ -66,17 +68,18 @@ def step_work(model: nn.Module, n_images: int, recipe: Recipe, cut: int = 0) -> 
         n_images: Number of images of the step.
         recipe: Recipe.
         cut: Cut at which the tokens of the images are kept (`trainables.recipe.cut`).
+        task: The task.
     """
     was_training = model.training
     n_part = math.ceil(n_images / min(recipe.accumulate, n_images))
     inputs = _inputs(model, n_part, cut)
-    labels = torch.zeros(n_part, dtype=torch.long, device="meta")
+    labels = task.no_labels(n_part, backbones.preprocessing(model).size, torch.device("meta"))
     plain = dataclasses.replace(recipe, precision="float32")  # autocast does not know the meta device
     trained = [parameter for _, parameter in trainable_parameters(model)]
     before = set_drop_path(transformer_blocks(model), recipe.drop_path)
     model.train()
     try:
-        of_a_part = count(lambda: backward(model, [(inputs, labels)], n_part, plain, after(model, cut)))
+        of_a_part = count(lambda: backward(model, [(inputs, labels)], n_part, plain, after(model, cut), task=task))
     finally:
         restore(before)
         model.train(was_training)
@@ -86,9 +89,9 @@ def step_work(model: nn.Module, n_images: int, recipe: Recipe, cut: int = 0) -> 
     return of_a_part * math.ceil(n_images / n_part) + Work(bytes=n_bytes, calls=1)
 
 
-def evaluation_work(model: nn.Module, n_images: int, cut: int = 0) -> Work:
+def evaluation_work(model: nn.Module, n_images: int, cut: int = 0, task: Task = ONE_LABEL) -> Work:
     """Count the work of evaluating a split whose tokens are kept at a cut."""
-    batch, was_training = min(n_images, EVAL_BATCH), model.training
+    batch, was_training = min(n_images, task.eval_batch), model.training
     model.eval()
     try:
         with torch.no_grad():
@@ -131,7 +134,7 @@ class EpochWork:
     ) -> None:
         self._own = own_methods(methods)
         self._fixed = dict(recipe)
-        self._n_classes = data.n_classes(data_set)
+        self._n_classes, self._task = data.n_classes(data_set), data.task_of(data_set)
         self._augment = str(data_set.get("augment", "none"))
         sizes = data.n_images(data_set, "train"), data.n_images(data_set, "validation")
         if None in sizes:
@@ -169,15 +172,17 @@ class EpochWork:
         return self._known[key]
 
     def _counted(self, method: Method, recipe: Recipe) -> tuple[Work, Work]:
-        backbones.set_head(self._model, self._n_classes, torch.Generator())
+        self._task.set_head(self._model, self._n_classes, torch.Generator())
         try:
             adapt(self._model, method)
-            step = step_work(self._model, self._batch(recipe), recipe, self._cut(recipe, "train", self.n_training))
-            return step, evaluation_work(self._model, self._n_validation, self._cut(recipe, "validation", self._n_validation))
+            cut = self._cut(recipe, "train", self.n_training)
+            step = step_work(self._model, self._batch(recipe), recipe, cut, self._task)
+            cut = self._cut(recipe, "validation", self._n_validation)
+            return step, evaluation_work(self._model, self._n_validation, cut, self._task)
         finally:
             if adaptation(self._model) is not None:
                 remove(self._model)
-            backbones.remove_head(self._model)
+            self._task.remove_head(self._model)
 
     def _cut(self, recipe: Recipe, split: str, n_images: int) -> int:
         return kept_at(self._model, recipe.prefix_cuts, split, n_images, self._augment, most_bytes=PREFIX_BYTES)[0]

@@ -4,7 +4,9 @@ A study's `data` is one of:
 
     {"kind": "digits"}                   scikit-learn's 1,797 handwritten digits, packaged
     {"kind": "emoji"}                    3,356 emoji and who drew them, packaged
+    {"kind": "scenes"}                   600 scenes of emoji on photographs, with masks, packaged
     {"kind": "imagefolder", "path": P}   and `vtab`, `fgvc`, `parquet`: images on a disk, see `trainables.data.layouts`
+    {"kind": "masks", "path": P}         and `voc`, `ade20k`: images with masks, see `trainables.data.mask_layouts`
     {"kind": "none", "n_classes": C}     no images: for counting parameters
 
 Images on a disk accept more keys: `on_problem` ("refuse" or "skip"), `resize` ("crop" or "squash"), `crop_fraction`,
@@ -26,11 +28,14 @@ import torch
 from trainables.adapters import near
 from trainables.backbones import Preprocessing
 from trainables.data import folds, layouts, pinned
-from trainables.data.batches import Normaliser, Split
+from trainables.data.batches import MaskedSplit, Normaliser, Split
 from trainables.data.decoded import Decoded, Progress, decoded
 from trainables.data.files import digest_of, from_files, list_images, list_pool, look_again, parts, transform_for
 from trainables.data.listing import SPLITS, Listing, in_short, printable
-from trainables.data.packaged import PACKAGED, resize
+from trainables.data.packaged import PACKAGED, resize, resize_masks
+from trainables.tasks.base import Task
+from trainables.tasks.classification import ONE_LABEL
+from trainables.tasks.segmentation import SEGMENTATION
 
 __all__ = [
     "Audit",
@@ -42,12 +47,13 @@ __all__ = [
     "load",
     "load_final",
     "look_again",
-    "many_labels",
     "n_classes",
     "n_fixed_inputs",
     "n_images",
     "refuse_untestable",
     "save_listing",
+    "task_of",
+    "task_of_kind",
 ]
 
 
@@ -71,9 +77,17 @@ def n_classes(data: Mapping[str, Any]) -> int:
     raise ValueError(f"data.kind must be one of {', '.join(kinds)}; got {kind!r}{near(str(kind), kinds)}")
 
 
-def many_labels(data: Mapping[str, Any]) -> bool:
-    """Return whether an image has any number of labels; False if it has one."""
-    return data.get("kind") in layouts.LAYOUTS and list_images(data).sets is not None
+def task_of(data: Mapping[str, Any]) -> Task:
+    """Return the task that the labels of a data set ask."""
+    kind = str(data.get("kind"))
+    return list_images(data).task if kind in layouts.LAYOUTS else task_of_kind(kind)
+
+
+def task_of_kind(kind: str) -> Task:
+    """Return a task with the head that models of this kind of data have; no file is read."""
+    if kind in PACKAGED:
+        return PACKAGED[kind].task
+    return SEGMENTATION if kind in layouts.WITH_MASKS else ONE_LABEL
 
 
 def n_images(data: Mapping[str, Any], split: str) -> int | None:
@@ -133,7 +147,10 @@ def load(
         order |= folds.rows_of_fold(list(parts(data).values()), data.get("fold", 0), packaged.pool())
     size = preprocessing.size
     sized = {name: resize(images[order[name]], preprocessing) for name in splits}
-    return {name: Split(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}
+    if packaged.task is SEGMENTATION:
+        labels = resize_masks(labels, preprocessing)
+    kind = MaskedSplit if packaged.task is SEGMENTATION else Split
+    return {name: kind(found, labels[order[name]], size, digest=digest_of(found.numpy())) for name, found in sized.items()}
 
 
 def load_final(data: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Split]:
@@ -206,6 +223,7 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
     look_again()
     n_turned = n_transparent = 0
     notes: tuple[str, ...] = ()
+    untold: dict[str, int] = {}
     tests: dict[str, torch.Tensor] = {}  # their labels are listed, and no image is decoded
     digest = None
     if data.get("kind") in layouts.LAYOUTS:
@@ -214,16 +232,18 @@ def audit(data: Mapping[str, Any], preprocessing: Preprocessing, *, progress: Pr
         found = {name: decoded(listing, name, transform) for name in splits if name in listing.splits}
         n_turned, n_transparent = (sum(getattr(split, n) for split in found.values()) for n in ("n_turned", "n_transparent"))
         notes, digest = (*listing.notes, *_doubts(listing, found, splits)), pinned.digest(list_images(data))
-        if images := listing.splits.get("test"):
+        images = listing.splits.get("test", ())
+        untold = {"test": len(images)} if images and listing.masks is not None else {}  # their masks are not read before they are
+        if images and not untold:
             tests = {"test": torch.from_numpy(listing.targets(np.array([image.label for image in images])))}
     else:
         splits, skipped = load(data, preprocessing), []
-    count = n_classes(data)
+    count, task = n_classes(data), task_of(data)
     names = class_names(data) or [str(number) for number in range(count)]
     labels = {name: split.labels for name, split in splits.items()} | tests
-    counts = {name: _images_of_classes(found, count) for name, found in labels.items()}
+    counts = {name: task.images_of_classes(found, count) for name, found in labels.items()}
     return Audit(
-        {name: len(found) for name, found in labels.items()},
+        {name: len(found) for name, found in labels.items()} | untold,
         count,
         tuple(skipped),
         {printable(name): {split: counts[split][label] for split in counts} for label, name in enumerate(names)},
@@ -246,15 +266,10 @@ def _doubts(listing: Listing, found: Mapping[str, Decoded], splits: Mapping[str,
                 twice.append(image.path)
     if twice:
         doubts.append(f"the same bytes are in two classes: {in_short(twice, 3)}")
-    validated = _images_of_classes(splits["validation"].labels, len(listing.classes))
+    validated = listing.task.images_of_classes(splits["validation"].labels, len(listing.classes))
     if without := [name for name, n in zip(listing.classes, validated, strict=True) if not n]:
         doubts.append(f"no validation image of {len(without):,} of {len(listing.classes):,} classes: {in_short(without, 5)}")
     return doubts
-
-
-def _images_of_classes(labels: torch.Tensor, n_classes: int) -> list[int]:
-    found = torch.bincount(labels, minlength=n_classes) if labels.ndim == 1 else labels.sum(0)
-    return [int(n) for n in found]
 
 
 def save_listing(data: Mapping[str, Any], path: Path) -> None:

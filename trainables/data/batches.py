@@ -62,6 +62,19 @@ class Split:
         """
         return _augmented(self._at(index), self.size, self.augment)
 
+    @property
+    def targets(self) -> Tensor:
+        """The labels of the images that `batches` yields."""
+        return self.labels
+
+    def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the augmented images of a training batch, as `take` does, and their labels."""
+        return self.take(index), self.labels.index_select(0, index)
+
+    def labels_of(self, rows: Tensor) -> Tensor:
+        """Return the labels of rows that `draw` has returned."""
+        return self.labels.index_select(0, rows % len(self))
+
     def draw(self, index: Tensor) -> Tensor:
         """Return the rows that `take` would return, in a tensor of all images followed by all mirrored ones; it draws the same.
 
@@ -82,6 +95,26 @@ class Split:
         if self.rows is not None:
             index = self.rows[index] if isinstance(index, slice) else self.rows[index.cpu()]
         return rows_of(self.images, index, self.labels.device)
+
+
+class MaskedSplit(Split):
+    """The images of one split and their masks, (n, height, width) uint8 of the images' size; both are augmented alike."""
+
+    @property
+    def targets(self) -> Tensor:
+        """The masks of the images that `batches` yields."""
+        return _middle(self.labels, self.size)
+
+    def pairs(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images and masks of a training batch, augmented as one."""
+        masks = self.labels.index_select(0, index)
+        together = _augmented(torch.cat([self._at(index), masks[:, None]], 1), self.size, self.augment)
+        return together[:, :-1], together[:, -1]
+
+    def labels_of(self, rows: Tensor) -> Tensor:
+        """Return the masks of rows that `draw` has returned."""
+        masks = super().labels_of(rows)
+        return torch.where((rows >= len(self))[:, None, None], masks.flip(-1), masks)
 
 
 def rows_of(tensor: Tensor, index: Tensor | slice, device: torch.device) -> Tensor:

@@ -1,10 +1,10 @@
 """Images decoded once per machine: uint8 pixels at the backbone's size, in Arrow files that every trial maps into memory.
 
-Each split is one Arrow IPC file with one record batch: `image` (fixed-size binary, channels x height x width), `label` (int64) and
-`digest` (16 bytes, of the encoded image). The file name is a fingerprint of everything that the content depends on: the listing
-with file sizes and times, the transform, and the versions of Pillow and of this format. The file is written under a temporary name
-and renamed, under a lock: of several actors one decodes, and no reader sees a partial file. The folder is `$PARETUNE_CACHE`, or
-`~/.cache/paretune`.
+Each split is one Arrow IPC file with one record batch: `image` (fixed-size binary, channels x height x width; a mask is one more
+channel), `label` (int64) and `digest` (16 bytes, of the encoded image). The file name is a fingerprint of everything that the
+content depends on: the listing with file sizes and times, the transform, and the versions of Pillow and of this format. The file is
+written under a temporary name and renamed, under a lock: of several actors one decodes, and no reader sees a partial file. The
+folder is `$PARETUNE_CACHE`, or `~/.cache/paretune`.
 
 The mapping is private: all processes of the machine share its pages in the page cache, and writes do not reach the file.
 """
@@ -18,7 +18,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -32,7 +32,8 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from trainables.data import shared_files
-from trainables.data.listing import Listing
+from trainables.data.listing import Image, Listing
+from trainables.data.masks import MaskError
 from trainables.data.naming import why_unreadable
 from trainables.data.shared_files import made, sums_of
 from trainables.pixels import Pixels, Transform
@@ -58,6 +59,12 @@ class Decoded:
     n_turned: int = 0
     n_transparent: int = 0
 
+    def samples(self, listing: Listing) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, Any]]:
+        """Return the images, and what training aims at: see `Listing.targets`; or their masks (n, height, width) uint8."""
+        if listing.masks is None:
+            return self.images, listing.targets(self.labels)
+        return self.images[:, :-1], self.images[:, -1]
+
 
 def decoded(listing: Listing, split: str, transform: Transform, *, progress: Progress | None = None) -> Decoded:
     """Return the pixels of a split from its file, which is created if missing.
@@ -71,7 +78,7 @@ def decoded(listing: Listing, split: str, transform: Transform, *, progress: Pro
             if draft is not None:
                 _decode(listing, split, transform, draft, progress)
         try:
-            return _map(path, (transform.channels, *transform.size))
+            return _map(path, _shape(listing, transform))
         except (ValueError, KeyError) as error:  # empty or half: an earlier Paretune's, after a power cut, or a full disk
             if not again:
                 raise ValueError(f"data: {path} is not a whole file of decoded images ({error}); delete it") from error
@@ -101,8 +108,13 @@ def decoding(transform: Transform) -> str:
 # -- making a file -----------------------------------------------------------------------------------------------------------------
 
 
+def _shape(listing: Listing, transform: Transform) -> tuple[int, int, int]:
+    return (transform.channels + (listing.masks is not None), *transform.size)
+
+
 def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str:
     what = {"format": FORMAT, "pillow": PIL.__version__, "root": str(listing.root.absolute()), "transform": transform}
+    what |= {} if listing.masks is None else {"masks": listing.masks.numbers}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for image in listing.splits[split]:
         digest.update(f"\0{image.path}\0{image.label}\0{image.stamp}".encode())
@@ -111,12 +123,12 @@ def _fingerprint(listing: Listing, split: str, transform: dict[str, Any]) -> str
 
 def _decode(listing: Listing, split: str, transform: Transform, draft: Path, progress: Progress | None) -> None:
     _silence_libtiff()
-    images, shape = listing.splits[split], (transform.channels, *transform.size)
+    images, shape = listing.splits[split], _shape(listing, transform)
     width = int(np.prod(shape))
     labels, found, broken, turned, transparent = [], [], [], 0, 0
     raw = draft.with_suffix(".raw")
     with raw.open("wb") as pixels:
-        for i, (image, digest, problem) in enumerate(_in_threads(listing.read(split), transform)):
+        for i, (image, digest, problem) in enumerate(_in_threads(listing, split, transform)):
             if image is None:
                 broken.append((i, problem))
             else:
@@ -161,16 +173,21 @@ def _silence_libtiff() -> None:
 _Outcome = tuple[Pixels | None, bytes, str]
 
 
-def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterator[_Outcome]:
+def _in_threads(listing: Listing, split: str, transform: Transform) -> Iterator[_Outcome]:
     """Yield the pixels or the problem of each image, in order. Pillow releases the GIL while it decodes and resizes."""
 
-    def one(content: bytes | None) -> _Outcome:
+    def one(image: Image, content: bytes | None) -> _Outcome:
         if content is None:
             return None, _NO_BYTES, "cannot be read, or has no bytes"
         if not content:
             return None, _NO_BYTES, "the file is empty"
         try:
-            return transform(content), _digest(content), ""
+            pixels = transform(content)
+            if listing.masks is not None:
+                pixels = listing.masks.beside(pixels, listing.root, image.path, transform)
+            return pixels, _digest(content), ""
+        except MaskError as error:
+            return None, _NO_BYTES, str(error)
         except UnidentifiedImageError:
             other = "not an image that Pillow can read; if other programs can, convert it to PNG or JPEG"
             return None, _NO_BYTES, why_unreadable(content) or other
@@ -184,10 +201,10 @@ def _in_threads(encoded: Iterable[bytes | None], transform: Transform) -> Iterat
             why = str(error).replace("\n", " ")[:120] or type(error).__name__
             return None, _NO_BYTES, why if ";" in why else f"it cannot be decoded ({why})"
 
-    source = iter(encoded)
+    source = zip(listing.splits[split], listing.read(split), strict=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "paretune-decode") as pool:
         while part := list(islice(source, _AT_ONCE)):
-            yield from pool.map(one, part)
+            yield from pool.map(one, *zip(*part, strict=True))
 
 
 def _digest(content: bytes | None) -> bytes:

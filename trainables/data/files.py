@@ -13,12 +13,13 @@ import torch
 
 from trainables.backbones import Preprocessing
 from trainables.data import folds, layouts, pinned
-from trainables.data.batches import Split
+from trainables.data.batches import MaskedSplit, Split
 from trainables.data.decoded import Progress, decoded, decoding, digests
 from trainables.data.listing import SPLITS, Listing, in_short, listed, printable
 from trainables.data.packaged import PACKAGED
 from trainables.pixels import Transform, transform_of
 from trainables.protocol import Changed
+from trainables.tasks.classification import ONE_LABEL
 
 
 def list_images(data: Mapping[str, Any]) -> Listing:
@@ -41,7 +42,8 @@ def parts(data: Mapping[str, Any]) -> Mapping[str, int]:
         return folds.parts_of(list_pool(data), data)
     packaged = PACKAGED[data["kind"]]
     pool = [int(index) for index in packaged.pool()]
-    labels, groups = packaged.images()[1].tolist(), None if packaged.groups is None else packaged.groups()
+    found, groups = packaged.images()[1], None if packaged.groups is None else packaged.groups()
+    labels = found.tolist() if packaged.task is ONE_LABEL else [0] * len(found)  # a mask is of no one class
     return folds.parts_of_packaged(pool, labels, groups, data)
 
 
@@ -99,12 +101,13 @@ def from_files(
                     problems.append(f"{name}: {image_path} has the same bytes as {later[other][digest]} of the later split {other}")
             if part_of:
                 problems += folds.without_twins(own, paths, fresh)
-            images, labels = found[name].images, listing.targets(found[name].labels)
+            images, labels = found[name].samples(listing)
             if not fresh.all():
                 images, labels = images[fresh], labels[fresh]
             augmented = augment if name == "train" else "none"
             digest = digest_of(found[name].digests[fresh], decoding(transform))
-            kept[name] = Split(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented, digest)
+            kind = Split if listing.masks is None else MaskedSplit
+            kept[name] = kind(torch.from_numpy(images), torch.from_numpy(labels), preprocessing.size, augmented, digest)
             if part_of and name == "train":
                 own_parts = [part_of[path] for path, new in zip(paths, fresh, strict=True) if new]
                 rows = folds.rows_of_fold(own_parts, data.get("fold", 0))

@@ -53,6 +53,10 @@ def look(path: Path) -> FirstLook:
         ValueError: If it holds no images in a layout that `trainables.data.layouts` reads.
     """
     kind = layout_of(path)
+    if kind == "imagefolder" and (path / "images").is_dir() and (path / "masks").is_dir():
+        raise ValueError(
+            f"{path} has the folders images and masks: init writes no file for segmentation; docs/segmentation.md shows one"
+        )
     found = listing(data := {"kind": kind, "path": str(path), **FRACTIONS})
     declared = listing(data | {"test_fraction": 0.0})
     train = found.splits["train"]

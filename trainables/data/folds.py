@@ -116,22 +116,22 @@ def _strata(pool: Listing, images: Sequence[Image], n_folds: int) -> list[int]:
 
 def _refuse_small(pool: Listing, images: Sequence[Image], units: Sequence[str], data: Mapping[str, Any], what: str) -> None:
     """Refuse a class with fewer images, or groups of them, than there are folds."""
-    found: dict[int, set[str]] = {n: set() for n in range(len(pool.classes))}
+    found: dict[int, set[str]] = {n: set() for n in range(len(pool.classes) if pool.masks is None else 1)}
     for image, unit in zip(images, units, strict=True):
         for label in (image.label,) if pool.sets is None else pool.sets[image.label]:
             found[label].add(unit)
     small = min(found, key=lambda label: (len(found[label]), label))
     if (least := len(found[small])) >= data["folds"]:
         return
-    name = printable(pool.classes[small])
+    whose = f"the class {printable(pool.classes[small])}" if pool.masks is None else "the data set"
     remedy = f"give data.folds: {least}" if least > 1 else "leave data.folds out"
     if what == "images":
         raise ValueError(
-            f"data.folds: the class {name} has {least} training and validation images, fewer than data.folds = {data['folds']}, so "
+            f"data.folds: {whose} has {least} training and validation images, fewer than data.folds = {data['folds']}, so "
             f"a fold would have none of it; {remedy}, or add images of it"
         )
     raise ValueError(
-        f"data.group: the images of the class {name} are of {least} group{'s' if least > 1 else ''}, fewer than data.folds = "
+        f"data.group: the images of {whose} are of {least} group{'s' if least > 1 else ''}, fewer than data.folds = "
         f"{data['folds']}, and a group stays in one fold; {remedy}, or give data.group smaller groups"
     )
 

@@ -5,6 +5,7 @@ vtab          PATH/train800.txt, val200.txt, train800val200.txt, test.txt: lines
 fgvc          PATH/train.json, val.json, test.json: {"image": label} (the FGVC splits of VPT, arXiv:2203.12119)
 parquet       files whose names or folders tell their split, or one FILE, split here: a column of encoded images (or structs of
               `bytes` and `path`), and one of labels (Hugging Face's layout)
+masks, voc, ade20k    images with masks, see `trainables.data.mask_layouts`
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from trainables.data import first_rules
 from trainables.data.image_folder import image_folder
 from trainables.data.image_lists import fgvc, vtab
 from trainables.data.listing import Draft, Listing, finish
+from trainables.data.mask_layouts import ade20k, masks, voc
 from trainables.data.parquet_tables import parquet
 from trainables.protocol import DATA_RULES
 
 Layout = Callable[[Path, Mapping[str, Any]], Draft]
-LAYOUTS: Final[dict[str, Layout]] = {"imagefolder": image_folder, "vtab": vtab, "fgvc": fgvc, "parquet": parquet}
+WITH_MASKS: Final[dict[str, Layout]] = {"masks": masks, "voc": voc, "ade20k": ade20k}
+LAYOUTS: Final[dict[str, Layout]] = {
+    "imagefolder": image_folder,
+    "vtab": vtab,
+    "fgvc": fgvc,
+    "parquet": parquet,
+    **WITH_MASKS,
+}
 _FIRST: Final[dict[str, Layout]] = {"imagefolder": first_rules.image_folder, "parquet": first_rules.parquet}
 
 

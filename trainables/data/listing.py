@@ -22,6 +22,10 @@ from numpy.typing import NDArray
 
 from trainables.data.image_column import rows
 from trainables.data.label_sets import joined, names_of, strata
+from trainables.data.masks import Masks
+from trainables.tasks.base import Task
+from trainables.tasks.classification import MANY_LABELS, ONE_LABEL
+from trainables.tasks.segmentation import SEGMENTATION
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -32,8 +36,8 @@ class Image:
 
     Attributes:
         path: Path relative to the root; with `#ROW` for a row of a Parquet file.
-        label: Number of its class; of its set of labels, if images have any number of them.
-        stamp: Size in bytes and modification time (ns) of the file.
+        label: Number of its class; of its set of labels, if images have any number of them; 0 if it has a mask.
+        stamp: Size in bytes and modification time (ns) of the file, together with its mask's.
     """
 
     path: str
@@ -53,6 +57,7 @@ class Listing:
         column: Image column of a Parquet file; None for plain files.
         notes: Files and folders that the rules left out, with the reasons; no problems.
         sets: Classes of each set of labels, by its number; None if an image has one label.
+        masks: Masks of the images; None if an image has labels.
     """
 
     root: Path
@@ -62,9 +67,19 @@ class Listing:
     column: str | None = None
     notes: tuple[str, ...] = ()
     sets: tuple[tuple[int, ...], ...] | None = None
+    masks: Masks | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task that these labels ask."""
+        if self.masks is not None:
+            return SEGMENTATION
+        return ONE_LABEL if self.sets is None else MANY_LABELS
 
     def named(self, label: int) -> str:
         """Return the name of an image's class, or of its set of labels."""
+        if self.masks is not None:
+            return f"a mask of {len(self.classes)} classes"
         return self.classes[label] if self.sets is None else joined(self.classes[one] for one in self.sets[label])
 
     def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64] | NDArray[np.float32]:
@@ -108,6 +123,7 @@ class Draft:
         declared: True if the splits are the data set's own; otherwise they are drawn here.
         notes: Files and folders that the layout's rules left out, with the reasons.
         many: True if the class of an image is a set of labels (`label_sets.joined`).
+        masks: Masks of the images, whose class is ""; None for other labels.
     """
 
     root: Path
@@ -118,6 +134,7 @@ class Draft:
     declared: bool = True
     notes: list[str] = field(default_factory=list)
     many: bool = False
+    masks: Masks | None = None
 
     def add_split(self, split: str, images: Sequence[Labelled], problems: Sequence[str], *, source: str) -> None:
         """Add the images of a split and the problems of its other images, which have no usable label.
@@ -161,6 +178,8 @@ def numbered(draft: Draft, least: int) -> Listing:
     Raises:
         ValueError: If a split has no usable image, or there is one class only.
     """
+    if draft.masks is not None:
+        return _with_masks(draft)
     return _numbered_sets(draft, least) if draft.many else _numbered(draft, least)
 
 
@@ -233,8 +252,7 @@ def _numbered(draft: Draft, least: int) -> Listing:
     ]
     number = {name: n for n, name in enumerate(classes)}
     splits: dict[str, tuple[Image, ...]] = {}
-    for split in sorted(draft.splits, key=[*SPLITS, *draft.splits].index):
-        images = draft.splits[split]
+    for split, images in sorted(draft.splits.items(), key=lambda item: [*SPLITS, *draft.splits].index(item[0])):
         kept = [Image(image_path, number[label], stamp) for image_path, label, stamp in images if label in number]
         unknown = [(image_path, label) for image_path, label, _ in images if label not in number and label not in few]
         if split == "test" and not kept and unknown:
@@ -281,6 +299,19 @@ def _numbered_sets(draft: Draft, least: int) -> Listing:
             raise ValueError(f"data.path: {draft.root} has no usable {split} image; {in_short(problems) or 'its files are empty'}")
     told = (tuple(map(printable, lines)) for lines in (problems, notes))
     return Listing(draft.root, splits, tuple(classes), next(told), draft.column, next(told), tuple(sets))
+
+
+def _with_masks(draft: Draft) -> Listing:
+    """Return the listing of images with masks, whose names of classes are known."""
+    classes = tuple(draft.classes or ())
+    if empty := [split for split, images in draft.splits.items() if not images]:
+        raise ValueError(f"data.path: {draft.root} has no usable {empty[0]} image; {in_short(draft.problems)}")
+    splits = {
+        name: tuple(Image(path, 0, stamp) for path, _, stamp in draft.splits[name])
+        for name in sorted(draft.splits, key=SPLITS.index)
+    }
+    problems, notes = (tuple(map(printable, lines)) for lines in (draft.problems, draft.notes))
+    return Listing(draft.root, splits, classes, problems, notes=notes, masks=draft.masks)
 
 
 def _meant(label: str, classes: Sequence[str]) -> str:

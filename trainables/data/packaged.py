@@ -1,4 +1,4 @@
-"""The packaged data sets, which need no file of the user's: `digits` and `emoji`."""
+"""The packaged data sets, which need no file of the user's: `digits`, `emoji` and `scenes`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from torch.nn import functional as F
 from trainables.backbones import Preprocessing
 from trainables.data.digits import DIGITS_SPLIT, digits, digits_split
 from trainables.data.emoji import EMOJI_SETS, EMOJI_SPLIT, emoji, emoji_groups, emoji_split
+from trainables.data.scenes import SCENE_CLASSES, SCENES_SPLIT, scenes, scenes_split
+from trainables.tasks.base import Task
+from trainables.tasks.classification import ONE_LABEL
+from trainables.tasks.segmentation import SEGMENTATION
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,11 @@ class Packaged:
     Attributes:
         sizes: Number of images by split.
         classes: Names of the classes, in the order of their labels.
-        images: Function that loads all images (n, channels, height, width) uint8, and labels (n,) int64.
+        images: Function that loads all images (n, channels, height, width) uint8, and labels (n,) int64; or masks (n, height,
+            width) uint8.
         split: Function that returns the indices of each split.
         groups: Function that returns the group of each image, which stays in one fold; None if an image has none but its own.
+        task: Task of the labels.
     """
 
     sizes: Mapping[str, int]
@@ -32,6 +38,7 @@ class Packaged:
     images: Callable[[], tuple[Tensor, Tensor]]
     split: Callable[[], dict[str, Tensor]]
     groups: Callable[[], list[str]] | None = None
+    task: Task = ONE_LABEL
 
     def pool(self) -> Tensor:
         """Return the indices of training and validation images, which folds divide."""
@@ -42,7 +49,15 @@ class Packaged:
 PACKAGED: Final = {
     "digits": Packaged(DIGITS_SPLIT, tuple(str(digit) for digit in range(10)), digits, digits_split),
     "emoji": Packaged(EMOJI_SPLIT, EMOJI_SETS, emoji, emoji_split, emoji_groups),
+    "scenes": Packaged(SCENES_SPLIT, SCENE_CLASSES, scenes, scenes_split, task=SEGMENTATION),
 }
+
+
+def resize_masks(masks: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Resize masks (n, h, w) to the backbone's size by nearest neighbour."""
+    if masks.shape[-2:] == preprocessing.size:
+        return masks
+    return F.interpolate(masks[:, None].float(), preprocessing.size, mode="nearest-exact")[:, 0].to(masks.dtype)
 
 
 def resize(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -53,6 +53,9 @@ from trainables.export.peft_format import Rank
 from trainables.export.validation import Validation, validation
 from trainables.folder import Folder
 from trainables.method_files import find_file
+from trainables.tasks.base import Task
+from trainables.tasks.classification import MANY_LABELS, ONE_LABEL
+from trainables.tasks.segmentation import SEGMENTATION
 from trainables.training import checkpoint
 
 __all__ = ["FORMATS", "Card", "Exporter", "Form", "Rank", "load_adapter", "read_card"]
@@ -126,6 +129,10 @@ class Exporter:
         """
         if (to.exists() and not to.is_dir()) or (to.is_dir() and any(to.iterdir())):
             raise ValueError(f"{to} must not exist or be an empty folder; choose another")
+        task = data.task_of(self._data)
+        if form.name not in task.formats:
+            own = [name for name, one in FORMATS.items() if one in task.formats]
+            raise ValueError(f"a model for {task.name} has the format {', '.join(own)}; got {_format_of(form)}")
         saved = _checkpoint(trial, config, seed, at_least)
         model, identity = self._model(), {key: self._backbone.get(key) for key in ("name", "weights", "img_size")}
         identity["digest"] = backbones.digest(model)
@@ -134,7 +141,7 @@ class Exporter:
         method = method_of(saved.facts["config"], own_methods(self._methods))
         code = {m["name"]: {"source": m["source"], "digest": m["digest"]} for m in self._methods}.get(method.name)
         self._loaded = None  # until the model is again as it was
-        backbones.set_head(model, n_classes, torch.Generator().manual_seed(0))
+        task.set_head(model, n_classes, torch.Generator().manual_seed(0))
         plain = copy.deepcopy(model) if form.name == "peft" else None
         names = model.state_dict().keys()
         adapt(model, method)
@@ -164,7 +171,7 @@ class Exporter:
                 n_classes=n_classes,
                 class_names=data.class_names(self._data),
                 data={key: value for key, value in self._data.items() if key not in ("rules", "digest", "listing", "watch")}
-                | ({"many_labels": True} if data.many_labels(self._data) else {}),
+                | ({"many_labels": True} if task is MANY_LABELS else {"task": task.name} if task is SEGMENTATION else {}),
                 metrics=saved.facts["metrics"],
                 epochs={"done": saved.facts["epoch"], "planned": saved.facts["epochs"]},
                 params={"adapter": n_adapter, "head": n_head, "backbone": n_backbone},
@@ -176,7 +183,7 @@ class Exporter:
             write_card(card, draft)
         if form.name == "adapter":
             remove(model)
-            backbones.remove_head(model)
+            task.remove_head(model)
             self._loaded = model
         return read_card(to)
 
@@ -213,6 +220,10 @@ class Exporter:
             merge(model)
         assert self._validation is not None  # noqa: S101 - `write` has loaded it
         return onnx_format.write(model.eval(), draft, on=self._validation, merged=merged, normalize_inside=normalize_inside)
+
+
+def _format_of(form: Form) -> str:
+    return next(name for name, one in FORMATS.items() if one == form.name)
 
 
 def _checkpoint(trial: Path | Folder, config: Mapping[str, Any], seed: int, at_least: int) -> checkpoint.Checkpoint:
@@ -267,6 +278,13 @@ def _own_code(card: Card) -> list[dict[str, str]]:
     return [find_file(card.method, code["source"], code["digest"]).as_argument(card.method, code["digest"])]
 
 
+def task_of(card: Card) -> Task:
+    """Return the task that an exported model answers."""
+    if card.answers_pixels:
+        return SEGMENTATION
+    return MANY_LABELS if card.data.get("many_labels", False) else ONE_LABEL
+
+
 def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     """Adapt `model` in place with an adapter and a head from an unmerged export; the mode (train, eval) stays.
 
@@ -289,6 +307,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
     if own != name.partition(".")[0]:
         raise ValueError(f"the adapter in {folder} is for the backbone {name}; got {own or type(model).__name__}; create {name}")
     n_outputs = cast(int, model.num_classes)
+    if card.answers_pixels and n_outputs:
+        raise ValueError(f"the adapter in {folder} has a head for pixels; create {name} without a head: num_classes=0")
     if n_outputs not in (0, card.n_classes):
         raise ValueError(f"the adapter in {folder} has {card.n_classes} classes, the model {n_outputs}; create it with as many")
     if backbones.digest(model) != card.backbone["digest"]:
@@ -300,8 +320,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} must hold the tensors of its card; it cannot be read: {error}") from error
+    task = task_of(card)
     if n_outputs == 0:
-        backbones.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
+        task.set_head(model, card.n_classes, torch.Generator().manual_seed(0))
     try:
         adapt(model, method_of(card.config, own_methods(_own_code(card))))
         try:
@@ -311,6 +332,6 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Card:
             raise
     except ValueError:
         if n_outputs == 0:
-            backbones.remove_head(model)
+            task.remove_head(model)
         raise
     return card

@@ -43,7 +43,8 @@ class Card:
             `interpolation`.
         n_classes: Number of outputs of the head.
         class_names: Names of the classes in the order of the outputs; None if the data set has none.
-        data: Data section of the study, with `many_labels: true` if an image has any number of labels.
+        data: Data section of the study, with `many_labels: true` if an image has any number of labels, and `task: segmentation` if
+            its pixels have classes.
         metrics: Metrics of the last trained epoch.
         epochs: Numbers of epochs: `done` by the trial, and `planned` by the study.
         params: Numbers of parameters: `adapter`, `head` and `backbone`; the first two are trained.
@@ -71,6 +72,11 @@ class Card:
     origin: Mapping[str, Any]
     packages: Mapping[str, str]
     conversion: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers_pixels(self) -> bool:
+        """True if the model answers with a class of each pixel, (n, classes, height, width)."""
+        return self.data.get("task") == "segmentation"
 
     @property
     def file(self) -> str:
@@ -173,7 +179,8 @@ class Card:
             size = size or (height if (height := self.preprocessing["size"][0]) != known.input_size[-1] else None)
             normalised = normalised or own != {"mean": tuple(known.mean), "std": tuple(known.std)}
         sized = "" if size is None else f", img_size={size}"
-        return f"{name!r}, num_classes={self.n_classes}{sized}" + (f", pretrained_cfg_overlay={own}" if normalised else "")
+        n_classes = 0 if self.answers_pixels else self.n_classes  # a head for pixels comes with the adapter
+        return f"{name!r}, num_classes={n_classes}{sized}" + (f", pretrained_cfg_overlay={own}" if normalised else "")
 
     def _input_in_words(self) -> str:
         """Return what the ONNX model takes."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from trainables import backbones
-from trainables.export.adapter import load_adapter, read_card
+from trainables.export.adapter import load_adapter, read_card, task_of
 
 
 class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships no types
@@ -26,7 +26,7 @@ class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships n
         self._model = backbones.create(str(card.backbone["name"]), card.backbone["weights"], card.backbone["img_size"])
         load_adapter(self._model, folder)
         self._model.eval()
-        self._many_labels = card.data.get("many_labels", False)
+        self._task = task_of(card)
         shape = (1, -1, 1, 1)
         self._mean, self._std = (torch.tensor(card.preprocessing[key]).view(shape) for key in ("mean", "std"))
 
@@ -44,8 +44,7 @@ class Served(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow ships n
         """
         images = torch.from_numpy(np.ascontiguousarray(model_input)).float() / 255
         with torch.inference_mode():
-            found = self._model((images - self._mean) / self._std)
-            return (found.sigmoid() if self._many_labels else found.softmax(-1)).numpy()
+            return self._task.probabilities(self._model((images - self._mean) / self._std)).numpy()
 
 
 mlflow.models.set_model(Served())

@@ -51,6 +51,11 @@ def predict(folder: str | Path, images: Sequence[Path]) -> list[Answer]:
         ValueError: If the export cannot be loaded, or an image cannot be decoded; the message names all of these.
     """
     card = read_card(folder)
+    if card.answers_pixels:
+        raise ValueError(
+            f"{folder} holds a model that answers with a class of each pixel, and predict answers with classes of images; "
+            f"in Python its logits are (n, {card.n_classes}, height, width):\n{card.lines(Path(folder))}"
+        )
     pixels = _decoded(card, images)
     logits_of = _onnx(card, Path(folder)) if card.form == "onnx" else _torch(card, Path(folder))
     logits = np.concatenate([logits_of(part) for part in _batches(pixels)]).astype(np.float64)

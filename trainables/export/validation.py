@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from trainables import data
 from trainables.backbones import Preprocessing
-from trainables.costs.memory import EVAL_BATCH
-from trainables.training import quality
+from trainables.tasks import quality
+from trainables.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,23 @@ class Validation:
     Attributes:
         split: The images (n, channels, height, width) uint8, and their labels.
         normalise: Conversion of a batch of them into the backbone's input.
+        task: Task of the labels.
     """
 
     split: data.Split
     normalise: data.Normaliser
+    task: Task
 
     @property
     def metric(self) -> str:
         """The metric that `accuracy` is: `top1`, or `map` if an image has any number of labels."""
-        return "top1" if self.split.labels.ndim == 1 else "map"
+        return self.task.metric
 
     def accuracy(self, model: nn.Module) -> float:
         """Return the accuracy of a model in eval mode, in [0, 1]."""
         with torch.inference_mode():
-            logits = torch.cat([model(self.normalise(images)) for images in self.split.batches(EVAL_BATCH)])
-        probabilities = logits.softmax(-1) if self.metric == "top1" else logits.sigmoid()
+            logits = torch.cat([model(self.normalise(images)) for images in self.split.batches(self.task.eval_batch)])
+        probabilities = self.task.probabilities(logits)
         return quality.measure(self.metric, probabilities.numpy(), self.split.labels.numpy())
 
     def pixels(self, n: int) -> Tensor:
@@ -52,4 +54,4 @@ def validation(section: Mapping[str, Any], wanted: Preprocessing) -> Validation:
         ValueError: If the data set is unusable, or is not there any more.
     """
     split = data.load(section, wanted, ("validation",))["validation"]
-    return Validation(split, data.Normaliser(wanted, torch.device("cpu")))
+    return Validation(split, data.Normaliser(wanted, torch.device("cpu")), data.task_of(section))

@@ -1,7 +1,8 @@
 """The forward pass of a model cut in two: a frozen part in front, whose output never changes, and the rest.
 
 A cut is a number: 0 in front of everything, k behind the first k blocks, and one more than there are blocks between pooling and
-classifier. What passes through a cut are an image's tokens, (tokens, width), and at the last cut its pooled features, (width,).
+classifier. What passes through a cut are an image's tokens, (tokens, width), and at the last cut what the head takes: its pooled
+features, (width,), or the tokens of a head for pixels.
 
 A plain ViT can be cut anywhere, because its blocks pass nothing but tokens. Blocks of BEiT and EVA-02 also get position biases or
 rotary embeddings, and those of a Swin change the tokens' number and width: they are cut at the end only.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from trainables.adapters import adapted_layers, transformer_blocks
 from trainables.recipe.step import Forward, autocast, whole
+from trainables.tasks.segmentation import Head
 
 _FLOAT_BYTES = 4
 _BEHIND_THE_BLOCKS = ("norm", "fc_norm", "attn_pool")
@@ -49,9 +51,10 @@ def _cut_in_front(model: nn.Module, name: str) -> int:
 
 
 def shape_at(model: nn.Module, cut: int) -> tuple[int, ...]:
-    """Return the shape of what an image has at a cut: (tokens, width), or (width,) at the last cut."""
+    """Return the shape of what an image has at a cut: (tokens, width), or what the head takes at the last cut."""
     if cut == last_cut(model):
-        return (_classifier(model).in_features,)
+        head = _classifier(model)
+        return head.input_shape if isinstance(head, Head) else (cast(nn.Linear, head).in_features,)
     vit = cast(VisionTransformer, model)
     return (vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.embed_dim)
 
@@ -143,5 +146,5 @@ def hold_frozen_blocks(model: nn.Module) -> None:
             block.eval()
 
 
-def _classifier(model: nn.Module) -> nn.Linear:
-    return cast(nn.Linear, cast(VisionTransformer, model).get_classifier())
+def _classifier(model: nn.Module) -> nn.Module:
+    return cast(nn.Module, cast(VisionTransformer, model).get_classifier())

@@ -27,7 +27,6 @@ SCHEDULES: Final = ("step", "epoch", "epoch_lightning", "epoch_transformers")
 OPTIMISERS: Final = ("adamw", "sgd")
 DECAYS: Final = ("matrices", "all")
 CLASS_WEIGHTS: Final = ("none", "balanced")
-BALANCED_NEEDS_ONE_LABEL: Final = "balanced needs one label for each image, and these have any number; use none"
 MOMENTUM: Final = 0.9  # of SGD
 _OPTIM: Final = ("lr", "weight_decay", "batch_size")
 
@@ -60,7 +59,7 @@ class Recipe:
         prefix_bytes: Most bytes of files of tokens on a machine.
         class_weights: "none", or "balanced": the loss of each image is multiplied by n / (C n_c), for n training images of C
             classes, n_c of which are of the image's.
-        metric: Metric of `trainables.training.quality` that is reported with every epoch, in addition to accuracy and loss.
+        metric: Metric of `trainables.tasks.quality` that is reported with every epoch, in addition to accuracy and loss.
         latency: True to measure a trial's inference latency after its first epoch (see `trainables.costs.latency`).
         n_threads: Torch threads of the worker, at least 1.
         device: Torch device; None for CUDA if available, else the CPU.

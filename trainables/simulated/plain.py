@@ -53,7 +53,7 @@ class SyntheticSizes:
     """The sizes of the synthetic surface, by formula; see `trainables.protocol.Sizes`."""
 
     n_classes = N_CLASSES
-    many_labels = False
+    task = "classification"
     n_validation = None  # accuracies are exact
     backbone_params = BACKBONE_PARAMS
 

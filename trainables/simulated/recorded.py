@@ -57,7 +57,7 @@ class Table:
         self.epochs: int = recipe["epochs"]
         self.max_params: int = recipe["max_params"]
         self.n_classes: int = recipe["n_classes"]
-        self.many_labels = False
+        self.task = "classification"
         self.n_validation: int | None = recipe.get("n_validation")
         self.backbone_params: int = recipe["backbone_params"]
         self._rows: dict[str, Row] = {}

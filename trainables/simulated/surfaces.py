@@ -50,7 +50,7 @@ class Surface:
     """
 
     n_classes = N_CLASSES
-    many_labels = False
+    task = "classification"
     n_validation = None  # accuracies are exact
     backbone_params = BACKBONE_PARAMS
 

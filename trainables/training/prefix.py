@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.costs.memory import EVAL_BATCH, PREFIX_BYTES
+from trainables.costs.memory import PREFIX_BYTES
 from trainables.data.batches import Normaliser, Split, rows_of
 from trainables.recipe.cut import before, bytes_at, deepest_cut, kept_at, shape_at
+from trainables.tasks.base import EVAL_BATCH
 from trainables.training import prefix_file
 
 Check = Callable[[], None]  # raises Stopped if the trial is to stop
@@ -43,11 +44,13 @@ class Inputs:
     normalise: Normaliser
     tokens: Tensor | None = None
 
-    def take(self, index: Tensor) -> Tensor:
-        """Return a training batch, with the random numbers of `Split.take`."""
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a training batch and its labels, with the random numbers of `Split.take`."""
         if self.tokens is None:
-            return self.normalise(self.split.take(index))
-        return rows_of(self.tokens, self.split.draw(index), index.device)
+            images, labels = self.split.pairs(index)
+            return self.normalise(images), labels
+        rows = self.split.draw(index)
+        return rows_of(self.tokens, rows, index.device), self.split.labels_of(rows)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Yield all images in order, without augmentation, in batches of at most `size`."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from trainables.costs.memory import EVAL_BATCH, private_bytes
+from trainables.costs.memory import private_bytes
+from trainables.tasks.base import EVAL_BATCH
 from trainables.training.trial import AdapterWorker
 
 N_BATCHES = 8  # of each split, at most

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from trainables import backbones, data
 from trainables.adapters import (
@@ -29,15 +28,16 @@ from trainables.adapters import (
 )
 from trainables.adapters.own import own_methods
 from trainables.costs.counting import forward_gflops, structure
-from trainables.costs.memory import EVAL_BATCH, forget_peak, peak_bytes
+from trainables.costs.memory import forget_peak, peak_bytes
 from trainables.data import watched
 from trainables.folder import Folder
 from trainables.protocol import raise_if_stopped
 from trainables.recipe.cut import after, hold_frozen_blocks
-from trainables.recipe.recipe import BALANCED_NEEDS_ONE_LABEL, learning_rate, learning_rate_of_epoch, recipe_of
-from trainables.recipe.step import backward, batch_loss, class_weights, logits
+from trainables.recipe.recipe import learning_rate, learning_rate_of_epoch, recipe_of
+from trainables.recipe.step import backward, logits
+from trainables.tasks import quality
 from trainables.torch_internals import use_deterministic_algorithms
-from trainables.training import checkpoint, quality
+from trainables.training import checkpoint
 from trainables.training.prefix import Inputs, Prefixes
 from trainables.training.run import Plan, Run
 
@@ -75,7 +75,7 @@ class AdapterWorker:
         backbones.refuse_changed(backbone, backbones.digest_of(self._pristine))
         wanted = backbones.preprocessing(self.model, data_set.get("normalize", "backbone"))
         data.look_again()
-        self.n_classes = data.n_classes(data_set)
+        self.n_classes, self.task = data.n_classes(data_set), data.task_of(data_set)
         self._data_set, self._wanted, self._fold = dict(data_set), wanted, 0
         splits = data.load_final(data_set, wanted) if final else data.load(data_set, wanted)
         self._splits = {name: split.to(self.device) for name, split in splits.items()}
@@ -105,7 +105,7 @@ class AdapterWorker:
         use_deterministic_algorithms(warn_only=self.device.type != "cpu", compiled=recipe.compile)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(seed)
-        backbones.set_head(self.model, self.n_classes, generator, recipe.head_init)
+        self.task.set_head(self.model, self.n_classes, generator, recipe.head_init)
         adapt(self.model, method, generator=generator)
         self._run = Run(self.model, plan, generator, self.device)
         if saved is not None:
@@ -167,31 +167,26 @@ class AdapterWorker:
         return dict(run.metrics)
 
     def _validated(self, run: Run) -> dict[str, float]:
-        found = self.logits("validation")
-        labels = self._splits["validation"].labels
-        accuracy, loss = _judged(labels, found)
-        if not math.isfinite(loss):
+        found = self._scores("val", self._splits["validation"].targets, self.kept("validation"))
+        if not math.isfinite(loss := found["val/loss"]):
             raise FloatingPointError(
                 f"the validation loss is not finite ({loss}) after epoch {run.epoch + 1} of {run.plan.epochs}; lower optim.lr"
             )
-        return (
-            {f"val/{key}": value for key, value in accuracy.items()} | {"val/loss": loss} | self._own_metric(labels, "val", found)
-        )
+        return found
 
     def _watched_scores(self, run: Run) -> dict[str, float]:
         """Return accuracy, loss and the study's metric on each watched data set, of a model whose training is complete."""
         scores: dict[str, float] = {}
         for name, split in self._watched.items():
-            found, prefix = self._logits(Inputs(split, 0, self._normalise)), f"watch/{name}"
-            accuracy, loss = _judged(split.labels, found)
-            own = self._own_metric(split.labels, prefix, found)
-            scores |= {f"{prefix}/{key}": value for key, value in accuracy.items()} | {f"{prefix}/loss": loss} | own
+            scores |= self._scores(f"watch/{name}", split.targets, self._kept(Inputs(split, 0, self._normalise)))
         return scores
 
-    def _own_metric(self, labels: Tensor, prefix: str, found: Tensor) -> dict[str, float]:
-        """Return the metric that the study adds to accuracy and loss, from the logits of a split."""
-        name = self._running().plan.recipe.metric
-        return {} if name == "top1" else {f"{prefix}/{name}": quality.measure(name, *_answers(labels, found))}
+    def _scores(self, prefix: str, labels: Tensor, kept: Tensor) -> dict[str, float]:
+        """Return the scores of the task, and the metric that the study adds to them."""
+        found, name = self.task.scores(kept, labels), self._own_metric
+        if name is not None and name not in found:
+            found[name] = quality.measure(name, *self.task.answers(kept, labels))
+        return {f"{prefix}/{key}": value for key, value in found.items()}
 
     def _train(self, run: Run) -> tuple[float, int]:
         train, recipe, model = self._inputs("train"), run.plan.recipe, self.model
@@ -208,9 +203,8 @@ class AdapterWorker:
         for i, index in enumerate(order):
             raise_if_stopped(run.plan.folder)
             step = run.epoch * n_steps + i
-            parts = index.tensor_split(min(recipe.accumulate, batch))
-            looked_at = ((train.take(part), labels.index_select(0, part)) for part in parts)
-            loss = backward(model, looked_at, batch, recipe, forward, weights=weights)
+            parts = map(train.take, index.tensor_split(min(recipe.accumulate, batch)))
+            loss = backward(model, parts, batch, recipe, forward, task=self.task, weights=weights)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(run.trained.values(), recipe.clip_norm)
             if recipe.schedule == "step":
@@ -232,56 +226,55 @@ class AdapterWorker:
         return sum(values) / len(values), n_steps * batch
 
     def _class_weights(self, run: Run) -> Tensor | None:
-        labels = self._splits["train"].labels
         if run.plan.recipe.class_weights == "none":
             return None
-        if labels.ndim == 2:
-            raise ValueError(f"recipe.class_weights: {BALANCED_NEEDS_ONE_LABEL}")
-        return class_weights(labels, self.n_classes)
+        try:
+            return self.task.class_weights(self._splits["train"].labels, self.n_classes)
+        except ValueError as error:
+            raise ValueError(f"recipe.class_weights: {error}") from error
 
     def _gradients(self, run: Run) -> None:
         train, recipe, weights = self._inputs("train"), run.plan.recipe, self._class_weights(run)
-        labels, forward = train.split.labels, after(self.model, train.cut)
+        labels, forward = train.split.targets, after(self.model, train.cut)
         for inputs, wanted in zip(train.batches(recipe.batch_size), torch.split(labels, recipe.batch_size), strict=True):
             raise_if_stopped(run.plan.folder)
             found = logits(self.model, inputs, recipe.precision, forward)
-            if weights is None and wanted.ndim == 1:
-                loss = F.cross_entropy(found, wanted, label_smoothing=recipe.label_smoothing, reduction="sum") / len(labels)
-            else:
-                loss = batch_loss(found, wanted, len(labels), recipe.label_smoothing, weights)
+            loss = self.task.loss_in_split(found, wanted, len(labels), recipe.label_smoothing, weights)
             loss.backward()  # type: ignore[no-untyped-call]
 
-    def evaluate(self, split: str) -> tuple[float, float]:
-        """Return the accuracy (fraction) and the mean cross-entropy of the current model on a loaded split."""
-        accuracy, loss = _judged(self._splits[split].labels, self.logits(split))
-        return accuracy["top1"], loss
+    def evaluate(self, split: str) -> dict[str, float]:
+        """Return the scores of the current model on a loaded split that every epoch reports."""
+        return self.task.scores(self.kept(split), self._splits[split].targets)
 
-    def logits(self, split: str) -> Tensor:
-        """Compute the logits (n, classes) of the current model for all images of a loaded split, in order."""
-        return self._logits(self._inputs(split))
+    def kept(self, split: str) -> Tensor:
+        """Return what the task keeps of the current model's logits for all images of a loaded split, in order."""
+        return self._kept(self._inputs(split))
 
-    def _logits(self, inputs: Inputs) -> Tensor:
+    def _kept(self, inputs: Inputs) -> Tensor:
         self.model.eval()
-        forward, found = after(self.model, inputs.cut), []
+        forward, kept, size = after(self.model, inputs.cut), [], self.task.eval_batch
         with torch.inference_mode():
-            for batch in inputs.batches(EVAL_BATCH):
+            for batch, labels in zip(inputs.batches(size), torch.split(inputs.split.targets, size), strict=True):
                 self._check()
-                found.append(logits(self.model, batch, self._precision, forward))
-            return torch.cat(found)
+                kept.append(self.task.keep(logits(self.model, batch, self._precision, forward), labels))
+            return torch.cat(kept)
 
     def test(self) -> tuple[dict[str, float], NDArray[np.bool_] | None, quality.Answers | None]:
         """Test the current model on the test split.
 
         Returns:
-            The metrics under `test/`; for each image, whether the model is right (n,), None if images have any number of labels;
-            and its answers, if the study is judged by another metric than accuracy.
+            The metrics under `test/`; for each image, whether the model is right (n,), None if an answer is more than right or
+            wrong; and its answers, if the study is judged by another metric than accuracy.
         """
-        found, labels = self.logits("test"), self._splits["test"].labels
-        accuracy, loss = _judged(labels, found)
-        own = self._own_metric(labels, "test", found)
-        tested = {f"test/{key}": value for key, value in accuracy.items()} | {"test/loss": loss} | own
-        correct = (found.argmax(-1) == labels).cpu().numpy() if labels.ndim == 1 else None
-        return tested, correct, _answers(labels, found) if own else None
+        kept, labels = self.kept("test"), self._splits["test"].targets
+        answers = None if self._own_metric is None else self.task.answers(kept, labels)
+        return self._scores("test", labels, kept), self.task.correct(kept, labels), answers
+
+    @property
+    def _own_metric(self) -> str | None:
+        """The metric by which the study is judged; None if it is accuracy."""
+        name = self._running().plan.recipe.metric
+        return None if name == "top1" else name
 
     def _inputs(self, split: str) -> Inputs:
         """Return what the trained part of the model takes of a loaded split; the model is left in eval mode."""
@@ -302,7 +295,7 @@ class AdapterWorker:
         self._prefixes.leave()
         if adaptation(self.model) is not None:
             remove(self.model)
-        backbones.remove_head(self.model)
+        self.task.remove_head(self.model)
         self.model.eval()
         for parameter, flag in zip(self.model.parameters(), self._requires_grad, strict=True):
             parameter.requires_grad_(flag)
@@ -317,16 +310,3 @@ class AdapterWorker:
         if self._run is None:
             raise RuntimeError("no trial is running; start one")
         return self._run
-
-
-def _judged(labels: Tensor, found: Tensor) -> tuple[dict[str, float], float]:
-    """Return the accuracy, under its name, if an image has one label; and the loss without smoothing or weights."""
-    if labels.ndim == 2:
-        return {}, batch_loss(found, labels, len(labels)).item()
-    return {"top1": (found.argmax(-1) == labels).double().mean().item()}, F.cross_entropy(found, labels).item()
-
-
-def _answers(labels: Tensor, found: Tensor) -> quality.Answers:
-    found = found.double()
-    probabilities = found.softmax(-1) if labels.ndim == 1 else found.sigmoid()
-    return probabilities.cpu().numpy(), labels.long().cpu().numpy()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainables import refuse_untestable
 from trainables.folder import Folder
 from trainables.imports import large_imports
-from trainables.training.quality import Answers
+from trainables.tasks.quality import Answers
 
 if TYPE_CHECKING:
     from trainables.training.trial import AdapterWorker

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from search.config import loading
+from search.config.data_sections import DATA_KINDS
 from search.errors import StudyFileError
 
 MINIMAL = {"study": "s", "data": {"kind": "digits"}, "methods": ["lora"], "budget": {"n_trials": 3, "epochs": 2}}
@@ -17,7 +18,7 @@ def test_the_packaged_study_is_the_default_and_valid() -> None:
     assert file.study == "emoji"
     assert file.methods == ("arc", "convpass", "lora", "adaptformer")
     assert loading.load("digits").methods == ("lora", "arc", "lily")
-    assert loading.packaged_names() == ["digits", "emoji"]
+    assert loading.packaged_names() == ["digits", "emoji", "scenes"]
 
 
 def test_the_resolved_file_says_the_same_as_the_file() -> None:
@@ -39,7 +40,7 @@ def test_the_resolved_file_says_the_same_as_the_file() -> None:
         ({"space": {"lora.rnak": 4, "optim.lr": []}}, ["lora.rnak: no such knob", "optim.lr: a list of values must not be empty"]),
         (
             {"data": {"kind": "imagenet"}},
-            ["data.kind: must be one of digits, emoji, imagefolder, vtab, fgvc, parquet, synthetic (got 'imagenet')"],
+            [f"data.kind: must be one of {', '.join(DATA_KINDS)} (got 'imagenet')"],
         ),
         ({"objectives": ["val/loss", "adapter_params"]}, ["objectives: 'val/loss' is not a metric; did you mean val/log_loss?"]),
         ({"objectives": ["macro_f1", "adapter_params"]}, ["objectives: 'macro_f1' is not a metric; did you mean val/macro_f1?"]),

@@ -27,7 +27,7 @@ from search.workflows.front_odds import p_front, p_front_by
 from trainables import make, measure
 from trainables.export.adapter import Exporter, read_card
 from trainables.protocol import DATA_RULES
-from trainables.training.quality import measure as measured
+from trainables.tasks.quality import measure as measured
 
 from .. import command_line
 

@@ -124,7 +124,7 @@ def test_validating_tells_what_the_data_set_holds(tmp_path: Path) -> None:
         ({"kind": "vtab", "path": "x", "augment": "crop"}, "it needs resize: crop and a crop_fraction below 1"),
         (
             {"kind": "imagenet", "path": "x"},
-            "own.yaml:5: data.kind: must be one of digits, emoji, imagefolder, vtab, fgvc, parquet, synthetic",
+            "own.yaml:5: data.kind: must be one of digits, emoji, imagefolder, vtab, fgvc, parquet, masks, voc",
         ),
         ({"kind": "imagefolder", "path": "x", "val_fractoin": 0.3}, "data.val_fractoin: no such key; did you mean val_fraction?"),
     ],

@@ -24,7 +24,7 @@ from trainables.recipe.recipe import (
     restore,
     set_drop_path,
 )
-from trainables.recipe.step import batch_loss, class_weights
+from trainables.tasks.classification import MANY_LABELS, ONE_LABEL
 
 
 def test_the_learning_rate_rises_linearly_then_follows_a_half_cosine() -> None:
@@ -182,7 +182,7 @@ def test_a_bad_recipe_is_refused_with_the_law_and_the_value(fixed: dict[str, Any
 def test_balanced_weights_are_scikit_learns_and_a_class_without_images_has_none(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 5, (40,), generator=generator) ** 2 % 7  # 0, 1, 2, 4: never 3, 5 or 6
-    found = class_weights(labels, 7)
+    found = ONE_LABEL.class_weights(labels, 7)
     occurring = labels.unique()
     expected = compute_class_weight("balanced", classes=occurring.numpy(), y=labels.numpy())
     assert found[occurring].tolist() == pytest.approx(expected.tolist())
@@ -200,10 +200,10 @@ def test_the_weighted_loss_is_the_sum_of_each_images_own_over_the_images(smoothi
         aim = torch.full((4,), smoothing / 4, dtype=torch.double)
         aim[label] += 1 - smoothing
         by_hand -= float(weights[label] * (aim * row.log_softmax(0)).sum()) / 12
-    assert batch_loss(logits, labels, 12, smoothing, weights).item() == pytest.approx(by_hand, rel=1e-5)
+    assert ONE_LABEL.loss(logits, labels, 12, smoothing, weights).item() == pytest.approx(by_hand, rel=1e-5)
     if not smoothing:  # PyTorch divides by the weights of the batch, which depend on its other images
         torchs = F.cross_entropy(logits, labels, weight=weights) * weights[labels].sum() / 12
-        assert batch_loss(logits, labels, 12, 0.0, weights).item() == pytest.approx(torchs.item(), rel=1e-6)
+        assert ONE_LABEL.loss(logits, labels, 12, 0.0, weights).item() == pytest.approx(torchs.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -211,11 +211,11 @@ def test_the_weighted_loss_is_the_sum_of_each_images_own_over_the_images(smoothi
 def test_the_parts_of_a_batch_have_the_loss_of_the_whole(smoothing: float, weighted: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     logits, labels = torch.randn(13, 3, generator=generator), torch.randint(0, 3, (13,), generator=generator)
-    weights = class_weights(labels, 3) if weighted else None
-    whole = batch_loss(logits, labels, 13, smoothing, weights)
-    parts = sum(batch_loss(logits[i], labels[i], 13, smoothing, weights) for i in torch.arange(13).tensor_split(4))
+    weights = ONE_LABEL.class_weights(labels, 3) if weighted else None
+    whole = ONE_LABEL.loss(logits, labels, 13, smoothing, weights)
+    parts = sum(ONE_LABEL.loss(logits[i], labels[i], 13, smoothing, weights) for i in torch.arange(13).tensor_split(4))
     assert parts == pytest.approx(whole.item(), rel=1e-5)
-    other = batch_loss(logits.flip(0), labels.flip(0), 13, smoothing, weights)  # no image's loss depends on the others
+    other = ONE_LABEL.loss(logits.flip(0), labels.flip(0), 13, smoothing, weights)  # no image's loss depends on the others
     assert other.item() == pytest.approx(whole.item(), rel=1e-5)
 
 
@@ -227,7 +227,7 @@ def test_the_loss_of_images_with_many_labels_is_the_binary_one_and_that_of_its_p
     for found, label in zip(logits.double().flatten().tolist(), labels.flatten().tolist(), strict=True):
         aim, p = label * (1 - smoothing) + smoothing / 2, 1 / (1 + math.exp(-found))
         by_hand -= (aim * math.log(p) + (1 - aim) * math.log(1 - p)) / 21
-    whole = batch_loss(logits, labels, 7, smoothing)
+    whole = MANY_LABELS.loss(logits, labels, 7, smoothing)
     assert whole.item() == pytest.approx(by_hand, rel=1e-5)
-    parts = sum(batch_loss(logits[i], labels[i], 7, smoothing) for i in torch.arange(7).tensor_split(3))
+    parts = sum(MANY_LABELS.loss(logits[i], labels[i], 7, smoothing) for i in torch.arange(7).tensor_split(3))
     assert parts == pytest.approx(whole.item(), rel=1e-5)

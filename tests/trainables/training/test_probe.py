@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import spaces
 from trainables import probed_memory
-from trainables.costs.memory import EVAL_BATCH
+from trainables.tasks.base import EVAL_BATCH
 from trainables.training.probe import N_BATCHES, Short
 
 WORKER = {"backbone": {"name": "vit_glyphs"}, "data": {"kind": "digits"}, "recipe": {"n_threads": 1}}

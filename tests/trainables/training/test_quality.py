@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from search.metrics import METRICS as TABLE
 from trainables import make
-from trainables.training.quality import METRICS, METRICS_OF_MANY, N_BINS, measure
+from trainables.tasks.quality import METRICS, METRICS_OF_MANY, N_BINS, measure
 
 from ..short import shortened
 
@@ -46,8 +46,8 @@ def answers_of_many(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_search_and_the_workers_know_the_same_metrics() -> None:
-    assert {metric.name for metric in TABLE.values() if metric.chance is not None} == METRICS.keys()
-    assert {metric.name for metric in TABLE.values() if metric.chance_of_many is not None} == METRICS_OF_MANY.keys()
+    assert {metric.name for metric in TABLE.values() if "classification" in metric.chances} == METRICS.keys()
+    assert {metric.name for metric in TABLE.values() if "multilabel" in metric.chances} == METRICS_OF_MANY.keys()
 
 
 @SETTINGS
@@ -128,7 +128,7 @@ def test_an_epoch_reports_the_studys_metric_of_its_validation_pass_and_is_the_sa
         told[name] = {key: value for key, value in trial.step().items() if not key.startswith("cost/")}
     own = told[metric].pop(f"val/{metric}")
     assert told[metric] == told["top1"]
-    probabilities = trial.logits("validation").double().softmax(-1).numpy()
+    probabilities = trial.kept("validation").double().softmax(-1).numpy()
     assert own == measure(metric, probabilities, trial._splits["validation"].labels.numpy())
     assert {f"val/{metric}": own} == {k: v for k, v in (trial.replay() or {}).items() if k == f"val/{metric}"}
 
@@ -145,6 +145,6 @@ def test_class_weights_are_those_of_the_training_split_alone() -> None:
     assert found is not None
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels.numpy())
     assert found[:2].tolist() == pytest.approx(expected.tolist())
-    losses = F.cross_entropy(trial.logits("train"), labels, reduction="none")
+    losses = F.cross_entropy(trial.kept("train"), labels, reduction="none")
     by_class = [losses[labels == label].mean() for label in (0, 1)]
     assert trial.step()["train/loss"] == pytest.approx(float(sum(by_class)) / 2, rel=1e-4)

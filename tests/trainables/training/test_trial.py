@@ -15,9 +15,9 @@ from safetensors import safe_open
 from trainables import make
 from trainables.adapters import METHODS, regulariser
 from trainables.backbones import fingerprint
-from trainables.costs.memory import EVAL_BATCH
 from trainables.protocol import STOP_FLAG, Stopped
 from trainables.recipe.recipe import learning_rate_of_epoch
+from trainables.tasks.base import EVAL_BATCH
 from trainables.training.trial import AdapterWorker
 
 from ..short import shortened
@@ -352,7 +352,7 @@ def test_evaluation_is_the_mean_over_the_split() -> None:
         logits = torch.cat([trial.model(trial._normalise(image[None])) for image in images]).double()
     correct = sum(int(row.argmax()) == int(label) for row, label in zip(logits, labels, strict=True))
     loss = -sum(float(row.log_softmax(0)[label]) for row, label in zip(logits, labels, strict=True)) / TWO_BATCHES
-    assert trial.evaluate("validation") == (pytest.approx(correct / TWO_BATCHES), pytest.approx(loss, rel=1e-5))
+    assert trial.evaluate("validation") == {"top1": pytest.approx(correct / TWO_BATCHES), "loss": pytest.approx(loss, rel=1e-5)}
 
 
 @pytest.mark.parametrize(

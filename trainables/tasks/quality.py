@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Probabilities = NDArray[np.floating[Any]]  # (n, classes); rows sum to one, unless an image may have several labels
-Labels = NDArray[np.integer[Any]]  # (n,): the class of each image; or (n, classes): 1 for each of its labels
+Labels = NDArray[np.integer[Any]]  # (n,): the class of each image; or (n, classes): 1 for each of its labels; of masks see below
 Answers = tuple[NDArray[np.float64], NDArray[np.int64]]  # probabilities and labels of a split's images, in order
 N_BINS: Final = 15  # of the calibration error, as in Guo et al. (ICML 2017)
 
 
 def load(metric: str) -> None:
     """Import the library that computes a metric, which takes a second, before an epoch is timed."""
+    if metric in METRICS_OF_MASKS:
+        return
     labels = np.arange(2) if metric in METRICS else np.eye(2, dtype=np.int64)
     measure(metric, np.full((2, 2), 0.5), labels)
 
@@ -34,13 +36,15 @@ def measure(metric: str, probabilities: Probabilities, labels: Labels) -> float:
         probabilities: Probabilities (n, classes) that the model gives.
         labels: Class (n,) of each image, or 1 for each of its labels (n, classes).
 
+    Both are counts of pixels if images have masks, see `METRICS_OF_MASKS`.
+
     Returns:
         The metric; NaN if the labels do not determine it: `auroc` needs images with and without a label.
 
     Raises:
         ValueError: If there is no such metric of these labels.
     """
-    known = METRICS if labels.ndim == 1 else METRICS_OF_MANY
+    known = {1: METRICS, 2: METRICS_OF_MANY, 3: METRICS_OF_MASKS}[labels.ndim]
     if metric not in known:
         raise ValueError(f"a metric is one of {', '.join(known)}; got {metric!r}")
     with warnings.catch_warnings():  # of classes that no image has, or that are never answered
@@ -138,3 +142,25 @@ METRICS_OF_MANY: Final[dict[str, Callable[[Probabilities, Labels], float]]] = {
     "auroc": _auroc_of_many,
     "map": _map,
 }
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------------------
+
+
+def _miou(counts: Probabilities, true: Labels) -> float:
+    """Compute the mean over classes of intersection over union, from the confusion matrix of all images together.
+
+    Its diagonal and the sums of its rows and columns suffice. A class without a pixel in the masks is left out, so that all models
+    are judged by the same classes.
+    """
+    right, answered = counts.sum(0)
+    wanted = true.sum((0, 1))
+    occurring = wanted > 0
+    if not occurring.any():
+        return math.nan
+    union = answered + wanted - right
+    return float((right[occurring] / union[occurring]).mean())
+
+
+# counts of pixels in each image: the right and the answered ones of each class (n, 2, classes), those that have it (n, 1, classes)
+METRICS_OF_MASKS: Final[dict[str, Callable[[Probabilities, Labels], float]]] = {"miou": _miou}
