@@ -39,7 +39,7 @@ def test_a_study_with_a_method_of_the_user_is_searched_and_later_commands_find_t
 
 def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> None:
     folder = head.storage / "flowers"
-    (head.storage / "flowers.yaml").write_text(yaml.safe_dump(sleeping("flowers", 3, 4, 0.2)))
+    (head.storage / "flowers.yaml").write_text(yaml.safe_dump(sleeping("flowers", 3, 10, 0.5)))
     command = ("submit", str(head.storage / "flowers.yaml"), "--storage", str(head.storage))
 
     submitted = head.paretune(*command)
@@ -85,7 +85,7 @@ def test_a_study_is_submitted_watched_pruned_killed_and_resumed(head: Head) -> N
     acknowledged = {(r.trial, r.epoch): dict(r.metrics) for r in before.epochs}
     watched, _ = watching.communicate(timeout=240)
     assert watching.returncode == 0
-    assert watched.index("flowers, RUNNING") < watched.index("flowers, INTERRUPTED")
+    assert re.search("flowers, RUNNING.*flowers, INTERRUPTED", watched, re.DOTALL), watched
 
     wait_until(lambda: "flowers-2 submitted" in head.paretune("resume", "flowers").stdout)
     followed = head.paretune("logs", "flowers", "--follow")
