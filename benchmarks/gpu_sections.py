@@ -34,12 +34,13 @@ def equality(setup: Setup) -> Rows:
     """Logits and gradients of every method against the CPU's, in eval mode and away from their initial values."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rows: Rows = []
+    tiny = setup.tiny()  # once: another thread may draw from the same generator
     for name, method in METHODS.items():
         if setup.left < 0:
             rows.append({"method": name, "equal": None, "why": "no time was left"})
             continue
         try:
-            here, there = (_logits_and_gradients(setup, method(), device) for device in (torch.device("cpu"), setup.device))
+            here, there = (_logits_and_gradients(tiny, method(), device) for device in (torch.device("cpu"), setup.device))
             error = largest_difference(here, there)
             rows.append({"method": name, "equal": error < TOLERANCE, "largest difference": error})
         except (RuntimeError, ValueError) as failed:
@@ -47,8 +48,8 @@ def equality(setup: Setup) -> Rows:
     return rows
 
 
-def _logits_and_gradients(setup: Setup, method: Method, device: torch.device) -> dict[str, Tensor]:
-    model = setup.tiny()
+def _logits_and_gradients(tiny: nn.Module, method: Method, device: torch.device) -> dict[str, Tensor]:
+    model = copy.deepcopy(tiny)
     adapt(model, method, generator=torch.Generator().manual_seed(0))
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
