@@ -102,7 +102,7 @@ def family_rows(family: str, n_pupils: int) -> list[str]:
                     for method in ("head_only", *METHODS)
                     for point in surface.best({"method": (method,)} | {k.key: choices(k) for k in knobs(method)}, "adapter_params")
                 ],
-                searched_reference(family, pupil),
+                reference_point(family, pupil),
             )
             for name, prior in priors.items():
                 _, curve = searched(family, pupil, pupil, prior)
@@ -134,7 +134,7 @@ def choices(knob: spaces.Knob) -> tuple[object, ...] | None:
     return getattr(knob.distribution, "choices", None)
 
 
-def searched_reference(family: str, member: int) -> tuple[float, float]:
+def reference_point(family: str, member: int) -> tuple[float, float]:
     """The reference point of a study on a member."""
     file = check(
         {

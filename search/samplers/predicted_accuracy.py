@@ -53,7 +53,7 @@ class PredictedAccuracy:
         *,
         folds: bool = False,
     ) -> None:
-        part = [elsewhere[i] for i in _evenly(len(elsewhere), N_ELSEWHERE)]
+        part = [elsewhere[i] for i in evenly(len(elsewhere), N_ELSEWHERE)]
         self._elsewhere = np.array([row for row, _ in part]).reshape(-1, len(coding.groups)), np.array([z for _, z in part])
         self._clips, self._n_images = Part.CLIPPED in parts, n_images if Part.NOISE in parts else None
         self._counts_runs, self._folds, self._compares = Part.RUNS in parts, folds, Part.AGREEMENT in parts
@@ -96,7 +96,7 @@ class PredictedAccuracy:
         if len(observed) > N_KNOWN:
             order = np.argsort(below, kind="stable")
             near, others = order[: N_KNOWN // 2], np.sort(order[N_KNOWN // 2 :])
-            taken = np.concatenate([near, others[_evenly(len(others), N_KNOWN - len(near))]])
+            taken = np.concatenate([near, others[evenly(len(others), N_KNOWN - len(near))]])
             observed, ends, variances = observed[taken], ends[taken], variances[taken]
         spread = float(ends.std())
         silent = known.features(known.silent()[-N_RUNNING:])
@@ -148,7 +148,7 @@ class PredictedAccuracy:
         return (clipped(ends) if self._clips and len(ends) else ends), variances
 
 
-def _evenly(n: int, most: int) -> NDArray[np.int64]:
+def evenly(n: int, most: int) -> NDArray[np.int64]:
     """Return the indices of at most so many of n things, in order."""
     return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
 

@@ -22,8 +22,7 @@ from search.results.saved_study import load
 from search.samplers.learning_curve import standings
 from search.storage.facts import LearnedTrial, Pinned
 from search.trial import PARAMETERS, State, Trial
-from spaces import Config
-from spaces.space import key_of
+from spaces import Config, key_of
 
 
 def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
@@ -32,10 +31,10 @@ def learn(file: StudyFile, pinned: Pinned | None = None) -> list[LearnedTrial]:
     Raises:
         StudyFileError: If a source cannot be read, or contains nothing that this study can use.
     """
-    return _of_studies(file, pinned) + ([] if file.search.prior is None else of_prior(file, file.search.prior))
+    return _of_studies(file, pinned) + ([] if file.search.prior is None else _of_prior(file, file.search.prior))
 
 
-def of_prior(file: StudyFile, path: Path) -> list[LearnedTrial]:
+def _of_prior(file: StudyFile, path: Path) -> list[LearnedTrial]:
     """Read a prior: its first configurations, then the standings of others, moved to the nearest points of this study's space."""
     space, prior = file.joint_space(), read_prior(path)
     first = {key_of(config): config for config in map(space.nearest, prior.first) if config is not None}

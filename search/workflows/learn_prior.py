@@ -16,13 +16,14 @@ import spaces
 from search.config.prior_file import Prior, Standing
 from search.errors import RequestError
 from search.front import compared
+from search.metrics import TOP1
 from search.pareto import hypervolume
 from search.results.saved_study import SavedStudy
 from search.samplers.base import ALL_PARTS
 from search.samplers.encoding import Array
 from search.samplers.learning_curve import accuracy_of, standings
 from search.samplers.observations import Observations
-from search.samplers.predicted_accuracy import N_ELSEWHERE, N_LEAST, PredictedAccuracy
+from search.samplers.predicted_accuracy import N_ELSEWHERE, N_LEAST, PredictedAccuracy, evenly
 from search.samplers.shared_columns import SharedColumns
 from search.trial import PARAMETERS, Trial
 from spaces import JointSpace, key_of
@@ -63,15 +64,12 @@ def learn_prior(studies: Sequence[SavedStudy], *, n_first: int = N_FIRST) -> Lea
     tasks = [_Task(study, space) for study in studies]
     candidates = {key_of(trial.config): (trial, task) for task in tasks for trial in task.on_front}
     portfolio, shares = _portfolio(tasks, list(candidates.values()), n_first)
-    share = max(1, N_ELSEWHERE // len(tasks))
-    trials = [
-        Standing(config=dict(task.trials[i].config), standing=round(float(task.standings[i]), 3))
-        for task in tasks
-        for i in np.argsort(task.standings, kind="stable")[
-            np.linspace(0, len(task.trials) - 1, min(share, len(task.trials))).astype(int)
-        ]
-    ]
-    prior = Prior(studies=[study.name for study in studies], first=[dict(trial.config) for trial in portfolio], trials=trials)
+    of_each = max(1, N_ELSEWHERE // len(tasks))
+    prior = Prior(
+        studies=[study.name for study in studies],
+        first=[dict(trial.config) for trial in portfolio],
+        trials=[standing for task in tasks for standing in task.good_and_bad(of_each)],
+    )
     return Learnt(prior, portfolio, sum(len(task.trials) for task in tasks), shares)
 
 
@@ -82,7 +80,7 @@ class _Task:
         self.study = study
         kept = [(trial, space.nearest(trial.config)) for trial in study.history if compared(trial)]
         usable = [(trial, config) for trial, config in kept if config is not None]
-        self.trials, configs = [trial for trial, _ in usable], [config for _, config in usable]
+        self.trials = [trial for trial, _ in usable]
         if self.trials and self.trials[0].against not in PARAMETERS:
             raise RequestError(
                 f"learn: {study.name} weighs its metric against {self.trials[0].against}, which another machine or data set does "
@@ -94,15 +92,14 @@ class _Task:
                 "teach something; let it run, or leave it out"
             )
         scores = [trial.objectives[0] for trial in self.trials]
-        self.standings = standings(scores)
-        self._space, self._coding = space, SharedColumns(space)
+        self._standings = standings(scores)
+        self._coding = SharedColumns(space)
         self._backbone = study.row.facts.backbone_params
         self._known = {key_of(trial.config): score for trial, score in zip(self.trials, scores, strict=True)}
-        observations, accuracy = (
-            Observations(len(self._coding.groups)),
-            PredictedAccuracy(self._coding, ALL_PARTS, study.n_validation),
-        )
-        for trial, config, score in zip(self.trials, configs, scores, strict=True):
+        self._moved = {key_of(trial.config): config for trial, config in usable}
+        n_images = study.n_validation if study.metric.key == TOP1 else None
+        observations, accuracy = Observations(len(self._coding.groups)), PredictedAccuracy(self._coding, ALL_PARTS, n_images)
+        for (trial, config), score in zip(usable, scores, strict=True):
             code, size = self._coding.code(config), np.array([float(trial.size)])
             ticket = observations.add(trial.method, code, 0.0, self._coding.features(trial.method, code[None, :], size)[0])
             observations.complete(ticket, score)
@@ -110,6 +107,11 @@ class _Task:
         surrogate = accuracy.learn(observations, np.arange(len(self.trials)), np.zeros(len(self.trials)))
         assert surrogate is not None  # noqa: S101 - there are enough observations
         self._surrogate = surrogate
+
+    def good_and_bad(self, n: int) -> list[Standing]:
+        """Return the standings of at most n trials, evenly from the worst to the best."""
+        order = np.argsort(self._standings, kind="stable")[evenly(len(self.trials), n)]
+        return [Standing(config=dict(self.trials[i].config), standing=round(float(self._standings[i]), 3)) for i in order]
 
     @property
     def on_front(self) -> list[Trial]:
@@ -126,10 +128,9 @@ class _Task:
         """Return the expected (score, size) of trials of this study and others, here."""
         sizes = [trial.size * self._backbone / max(1, task._backbone) for trial, task in candidates]
         rows = []
-        for (trial, _), size in zip(candidates, sizes, strict=True):
-            config = self._space.nearest(trial.config)
-            assert config is not None  # noqa: S101 - it is a trial of a task
-            rows.append(self._coding.features(trial.method, self._coding.code(config)[None, :], np.array([size]))[0])
+        for (trial, task), size in zip(candidates, sizes, strict=True):
+            code = self._coding.code(task._moved[key_of(trial.config)])
+            rows.append(self._coding.features(trial.method, code[None, :], np.array([size]))[0])
         expected = [accuracy_of(value) for value in self._surrogate.predict(np.array(rows))[0]]
         measured = [self._known.get(key_of(trial.config)) for trial, _ in candidates]
         return [(e if m is None else m, size) for e, m, size in zip(expected, measured, sizes, strict=True)]
